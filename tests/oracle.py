@@ -1,0 +1,353 @@
+"""The oracle: transformers' own tiny models, against which every room of conjoin is held.
+
+Only this file and its siblings `oracle_*.py` import transformers; nothing under src does. Attention is eager
+everywhere, so that weights can be asked for and no fused kernel decides what a mask means.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    PreTrainedConfig,
+)
+
+from oracle_tiny import (
+    CAUSAL_FAMILIES,
+    CAUSAL_KEYS,
+    DECODER_KEYS,
+    ENCODER_FAMILIES,
+    ENCODER_KEYS,
+    FIRST_ORDINARY_ID,
+    START_ID,
+    TINY,
+    TURNED_CAUSAL_FAMILIES,
+    WHOLE_FAMILIES,
+    WHOLE_KEYS,
+    model_type,
+)
+
+__all__ = [
+    "CAUSAL_KEYS",
+    "DECODER_KEYS",
+    "ENCODER_KEYS",
+    "START_ID",
+    "TINY",
+    "WHOLE_KEYS",
+    "Batch",
+    "KeyMismatch",
+    "PairOutputs",
+    "batch",
+    "batch_for",
+    "beams",
+    "build_config",
+    "can_hold",
+    "decoder_logits",
+    "encoder_states",
+    "greedy",
+    "model_type",
+    "pair_outputs",
+    "randomise",
+    "reload_decoder",
+    "reload_encoder",
+    "reload_pair",
+    "reload_whole",
+    "save_decoder",
+    "save_encoder",
+    "save_pair",
+    "save_whole",
+]
+
+Head = Literal["none", "mlm"]
+Batch = dict[str, Tensor]
+IGNORED = -100  # torch.nn.functional.cross_entropy's ignore_index, transformers' label padding
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def build_config(key: str, **changes: Any) -> PreTrainedConfig:
+    """Build transformers' config of a TINY key, with eager attention."""
+    config = AutoConfig.for_model(model_type(key), **{**TINY[key], **changes})
+    config._attn_implementation = "eager"
+    return config
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int, spread: float = 0.3) -> None:
+    """Draw every parameter, norms and biases too, so that none stays at a value that hides a mistake.
+
+    Scales of norms lie around 1, or around 0 where the norm itself adds 1 (Gemma).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        kind = type(module).__name__
+        centre = 1.0 if "Norm" in kind and not kind.startswith("Gemma") else 0.0
+        for name, parameter in module.named_parameters(recurse=False):
+            noise = torch.randn(parameter.shape, generator=generator) * spread
+            parameter.copy_(noise + (centre if name == "weight" else 0.0))
+        if "final_logits_bias" in module._buffers:
+            shape = module.get_buffer("final_logits_bias").shape
+            module.get_buffer("final_logits_bias").copy_(torch.randn(shape, generator=generator) * spread)
+
+
+def _finish(model: Any, folder: Path, seed: int) -> Any:
+    randomise(model, seed)
+    model.eval()
+    with _quiet():
+        model.save_pretrained(folder)
+    return model
+
+
+def save_encoder(key: str, folder: Path, seed: int = 0, head: Head = "none") -> Any:
+    """Save a random encoder; with `head="mlm"` as the published checkpoints are, under a language-model head.
+
+    A seq2seq family is saved whole and `encoder_states` reads its encoder half; a causal family is saved as it is
+    and read with `oracle_masks.bidirectional_states`.
+    """
+    config = build_config(key)
+    match head, model_type(key):
+        case "none", _:
+            model = AutoModel.from_config(config)
+        case "mlm", family if family in WHOLE_FAMILIES:
+            model = AutoModelForSeq2SeqLM.from_config(config)
+        case "mlm", family if family in CAUSAL_FAMILIES:
+            model = AutoModelForCausalLM.from_config(config)
+        case _:
+            model = AutoModelForMaskedLM.from_config(config)
+    return _finish(model, folder, seed)
+
+
+def save_decoder(key: str, folder: Path, seed: int = 0) -> Any:
+    """Save a random causal LM without cross-attention; autoencoding families are turned causal."""
+    changes = {"is_decoder": True} if model_type(key) in TURNED_CAUSAL_FAMILIES else {}
+    return _finish(AutoModelForCausalLM.from_config(build_config(key, **changes)), folder, seed)
+
+
+def save_whole(key: str, folder: Path, seed: int = 0) -> Any:
+    """Save a random BART, mBART, T5 or mT5 with its language-model head."""
+    return _finish(AutoModelForSeq2SeqLM.from_config(build_config(key)), folder, seed)
+
+
+def save_pair(enc_key: str, dec_key: str, folder: Path, seed: int = 0, **parent: Any) -> Any:
+    """Save a random EncoderDecoderModel with the start and special ids that the decoder's config tells.
+
+    Args:
+        parent: fields of the parent config, over those set here.
+    """
+    model = EncoderDecoderModel(config=_pair_config(enc_key, dec_key, **parent))
+    for name in ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(model.generation_config, name, getattr(model.config, name))
+    return _finish(model, folder, seed)
+
+
+def _pair_config(enc_key: str, dec_key: str, **parent: Any) -> EncoderDecoderConfig:
+    encoder = build_config(enc_key)
+    decoder = build_config(dec_key, is_decoder=True, add_cross_attention=True)
+    specials = {name: TINY[dec_key][name] for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    fields = {"decoder_start_token_id": START_ID, **specials, **parent}
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **fields)
+    for part in (config, config.encoder, config.decoder):
+        part._attn_implementation = "eager"
+    return config
+
+
+def can_hold(enc_key: str, dec_key: str) -> bool:
+    """Say whether transformers' EncoderDecoderModel can hold, save and reload such a pair."""
+    cross_attending = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "bart", "mbart")
+    return model_type(enc_key) in ENCODER_FAMILIES and model_type(dec_key) in cross_attending
+
+
+def encoder_states(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, *, every_layer: bool = False, **kw: Any
+) -> Any:
+    """Run the encoder, or the encoder half, or the encoder under a head; return what a decoder would read.
+
+    Args:
+        every_layer: return the tuple of all layers' states, embeddings first, instead of the last one.
+    """
+    encoder = _encoder_of(model)
+    with torch.no_grad():
+        outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=every_layer, **kw)
+    return outputs.hidden_states if every_layer else outputs.last_hidden_state
+
+
+def _encoder_of(model: Any) -> Any:
+    return model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+
+
+def decoder_logits(model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, **kw: Any) -> Tensor:
+    """Run a causal LM on its own, without cache; cross-attention, where it has some, reads nothing."""
+    with torch.no_grad():
+        return model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **kw).logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOutputs:
+    """What one forward and backward of a pair gave. Tuples of states have the embeddings first."""
+
+    logits: Tensor
+    loss: Tensor
+    grads: dict[str, Tensor]
+    encoder_last_hidden_state: Tensor
+    encoder_hidden_states: tuple[Tensor, ...]
+    decoder_hidden_states: tuple[Tensor, ...]
+    encoder_attentions: tuple[Tensor, ...]
+    decoder_attentions: tuple[Tensor, ...]
+    cross_attentions: tuple[Tensor, ...]
+
+
+def pair_outputs(model: Any, batch: Batch, labels: Tensor | None = None) -> PairOutputs:
+    """Run a pair or a whole seq2seq model forward and backward.
+
+    Args:
+        labels: what to predict instead of `batch["labels"]`.
+    """
+    inputs = {**batch, "labels": batch["labels"] if labels is None else labels}
+    model.zero_grad()
+    with _quiet():
+        outputs = model(**inputs, use_cache=False, output_hidden_states=True, output_attentions=True)
+    outputs.loss.backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return PairOutputs(
+        logits=outputs.logits.detach(),
+        loss=outputs.loss.detach(),
+        grads=grads,
+        encoder_last_hidden_state=outputs.encoder_last_hidden_state.detach(),
+        encoder_hidden_states=_detached(outputs.encoder_hidden_states),
+        decoder_hidden_states=_detached(outputs.decoder_hidden_states),
+        encoder_attentions=_detached(outputs.encoder_attentions),
+        decoder_attentions=_detached(outputs.decoder_attentions),
+        cross_attentions=_detached(outputs.cross_attentions),
+    )
+
+
+def _detached(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor.detach() for tensor in tensors)
+
+
+def greedy(model: Any, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int = 12, **kw: Any) -> Any:
+    """Generate by taking the likeliest token each time."""
+    return beams(model, input_ids, attention_mask, max_new_tokens, num_beams=1, **kw)
+
+
+def beams(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int = 12, num_beams: int = 4, **kw: Any
+) -> Any:
+    """Generate by beam search; further settings of transformers' `generate` go through."""
+    with torch.no_grad(), _quiet():
+        return model.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=False,
+            **kw,
+        )
+
+
+class KeyMismatch(AssertionError):
+    """What was saved is not what transformers expects to read."""
+
+
+def reload_encoder(folder: Path, *, allow: Iterable[str] = ()) -> Any:
+    """Load a folder as transformers' base model."""
+    return _reload(AutoModel, folder, allow)
+
+
+def reload_decoder(folder: Path, *, allow: Iterable[str] = (), **config: Any) -> Any:
+    """Load a folder as a causal LM; `is_decoder=True` turns a saved autoencoder causal."""
+    return _reload(AutoModelForCausalLM, folder, allow, **config)
+
+
+def reload_whole(folder: Path, *, allow: Iterable[str] = ()) -> Any:
+    """Load a folder as BART, mBART, T5 or mT5."""
+    return _reload(AutoModelForSeq2SeqLM, folder, allow)
+
+
+def reload_pair(folder: Path, *, allow: Iterable[str] = ()) -> Any:
+    """Load a folder as transformers' EncoderDecoderModel."""
+    return _reload(EncoderDecoderModel, folder, allow)
+
+
+def _reload(kind: Any, folder: Path, allow: Iterable[str], **config: Any) -> Any:
+    """Load with transformers.
+
+    Args:
+        allow: beginnings of parameter names that may be missing or left over.
+    Raises:
+        KeyMismatch: a parameter was missing, left over or of another shape.
+    """
+    with _quiet():
+        model, told = kind.from_pretrained(folder, attn_implementation="eager", output_loading_info=True, **config)
+    allowed = tuple(allow)
+    wrong = {
+        kind: sorted(str(key) for key in told[kind] if not (allowed and str(key).startswith(allowed)))
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
+    if any(wrong.values()):
+        raise KeyMismatch(f"{folder}: transformers reports {wrong}")
+    return model.eval()
+
+
+def batch(
+    enc_vocab: int = 61,
+    dec_vocab: int = 53,
+    seed: int = 0,
+    *,
+    B: int = 2,
+    S: int = 7,
+    T: int = 11,
+    padded: bool = True,
+    enc_pad: int = 4,
+    dec_pad: int = 3,
+) -> Batch:
+    """Draw one batch of ordinary ids; all rows but the first are padded on the right, each by one more.
+
+    Returns:
+        input_ids, attention_mask (B, S); labels, decoder_input_ids, decoder_attention_mask (B, T).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.arange(B) if padded else torch.zeros(B, dtype=torch.long)
+    source = torch.arange(S) < (S - 2 * lengths)[:, None]
+    target = torch.arange(T) < (T - 3 * lengths)[:, None]
+    input_ids = torch.randint(FIRST_ORDINARY_ID, enc_vocab, (B, S), generator=generator)
+    labels = torch.randint(FIRST_ORDINARY_ID, dec_vocab, (B, T), generator=generator)
+    labels = labels.masked_fill(~target, IGNORED)
+    shifted = torch.cat([torch.full((B, 1), START_ID), labels[:, :-1]], dim=1)
+    return {
+        "input_ids": input_ids.masked_fill(~source, enc_pad),
+        "attention_mask": source.long(),
+        "labels": labels,
+        "decoder_input_ids": shifted.masked_fill(shifted == IGNORED, dec_pad),
+        "decoder_attention_mask": (shifted != IGNORED).long(),
+    }
+
+
+def batch_for(enc_key: str, dec_key: str | None = None, seed: int = 0, **kw: Any) -> Batch:
+    """Draw a batch whose vocabularies and pad ids are those of two TINY keys; one key is a whole seq2seq model."""
+    encoder, decoder = TINY[enc_key], TINY[dec_key or enc_key]
+    pads = {"enc_pad": encoder["pad_token_id"], "dec_pad": decoder["pad_token_id"]}
+    return batch(encoder["vocab_size"], decoder["vocab_size"], seed, **pads, **kw)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide transformers' own warnings: the tests turn warnings into errors, and these are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,363 @@
+"""Tiny configs, one per checkpoint family and variant, in transformers' own words.
+
+Sizes are distinct and odd so that a swapped axis, a dropped field or a default taken by mistake shows: encoders have
+hidden 20, 5 heads, 61 words; decoders hidden 12, 3 heads (1 of keys and values), 53 words. Epsilons, activations,
+scales and special ids are off their defaults, dropout is 0. A window is 3 or less, so that 7 tokens feel it.
+
+A key is `model_type` or `model_type/variant`. The file imports nothing: other tests may read it on their own.
+"""
+
+from typing import Any
+
+Fields = dict[str, Any]
+
+# Ids below FIRST_ORDINARY_ID are kept for special tokens; `oracle.batch` never draws them.
+FIRST_ORDINARY_ID = 11
+START_ID = 9
+
+ENCODER_SPECIALS: Fields = {"pad_token_id": 4, "bos_token_id": 6, "eos_token_id": 8}
+DECODER_SPECIALS: Fields = {"pad_token_id": 3, "bos_token_id": 5, "eos_token_id": 7}
+
+_BERT_LIKE: Fields = {
+    "vocab_size": 61,
+    "hidden_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "intermediate_size": 37,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 3,
+    "layer_norm_eps": 0.01,
+    **ENCODER_SPECIALS,
+}
+
+_LLAMA_LIKE: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "intermediate_size": 29,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 0.01,
+    "attention_dropout": 0.0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0},
+    **DECODER_SPECIALS,
+}
+
+_MODERNBERT_LIKE: Fields = {
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 64,
+    "norm_eps": 0.01,
+    "embedding_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "mlp_dropout": 0.0,
+    "local_attention": 4,
+    "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 777.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 55.0},
+    },
+}
+
+_BART_LIKE: Fields = {
+    "vocab_size": 53,
+    "d_model": 20,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 5,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 37,
+    "decoder_ffn_dim": 29,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "decoder_start_token_id": START_ID,
+    "forced_eos_token_id": None,
+    **DECODER_SPECIALS,
+}
+
+_T5_LIKE: Fields = {
+    "vocab_size": 53,
+    "d_model": 20,
+    "d_kv": 6,
+    "d_ff": 37,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 6,
+    "relative_attention_max_distance": 9,
+    "dropout_rate": 0.0,
+    "layer_norm_epsilon": 0.01,
+    "decoder_start_token_id": START_ID,
+    **DECODER_SPECIALS,
+}
+
+_GPT2: Fields = {
+    "vocab_size": 53,
+    "n_positions": 64,
+    "n_embd": 12,
+    "n_layer": 3,
+    "n_head": 3,
+    "n_inner": 29,
+    "activation_function": "relu",
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "layer_norm_epsilon": 0.01,
+    **DECODER_SPECIALS,
+}
+
+_OPT: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "word_embed_proj_dim": 10,
+    "num_hidden_layers": 3,
+    "ffn_dim": 29,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 64,
+    "activation_function": "gelu",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "do_layer_norm_before": True,
+    **DECODER_SPECIALS,
+}
+
+_GPT_NEOX: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 29,
+    "hidden_act": "relu",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "max_position_embeddings": 64,
+    "layer_norm_eps": 0.01,
+    "use_parallel_residual": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0, "partial_rotary_factor": 0.5},
+    **DECODER_SPECIALS,
+}
+
+_ELECTRA: Fields = {**_BERT_LIKE, "embedding_size": 14, "hidden_act": "silu"}
+
+_ALBERT: Fields = {
+    **_BERT_LIKE,
+    "embedding_size": 14,
+    "num_hidden_layers": 4,
+    "num_hidden_groups": 2,
+    "inner_group_num": 2,
+    "hidden_act": "relu",
+}
+
+_DISTILBERT: Fields = {
+    "vocab_size": 61,
+    "dim": 20,
+    "hidden_dim": 37,
+    "n_layers": 2,
+    "n_heads": 5,
+    "max_position_embeddings": 64,
+    "activation": "relu",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    **ENCODER_SPECIALS,
+}
+
+_MODERNBERT: Fields = {
+    **_MODERNBERT_LIKE,
+    "vocab_size": 61,
+    "hidden_size": 20,
+    "num_attention_heads": 5,
+    "intermediate_size": 37,
+    "hidden_activation": "silu",
+    "cls_token_id": 6,
+    "sep_token_id": 8,
+    **ENCODER_SPECIALS,
+}
+
+_MODERNBERT_DECODER: Fields = {
+    **_MODERNBERT_LIKE,
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 29,
+    "hidden_activation": "silu",
+    "cls_token_id": 5,
+    "sep_token_id": 7,
+    **DECODER_SPECIALS,
+}
+
+_QWEN: Fields = {
+    **_LLAMA_LIKE,
+    "use_sliding_window": True,
+    "sliding_window": 3,
+    "max_window_layers": 1,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
+
+_GEMMA2: Fields = {
+    **_LLAMA_LIKE,
+    "head_dim": 6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 7,
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "attn_logit_softcapping": 0.7,
+    "final_logit_softcapping": 1.5,
+}
+
+_GEMMA3: Fields = {
+    **_LLAMA_LIKE,
+    "head_dim": 6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 7,
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 777.0, "factor": 3.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 55.0},
+    },
+}
+
+
+def _rope(**parameters: Any) -> Fields:
+    return {**_LLAMA_LIKE, "head_dim": 8, "rope_parameters": {"rope_theta": 77.0, **parameters}}
+
+
+TINY: dict[str, Fields] = {
+    "bert": {**_BERT_LIKE, "hidden_act": "gelu_new"},
+    "bert/untied": {**_BERT_LIKE, "tie_word_embeddings": False},
+    "bert/small": {**_BERT_LIKE, "vocab_size": 53, "hidden_size": 12, "num_attention_heads": 3, **DECODER_SPECIALS},
+    "roberta": {**_BERT_LIKE, "hidden_act": "relu"},
+    "roberta/untied": {**_BERT_LIKE, "tie_word_embeddings": False},
+    "roberta/small": {**_BERT_LIKE, "vocab_size": 53, "hidden_size": 12, "num_attention_heads": 3, **DECODER_SPECIALS},
+    "xlm-roberta": {**_BERT_LIKE, "type_vocab_size": 1},
+    "camembert": {**_BERT_LIKE, "type_vocab_size": 1, "hidden_act": "silu"},
+    "distilbert": _DISTILBERT,
+    "distilbert/sinusoidal": {**_DISTILBERT, "activation": "gelu", "sinusoidal_pos_embds": True},
+    "electra": _ELECTRA,
+    "electra/flat": {**_ELECTRA, "embedding_size": 20, "hidden_act": "gelu", "tie_word_embeddings": False},
+    "albert": _ALBERT,
+    "albert/shared": {**_ALBERT, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new"},
+    "modernbert": _MODERNBERT,
+    "modernbert/biases": {
+        **_MODERNBERT,
+        "hidden_activation": "gelu",
+        "norm_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "decoder_bias": False,
+        "tie_word_embeddings": False,
+    },
+    "modernbert-decoder": _MODERNBERT_DECODER,
+    "modernbert-decoder/biases": {
+        **_MODERNBERT_DECODER,
+        "hidden_activation": "gelu",
+        "norm_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "decoder_bias": False,
+        "tie_word_embeddings": False,
+    },
+    "gpt2": _GPT2,
+    "gpt2/wide": {**_GPT2, "n_embd": 20, "n_head": 5, "n_inner": None, "activation_function": "gelu_new"},
+    "gpt2/untied": {**_GPT2, "tie_word_embeddings": False},
+    "gpt2/scaled": {**_GPT2, "scale_attn_by_inverse_layer_idx": True, "activation_function": "gelu"},
+    "gpt2/unscaled": {**_GPT2, "scale_attn_weights": False},
+    "opt": _OPT,
+    "opt/postnorm": {**_OPT, "do_layer_norm_before": False, "activation_function": "relu"},
+    "opt/flat": {**_OPT, "word_embed_proj_dim": 12, "activation_function": "relu", "tie_word_embeddings": False},
+    "opt/bare": {**_OPT, "enable_bias": False, "layer_norm_elementwise_affine": False},
+    "bart": {**_BART_LIKE, "activation_function": "relu"},
+    "bart/scaled": {**_BART_LIKE, "scale_embedding": True},
+    "bart/deep_decoder": {**_BART_LIKE, "encoder_layers": 2, "decoder_layers": 3},
+    "mbart": {**_BART_LIKE, "scale_embedding": True, "activation_function": "relu"},
+    "mbart/unscaled": _BART_LIKE,
+    "t5": {**_T5_LIKE, "feed_forward_proj": "relu"},
+    "t5/gated": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "mt5": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "mt5/plain": {**_T5_LIKE, "feed_forward_proj": "gelu", "tie_word_embeddings": True},
+    "gpt_neox": _GPT_NEOX,
+    "gpt_neox/sequential": {**_GPT_NEOX, "use_parallel_residual": False, "hidden_act": "gelu"},
+    "gpt_neox/tied": {**_GPT_NEOX, "tie_word_embeddings": True, "attention_bias": False},
+    "llama": {**_LLAMA_LIKE, "hidden_act": "gelu"},
+    "llama/tied": {**_LLAMA_LIKE, "tie_word_embeddings": True},
+    "llama/biases": {**_LLAMA_LIKE, "attention_bias": True, "mlp_bias": True},
+    "llama/linear": _rope(rope_type="linear", factor=3.0),
+    "llama/llama3": _rope(
+        rope_type="llama3",
+        factor=5.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=32,
+    ),
+    "llama/yarn": _rope(rope_type="yarn", factor=3.0, original_max_position_embeddings=21, beta_fast=8.0),
+    "llama/dynamic": {**_rope(rope_type="dynamic", factor=3.0), "max_position_embeddings": 8},
+    "mistral": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
+    "mistral/full": {**_LLAMA_LIKE, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
+    "qwen2": {**_QWEN, "hidden_act": "gelu"},
+    "qwen2/full": {**_LLAMA_LIKE, "use_sliding_window": False, "tie_word_embeddings": True},
+    "qwen3": {**_QWEN, "head_dim": 6, "hidden_act": "gelu"},
+    "qwen3/full": {**_LLAMA_LIKE, "head_dim": 6, "attention_bias": True, "tie_word_embeddings": True},
+    "gemma2": _GEMMA2,
+    "gemma2/uncapped": {
+        **_GEMMA2,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "hidden_activation": "gelu",
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "gemma3_text": _GEMMA3,
+    "gemma3_text/capped": {
+        **_GEMMA3,
+        "attn_logit_softcapping": 0.7,
+        "final_logit_softcapping": 1.5,
+        "hidden_activation": "gelu",
+        "tie_word_embeddings": False,
+    },
+}
+
+ENCODER_FAMILIES = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "electra",
+    "albert",
+    "modernbert",
+)
+CAUSAL_FAMILIES = (
+    "gpt2",
+    "opt",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "modernbert-decoder",
+)
+WHOLE_FAMILIES = ("bart", "mbart", "t5", "mt5")
+# Autoencoding families and seq2seq halves that transformers also offers as a causal LM.
+TURNED_CAUSAL_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "bart", "mbart")
+
+
+def model_type(key: str) -> str:
+    """Return the family of a key: `llama/yarn` is a `llama`."""
+    return key.split("/", maxsplit=1)[0]
+
+
+def keys_of(*families: str) -> list[str]:
+    """Return every key, variants included, of the families named."""
+    return [key for key in TINY if model_type(key) in families]
+
+
+ENCODER_KEYS = keys_of(*ENCODER_FAMILIES)
+CAUSAL_KEYS = keys_of(*CAUSAL_FAMILIES)
+WHOLE_KEYS = keys_of(*WHOLE_FAMILIES)
+DECODER_KEYS = CAUSAL_KEYS + keys_of(*TURNED_CAUSAL_FAMILIES)
