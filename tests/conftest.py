@@ -1,0 +1,63 @@
+"""What holds for every test: no network, one seed, one thread per worker, arrays checked against their shapes."""
+
+import os
+import random
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+# Before any framework is imported, since they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers share the cores: more threads each only get in the way
+
+SEED = 1729
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+if os.environ.get("CONJOIN_BEARTYPE", "1") != "0":
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["conjoin.torch", "conjoin.jax", "conjoin.tensorflow"], "beartype.beartype")
+
+
+class NetworkInTest(RuntimeError):
+    """A test reached for another machine."""
+
+
+def _is_local(address: Any) -> bool:
+    return not isinstance(address, tuple) or str(address[0]).startswith(LOOPBACK)
+
+
+def _guarded(connect: Any) -> Any:
+    def connect_locally(self: socket.socket, address: Any) -> Any:
+        if not _is_local(address):
+            raise NetworkInTest(f"a test tried to connect to {address!r}; tests build what they need")
+        return connect(self, address)
+
+    return connect_locally
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Any:
+    """Let tests talk to this machine only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", _guarded(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", _guarded(socket.socket.connect_ex))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def same_seed() -> None:
+    """Start every test from the same random state, in the libraries that it has loaded."""
+    random.seed(SEED)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(SEED)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(SEED)

@@ -1,0 +1,57 @@
+"""Causal LMs of transformers read in both directions, as an encoder reads (the T5Gemma recipe).
+
+Every family here takes a ready 4-D float mask (0 where a key may be read, the lowest number elsewhere); families whose
+layers differ take one such mask per layer type. transformers then builds no causal mask of its own.
+
+A window of w lets a position read |q - k| < w, which is w - 1 to each side and w of the past as the causal model had.
+transformers itself disagrees on this: its `sliding_window_bidirectional_overlay` (ModernBERT) has |q - k| <= w with
+w = local_attention // 2, and Gemma 3's `use_bidirectional_attention` halves the window first.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["bidirectional_mask", "bidirectional_states"]
+
+# Models that pick one mask per layer by its type; the others have one mask for all layers.
+_MASKED_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder")
+
+
+def bidirectional_states(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None = None, *, every_layer: bool = False
+) -> Any:
+    """Run a causal LM, or its base model, with every real token in sight of every other.
+
+    Args:
+        every_layer: return the tuple of all layers' states, embeddings first, instead of the last one.
+    """
+    visible = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": _mask_for(model.config, visible)}
+    if model.config.model_type == "opt":
+        inputs["position_ids"] = visible.cumsum(dim=1) * visible - 1  # OPT counts real tokens, and cannot in 4-D
+    with torch.no_grad():
+        outputs = model.base_model(**inputs, use_cache=False, output_hidden_states=every_layer)
+    return outputs.hidden_states if every_layer else outputs.last_hidden_state
+
+
+def _mask_for(config: Any, visible: Tensor) -> Tensor | dict[str, Tensor]:
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in _MASKED_BY_LAYER_TYPE:
+        return {
+            "full_attention": bidirectional_mask(visible),
+            "sliding_attention": bidirectional_mask(visible, window),
+        }
+    return bidirectional_mask(visible, window)
+
+
+def bidirectional_mask(visible: Tensor, window: int | None = None) -> Tensor:
+    """Build the additive (B, 1, S, S) mask in which every row reads the real tokens at |q - k| < window."""
+    B, S = visible.shape
+    allowed = visible.bool()[:, None, None, :].expand(B, 1, S, S)
+    if window is not None:
+        positions = torch.arange(S)
+        allowed = allowed & ((positions[:, None] - positions[None, :]).abs() < window)
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(allowed.shape).masked_fill(~allowed, lowest)
