@@ -1,0 +1,201 @@
+"""JSON files and whole folders: read with clear errors, written so that a killed save never leaves half of one."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, cast
+
+from conjoin.checkpoint import _exchange
+from conjoin.errors import ConfigError, FileError
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileError: no such file, or it cannot be read.
+        ConfigError: not JSON (with line and column), or not an object.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text)
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a JSON {type(data).__name__}, expected an object: {{...}}.")
+    return cast(dict[str, Any], data)
+
+
+def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Write an object as JSON the way transformers does: two spaces, sorted keys, a newline at the end.
+
+    Raises:
+        ConfigError: a value has no JSON form.
+        FileError: the file cannot be written.
+    """
+    try:
+        text = json.dumps(dict(data), indent=2, sort_keys=True) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be written as JSON: {error}.") from None
+    with _as_file_error(Path(path)):
+        Path(path).write_text(text, encoding="utf-8")
+
+
+class Staging(os.PathLike[str]):
+    """A new folder being filled, before it takes the old one's place.
+
+    It starts empty, so nothing written here can touch the old files; what is neither written nor removed here is
+    kept from the old folder at the end. Usable wherever a path is.
+    """
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self.folder = folder
+        self._target = target
+        self._removed: set[str] = set()
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path(name)
+
+    def path(self, name: str) -> Path:
+        """Where to write a file; folders in between are made.
+
+        Raises:
+            FileError: the name leads out of the folder.
+        """
+        path = self.folder / inside(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def remove(self, name: str) -> None:
+        """Leave a file or folder of the old folder out of the new one, and take back one written here."""
+        written = self.folder / inside(name)
+        self._removed.add(str(PurePosixPath(name)))
+        if written.is_dir():
+            shutil.rmtree(written)
+        else:
+            written.unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """Top-level files that the new folder would have if the save ended now."""
+        old = {path.name for path in self._target.glob("*")} - self._removed
+        return sorted(old | {path.name for path in self.folder.glob("*")})
+
+    def keep_the_rest(self) -> None:
+        """Link, or copy where links are impossible, what the old folder has and this one lacks."""
+        if self._target.is_dir():
+            _keep(self._target, self.folder, PurePosixPath(), self._removed)
+
+
+def inside(name: str) -> str:
+    """Check that a name from outside stays inside its folder, on any operating system.
+
+    Raises:
+        FileError: absolute, empty, with a drive, or with `..`.
+    """
+    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
+    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
+        raise FileError(f"{name!r} does not name a file inside its folder.")
+    return name
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Staging]:
+    """Replace a folder as one act: whoever looks, at any moment, sees all of the old folder or all of the new one.
+
+    Files that the caller neither writes nor removes are kept. If anything fails, the old folder stays as it was.
+
+    Example:
+        with replacing_folder("out") as staging:
+            write_json(staging / "config.json", config)
+
+    Raises:
+        FileError: the folder cannot be written (disk full, no permission, ...).
+    """
+    path = Path(path)
+    with _as_file_error(path):
+        target = _checked_target(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _exchange.repair(target)
+        _exchange.sweep(target)
+        folder, lock = _exchange.make_staging(target)
+    try:
+        with _as_file_error(target):
+            staging = Staging(folder, target)
+            yield staging
+            _sync(folder)
+            staging.keep_the_rest()
+            _sync(folder)
+            _exchange.put_in_place(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what failed, or the old folder after the exchange
+        lock.close()
+
+
+def _checked_target(path: Path) -> Path:
+    target = Path(os.path.realpath(path.expanduser()))
+    if target.exists() and not target.is_dir():
+        raise FileError(f"{path} is a file, expected a folder.")
+    if os.path.ismount(target):
+        raise FileError(f"{path} is a mount point, which cannot be replaced as one act.", hint=f"save to {path}/model")
+    working = Path(os.path.realpath(os.curdir))
+    if working == target or target in working.parents:
+        raise FileError(
+            f"{path} is, or holds, the working folder of this process; a save replaces the folder as one act.",
+            hint="save to a folder inside it, for example ./model",
+        )
+    return target
+
+
+@contextmanager
+def _as_file_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        reason = f"{error.strerror or error}{where}"
+        raise FileError(f"{path}: cannot be written: {reason}. What was there before is untouched.") from error
+
+
+def _keep(old: Path, new: Path, inner: PurePosixPath, removed: set[str]) -> None:
+    for entry in os.scandir(old / inner):
+        name = inner / entry.name
+        kept = new / name
+        if str(name) in removed:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            kept.mkdir(exist_ok=True)
+            _keep(old, new, name, removed)
+        elif not os.path.lexists(kept):
+            _link(Path(entry.path), kept)
+    shutil.copymode(old / inner, new / inner)
+
+
+def _link(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError:  # no hard links here: FAT, some network folders, other owners' files
+        shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder tree to the disk. What is there already costs next to nothing."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            if not os.path.islink(os.path.join(root, name)):
+                _exchange.sync(Path(root, name))
+        _exchange.sync(Path(root))

@@ -1,0 +1,175 @@
+"""From what the user named, a folder or a Hugging Face hub id, to a folder on this machine."""
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from conjoin.checkpoint import _exchange
+from conjoin.checkpoint.files import inside
+from conjoin.errors import FileError
+
+DEFAULT_PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "*.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.model",
+    "*.spm",
+    "vocab.*",
+    "merges.txt",
+    "bpe.codes",
+)
+_BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_NEVER = ("consolidated*.safetensors",)  # Mistral's repositories hold every weight a second time under this name
+_HUB_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+_TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool | None = None,
+    token: str | bool | None = None,
+    subfolder: str = "",
+    allow_patterns: Sequence[str] | None = None,
+) -> Path:
+    """Find the folder that holds a checkpoint, downloading it if it is on the hub and not yet in the cache.
+
+    A folder on this machine wins over a hub id of the same name.
+
+    Args:
+        local_files_only: None follows HF_HUB_OFFLINE.
+        allow_patterns: What to download instead of config, weights and tokenizer files.
+    Raises:
+        FileError: there is no such thing, or it cannot be had; says which, and what to do.
+    """
+    name = os.fspath(name_or_path)
+    inner = inside(subfolder) if subfolder else ""
+    folder = Path(name).expanduser()
+    _exchange.repair(folder)
+    if not folder.is_dir():
+        _check_hub_id(name, folder)
+        offline = _offline() if local_files_only is None else local_files_only
+        hub = _Hub(name, revision, cache_dir, offline, token)
+        folder = hub.fetch(inner, allow_patterns)
+    return _inner_folder(folder, inner)
+
+
+def _inner_folder(folder: Path, subfolder: str) -> Path:
+    inner = folder / subfolder
+    if not inner.is_dir():
+        present = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise FileError(f"{folder} has no folder {subfolder!r}. It has: {', '.join(present) or 'no folders'}.")
+    return inner
+
+
+def _check_hub_id(name: str, path: Path) -> None:
+    if path.exists():
+        raise FileError(f"{name} is a file, expected a folder.", hint=f"give the folder it is in: {path.parent}")
+    looks_like_path = name.startswith((".", "~", "/", "\\")) or name.count("/") > 1
+    if looks_like_path or not _HUB_ID.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
+        raise FileError(
+            f"No folder {name!r} on this machine (from {os.getcwd()}), and that is not a valid hub id either.",
+            hint="a hub id has the form organisation/name, for example google-bert/bert-base-uncased",
+        )
+
+
+def _offline() -> bool:
+    return any(os.environ.get(key, "").upper() in _TRUE for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+class _Hub:
+    """One repository on the hub, as this call may see it."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        cache_dir: str | os.PathLike[str] | None,
+        offline: bool,
+        token: str | bool | None,
+    ) -> None:
+        self.name = name
+        self.revision = revision
+        self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
+        self.offline = offline
+        self.token = token
+
+    def fetch(self, subfolder: str, patterns: Sequence[str] | None) -> Path:
+        """Download, or find in the cache; `.bin` files only from a repository without safetensors."""
+        if patterns is not None:
+            return self._snapshot(patterns, ())
+        prefix = f"{subfolder}/" if subfolder else ""
+        wanted = [prefix + pattern for pattern in DEFAULT_PATTERNS]
+        unwanted = [f"{prefix}*/*", *(prefix + pattern for pattern in _NEVER)]
+        folder = self._snapshot(wanted, unwanted)
+        if not any((folder / subfolder).glob("*.safetensors")):
+            folder = self._snapshot([*wanted, *(prefix + pattern for pattern in _BIN_PATTERNS)], unwanted)
+        return folder
+
+    def _snapshot(self, wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
+        import huggingface_hub
+
+        try:
+            return Path(
+                huggingface_hub.snapshot_download(
+                    self.name,
+                    revision=self.revision,
+                    cache_dir=self.cache_dir,
+                    local_files_only=self.offline,
+                    token=self.token,
+                    allow_patterns=list(wanted),
+                    ignore_patterns=list(unwanted) or None,
+                )
+            )
+        except Exception as error:  # the hub client lets errors of its HTTP library through, which we do not depend on
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> FileError:
+        from huggingface_hub import errors
+
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        match error:
+            case errors.GatedRepoError():
+                return self._error("is gated: its owner wants its terms accepted first.", self._login_hint())
+            case errors.RevisionNotFoundError():
+                return self._error(f"is on the hub, but has no revision {self.revision!r}.", "see its branches there")
+            case errors.RepositoryNotFoundError():
+                return self._error(
+                    "is neither a folder on this machine nor a model on the hub that you can see.",
+                    "check the spelling; if it is private, run `hf auth login` or pass token=",
+                )
+            case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+                return self._not_cached(error)
+            case errors.HFValidationError():
+                return self._error(f"is neither a folder on this machine nor a valid hub id: {error}", None)
+            case _ if status in (401, 403):
+                return self._error(f"may not be read: the hub answered {status}.", self._login_hint())
+            case OSError(errno=errno.ENOSPC):
+                return self._error("could not be downloaded: the disk is full.", "free some space or pass cache_dir=")
+            case _:
+                reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                return self._error(f"could not be fetched from the hub. {reason}", "try again later")
+
+    def _not_cached(self, error: Exception) -> FileError:
+        if self.offline:
+            return self._error(
+                "is not, or not completely, in the local cache, and downloads are off.",
+                "unset HF_HUB_OFFLINE (or pass local_files_only=False) once while online",
+            )
+        cause = error.__cause__ or error
+        return self._error(
+            f"is not in the local cache, and the hub cannot be reached ({type(cause).__name__}).",
+            "check the connection, or give a folder",
+        )
+
+    def _login_hint(self) -> str:
+        return f"open https://huggingface.co/{self.name}, ask for access, then run `hf auth login` or pass token="
+
+    def _error(self, what: str, hint: str | None) -> FileError:
+        return FileError(f"{self.name} {what}", hint=hint)

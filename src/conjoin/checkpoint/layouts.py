@@ -1,0 +1,219 @@
+"""How canonical arrays lie inside a checkpoint tensor: kinds with their own fields, split apart and joined again."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conjoin.errors import WeightError
+
+Array = Any  # a numpy array or a torch tensor: anything with ndim, shape, reshape, .T and indexing
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Stored as it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """A matrix stored (in, out), as GPT-2's Conv1D does; ours is (out, in)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Several matrices, or biases, stacked along their output axis.
+
+    Args:
+        sizes: Rows of each; () for equal parts.
+        transposed: Stored (in, out), the outputs side by side. Says nothing about biases, which are 1-D.
+    """
+
+    sizes: tuple[int, ...] = ()
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFused:
+    """Rows ordered [head][q, k, v][head_size], as GPT-NeoX and BLOOM do; weights and biases."""
+
+    num_heads: int
+    head_size: int
+    parts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A vector stored as a matrix of one row, as BART's final_logits_bias."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The same numbers in the same order under another shape; one size of each shape may be -1."""
+
+    stored: tuple[int, ...]
+    canonical: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Stored less a constant: canonical = stored + by. Gemma stores its norm weights less 1.
+
+    Half precision is widened to float32, since 1 + w would lose most of w's digits.
+    """
+
+    by: float
+
+
+Layout = Same | Transposed | Fused | HeadFused | Row | Reshaped | Shifted
+
+
+def part_count(layout: Layout) -> int | None:
+    """How many canonical arrays a layout makes; None where any number will do."""
+    match layout:
+        case Fused(sizes=()):
+            return None
+        case Fused(sizes=sizes):
+            return len(sizes)
+        case HeadFused(parts=parts):
+            return parts
+        case _:
+            return 1
+
+
+def split(layout: Layout, stored: Array, count: int) -> list[Array]:
+    """Take a stored array apart into `count` canonical ones; views wherever the layout allows.
+
+    Raises:
+        WeightError: the shape does not fit the layout.
+    """
+    match layout:
+        case Same():
+            return [stored]
+        case Transposed():
+            return [_transposed(stored)]
+        case Fused(sizes=sizes, transposed=transposed):
+            rows = _rows_of(stored) if transposed else stored
+            return _cut(rows, sizes or _equal(rows, count))
+        case HeadFused():
+            return _unfuse_heads(layout, stored)
+        case Row():
+            return [_only_row(stored)]
+        case Reshaped(stored=before, canonical=after):
+            return [_reshaped(stored, before, after)]
+        case Shifted(by=by):
+            return [_widened(stored) + by]
+
+
+def join(layout: Layout, arrays: Sequence[Array]) -> Array:
+    """Put canonical arrays together as they are stored: the inverse of `split`."""
+    first = arrays[0]
+    match layout:
+        case Same():
+            return first
+        case Transposed():
+            return _transposed(first)
+        case Fused(transposed=transposed):
+            rows = _concatenate(arrays)
+            return _rows_of(rows) if transposed else rows
+        case HeadFused(num_heads=heads, head_size=size, parts=parts):
+            split_heads = [array.reshape(heads, 1, size, *array.shape[1:]) for array in arrays]
+            return _concatenate(split_heads, axis=1).reshape(heads * parts * size, *first.shape[1:])
+        case Row():
+            return first[None]
+        case Reshaped(stored=before, canonical=after):
+            return _reshaped(first, after, before)
+        case Shifted(by=by):
+            return _narrowed(_widened(first) - by, like=first)
+
+
+def shapes_of(layout: Layout, stored: Sequence[int], count: int) -> list[tuple[int, ...]]:
+    """The shapes that `split` would give; takes no memory, whatever the size."""
+    stand_in = np.broadcast_to(np.uint8(0), tuple(stored))
+    sizeless = Same() if isinstance(layout, Shifted) else layout
+    return [tuple(part.shape) for part in split(sizeless, stand_in, count)]
+
+
+def _transposed(array: Array) -> Array:
+    if array.ndim != 2:
+        raise WeightError(f"expected a matrix to transpose, found shape {tuple(array.shape)}")
+    return array.T
+
+
+def _rows_of(array: Array) -> Array:
+    return array.T if array.ndim == 2 else array
+
+
+def _equal(rows: Array, count: int) -> tuple[int, ...]:
+    _need_rows(rows)
+    size, rest = divmod(rows.shape[0], count)
+    if rest:
+        raise WeightError(f"{rows.shape[0]} rows do not split into {count} equal parts")
+    return (size,) * count
+
+
+def _cut(rows: Array, sizes: tuple[int, ...]) -> list[Array]:
+    _need_rows(rows)
+    if rows.shape[0] != sum(sizes):
+        raise WeightError(f"expected {' + '.join(map(str, sizes))} rows, found {rows.shape[0]}")
+    ends = list(itertools.accumulate(sizes))
+    return [rows[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def _need_rows(array: Array) -> None:
+    if array.ndim == 0:
+        raise WeightError("expected rows to split, found a single number")
+
+
+def _unfuse_heads(layout: HeadFused, stored: Array) -> list[Array]:
+    _need_rows(stored)
+    heads, size, rest = layout.num_heads, layout.head_size, tuple(stored.shape[1:])
+    if stored.shape[0] != heads * layout.parts * size:
+        wanted = f"{heads * layout.parts * size} rows ({heads} heads x {layout.parts} parts x {size})"
+        raise WeightError(f"expected {wanted}, found {stored.shape[0]}")
+    apart = stored.reshape(heads, layout.parts, size, *rest)
+    return [apart[:, part].reshape(heads * size, *rest) for part in range(layout.parts)]
+
+
+def _only_row(stored: Array) -> Array:
+    if stored.ndim < 1 or stored.shape[0] != 1:
+        raise WeightError(f"expected one row, found shape {tuple(stored.shape)}")
+    return stored[0]
+
+
+def _reshaped(array: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
+    found = tuple(array.shape)
+    if len(found) != len(before) or any(want not in (-1, got) for want, got in zip(before, found, strict=True)):
+        raise WeightError(f"expected shape {before}, found {found}")
+    return array.reshape(after)
+
+
+def _concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
+    if type(arrays[0]).__module__.partition(".")[0] == "torch":
+        import torch
+
+        return torch.cat(list(arrays), dim=axis)
+    return np.concatenate(arrays, axis=axis)
+
+
+def _widened(array: Array) -> Array:
+    """As float32 where the array holds half precision; numpy's uint16 means bfloat16 in this room."""
+    if not isinstance(array, np.ndarray):
+        return array.float() if array.dtype.itemsize < 4 else array
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _narrowed(array: Array, *, like: Array) -> Array:
+    """Back to the format of `like`; bfloat16 bits are rounded to the nearest, ties to even."""
+    if not isinstance(array, np.ndarray):
+        return array.to(like.dtype)
+    if like.dtype != np.uint16:
+        return array.astype(like.dtype)
+    bits = array.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    quiet_nan = bits >> 16 | 0x40  # rounding could carry a NaN over into zero
+    return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)

@@ -1,0 +1,225 @@
+"""The table between a checkpoint's tensor names and ours, and its layouts; read forwards at load, backwards at save.
+
+Families hold the tables as data. Works on numpy arrays and torch tensors alike, by reshaping and indexing only.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Self
+
+from conjoin.checkpoint.layouts import Array, Layout, Same, join, part_count, shapes_of, split
+from conjoin.errors import ConfigError, WeightError, listing
+
+_PLACEHOLDER = re.compile(r"\{([a-z])\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One checkpoint tensor and the canonical tensors it holds.
+
+    Args:
+        checkpoint: Its name, literal text but for `{i}`, `{j}`, ... which stand for whole numbers.
+        canonical: Our name or names, with the same placeholders.
+        layout: How the canonical arrays lie in it.
+    """
+
+    checkpoint: str
+    canonical: str | tuple[str, ...]
+    layout: Layout = field(default_factory=Same)
+
+    def __post_init__(self) -> None:
+        wanted = part_count(self.layout)
+        if wanted is not None and wanted != len(self.parts):
+            raise ConfigError(f"{self.checkpoint}: {self.layout} makes {wanted} arrays, {len(self.parts)} names given.")
+        for part in self.parts:
+            if set(_PLACEHOLDER.findall(part)) != set(_PLACEHOLDER.findall(self.checkpoint)):
+                raise ConfigError(f"{self.checkpoint} and {part} must use the same placeholders.")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The canonical names as a tuple, however many."""
+        return (self.canonical,) if isinstance(self.canonical, str) else self.canonical
+
+    def with_prefix(self, checkpoint: str, canonical: str) -> Self:
+        """Put text before both sides."""
+        return replace(
+            self, checkpoint=checkpoint + self.checkpoint, canonical=tuple(canonical + part for part in self.parts)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A checkpoint tensor that a rule knows, and the canonical names of what it holds."""
+
+    name: str
+    rule: Rule
+    canonical: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a table makes of a checkpoint's names: every name is in exactly one of the three.
+
+    Args:
+        ignored: Names that the table says to leave out (old position buffers, pooler, ...).
+        unknown: Names that no rule knows.
+    """
+
+    matches: tuple[Match, ...]
+    ignored: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def sources(self) -> dict[str, Match]:
+        """Canonical name -> the match that provides it; the first where two do."""
+        sources: dict[str, Match] = {}
+        for match in self.matches:
+            for name in match.canonical:
+                sources.setdefault(name, match)
+        return sources
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """How one checkpoint tensor is put together again."""
+
+    name: str
+    canonical: tuple[str, ...]
+    rule: Rule
+
+    def __call__(self, *arrays: Array) -> Array:
+        """Build the checkpoint tensor from its canonical arrays, given in the order of `canonical`."""
+        return join(self.rule.layout, arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class NameTable:
+    """Rules between two vocabularies; the first rule that matches wins, in both directions.
+
+    Args:
+        ignored: Regular expressions (full match) of checkpoint names that hold nothing we need.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def __add__(self, other: "NameTable") -> "NameTable":
+        return NameTable(self.rules + other.rules, self.ignored + other.ignored)
+
+    def with_prefix(self, checkpoint_prefix: str, canonical_prefix: str) -> "NameTable":
+        """The same table one level down: text put before both sides of every rule."""
+        return NameTable(
+            tuple(rule.with_prefix(checkpoint_prefix, canonical_prefix) for rule in self.rules),
+            tuple(f"{re.escape(checkpoint_prefix)}(?:{pattern})" for pattern in self.ignored),
+        )
+
+    def match(self, name: str) -> Match | None:
+        """Find the rule for one checkpoint name."""
+        for rule in self.rules:
+            if (found := _compiled(rule.checkpoint).fullmatch(name)) is not None:
+                return Match(name, rule, tuple(_fill(part, found.groupdict()) for part in rule.parts))
+        return None
+
+    def canonical(self, names: Iterable[str]) -> Plan:
+        """Sort checkpoint names into those that a rule knows, those to ignore and those nobody knows."""
+        matches: list[Match] = []
+        ignored: list[str] = []
+        unknown: list[str] = []
+        for name in names:
+            if (match := self.match(name)) is not None:
+                matches.append(match)
+            elif any(_regex(pattern).fullmatch(name) for pattern in self.ignored):
+                ignored.append(name)
+            else:
+                unknown.append(name)
+        return Plan(tuple(matches), tuple(ignored), tuple(unknown))
+
+    def apply(self, match: Match, array: Array) -> list[tuple[str, Array]]:
+        """Take a checkpoint tensor apart.
+
+        Views of the array; only `Shifted` computes (and widens half precision to float32: give it torch tensors
+        of the true dtype, or numpy arrays where uint16 means bfloat16) and `HeadFused` gathers.
+
+        Raises:
+            WeightError: the array's shape does not fit the layout.
+        """
+        with _named(match.name):
+            return list(zip(match.canonical, split(match.rule.layout, array, len(match.canonical)), strict=True))
+
+    def shapes(self, match: Match, shape: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        """The canonical shapes that `apply` would give, from the checkpoint tensor's shape alone."""
+        with _named(match.name):
+            return list(zip(match.canonical, shapes_of(match.rule.layout, shape, len(match.canonical)), strict=True))
+
+    def covers(self, canonical: str) -> bool:
+        """Whether some rule can write this canonical tensor."""
+        return self._source(canonical) is not None
+
+    def undo(self, canonical: Iterable[str]) -> list[Undo]:
+        """Plan how to write canonical tensors under the checkpoint's names, sorted by these.
+
+        A checkpoint tensor none of whose parts is given (a tied head, an absent bias) is left out.
+
+        Raises:
+            WeightError: a name that no rule can write, or a checkpoint tensor of which only some parts are given.
+        """
+        given = dict.fromkeys(canonical)
+        found = {name: self._source(name) for name in given}
+        unknown = [name for name, undo in found.items() if undo is None]
+        if unknown:
+            raise WeightError(f"No rule says how to write these tensors:\n{listing(unknown)}")
+        undos = {undo.name: undo for undo in found.values() if undo is not None}
+        halves = [
+            f"{undo.name}: {', '.join(part for part in undo.canonical if part not in given)} missing"
+            for undo in undos.values()
+            if not all(part in given for part in undo.canonical)
+        ]
+        if halves:
+            raise WeightError(f"Only some parts of these checkpoint tensors are given:\n{listing(halves)}")
+        return [undos[name] for name in sorted(undos)]
+
+    def _source(self, canonical: str) -> Undo | None:
+        for rule in self.rules:
+            for part in rule.parts:
+                if (found := _compiled(part).fullmatch(canonical)) is not None:
+                    numbers = found.groupdict()
+                    parts = tuple(_fill(part, numbers) for part in rule.parts)
+                    return Undo(_fill(rule.checkpoint, numbers), parts, rule)
+        return None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which tensor an error is about."""
+    try:
+        yield
+    except WeightError as error:
+        raise WeightError(f"{name}: {error}") from None
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    text = ""
+    seen: set[str] = set()
+    for piece in re.split(r"(\{[a-z]\})", pattern):
+        letter = piece[1:2] if _PLACEHOLDER.fullmatch(piece) else ""
+        if not letter:
+            text += re.escape(piece)
+        elif letter in seen:
+            text += f"(?P={letter})"
+        else:
+            text += f"(?P<{letter}>0|[1-9][0-9]*)"
+            seen.add(letter)
+    return re.compile(text)
+
+
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _fill(pattern: str, numbers: dict[str, str]) -> str:
+    return _PLACEHOLDER.sub(lambda found: numbers[found.group(1)], pattern)

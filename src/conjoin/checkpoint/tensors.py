@@ -1,0 +1,218 @@
+"""Open a checkpoint folder and read its tensors one at a time, memory mapped, each checked against its header.
+
+Read `open_checkpoint` first. Files stay open while the checkpoint is, so a save that replaces the folder meanwhile
+cannot mix its tensors into ours.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conjoin.checkpoint import _exchange
+from conjoin.checkpoint._mapping import map_bytes
+from conjoin.checkpoint.bins import BinFile
+from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
+from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
+from conjoin.checkpoint.index import Index, read_index
+from conjoin.errors import FileError, WeightError, listing
+
+Format = Literal["pt", "tf", "flax"]
+
+
+class SafetensorsFile:
+    """One open safetensors file.
+
+    Raises:
+        BadHeader: with every problem of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = _opened(path)
+        try:
+            self._header: Header = read_header(self._fd, path)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        """The tensors of the file."""
+        return {name: span.info for name, span in self._header.spans.items()}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's `__metadata__`."""
+        return self._header.metadata
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Map one tensor."""
+        span = self._header.spans[name]
+        dtype = np.dtype(BY_NAME[span.info.dtype].storage)
+        if span.length == 0:
+            return _frozen(np.empty(span.info.shape, dtype))
+        view = map_bytes(self._fd, span.start, span.length, file=self.path)
+        array = np.frombuffer(view, dtype).reshape(span.info.shape)
+        return array if array.flags.aligned else _frozen(array.copy())
+
+    def close(self) -> None:
+        """Close the file; arrays already given out stay good."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Checkpoint(Mapping[str, TensorInfo]):
+    """The tensors of a checkpoint: a mapping of names to shapes and dtypes, with the arrays at hand.
+
+    Use as a context manager. Arrays outlive it.
+
+    Args:
+        folder: Where it lies.
+        files: The files that hold tensors, in order.
+        metadata: What the files say about themselves, merged.
+    """
+
+    def __init__(self, folder: Path, parts: list[SafetensorsFile | BinFile]) -> None:
+        self.folder = folder
+        self.files = tuple(part.path for part in parts)
+        self.metadata = {key: value for part in parts for key, value in part.metadata.items()}
+        self._parts = parts
+        self._where = {name: part for part in parts for name in part.infos}
+        self._infos = {name: part.infos[name] for name, part in self._where.items()}
+
+    @property
+    def format(self) -> Format:
+        """The framework whose names and layouts the tensors follow."""
+        found = self.metadata.get("format", "pt")
+        return cast(Format, found) if found in ("tf", "flax") else "pt"
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        return self._infos[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def names(self) -> list[str]:
+        """The tensors' names, file by file in the order of the header."""
+        return list(self._infos)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Map one tensor, read-only.
+
+        Bytes are read when touched and leave memory with the last view of the array, so copying tensor by tensor
+        needs no more than the copy and one tensor. bfloat16 comes as uint16 and 8-bit floats as uint8: the bits;
+        `self[name].dtype` says what they are.
+
+        Raises:
+            WeightError: no tensor of that name.
+        """
+        if name not in self._where:
+            raise WeightError(f"{self.folder}: no tensor {name!r} in the checkpoint.")
+        return self._where[name].array(name)
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._parts:
+            part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_checkpoint(folder: str | os.PathLike[str], *, variant: str | None = None) -> Checkpoint:
+    """Open the weights of a folder, or one weight file.
+
+    Looks for model.safetensors, its shards, pytorch_model.bin, its shards, in this order.
+
+    Args:
+        variant: As in `model.fp16.safetensors`.
+    Raises:
+        FileError: no folder, or no weights in it.
+        WeightError: truncated, inconsistent or unreadable files; all problems of the kind at once.
+    """
+    folder = Path(folder)
+    _exchange.repair(folder)
+    if folder.is_file():
+        return _opened_parts(folder.parent, [folder])
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder.")
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        name = f"{stem}.{variant}.{suffix}" if variant else f"{stem}.{suffix}"
+        indexed = f"{stem}.{suffix}.index.{variant}.json" if variant else f"{name}.index.json"
+        if (folder / name).exists():
+            return _opened_parts(folder, [folder / name])
+        if (folder / indexed).exists():
+            index = read_index(folder / indexed)
+            return _opened_parts(folder, index.files, index)
+    raise _no_weights(folder, variant)
+
+
+def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> None:
+    """Look at every number for NaN and infinity. Reads all tensors, or those named.
+
+    Raises:
+        WeightError: naming every tensor that holds some, with the counts.
+    """
+    problems: list[str] = []
+    for name in checkpoint.names() if names is None else names:
+        array = checkpoint.array(name)
+        if count := nonfinite(array, checkpoint[name].dtype):
+            problems.append(f"{name}: {count} of {array.size}")
+    if problems:
+        raise WeightError(
+            f"{checkpoint.folder}: these tensors hold NaN or infinite numbers:\n{listing(problems)}",
+            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint",
+        )
+
+
+def _opened_parts(folder: Path, paths: list[Path], index: Index | None = None) -> Checkpoint:
+    with contextlib.ExitStack() as on_error:
+        parts: list[SafetensorsFile | BinFile] = []
+        problems: list[str] = []
+        for path in paths:
+            try:
+                part = BinFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+            except BadHeader as bad:
+                problems += bad.problems
+                continue
+            on_error.callback(part.close)
+            parts.append(part)
+        if not problems and index is not None:
+            problems = index.disagreements({part.path: part.infos for part in parts})
+        if problems:
+            raise WeightError(
+                f"{folder}: the weight files are damaged or do not belong together.\n{listing(problems)}",
+                hint="download or save the checkpoint again",
+            )
+        on_error.pop_all()
+        return Checkpoint(folder, parts)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False
+    return array
+
+
+def _no_weights(folder: Path, variant: str | None) -> FileError:
+    present = sorted(path.name for path in folder.iterdir() if path.is_file())
+    wanted = f"model.{variant}.safetensors" if variant else "model.safetensors, its index, or pytorch_model.bin"
+    return FileError(f"{folder}: no weights: expected {wanted}. It holds: {', '.join(present) or 'no files'}.")
