@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import weakref
+from functools import cache
 from pathlib import Path
 
 from conjoin.errors import FileError
@@ -54,10 +55,11 @@ def _page_out(address: int, length: int, owner: object) -> None:
     del owner
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_int64]
-    libc.munmap.argtypes = libc_range = [ctypes.c_void_p, ctypes.c_size_t]
-    libc.madvise.argtypes = [*libc_range, ctypes.c_int]
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return libc

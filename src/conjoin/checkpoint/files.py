@@ -2,8 +2,9 @@
 
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
@@ -39,6 +40,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Write an object as JSON the way transformers does: two spaces, sorted keys, a newline at the end.
 
+    The file appears whole or not at all.
+
     Raises:
         ConfigError: a value has no JSON form.
         FileError: the file cannot be written.
@@ -47,8 +50,14 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         text = json.dumps(dict(data), indent=2, sort_keys=True) + "\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be written as JSON: {error}.") from None
-    with _as_file_error(Path(path)):
-        Path(path).write_text(text, encoding="utf-8")
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with _as_file_error(path):
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 class Staging(os.PathLike[str]):
@@ -112,7 +121,7 @@ def inside(name: str) -> str:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Staging]:
+def replacing_folder(path: str | os.PathLike[str]) -> Generator[Staging]:
     """Replace a folder as one act: whoever looks, at any moment, sees all of the old folder or all of the new one.
 
     Files that the caller neither writes nor removes are kept. If anything fails, the old folder stays as it was.
@@ -160,7 +169,7 @@ def _checked_target(path: Path) -> Path:
 
 
 @contextmanager
-def _as_file_error(path: Path) -> Iterator[None]:
+def _as_file_error(path: Path) -> Generator[None]:
     try:
         yield
     except FileError:

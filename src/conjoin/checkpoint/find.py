@@ -117,7 +117,7 @@ class _Hub:
 
         try:
             return Path(
-                huggingface_hub.snapshot_download(
+                huggingface_hub.snapshot_download(  # pyright: ignore[reportUnknownMemberType]: its dict has no types
                     self.name,
                     revision=self.revision,
                     cache_dir=self.cache_dir,
@@ -127,13 +127,15 @@ class _Hub:
                     ignore_patterns=list(unwanted) or None,
                 )
             )
-        except Exception as error:  # the hub client lets errors of its HTTP library through, which we do not depend on
+        except Exception as error:  # its HTTP library's errors come through, which we do not depend on
+            if (folder := _usable_part(error)) is not None:
+                return folder
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> FileError:
         from huggingface_hub import errors
 
-        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        status = getattr(getattr(error, "response", None), "status_code", None)
         match error:
             case errors.GatedRepoError():
                 return self._error("is gated: its owner wants its terms accepted first.", self._login_hint())
@@ -173,3 +175,10 @@ class _Hub:
 
     def _error(self, what: str, hint: str | None) -> FileError:
         return FileError(f"{self.name} {what}", hint=hint)
+
+
+def _usable_part(error: Exception) -> Path | None:
+    """A cached snapshot that lacks some file we asked for, but not its config and weights: a model may load."""
+    folder = Path(getattr(error, "snapshot_path", ""))
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    return folder if (folder / "config.json").exists() and has_weights else None

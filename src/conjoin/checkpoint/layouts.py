@@ -191,29 +191,34 @@ def _reshaped(array: Array, before: tuple[int, ...], after: tuple[int, ...]) -> 
 
 
 def _concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
-    if type(arrays[0]).__module__.partition(".")[0] == "torch":
+    if _is_torch(arrays[0]):
         import torch
 
         return torch.cat(list(arrays), dim=axis)
     return np.concatenate(arrays, axis=axis)
 
 
+def _is_torch(array: Array) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
 def _widened(array: Array) -> Array:
     """As float32 where the array holds half precision; numpy's uint16 means bfloat16 in this room."""
-    if not isinstance(array, np.ndarray):
+    if _is_torch(array):
         return array.float() if array.dtype.itemsize < 4 else array
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 def _narrowed(array: Array, *, like: Array) -> Array:
     """Back to the format of `like`; bfloat16 bits are rounded to the nearest, ties to even."""
-    if not isinstance(array, np.ndarray):
+    if _is_torch(array):
         return array.to(like.dtype)
     if like.dtype != np.uint16:
         return array.astype(like.dtype)
     bits = array.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
     quiet_nan = bits >> 16 | 0x40  # rounding could carry a NaN over into zero
-    return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)
+    nearest: Array = np.where(np.isnan(array), quiet_nan, rounded)
+    return nearest.astype(np.uint16)

@@ -4,7 +4,7 @@ Families hold the tables as data. Works on numpy arrays and torch tensors alike,
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -192,7 +192,7 @@ class NameTable:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str) -> Generator[None]:
     """Say which tensor an error is about."""
     try:
         yield

@@ -83,6 +83,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self.files = tuple(part.path for part in parts)
         self.metadata = {key: value for part in parts for key, value in part.metadata.items()}
         self._parts = parts
+        self._closed = False
         self._where = {name: part for part in parts for name in part.infos}
         self._infos = {name: part.infos[name] for name, part in self._where.items()}
 
@@ -114,13 +115,17 @@ class Checkpoint(Mapping[str, TensorInfo]):
 
         Raises:
             WeightError: no tensor of that name.
+            FileError: the checkpoint is closed.
         """
+        if self._closed:
+            raise FileError(f"{self.folder}: the checkpoint is closed; read arrays inside its `with`.")
         if name not in self._where:
             raise WeightError(f"{self.folder}: no tensor {name!r} in the checkpoint.")
         return self._where[name].array(name)
 
     def close(self) -> None:
         """Close the files."""
+        self._closed = True
         for part in self._parts:
             part.close()
 
@@ -215,4 +220,7 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 def _no_weights(folder: Path, variant: str | None) -> FileError:
     present = sorted(path.name for path in folder.iterdir() if path.is_file())
     wanted = f"model.{variant}.safetensors" if variant else "model.safetensors, its index, or pytorch_model.bin"
-    return FileError(f"{folder}: no weights: expected {wanted}. It holds: {', '.join(present) or 'no files'}.")
+    return FileError(
+        f"{folder}: no weights: expected {wanted}. It holds: {', '.join(present) or 'no files'}.",
+        hint="if this is a part of a hub repository, load it once by its name while online",
+    )
