@@ -2,6 +2,23 @@
 
 Only this file and its siblings `oracle_*.py` import transformers; nothing under src does. Attention is eager
 everywhere, so that weights can be asked for and no fused kernel decides what a mask means.
+
+What surprised us in transformers 5.23, and what is done about it here:
+
+| where | what | here |
+|---|---|---|
+| distilbert, albert, modernbert | no causal LM, so never a decoder | in ENCODER_KEYS only |
+| t5, mt5 | no causal LM; AutoModel of their folder is the whole model | in WHOLE_KEYS only |
+| bart, mbart as causal LM | cache sized by encoder_layers: with fewer of them, IndexError | `use_cache=False` |
+| llama, qwen, opt, gpt_neox ... | take no encoder_hidden_states: no pair can be built | `can_hold` is False |
+| bert and its kin as causal LM | see the future, silently, unless is_decoder is set | `is_decoder=True` |
+| EncoderDecoderModel.generate | start and pad come from generation_config alone | `save_pair` sets them |
+| EncoderDecoderModel(labels=...) | a FutureWarning at every call | silenced |
+| gemma3_text, attn_logit_softcapping | read and never used | see test_oracle.py |
+| gemma3_text, rope_scaling | the older word `type` is dropped: plain rotation, silently | `rope_type` is written |
+| opt | positions count the real tokens of the mask: not possible in 4-D | position_ids are passed |
+| windows | causal w keys; ModernBERT abs(q - k) <= local_attention // 2 | see oracle_masks.py |
+| padding_idx | no gradient at the pad row of embeddings that have one | left as it is |
 """
 
 import warnings
@@ -25,6 +42,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from oracle_legacy import legacy_config
+from oracle_masks import bidirectional_mask, bidirectional_states
 from oracle_tiny import (
     CAUSAL_FAMILIES,
     CAUSAL_KEYS,
@@ -44,6 +63,7 @@ __all__ = [
     "CAUSAL_KEYS",
     "DECODER_KEYS",
     "ENCODER_KEYS",
+    "FIRST_ORDINARY_ID",
     "START_ID",
     "TINY",
     "WHOLE_KEYS",
@@ -53,11 +73,14 @@ __all__ = [
     "batch",
     "batch_for",
     "beams",
+    "bidirectional_mask",
+    "bidirectional_states",
     "build_config",
     "can_hold",
     "decoder_logits",
     "encoder_states",
     "greedy",
+    "legacy_config",
     "model_type",
     "pair_outputs",
     "randomise",
@@ -113,11 +136,11 @@ def _centre(name: str, module: nn.Module) -> float:
 def _spread(path: str, name: str, module: nn.Module, tensor: Tensor) -> float:
     if "bias" in name:
         return 0.1
-    if isinstance(module, nn.Embedding) and path.endswith(POSITIONS):
-        return 0.8
+    if isinstance(module, nn.Embedding):
+        return 0.8 if path.endswith(POSITIONS) else 0.6
     if path.endswith("Attention.q"):
         return 0.1  # T5 does not scale its scores
-    return 0.3
+    return 0.3 if _centre(name, module) or tensor.ndim == 1 else 0.2
 
 
 def _finish(model: Any, folder: Path, seed: int) -> Any:
@@ -183,7 +206,7 @@ def _pair_config(enc_key: str, dec_key: str, **parent: Any) -> EncoderDecoderCon
 
 def can_hold(enc_key: str, dec_key: str) -> bool:
     """Say whether transformers' EncoderDecoderModel can hold, save and reload such a pair."""
-    cross_attending = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "gpt2", "bart", "mbart")
+    cross_attending = (*TURNED_CAUSAL_FAMILIES, "gpt2")
     return model_type(enc_key) in ENCODER_FAMILIES and model_type(dec_key) in cross_attending
 
 
