@@ -24,7 +24,7 @@ LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
 if os.environ.get("CONJOIN_BEARTYPE", "1") != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook(["conjoin.torch", "conjoin.jax", "conjoin.tensorflow"], "beartype.beartype")
+    install_import_hook(["conjoin.torch", "conjoin.jax", "conjoin.tensorflow"], "shape_checks.check_shapes")
 
 
 class NetworkInTest(RuntimeError):
@@ -61,3 +61,17 @@ def same_seed() -> None:
         numpy.random.seed(SEED)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(SEED)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if wanting and not _has_gpu():
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
