@@ -1,0 +1,125 @@
+"""The config of a joined pair, and the class that picks a config by itself."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Literal, Self, cast
+
+from conjoin.checkpoint import read_json, resolve
+from conjoin.errors import ConfigError
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family
+
+Share = Literal["none", "embeddings", "all"]
+CrossAttentionInit = Literal["normal", "self_attention", "zero_gate"]
+
+PAIR_TYPES = ("encoder-decoder", "conjoin")
+"""model_type of a joined pair: Hugging Face's where transformers can hold it, else ours, so that it refuses clearly."""
+
+
+class EncoderDecoderConfig(PretrainedConfig):
+    """A pair of configs (transformers' class of the same name).
+
+    Args:
+        encoder, decoder: Configs, or the dicts that config.json holds. Both default to BERT.
+        conjoin: What Hugging Face's format has no word for: `share`, `cross_attention_init`.
+        tie_encoder_decoder: Hugging Face 4's word for `share="all"`; read, never written.
+
+    Raises:
+        ConfigError: a half is missing or of an unknown family, or an unknown key stands under `conjoin`.
+    """
+
+    model_type = "encoder-decoder"
+    encoder: PretrainedConfig
+    decoder: PretrainedConfig
+    is_encoder_decoder: bool = True
+    share: Share = "none"
+    cross_attention_init: CrossAttentionInit = "normal"
+
+    def __init__(self, **values: Any) -> None:
+        if ("encoder" in values) != ("decoder" in values):
+            raise ConfigError("EncoderDecoderConfig: give both encoder and decoder, or neither (two BERTs).")
+        encoder = _half(values.pop("encoder", {"model_type": "bert"}))
+        decoder = _half(values.pop("decoder", {"model_type": "bert"}))
+        extra = _extra(values.pop("conjoin", None) or {})
+        if values.pop("tie_encoder_decoder", False):
+            extra.setdefault("share", "all")
+        reads = {"is_decoder": True, "add_cross_attention": True}
+        super().__init__(
+            encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
+            decoder=decoder.copy(**reads),
+            **{**extra, **values},
+        )
+
+    @classmethod
+    def from_encoder_decoder_configs(
+        cls, encoder_config: PretrainedConfig, decoder_config: PretrainedConfig, **values: Any
+    ) -> Self:
+        """Pair two configs; the decoder's copy becomes a decoder with cross-attention. The arguments stay as they are."""
+        return cls(encoder=encoder_config, decoder=decoder_config, **values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
+        """Build from what config.json holds, under Hugging Face's model_type or ours."""
+        plain = {**values, **overrides}
+        if plain.get("model_type") in PAIR_TYPES:
+            plain.pop("model_type")
+        return super().from_dict(plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds; conjoin's own words stand under one key."""
+        plain = super().to_dict()
+        ours = {key: plain.pop(key) for key in ("share", "cross_attention_init")}
+        changed = {key: value for key, value in ours.items() if value != getattr(EncoderDecoderConfig, key)}
+        if changed:
+            plain["conjoin"] = changed
+        plain["model_type"] = self.model_type if self.transformers_can_hold else "conjoin"
+        return plain
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Only what differs from the defaults, in both halves too."""
+        return {**super().to_diff_dict(), "encoder": self.encoder.to_diff_dict(), "decoder": self.decoder.to_diff_dict()}
+
+    @property
+    def transformers_can_hold(self) -> bool:
+        """Whether transformers' EncoderDecoderModel computes the same from the same file."""
+        encoder, decoder = family(self.encoder.model_type), family(self.decoder.model_type)
+        plain = self.share == "none" and self.cross_attention_init != "zero_gate"
+        return plain and encoder.encoder == "native" and decoder.held_by_transformers
+
+
+def _half(value: Any) -> PretrainedConfig:
+    if isinstance(value, PretrainedConfig):
+        return value
+    if isinstance(value, Mapping):
+        return config_from_dict(cast(Mapping[str, Any], value))
+    raise ConfigError(f"A half of the pair is a {type(value).__name__}; expected a config or a dict.")
+
+
+def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
+    allowed = {"share": ("none", "embeddings", "all"), "cross_attention_init": ("normal", "self_attention", "zero_gate")}
+    wrong = [f"{key} = {value!r}" for key, value in values.items() if value not in allowed.get(key, ())]
+    if wrong:
+        raise ConfigError(f"config.json: under 'conjoin' stands {', '.join(wrong)}.\nExpected: {allowed}.")
+    return dict(values)
+
+
+class AutoConfig:
+    """Reads any config that conjoin knows: a single model's, a whole seq2seq model's, or a pair's."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PretrainedConfig:
+        """The config object of what config.json holds."""
+        if values.get("model_type") in PAIR_TYPES:
+            return EncoderDecoderConfig.from_dict(values)
+        return config_from_dict(values)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | PathLike[str], **overrides: Any) -> PretrainedConfig:
+        """Read config.json of a folder or hub id; other keywords override its values.
+
+        Raises:
+            ConfigError: unknown model_type, bad JSON, or values of the wrong type.
+            FileError: no such folder or hub id.
+        """
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, allow_patterns=["config.json"], **hub)
+        return cls.from_dict({**read_json(folder / "config.json"), **overrides})

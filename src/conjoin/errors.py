@@ -1,0 +1,58 @@
+"""One error tree. Every message says what happened, what was expected and what to do."""
+
+
+class ConjoinError(Exception):
+    """Base of every error that conjoin raises on purpose.
+
+    Args:
+        what: What happened, with the value, and what was expected.
+        hint: The line to write or the thing to try; printed last.
+    """
+
+    def __init__(self, what: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{what}\n\nhint: {hint}" if hint else what)
+        self.hint = hint
+
+
+class ConfigError(ConjoinError, ValueError):
+    """A config.json, a config object or a keyword holds something that conjoin cannot honour."""
+
+
+class WeightError(ConjoinError, ValueError):
+    """Checkpoint tensors are missing, misshapen, truncated, non-finite or unreadable."""
+
+
+class FileError(ConjoinError, OSError):
+    """A folder, file or hub id cannot be found, read or written."""
+
+
+class ShapeError(ConjoinError, ValueError):
+    """Arrays given to a model disagree with each other or with the model."""
+
+
+class TokenizerError(ConjoinError, ValueError):
+    """Tokenizer files or tokenizer arguments are unusable."""
+
+
+class JoinError(ConjoinError, ValueError):
+    """This encoder and this decoder cannot be joined as asked."""
+
+
+class GenerationError(ConjoinError, ValueError):
+    """A generation setting is unknown, contradictory or cannot be honoured."""
+
+
+class MissingBackend(ConjoinError, ImportError):
+    """A framework or an extra is not installed."""
+
+
+class ConjoinWarning(UserWarning):
+    """Something has no effect, or is likely not what was meant."""
+
+
+def listing(problems: list[str], *, limit: int = 20) -> str:
+    """Indent problems one per line; beyond `limit`, say how many more there are."""
+    shown = [f"  {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        shown.append(f"  ... and {len(problems) - limit} more")
+    return "\n".join(shown)

@@ -1,0 +1,18 @@
+"""Checkpoint families: config.json -> spec, and tensor names <-> canonical names. No arrays, no framework."""
+
+from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families._kit import Family, Role, Whole, whole_names
+from conjoin.families.registry import MODULES, config_from_dict, families, family
+
+__all__ = [
+    "HUB_KEYWORDS",
+    "MODULES",
+    "Family",
+    "PretrainedConfig",
+    "Role",
+    "Whole",
+    "config_from_dict",
+    "families",
+    "family",
+    "whole_names",
+]

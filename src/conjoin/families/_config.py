@@ -1,0 +1,180 @@
+"""Configs in Hugging Face's words: typed fields with defaults, unknown keys kept, read from and written to config.json."""
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+
+from conjoin.checkpoint import read_json, replacing_folder, resolve
+from conjoin.errors import ConfigError, listing
+
+CONFIG_NAME = "config.json"
+
+
+class PretrainedConfig:
+    """Base of every config.
+
+    Fields are annotated class attributes; each may be given as a keyword. Keys that no field names are kept as
+    attributes and written back, because config.json files carry many (transformers_version, task params ...).
+
+    Raises:
+        ConfigError: a field has a value of the wrong type; all such fields in one error.
+    """
+
+    model_type: ClassVar[str] = ""
+    attribute_map: ClassVar[dict[str, str]] = {}
+    """Standard name -> this family's name, so that `config.hidden_size` works on a GPT-2 config (`n_embd`)."""
+
+    architectures: list[str] | None = None
+    dtype: str | None = None
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    is_encoder_decoder: bool = False
+    cross_attention_hidden_size: int | None = None
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    sep_token_id: int | None = None
+    decoder_start_token_id: int | None = None
+    use_cache: bool = True
+
+    def __init__(self, **values: Any) -> None:
+        values = {self.attribute_map.get(name, name): value for name, value in values.items()}
+        if "torch_dtype" in values:  # the name until transformers 5
+            values.setdefault("dtype", values.pop("torch_dtype"))
+            values.pop("torch_dtype", None)
+        if values.get("dtype") is not None:
+            values["dtype"] = str(values["dtype"]).removeprefix("torch.")
+        wrong = _wrong_types(type(self), values)
+        if wrong:
+            raise ConfigError(f"{self.model_type or type(self).__name__}: config values of the wrong type:\n{listing(wrong)}")
+        for name, default in _defaults(type(self)).items():
+            values.setdefault(name, default)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, self.attribute_map.get(name, name), value)
+
+    def __getattr__(self, name: str) -> Any:
+        mapped = type(self).attribute_map.get(name)
+        if mapped is None:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}.")
+        return getattr(self, mapped)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  # mutable
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string(use_diff=True)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and every extra key, as config.json holds them."""
+        plain = {name: _plain(value) for name, value in vars(self).items() if not name.startswith("_")}
+        return {**plain, "model_type": self.model_type}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Only what differs from the defaults."""
+        defaults = _defaults(type(self))
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name == "model_type" or name not in defaults or value != defaults[name]
+        }
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """config.json's text."""
+        return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set several fields, checked as in the constructor."""
+        checked = type(self)(**{**self.to_dict(), **values})
+        vars(self).update(vars(checked))
+
+    def copy(self, **changes: Any) -> Self:
+        """A new config with some fields changed."""
+        return type(self).from_dict({**self.to_dict(), **changes})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
+        """Build from what config.json holds.
+
+        Raises:
+            ConfigError: its model_type is another family's.
+        """
+        found = values.get("model_type", cls.model_type)
+        if cls.model_type and found != cls.model_type:
+            raise ConfigError(
+                f"{cls.__name__}: the config says model_type = {found!r}; expected {cls.model_type!r}.",
+                hint="AutoConfig.from_pretrained picks the class by itself.",
+            )
+        merged = {**values, **overrides}
+        merged.pop("model_type", None)
+        return cls(**merged)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | PathLike[str], **overrides: Any) -> Self:
+        """Read config.json of a folder or hub id; other keywords override its values.
+
+        Args:
+            overrides: revision, cache_dir, local_files_only, token and subfolder go to the hub.
+        """
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, allow_patterns=[CONFIG_NAME], **hub)
+        return cls.from_dict(read_json(folder / CONFIG_NAME), **overrides)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+        """Write config.json, atomically."""
+        with replacing_folder(Path(folder)) as staging:
+            staging.path(CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
+
+
+HUB_KEYWORDS = ("revision", "cache_dir", "local_files_only", "token", "subfolder")
+
+
+def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:
+    return {
+        name: getattr(cls, name)
+        for base in reversed(cls.__mro__)
+        for name in vars(base).get("__annotations__", {})
+        if name not in ("model_type", "attribute_map") and hasattr(cls, name)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, PretrainedConfig) else value
+
+
+def _wrong_types(cls: type[PretrainedConfig], values: Mapping[str, Any]) -> list[str]:
+    hints = get_type_hints(cls)
+    return [
+        f"{name} = {value!r}: expected {_spell(hints[name])}"
+        for name, value in values.items()
+        if name in hints and name not in ("model_type", "attribute_map") and not _fits(value, hints[name])
+    ]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:
+        return any(_fits(value, option) for option in get_args(hint))
+    kind = get_origin(hint) or hint
+    if kind is NoneType:
+        return value is None
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is list:
+        return isinstance(value, list | tuple)
+    return isinstance(value, kind)
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

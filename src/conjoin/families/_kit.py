@@ -1,0 +1,202 @@
+"""What families are made of: the Family record, and the small vocabulary that their files share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Rule
+from conjoin.errors import ConfigError
+from conjoin.families._config import PretrainedConfig
+
+Role = Literal["encoder", "decoder"]
+
+ACTIVATIONS: dict[str, spec.Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+    "tanh": "tanh",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """How a whole seq2seq checkpoint (BART, T5) is laid out.
+
+    Args:
+        architecture: Class name that transformers gives it.
+        encoder, decoder: Prefix of each half's body.
+        shared: Name of the word table that both halves read.
+        prefix: What the class with a head puts before bodies and the word table ("model."), and the bare one does not.
+        head: Table of the head, with canonical names as in a decoder.
+        fixed_bias: The head adds a stored bias that is never trained (BART).
+    """
+
+    architecture: str
+    encoder: str
+    decoder: str
+    shared: str
+    prefix: str = ""
+    head: NameTable
+    fixed_bias: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """One checkpoint family: config -> spec, and its tensor names.
+
+    Args:
+        encoder: "native" reads both ways as trained; "bidirectional" is a causal LM with its mask lifted
+            (T5Gemma, arXiv:2504.06225); "half" is the encoder of a seq2seq checkpoint.
+        decoder: "own" if its checkpoints can hold cross-attention, "half" if they always do, "grafted" if never.
+        stack: Builds the spec of a role. Cross-attention only for "own" and "half", and only if the config's
+            `add_cross_attention` asks for it.
+        body: Tensor names of the stack without its head, as the bare model class saves them.
+        head: Tensor names of the head.
+        prefixes: What checkpoints may put before body names, longest first; "" is always tried last.
+        encoder_architecture, decoder_architecture: Class names in transformers; None where it has no such class.
+        encoder_prefix, decoder_prefix: What transformers' AutoModel and AutoModelForCausalLM put there.
+        word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
+        whole: Layout of whole seq2seq checkpoints, where the family has them.
+    """
+
+    config: type[PretrainedConfig]
+    encoder: Literal["native", "bidirectional", "half"]
+    decoder: Literal["own", "grafted", "half"]
+    encoder_architecture: str
+    decoder_architecture: str | None
+    stack: Callable[[Any, Role], spec.StackSpec]
+    body: Callable[[spec.StackSpec], NameTable]
+    head: Callable[[spec.StackSpec], NameTable]
+    prefixes: tuple[str, ...] = ()
+    encoder_prefix: str = ""
+    decoder_prefix: str = ""
+    word_aliases: tuple[str, ...] = ()
+    whole: Whole | None = None
+
+    @property
+    def held_by_transformers(self) -> bool:
+        """Whether transformers' EncoderDecoderModel can use it as its decoder."""
+        return self.decoder != "grafted" and self.decoder_architecture is not None
+
+    @property
+    def model_type(self) -> str:
+        """The name in config.json."""
+        return self.config.model_type
+
+    def names(self, stack: spec.StackSpec, role: Role) -> NameTable:
+        """The names that transformers' classes give this role, for writing and for composite checkpoints."""
+        prefix = self.encoder_prefix if role == "encoder" else self.decoder_prefix
+        table = self.body(stack).with_prefix(prefix, "")
+        table = table + self.head(stack) if role == "decoder" else table
+        return table + graft_names(stack, self)
+
+    def names_in(self, stack: spec.StackSpec, found: set[str]) -> NameTable:
+        """The names to read a standalone checkpoint with, whichever of its prefixes it uses."""
+        body, table = self.body(stack), NameTable()
+        for prefix in (*self.prefixes, ""):
+            candidate = body.with_prefix(prefix, "")
+            if any(candidate.match(name) for name in found):
+                table = candidate
+                break
+        aliases = NameTable(tuple(Rule(alias, "embed.words.weight") for alias in self.word_aliases))
+        return table + self.head(stack) + graft_names(stack, self) + aliases
+
+
+def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:
+    """The names of a whole seq2seq checkpoint, under canonical pair names.
+
+    Args:
+        found: Names in the checkpoint to read; None to write.
+    """
+    whole = family.whole
+    assert whole is not None
+    prefix = whole.prefix
+    if found is not None and not any(name.startswith(prefix) for name in found):
+        prefix = ""
+    words = NameTable((Rule(prefix + whole.shared, "encoder.embed.words.weight"),))
+    encoder = family.body(pair.encoder).with_prefix(prefix + whole.encoder, "encoder.")
+    decoder = family.body(pair.decoder).with_prefix(prefix + whole.decoder, "decoder.")
+    return words + encoder + decoder + whole.head.with_prefix("", "decoder.")
+
+
+def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:
+    """Grafted cross-attention has no name in the family's files; it is saved under its canonical one."""
+    if family.decoder != "grafted" or not stack.has_cross_attention:
+        return NameTable()
+    cross = [name for name in spec.stack_parameters(stack) if ".cross_attn" in name]
+    return NameTable(tuple(Rule(name, name) for name in cross))
+
+
+def activation(config: PretrainedConfig, key: str) -> spec.Activation:
+    """The activation that a config names.
+
+    Raises:
+        ConfigError: conjoin does not know it.
+    """
+    name = getattr(config, key)
+    if name not in ACTIVATIONS:
+        known = ", ".join(sorted(set(ACTIVATIONS)))
+        raise ConfigError(
+            f'{config.model_type}: config.json has {key} = "{name}", which conjoin does not know.\nExpected one of: {known}.',
+            hint="if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py and send the config as a test.",
+        )
+    return ACTIVATIONS[name]
+
+
+def head_size(config: PretrainedConfig, hidden: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+    """hidden_size / num_heads.
+
+    Raises:
+        ConfigError: it is not a whole number.
+    """
+    width, count = getattr(config, hidden), getattr(config, heads)
+    if count <= 0 or width % count:
+        raise ConfigError(f"{config.model_type}: {hidden} = {width} is not a multiple of {heads} = {count}.")
+    return width // count
+
+
+def attention(
+    *, heads: int, size: int, bias: bool, dropout: float, kv_heads: int | None = None, **more: Any
+) -> spec.Attention:
+    """Attention in its usual form: scaled by size ** -0.5, one bias setting for all projections."""
+    fields: dict[str, Any] = {
+        "num_heads": heads,
+        "num_kv_heads": heads if kv_heads is None else kv_heads,
+        "head_size": size,
+        "scale": size**-0.5,
+        "q_bias": bias,
+        "k_bias": bias,
+        "v_bias": bias,
+        "o_bias": bias,
+        "dropout": dropout,
+    }
+    return spec.Attention(**(fields | more))
+
+
+def repeat(block: spec.Block, count: int) -> tuple[spec.Block, ...]:
+    """The same block `count` times.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if count < 1:
+        raise ConfigError(f"A stack needs at least one layer; the config says {count}.")
+    return (block,) * count
+
+
+def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
+    """Rules for the weight and the bias of layers that are named alike on both sides."""
+    return tuple(
+        Rule(f"{theirs}.{kind}", f"{ours}.{kind}") for theirs, ours in pairs.items() for kind in ("weight", "bias")
+    )
+
+

@@ -1,0 +1,124 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805) and the checkpoints that share its layout."""
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Rule
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
+
+
+class BertConfig(PretrainedConfig):
+    """Fields of a BERT config.json."""
+
+    model_type = "bert"
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    position_embedding_type: str = "absolute"
+
+
+def block(config: BertConfig, role: Role) -> spec.Block:
+    """One block of BERT's shape: post-norm, biases everywhere."""
+    size = head_size(config)
+    heads = attention(
+        heads=config.num_attention_heads, size=size, bias=True, dropout=config.attention_probs_dropout_prob
+    )
+    cross = role == "decoder" and config.add_cross_attention
+    return spec.Block(
+        norm=spec.PostNorm(norm=spec.LayerNorm(eps=config.layer_norm_eps)),
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads),
+        cross_attn=spec.CrossAttention(attention=heads, source_size=config.hidden_size) if cross else None,
+        mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),
+        dropout=config.hidden_dropout_prob,
+    )
+
+
+def stack(config: BertConfig, role: Role) -> spec.StackSpec:
+    """BERT's stack; as a decoder it is causal and has the masked language model's head."""
+    norm = spec.LayerNorm(eps=config.layer_norm_eps)
+    transform = spec.HeadTransform(size=config.hidden_size, activation=activation(config, "hidden_act"), norm=norm)
+    head = spec.Head(
+        vocab_size=config.vocab_size,
+        size=config.hidden_size,
+        tied=config.tie_word_embeddings,
+        bias="trained",
+        transform=transform,
+    )
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.hidden_size,
+        embedding=spec.Embedding(
+            vocab_size=config.vocab_size,
+            size=config.hidden_size,
+            position=spec.Learned(max_positions=config.max_position_embeddings),
+            padding_id=config.pad_token_id,
+            token_types=config.type_vocab_size,
+            norm=norm,
+            dropout=config.hidden_dropout_prob,
+        ),
+        blocks=repeat(block(config, role), config.num_hidden_layers),
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.initializer_range),
+    )
+
+
+_ATTENTION = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
+LAYER = {
+    **{f"attention.{theirs}": f"self_attn.{ours}" for theirs, ours in _ATTENTION.items()},
+    "attention.output.LayerNorm": "self_attn_norm",
+    **{f"crossattention.{theirs}": f"cross_attn.{ours}" for theirs, ours in _ATTENTION.items()},
+    "crossattention.output.LayerNorm": "cross_attn_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+    "output.LayerNorm": "mlp_norm",
+}
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """BertModel's names."""
+    layers = {f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
+    return NameTable(
+        (
+            Rule("embeddings.word_embeddings.weight", "embed.words.weight"),
+            Rule("embeddings.position_embeddings.weight", "embed.positions.weight"),
+            Rule("embeddings.token_type_embeddings.weight", "embed.token_types.weight"),
+            *linears({"embeddings.LayerNorm": "embed.norm", **layers}),
+        ),
+        ignored=(r"embeddings\.position_ids",),
+    )
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """Names of the masked language model's head."""
+    return NameTable(
+        (
+            Rule("cls.predictions.bias", "head.bias"),
+            Rule("cls.predictions.decoder.bias", "head.bias"),
+            Rule("cls.predictions.decoder.weight", "head.vocab.weight"),
+            *linears({"cls.predictions.transform.dense": "head.dense", "cls.predictions.transform.LayerNorm": "head.norm"}),
+        )
+    )
+
+
+FAMILY = Family(
+    config=BertConfig,
+    encoder="native",
+    decoder="own",
+    encoder_architecture="BertModel",
+    decoder_architecture="BertLMHeadModel",
+    stack=stack,
+    body=body,
+    head=head,
+    prefixes=("bert.",),
+    decoder_prefix="bert.",
+)

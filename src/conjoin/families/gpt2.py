@@ -1,0 +1,132 @@
+"""GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out)."""
+
+from conjoin import spec
+from conjoin.checkpoint import Fused, NameTable, Rule, Transposed
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
+
+
+class GPT2Config(PretrainedConfig):
+    """Fields of a GPT-2 config.json."""
+
+    model_type = "gpt2"
+    attribute_map = {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    }
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+
+
+def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
+    """Block number `layer`; its scores may be divided by layer + 1."""
+    size = head_size(config, "n_embd", "n_head")
+    scale = size**-0.5 if config.scale_attn_weights else 1.0
+    scale = scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+    heads = attention(heads=config.n_head, size=size, bias=True, dropout=config.attn_pdrop, scale=scale)
+    cross = role == "decoder" and config.add_cross_attention
+    return spec.Block(
+        norm=spec.PreNorm(norm=spec.LayerNorm(eps=config.layer_norm_epsilon)),
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads),
+        cross_attn=spec.CrossAttention(attention=heads, source_size=config.n_embd) if cross else None,
+        mlp=spec.PlainMLP(
+            intermediate_size=config.n_inner or 4 * config.n_embd, activation=activation(config, "activation_function")
+        ),
+        dropout=config.resid_pdrop,
+    )
+
+
+def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
+    """GPT-2's stack."""
+    norm = spec.LayerNorm(eps=config.layer_norm_epsilon)
+    head = spec.Head(vocab_size=config.vocab_size, size=config.n_embd, tied=config.tie_word_embeddings)
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.n_embd,
+        embedding=spec.Embedding(
+            vocab_size=config.vocab_size,
+            size=config.n_embd,
+            position=spec.Learned(max_positions=config.n_positions),
+            dropout=config.embd_pdrop,
+        ),
+        blocks=tuple(block(config, role, layer) for layer in range(config.n_layer)),
+        final_norm=norm,
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.initializer_range),
+    )
+
+
+def _fused(theirs: str, ours: tuple[str, ...]) -> tuple[Rule, ...]:
+    """c_attn holds several projections side by side, stored (in, out)."""
+    return (
+        Rule(f"{theirs}.weight", tuple(f"{name}.weight" for name in ours), Fused(transposed=True)),
+        Rule(f"{theirs}.bias", tuple(f"{name}.bias" for name in ours), Fused()),
+    )
+
+
+def _conv1d(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (Rule(f"{theirs}.weight", f"{ours}.weight", Transposed()), Rule(f"{theirs}.bias", f"{ours}.bias"))
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """GPT2Model's names."""
+    theirs, ours = "h.{i}", "blocks.{i}"
+    attn, cross = f"{ours}.self_attn", f"{ours}.cross_attn"
+    return NameTable(
+        (
+            Rule("wte.weight", "embed.words.weight"),
+            Rule("wpe.weight", "embed.positions.weight"),
+            *_fused(f"{theirs}.attn.c_attn", (f"{attn}.q", f"{attn}.k", f"{attn}.v")),
+            *_conv1d(f"{theirs}.attn.c_proj", f"{attn}.o"),
+            *_conv1d(f"{theirs}.crossattention.q_attn", f"{cross}.q"),
+            *_fused(f"{theirs}.crossattention.c_attn", (f"{cross}.k", f"{cross}.v")),
+            *_conv1d(f"{theirs}.crossattention.c_proj", f"{cross}.o"),
+            *_conv1d(f"{theirs}.mlp.c_fc", f"{ours}.mlp.up"),
+            *_conv1d(f"{theirs}.mlp.c_proj", f"{ours}.mlp.down"),
+            *linears(
+                {
+                    f"{theirs}.ln_1": f"{ours}.self_attn_norm",
+                    f"{theirs}.ln_cross_attn": f"{ours}.cross_attn_norm",
+                    f"{theirs}.ln_2": f"{ours}.mlp_norm",
+                    "ln_f": "final_norm",
+                }
+            ),
+        ),
+        ignored=(r"h\.\d+\.(attn|crossattention)\.(masked_)?bias",),
+    )
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """The vocabulary matrix, where it is not tied."""
+    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
+
+
+FAMILY = Family(
+    config=GPT2Config,
+    encoder="bidirectional",
+    decoder="own",
+    encoder_architecture="GPT2Model",
+    decoder_architecture="GPT2LMHeadModel",
+    stack=stack,
+    body=body,
+    head=head,
+    prefixes=("transformer.",),
+    decoder_prefix="transformer.",
+)

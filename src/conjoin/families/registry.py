@@ -1,0 +1,54 @@
+"""model_type -> family. A new family is one import and one entry here."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from conjoin.errors import ConfigError
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family
+
+MODULES = {
+    "bert": "bert",
+    "gpt2": "gpt2",
+    "llama": "llama",
+}
+"""model_type -> module of this room. A module of several families names them in `FAMILIES`."""
+
+
+@lru_cache(maxsize=None)
+def family(model_type: str) -> Family:
+    """The family of a config.json's model_type.
+
+    Raises:
+        ConfigError: conjoin does not know it.
+    """
+    if model_type not in MODULES:
+        raise ConfigError(
+            f"model_type = {model_type!r} is not a family that conjoin knows.\nKnown: {', '.join(sorted(MODULES))}.",
+            hint="a family is one file of about 100 lines; CONTRIBUTING.md shows how to add one.",
+        )
+    module = import_module(f"conjoin.families.{MODULES[model_type]}")
+    families: tuple[Family, ...] = getattr(module, "FAMILIES", None) or (module.FAMILY,)
+    return next(f for f in families if f.model_type == model_type)
+
+
+def families() -> dict[str, Family]:
+    """Every family, by model_type."""
+    return {name: family(name) for name in sorted(MODULES)}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+    """The config object of what a single model's config.json holds.
+
+    Raises:
+        ConfigError: no model_type, or an unknown one.
+    """
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(
+            f"The config has model_type = {model_type!r}; expected one of: {', '.join(sorted(MODULES))}.",
+            hint='very old checkpoints lack it: add "model_type": "bert" (or what it is) to config.json.',
+        )
+    return family(model_type).config.from_dict(values)

@@ -1,0 +1,135 @@
+"""config -> PairSpec: grafting, projection, sharing."""
+
+from dataclasses import replace
+
+from conjoin import spec
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConfigError, JoinError, listing
+from conjoin.families import PretrainedConfig, Role, family
+
+
+def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
+    """The pair that a config describes: an EncoderDecoderConfig, or a whole seq2seq model's (BART, T5).
+
+    Raises:
+        JoinError: the two halves cannot be joined as the config asks.
+        ConfigError: the config is a single model's.
+    """
+    if isinstance(config, EncoderDecoderConfig):
+        return _joined(config)
+    made = family(config.model_type)
+    if made.whole is None:
+        raise ConfigError(
+            f"model_type = {config.model_type!r} is one half, not a pair.",
+            hint="join it to another: EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder).",
+        )
+    reading = config.copy(is_decoder=True, add_cross_attention=True)
+    return spec.PairSpec(
+        encoder=made.stack(config, "encoder"),
+        decoder=with_whole_head(made.stack(reading, "decoder")),
+        share="embeddings",
+    )
+
+
+def with_whole_head(decoder: spec.StackSpec) -> spec.StackSpec:
+    """The head of a whole seq2seq model; BART's adds a fixed bias that its causal LM lacks."""
+    fixed = family(decoder.family).whole
+    if fixed is None or decoder.head is None or not fixed.fixed_bias:
+        return decoder
+    return replace(decoder, head=replace(decoder.head, bias="fixed"))
+
+
+def half_spec(config: PretrainedConfig, role: Role) -> spec.StackSpec:
+    """One half on its own; a decoder saved out of a pair keeps its grafted cross-attention."""
+    stack = family(config.model_type).stack(config, role)
+    reads = role == "decoder" and config.add_cross_attention and not stack.has_cross_attention
+    return graft(stack, config.cross_attention_hidden_size or config.hidden_size) if reads else stack
+
+
+def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:
+    encoder = family(config.encoder.model_type).stack(config.encoder, "encoder")
+    decoder = family(config.decoder.model_type).stack(config.decoder, "decoder")
+    wanted = config.decoder.cross_attention_hidden_size
+    if wanted is not None and wanted != encoder.hidden_size:
+        raise JoinError(
+            f"decoder.cross_attention_hidden_size = {wanted}, but the encoder's hidden_size is {encoder.hidden_size}.",
+            hint="remove cross_attention_hidden_size from the decoder's config.",
+        )
+    gated = config.cross_attention_init == "zero_gate"
+    if decoder.has_cross_attention:
+        projection = encoder.hidden_size != decoder.hidden_size
+        decoder = _gate(decoder) if gated else decoder
+    else:
+        projection = False
+        decoder = graft(decoder, encoder.hidden_size, gated=gated)
+    pair = spec.PairSpec(encoder=encoder, decoder=decoder, projection=projection, share=config.share)
+    _check_sharing(pair)
+    return pair
+
+
+def graft(decoder: spec.StackSpec, source_size: int, *, gated: bool = False) -> spec.StackSpec:
+    """Put cross-attention into every block: heads as in the block's self-attention, keys and values from the source's width.
+
+    No rotary on either side: a source position has no distance to a target position.
+
+    Args:
+        gated: Scaled by a gate that starts at 0, so that the decoder starts as the language model it was.
+    """
+    if gated:
+        _check_gate(decoder)
+    each = tuple(
+        spec.CrossAttention(attention=block.self_attn.attention, source_size=source_size, gated=gated)
+        for block in decoder.blocks
+    )
+    return decoder.with_cross_attention(each)
+
+
+def _gate(decoder: spec.StackSpec) -> spec.StackSpec:
+    _check_gate(decoder)
+    each = tuple(replace(block.cross_attn, gated=True) if block.cross_attn else None for block in decoder.blocks)
+    return decoder.with_cross_attention(each)
+
+
+def _check_gate(decoder: spec.StackSpec) -> None:
+    if any(isinstance(block.norm, spec.PostNorm) for block in decoder.blocks):
+        raise JoinError(
+            f'cross_attention_init="zero_gate": {decoder.family} normalises after every branch, so even a closed gate '
+            "changes what the block computes.",
+            hint='use cross_attention_init="self_attention" or "normal".',
+        )
+
+
+def _check_sharing(pair: spec.PairSpec) -> None:
+    """Both halves must have what is to be shared, in the same shapes."""
+    if pair.share == "none":
+        return
+    encoder, decoder = spec.stack_parameters(pair.encoder), spec.stack_parameters(pair.decoder)
+    names = shared_names(pair)
+    wrong = [
+        f"{name}: encoder {encoder[name].shape}, decoder {decoder[name].shape}"
+        for name in names
+        if encoder[name].shape != decoder[name].shape
+    ]
+    alike = pair.share == "embeddings" or (
+        pair.encoder.num_layers == pair.decoder.num_layers and pair.encoder.weights_of == pair.decoder.weights_of
+    )
+    lone = [] if pair.share == "embeddings" else [f"{n}: only in the encoder" for n in encoder if n not in decoder]
+    if wrong or lone or not alike:
+        if not alike:
+            wrong.append(f"layers: encoder {pair.encoder.num_layers}, decoder {pair.decoder.num_layers}")
+        raise JoinError(
+            f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(wrong + lone)}",
+            hint='share="embeddings" needs equal word tables only; share="none" nothing.',
+        )
+
+
+def shared_names(pair: spec.PairSpec) -> list[str]:
+    """Names, within a stack, of the parameters that both stacks share."""
+    match pair.share:
+        case "none":
+            return []
+        case "embeddings":
+            return ["embed.words.weight"]
+        case "all":
+            decoder = spec.stack_parameters(pair.decoder)
+            return [name for name in spec.stack_parameters(pair.encoder) if name in decoder]

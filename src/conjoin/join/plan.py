@@ -1,0 +1,253 @@
+"""Which parameter comes from where: every one copied, tied or fresh; every checkpoint tensor used or named as unused."""
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from conjoin import spec
+from conjoin.checkpoint import Checkpoint, Match, NameTable, audit
+from conjoin.configuration import CrossAttentionInit
+from conjoin.families import Role
+from conjoin.join.pair import shared_names
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """From a checkpoint's tensor (or a part of it)."""
+
+    offer: "Offer"
+    match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class Tied:
+    """The same array as another parameter, by its canonical name."""
+
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Fresh: normal with the parameter's own mean and standard deviation (which is 0 for norms, biases and gates)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFresh:
+    """Fresh: starts as a copy of another parameter of the new model."""
+
+    of: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """From a module that is in memory already; the same array."""
+
+
+Origin = Given | Copied | Tied | Drawn | CopiedFresh
+
+
+class Offer:
+    """What one checkpoint offers, under canonical names.
+
+    Args:
+        label: How messages call it.
+        table: Its names; canonical names come out with `prefix` before them.
+    """
+
+    def __init__(self, label: str, checkpoint: Checkpoint, table: NameTable, prefix: str = "") -> None:
+        self.label = label
+        self.checkpoint = checkpoint
+        self.table = table.with_prefix("", prefix)
+        self.plan = self.table.canonical(checkpoint)
+        self.sources = self.plan.sources
+        self.shapes = {
+            name: shape
+            for match in self.plan.matches
+            for name, shape in self.table.shapes(match, checkpoint[match.name].shape)
+        }
+
+    def array(self, name: str) -> np.ndarray:
+        """One canonical tensor, memory mapped."""
+        match = self.sources[name]
+        return dict(self.table.apply(match, self.checkpoint.array(match.name)))[name]
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether both are offered with the same numbers; True where either is not offered."""
+        if one not in self.sources or other not in self.sources:
+            return True
+        return bool(np.array_equal(self.array(one), self.array(other)))
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReport:
+    """Where every parameter of a model comes from. Print it for a table.
+
+    Args:
+        origins: Canonical name -> origin.
+        parameters: Canonical name -> what it is.
+        unused: Checkpoint -> names of its tensors that this model has no place for.
+    """
+
+    origins: Mapping[str, Origin]
+    parameters: Mapping[str, spec.Parameter]
+    unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+    def names(self, *kinds: type[Origin]) -> list[str]:
+        """Canonical names whose origin is one of these kinds."""
+        return [name for name, origin in self.origins.items() if isinstance(origin, kinds)]
+
+    @property
+    def copied(self) -> list[str]:
+        """Names of parameters that come from a checkpoint or a ready model."""
+        return self.names(Copied, Given)
+
+    @property
+    def tied(self) -> list[str]:
+        """Names of parameters that are another parameter."""
+        return self.names(Tied)
+
+    @property
+    def fresh(self) -> list[str]:
+        """Names of parameters that no checkpoint had."""
+        return self.names(Drawn, CopiedFresh)
+
+    def rows(self) -> Iterator[tuple[str, int, int, int, int]]:
+        """(part, copied, tied, fresh, numbers) per part of the model, counting tensors."""
+        parts: dict[str, list[int]] = {}
+        for name, origin in self.origins.items():
+            row = parts.setdefault(part_of(name), [0, 0, 0, 0])
+            row[0 if isinstance(origin, Copied | Given) else 1 if isinstance(origin, Tied) else 2] += 1
+            row[3] += 0 if isinstance(origin, Tied) else int(np.prod(self.parameters[name].shape))
+        for part, (copied, tied, fresh, numbers) in parts.items():
+            yield part, copied, tied, fresh, numbers
+
+    def __str__(self) -> str:
+        lines = [f"{'part':<26}{'copied':>8}{'tied':>8}{'fresh':>8}{'numbers':>14}"]
+        lines += [f"{part:<26}{c:>8}{t:>8}{f:>8}{n:>14,}" for part, c, t, f, n in self.rows()]
+        for label, names in self.unused.items():
+            if names:
+                shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                lines.append(f"unused in {label}: {shown}")
+        return "\n".join(lines)
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a canonical name belongs to: what freezing, optimizers and reports go by."""
+    side, _, rest = name.partition(".")
+    if ".cross_attn" in name or side == "enc_to_dec_proj":
+        return "decoder.cross_attention"
+    inner = rest.split(".")[0]
+    return f"{side}.{ {'embed': 'embedding', 'blocks': 'layers', 'head': 'head'}.get(inner, 'layers') }"
+
+
+def plan_join(
+    pair: spec.PairSpec,
+    offers: list[Offer],
+    *,
+    init: CrossAttentionInit,
+    fresh_allowed: Callable[[str], bool],
+    given: Set[str] = frozenset(),
+) -> JoinReport:
+    """Decide every parameter's origin.
+
+    Args:
+        init: How fresh cross-attention starts.
+        fresh_allowed: Which parameters the checkpoints may lack.
+        given: Parameters that are in memory already.
+
+    Raises:
+        WeightError: missing or misshapen tensors, all of them at once.
+    """
+    parameters = spec.pair_parameters(pair)
+    ties = {f"decoder.{name}": f"encoder.{name}" for name in shared_names(pair)}
+    origins = _origins(parameters, ties, offers, init)
+    origins |= {name: Given() for name in parameters if name in given and name not in ties}
+    _check(offers, parameters, origins, fresh_allowed)
+    unused = {offer.label: _unused(offer, parameters) for offer in offers}
+    return JoinReport(origins, parameters, unused)
+
+
+def plan_random(pair: spec.PairSpec, init: CrossAttentionInit = "normal") -> JoinReport:
+    """The plan of a model without any checkpoint."""
+    parameters = spec.pair_parameters(pair)
+    ties = {f"decoder.{name}": f"encoder.{name}" for name in shared_names(pair)}
+    return JoinReport(_origins(parameters, ties, [], init), parameters)
+
+
+def _origins(
+    parameters: Mapping[str, spec.Parameter], ties: Mapping[str, str], offers: list[Offer], init: CrossAttentionInit
+) -> dict[str, Origin]:
+    origins: dict[str, Origin] = {}
+    for name in parameters:
+        offer = next((offer for offer in offers if name in offer.sources), None)
+        if name in ties:
+            origins[name] = Tied(ties[name])
+        elif offer is not None:
+            origins[name] = Copied(offer, offer.sources[name])
+        else:
+            origins[name] = _fresh(name, parameters, init)
+    return origins
+
+
+def may_be_fresh(name: str) -> bool:
+    """Whether a checkpoint that is being joined may lack this parameter: cross-attention, projection and head."""
+    return ".cross_attn" in name or name.startswith(("decoder.head.", "enc_to_dec_proj."))
+
+
+def never_fresh(name: str) -> bool:
+    """A finished model's file has everything."""
+    return False
+
+
+def _fresh(name: str, parameters: Mapping[str, spec.Parameter], init: CrossAttentionInit) -> Origin:
+    twin = name.replace(".cross_attn", ".self_attn")
+    if init == "self_attention" and twin != name and twin in parameters:
+        if parameters[twin].shape == parameters[name].shape:
+            return CopiedFresh(twin)
+    return Drawn()
+
+
+def _check(
+    offers: list[Offer],
+    parameters: Mapping[str, spec.Parameter],
+    origins: Mapping[str, Origin],
+    fresh_allowed: Callable[[str], bool],
+) -> None:
+    """All missing and misshapen tensors, in one error."""
+    found = {name: shape for offer in offers for name, shape in offer.shapes.items() if name in parameters}
+    absent = (name for name, origin in origins.items() if isinstance(origin, Drawn | CopiedFresh))
+    wanted = {*found, *(name for name in absent if not fresh_allowed(name))}
+    expected = {name: parameter.shape for name, parameter in parameters.items() if name in wanted}
+    audit(expected, found, what=" and ".join(offer.label for offer in offers)).raise_for()
+
+
+def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str, ...]:
+    """Checkpoint tensors with no place in the model; a tied head's second copy counts as used."""
+    known = {*parameters, "decoder.head.vocab.weight"}
+    lost = [m.name for m in offer.plan.matches if not any(part in known for part in m.canonical)]
+    return tuple(sorted((*offer.plan.unknown, *lost)))
+
+
+def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
+    """Whether the head is declared tied, but a checkpoint stores a matrix that differs from the word table."""
+    head = pair.decoder.head
+    if head is None or not head.tied:
+        return False
+    return not all(offer.same("decoder.head.vocab.weight", "decoder.embed.words.weight") for offer in offers)
+
+
+
+def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:
+    """Decide where every parameter of one stack comes from; cross-attention and head may be fresh."""
+    role = offer.label.split()[0]
+    parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
+    origins = _origins(parameters, {}, [offer], "normal")
+    _check([offer], parameters, origins, may_be_fresh)
+    return JoinReport(origins, parameters, {offer.label: _unused(offer, parameters)})
+
+
+def random_half(stack: spec.StackSpec, role: Role) -> JoinReport:
+    """The plan of one stack without a checkpoint."""
+    parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
+    return JoinReport(_origins(parameters, {}, [], "normal"), parameters)

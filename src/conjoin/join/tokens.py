@@ -1,0 +1,116 @@
+"""Start, pad, eos and bos ids of a joined model: resolved once, used by loss and by generate alike."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConfigError
+from conjoin.families import PretrainedConfig
+
+
+T = TypeVar("T")
+
+
+class TokenIds(Protocol):
+    """The ids that a tokenizer knows about itself; None where it has no such token."""
+
+    @property
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def cls_token_id(self) -> int | None: ...
+    @property
+    def sep_token_id(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """Ids in the decoder's vocabulary.
+
+    Args:
+        start: First decoder input, in training and in generation.
+        eos: Any of these ends a target; () for none.
+        pad: Fills targets behind their end; may equal an eos or the start, so no mask is ever guessed from it alone.
+    """
+
+    start: int | None
+    pad: int | None
+    eos: tuple[int, ...]
+    bos: int | None
+
+    @property
+    def pad_is_ambiguous(self) -> bool:
+        """Whether the pad id also means something else."""
+        return self.pad is not None and (self.pad == self.start or self.pad in self.eos)
+
+
+def special_tokens(config: PretrainedConfig) -> SpecialTokens:
+    """Read the ids that a pair's config holds, its own words before its decoder's."""
+    halves = [config.decoder] if isinstance(config, EncoderDecoderConfig) else []
+    every = (config, *halves)
+    eos = _first(c.eos_token_id for c in every)
+    return SpecialTokens(
+        start=_first(c.decoder_start_token_id for c in every),
+        pad=_first(c.pad_token_id for c in every),
+        eos=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+        bos=_first(c.bos_token_id for c in every),
+    )
+
+
+def fill_special_tokens(config: EncoderDecoderConfig, target: TokenIds | None) -> None:
+    """Write into the pair's config what it lacks, from its decoder's config and the target tokenizer.
+
+    The start is the decoder's own start, else what its targets begin with: bos, or [CLS] where there is no bos.
+    BERT's config.json names none of its ids; its tokenizer does.
+    """
+    known = special_tokens(config)
+    bos = _first((known.bos, target.bos_token_id if target else None))
+    cls = target.cls_token_id if target else None
+    ends = _first((target.eos_token_id, target.sep_token_id)) if target else None
+    eos = known.eos if known.eos else () if ends is None else (ends,)
+    if config.decoder_start_token_id is None:
+        config.decoder_start_token_id = _first((known.start, bos, cls))
+    if config.eos_token_id is None and eos:
+        config.eos_token_id = eos[0] if len(eos) == 1 else list(eos)
+    if config.pad_token_id is None:
+        config.pad_token_id = _first((target.pad_token_id if target else None, known.pad, eos[0] if eos else None))
+    if config.bos_token_id is None:
+        config.bos_token_id = bos
+
+
+def require_start(config: PretrainedConfig) -> int:
+    """The start id.
+
+    Raises:
+        ConfigError: it is not known, with the line to write.
+    """
+    start = special_tokens(config).start
+    if start is None:
+        raise ConfigError(
+            "The first decoder input is not known: decoder_start_token_id is not set.",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target tokenizer",
+        )
+    return start
+
+
+def require_pad(config: PretrainedConfig) -> int:
+    """The pad id.
+
+    Raises:
+        ConfigError: it is not known, with the line to write.
+    """
+    pad = special_tokens(config).pad
+    if pad is None:
+        raise ConfigError(
+            "Targets cannot be padded: pad_token_id is not set.",
+            hint="model.config.pad_token_id = tokenizer.pad_token_id  # of the target tokenizer",
+        )
+    return pad
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,229 @@
+"""What the bricks of a transformer stack are: kinds with their own fields, no framework, no arrays.
+
+Letters: D hidden, H heads, K kv heads, E head size, F intermediate, V vocab, M encoder width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm:
+    """Layer normalisation (Ba et al. 2016, arXiv:1607.06450)."""
+
+    eps: float
+    bias: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RMSNorm:
+    """Root mean square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467). No mean, no bias.
+
+    Args:
+        offset: Added to the stored weight before it scales: 1 in Gemma, whose files hold weight - 1.
+        scale_in_float32: Multiply by the weight before casting back to the input's dtype (Gemma), not after (Llama).
+    """
+
+    eps: float
+    offset: float = 0.0
+    scale_in_float32: bool = False
+
+
+Norm = LayerNorm | RMSNorm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainScaling:
+    """Rotary frequencies as published, divided by `factor` ("linear" scaling when it is not 1)."""
+
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llama3Scaling:
+    """Llama 3.1's frequency bands: long waves are stretched by `factor`, short ones kept, those between interpolated."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023, arXiv:2309.00071), with the attention temperature folded into cos and sin.
+
+    Args:
+        attention_factor: What cos and sin are multiplied by (the paper's 1/sqrt(t)).
+        truncate: Round the two correction bounds to whole dimensions.
+    """
+
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_positions: int
+    attention_factor: float
+    truncate: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotary:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves layout.
+
+    Args:
+        base: Wavelength base, usually 10000.
+        rotary_size: Leading dimensions of every head that turn; even, at most E.
+    """
+
+    base: float
+    rotary_size: int
+    scaling: PlainScaling | Llama3Scaling | YarnScaling = PlainScaling()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelativeBias:
+    """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1), one table per stack."""
+
+    num_buckets: int
+    max_distance: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QKNorm:
+    """Normalise every query and key head before the scores (Qwen3, Gemma 3)."""
+
+    norm: RMSNorm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Multi-head attention with grouped keys and values (Ainslie et al. 2023, arXiv:2305.13245; K = H is the classic).
+
+    Args:
+        scale: What scores are multiplied by; usually E ** -0.5, 1 in T5.
+        qkv_bias: Biases of q, k and v; BART and Whisper style models differ per projection, hence three flags.
+        softcap: Scores become softcap * tanh(scores / softcap) (Gemma 2).
+        dropout: On attention probabilities.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    scale: float
+    q_bias: bool
+    k_bias: bool
+    v_bias: bool
+    o_bias: bool
+    qk_norm: QKNorm | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfAttention:
+    """Attention of a stack to itself.
+
+    Args:
+        rotary: Rotary positions of this block, or None.
+        window: How far a query sees: keys k with |q - k| < window. None sees everything.
+    """
+
+    attention: Attention
+    rotary: Rotary | None = None
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossAttention:
+    """Attention of a decoder block to the encoder's output.
+
+    Args:
+        source_size: Width M of what keys and values are projected from.
+        gated: Output multiplied by a learned scalar that starts at 0 (`cross_attention_init="zero_gate"`).
+    """
+
+    attention: Attention
+    source_size: int
+    gated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainMLP:
+    """down(activation(up(x)))."""
+
+    intermediate_size: int
+    activation: Activation
+    up_bias: bool = True
+    down_bias: bool = True
+    activation_dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedMLP:
+    """down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+
+    intermediate_size: int
+    activation: Activation
+    up_bias: bool = False
+    down_bias: bool = False
+    activation_dropout: float = 0.0
+
+
+MLP = PlainMLP | GatedMLP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostNorm:
+    """x = norm(x + f(x)) after every branch (Vaswani et al. 2017)."""
+
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreNorm:
+    """x = x + f(norm(x)).
+
+    Args:
+        skip_self_attn_norm: The self-attention branch reads x as it is (first block of ModernBERT,
+            whose embedding is normalised already).
+    """
+
+    norm: Norm
+    skip_self_attn_norm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandwichNorm:
+    """x = x + post_norm(f(norm(x))) (Gemma 2)."""
+
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelNorm:
+    """x = x + f(norm_f(x)) + g(norm_g(x)) ...: every branch reads the block's input (GPT-NeoX)."""
+
+    norm: Norm
+
+
+NormPlacement = PostNorm | PreNorm | SandwichNorm | ParallelNorm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One transformer block.
+
+    Args:
+        causal: A position reads itself and what is before it only.
+        dropout: On the output of every branch, before it is added.
+        cross_attn: None in encoders and in decoders that stand alone.
+    """
+
+    norm: NormPlacement
+    causal: bool
+    self_attn: SelfAttention
+    mlp: MLP
+    cross_attn: CrossAttention | None = None
+    dropout: float = 0.0

@@ -1,0 +1,225 @@
+"""What one stack, and a joined pair of stacks, is."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from conjoin.spec.bricks import Activation, Block, CrossAttention, Norm, RelativeBias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A learned vector per position.
+
+    Args:
+        max_positions: Positions that a sequence can have.
+        offset: Rows of the table before position 0 (2 in BART and OPT).
+    """
+
+    max_positions: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedSkippingPads:
+    """A learned vector per position, counted over the tokens that are not padding (RoBERTa, OPT).
+
+    Args:
+        padding_position: Table row of every padding token; the first real token sits at the next row.
+        pads: Where padding is read from: ids equal to `padding_id`, or the attention mask.
+    """
+
+    max_positions: int
+    padding_position: int
+    pads: Literal["ids", "mask"]
+    padding_id: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sinusoidal:
+    """Fixed sines and cosines stored as a table in the checkpoint (DistilBERT's option), or built when it is absent."""
+
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPosition:
+    """Positions enter in the attention (rotary, relative bias) or not at all."""
+
+
+Position = Learned | LearnedSkippingPads | Sinusoidal | NoPosition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """A linear map of the embedding to the stack's width.
+
+    Args:
+        when: "words" before positions are added (OPT), "sum" after norm and dropout (ELECTRA, ALBERT).
+    """
+
+    when: Literal["words", "sum"]
+    bias: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """Ids to vectors: words * scale + positions + token types, then norm, dropout, projection.
+
+    Args:
+        size: Width of the word table; differs from hidden_size only where there is a projection.
+        round_scale: Round the scale to the weights' dtype before multiplying (Gemma).
+        token_types: Rows of the token type table, 0 for none.
+    """
+
+    vocab_size: int
+    size: int
+    position: Position
+    padding_id: int | None = None
+    scale: float = 1.0
+    round_scale: bool = False
+    token_types: int = 0
+    norm: Norm | None = None
+    projection: Projection | None = None
+    dropout: float = 0.0
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position table, 0 where there is none."""
+        match self.position:
+            case Learned(max_positions=n, offset=offset):
+                return n + offset
+            case LearnedSkippingPads(max_positions=n, padding_position=padding):
+                return n + padding + 1
+            case Sinusoidal(max_positions=n):
+                return n
+            case NoPosition():
+                return 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadTransform:
+    """norm(activation(dense(x))) before the vocabulary (BERT's masked language model head)."""
+
+    size: int
+    activation: Activation
+    norm: Norm
+    bias: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalInit:
+    """Fresh matrices and tables are drawn from N(0, std^2)."""
+
+    std: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanInInit:
+    """Fresh matrices are drawn from N(0, factor^2 / fan_in), words from N(0, factor^2) (T5; queries divided by sqrt(E))."""
+
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Vectors to scores over the vocabulary.
+
+    Args:
+        size: Width that the vocabulary matrix reads.
+        tied: The vocabulary matrix is the word table.
+        bias: "fixed" is a bias that is stored but never trained (BART's final_logits_bias).
+        scale: Scores' input is multiplied by this (T5 with tied words: hidden_size ** -0.5).
+        softcap: Logits become softcap * tanh(logits / softcap).
+        projection: Linear without bias from hidden_size to size (OPT's project_out).
+    """
+
+    vocab_size: int
+    size: int
+    tied: bool
+    bias: Literal["trained", "fixed"] | None = None
+    transform: HeadTransform | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    projection: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackSpec:
+    """One transformer stack.
+
+    Args:
+        family: model_type of the checkpoint that it comes from; for messages and names, never for maths.
+        blocks: One entry per layer.
+        weights_of: `weights_of[i]` is the block whose weights layer i uses; the identity but for ALBERT.
+        final_norm: After the last block.
+        relative_bias: T5's table, added to the scores of every self-attention.
+        head: None for an encoder.
+    """
+
+    family: str
+    hidden_size: int
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    weights_of: tuple[int, ...] = ()
+    relative_bias: RelativeBias | None = None
+    final_norm: Norm | None = None
+    final_dropout: float = 0.0
+    head: Head | None = None
+    init: NormalInit | FanInInit = NormalInit()
+
+    def __post_init__(self) -> None:
+        if not self.weights_of:
+            object.__setattr__(self, "weights_of", tuple(range(len(self.blocks))))
+        assert len(self.weights_of) == len(self.blocks)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers that a token passes; blocks with weights of their own may be fewer."""
+        return len(self.blocks)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word table."""
+        return self.embedding.vocab_size
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence, or None where positions are not a table."""
+        match self.embedding.position:
+            case Learned(max_positions=n) | LearnedSkippingPads(max_positions=n) | Sinusoidal(max_positions=n):
+                return n
+            case NoPosition():
+                return None
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Whether every block reads an encoder."""
+        return bool(self.blocks) and all(block.cross_attn is not None for block in self.blocks)
+
+    def with_vocab_size(self, vocab_size: int) -> Self:
+        """The same stack with another number of words, head included."""
+        head = replace(self.head, vocab_size=vocab_size) if self.head else None
+        return replace(self, embedding=replace(self.embedding, vocab_size=vocab_size), head=head)
+
+    def with_cross_attention(self, cross: CrossAttention | tuple[CrossAttention | None, ...] | None) -> Self:
+        """The same stack whose blocks all carry `cross` (one for all, or one per block)."""
+        each = cross if isinstance(cross, tuple) else (cross,) * len(self.blocks)
+        blocks = tuple(replace(block, cross_attn=c) for block, c in zip(self.blocks, each, strict=True))
+        return replace(self, blocks=blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """An encoder and a decoder that reads it.
+
+    Args:
+        projection: A linear map with bias of the encoder's output to the decoder's width before cross-attention
+            (`enc_to_dec_proj` in Hugging Face's files).
+        share: "embeddings" ties the two word tables, "all" also every parameter that both stacks have
+            (Rothe et al. 2020, arXiv:1907.12461, BERTSHARE).
+    """
+
+    encoder: StackSpec
+    decoder: StackSpec
+    projection: bool = False
+    share: Literal["none", "embeddings", "all"] = "none"

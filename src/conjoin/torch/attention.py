@@ -1,0 +1,198 @@
+"""Attention, top to bottom: masks, scores, and the two bricks that use them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin import spec
+from conjoin.torch.norm import build_norm
+from conjoin.torch.positions import Angles, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What queries may read.
+
+    Args:
+        allowed: Bool, True = may be read, broadcastable to [R, H, T, S]; None allows everything.
+        causal: Only for `allowed=None` and T = S: position t reads 0..t.
+    """
+
+    allowed: Bool[Tensor, "R 1 T S"] | None = None
+    causal: bool = False
+
+
+def self_mask(
+    key_mask: Bool[Tensor, "R S"] | None, *, causal: bool, window: int | None, past: int, length: int, device: torch.device
+) -> Mask:
+    """The mask of `length` new positions that follow `past` others, over all of them.
+
+    Args:
+        key_mask: True at real tokens, over past and new ones.
+        window: Keys k with |q - k| < window are read; None reads all.
+    """
+    total = past + length
+    narrow = window is not None and total > window
+    allowed = None
+    if narrow or (causal and length > 1 and (past or key_mask is not None)):
+        queries = torch.arange(past, total, device=device)[:, None]
+        keys = torch.arange(total, device=device)[None]
+        allowed = keys <= queries if causal else torch.ones_like(keys <= queries)
+        if narrow and window is not None:
+            allowed = allowed & ((queries - keys).abs() < window)
+        allowed = allowed[None, None]
+    if key_mask is not None:
+        padding = key_mask[:, None, None, :]
+        allowed = padding if allowed is None else allowed & padding
+    return Mask(allowed, causal=causal and length > 1 and allowed is None)
+
+
+def attend(
+    q: Float[Tensor, "R H T E"],
+    k: Float[Tensor, "R K S E"],
+    v: Float[Tensor, "R K S E"],
+    mask: Mask,
+    kind: spec.Attention,
+    *,
+    bias: Float[Tensor, "1 H T S"] | None = None,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
+    """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
+
+    A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head.
+
+    Returns:
+        The mixed values, and the weights if asked for.
+    """
+    if want_weights or kind.softcap is not None:
+        return _attend_openly(q, k, v, mask, kind, bias, dropout)
+    allowed = mask.allowed
+    if bias is not None:
+        shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)
+        visible = _causal(q, k) if mask.causal else allowed
+        allowed = bias.expand(shape) if visible is None else bias.masked_fill(~visible, float("-inf"))
+        allowed = allowed.to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=allowed,
+        dropout_p=dropout,
+        is_causal=mask.causal and bias is None,
+        scale=kind.scale,
+        enable_gqa=kind.num_kv_heads != kind.num_heads,
+    )
+    return out, None
+
+
+def _causal(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 T S"]:
+    ones = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+    return ones.tril(k.shape[-2] - q.shape[-2])[None, None]
+
+
+def _attend_openly(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = torch.matmul(q, k.transpose(-1, -2)) * kind.scale
+    if kind.softcap is not None:
+        scores = torch.tanh(scores / kind.softcap) * kind.softcap
+    if bias is not None:
+        scores = scores + bias
+    allowed = _causal(q, k) if mask.causal else mask.allowed
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    weights = scores.float().softmax(-1)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    weights = weights.to(q.dtype)
+    return torch.matmul(F.dropout(weights, dropout), v), weights
+
+
+class Attention(nn.Module):
+    """The four projections of multi-head attention."""
+
+    def __init__(self, kind: spec.Attention, hidden_size: int, source_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        queries, keys = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
+        self.q = nn.Linear(hidden_size, queries, bias=kind.q_bias)
+        self.k = nn.Linear(source_size, keys, bias=kind.k_bias)
+        self.v = nn.Linear(source_size, keys, bias=kind.v_bias)
+        self.o = nn.Linear(queries, hidden_size, bias=kind.o_bias)
+        self.q_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
+        self.k_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
+
+    @property
+    def dropout_now(self) -> float:
+        """Dropout on attention weights: the spec's in training, else 0."""
+        return self.kind.dropout if self.training else 0.0
+
+    def queries(self, x: Float[Tensor, "R T D"]) -> Float[Tensor, "R H T E"]:
+        """Query heads."""
+        q = self.q(x).unflatten(-1, (self.kind.num_heads, -1))
+        q = self.q_norm(q) if self.q_norm is not None else q
+        return q.transpose(1, 2)
+
+    def keys_values(self, source: Float[Tensor, "R S M"]) -> tuple[Tensor, Tensor]:
+        """Key and value heads, each [R, K, S, E]."""
+        k = self.k(source).unflatten(-1, (self.kind.num_kv_heads, -1))
+        v = self.v(source).unflatten(-1, (self.kind.num_kv_heads, -1))
+        k = self.k_norm(k) if self.k_norm is not None else k
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def output(self, mixed: Float[Tensor, "R H T E"]) -> Float[Tensor, "R T D"]:
+        """Concatenate heads and project."""
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class SelfAttention(Attention):
+    """Every position reads the stack's own positions."""
+
+    def __init__(self, kind: spec.SelfAttention, hidden_size: int) -> None:
+        super().__init__(kind.attention, hidden_size, hidden_size)
+        self.rotary = kind.rotary
+        self.window = kind.window
+
+
+class CrossAttention(Attention):
+    """Every target position reads the whole source; several rows (beams) may read one source without copying it."""
+
+    def __init__(self, kind: spec.CrossAttention, hidden_size: int) -> None:
+        super().__init__(kind.attention, hidden_size, kind.source_size)
+        self.gate = nn.Parameter(torch.empty(1)) if kind.gated else None
+
+    def read(
+        self,
+        x: Float[Tensor, "R T D"],
+        k: Float[Tensor, "B K S E"],
+        v: Float[Tensor, "B K S E"],
+        mask: Mask,
+        want_weights: bool = False,
+    ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:
+        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n."""
+        rows, length = x.shape[:2]
+        beams = rows // k.shape[0]
+        q = self.queries(x)
+        if beams > 1:
+            q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+        out, weights = attend(q, k, v, mask, self.kind, dropout=self.dropout_now, want_weights=want_weights)
+        if beams > 1:
+            out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+            if weights is not None:
+                weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        out = self.output(out)
+        return (out * self.gate if self.gate is not None else out), weights
+
+
+def turn(q: Tensor, k: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys, where the block has rotary positions."""
+    return (q, k) if angles is None else (rotate(q, angles), rotate(k, angles))
+
+

@@ -1,0 +1,117 @@
+"""One transformer block: branches of self-attention, cross-attention and MLP, and where their norms stand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin import spec
+from conjoin.torch.attention import CrossAttention, Mask, SelfAttention, attend, turn
+from conjoin.torch.cache import KVCache
+from conjoin.torch.mlp import build_mlp
+from conjoin.torch.norm import build_norm
+from conjoin.torch.positions import Angles
+
+Branch = Callable[[Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one layer reads besides its input.
+
+    Args:
+        layer: Index of the layer (not of its weights), for the cache.
+        source: Encoder output [B, S, M]; not needed once the cache holds its keys and values.
+        attentions, cross_attentions: Lists that collect weights, or None.
+    """
+
+    layer: int
+    mask: Mask
+    angles: Angles | None = None
+    bias: Tensor | None = None
+    source: Tensor | None = None
+    source_mask: Mask = Mask()
+    cache: KVCache | None = None
+    attentions: list[Tensor] | None = None
+    cross_attentions: list[Tensor] | None = None
+
+
+class Block(nn.Module):
+    """One block, as its spec says."""
+
+    def __init__(self, kind: spec.Block, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.self_attn = SelfAttention(kind.self_attn, hidden_size)
+        self.cross_attn = CrossAttention(kind.cross_attn, hidden_size) if kind.cross_attn else None
+        self.mlp = build_mlp(kind.mlp, hidden_size)
+        skip = isinstance(kind.norm, spec.PreNorm) and kind.norm.skip_self_attn_norm
+        self.self_attn_norm = None if skip else build_norm(kind.norm.norm, hidden_size)
+        self.cross_attn_norm = build_norm(kind.norm.norm, hidden_size) if kind.cross_attn else None
+        self.mlp_norm = build_norm(kind.norm.norm, hidden_size)
+        if isinstance(kind.norm, spec.SandwichNorm):
+            self.self_attn_post_norm = build_norm(kind.norm.norm, hidden_size)
+            self.cross_attn_post_norm = build_norm(kind.norm.norm, hidden_size) if kind.cross_attn else None
+            self.mlp_post_norm = build_norm(kind.norm.norm, hidden_size)
+
+    def forward(self, x: Float[Tensor, "R T D"], reading: Reading) -> Float[Tensor, "R T D"]:
+        """Run the branches in the order and with the norms of the spec."""
+        branches: list[tuple[str, Branch]] = [("self_attn", lambda h: self._read_self(h, reading))]
+        if self.cross_attn is not None:
+            branches.append(("cross_attn", lambda h: self._read_source(h, reading)))
+        branches.append(("mlp", self.mlp))
+        match self.kind.norm:
+            case spec.PostNorm():
+                for name, branch in branches:
+                    x = self._norm(f"{name}_norm", x + self._drop(branch(x)))
+            case spec.PreNorm():
+                for name, branch in branches:
+                    x = x + self._drop(branch(self._norm(f"{name}_norm", x)))
+            case spec.SandwichNorm():
+                for name, branch in branches:
+                    inner = branch(self._norm(f"{name}_norm", x))
+                    x = x + self._drop(self._norm(f"{name}_post_norm", inner))
+            case spec.ParallelNorm():
+                start = x
+                for name, branch in branches:
+                    x = x + self._drop(branch(self._norm(f"{name}_norm", start)))
+        return x
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        norm = getattr(self, name)
+        return x if norm is None else norm(x)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.kind.dropout, self.training)
+
+    def _read_self(self, x: Tensor, reading: Reading) -> Tensor:
+        attn = self.self_attn
+        q = attn.queries(x)
+        k, v = attn.keys_values(x)
+        q, k = turn(q, k, reading.angles)
+        if reading.cache is not None:
+            k, v = reading.cache.append(reading.layer, k, v)
+        want = reading.attentions is not None
+        out, weights = attend(
+            q, k, v, reading.mask, attn.kind, bias=reading.bias, dropout=attn.dropout_now, want_weights=want
+        )
+        if reading.attentions is not None and weights is not None:
+            reading.attentions.append(weights)
+        return attn.output(out)
+
+    def _read_source(self, x: Tensor, reading: Reading) -> Tensor:
+        assert self.cross_attn is not None
+        if reading.cache is not None and len(reading.cache.cross) > reading.layer:
+            k, v = reading.cache.cross[reading.layer]
+        else:
+            assert reading.source is not None
+            k, v = self.cross_attn.keys_values(reading.source)
+            if reading.cache is not None:
+                reading.cache.cross.append((k, v))
+        want = reading.cross_attentions is not None
+        out, weights = self.cross_attn.read(x, k, v, reading.source_mask, want)
+        if reading.cross_attentions is not None and weights is not None:
+            reading.cross_attentions.append(weights)
+        return out

@@ -1,0 +1,62 @@
+"""Ids to vectors."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin import spec
+from conjoin.torch.norm import build_norm
+
+
+class Embedding(nn.Module):
+    """Words * scale + positions + token types, then norm, dropout and projection, as far as the spec has them."""
+
+    def __init__(self, kind: spec.Embedding, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        early = kind.projection is not None and kind.projection.when == "words"
+        inner = hidden_size if early else kind.size
+        self.words = nn.Embedding(kind.vocab_size, kind.size)
+        self.positions = nn.Embedding(kind.position_rows, inner) if kind.position_rows else None
+        if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
+            self.positions.weight.requires_grad_(False)
+        self.token_types = nn.Embedding(kind.token_types, kind.size) if kind.token_types else None
+        self.norm = build_norm(kind.norm, inner) if kind.norm else None
+        self.projection = (
+            nn.Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
+        )
+
+    def forward(
+        self,
+        words: Float[Tensor, "R T C"],
+        positions: Int[Tensor, "R T"],
+        token_type_ids: Int[Tensor, "R T"] | None,
+    ) -> Float[Tensor, "R T D"]:
+        """Vectors of tokens whose word vectors are given.
+
+        Args:
+            words: From `look_up`, or the user's own `inputs_embeds`.
+            positions: Rows of the position table; not read where there is no table.
+        """
+        kind, x = self.kind, words
+        if self.token_types is not None:
+            types = self.token_types.weight[0] if token_type_ids is None else self.token_types(token_type_ids)
+            x = x + types
+        if self.projection is not None and kind.projection is not None and kind.projection.when == "words":
+            x = self.projection(x)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = F.dropout(x, kind.dropout, self.training)
+        if self.projection is not None and kind.projection is not None and kind.projection.when == "sum":
+            x = self.projection(x)
+        return x
+
+    def look_up(self, input_ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T C"]:
+        """Scaled word vectors."""
+        words = self.words(input_ids)
+        if self.kind.scale == 1.0:
+            return words
+        scale = words.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
+        return words * scale

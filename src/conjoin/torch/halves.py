@@ -1,0 +1,194 @@
+"""The two halves of a joined model, each usable, savable and loadable on its own."""
+
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin import spec
+from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.configuration import AutoConfig
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
+from conjoin.join import half_offer, half_spec, plan_half, random_half
+from conjoin.torch.cache import KVCache
+from conjoin.torch.head import Head
+from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
+from conjoin.torch.loss import token_loss
+from conjoin.torch.outputs import DecoderOutput, EncoderOutput
+from conjoin.torch.pretrained import Pretrained
+from conjoin.torch.saving import save_half
+from conjoin.torch.stack import Record, Stack, StackInputs
+
+
+class Half(Stack, Pretrained):
+    """A stack with a config of its own."""
+
+    role: Role
+
+    def __init__(self, config: PretrainedConfig, kind: spec.StackSpec | None = None) -> None:
+        super().__init__(kind or half_spec(config, self.role))
+        self.config = config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: PretrainedConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load one half from a standalone checkpoint.
+
+        Args:
+            dtype: Of the parameters; the checkpoint's own by default.
+            overrides: Config values; and revision, cache_dir, local_files_only, token, subfolder for the hub.
+
+        Raises:
+            WeightError, ConfigError, FileError: all problems of a kind in one error.
+        """
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, **hub)
+        found = config or AutoConfig.from_pretrained(folder, **overrides)
+        kind = half_spec(found, cls.role)
+        with open_checkpoint(folder) as checkpoint:
+            plan = plan_half(kind, half_offer(kind, cls.role, checkpoint))
+            with torch.device("meta"):
+                model = cls(found, kind)
+            wanted = stored_dtype(checkpoint) if dtype is None else to_dtype(dtype)
+            materialise(model, wanted, device)
+            fill(model, plan, prefix=f"{cls.role}.")
+        return model.eval()
+
+    @classmethod
+    def from_config(cls, config: PretrainedConfig, kind: spec.StackSpec | None = None) -> Self:
+        """Build with random weights."""
+        with torch.device("meta"):
+            model = cls(config, kind)
+        materialise(model, torch.float32, None)
+        fill(model, random_half(model.spec, cls.role), prefix=f"{cls.role}.")
+        return model.eval()
+
+    def save_pretrained(self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
+        """Write config.json and weights, as transformers' class for this half does."""
+        save_half(self, self.config, self.spec, self.role, folder, max_shard_size)
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        """The word table."""
+        return self.embed.words
+
+    def set_input_embeddings(self, table: torch.nn.Embedding) -> None:
+        """Replace the word table."""
+        self.embed.words = table
+
+
+class Encoder(Half):
+    """Reads the source."""
+
+    role: Role = "encoder"
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B S"] | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Int[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "B S"] | None = None,
+        inputs_embeds: Float[Tensor, "B S C"] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> EncoderOutput | tuple[Any, ...]:
+        """Vectors of every source position.
+
+        Args:
+            attention_mask: 1 at real tokens; all are real if it is missing.
+        """
+        record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        last = self.run(
+            StackInputs(
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                token_type_ids=token_type_ids,
+                record=record,
+            )
+        )
+        output = EncoderOutput(last, _tuple(record.hidden_states), _tuple(record.attentions))
+        return output.to_tuple() if return_dict is False else output
+
+
+class Decoder(Half):
+    """Writes the target, reading an encoder where it has cross-attention."""
+
+    role: Role = "decoder"
+
+    def __init__(self, config: PretrainedConfig, kind: spec.StackSpec | None = None) -> None:
+        super().__init__(config, kind)
+        assert self.spec.head is not None
+        self.head = Head(self.spec.head, self.spec.hidden_size)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "R T"] | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Float[Tensor, "B S M"] | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: KVCache | None = None,
+        inputs_embeds: Float[Tensor, "R T C"] | None = None,
+        labels: Int[Tensor, "R T"] | None = None,
+        use_cache: bool | None = None,
+        token_type_ids: Int[Tensor, "R T"] | None = None,
+        position_ids: Int[Tensor, "R T"] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        output_logits: bool = True,
+    ) -> DecoderOutput | tuple[Any, ...]:
+        """Scores of the next token at every target position.
+
+        Args:
+            labels: labels[t] is what position t must predict: not shifted here, unlike in transformers' causal LMs.
+            past_key_values: Positions that came before; grows in place.
+        """
+        cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
+        record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        last = self.run(
+            StackInputs(
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                token_type_ids=token_type_ids,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                cache=cache,
+                record=record,
+            )
+        )
+        logits = self.score(last) if output_logits or labels is not None else None
+        output = DecoderOutput(
+            loss=None if labels is None or logits is None else token_loss(logits, labels),
+            logits=logits if output_logits else None,
+            past_key_values=cache,
+            hidden_states=_tuple(record.hidden_states),
+            attentions=_tuple(record.attentions),
+            cross_attentions=_tuple(record.cross_attentions) or None,
+            last_hidden_state=last,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
+        """Scores over the vocabulary."""
+        return self.head(hidden, self.embed.words.weight)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """The layer whose weight is the vocabulary matrix; the word table where the head is tied."""
+        return self.embed.words if self.head.vocab is None else self.head.vocab
+
+
+def _tuple(collected: list[Tensor] | None) -> tuple[Tensor, ...] | None:
+    return None if collected is None else tuple(collected)

@@ -1,0 +1,53 @@
+"""The loss of a target, and the decoder inputs that its labels imply."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from conjoin.join import SpecialTokens
+
+IGNORED = -100
+"""Label of a position that is not counted."""
+
+
+def shift_right(labels: Int[Tensor, "B T"], start: int, pad: int) -> Int[Tensor, "B T"]:
+    """Decoder inputs: the start id, then labels[:-1]; ignored labels become pads."""
+    shifted = torch.cat((labels.new_full((labels.shape[0], 1), start), labels[:, :-1]), 1)
+    return shifted.masked_fill(shifted == IGNORED, pad)
+
+
+def label_mask(labels: Int[Tensor, "B T"], tokens: SpecialTokens) -> Bool[Tensor, "B T"]:
+    """Which of the shifted inputs are real: the start always, then wherever the label before was counted.
+
+    A label equal to the pad id is padding too, unless the pad id is also the start or an end.
+    """
+    counted = labels != IGNORED
+    if tokens.pad is not None and not tokens.pad_is_ambiguous:
+        counted = counted & (labels != tokens.pad)
+    return torch.cat((torch.ones_like(counted[:, :1]), counted[:, :-1]), 1)
+
+
+def token_loss(
+    logits: Float[Tensor, "*lead V"],
+    labels: Int[Tensor, "*lead"],
+    *,
+    num_items: Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy over the labels that are not -100, in float32.
+
+    Args:
+        num_items: Divide the sum by this instead of by the count of labels here: the real labels of the whole
+            accumulated and sharded batch.
+        label_smoothing: Share of every target that is spread over the vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    count = (labels != IGNORED).sum().clamp(min=1) if num_items is None else num_items
+    return total / count

@@ -1,0 +1,354 @@
+"""EncoderDecoderModel: any encoder joined to any decoder."""
+
+from contextlib import ExitStack
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.configuration import AutoConfig, CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.errors import ConfigError, ShapeError
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.join import (
+    JoinReport,
+    never_fresh,
+    pair_offer,
+    pair_spec,
+    plan_join,
+    plan_random,
+    require_pad,
+    require_start,
+    special_tokens,
+)
+from conjoin.torch.cache import KVCache
+from conjoin.torch.halves import Decoder, Encoder
+from conjoin.torch.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources
+from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
+from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss
+from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
+from conjoin.torch.pretrained import Pretrained
+from conjoin.torch.saving import save_pair
+
+
+class EncoderDecoderModel(Pretrained):
+    """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
+
+    Args:
+        config: A pair's config; built from the halves if they are given.
+        encoder, decoder: Ready halves. The decoder must have cross-attention of the encoder's width.
+
+    Attributes:
+        join_report: Where every parameter came from.
+    """
+
+    def __init__(
+        self, config: PretrainedConfig | None = None, encoder: Encoder | None = None, decoder: Decoder | None = None
+    ) -> None:
+        super().__init__()
+        if (encoder is None) != (decoder is None) or (config is None and encoder is None):
+            raise ConfigError("EncoderDecoderModel: give a config, or both an encoder and a decoder.")
+        if encoder is not None and decoder is not None:
+            self._adopt(config, encoder, decoder)
+            return
+        assert config is not None
+        self._build(config, pair_spec(config))
+        materialise(self, torch.float32, None)
+        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
+        self._fill(plan_random(self.spec, init))
+
+    def _build(self, config: PretrainedConfig, pair: spec.PairSpec) -> None:
+        """Modules on the meta device: shapes, no storage."""
+        self.config = config
+        self.spec = pair
+        joined = isinstance(config, EncoderDecoderConfig)
+        with torch.device("meta"):
+            self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
+            self.decoder = Decoder(config.decoder if joined else config, pair.decoder)
+            sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
+            self.enc_to_dec_proj = nn.Linear(*sizes) if pair.projection else None
+
+    def _fill(self, plan: JoinReport) -> None:
+        fill(self, plan)
+        self.join_report = plan
+        self.eval()
+
+    def _adopt(self, config: PretrainedConfig | None, encoder: Encoder, decoder: Decoder) -> None:
+        values = {} if config is None else _pair_values(config)
+        sources = (Source("encoder", encoder.config, module=encoder), Source("decoder", decoder.config, module=decoder))
+        self._join(sources, values, dtype=None, device=None)
+
+    def _join(
+        self,
+        sources: tuple[Source, Source],
+        values: dict[str, Any],
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+    ) -> None:
+        """Become the pair of these sources."""
+        with ExitStack() as files:
+            config, pair, plan = plan_sources(sources, values, files)
+            self._build(config, pair)
+            adopt_modules(self, sources, plan)
+            live = next((s.module for s in sources if s.module is not None), None)
+            if live is not None:
+                some = next(live.parameters())
+                dtype, device = dtype or some.dtype, device or some.device
+            materialise_rest(self, dtype or torch.float32, device or "cpu")
+            self._fill(plan)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        *,
+        share: Share = "none",
+        cross_attention_init: CrossAttentionInit = "normal",
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
+
+        Args:
+            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
+            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" (a copy of the block's
+                self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at 0).
+            dtype: Of the parameters; float32 by default, since a join is there to be trained.
+            keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a ready Encoder), `encoder_config=`,
+                config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
+                Without prefix: values of the pair's own config, and hub keywords for both.
+
+        Returns:
+            The model, in evaluation mode, with `join_report`.
+
+        Raises:
+            JoinError, ConfigError, WeightError, FileError: before anything is half done.
+        """
+        hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords and key != "subfolder"}
+        encoder_words, decoder_words, values = _route(keywords)
+        sources = (
+            find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
+            find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
+        )
+        model = cls.__new__(cls)
+        Pretrained.__init__(model)
+        values |= {"share": share, "cross_attention_init": cross_attention_init}
+        model._join(sources, values, None if dtype is None else to_dtype(dtype), device)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: PretrainedConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5); also what transformers saved.
+
+        Args:
+            dtype: Of the parameters; the checkpoint's own by default.
+            overrides: Config values; and revision, cache_dir, local_files_only, token, subfolder for the hub.
+
+        Raises:
+            WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
+            ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
+        """
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, **hub)
+        found = config or AutoConfig.from_pretrained(folder, **overrides)
+        pair = pair_spec(found)
+        with open_checkpoint(folder) as checkpoint:
+            offer = pair_offer(found, pair, checkpoint)
+            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
+            model = cls.__new__(cls)
+            Pretrained.__init__(model)
+            model._build(found, pair)
+            materialise(model, stored_dtype(checkpoint) if dtype is None else to_dtype(dtype), device)
+            model._fill(plan)
+        return model
+
+    def save_pretrained(
+        self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB", untied: bool = False
+    ) -> None:
+        """Write config, weights and tokenizers, atomically: a killed save leaves the old folder or the new one.
+
+        transformers reads the result wherever it can hold such a pair.
+
+        Args:
+            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
+        """
+        save_pair(self, folder, max_shard_size=max_shard_size, untied=untied)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B S"] | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Int[Tensor, "R T"] | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: EncoderOutput | tuple[Any, ...] | None = None,
+        past_key_values: KVCache | None = None,
+        inputs_embeds: Float[Tensor, "B S C"] | None = None,
+        decoder_inputs_embeds: Float[Tensor, "R T C"] | None = None,
+        labels: Int[Tensor, "R T"] | None = None,
+        use_cache: bool | None = None,
+        token_type_ids: Int[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "B S"] | None = None,
+        decoder_position_ids: Int[Tensor, "R T"] | None = None,
+        decoder_token_type_ids: Int[Tensor, "R T"] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+        output_logits: bool = True,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """Scores of the next token at every target position, and the loss where labels are given.
+
+        Args:
+            attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
+            decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
+            decoder_attention_mask: [R, T]; made from labels too.
+            encoder_outputs: From an earlier call, in place of input_ids.
+            past_key_values: Target positions (and source keys and values) that an earlier call returned.
+            labels: labels[t] is what target position t must predict; -100 is not counted.
+            num_items_in_batch: Divide the summed loss by this: the counted labels of a whole accumulated batch.
+            label_smoothing: Share of every target that is spread over the vocabulary.
+            output_logits: False computes the loss without keeping logits, at the counted labels only.
+
+        Raises:
+            ShapeError: inputs that are missing, contradict each other or exceed the position table.
+            ConfigError: labels are given, but no start id is known.
+        """
+        reads_source = past_key_values is None or not past_key_values.cross
+        if encoder_outputs is None and reads_source:
+            encoder_outputs = self.encoder(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                position_ids,
+                inputs_embeds,
+                output_attentions,
+                output_hidden_states,
+            )
+        encoded = as_encoder_output(encoder_outputs)
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            if decoder_attention_mask is None:
+                decoder_attention_mask = label_mask(labels, special_tokens(self.config))
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            raise ShapeError(
+                "Neither decoder_input_ids nor labels is given.",
+                hint="to train, give labels=; to generate, call model.generate(input_ids).",
+            )
+        decoded = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            self.project(encoded.last_hidden_state) if reads_source else None,
+            attention_mask,
+            past_key_values,
+            decoder_inputs_embeds,
+            use_cache=use_cache,
+            token_type_ids=decoder_token_type_ids,
+            position_ids=decoder_position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            output_logits=output_logits,
+        )
+        output = Seq2SeqLMOutput(
+            loss=self._loss(decoded, labels, num_items_in_batch, label_smoothing) if labels is not None else None,
+            logits=decoded.logits,
+            past_key_values=decoded.past_key_values,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    def _loss(
+        self, decoded: DecoderOutput, labels: Tensor, num_items: Tensor | int | None, label_smoothing: float
+    ) -> Float[Tensor, ""]:
+        settings = {"num_items": num_items, "label_smoothing": label_smoothing}
+        if decoded.logits is not None:
+            return token_loss(decoded.logits, labels, **settings)
+        assert decoded.last_hidden_state is not None
+        counted = labels != IGNORED
+        return token_loss(self.decoder.score(decoded.last_hidden_state[counted]), labels[counted], **settings)
+
+    def project(self, encoder_hidden_states: Tensor | None) -> Tensor | None:
+        """The encoder's output at the width that cross-attention reads."""
+        if self.enc_to_dec_proj is None or encoder_hidden_states is None:
+            return encoder_hidden_states
+        return self.enc_to_dec_proj(encoder_hidden_states)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id.
+
+        Raises:
+            ConfigError: the start id is not known, or the pad id where it is needed.
+        """
+        ignored = bool((labels == IGNORED).any())
+        pad = require_pad(self.config) if ignored else 0
+        return shift_right(labels, require_start(self.config), pad)
+
+    def get_encoder(self) -> Encoder:
+        """The half that reads the source."""
+        return self.encoder
+
+    def get_decoder(self) -> Decoder:
+        """The half that writes the target."""
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The encoder's word table."""
+        return self.encoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The layer whose weight is the decoder's vocabulary matrix."""
+        return self.decoder.get_output_embeddings()
+
+
+def as_encoder_output(given: EncoderOutput | tuple[Any, ...] | Any | None) -> EncoderOutput:
+    """Accept what transformers accepts as encoder_outputs: an output object, or a tuple of its fields."""
+    match given:
+        case None:
+            return EncoderOutput()
+        case EncoderOutput():
+            return given
+        case Tensor():
+            return EncoderOutput(given)
+        case tuple() | list():
+            return EncoderOutput(*given[:3])
+        case _ if hasattr(given, "last_hidden_state"):
+            return EncoderOutput(given.last_hidden_state)
+    raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encoder(...) returns.")
+
+
+def _route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sort keywords by prefix; ids of the pair that start with `decoder_` stay with the pair."""
+    routed: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    for name, value in keywords.items():
+        side, _, rest = name.partition("_")
+        if name == "decoder_start_token_id" or side not in ("encoder", "decoder"):
+            routed[2][name] = value
+        else:
+            routed[0 if side == "encoder" else 1][rest] = value
+    return routed
+
+
+def _pair_values(config: PretrainedConfig) -> dict[str, Any]:
+    """What a pair's config says besides its halves."""
+    values = config.to_dict()
+    for name in ("encoder", "decoder", "model_type"):
+        values.pop(name, None)
+    return values

@@ -1,0 +1,43 @@
+"""Normalisation layers, built from their spec."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin import spec
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation, computed in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, kind: spec.RMSNorm, size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+        """Scale every vector to unit root mean square, then by the weight."""
+        kind = self.kind
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, x.shape[-1:], self.weight + kind.offset if kind.offset else self.weight, kind.eps)
+        normed = F.rms_norm(x.float(), x.shape[-1:], None, kind.eps)
+        if kind.scale_in_float32:
+            return (normed * (self.weight.float() + kind.offset)).type_as(x)
+        return normed.type_as(x) * (self.weight + kind.offset)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation, built from its spec."""
+
+    def __init__(self, kind: spec.LayerNorm, size: int) -> None:
+        super().__init__(size, eps=kind.eps, bias=kind.bias)
+
+
+def build_norm(kind: spec.Norm, size: int) -> nn.Module:
+    """The layer that a norm's spec describes, over the last axis of width `size`."""
+    match kind:
+        case spec.LayerNorm():
+            return LayerNorm(kind, size)
+        case spec.RMSNorm():
+            return RMSNorm(kind, size)

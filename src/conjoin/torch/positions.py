@@ -1,0 +1,131 @@
+"""Positions that enter inside attention: rotary angles and T5's relative bias; and the positions of tokens."""
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from conjoin import spec
+
+Angles = tuple[Tensor, Tensor]
+
+
+def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies: Tensor) -> Tensor:
+    """Blend stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
+
+    def dimension(rotations: float) -> float:
+        waves = scaling.original_max_positions / (rotations * 2 * math.pi)
+        return kind.rotary_size * math.log(waves) / (2 * math.log(kind.base))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, kind.rotary_size - 1)
+    width = high - low or 0.001  # the reference's guard against a ramp of no width
+    ramp = ((torch.arange(kind.rotary_size // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
+
+
+def _llama3_frequencies(scaling: spec.Llama3Scaling, frequencies: Tensor) -> Tensor:
+    waves = 2 * math.pi / frequencies
+    share = (scaling.original_max_positions / waves - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    share = share.clamp(0, 1)
+    return (1 - share) * frequencies / scaling.factor + share * frequencies
+
+
+@lru_cache(maxsize=256)
+def rotary_frequencies(kind: spec.Rotary, device: torch.device) -> Float[Tensor, " half"]:
+    """Radians per position of every pair of dimensions, float32."""
+    exponents = torch.arange(0, kind.rotary_size, 2, dtype=torch.float32) / kind.rotary_size
+    plain = 1.0 / kind.base**exponents
+    match kind.scaling:
+        case spec.PlainScaling(factor=factor):
+            frequencies = plain / factor
+        case spec.Llama3Scaling() as scaling:
+            frequencies = _llama3_frequencies(scaling, plain)
+        case spec.YarnScaling() as scaling:
+            frequencies = _yarn_frequencies(kind, scaling, plain)
+    return frequencies.to(device)
+
+
+def rotary_angles(kind: spec.Rotary, position_ids: Int[Tensor, "R T"], dtype: torch.dtype) -> Angles:
+    """cos and sin, each [R, 1, T, rotary_size], computed in float32 and cast to `dtype`."""
+    frequencies = rotary_frequencies(kind, position_ids.device)
+    angles = (position_ids[..., None].float() * frequencies).unsqueeze(1)
+    factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((sin, sin), -1).to(dtype)
+
+
+def rotate(x: Float[Tensor, "R H T E"], angles: Angles) -> Float[Tensor, "R H T E"]:
+    """Turn the leading rotary_size dimensions of every head; the rest passes."""
+    cos, sin = angles
+    size = cos.shape[-1]
+    turned, rest = (x, None) if size == x.shape[-1] else (x[..., :size], x[..., size:])
+    first, second = turned.chunk(2, -1)
+    turned = (turned * cos + torch.cat((-second, first), -1) * sin).type_as(x)
+    return turned if rest is None else torch.cat((turned, rest), -1)
+
+
+class RelativeBias(nn.Module):
+    """T5's learned bias per bucketed distance and head (Raffel et al. 2020, arXiv:1910.10683, 2.1)."""
+
+    def __init__(self, kind: spec.RelativeBias, num_heads: int, causal: bool) -> None:
+        super().__init__()
+        self.kind = kind
+        self.causal = causal
+        self.weight = nn.Parameter(torch.empty(kind.num_buckets, num_heads))
+
+    def forward(self, num_queries: int, num_keys: int) -> Float[Tensor, "1 H T S"]:
+        """Bias of the last `num_queries` of `num_keys` positions against all of them."""
+        device = self.weight.device
+        queries = torch.arange(num_keys - num_queries, num_keys, device=device)
+        distance = torch.arange(num_keys, device=device)[None] - queries[:, None]
+        return self.weight[self._buckets(distance)].permute(2, 0, 1)[None]
+
+    def _buckets(self, distance: Int[Tensor, "T S"]) -> Int[Tensor, "T S"]:
+        buckets = self.kind.num_buckets
+        if self.causal:
+            start, distance = torch.zeros_like(distance), (-distance).clamp(min=0)
+        else:
+            buckets //= 2
+            start, distance = (distance > 0).long() * buckets, distance.abs()
+        exact = buckets // 2
+        ratio = torch.log(distance.float() / exact) / math.log(self.kind.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return start + torch.where(distance < exact, distance, far)
+
+
+def token_positions(
+    kind: spec.Position,
+    input_ids: Int[Tensor, "R T"] | None,
+    mask: Bool[Tensor, "R Tk"] | None,
+    *,
+    rows: int,
+    length: int,
+    past: int,
+    device: torch.device,
+) -> Int[Tensor, "R T"]:
+    """Rows of the position table, or positions for rotary angles, of `length` tokens after `past` others.
+
+    Args:
+        mask: True at real tokens, over past and new ones.
+    """
+    plain = torch.arange(past, past + length, device=device).expand(rows, length)
+    match kind:
+        case spec.Learned(offset=offset):
+            return plain + offset
+        case spec.LearnedSkippingPads(pads="mask", padding_position=start) if mask is not None:
+            counted = mask.long().cumsum(1) * mask
+            return (counted + start)[:, past:]
+        case spec.LearnedSkippingPads(pads="ids", padding_position=start, padding_id=pad) if input_ids is not None:
+            real = (input_ids != pad).long()
+            return (real.cumsum(1) + past) * real + start
+        case spec.LearnedSkippingPads(padding_position=start):
+            return plain + start + 1
+        case _:
+            return plain

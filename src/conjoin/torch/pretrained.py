@@ -1,0 +1,53 @@
+"""What every model class of this backend can do: know its config, device and size, freeze parts, be saved."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from conjoin.families import PretrainedConfig
+
+
+class Pretrained(nn.Module):
+    """A module with a config, in Hugging Face's manner."""
+
+    config: PretrainedConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are stored as."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Numbers in the model, shared ones once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for stack in self._stacks():
+            stack.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        for stack in self._stacks():
+            stack.gradient_checkpointing = False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether any stack recomputes its blocks."""
+        return any(stack.gradient_checkpointing for stack in self._stacks())
+
+    def _stacks(self) -> Iterator[nn.Module]:
+        return (module for module in self.modules() if hasattr(module, "gradient_checkpointing"))
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """Canonical name -> parameter, shared ones under every name."""
+    return dict(module.named_parameters(remove_duplicate=False))

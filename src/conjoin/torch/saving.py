@@ -1,0 +1,73 @@
+"""Writing models: canonical parameters back under the names that transformers reads."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Staging, parse_size, replacing_folder, write_tensors
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.families import PretrainedConfig, Role, family
+from conjoin.join import pair_names, shared_names
+from conjoin.torch.pretrained import plain_state
+
+if TYPE_CHECKING:
+    from conjoin.torch.model import EncoderDecoderModel
+
+
+def save_half(
+    model: nn.Module,
+    config: PretrainedConfig,
+    stack: spec.StackSpec,
+    role: Role,
+    folder: str | PathLike[str],
+    max_shard_size: int | str,
+) -> None:
+    """Write one half as a standalone checkpoint."""
+    made = family(config.model_type)
+    architecture = made.encoder_architecture if role == "encoder" else made.decoder_architecture
+    written = config.copy(architectures=[architecture] if architecture else None, dtype=dtype_name(model))
+    cross = stack.blocks[0].cross_attn
+    if cross is not None and made.decoder == "grafted":
+        written.cross_attention_hidden_size = cross.source_size
+    with replacing_folder(Path(folder)) as staging:
+        write_state(staging, plain_state(model), made.names(stack, role), max_shard_size)
+        staging.path("config.json").write_text(written.to_json_string(), encoding="utf-8")
+
+
+def write_state(staging: Staging, state: dict[str, Tensor], table: NameTable, max_shard_size: int | str) -> None:
+    """Write parameters, by canonical name, under the names of a table."""
+    write_tensors(staging, _stored(state, table), max_shard_bytes=parse_size(max_shard_size))
+
+
+def _stored(state: dict[str, Tensor], table: NameTable) -> Iterator[tuple[str, np.ndarray, str]]:
+    for undo in table.undo(state):
+        tensor = undo(*(state[name].detach().cpu() for name in undo.canonical)).contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+        yield undo.name, bits.numpy(), dtype
+
+
+def dtype_name(model: nn.Module) -> str:
+    """The parameters' dtype as config.json spells it."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def save_pair(model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_shard_size: int | str, untied: bool) -> None:
+    """Write a joined pair as one checkpoint."""
+    state = plain_state(model)
+    config = model.config.copy(dtype=dtype_name(model))
+    if isinstance(config, EncoderDecoderConfig):
+        config.architectures = ["EncoderDecoderModel"]
+        config.share = "none" if untied else config.share
+    if not untied or not isinstance(config, EncoderDecoderConfig):
+        for name in shared_names(model.spec):
+            del state[f"decoder.{name}"]
+    with replacing_folder(Path(folder)) as staging:
+        write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
+        staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")

@@ -1,0 +1,216 @@
+"""One transformer stack, built from its spec."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from conjoin import spec
+from conjoin.errors import ShapeError
+from conjoin.torch.attention import Mask, self_mask
+from conjoin.torch.block import Block, Reading
+from conjoin.torch.cache import KVCache
+from conjoin.torch.embedding import Embedding
+from conjoin.torch.norm import build_norm
+from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
+
+
+@dataclass(slots=True)
+class Record:
+    """What to collect on the way; a list that is None is not collected."""
+
+    hidden_states: list[Tensor] | None = None
+    attentions: list[Tensor] | None = None
+    cross_attentions: list[Tensor] | None = None
+
+    @classmethod
+    def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
+        """A record that collects what is asked for."""
+        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
+        return cls(*lists)
+
+
+@dataclass(slots=True, kw_only=True)
+class StackInputs:
+    """What a stack reads.
+
+    Args:
+        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
+        attention_mask: [R, past + T] (or [R, T]: past positions count as real); True or 1 at real tokens.
+        position_ids: [R, T], counted from 0 as the user sees them.
+        encoder_hidden_states: [B, S, M], R a multiple of B.
+        encoder_attention_mask: [B, S].
+    """
+
+    input_ids: Int[Tensor, "R T"] | None = None
+    inputs_embeds: Float[Tensor, "R T C"] | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Int[Tensor, "R T"] | None = None
+    token_type_ids: Int[Tensor, "R T"] | None = None
+    encoder_hidden_states: Float[Tensor, "B S M"] | None = None
+    encoder_attention_mask: Tensor | None = None
+    cache: KVCache | None = None
+    record: Record = field(default_factory=Record)
+
+
+class Stack(nn.Module):
+    """Embedding, blocks, final norm. Layers that share weights share a Block."""
+
+    def __init__(self, kind: spec.StackSpec) -> None:
+        super().__init__()
+        self.spec = kind
+        self.gradient_checkpointing = False
+        self.embed = Embedding(kind.embedding, kind.hidden_size)
+        heads = kind.blocks[0].self_attn.attention.num_heads
+        bias = kind.relative_bias
+        self.relative_bias = RelativeBias(bias, heads, kind.blocks[0].causal) if bias else None
+        self.blocks = nn.ModuleList(Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of)))
+        self.final_norm = build_norm(kind.final_norm, kind.hidden_size) if kind.final_norm else None
+
+    def run(self, inputs: StackInputs) -> Float[Tensor, "R T D"]:
+        """The last hidden state; `inputs.record` fills on the way, `inputs.cache` grows by T."""
+        record = inputs.record
+        rows, length = self._shape(inputs)
+        past = inputs.cache.length if inputs.cache else 0
+        key_mask = self._key_mask(inputs, rows, length, past)
+        positions = self._positions(inputs, key_mask, rows, length, past)
+        x = self._embed(inputs, positions)
+        readings = self._readings(inputs, key_mask, self._turning(inputs, positions, rows, length, past), x)
+        for index, reading in zip(self.spec.weights_of, readings, strict=True):
+            if record.hidden_states is not None:
+                record.hidden_states.append(x)
+            x = self._layer(self.blocks[index], x, reading)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        x = F.dropout(x, self.spec.final_dropout, self.training)
+        if record.hidden_states is not None:
+            record.hidden_states.append(x)
+        if inputs.cache:
+            inputs.cache.advance(length)
+        return x
+
+    def _layer(self, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, reading, use_reentrant=False)
+        return block(x, reading)
+
+    def _shape(self, inputs: StackInputs) -> tuple[int, int]:
+        given = inputs.input_ids if inputs.inputs_embeds is None else inputs.inputs_embeds
+        if given is None or (inputs.input_ids is not None and inputs.inputs_embeds is not None):
+            raise ShapeError(f"{self.spec.family}: expected exactly one of input_ids and inputs_embeds.")
+        if inputs.input_ids is not None and (given.dim() != 2 or given.is_floating_point()):
+            raise ShapeError(
+                f"{self.spec.family}: input_ids has shape {tuple(given.shape)} and dtype {given.dtype}. "
+                "Expected integers of shape (batch, length).",
+                hint="tokenizer(text, return_tensors='pt').input_ids has that shape; add [None] to a single row.",
+            )
+        return given.shape[0], given.shape[1]
+
+    def _key_mask(self, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"] | None:
+        """True at real tokens among past and new ones; None when all are. Kept in the cache for later steps."""
+        mask, cache = inputs.attention_mask, inputs.cache
+        if mask is None and (cache is None or cache.mask is None):
+            return None
+        if mask is None:
+            assert cache is not None
+            mask = torch.ones(rows, length, dtype=torch.bool, device=self.embed.words.weight.device)
+        if mask.dim() != 2 or mask.shape[0] != rows or mask.shape[1] not in (length, past + length):
+            raise ShapeError(
+                f"{self.spec.family}: attention_mask has shape {tuple(mask.shape)}, "
+                f"the input {(rows, length)} after {past} cached positions.\n"
+                f"Expected ({rows}, {past + length}): 1 at real tokens, 0 at padding."
+            )
+        mask = mask.bool()
+        if mask.shape[1] == length and past:
+            before = cache.mask if cache is not None else None
+            before = mask.new_ones(rows, past) if before is None else before
+            mask = torch.cat((before, mask), 1)
+        if cache is not None:
+            cache.mask = mask
+        return mask
+
+    def _positions(
+        self, inputs: StackInputs, key_mask: Tensor | None, rows: int, length: int, past: int
+    ) -> Int[Tensor, "R T"]:
+        kind = self.spec.embedding.position
+        if isinstance(kind, spec.LearnedSkippingPads | spec.Learned) and inputs.position_ids is not None:
+            return inputs.position_ids + (kind.offset if isinstance(kind, spec.Learned) else 0)
+        limit = self.spec.max_positions
+        if limit is not None and past + length > limit:
+            raise ShapeError(
+                f"{self.spec.family}: {past + length} positions, but this checkpoint's position table has {limit}.",
+                hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
+            )
+        device = self.embed.words.weight.device
+        return token_positions(kind, inputs.input_ids, key_mask, rows=rows, length=length, past=past, device=device)
+
+    def _turning(
+        self, inputs: StackInputs, positions: Tensor, rows: int, length: int, past: int
+    ) -> dict[spec.Rotary, Angles]:
+        """Rotary angles, one pair per kind of rotary position in this stack."""
+        kinds = {block.self_attn.rotary for block in self.spec.blocks} - {None}
+        where = inputs.position_ids if inputs.position_ids is not None else positions[:1]
+        dtype = self.embed.words.weight.dtype
+        return {kind: rotary_angles(kind, where, dtype) for kind in kinds if kind is not None}
+
+    def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
+        words = inputs.inputs_embeds
+        if words is None:
+            assert inputs.input_ids is not None
+            words = self.embed.look_up(inputs.input_ids)
+        return self.embed(words, positions, inputs.token_type_ids)
+
+    def _readings(
+        self, inputs: StackInputs, key_mask: Tensor | None, turning: dict[spec.Rotary, Angles], x: Tensor
+    ) -> list[Reading]:
+        """What each layer reads; masks are built once per kind of window."""
+        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1]
+        bias = self.relative_bias(length, past + length) if self.relative_bias is not None else None
+        masks = {
+            (block.causal, block.self_attn.window): self_mask(
+                key_mask,
+                causal=block.causal,
+                window=block.self_attn.window,
+                past=past,
+                length=length,
+                device=x.device,
+            )
+            for block in self.spec.blocks
+        }
+        source_mask = self._source_mask(inputs, x.shape[0])
+        return [
+            Reading(
+                layer=layer,
+                mask=masks[block.causal, block.self_attn.window],
+                angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
+                bias=bias,
+                source=inputs.encoder_hidden_states,
+                source_mask=source_mask,
+                cache=inputs.cache,
+                attentions=inputs.record.attentions,
+                cross_attentions=inputs.record.cross_attentions,
+            )
+            for layer, block in enumerate(self.spec.blocks)
+        ]
+
+    def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
+        if not self.spec.has_cross_attention:
+            return Mask()
+        source, mask, cache = inputs.encoder_hidden_states, inputs.encoder_attention_mask, inputs.cache
+        if source is None and not (cache and cache.cross):
+            raise ShapeError(f"{self.spec.family}: this decoder reads an encoder; encoder_hidden_states is missing.")
+        sources = source.shape[0] if source is not None else cache.cross[0][0].shape[0]  # pyright: ignore
+        if rows % sources:
+            raise ShapeError(f"{self.spec.family}: {rows} target rows for {sources} sources; expected a multiple.")
+        if mask is None:
+            return Mask()
+        length = source.shape[1] if source is not None else cache.cross[0][0].shape[2]  # pyright: ignore
+        if tuple(mask.shape) != (sources, length):
+            raise ShapeError(
+                f"{self.spec.family}: encoder_attention_mask has shape {tuple(mask.shape)}; "
+                f"expected {(sources, length)}, as the encoder's output."
+            )
+        return Mask(mask.bool()[:, None, None, :])
