@@ -52,7 +52,7 @@ def resolve(
     inner = inside(subfolder) if subfolder else ""
     folder = Path(name).expanduser()
     _exchange.repair(folder)
-    if not folder.is_dir():
+    if not name or not folder.is_dir():
         _check_hub_id(name, folder)
         offline = _offline() if local_files_only is None else local_files_only
         hub = _Hub(name, revision, cache_dir, offline, token)
@@ -69,7 +69,7 @@ def _inner_folder(folder: Path, subfolder: str) -> Path:
 
 
 def _check_hub_id(name: str, path: Path) -> None:
-    if path.exists():
+    if path.is_file():
         raise FileError(f"{name} is a file, expected a folder.", hint=f"give the folder it is in: {path.parent}")
     looks_like_path = name.startswith((".", "~", "/", "\\")) or name.count("/") > 1
     if looks_like_path or not _HUB_ID.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):

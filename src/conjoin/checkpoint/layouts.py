@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conjoin.errors import WeightError
 
@@ -217,8 +218,11 @@ def _narrowed(array: Array, *, like: Array) -> Array:
         return array.to(like.dtype)
     if like.dtype != np.uint16:
         return array.astype(like.dtype)
-    bits = array.view(np.uint32)
+    return _bfloat16_bits(array)
+
+
+def _bfloat16_bits(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    bits = numbers.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    quiet_nan = bits >> 16 | 0x40  # rounding could carry a NaN over into zero
-    nearest: Array = np.where(np.isnan(array), quiet_nan, rounded)
-    return nearest.astype(np.uint16)
+    rounded[np.isnan(numbers)] = 0x7FC0  # rounding could carry a NaN over into zero
+    return rounded.astype(np.uint16)

@@ -80,6 +80,7 @@ def write_tensors(
         shards.append(staging / f"model-{len(shards) + 1:05d}.safetensors")
         _write_file(shards[-1], shard, metadata)
         total += shard.byte_count
+        shard.tensors.clear()  # or it would stay in memory beside the next one
     if len(shards) == 1:
         return [shards[0].rename(staging / SINGLE_FILE)]
     named = [path.rename(staging / f"{path.stem}-of-{len(shards):05d}.safetensors") for path in shards]
