@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import ConfigError, listing
@@ -164,6 +164,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if isinstance(hint, UnionType) or get_origin(hint) is Union:
         return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
     kind = get_origin(hint) or hint
     if kind is NoneType:
         return value is None
