@@ -161,6 +161,21 @@ def test_undo_writes_the_first_spelling_and_skips_what_is_absent() -> None:
     assert names == ["h.0.attn.c_attn.bias", "h.0.ln_1.weight"]
 
 
+def test_where_two_tensors_hold_the_same_thing_the_first_rule_wins_whatever_the_order_in_the_file() -> None:
+    table = NameTable((Rule("decoder.bias", "bias", copies=("bias",)), Rule("bias", "bias"))).with_prefix(
+        "cls.", "head."
+    )
+    assert table.canonical(["cls.bias", "cls.decoder.bias"]).sources["head.bias"].name == "cls.decoder.bias"
+    assert table.canonical(["cls.bias"]).sources["head.bias"].name == "cls.bias"
+
+
+def test_undo_writes_a_tensor_under_the_names_of_its_copies_too() -> None:
+    table = NameTable((Rule("{i}.decoder.bias", "{i}.bias", copies=("{i}.bias",)),)).with_prefix("cls.", "head.")
+    undos = table.undo(["head.3.bias"])
+    assert [undo.name for undo in undos] == ["cls.3.bias", "cls.3.decoder.bias"]
+    assert all(undo.canonical == ("head.3.bias",) for undo in undos)
+
+
 def test_undo_names_every_half_given_tensor() -> None:
     with pytest.raises(WeightError, match=r"h\.2\.attn\.c_attn\.weight: blocks\.2\.k\.weight missing") as caught:
         GPT2.undo(["blocks.2.q.weight", "blocks.2.v.weight", "blocks.3.q.bias"])

@@ -24,11 +24,13 @@ class Rule:
         checkpoint: Its name, literal text but for `{i}`, `{j}`, ... which stand for whole numbers.
         canonical: Our name or names, with the same placeholders.
         layout: How the canonical arrays lie in it.
+        copies: Other names that transformers wants the same tensor under; written, read only by a rule of their own.
     """
 
     checkpoint: str
     canonical: str | tuple[str, ...]
     layout: Layout = field(default_factory=Same)
+    copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         wanted = part_count(self.layout)
@@ -46,17 +48,25 @@ class Rule:
     def with_prefix(self, checkpoint: str, canonical: str) -> Self:
         """Put text before both sides."""
         return replace(
-            self, checkpoint=checkpoint + self.checkpoint, canonical=tuple(canonical + part for part in self.parts)
+            self,
+            checkpoint=checkpoint + self.checkpoint,
+            canonical=tuple(canonical + part for part in self.parts),
+            copies=tuple(checkpoint + name for name in self.copies),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A checkpoint tensor that a rule knows, and the canonical names of what it holds."""
+    """A checkpoint tensor that a rule knows, and the canonical names of what it holds.
+
+    Args:
+        rank: The rule's place in its table.
+    """
 
     name: str
     rule: Rule
     canonical: tuple[str, ...]
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +84,9 @@ class Plan:
 
     @property
     def sources(self) -> dict[str, Match]:
-        """Canonical name -> the match that provides it; the first where two do."""
+        """Canonical name -> the match that provides it; the table's first rule where two do."""
         sources: dict[str, Match] = {}
-        for match in self.matches:
+        for match in sorted(self.matches, key=lambda match: match.rank):
             for name in match.canonical:
                 sources.setdefault(name, match)
         return sources
@@ -89,6 +99,7 @@ class Undo:
     name: str
     canonical: tuple[str, ...]
     rule: Rule
+    copies: tuple[str, ...] = ()
 
     def __call__(self, *arrays: Array) -> Array:
         """Build the checkpoint tensor from its canonical arrays, given in the order of `canonical`."""
@@ -118,9 +129,9 @@ class NameTable:
 
     def match(self, name: str) -> Match | None:
         """Find the rule for one checkpoint name."""
-        for rule in self.rules:
+        for rank, rule in enumerate(self.rules):
             if (found := _compiled(rule.checkpoint).fullmatch(name)) is not None:
-                return Match(name, rule, tuple(_fill(part, found.groupdict()) for part in rule.parts))
+                return Match(name, rule, tuple(_fill(part, found.groupdict()) for part in rule.parts), rank)
         return None
 
     def canonical(self, names: Iterable[str]) -> Plan:
@@ -179,6 +190,7 @@ class NameTable:
         ]
         if halves:
             raise WeightError(f"Only some parts of these checkpoint tensors are given:\n{listing(halves)}")
+        undos |= {name: replace(undo, name=name) for undo in undos.values() for name in undo.copies}
         return [undos[name] for name in sorted(undos)]
 
     def _source(self, canonical: str) -> Undo | None:
@@ -187,7 +199,8 @@ class NameTable:
                 if (found := _compiled(part).fullmatch(canonical)) is not None:
                     numbers = found.groupdict()
                     parts = tuple(_fill(part, numbers) for part in rule.parts)
-                    return Undo(_fill(rule.checkpoint, numbers), parts, rule)
+                    copies = tuple(_fill(name, numbers) for name in rule.copies)
+                    return Undo(_fill(rule.checkpoint, numbers), parts, rule, copies)
         return None
 
 
