@@ -1,0 +1,39 @@
+"""Public names that are loaded when first asked for, so that `import conjoin` loads no framework."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+_EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}
+"""Package that a backend's room is named after -> the extra that brings it."""
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's `__getattr__` that finds each name in its home.
+
+    Args:
+        homes: Public name -> module inside `package`.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
+        except ModuleNotFoundError as error:
+            raise _explained(package, name, homes[name], error) from None
+
+    return find
+
+
+def _explained(package: str, name: str, home: str, error: ModuleNotFoundError) -> ImportError:
+    """What to install, in one line; other missing modules are mistakes and come through as they are."""
+    from conjoin.errors import MissingBackend
+
+    room = home.split(".", maxsplit=1)[0]
+    missing = error.name or ""
+    if missing.split(".")[0] == room and room in _EXTRAS:
+        return MissingBackend(f"{name} needs {room}: pip install '{package}[{_EXTRAS[room]}]'")
+    if missing.startswith(f"{package}.{room}") and room in _EXTRAS:
+        return MissingBackend(f"{name} is not there yet: {package} runs on PyTorch so far (EncoderDecoderModel).")
+    return error
