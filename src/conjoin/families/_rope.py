@@ -1,55 +1,65 @@
 """Rotary positions as configs spell them: rope_theta + rope_scaling (transformers 4), rope_parameters (5)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from conjoin import spec
 from conjoin.errors import ConfigError
 from conjoin.families._config import PretrainedConfig
+from conjoin.families._layers import LAYER_TYPES, LayerType
+
+Words = Mapping[str, Any]
+
+KNOWN = ("default", "linear", "llama3", "yarn")
 
 
 def rotary(
-    config: PretrainedConfig, size: int, *, layer_type: str | None = None, theta: float = 10000.0, fraction: float = 1.0
+    config: PretrainedConfig, size: int, *, layer_type: LayerType | None = None, older: Words | None = None
 ) -> spec.Rotary:
     """The rotary positions of one kind of layer.
 
     Args:
         size: Head size E.
-        layer_type: Key of a nested `rope_parameters` ("full_attention", "sliding_attention").
-        theta, fraction: Used where the config says nothing.
+        layer_type: Which entry of a nested `rope_parameters` to read.
+        older: What the config's older keys say, in the words of `rope_parameters`; `older_words(config)` by default.
 
     Raises:
         ConfigError: an unknown rope_type, a missing number, or an odd number of turning dimensions.
     """
-    words = _words(config, layer_type)
-    base = float(words.get("rope_theta") or theta)
-    turning = int(size * float(words.get("partial_rotary_factor") or fraction))
+    words = {**(older_words(config) if older is None else older), **_newer_words(config, layer_type)}
+    base = float(words.get("rope_theta") or 10000.0)
+    turning = int(size * float(words.get("partial_rotary_factor") or 1.0))
     if turning % 2 or turning < 2:
-        raise ConfigError(f"{config.model_type}: {turning} of {size} head dimensions would turn; expected an even number.")
+        raise ConfigError(
+            f"{config.model_type}: {turning} of {size} head dimensions would turn; expected an even number."
+        )
     return spec.Rotary(base=base, rotary_size=turning, scaling=_scaling(config, words))
 
 
-def _words(config: PretrainedConfig, layer_type: str | None) -> dict[str, Any]:
-    """Both spellings, merged into the newer one."""
-    words: dict[str, Any] = {}
-    for key in ("rope_theta", "partial_rotary_factor"):
-        if getattr(config, key, None) is not None:
-            words[key] = getattr(config, key)
-    words |= getattr(config, "rope_scaling", None) or {}
-    newer = getattr(config, "rope_parameters", None) or {}
-    if newer and all(isinstance(value, dict) for value in newer.values()):
-        newer = newer.get(layer_type or "full_attention") or {}
-    return words | newer
+def older_words(config: PretrainedConfig, theta: str = "rope_theta", fallback: float | None = None) -> dict[str, Any]:
+    """What transformers 4's keys say, in the words of `rope_parameters`.
+
+    Args:
+        theta: The family's key for the base.
+        fallback: The base where the key is absent or null.
+    """
+    base = getattr(config, theta, None)
+    return {"rope_theta": fallback if base is None else base, **(getattr(config, "rope_scaling", None) or {})}
 
 
-def _scaling(
-    config: PretrainedConfig, words: dict[str, Any]
-) -> spec.PlainScaling | spec.Llama3Scaling | spec.YarnScaling:
-    kind = words.get("rope_type", words.get("type", "default"))
-    original = words.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
+def _newer_words(config: PretrainedConfig, layer_type: LayerType | None) -> dict[str, Any]:
+    words: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if any(name in words for name in LAYER_TYPES):
+        words = words.get(layer_type or "full_attention") or {}
+    return {name: value for name, value in words.items() if value is not None}
+
+
+def _scaling(config: PretrainedConfig, words: Words) -> spec.PlainScaling | spec.Llama3Scaling | spec.YarnScaling:
+    kind = words.get("rope_type") or words.get("type") or "default"
     try:
         match kind:
-            case "default" | None:
+            case "default":
                 return spec.PlainScaling()
             case "linear":
                 return spec.PlainScaling(factor=float(words["factor"]))
@@ -58,30 +68,47 @@ def _scaling(
                     factor=float(words["factor"]),
                     low_freq_factor=float(words["low_freq_factor"]),
                     high_freq_factor=float(words["high_freq_factor"]),
-                    original_max_positions=int(original),
+                    original_max_positions=_original_max_positions(config, words),
                 )
             case "yarn":
-                return _yarn(config, words, int(original))
+                return _yarn(config, words)
             case _:
-                raise ConfigError(
-                    f'{config.model_type}: rope_type = "{kind}", which conjoin does not know.\n'
-                    "Expected one of: default, linear, llama3, yarn."
-                )
+                raise _unknown(config, kind)
     except KeyError as missing:
-        raise ConfigError(f'{config.model_type}: rope_type = "{kind}" needs {missing}, which the config lacks.') from None
+        raise ConfigError(
+            f'{config.model_type}: rope_type = "{kind}" needs {missing}, which the config lacks.'
+        ) from None
 
 
-def _yarn(config: PretrainedConfig, words: dict[str, Any], original: int) -> spec.YarnScaling:
-    factor = words.get("factor")
-    if factor is None:
-        factor = config.max_position_embeddings / original
+def _unknown(config: PretrainedConfig, kind: str) -> ConfigError:
+    """Dynamic scaling is unknown by choice.
+
+    Its angles depend on the length of the whole sequence: keys cached at an earlier length would not fit, and padding
+    would change results.
+    """
+    limit = getattr(config, "max_position_embeddings", None)
+    hint = f'up to {limit} positions it is plain rotation: set rope_type to "default" if your sequences are no longer.'
+    return ConfigError(
+        f'{config.model_type}: rope_type = "{kind}", which conjoin does not know.\nExpected: {", ".join(KNOWN)}.',
+        hint=hint if kind == "dynamic" else None,
+    )
+
+
+def _original_max_positions(config: PretrainedConfig, words: Words) -> int:
+    """Positions that the model was pretrained with, before its rotation was stretched."""
+    outside = getattr(config, "original_max_position_embeddings", None)
+    return int(outside or words.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+
+def _yarn(config: PretrainedConfig, words: Words) -> spec.YarnScaling:
+    original = _original_max_positions(config, words)
+    factor = float(words.get("factor") or config.max_position_embeddings / original)
     attention_factor = words.get("attention_factor")
     if attention_factor is None:
         top, bottom = words.get("mscale"), words.get("mscale_all_dim")
-        both = bool(top and bottom)
-        attention_factor = _mscale(factor, top) / _mscale(factor, bottom) if both else _mscale(factor, 1.0)
+        attention_factor = _mscale(factor, top) / _mscale(factor, bottom) if top and bottom else _mscale(factor, 1.0)
     return spec.YarnScaling(
-        factor=float(factor),
+        factor=factor,
         beta_fast=float(words.get("beta_fast") or 32),
         beta_slow=float(words.get("beta_slow") or 1),
         original_max_positions=original,
@@ -90,6 +117,6 @@ def _yarn(config: PretrainedConfig, words: dict[str, Any], original: int) -> spe
     )
 
 
-def _mscale(factor: float, weight: Any) -> float:
+def _mscale(factor: float, weight: float) -> float:
     """YaRN's attention temperature (arXiv:2309.00071, equation 22)."""
-    return 1.0 if factor <= 1 else 0.1 * float(weight) * math.log(factor) + 1.0
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0

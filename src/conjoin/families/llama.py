@@ -1,10 +1,11 @@
-"""Llama (Touvron et al. 2023, arXiv:2302.13971) and its layout, which Mistral and Qwen share. SmolLM2 and TinyLlama too."""
+"""Llama (Touvron et al. 2023, arXiv:2302.13971) and its layout, which SmolLM2 has too and Mistral and Qwen build on."""
 
 from collections.abc import Callable
 from typing import Any
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
+from conjoin.errors import ConfigError
 from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
 from conjoin.families._rope import rotary
@@ -46,7 +47,6 @@ def decoder_stack(
     *,
     window: Window = lambda layer: None,
     mlp_bias: bool = False,
-    theta: float = 10000.0,
 ) -> spec.StackSpec:
     """The shape that Llama, Mistral and Qwen share: pre-norm RMSNorm, rotary, gated MLP, no position table.
 
@@ -54,7 +54,7 @@ def decoder_stack(
         window: Layer -> how far it sees.
     """
     norm = spec.RMSNorm(eps=config.rms_norm_eps)
-    turning = rotary(config, heads.head_size, theta=theta)
+    turning = rotary(config, heads.head_size)
     mlp = spec.GatedMLP(
         intermediate_size=config.intermediate_size,
         activation=activation(config, "hidden_act"),
@@ -88,15 +88,21 @@ def decoder_stack(
 
 
 def grouped_heads(config: PretrainedConfig, **more: Any) -> spec.Attention:
-    """The attention of a config with num_key_value_heads and head_dim."""
+    """The attention of a config with num_key_value_heads and head_dim.
+
+    Args:
+        more: `bias`, and fields of the attention that differ from the usual.
+
+    Raises:
+        ConfigError: the heads do not fall into groups of equal size.
+    """
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads
+    if heads % kv_heads:
+        raise ConfigError(
+            f"{config.model_type}: num_attention_heads = {heads} is not a multiple of num_key_value_heads = {kv_heads}."
+        )
     size = getattr(config, "head_dim", None) or head_size(config)
-    return attention(
-        heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        size=size,
-        dropout=config.attention_dropout,
-        **more,
-    )
+    return attention(heads=heads, kv_heads=kv_heads, size=size, dropout=config.attention_dropout, **more)
 
 
 def stack(config: LlamaConfig, role: Role) -> spec.StackSpec:
@@ -121,7 +127,7 @@ def body(stack: spec.StackSpec) -> NameTable:
             Rule("norm.weight", "final_norm.weight"),
             *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
         ),
-        ignored=(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        ignored=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
     )
 
 

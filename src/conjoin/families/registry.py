@@ -10,9 +10,23 @@ from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family
 
 MODULES = {
+    "albert": "albert",
     "bert": "bert",
+    "camembert": "roberta",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
     "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
     "llama": "llama",
+    "mistral": "mistral",
+    "modernbert": "modernbert",
+    "modernbert-decoder": "modernbert",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
 }
 """model_type -> module of this room. A module of several families names them in `FAMILIES`."""
 

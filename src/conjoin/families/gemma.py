@@ -1,0 +1,176 @@
+"""Gemma 2 (arXiv:2408.00118) and the text models of Gemma 3 (arXiv:2503.19786): norms on both sides of every branch."""
+
+from typing import Any
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable
+from conjoin.families import llama
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, activation, linears
+from conjoin.families._layers import LayerType, every_nth, layer_types
+from conjoin.families._rope import older_words, rotary
+
+
+class Gemma2Config(PretrainedConfig):
+    """Fields of a Gemma 2 config.json."""
+
+    model_type = "gemma2"
+    vocab_size: int = 256000
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = 4
+    head_dim: int | None = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    query_pre_attn_scalar: float = 256
+    attn_logit_softcapping: float | None = 50.0
+    final_logit_softcapping: float | None = 30.0
+    sliding_window: int | None = 4096
+    layer_types: list[str] | None = None
+    rope_theta: float | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    pad_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 1
+    bos_token_id: int | None = 2
+
+
+class Gemma3TextConfig(Gemma2Config):
+    """Fields of the config.json of a Gemma 3 text model."""
+
+    model_type = "gemma3_text"
+    vocab_size: int = 262208
+    max_position_embeddings: int = 131072
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    sliding_window_pattern: int = 6
+    rope_local_base_freq: float = 10000.0
+    use_bidirectional_attention: bool = False
+
+
+def _norm(config: Gemma2Config) -> spec.RMSNorm:
+    return spec.RMSNorm(eps=config.rms_norm_eps, offset=1.0, scale_in_float32=True)
+
+
+def _heads(config: Gemma2Config, **more: Any) -> spec.Attention:
+    return llama.grouped_heads(config, bias=config.attention_bias, scale=config.query_pre_attn_scalar**-0.5, **more)
+
+
+def _sandwich_stack(config: Gemma2Config, role: Role, readings: list[spec.SelfAttention]) -> spec.StackSpec:
+    """What both generations share.
+
+    Args:
+        readings: The self-attention of every layer.
+    """
+    norm = _norm(config)
+    mlp = spec.GatedMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_activation"))
+    blocks = (
+        spec.Block(norm=spec.SandwichNorm(norm=norm), causal=role == "decoder", self_attn=reading, mlp=mlp)
+        for reading in readings
+    )
+    head = spec.Head(
+        vocab_size=config.vocab_size,
+        size=config.hidden_size,
+        tied=config.tie_word_embeddings,
+        softcap=config.final_logit_softcapping,
+    )
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.hidden_size,
+        embedding=spec.Embedding(
+            vocab_size=config.vocab_size,
+            size=config.hidden_size,
+            position=spec.NoPosition(),
+            padding_id=config.pad_token_id,
+            scale=config.hidden_size**0.5,
+            round_scale=True,
+        ),
+        blocks=tuple(blocks),
+        final_norm=norm,
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.initializer_range),
+    )
+
+
+def stack2(config: Gemma2Config, role: Role) -> spec.StackSpec:
+    """Gemma 2's stack: every other layer slides."""
+    heads = _heads(config, softcap=config.attn_logit_softcapping)
+    turning = rotary(config, heads.head_size)
+    windows: dict[LayerType, int | None] = {"full_attention": None, "sliding_attention": config.sliding_window}
+    types = layer_types(config, every_nth(2, first=1))
+    readings = [spec.SelfAttention(attention=heads, rotary=turning, window=windows[kind]) for kind in types]
+    return _sandwich_stack(config, role, readings)
+
+
+def stack3(config: Gemma3TextConfig, role: Role) -> spec.StackSpec:
+    """Gemma 3's stack: sliding layers turn with a base of their own, and query and key heads are normalised.
+
+    `attn_logit_softcapping` is null in every published config; transformers keeps the key and reads it nowhere.
+    """
+    heads = _heads(config, qk_norm=spec.QKNorm(norm=_norm(config)))
+    older = older_words(config, fallback=1e6)
+    full = rotary(config, heads.head_size, layer_type="full_attention", older=older)
+    local = {"rope_theta": config.rope_local_base_freq}
+    sliding = rotary(config, heads.head_size, layer_type="sliding_attention", older=local)
+    kinds: dict[LayerType, spec.SelfAttention] = {
+        "full_attention": spec.SelfAttention(attention=heads, rotary=full),
+        "sliding_attention": spec.SelfAttention(attention=heads, rotary=sliding, window=_window(config)),
+    }
+    pattern = every_nth(config.sliding_window_pattern, first=config.sliding_window_pattern - 1)
+    return _sandwich_stack(config, role, [kinds[kind] for kind in layer_types(config, pattern)])
+
+
+def _window(config: Gemma3TextConfig) -> int | None:
+    """How far a sliding layer sees; what a model trained both ways calls its window is the width of both sides."""
+    if config.sliding_window is None or not config.use_bidirectional_attention:
+        return config.sliding_window
+    return config.sliding_window // 2 + 1
+
+
+_NORMS = {
+    "input_layernorm": "self_attn_norm",
+    "post_attention_layernorm": "self_attn_post_norm",
+    "pre_feedforward_layernorm": "mlp_norm",
+    "post_feedforward_layernorm": "mlp_post_norm",
+}
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """Gemma2Model's and Gemma3TextModel's names: Llama's, but for the norms."""
+    norms = linears({f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in _NORMS.items()})
+    others = tuple(rule for rule in llama.body(stack).rules if "layernorm" not in rule.checkpoint)
+    return NameTable(norms + others)
+
+
+FAMILIES = (
+    Family(
+        config=Gemma2Config,
+        encoder="bidirectional",
+        decoder="grafted",
+        encoder_architecture="Gemma2Model",
+        decoder_architecture="Gemma2ForCausalLM",
+        stack=stack2,
+        body=body,
+        head=llama.head,
+        prefixes=("model.",),
+        decoder_prefix="model.",
+    ),
+    Family(
+        config=Gemma3TextConfig,
+        encoder="bidirectional",
+        decoder="grafted",
+        encoder_architecture="Gemma3TextModel",
+        decoder_architecture="Gemma3ForCausalLM",
+        stack=stack3,
+        body=body,
+        head=llama.head,
+        prefixes=("model.",),
+        decoder_prefix="model.",
+    ),
+)

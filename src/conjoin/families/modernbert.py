@@ -1,0 +1,206 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663) and the causal models trained beside it (Ettin, 2507.11412)."""
+
+from typing import Any
+
+from conjoin import spec
+from conjoin.checkpoint import Fused, NameTable, Rule
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
+from conjoin.families._layers import LayerType, every_nth, layer_types
+from conjoin.families._rope import older_words, rotary
+
+
+class ModernBertConfig(PretrainedConfig):
+    """Fields of a ModernBERT config.json."""
+
+    model_type = "modernbert"
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    intermediate_size: int = 1152
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    hidden_activation: str = "gelu"
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    mlp_bias: bool = False
+    mlp_dropout: float = 0.0
+    decoder_bias: bool = True
+    classifier_bias: bool = False
+    classifier_activation: str = "gelu"
+    local_attention: int | None = 128
+    layer_types: list[str] | None = None
+    global_attn_every_n_layers: int = 3
+    global_rope_theta: float = 160000.0
+    local_rope_theta: float | None = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    pad_token_id: int | None = 50283
+    eos_token_id: int | list[int] | None = 50282
+    bos_token_id: int | None = 50281
+    cls_token_id: int | None = 50281
+    sep_token_id: int | None = 50282
+
+
+class ModernBertDecoderConfig(ModernBertConfig):
+    """Fields of the config.json of a causal ModernBERT."""
+
+    model_type = "modernbert-decoder"
+
+
+def _blocks(config: ModernBertConfig, role: Role) -> list[spec.Block]:
+    """All blocks; the first reads the embedding, which is normalised already, as it is."""
+    norm = spec.LayerNorm(eps=config.norm_eps, bias=config.norm_bias)
+    mlp = spec.GatedMLP(
+        intermediate_size=config.intermediate_size,
+        activation=activation(config, "hidden_activation"),
+        up_bias=config.mlp_bias,
+        down_bias=config.mlp_bias,
+        activation_dropout=config.mlp_dropout,
+    )
+    kinds = _readings(config)
+    return [
+        spec.Block(
+            norm=spec.PreNorm(norm=norm, skip_self_attn_norm=layer == 0),
+            causal=role == "decoder",
+            self_attn=kinds[kind],
+            mlp=mlp,
+        )
+        for layer, kind in enumerate(layer_types(config, every_nth(config.global_attn_every_n_layers, first=0)))
+    ]
+
+
+def _readings(config: ModernBertConfig) -> dict[LayerType, spec.SelfAttention]:
+    """The two kinds of self-attention, each with its own rotary base.
+
+    transformers' class also drops out the output of the attention; no checkpoint does, and here only weights drop out.
+    """
+    size = head_size(config)
+    heads = attention(
+        heads=config.num_attention_heads, size=size, bias=config.attention_bias, dropout=config.attention_dropout
+    )
+    base = config.global_rope_theta
+    older, local = older_words(config, "global_rope_theta"), older_words(config, "local_rope_theta", fallback=base)
+    full = rotary(config, size, layer_type="full_attention", older=older)
+    sliding = rotary(config, size, layer_type="sliding_attention", older=local)
+    return {
+        "full_attention": spec.SelfAttention(attention=heads, rotary=full),
+        "sliding_attention": spec.SelfAttention(attention=heads, rotary=sliding, window=_window(config)),
+    }
+
+
+def _window(config: ModernBertConfig) -> int | None:
+    """How far a local layer sees. `local_attention` is the width of both sides.
+
+    ModernBERT reads half of it to each side, and the position itself; the causal models read half with the position.
+    """
+    if not config.local_attention:
+        return None
+    half = config.local_attention // 2
+    return half if isinstance(config, ModernBertDecoderConfig) else half + 1
+
+
+def stack(config: ModernBertConfig, role: Role) -> spec.StackSpec:
+    """ModernBERT's stack; as a decoder it has the language model's head."""
+    norm = spec.LayerNorm(eps=config.norm_eps, bias=config.norm_bias)
+    head = spec.Head(
+        vocab_size=config.vocab_size,
+        size=config.hidden_size,
+        tied=config.tie_word_embeddings,
+        bias="trained" if config.decoder_bias else None,
+        transform=spec.HeadTransform(
+            size=config.hidden_size,
+            activation=activation(config, "classifier_activation"),
+            norm=norm,
+            bias=config.classifier_bias,
+        ),
+    )
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.hidden_size,
+        embedding=spec.Embedding(
+            vocab_size=config.vocab_size,
+            size=config.hidden_size,
+            position=spec.NoPosition(),
+            padding_id=config.pad_token_id,
+            norm=norm,
+            dropout=config.embedding_dropout,
+        ),
+        blocks=tuple(_blocks(config, role)),
+        final_norm=norm,
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.initializer_range),
+    )
+
+
+_LAYER = {"attn.Wo": "self_attn.o", "attn_norm": "self_attn_norm", "mlp_norm": "mlp_norm", "mlp.Wo": "mlp.down"}
+_APART = {f"attn.{letter}_proj": f"self_attn.{letter}" for letter in "qkv"}
+
+
+def _body(layer: dict[str, str], fused: dict[str, tuple[str, ...]]) -> NameTable:
+    layers = {f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in layer.items()}
+    stacked = (
+        Rule(f"layers.{{i}}.{theirs}.{kind}", tuple(f"blocks.{{i}}.{name}.{kind}" for name in ours), Fused())
+        for theirs, ours in fused.items()
+        for kind in ("weight", "bias")
+    )
+    top = linears({"embeddings.norm": "embed.norm", "final_norm": "final_norm", **layers})
+    return NameTable((Rule("embeddings.tok_embeddings.weight", "embed.words.weight"), *stacked, *top))
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """ModernBertModel's names."""
+    qkv = ("self_attn.q", "self_attn.k", "self_attn.v")
+    return _body(_LAYER, {"attn.Wqkv": qkv, "mlp.Wi": ("mlp.gate", "mlp.up")})
+
+
+def causal_body(stack: spec.StackSpec) -> NameTable:
+    """ModernBertDecoderModel's names: q, k and v apart."""
+    return _body({**_LAYER, **_APART}, {"mlp.Wi": ("mlp.gate", "mlp.up")})
+
+
+def _head(transform: str) -> NameTable:
+    matrix = (Rule("decoder.weight", "head.vocab.weight"), Rule("decoder.bias", "head.bias"))
+    return NameTable(matrix + linears({f"{transform}.dense": "head.dense", f"{transform}.norm": "head.norm"}))
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """Names of the masked language model's head."""
+    return _head("head")
+
+
+def causal_head(stack: spec.StackSpec) -> NameTable:
+    """Names of the causal language model's head."""
+    return _head("lm_head")
+
+
+FAMILIES = (
+    Family(
+        config=ModernBertConfig,
+        encoder="native",
+        decoder="grafted",
+        encoder_architecture="ModernBertModel",
+        decoder_architecture=None,
+        stack=stack,
+        body=body,
+        head=head,
+        prefixes=("model.",),
+        decoder_prefix="model.",
+    ),
+    Family(
+        config=ModernBertDecoderConfig,
+        encoder="bidirectional",
+        decoder="grafted",
+        encoder_architecture="ModernBertDecoderModel",
+        decoder_architecture="ModernBertDecoderForCausalLM",
+        stack=stack,
+        body=causal_body,
+        head=causal_head,
+        prefixes=("model.",),
+        decoder_prefix="model.",
+    ),
+)

@@ -1,0 +1,35 @@
+"""Qwen3 (Yang et al. 2025, arXiv:2505.09388): Qwen2 whose query and key heads are normalised instead of biased."""
+
+from conjoin import spec
+from conjoin.families import llama
+from conjoin.families._kit import Family, Role
+from conjoin.families.qwen2 import Qwen2Config, window
+
+
+class Qwen3Config(Qwen2Config):
+    """Fields of a Qwen3 config.json."""
+
+    model_type = "qwen3"
+    head_dim: int | None = 128
+    attention_bias: bool = False
+
+
+def stack(config: Qwen3Config, role: Role) -> spec.StackSpec:
+    """Qwen3's stack."""
+    qk_norm = spec.QKNorm(norm=spec.RMSNorm(eps=config.rms_norm_eps))
+    heads = llama.grouped_heads(config, bias=config.attention_bias, qk_norm=qk_norm)
+    return llama.decoder_stack(config, role, heads, window=window(config))
+
+
+FAMILY = Family(
+    config=Qwen3Config,
+    encoder="bidirectional",
+    decoder="grafted",
+    encoder_architecture="Qwen3Model",
+    decoder_architecture="Qwen3ForCausalLM",
+    stack=stack,
+    body=llama.body,
+    head=llama.head,
+    prefixes=("model.",),
+    decoder_prefix="model.",
+)
