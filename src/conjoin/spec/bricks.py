@@ -141,7 +141,8 @@ class CrossAttention:
 
     Args:
         source_size: Width M of what keys and values are projected from.
-        gated: Output multiplied by a learned scalar that starts at 0 (`cross_attention_init="zero_gate"`).
+        gated: What the branch adds is multiplied by a learned scalar that starts at 0
+            (`cross_attention_init="zero_gate"`); after the second norm of a sandwich, which would undo any scale.
     """
 
     attention: Attention

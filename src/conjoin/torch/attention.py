@@ -176,7 +176,7 @@ class CrossAttention(Attention):
         mask: Mask,
         want_weights: bool = False,
     ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:
-        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n."""
+        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n. The block applies the gate."""
         rows, length = x.shape[:2]
         beams = rows // k.shape[0]
         q = self.queries(x)
@@ -187,8 +187,7 @@ class CrossAttention(Attention):
             out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
             if weights is not None:
                 weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
-        out = self.output(out)
-        return (out * self.gate if self.gate is not None else out), weights
+        return self.output(out), weights
 
 
 def turn(q: Tensor, k: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:

@@ -65,25 +65,28 @@ class Block(nn.Module):
         match self.kind.norm:
             case spec.PostNorm():
                 for name, branch in branches:
-                    x = self._norm(f"{name}_norm", x + self._drop(branch(x)))
+                    x = self._norm(f"{name}_norm", x + self._passed(name, branch(x)))
             case spec.PreNorm():
                 for name, branch in branches:
-                    x = x + self._drop(branch(self._norm(f"{name}_norm", x)))
+                    x = x + self._passed(name, branch(self._norm(f"{name}_norm", x)))
             case spec.SandwichNorm():
                 for name, branch in branches:
                     inner = branch(self._norm(f"{name}_norm", x))
-                    x = x + self._drop(self._norm(f"{name}_post_norm", inner))
+                    x = x + self._passed(name, self._norm(f"{name}_post_norm", inner))
             case spec.ParallelNorm():
                 start = x
                 for name, branch in branches:
-                    x = x + self._drop(branch(self._norm(f"{name}_norm", start)))
+                    x = x + self._passed(name, branch(self._norm(f"{name}_norm", start)))
         return x
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         norm = getattr(self, name)
         return x if norm is None else norm(x)
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _passed(self, name: str, x: Tensor) -> Tensor:
+        """What a branch adds: through its gate, if it has one, and dropout."""
+        if name == "cross_attn" and self.cross_attn is not None and self.cross_attn.gate is not None:
+            x = x * self.cross_attn.gate
         return F.dropout(x, self.kind.dropout, self.training)
 
     def _read_self(self, x: Tensor, reading: Reading) -> Tensor:
