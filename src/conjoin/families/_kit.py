@@ -183,20 +183,22 @@ def attention(
 
 
 def repeat(block: spec.Block, count: int) -> tuple[spec.Block, ...]:
-    """The same block `count` times.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if count < 1:
-        raise ConfigError(f"A stack needs at least one layer; the config says {count}.")
+    """The same block `count` times."""
     return (block,) * count
 
 
 def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules for the weight and the bias of layers that are named alike on both sides."""
-    return tuple(
+    """Rules for the weight and the bias of layers that are named alike on both sides.
+
+    Norms called LayerNorm are read under TensorFlow's words, gamma and beta, too: bert-base-uncased has them so.
+    """
+    plain = [
         Rule(f"{theirs}.{kind}", f"{ours}.{kind}") for theirs, ours in pairs.items() for kind in ("weight", "bias")
-    )
-
-
+    ]
+    older = [
+        Rule(f"{theirs}.{old}", f"{ours}.{kind}")
+        for theirs, ours in pairs.items()
+        if theirs.endswith("LayerNorm")
+        for old, kind in (("gamma", "weight"), ("beta", "bias"))
+    ]
+    return (*plain, *older)

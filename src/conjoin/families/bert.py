@@ -1,13 +1,21 @@
-"""BERT (Devlin et al. 2018, arXiv:1810.04805) and the checkpoints that share its layout."""
+"""BERT (Devlin et al. 2018, arXiv:1810.04805), and what its kin (RoBERTa, ELECTRA, ALBERT) take from it."""
+
+from dataclasses import replace
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
+from conjoin.errors import ConfigError
 from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
 
 
 class BertConfig(PretrainedConfig):
-    """Fields of a BERT config.json."""
+    """Fields of a BERT config.json.
+
+    Args:
+        position_embedding_type: transformers 4's word; only "absolute" can be honoured.
+        classifier_dropout: For classification heads, which conjoin has none of.
+    """
 
     model_type = "bert"
     vocab_size: int = 30522
@@ -24,6 +32,7 @@ class BertConfig(PretrainedConfig):
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
+    classifier_dropout: float | None = None
 
 
 def block(config: BertConfig, role: Role) -> spec.Block:
@@ -45,6 +54,7 @@ def block(config: BertConfig, role: Role) -> spec.Block:
 
 def stack(config: BertConfig, role: Role) -> spec.StackSpec:
     """BERT's stack; as a decoder it is causal and has the masked language model's head."""
+    _check_positions(config)
     norm = spec.LayerNorm(eps=config.layer_norm_eps)
     transform = spec.HeadTransform(size=config.hidden_size, activation=activation(config, "hidden_act"), norm=norm)
     head = spec.Head(
@@ -72,6 +82,37 @@ def stack(config: BertConfig, role: Role) -> spec.StackSpec:
     )
 
 
+def _check_positions(config: BertConfig) -> None:
+    if config.position_embedding_type != "absolute":
+        raise ConfigError(
+            f"{config.model_type}: config.json has position_embedding_type = "
+            f'"{config.position_embedding_type}", which conjoin does not know.\nExpected: absolute.',
+            hint="transformers 5 drops this key and computes something else; transformers 4 honours it.",
+        )
+
+
+def factorised(stack: spec.StackSpec, size: int, *, projection: bool) -> spec.StackSpec:
+    """The same stack with an embedding, and a head's transform, of another width (ELECTRA, ALBERT).
+
+    Args:
+        projection: A linear layer widens the finished embedding.
+    """
+    widen = spec.Projection(when="sum", bias=True) if projection else None
+    embedding = replace(stack.embedding, size=size, projection=widen)
+    head = stack.head
+    if head is not None and head.transform is not None:
+        head = replace(head, size=size, transform=replace(head.transform, size=size))
+    return replace(stack, embedding=embedding, head=head)
+
+
+def exact_gelu_head(stack: spec.StackSpec) -> spec.StackSpec:
+    """The same stack whose head has GELU, whatever its blocks have (RoBERTa, ELECTRA)."""
+    head = stack.head
+    if head is None or head.transform is None:
+        return stack
+    return replace(stack, head=replace(head, transform=replace(head.transform, activation="gelu")))
+
+
 _ATTENTION = {"self.query": "q", "self.key": "k", "self.value": "v", "output.dense": "o"}
 LAYER = {
     **{f"attention.{theirs}": f"self_attn.{ours}" for theirs, ours in _ATTENTION.items()},
@@ -82,32 +123,44 @@ LAYER = {
     "output.dense": "mlp.down",
     "output.LayerNorm": "mlp_norm",
 }
+EMBEDDING = (
+    Rule("embeddings.word_embeddings.weight", "embed.words.weight"),
+    Rule("embeddings.position_embeddings.weight", "embed.positions.weight"),
+    Rule("embeddings.token_type_embeddings.weight", "embed.token_types.weight"),
+    *linears({"embeddings.LayerNorm": "embed.norm"}),
+)
+BUFFERS = (r"embeddings\.position_ids",)
+"""Stored by transformers 4, and nothing that is learned."""
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """BertModel's names."""
     layers = {f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
-    return NameTable(
-        (
-            Rule("embeddings.word_embeddings.weight", "embed.words.weight"),
-            Rule("embeddings.position_embeddings.weight", "embed.positions.weight"),
-            Rule("embeddings.token_type_embeddings.weight", "embed.token_types.weight"),
-            *linears({"embeddings.LayerNorm": "embed.norm", **layers}),
-        ),
-        ignored=(r"embeddings\.position_ids",),
-    )
+    return NameTable((*EMBEDDING, *linears(layers)), BUFFERS)
 
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head."""
     return NameTable(
         (
-            Rule("cls.predictions.bias", "head.bias"),
-            Rule("cls.predictions.decoder.bias", "head.bias"),
+            *twin_bias(stack, "cls.predictions.bias", "cls.predictions.decoder.bias"),
             Rule("cls.predictions.decoder.weight", "head.vocab.weight"),
-            *linears({"cls.predictions.transform.dense": "head.dense", "cls.predictions.transform.LayerNorm": "head.norm"}),
+            *linears(
+                {"cls.predictions.transform.dense": "head.dense", "cls.predictions.transform.LayerNorm": "head.norm"}
+            ),
         )
     )
+
+
+def twin_bias(stack: spec.StackSpec, own: str, decoder: str) -> tuple[Rule, ...]:
+    """Rules of a head's bias that transformers holds twice.
+
+    The head has one of its own and one in the vocabulary layer, and adds the latter. Where words are tied the two are
+    one; else they differ, and files written by transformers 4 have only the first.
+    """
+    if stack.head is None or stack.head.tied:
+        return Rule(own, "head.bias"), Rule(decoder, "head.bias")
+    return Rule(decoder, "head.bias", copies=(own,)), Rule(own, "head.bias")
 
 
 FAMILY = Family(

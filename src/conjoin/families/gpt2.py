@@ -1,16 +1,18 @@
 """GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out)."""
 
+from typing import ClassVar
+
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule, Transposed
 from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
+from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
 
 
 class GPT2Config(PretrainedConfig):
     """Fields of a GPT-2 config.json."""
 
     model_type = "gpt2"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
         "num_attention_heads": "n_head",

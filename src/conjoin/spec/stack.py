@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+from conjoin.errors import ConfigError
 from conjoin.spec.bricks import Activation, Block, CrossAttention, Norm, RelativeBias
 
 
@@ -154,6 +155,9 @@ class StackSpec:
         final_norm: After the last block.
         relative_bias: T5's table, added to the scores of every self-attention.
         head: None for an encoder.
+
+    Raises:
+        ConfigError: no blocks.
     """
 
     family: str
@@ -168,6 +172,8 @@ class StackSpec:
     init: NormalInit | FanInInit = NormalInit()
 
     def __post_init__(self) -> None:
+        if not self.blocks:
+            raise ConfigError(f"{self.family}: the config has no layers; a stack needs at least one.")
         if not self.weights_of:
             object.__setattr__(self, "weights_of", tuple(range(len(self.blocks))))
         assert len(self.weights_of) == len(self.blocks)

@@ -1,0 +1,64 @@
+"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): BERT's stack behind an embedding of its own width.
+
+The head is the generator's. Discriminators, which most checkpoints are, have none: theirs starts fresh.
+"""
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Rule
+from conjoin.families import bert
+from conjoin.families._kit import Family, Role, linears
+
+
+class ElectraConfig(bert.BertConfig):
+    """Fields of an ELECTRA config.json.
+
+    Args:
+        summary_type, summary_use_proj, summary_activation, summary_last_dropout: For multiple choice heads, which
+            conjoin has none of.
+    """
+
+    model_type = "electra"
+    embedding_size: int = 128
+    hidden_size: int = 256
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    summary_type: str = "first"
+    summary_use_proj: bool = True
+    summary_activation: str | None = "gelu"
+    summary_last_dropout: float = 0.1
+
+
+def stack(config: ElectraConfig, role: Role) -> spec.StackSpec:
+    """ELECTRA's stack: no projection where both widths are the same."""
+    plain = bert.exact_gelu_head(bert.stack(config, role))
+    return bert.factorised(plain, config.embedding_size, projection=config.embedding_size != config.hidden_size)
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """ElectraModel's names."""
+    return bert.body(stack) + NameTable(linears({"embeddings_project": "embed.projection"}))
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """Names of the generator's head."""
+    return NameTable(
+        (
+            Rule("generator_lm_head.bias", "head.bias"),
+            Rule("generator_lm_head.weight", "head.vocab.weight"),
+            *linears({"generator_predictions.dense": "head.dense", "generator_predictions.LayerNorm": "head.norm"}),
+        )
+    )
+
+
+FAMILY = Family(
+    config=ElectraConfig,
+    encoder="native",
+    decoder="own",
+    encoder_architecture="ElectraModel",
+    decoder_architecture="ElectraForCausalLM",
+    stack=stack,
+    body=body,
+    head=head,
+    prefixes=("electra.",),
+    decoder_prefix="electra.",
+)
