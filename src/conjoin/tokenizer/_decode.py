@@ -1,0 +1,51 @@
+"""Ids back to text."""
+
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import TokenizerError
+from conjoin.tokenizer._warn import warn
+
+CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+"""transformers' key for tokenizer_config.json; the name is its own warning."""
+
+_CLEAN_UP = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
+)
+
+
+def decode_rows(backend: Backend, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+    """Decode many rows at once.
+
+    Raises:
+        TokenizerError: a row holds something that is not an id.
+    """
+    for index, row in enumerate(rows):
+        if any(not isinstance(token, int) or token < 0 for token in row):  # pyright: ignore[reportUnnecessaryIsInstance]
+            bad = next(token for token in row if not isinstance(token, int) or token < 0)  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TokenizerError(
+                f"row {index} holds {bad!r}, which is not a token id.",
+                hint="labels hide positions with -100; drop those: [[i for i in row if i >= 0] for row in labels].",
+            )
+    return backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
+
+
+def can_clean_up(backend: Backend) -> bool:
+    """Whether removing spaces before punctuation restores text; in BPE those spaces are the text's own."""
+    return type(backend.model).__name__ != "BPE"
+
+
+def clean_up_spaces(text: str) -> str:
+    """Remove the spaces that WordPiece puts before punctuation and English endings, in transformers' order."""
+    for spaced, joined in _CLEAN_UP:
+        text = text.replace(spaced, joined)
+    return text
+
+
+def warn_no_clean_up() -> None:
+    """Say that clean-up was asked of a BPE tokenizer."""
+    warn(
+        "clean_up_tokenization_spaces=True has no effect on a BPE tokenizer: its spaces are those of the text. "
+        "Leave the argument out."
+    )

@@ -1,0 +1,205 @@
+"""Read vocabulary files into one shape, whatever format they came in."""
+
+import base64
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import FileError, TokenizerError
+from conjoin.tokenizer._rust import limits_of
+from conjoin.tokenizer._sentencepiece import PieceType, merges_of, read_sentencepiece
+
+# What Rust's str::trim_end strips; Python's rstrip() would take U+001C..U+001F too, which may end a real token.
+_RUST_WHITESPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """What a family needs to build its pipeline.
+
+    `ids` serves WordPiece and BPE, `scores` serves Unigram; the one that the file does not have is empty.
+    """
+
+    origin: Path
+    ids: dict[str, int] = field(default_factory=dict[str, int])
+    merges: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    scores: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+    charsmap: bytes | None = None
+    added: list[AddedToken] = field(default_factory=list[AddedToken])
+    post_processor: Any = None
+    padding: dict[str, Any] | None = None
+    truncation: dict[str, Any] | None = None
+    from_sentencepiece: bool = False
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        TokenizerError: not JSON, or not an object.
+    """
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise TokenizerError(
+            f"{path}: not valid JSON: {error}.", hint="fetch the file again, or repair it at the place named."
+        ) from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
+    return cast(dict[str, Any], value)
+
+
+def read_backend(path: Path) -> Backend:
+    """Load `tokenizer.json` exactly as it is written.
+
+    Raises:
+        TokenizerError: the `tokenizers` library refuses the file; its own words are kept.
+    """
+    try:
+        return Backend.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
+
+
+def read_tokenizer_json(path: Path, document: dict[str, Any]) -> Vocabulary:
+    """Take the vocabulary, the merges and the post-processor out of `document`, the content of a `tokenizer.json`."""
+    model = document["model"]
+    vocab: Any = model["vocab"]
+    is_scored = model_kind(document, path) == "Unigram"
+    settings = _settings_only(document, path)
+    padding, truncation = limits_of(settings)
+    return Vocabulary(
+        origin=path,
+        ids={} if is_scored else vocab,
+        scores=[(str(piece), float(score)) for piece, score in cast(list[Any], vocab)] if is_scored else [],
+        merges=[_pair(merge) for merge in model.get("merges", [])],
+        charsmap=_charsmap(document.get("normalizer")),
+        post_processor=settings.post_processor,
+        padding=padding,
+        truncation=truncation,
+    )
+
+
+def model_kind(document: dict[str, Any], path: Path | str) -> str:
+    """Name the model of a `tokenizer.json`: WordPiece, BPE, Unigram or WordLevel; old files leave the name out."""
+    model = document.get("model")
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise TokenizerError(f"{path}: holds no `model` with a `vocab`, so it is not a tokenizers file.")
+    known = cast(dict[str, Any], model)
+    if known.get("type"):
+        return str(known["type"])
+    if isinstance(known["vocab"], list):
+        return "Unigram"
+    return "BPE" if "merges" in known else "WordPiece"
+
+
+def _settings_only(document: dict[str, Any], path: Path) -> Backend:
+    """Parse everything but the vocabulary, which for 250 000 pieces would take most of the time."""
+    empty = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+    try:
+        return Backend.from_str(json.dumps(document | {"model": empty, "added_tokens": []}))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
+
+
+def read_wordpiece(path: Path) -> Vocabulary:
+    """Read `vocab.txt`: one piece a line, the line number is the id."""
+    lines = _text(path).split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    ids = {line.rstrip(_RUST_WHITESPACE): index for index, line in enumerate(lines)}
+    if not ids:
+        raise TokenizerError(f"{path}: the vocabulary is empty.", hint="fetch the file again.")
+    return Vocabulary(origin=path, ids=ids)
+
+
+def read_byte_level(vocab: Path, merges: Path) -> Vocabulary:
+    """Read `vocab.json` and `merges.txt` of a byte-level BPE.
+
+    Raises:
+        TokenizerError: a merge names a piece that the vocabulary lacks, or is not two pieces.
+    """
+    ids = cast(dict[str, int], read_json(vocab))
+    pairs: list[tuple[str, str]] = []
+    for number, line in enumerate(_text(merges).split("\n"), start=1):
+        if line.startswith("#version") or not line.strip():
+            continue
+        parts = line.rstrip("\r").split(" ")
+        if len(parts) != 2:
+            raise TokenizerError(f"{merges}: line {number} is {line!r}, expected two pieces with one space between.")
+        pairs.append((parts[0], parts[1]))
+    _check_merges(pairs, ids, merges, vocab)
+    return Vocabulary(origin=vocab, ids=ids, merges=pairs)
+
+
+def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
+    """Read a SentencePiece model; control and user-defined pieces become added tokens.
+
+    Args:
+        as_bpe: the family runs BPE, so merges are rebuilt from the pieces.
+    Raises:
+        TokenizerError: unreadable, or the file is of the other kind (unigram or BPE).
+    """
+    model = read_sentencepiece(path)
+    if model.is_unigram == as_bpe:
+        kinds = ("unigram", "BPE") if as_bpe else ("BPE (or word, char)", "unigram")
+        raise TokenizerError(
+            f"{path}: a SentencePiece {kinds[0]} model, but this family needs {kinds[1]}.",
+            hint="use the tokenizer class that the checkpoint names, or AutoTokenizer.",
+        )
+    ids = model.ids()
+    return Vocabulary(
+        origin=path,
+        ids=ids if as_bpe else {},
+        scores=[] if as_bpe else model.scores(),
+        merges=merges_of(ids) if as_bpe else [],
+        charsmap=model.charsmap,
+        added=[
+            AddedToken(piece.text, normalized=False, special=piece.type is PieceType.CONTROL)
+            for piece in model.pieces
+            if piece.type in (PieceType.CONTROL, PieceType.USER_DEFINED)
+        ],
+        from_sentencepiece=True,
+    )
+
+
+def _check_merges(merges: list[tuple[str, str]], ids: dict[str, int], merges_path: Path, vocab_path: Path) -> None:
+    lost = [f"{a} {b}" for a, b in merges if a not in ids or b not in ids or a + b not in ids]
+    if lost:
+        raise TokenizerError(
+            f"{merges_path.name} and {vocab_path.name} of {vocab_path.parent} disagree: {len(lost)} of {len(merges)}"
+            f" merges name pieces that the vocabulary lacks, the first is {lost[0]!r}.",
+            hint="both files must come from the same checkpoint; fetch them again together.",
+        )
+
+
+def _charsmap(normalizer: Any) -> bytes | None:
+    """The compiled SentencePiece normalisation table, wherever the normalizer keeps it."""
+    if not isinstance(normalizer, dict):
+        return None
+    one = cast(dict[str, Any], normalizer)
+    steps: list[dict[str, Any]] = one["normalizers"] if one.get("type") == "Sequence" else [one]
+    tables = (step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled")
+    table = next(tables, None)
+    return base64.b64decode(table) if table else None
+
+
+def _pair(merge: str | list[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: not UTF-8 text: {error}.", hint="fetch the file again.") from error
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error}.") from error

@@ -1,0 +1,87 @@
+"""Which family a folder's tokenizer files are of."""
+
+from conjoin.errors import TokenizerError
+from conjoin.tokenizer import families, unigram
+from conjoin.tokenizer._find import MODEL_CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
+from conjoin.tokenizer._load import misfit
+from conjoin.tokenizer._read import read_json
+from conjoin.tokenizer.tokenizer import Tokenizer
+
+CLASSES: dict[str, type[Tokenizer]] = {
+    name: value
+    for module in (families, unigram)
+    for name, value in vars(module).items()
+    if isinstance(value, type) and issubclass(value, Tokenizer) and value.saved_class != Tokenizer.saved_class
+}
+"""Every class name that a tokenizer_config.json may give, `...Fast` names included."""
+
+_GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
+
+# The tokenizer class of each model_type, as transformers 5.23 maps them; a type not listed follows its folder's files.
+_MODEL_TYPES = {
+    "BertTokenizer": "bert distilbert electra ernie layoutlm megatron-bert nezha nomic_bert qdqbert visual_bert",
+    "RobertaTokenizer": "bart data2vec-text ibert lilt longformer mega mra roberta roberta-prelayernorm",
+    "XLMRobertaTokenizer": "gte jina_embeddings_v3 trocr xlm-roberta xmod",
+    "CamembertTokenizer": "camembert",
+    "AlbertTokenizer": "albert yoso",
+    "GPT2Tokenizer": "codegen gpt2 gpt_neo gptj jais2 opt phi starcoder2",
+    "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmoe rwkv xlstm",
+    "Qwen2Tokenizer": "qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next",
+    "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma t5gemma",
+    "MBartTokenizer": "mbart",
+    "MBart50Tokenizer": "mbart50",
+    "T5Tokenizer": "mt5 switch_transformers t5",
+    "PreTrainedTokenizerFast": (
+        "bigbird_pegasus cohere2 glm glm4 gpt_bigcode granite granitemoe mistral mistral3 mixtral modernbert "
+        "modernbert-decoder nystromformer olmo2 olmo3 pegasus_x persimmon phi3 stablelm umt5 xlm-roberta-xl"
+    ),
+}
+CLASS_OF_TYPE = {model_type: name for name, types in _MODEL_TYPES.items() for model_type in types.split()}
+
+# transformers' MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, as far as CLASS_OF_TYPE goes: the type wins over the file.
+_TYPE_WINS = {"modernbert", "modernbert-decoder", "phi3", "qwen2"}
+
+
+def class_for(files: Files) -> type[Tokenizer]:
+    """The family of a folder; plain `Tokenizer` where its tokenizer.json should be taken as it is.
+
+    Raises:
+        TokenizerError: nothing names the family, and there is no tokenizer.json to take as it is.
+    """
+    name = _class_name(files)
+    path = files.get(TOKENIZER_JSON)
+    known = None if name is None else CLASSES.get(name)
+    if path is None:
+        if known is None:
+            raise _unknown(files, name)
+        return known
+    return Tokenizer if known is None or misfit(known, read_json(path)) else known
+
+
+def _class_name(files: Files) -> str | None:
+    path = files.get(TOKENIZER_CONFIG)
+    config_path = files.get(MODEL_CONFIG)
+    model = read_json(config_path) if config_path else {}
+    model_type = model.get("model_type")
+    named = (read_json(path).get("tokenizer_class") if path else None) or model.get("tokenizer_class")
+    if named is None:
+        if model_type in ("encoder-decoder", "vision-encoder-decoder") and isinstance(model.get("encoder"), dict):
+            model_type = model["encoder"].get("model_type")
+        return CLASS_OF_TYPE.get(str(model_type))
+    name = str(named).removesuffix("Fast")
+    of_type = CLASS_OF_TYPE.get(str(model_type))
+    if of_type in _GENERIC and name != of_type.removesuffix("Fast"):
+        return None
+    return of_type if model_type in _TYPE_WINS else name
+
+
+def _unknown(files: Files, name: str | None) -> TokenizerError:
+    there = set(files.names())
+    fitting = sorted({known.__name__ for known in CLASSES.values() if there.issuperset(known.vocabulary_files)})
+    said = (
+        "nothing says which tokenizer this is" if name is None else f"tokenizer_class {name!r} is not known to conjoin"
+    )
+    return TokenizerError(
+        f"{files.folder}: no {TOKENIZER_JSON}, and {said}. The files fit: {', '.join(fitting) or 'no family'}.",
+        hint=f"{fitting[0]}.from_pretrained({str(files.folder)!r})" if fitting else None,
+    )

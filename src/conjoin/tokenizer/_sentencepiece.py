@@ -1,0 +1,153 @@
+"""Read a SentencePiece model file without protobuf or the sentencepiece package.
+
+Source: the field numbers of google/sentencepiece, src/sentencepiece_model.proto.
+"""
+
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from conjoin.errors import TokenizerError
+
+Field = tuple[int, int | bytes]
+"""A field's number and its value: an int for varints, bytes for everything else."""
+
+
+class PieceType(IntEnum):
+    """SentencePiece.Type of sentencepiece_model.proto."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One entry of the vocabulary; its id is its place in the file."""
+
+    text: str
+    score: float
+    type: PieceType
+
+
+@dataclass(slots=True, kw_only=True)
+class SentencePieceModel:
+    """What a conversion needs of a ModelProto; the defaults are those of the .proto file."""
+
+    pieces: list[Piece] = field(default_factory=list[Piece])
+    is_unigram: bool = True
+    charsmap: bytes | None = None
+
+    def scores(self) -> list[tuple[str, float]]:
+        """The vocabulary as `tokenizers.models.Unigram` wants it."""
+        return [(piece.text, piece.score) for piece in self.pieces]
+
+    def ids(self) -> dict[str, int]:
+        """The vocabulary as `tokenizers.models.BPE` wants it."""
+        return {piece.text: index for index, piece in enumerate(self.pieces)}
+
+
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Parse a `.model` file.
+
+    Raises:
+        TokenizerError: the file is not a SentencePiece model (often: a Git LFS pointer), or is cut off.
+    """
+    try:
+        model = _parse_model(path.read_bytes())
+    except (IndexError, struct.error, UnicodeDecodeError, ValueError) as error:
+        raise TokenizerError(
+            f"{path}: not a readable SentencePiece model ({type(error).__name__}).",
+            hint="fetch the file again; if it is a few lines of text, it is a Git LFS pointer: run `git lfs pull`.",
+        ) from error
+    if not model.pieces:
+        raise TokenizerError(f"{path}: the SentencePiece model holds no pieces.", hint="fetch the file again.")
+    return model
+
+
+def merges_of(vocab: dict[str, int], *, skip: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Rebuild BPE merges from a SentencePiece BPE vocabulary, which keeps only the merged pieces.
+
+    A piece's rank is its id; where a piece can be cut in several places, all cuts are merges, lower ids first.
+    """
+    found: list[tuple[int, int, int, str, str]] = []
+    for piece, rank in vocab.items():
+        if piece in skip:
+            continue
+        cuts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
+        inside = [(a, b) for a, b in cuts if a in vocab and b in vocab and a not in skip and b not in skip]
+        inside.sort(key=lambda cut: (vocab[cut[0]], vocab[cut[1]]))
+        found.extend((rank, len(a), len(b), a, b) for a, b in inside)
+    found.sort(key=lambda row: row[:3])
+    return [(a, b) for *_, a, b in found]
+
+
+def _parse_model(data: bytes) -> SentencePieceModel:
+    model = SentencePieceModel()
+    for number, value in _fields(data):
+        match number, value:
+            case 1, bytes():
+                model.pieces.append(_parse_piece(value))
+            case 2, bytes():  # TrainerSpec.model_type: 1 unigram, 2 BPE, 3 word, 4 char
+                model.is_unigram = dict(_fields(value)).get(3, 1) == 1
+            case 3, bytes():  # NormalizerSpec.precompiled_charsmap
+                charsmap = dict(_fields(value)).get(2)
+                model.charsmap = charsmap if isinstance(charsmap, bytes) and charsmap else None
+            case _:
+                pass
+    return model
+
+
+def _parse_piece(data: bytes) -> Piece:
+    text, score, kind = "", 0.0, PieceType.NORMAL
+    for number, value in _fields(data):
+        match number, value:
+            case 1, bytes():
+                text = value.decode("utf-8")
+            case 2, bytes():
+                (score,) = struct.unpack("<f", value)
+            case 3, int():
+                kind = PieceType(value)
+            case _:
+                pass
+    return Piece(text, score, kind)
+
+
+def _fields(data: bytes) -> Iterator[Field]:
+    """Walk the protobuf wire format (protobuf.dev/programming-guides/encoding)."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        match key & 7:
+            case 0:
+                value, at = _varint(data, at)
+                yield key >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 2:
+                size, at = _varint(data, at)
+            case 5:
+                size = 4
+            case wire:
+                raise ValueError(f"wire type {wire}")
+        if at + size > len(data):
+            raise IndexError("field runs past the end")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

@@ -1,0 +1,188 @@
+"""What tokenizer_config.json and its older companions say, merged in the order transformers merges them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from tokenizers import AddedToken
+
+from conjoin.errors import TokenizerError
+from conjoin.tokenizer._find import (
+    ADDED_TOKENS,
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATES,
+    SPECIAL_TOKENS_MAP,
+    TOKENIZER_CONFIG,
+    Files,
+)
+from conjoin.tokenizer._read import read_json
+
+Token = str | AddedToken
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The special tokens that every tokenizer has a name for."""
+
+_BOOKKEEPING = (
+    "tokenizer_class",
+    "init_inputs",
+    "name_or_path",
+    "is_local",
+    "local_files_only",
+    "added_tokens_decoder",
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    """One tokenizer's settings.
+
+    Attributes:
+        options: every other key, known to conjoin or not; saved again as it came.
+        named: special tokens by name, also a model's own names such as `image_token`.
+        extra: special tokens without a name; None when no file says anything about them.
+        family_extra: unnamed special tokens that a family merges with its own (mBART's language codes).
+        added: tokens to add to the vocabulary, by id.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    named: dict[str, Token | None] = field(default_factory=dict[str, Token | None])
+    extra: list[Token] | None = None
+    family_extra: list[Token] | None = None
+    added: dict[int, AddedToken] = field(default_factory=dict[int, AddedToken])
+
+
+def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> Settings:
+    """Read a folder's settings; `overrides` win over every file.
+
+    Args:
+        document: the content of tokenizer.json, where there is one.
+    Raises:
+        TokenizerError: a file is not JSON, or a special token is neither text nor an added token.
+    """
+    path = files.get(TOKENIZER_CONFIG)
+    config = read_json(path) if path else {}
+    if document is not None:  # its post-processor already says whether bos and eos are added
+        config.pop("add_bos_token", None)
+        config.pop("add_eos_token", None)
+    config |= _chat_templates(files)
+    config |= overrides
+    if config.get("additional_special_tokens") and not config.get("extra_special_tokens"):
+        config["extra_special_tokens"] = config.pop("additional_special_tokens")
+    if "added_tokens_decoder" in config:
+        listed: dict[str, Any] = config["added_tokens_decoder"]
+        added = {int(index): _as_added(value, "added_tokens_decoder") for index, value in listed.items()}
+    else:
+        _merge_special_tokens_map(files, config, overrides)
+        added = _added_tokens(files, config, document or {})
+    for key in _BOOKKEEPING:
+        config.pop(key, None)
+    return _sort_out(config, added)
+
+
+def as_token(value: Any, name: str) -> Token:
+    """Turn the JSON form of a special token into text or an AddedToken.
+
+    Raises:
+        TokenizerError: `value` is neither.
+    """
+    if isinstance(value, str | AddedToken):
+        return value
+    if isinstance(value, dict) and "content" in value:
+        fields = {key: item for key, item in cast(dict[str, Any], value).items() if key not in ("__type", "id")}
+        options: dict[str, Any] = {"special": True} | fields
+        return AddedToken(**options)
+    raise TokenizerError(f"{name} = {value!r}, expected a string or an AddedToken.")
+
+
+def _chat_templates(files: Files) -> dict[str, Any]:
+    templates: dict[str, str] = {}
+    default = files.get(CHAT_TEMPLATE)
+    if default:
+        templates["default"] = default.read_text(encoding="utf-8")
+    if files.only is None:
+        for path in sorted((files.folder / CHAT_TEMPLATES).glob("*.jinja")):
+            templates[path.stem] = path.read_text(encoding="utf-8")
+    if not templates:
+        return {}
+    return {"chat_template": templates["default"] if list(templates) == ["default"] else templates}
+
+
+def _added_tokens(files: Files, config: dict[str, Any], document: Mapping[str, Any]) -> dict[int, AddedToken]:
+    """Collect the tokens to add from where they stood before tokenizer_config.json listed them."""
+    added: dict[int, AddedToken] = {}
+    path = files.get(ADDED_TOKENS)
+    if path:
+        special = _special_texts(config)
+        for text, index in read_json(path).items():
+            added[int(index)] = AddedToken(text, normalized=text not in special, special=text in special)
+    listed: list[dict[str, Any]] = document.get("added_tokens") or []
+    for value in listed:
+        added[int(value["id"])] = _as_added(value, "added_tokens")
+    return added
+
+
+def _merge_special_tokens_map(files: Files, config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    path = files.get(SPECIAL_TOKENS_MAP)
+    listed: dict[str, Any] = read_json(path) if path else {}
+    for key, value in listed.items():
+        if overrides.get(key):
+            continue
+        if key == "extra_special_tokens" and isinstance(value, list):
+            have: list[Any] = list(config.get(key) or [])
+            config[key] = have + [token for token in cast(list[Any], value) if token not in have]
+        else:
+            config[key] = value
+
+
+def _special_texts(config: dict[str, Any]) -> set[str]:
+    named = [config[key] for key in NAMED if config.get(key)]
+    extra: list[Any] = config.get("extra_special_tokens") or []
+    return {text_of(as_token(value, "special token")) for value in [*named, *extra]}
+
+
+def _sort_out(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
+    """Part special tokens from options; a named token takes the AddedToken that has its text, if one is listed."""
+    own = dict(config.pop("model_specific_special_tokens", None) or {})
+    extra = config.pop("extra_special_tokens", None)
+    if isinstance(extra, dict):
+        own |= cast(dict[str, Any], extra)
+        extra = None
+    by_text = {token.content: token for token in added.values()}
+    named: dict[str, Token | None] = {}
+    for key in [key for key in config if key.endswith("_token")]:
+        value = config[key]
+        if key in NAMED or isinstance(value, str | AddedToken | dict):
+            named[key] = None if config.pop(key) is None else as_token(value, key)
+    named |= {key: as_token(value, key) for key, value in own.items()}
+    for key, value in named.items():
+        if key in NAMED and value is not None:
+            named[key] = by_text.get(text_of(value), value)
+    family_extra = config.pop("additional_special_tokens", None)
+    return Settings(
+        options=config,
+        named=named,
+        extra=_tokens(extra, "extra_special_tokens"),
+        family_extra=_tokens(family_extra, "additional_special_tokens"),
+        added=added,
+    )
+
+
+def _tokens(values: Any, name: str) -> list[Token] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list | tuple):
+        raise TokenizerError(f"{name} = {values!r}, expected a list of tokens.")
+    return [as_token(value, name) for value in cast(list[Any], values)]
+
+
+def _as_added(value: Any, name: str) -> AddedToken:
+    is_object = isinstance(value, dict)
+    token = as_token({"special": False} | cast(dict[str, Any], value) if is_object else value, name)
+    if isinstance(token, str):
+        raise TokenizerError(f"{name} holds the bare string {token!r}, expected an object with `content`.")
+    return token
+
+
+def text_of(token: Token) -> str:
+    """The text of a special token in either form."""
+    return token if isinstance(token, str) else token.content

@@ -1,0 +1,237 @@
+"""The families whose older files (vocab.txt, vocab.json + merges.txt, SentencePiece) conjoin turns into a pipeline.
+
+Each says which special tokens it has and how text is cut; the pipelines are those of transformers 5.23, which builds
+them from the class and the vocabulary even where a tokenizer.json is present.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
+
+from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._settings import Settings, Token, text_of
+from conjoin.tokenizer.tokenizer import Tokenizer
+
+SPACE = "\u2581"  # SentencePiece's visible space
+
+# GPT-4's split, as Qwen2 uses it (Qwen2 tokenizer.json, pre_tokenizer)
+_QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+FAIRSEQ: Mapping[str, Token] = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
+
+
+class BertTokenizer(Tokenizer):
+    """WordPiece over words and punctuation (Devlin et al. 2018, arXiv:1810.04805). `[CLS] A [SEP] B [SEP]`."""
+
+    kind = "WordPiece"
+    vocabulary_files = ("vocab.txt",)
+    saved_class = "BertTokenizer"
+    model_input_names = ("input_ids", "token_type_ids", "attention_mask")
+    defaults: ClassVar[Mapping[str, Token]] = {
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Honours do_lower_case, strip_accents and tokenize_chinese_chars."""
+        options = settings.options
+        backend = Backend(models.WordPiece(vocabulary.ids, unk_token=name_of(settings, "unk_token")))
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=options.get("tokenize_chinese_chars", True),
+            strip_accents=options.get("strip_accents"),
+            lowercase=options.get("do_lower_case", True),
+        )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece(prefix="##")
+        return backend
+
+    def finish(self) -> None:
+        cls, sep = self.cls_token or "[CLS]", self.sep_token or "[SEP]"
+        self.backend.post_processor = TemplateProcessing(
+            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
+            special_tokens=with_ids(self, cls, sep),
+        )
+
+
+class DistilBertTokenizer(BertTokenizer):
+    """BERT's, without token types."""
+
+    saved_class = "DistilBertTokenizer"
+    model_input_names = ("input_ids", "attention_mask")
+
+
+class GPT2Tokenizer(Tokenizer):
+    """Byte-level BPE (Radford et al. 2019). Adds nothing around a text unless add_bos_token says so (OPT does)."""
+
+    kind = "BPE"
+    vocabulary_files = ("vocab.json", "merges.txt")
+    saved_class = "GPT2Tokenizer"
+    defaults: ClassVar[Mapping[str, Token]] = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Honours add_prefix_space."""
+        backend = Backend(_byte_level_bpe(vocabulary))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=bool(settings.options.get("add_prefix_space"))
+        )
+        backend.decoder = decoders.ByteLevel()
+        return backend
+
+
+class RobertaTokenizer(GPT2Tokenizer):
+    """GPT-2's cuts, BERT's frame (Liu et al. 2019, arXiv:1907.11692). `<s> A </s></s> B </s>`."""
+
+    saved_class = "RobertaTokenizer"
+    defaults = FAIRSEQ
+
+    def finish(self) -> None:
+        options = self.settings.options
+        (sep, sep_id), (cls, cls_id) = with_ids(self, self.sep_token or "</s>", self.cls_token or "<s>")
+        self.backend.post_processor = RobertaProcessing(
+            (sep, sep_id),
+            (cls, cls_id),
+            trim_offsets=options.get("trim_offsets", True),
+            add_prefix_space=bool(options.get("add_prefix_space")),
+        )
+
+
+class GPTNeoXTokenizer(GPT2Tokenizer):
+    """GPT-2's cuts after NFC (Black et al. 2022, arXiv:2204.06745)."""
+
+    saved_class = "GPTNeoXTokenizer"
+    defaults: ClassVar[Mapping[str, Token]] = {**GPT2Tokenizer.defaults, "pad_token": "<|padding|>"}
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """As GPT-2, plus NFC and trim_offsets."""
+        backend = super().build(vocabulary, settings)
+        backend.normalizer = normalizers.NFC()
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=bool(settings.options.get("add_prefix_space")),
+            trim_offsets=settings.options.get("trim_offsets", True),
+        )
+        return backend
+
+    def finish(self) -> None:
+        self.set_bos_eos_template()
+
+
+class Qwen2Tokenizer(GPT2Tokenizer):
+    """Byte-level BPE over GPT-4's word split, after NFC (Qwen team 2024, arXiv:2407.10671)."""
+
+    saved_class = "Qwen2Tokenizer"
+    defaults: ClassVar[Mapping[str, Token]] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Honours add_prefix_space."""
+        backend = Backend(_byte_level_bpe(vocabulary))
+        backend.normalizer = normalizers.NFC()
+        space = bool(settings.options.get("add_prefix_space"))
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN_SPLIT), behavior="isolated", invert=False),
+                pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=False),
+            ]
+        )
+        backend.decoder = decoders.ByteLevel()
+        return backend
+
+    def finish(self) -> None:
+        self.add_tokens([AddedToken(token, special=True) for token in self.all_special_tokens])
+
+
+class LlamaTokenizer(Tokenizer):
+    """SentencePiece BPE with byte fallback (Touvron et al. 2023, arXiv:2302.13971)."""
+
+    kind = "BPE"
+    vocabulary_files = ("tokenizer.model",)
+    saved_class = "LlamaTokenizer"
+    padding_side = "left"
+    defaults: ClassVar[Mapping[str, Token]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Honours add_prefix_space, and legacy (a space before every stretch of text, not only the first)."""
+        space = settings.options.get("add_prefix_space")
+        space = True if space is None else bool(space)
+        start = "never" if not space else "always" if settings.options.get("legacy") else "first"
+        backend = Backend(models.BPE(vocabulary.ids, vocabulary.merges, fuse_unk=True, byte_fallback=True))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=start, split=False)
+        steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", left=1)] if space else steps)
+        return backend
+
+
+class GemmaTokenizer(Tokenizer):
+    """SentencePiece BPE with byte fallback, spaces kept as they are (Gemma team 2024, arXiv:2403.08295)."""
+
+    kind = "BPE"
+    vocabulary_files = ("tokenizer.model",)
+    saved_class = "GemmaTokenizer"
+    padding_side = "left"
+    defaults: ClassVar[Mapping[str, Token]] = {
+        "unk_token": "<unk>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    }
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Has no options."""
+        unk = name_of(settings, "unk_token")
+        bpe = models.BPE(vocabulary.ids, vocabulary.merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
+        backend = Backend(bpe)
+        backend.normalizer = normalizers.Replace(" ", SPACE)
+        backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous", invert=False)
+        backend.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+        return backend
+
+
+def _byte_level_bpe(vocabulary: Vocabulary) -> models.BPE:
+    return models.BPE(vocabulary.ids, vocabulary.merges, continuing_subword_prefix="", end_of_word_suffix="")
+
+
+def name_of(settings: Settings, name: str) -> str:
+    token = settings.named.get(name)
+    return "" if token is None else text_of(token)
+
+
+def with_ids(tokenizer: Tokenizer, *tokens: str) -> list[tuple[str, int]]:
+    """Pair each token with its id, as a template wants it."""
+    return [(token, tokenizer.id_of(token) or 0) for token in tokens]
+
+
+DistilBertTokenizerFast = DistilBertTokenizer
+BertTokenizerFast = BertTokenizer
+ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
+GPT2TokenizerFast = GPT2Tokenizer
+OPTTokenizer = OPTTokenizerFast = GPT2Tokenizer
+RobertaTokenizerFast = RobertaTokenizer
+BartTokenizer = BartTokenizerFast = RobertaTokenizer
+GPTNeoXTokenizerFast = GPTNeoXTokenizer
+Qwen2TokenizerFast = Qwen2Tokenizer
+LlamaTokenizerFast = LlamaTokenizer
+GemmaTokenizerFast = GemmaTokenizer

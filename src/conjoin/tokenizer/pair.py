@@ -1,0 +1,341 @@
+"""`TokenizerPair`: one tokenizer for what is read, another for what is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from conjoin.errors import FileError, TokenizerError
+from conjoin.tokenizer._find import PAIR_FILE, TARGET_FOLDER, Files, Source, find_files
+from conjoin.tokenizer._limits import Asked, Facts, Limits, resolve_limits
+from conjoin.tokenizer._load import load_files
+from conjoin.tokenizer._pad import array_kind, as_columns, as_lists, fill_row, pad_columns, target_size
+from conjoin.tokenizer._read import read_json
+from conjoin.tokenizer._registry import class_for
+from conjoin.tokenizer._run import Columns, Wish
+from conjoin.tokenizer._save import to_json, write_text
+from conjoin.tokenizer._texts import is_many
+from conjoin.tokenizer.batch import BatchEncoding, TensorKind
+from conjoin.tokenizer.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRules:
+    """How target ids become labels. labels[t] is what target position t must predict.
+
+    Attributes:
+        target_eos: every target ends in the target's eos (sep where it has no eos), appended where its tokenizer does
+            not do so: GPT-2's and Llama's do not, and a model trained without it never stops.
+        target_bos: keep the bos or cls that the target's tokenizer puts first. Off, because the decoder is *given*
+            that token as its start; kept, it learns to say it again. Turn it on for checkpoints that were trained on
+            `tokenizer(text).input_ids` as labels, such as the bert2bert ones on the hub.
+        label_pad_token_id: what fills labels up; -100 is not counted by the loss, and cannot be mistaken for an eos.
+    """
+
+    target_eos: bool = True
+    target_bos: bool = False
+    label_pad_token_id: int = -100
+
+
+class _OfTarget(Generic[T]):
+    """A special token of the pair: the target's, because that is what labels and generation are made of."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, pair: "TokenizerPair", owner: type) -> T | None:
+        return getattr(pair.target, self._name)
+
+
+class TokenizerPair:
+    """Tokenizes texts with `source` and target texts with `target`; decodes with `target`. Called as one tokenizer.
+
+    Saved in the model's folder: the source's files on top, so that transformers' AutoTokenizer finds it, the target's
+    in `target_tokenizer/`, the options in `tokenizer_pair.json`.
+    """
+
+    bos_token, bos_token_id = _OfTarget[str](), _OfTarget[int]()
+    eos_token, eos_token_id = _OfTarget[str](), _OfTarget[int]()
+    unk_token, unk_token_id = _OfTarget[str](), _OfTarget[int]()
+    sep_token, sep_token_id = _OfTarget[str](), _OfTarget[int]()
+    pad_token, pad_token_id = _OfTarget[str](), _OfTarget[int]()
+    cls_token, cls_token_id = _OfTarget[str](), _OfTarget[int]()
+    mask_token, mask_token_id = _OfTarget[str](), _OfTarget[int]()
+    start_token_id, end_token_id = _OfTarget[int](), _OfTarget[int]()
+
+    def __init__(
+        self,
+        source: Tokenizer,
+        target: Tokenizer,
+        *,
+        target_eos: bool = True,
+        target_bos: bool = False,
+        label_pad_token_id: int = -100,
+    ) -> None:
+        """See `LabelRules` for the options.
+
+        Raises:
+            TokenizerError: `target_eos` is asked for, but the target has neither eos nor sep.
+        """
+        self.source, self.target = source, target
+        self.rules = LabelRules(target_eos=target_eos, target_bos=target_bos, label_pad_token_id=label_pad_token_id)
+        if target_eos and target.end_token_id is None:
+            raise TokenizerError(
+                f"the target {target!r} has no eos and no sep token, so labels cannot end in one.",
+                hint="target.add_special_tokens({'eos_token': '</s>'}), or TokenizerPair(..., target_eos=False).",
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool | None = None,
+        token: str | bool | None = None,
+        **overrides: Any,
+    ) -> "TokenizerPair":
+        """Load what `save_pretrained` wrote.
+
+        Args:
+            overrides: `target_eos`, `target_bos` or `label_pad_token_id`.
+        Raises:
+            FileError: the folder holds no pair.
+        """
+        source = Source(
+            name=name_or_folder,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return load_pair(find_files(source).folder, overrides)
+
+    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+        """Write both tokenizers and the options; returns the paths written."""
+        folder = Path(save_directory)
+        written = self.source.save_pretrained(folder) + self.target.save_pretrained(folder / TARGET_FOLDER)
+        # last, so that a folder without it is never taken for a whole pair
+        return (*written, write_text(folder / PAIR_FILE, to_json({"version": 1, **asdict(self.rules)})))
+
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        *,
+        max_target_length: int | None = None,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: TensorKind | None = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Tokenize texts with the source and `text_target` with the target.
+
+        Args:
+            text_target: gives `labels`, filled up on the right with `label_pad_token_id`. Without `text`, the target
+                ids come back as `input_ids` with an `attention_mask`, filled up with the target's pad token.
+            max_length: for both sides; `max_target_length` overrides it for the targets, eos included.
+            kwargs: every other argument of `Tokenizer.__call__`; they concern the source.
+        Raises:
+            TokenizerError: as `Tokenizer.__call__`.
+        """
+        if text is None and text_target is None:
+            raise TokenizerError("neither text nor text_target was given.", hint="pair(texts, text_target=targets)")
+        if text_target is not None and kwargs.get("return_overflowing_tokens"):
+            raise TokenizerError(
+                "return_overflowing_tokens=True cuts a text into rows that its one target cannot follow."
+            )
+        limits = Asked(
+            padding=padding, truncation=truncation, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of
+        )
+        batch = BatchEncoding()
+        if text is not None:
+            batch = self.source(
+                text,
+                text_pair,
+                add_special_tokens=add_special_tokens,
+                is_split_into_words=is_split_into_words,
+                **asdict(limits) | kwargs,
+            )
+        if text_target is not None:
+            wish = Wish(
+                limits=limits if max_target_length is None else replace(limits, max_length=max_target_length),
+                columns=Columns(token_type_ids=False, attention_mask=False),
+                add_special_tokens=add_special_tokens,
+                is_split_into_words=is_split_into_words,
+            )
+            batch.update(self._targets(text_target, text_pair_target, wish, as_labels=text is not None))
+        is_batch = is_many(text_target if text is None else text, is_split_into_words=is_split_into_words)
+        if return_tensors is not None and not is_batch:
+            batch = BatchEncoding({key: [value] for key, value in batch.items()}, batch.encodings)
+        return batch.convert_to_tensors(return_tensors)
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: TensorKind | None = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Fill up rows as a data collator does: `labels` by the pair's rule, everything else as the source pads."""
+        kind = return_tensors or cast(TensorKind | None, array_kind(encoded_inputs))
+        columns = as_columns(encoded_inputs)
+        labels = columns.pop("labels", None)
+        batch = self.source.pad(
+            columns, padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, **kwargs
+        )
+        if labels is not None:
+            asked = Asked(
+                padding=padding,
+                max_length=max_length if padding == "max_length" else None,
+                pad_to_multiple_of=pad_to_multiple_of,
+            )
+            limits = resolve_limits(asked, self._label_facts())
+            is_batch = isinstance(columns["input_ids"][0], list)
+            filled = self._fill(labels if is_batch else [labels], limits)
+            batch["labels"] = filled if is_batch else filled[0]
+        return batch.convert_to_tensors(kind)
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """Turn target ids into text; label padding is left out."""
+        ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
+        return self.target.decode(self._without_padding(ids), skip_special_tokens, clean_up_tokenization_spaces)
+
+    def batch_decode(
+        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
+        """Turn rows of target ids into texts; label padding is left out."""
+        rows = self._without_padding(as_lists(sequences))
+        return self.target.batch_decode(rows, skip_special_tokens, clean_up_tokenization_spaces)
+
+    @property
+    def padding_side(self) -> str:
+        """The source's; labels are always filled up on the right."""
+        return self.source.padding_side
+
+    @property
+    def model_max_length(self) -> int:
+        """The source's; the target's is `pair.target.model_max_length`."""
+        return self.source.model_max_length
+
+    @property
+    def model_input_names(self) -> tuple[str, ...]:
+        """The source's."""
+        return self.source.model_input_names
+
+    def __repr__(self) -> str:
+        return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {self.rules})"
+
+    def _targets(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
+        facts = self._label_facts() if as_labels else self.target.facts()
+        limits = resolve_limits(wish.limits, facts)
+        frame = self._frame() if wish.add_special_tokens else Frame()
+        room = (
+            None if limits.max_length is None or not limits.truncates else limits.max_length + frame.drops - frame.adds
+        )
+        if room is not None and room < 1:
+            raise TokenizerError(f"max_length = {limits.max_length} leaves no room for a target and its end.")
+        inner = replace(wish, limits=Asked(truncation=limits.truncation, max_length=room), keep_batch=True)
+        rows = [frame.apply(row) for row in self.target.run_target(text, text_pair, inner)["input_ids"]]
+        if as_labels:
+            columns = {"labels": self._fill(rows, limits)}
+        else:
+            columns = pad_columns({"input_ids": rows}, limits, self.target.pad_token_id or 0, attention_mask=True)
+        is_batch = is_many(text, is_split_into_words=wish.is_split_into_words)
+        return columns if is_batch else {key: value[0] for key, value in columns.items()}
+
+    def _frame(self) -> "Frame":
+        """What the rules change about the special tokens that the target puts around a text."""
+        probe = self.target.run_target("a", None, _PROBE)
+        ids, mask = probe["input_ids"], probe["special_tokens_mask"]
+        first, last = mask.index(0), len(mask) - mask[::-1].index(0)
+        end = self.target.end_token_id
+        starts = bool(first) and ids[0] == self.target.start_token_id
+        ends = end in ids[last:]
+        return Frame(
+            drops=1 if starts and not self.rules.target_bos else 0,
+            end=end if self.rules.target_eos and not ends else None,
+        )
+
+    def _fill(self, rows: list[list[int]], limits: Limits) -> list[list[int]]:
+        """Fill labels up; on the right whatever side the target pads, because the decoder starts at the left."""
+        if not limits.pads:
+            return rows
+        size = target_size([len(row) for row in rows], limits)
+        return [fill_row(row, size, self.rules.label_pad_token_id, "right") for row in rows]
+
+    def _label_facts(self) -> Facts:
+        """The target's facts; labels need no pad token of the vocabulary."""
+        return replace(self.target.facts(), pad_token="", pad_token_id=self.rules.label_pad_token_id)
+
+    def _without_padding(self, ids: Any) -> Any:
+        if isinstance(ids, list):
+            kept = [item for item in cast(list[Any], ids) if item != self.rules.label_pad_token_id]
+            return [self._without_padding(item) for item in kept]
+        return ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """What turns a target's ids into labels: how many are dropped in front, and the end to append."""
+
+    drops: int = 0
+    end: int | None = None
+
+    @property
+    def adds(self) -> int:
+        """How much longer the labels may get."""
+        return 0 if self.end is None else 1
+
+    def apply(self, row: list[int]) -> list[int]:
+        """Labels of one row; an end that the text itself already has is not doubled."""
+        kept = row[self.drops :]
+        return kept if self.end is None or kept[-1:] == [self.end] else [*kept, self.end]
+
+
+_PROBE = Wish(
+    limits=Asked(), columns=Columns(token_type_ids=False, attention_mask=False, special_tokens_mask=True), verbose=False
+)
+
+
+def load_pair(folder: Path, overrides: Mapping[str, Any]) -> TokenizerPair:
+    """Load a pair from a folder that is here.
+
+    Raises:
+        FileError: one of its parts is missing.
+        TokenizerError: an option is unknown, or the file is of a later version.
+    """
+    path, target = folder / PAIR_FILE, folder / TARGET_FOLDER
+    if not path.is_file() or not target.is_dir():
+        missing = PAIR_FILE if not path.is_file() else f"{TARGET_FOLDER}/"
+        raise FileError(
+            f"{folder}: no {missing}, so this is no tokenizer pair.",
+            hint="AutoTokenizer.from_pretrained(folder) loads one tokenizer; pair.save_pretrained writes a pair.",
+        )
+    options = read_json(path)
+    if options.pop("version", 1) != 1:
+        raise TokenizerError(f"{path}: written by a later conjoin.", hint="pip install --upgrade conjoin")
+    options |= overrides
+    known = [field.name for field in fields(LabelRules)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TokenizerError(
+            f"{folder}: a tokenizer pair has no option {', '.join(unknown)}; it has {', '.join(known)}."
+        )
+    source, written = (load_files(class_for(files), files, {}) for files in (Files(folder), Files(target)))
+    return TokenizerPair(source, written, **options)

@@ -1,0 +1,380 @@
+"""`Tokenizer`: text to ids and back, called as transformers' tokenizers are called."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import TokenizerError
+from conjoin.tokenizer._decode import CLEAN_UP_BPE, can_clean_up, clean_up_spaces, decode_rows, warn_no_clean_up
+from conjoin.tokenizer._find import Source
+from conjoin.tokenizer._limits import NO_LIMIT, Asked, Facts, resolve_limits
+from conjoin.tokenizer._load import load
+from conjoin.tokenizer._pad import array_kind, as_columns, as_lists, pad_columns
+from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._run import Columns, Pad, Runner, Wish, collect
+from conjoin.tokenizer._rust import limits_of, set_limits
+from conjoin.tokenizer._save import save
+from conjoin.tokenizer._settings import Settings, Token
+from conjoin.tokenizer._special import SpecialTokens
+from conjoin.tokenizer._texts import as_texts
+from conjoin.tokenizer._warn import warn
+from conjoin.tokenizer.batch import BatchEncoding, TensorKind
+
+
+class Tokenizer(SpecialTokens):
+    """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
+
+    Ids and decoded text equal those of transformers' fast tokenizers. Safe to call from several threads.
+    """
+
+    kind: ClassVar[str | None] = None
+    """The model the family runs: WordPiece, BPE or Unigram. None: take tokenizer.json as it is."""
+    vocabulary_files: ClassVar[tuple[str, ...]] = ()
+    """What the family reads where there is no tokenizer.json."""
+    defaults: ClassVar[Mapping[str, Token]] = {}
+    """Special tokens of the family that no file needs to name."""
+    saved_class: ClassVar[str] = "PreTrainedTokenizerFast"
+    """The `tokenizer_class` that transformers knows for these files."""
+
+    model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+    padding_side: str = "right"
+    truncation_side: str = "right"
+
+    def __init__(self, backend: Backend, settings: Settings | None = None) -> None:
+        """Wrap a Rust tokenizer; `from_pretrained` is the usual way in."""
+        self._runner = Runner(backend)
+        self.settings = settings or Settings()
+        self._warned_long = False
+        self._take_over_limits()
+        self.register_tokens()
+        options = self.settings.options
+        if backend.post_processor is None or {"add_bos_token", "add_eos_token"} & set(options):
+            self.set_bos_eos_template()
+        self.finish()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        subfolder: str = "",
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool | None = None,
+        token: str | bool | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load from a folder, a file or a hub id; tokenizer.json first, the family's older files else.
+
+        Args:
+            overrides: any key of tokenizer_config.json, as `model_max_length=512` or `pad_token="<pad>"`; wins over it.
+        Raises:
+            FileError: no such folder, file or repository.
+            TokenizerError: files are missing, unreadable or of another family.
+        """
+        source = Source(
+            name=name_or_folder,
+            subfolder=subfolder,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return load(cls, source, overrides)
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Make the Rust pipeline of the family from its vocabulary; each family says how."""
+        raise NotImplementedError
+
+    @classmethod
+    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
+        """The unnamed special tokens of the family, merged with those that its files list."""
+        del settings
+        return given
+
+    def finish(self) -> None:
+        """Set what the family adds around a text; called when every special token has its id."""
+
+    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+        """Write tokenizer.json and tokenizer_config.json, readable by conjoin and by transformers.
+
+        Returns:
+            The paths written.
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        return save(self, Path(save_directory))
+
+    @property
+    def backend(self) -> Backend:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The Rust tokenizer inside."""
+        return self._runner.backend
+
+    @property
+    def model_max_length(self) -> int:
+        """The longest row the model takes; 1e30 when no file says."""
+        value = self.settings.options.get("model_max_length")
+        return NO_LIMIT if value is None else int(value)
+
+    @model_max_length.setter
+    def model_max_length(self, value: int) -> None:
+        self.settings.options["model_max_length"] = value
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """The settings read from files and overrides; they are saved again."""
+        return self.settings.options
+
+    @property
+    def clean_up_tokenization_spaces(self) -> bool:
+        """Whether decoding removes spaces before punctuation when the call does not say."""
+        return bool(self.settings.options.get("clean_up_tokenization_spaces", False))
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids without added tokens; `len(tokenizer)` counts those too."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token, added ones included, and its id."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The added tokens and their ids, by id."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: index for index, token in sorted(added.items(), key=lambda item: item[0])}
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens encoding adds to one text or to a pair."""
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def __call__(
+        self,
+        text: Any = None,
+        text_pair: Any = None,
+        text_target: Any = None,
+        text_pair_target: Any = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: TensorKind | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        *,
+        max_target_length: int | None = None,
+        split_special_tokens: bool | None = None,
+    ) -> BatchEncoding:
+        """Tokenize one text or many; arguments, their order and their meaning are transformers'.
+
+        Args:
+            text: a string or a list of them; with `is_split_into_words`, words instead of strings.
+            text_target: target texts; with `text` their ids come back as `labels`.
+            padding: True or "longest", "max_length", or False.
+            truncation: True or "longest_first", "only_first", "only_second", or False.
+            max_length: for truncation and for padding="max_length"; given alone, it truncates.
+            max_target_length: `max_length` for the targets.
+            return_tensors: "pt", "np", "jax" or "tf"; None gives lists.
+        Raises:
+            TokenizerError: input that is not text, or settings that cannot be met; the text says which.
+        """
+        if text is None and text_target is None:
+            raise TokenizerError("neither text nor text_target was given.", hint="tokenizer(texts)")
+        wish = Wish(
+            limits=Asked(
+                padding=padding,
+                truncation=truncation,
+                max_length=max_length,
+                stride=stride,
+                pad_to_multiple_of=pad_to_multiple_of,
+                padding_side=padding_side,
+            ),
+            columns=Columns(
+                token_type_ids=self._wants("token_type_ids", return_token_type_ids),
+                attention_mask=self._wants("attention_mask", return_attention_mask),
+                overflowing_tokens=return_overflowing_tokens,
+                special_tokens_mask=return_special_tokens_mask,
+                offsets_mapping=return_offsets_mapping,
+                length=return_length,
+            ),
+            add_special_tokens=add_special_tokens,
+            is_split_into_words=is_split_into_words,
+            split_special_tokens=split_special_tokens,
+            keep_batch=return_tensors is not None,
+            verbose=verbose,
+        )
+        target_wish = wish if max_target_length is None else wish.with_max_length(max_target_length)
+        if text is None:
+            return self.run_target(text_target, text_pair_target, target_wish).convert_to_tensors(return_tensors)
+        batch = self.run(text, text_pair, wish)
+        if text_target is not None:
+            batch["labels"] = self.run_target(text_target, text_pair_target, target_wish)["input_ids"]
+        return batch.convert_to_tensors(return_tensors)
+
+    def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
+        """Tokenize and return the ids alone; takes every argument of a call."""
+        return self(text, text_pair, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
+
+    def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
+        """Cut one text into pieces, as text instead of ids."""
+        return self(text, pair, add_special_tokens=add_special_tokens, verbose=False).tokens()
+
+    def run(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
+        """Tokenize as `wish` says; lists, never tensors."""
+        return self._run(text, text_pair, wish, template=None)
+
+    def run_target(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
+        """Tokenize target texts: as `run`, with the target language's tokens where a family has them."""
+        return self._run(text, text_pair, wish, template=self.target_template())
+
+    def target_template(self) -> Any:
+        """The post-processor for target texts; None when it is that of every text."""
+        return None
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: TensorKind | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Fill up rows of ids, one or many, as a data collator does. Columns it does not know stay as they are.
+
+        Raises:
+            TokenizerError: no input_ids, no pad token, or rows that cannot become an array.
+        """
+        del verbose
+        kind = return_tensors or cast(TensorKind | None, array_kind(encoded_inputs))
+        asked = Asked(
+            padding=padding,
+            truncation=False,
+            max_length=max_length if padding == "max_length" else None,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=padding_side,
+        )
+        limits = resolve_limits(asked, self.facts())
+        mask = self._wants("attention_mask", return_attention_mask)
+        padded = pad_columns(as_columns(encoded_inputs), limits, self.pad_token_id or 0, attention_mask=mask)
+        return BatchEncoding(padded).convert_to_tensors(kind)
+
+    def decode(
+        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> Any:
+        """Turn ids back into text: a string for one row, a list for many. Takes lists, arrays and tensors.
+
+        Raises:
+            TokenizerError: something is not an id, as -100 is not.
+        """
+        ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
+        if isinstance(ids, list) and ids and isinstance(ids[0], list):
+            return self._decode(cast(list[list[int]], ids), skip_special_tokens, clean_up_tokenization_spaces)
+        row = cast(list[int], [ids] if isinstance(ids, int) else ids)
+        return self._decode([row], skip_special_tokens, clean_up_tokenization_spaces)[0]
+
+    def batch_decode(
+        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
+        """Turn rows of ids into texts; see `decode`."""
+        if not len(sequences):
+            return []
+        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
+        return [texts] if isinstance(texts, str) else texts
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """Look up one token or many; an unknown one gets the unknown token's id, None if there is none."""
+        return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Look up one id or many; an id outside the vocabulary gives None."""
+        if isinstance(ids, int):
+            return self.backend.id_to_token(ids)
+        skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
+        return [self.backend.id_to_token(index) for index in as_lists(ids) if index not in skipped]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join pieces into the text they stand for."""
+        return self.backend.decoder.decode(tokens) if self.backend.decoder is not None else " ".join(tokens)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} tokens, {self.special_tokens_map})"
+
+    def _run(self, text: Any, text_pair: Any, wish: Wish, *, template: Any) -> BatchEncoding:
+        texts = as_texts(text, text_pair, is_split_into_words=wish.is_split_into_words)
+        limits = resolve_limits(wish.limits, self.facts())
+        split = self.settings.options.get("split_special_tokens", False)
+        with self._runner.template(template):
+            encodings = self._runner.encode(
+                texts,
+                limits,
+                Pad(id=self.pad_token_id or 0, token=self.pad_token or "") if limits.pads else None,
+                add_special_tokens=wish.add_special_tokens,
+                is_split_into_words=wish.is_split_into_words,
+                split_special_tokens=bool(split if wish.split_special_tokens is None else wish.split_special_tokens),
+            )
+        if wish.verbose and limits.max_length is None:
+            self._warn_too_long(encodings)
+        return collect(encodings, wish.columns, is_batch=texts.is_batch or wish.keep_batch)
+
+    def _decode(self, rows: list[list[int]], skip_special_tokens: bool, clean_up: bool | None) -> list[str]:
+        texts = decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens)
+        if clean_up is None:
+            clean_up = self.clean_up_tokenization_spaces
+            wanted = clean_up and (can_clean_up(self.backend) or self.settings.options.get(CLEAN_UP_BPE))
+            return [clean_up_spaces(text) for text in texts] if wanted else texts
+        if clean_up and not can_clean_up(self.backend) and not self.settings.options.get(CLEAN_UP_BPE):
+            warn_no_clean_up()
+            return texts
+        return [clean_up_spaces(text) for text in texts] if clean_up else texts
+
+    def _wants(self, column: str, asked: bool | None) -> bool:
+        return column in self.model_input_names if asked is None else asked
+
+    def facts(self) -> Facts:
+        """What decides whether padding and truncation can be had."""
+        return Facts(
+            model_max_length=self.model_max_length,
+            padding_side=self.padding_side,
+            truncation_side=self.truncation_side,
+            pad_token=self.pad_token,
+            pad_token_id=self.pad_token_id,
+        )
+
+    def _take_over_limits(self) -> None:
+        """Let the file's padding and truncation name defaults, then switch them off: every call sets its own."""
+        options, backend = self.settings.options, self.backend
+        padding, truncation = limits_of(backend)
+        set_limits(backend, None, None)
+        if padding is not None:
+            self.settings.named.setdefault("pad_token", padding["pad_token"])
+            options.setdefault("padding_side", padding["direction"])
+        if truncation is not None:
+            options.setdefault("truncation_side", truncation["direction"])
+        self.padding_side = options.pop("padding_side", self.padding_side)
+        self.truncation_side = options.pop("truncation_side", self.truncation_side)
+        self.model_input_names = tuple(options.get("model_input_names") or self.model_input_names)
+
+    def _warn_too_long(self, encodings: list[Encoding]) -> None:
+        longest = max((len(encoding) for encoding in encodings), default=0)
+        if longest > self.model_max_length and not self._warned_long:
+            self._warned_long = True
+            warn(
+                f"a text has {longest} tokens, but the model takes {self.model_max_length}. "
+                "Pass truncation=True, or set tokenizer.model_max_length if the model takes more."
+            )
