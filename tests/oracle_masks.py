@@ -8,12 +8,14 @@ transformers itself disagrees on this: its `sliding_window_bidirectional_overlay
 w = local_attention // 2, and Gemma 3's `use_bidirectional_attention` halves the window first.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["bidirectional_mask", "bidirectional_states"]
+__all__ = ["bidirectional_mask", "bidirectional_states", "causal_logits"]
 
 # Models that pick one mask per layer by its type; the others have one mask for all layers.
 _MASKED_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder")
@@ -31,9 +33,22 @@ def bidirectional_states(
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": _mask_for(model.config, visible)}
     if model.config.model_type == "opt":
         inputs["position_ids"] = visible.cumsum(dim=1) * visible - 1  # OPT counts real tokens, and cannot in 4-D
-    with torch.no_grad():
+    with torch.no_grad(), _without_projection(model.base_model):
         outputs = model.base_model(**inputs, use_cache=False, output_hidden_states=every_layer)
     return outputs.hidden_states if every_layer else outputs.last_hidden_state
+
+
+@contextmanager
+def _without_projection(model: Any) -> Iterator[None]:
+    """Let an OPT end at its own width: `project_out` makes words of its states, which is the head's work."""
+    decoder = getattr(model, "decoder", None)
+    projection = getattr(decoder, "project_out", None)
+    if projection is None:
+        yield
+        return
+    decoder.project_out = None
+    yield
+    decoder.project_out = projection
 
 
 def _mask_for(config: Any, visible: Tensor) -> Tensor | dict[str, Tensor]:
@@ -55,3 +70,24 @@ def bidirectional_mask(visible: Tensor, window: int | None = None) -> Tensor:
         allowed = allowed & ((positions[:, None] - positions[None, :]).abs() < window)
     lowest = torch.finfo(torch.float32).min
     return torch.zeros(allowed.shape).masked_fill(~allowed, lowest)
+
+
+def causal_logits(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Run a masked language model with every position blind to what comes after it."""
+    config = model.config
+    full = _causal_mask(attention_mask)
+    mask: Any = full
+    if config.model_type == "modernbert":
+        mask = {
+            "full_attention": full,
+            "sliding_attention": _causal_mask(attention_mask, config.local_attention // 2 + 1),
+        }
+    with torch.no_grad():
+        return model(input_ids=input_ids, attention_mask=mask).logits
+
+
+def _causal_mask(visible: Tensor, window: int | None = None) -> Tensor:
+    """Build the additive (B, 1, S, S) mask in which every row reads the real tokens at 0 <= q - k < window."""
+    both_ways = bidirectional_mask(visible, window)
+    ahead = torch.ones(both_ways.shape[-2:], dtype=torch.bool).triu(1)
+    return both_ways.masked_fill(ahead, torch.finfo(torch.float32).min)

@@ -1,12 +1,14 @@
 """What families are made of: the Family record, and the small vocabulary that their files share."""
 
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families._config import PretrainedConfig
 
 Role = Literal["encoder", "decoder"]
@@ -38,6 +40,8 @@ class Whole:
         prefix: What the class with a head puts before bodies and the word table ("model."), and the bare one does not.
         head: Table of the head, with canonical names as in a decoder.
         fixed_bias: The head adds a stored bias that is never trained (BART).
+        words: "shared" if both halves always read one word table, "tied" if they do where the config ties words.
+        start: What a target starts with: the pair's start id, or its own last label (mBART's language code).
     """
 
     architecture: str
@@ -47,6 +51,12 @@ class Whole:
     prefix: str = ""
     head: NameTable
     fixed_bias: bool = False
+    words: Literal["shared", "tied"] = "shared"
+    start: Literal["id", "last_label"] = "id"
+
+    def half(self, role: Role) -> str:
+        """Prefix of one half's body."""
+        return self.encoder if role == "encoder" else self.decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +106,28 @@ class Family:
         """The names that transformers' classes give this role, for writing and for composite checkpoints."""
         prefix = self.encoder_prefix if role == "encoder" else self.decoder_prefix
         table = self.body(stack).with_prefix(prefix, "")
+        if self.whole and role == "encoder":
+            table = NameTable((Rule(self.whole.shared, "embed.words.weight"),)) + table
         table = table + self.head(stack) if role == "decoder" else table
         return table + graft_names(stack, self)
 
-    def names_in(self, stack: spec.StackSpec, found: set[str]) -> NameTable:
-        """The names to read a standalone checkpoint with, whichever of its prefixes it uses."""
+    def names_in(self, stack: spec.StackSpec, role: Role, found: set[str]) -> NameTable:
+        """The names to read a standalone checkpoint with, whichever of its prefixes it uses; a half's, in a whole one."""
         body, table = self.body(stack), NameTable()
+        half = self.whole.half(role) if self.whole else ""
         for prefix in (*self.prefixes, ""):
-            candidate = body.with_prefix(prefix, "")
+            candidate = body.with_prefix(prefix + half, "")
             if any(candidate.match(name) for name in found):
                 table = candidate
                 break
-        aliases = NameTable(tuple(Rule(alias, "embed.words.weight") for alias in self.word_aliases))
-        return table + self.head(stack) + graft_names(stack, self) + aliases
+        return table + self.head(stack) + graft_names(stack, self) + self._aliases(table, found)
+
+    def _aliases(self, table: NameTable, found: set[str]) -> NameTable:
+        """The word table's other names, which count where it does not stand under its own."""
+        words = "embed.words.weight"
+        if any(match.canonical == (words,) for match in table.canonical(found).matches):
+            return NameTable(ignored=tuple(re.escape(alias) for alias in self.word_aliases))
+        return NameTable(tuple(Rule(alias, words) for alias in self.word_aliases))
 
 
 def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:
@@ -122,10 +141,22 @@ def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = No
     prefix = whole.prefix
     if found is not None and not any(name.startswith(prefix) for name in found):
         prefix = ""
-    words = NameTable((Rule(prefix + whole.shared, "encoder.embed.words.weight"),))
     encoder = family.body(pair.encoder).with_prefix(prefix + whole.encoder, "encoder.")
     decoder = family.body(pair.decoder).with_prefix(prefix + whole.decoder, "decoder.")
-    return words + encoder + decoder + whole.head.with_prefix("", "decoder.")
+    table = encoder + decoder + whole.head.with_prefix("", "decoder.")
+    shared = prefix + whole.shared
+    if pair.share == "none":
+        return NameTable(ignored=(re.escape(shared),)) + table
+    return NameTable((Rule(_word_name(table, shared, found), "encoder.embed.words.weight"),)) + table
+
+
+def _word_name(table: NameTable, shared: str, found: set[str] | None) -> str:
+    """Where the word table of a whole checkpoint stands: files keep one of its names, not always the first."""
+    if found is None or shared in found:
+        return shared
+    words = ("encoder.embed.words.weight", "decoder.embed.words.weight", "decoder.head.vocab.weight")
+    names = {match.canonical[0]: match.name for match in table.canonical(found).matches}
+    return next((names[word] for word in words if word in names), shared)
 
 
 def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:
@@ -202,3 +233,13 @@ def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
         for old, kind in (("gamma", "weight"), ("beta", "bias"))
     ]
     return (*plain, *older)
+
+
+def warn_no_effect(config: PretrainedConfig, key: str) -> None:
+    """Warn that a setting which is not 0 changes nothing."""
+    if value := getattr(config, key):
+        warnings.warn(
+            f"{config.model_type}: config.json has {key} = {value}; conjoin never drops layers, so it has no effect.",
+            ConjoinWarning,
+            stacklevel=3,
+        )

@@ -10,6 +10,11 @@ from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family
 
 MODULES = {
+    "bart": "bart",
+    "mbart": "bart",
+    "mt5": "t5",
+    "opt": "opt",
+    "t5": "t5",
     "albert": "albert",
     "bert": "bert",
     "camembert": "roberta",

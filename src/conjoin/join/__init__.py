@@ -25,6 +25,7 @@ from conjoin.join.tokens import (
     require_pad,
     require_start,
     special_tokens,
+    starts_with_last_label,
 )
 
 __all__ = [
@@ -54,5 +55,6 @@ __all__ = [
     "require_start",
     "shared_names",
     "special_tokens",
+    "starts_with_last_label",
     "untied_head",
 ]

@@ -32,5 +32,5 @@ def pair_offer(config: PretrainedConfig, pair: spec.PairSpec, checkpoint: Checkp
 
 def half_offer(stack: spec.StackSpec, role: Role, checkpoint: Checkpoint) -> Offer:
     """What a standalone checkpoint offers to one half."""
-    table = family(stack.family).names_in(stack, set(checkpoint))
+    table = family(stack.family).names_in(stack, role, set(checkpoint))
     return Offer(f"{role} {checkpoint.folder}", checkpoint, table, prefix=f"{role}.")

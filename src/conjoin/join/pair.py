@@ -27,7 +27,7 @@ def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
     return spec.PairSpec(
         encoder=made.stack(config, "encoder"),
         decoder=with_whole_head(made.stack(reading, "decoder")),
-        share="embeddings",
+        share="embeddings" if made.whole.words == "shared" or config.tie_word_embeddings else "none",
     )
 
 

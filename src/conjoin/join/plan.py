@@ -216,10 +216,19 @@ def _check(
 ) -> None:
     """All missing and misshapen tensors, in one error."""
     found = {name: shape for offer in offers for name, shape in offer.shapes.items() if name in parameters}
-    absent = (name for name, origin in origins.items() if isinstance(origin, Drawn | CopiedFresh))
+    absent = (
+        name
+        for name, origin in origins.items()
+        if isinstance(origin, Drawn | CopiedFresh) and not _is_fixed_bias(parameters[name])
+    )
     wanted = {*found, *(name for name in absent if not fresh_allowed(name))}
     expected = {name: parameter.shape for name, parameter in parameters.items() if name in wanted}
     audit(expected, found, what=" and ".join(offer.label for offer in offers)).raise_for()
+
+
+def _is_fixed_bias(parameter: spec.Parameter) -> bool:
+    """Whether it is a bias that nothing trains, which is zero where a file lacks it (a bare BartModel's)."""
+    return parameter.kind == "bias" and not parameter.trained
 
 
 def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str, ...]:
@@ -234,7 +243,9 @@ def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
     head = pair.decoder.head
     if head is None or not head.tied:
         return False
-    return not all(offer.same("decoder.head.vocab.weight", "decoder.embed.words.weight") for offer in offers)
+    sides = ("decoder", "encoder") if "embed.words.weight" in shared_names(pair) else ("decoder",)
+    tables = [f"{side}.embed.words.weight" for side in sides]
+    return not all(offer.same("decoder.head.vocab.weight", table) for offer in offers for table in tables)
 
 
 

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError
-from conjoin.families import PretrainedConfig
+from conjoin.families import PretrainedConfig, family
 
 
 T = TypeVar("T")
@@ -80,6 +80,14 @@ def fill_special_tokens(config: EncoderDecoderConfig, target: TokenIds | None) -
         config.pad_token_id = _first((target.pad_token_id if target else None, known.pad, eos[0] if eos else None))
     if config.bos_token_id is None:
         config.bos_token_id = bos
+
+
+def starts_with_last_label(config: PretrainedConfig) -> bool:
+    """Whether a target starts with its own last label instead of a start id: mBART's language code does."""
+    if isinstance(config, EncoderDecoderConfig):
+        return False
+    whole = family(config.model_type).whole
+    return whole is not None and whole.start == "last_label"
 
 
 def require_start(config: PretrainedConfig) -> int:

@@ -18,6 +18,13 @@ class LayerNorm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BareLayerNorm:
+    """Layer normalisation without weight and bias (OPT's layer_norm_elementwise_affine = false)."""
+
+    eps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RMSNorm:
     """Root mean square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467). No mean, no bias.
 
@@ -31,7 +38,7 @@ class RMSNorm:
     scale_in_float32: bool = False
 
 
-Norm = LayerNorm | RMSNorm
+Norm = LayerNorm | BareLayerNorm | RMSNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

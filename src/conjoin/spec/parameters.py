@@ -6,6 +6,7 @@ from typing import Literal
 
 from conjoin.spec.bricks import (
     Attention,
+    BareLayerNorm,
     Block,
     CrossAttention,
     GatedMLP,
@@ -93,6 +94,8 @@ def _linear(name: str, size_in: int, size_out: int, bias: bool, axis_in: Axis, a
 
 
 def _norm(name: str, norm: Norm, size: int) -> Named:
+    if isinstance(norm, BareLayerNorm):
+        return
     start = 1.0 - norm.offset if isinstance(norm, RMSNorm) else 1.0
     yield f"{name}.weight", Parameter(shape=(size,), kind="norm", axes=("hidden",), start=start)
     if isinstance(norm, LayerNorm) and norm.bias:

@@ -2,7 +2,7 @@
 
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
 from conjoin.errors import ConfigError, ConjoinWarning, JoinError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role, family
 from conjoin.join import Given, JoinReport, Offer, half_offer, half_spec, may_be_fresh, pair_spec, plan_join, untied_head
 from conjoin.torch.halves import Decoder, Encoder
 from conjoin.torch.loading import tie
@@ -74,14 +74,7 @@ def plan_sources(
     pair = pair_spec(config)
     offers = [_offer(source, files) for source in sources if source.folder is not None]
     if untied_head(pair, offers):
-        warnings.warn(
-            "The decoder's config ties the head to the word table, but its file stores two different matrices: "
-            "both are loaded, and tie_word_embeddings is set to False.",
-            ConjoinWarning,
-            stacklevel=4,
-        )
-        config.decoder.tie_word_embeddings = False
-        pair = pair_spec(config)
+        pair = untie_head(config, pair)
     given = {
         f"{source.role}.{name}"
         for source in sources
@@ -90,6 +83,25 @@ def plan_sources(
     }
     plan = plan_join(pair, offers, init=config.cross_attention_init, fresh_allowed=may_be_fresh, given=given)
     return config, pair, plan
+
+
+def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
+    """The same pair with a head of its own, which its file has although its config denies it; the config is set right.
+
+    A whole BART's config keeps its word, since it speaks for the halves' word tables too.
+    """
+    assert pair.decoder.head is not None
+    warnings.warn(
+        "The decoder's config ties the head to the word table, but its file stores two different matrices: "
+        "both are loaded, and the head is not tied.",
+        ConjoinWarning,
+        stacklevel=5,
+    )
+    if isinstance(config, EncoderDecoderConfig):
+        config.decoder.tie_word_embeddings = False
+    elif (whole := family(config.model_type).whole) and whole.words == "shared":
+        config.tie_word_embeddings = False
+    return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
 
 
 def _offer(source: Source, files: ExitStack) -> Offer:

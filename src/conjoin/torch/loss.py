@@ -17,6 +17,13 @@ def shift_right(labels: Int[Tensor, "B T"], start: int, pad: int) -> Int[Tensor,
     return shifted.masked_fill(shifted == IGNORED, pad)
 
 
+def wrap_right(labels: Int[Tensor, "B T"], pad: int) -> Int[Tensor, "B T"]:
+    """Decoder inputs that start with the last real label of each row (mBART), then labels[:-1]; labels are padded right."""
+    real = labels.masked_fill(labels == IGNORED, pad)
+    last = ((real != pad).sum(1, keepdim=True) - 1).clamp(min=0)
+    return torch.cat((real.gather(1, last), real[:, :-1]), 1)
+
+
 def label_mask(labels: Int[Tensor, "B T"], tokens: SpecialTokens) -> Bool[Tensor, "B T"]:
     """Which of the shifted inputs are real: the start always, then wherever the label before was counted.
 

@@ -23,12 +23,14 @@ from conjoin.join import (
     require_pad,
     require_start,
     special_tokens,
+    starts_with_last_label,
+    untied_head,
 )
 from conjoin.torch.cache import KVCache
 from conjoin.torch.halves import Decoder, Encoder
-from conjoin.torch.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources
+from conjoin.torch.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources, untie_head
 from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
-from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss
+from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.saving import save_pair
@@ -167,6 +169,8 @@ class EncoderDecoderModel(Pretrained):
         pair = pair_spec(found)
         with open_checkpoint(folder) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
+            if untied_head(pair, [offer]):
+                pair = untie_head(found, pair)
             plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
             model = cls.__new__(cls)
             Pretrained.__init__(model)
@@ -215,7 +219,7 @@ class EncoderDecoderModel(Pretrained):
         Args:
             attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
             decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
-            decoder_attention_mask: [R, T]; made from labels too.
+            decoder_attention_mask: [R, T]; made from labels too, but for whole checkpoints (BART, T5), trained without.
             encoder_outputs: From an earlier call, in place of input_ids.
             past_key_values: Target positions (and source keys and values) that an earlier call returned.
             labels: labels[t] is what target position t must predict; -100 is not counted.
@@ -241,7 +245,7 @@ class EncoderDecoderModel(Pretrained):
         encoded = as_encoder_output(encoder_outputs)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None:
+            if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):
                 decoder_attention_mask = label_mask(labels, special_tokens(self.config))
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ShapeError(
@@ -294,9 +298,13 @@ class EncoderDecoderModel(Pretrained):
     def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id.
 
+        An mBART that was loaded whole starts with its target's last label instead, the language code.
+
         Raises:
             ConfigError: the start id is not known, or the pad id where it is needed.
         """
+        if starts_with_last_label(self.config):
+            return wrap_right(labels, require_pad(self.config))
         ignored = bool((labels == IGNORED).any())
         pad = require_pad(self.config) if ignored else 0
         return shift_right(labels, require_start(self.config), pad)

@@ -39,5 +39,7 @@ def build_norm(kind: spec.Norm, size: int) -> nn.Module:
     match kind:
         case spec.LayerNorm():
             return LayerNorm(kind, size)
+        case spec.BareLayerNorm(eps=eps):
+            return nn.LayerNorm(size, eps=eps, elementwise_affine=False)
         case spec.RMSNorm():
             return RMSNorm(kind, size)

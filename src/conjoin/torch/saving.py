@@ -65,6 +65,8 @@ def save_pair(model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
         config.share = "none" if untied else config.share
+    elif whole := family(config.model_type).whole:
+        config.architectures = [whole.architecture]
     if not untied or not isinstance(config, EncoderDecoderConfig):
         for name in shared_names(model.spec):
             del state[f"decoder.{name}"]

@@ -137,7 +137,7 @@ class Stack(nn.Module):
     ) -> Int[Tensor, "R T"]:
         kind = self.spec.embedding.position
         if isinstance(kind, spec.LearnedSkippingPads | spec.Learned) and inputs.position_ids is not None:
-            return inputs.position_ids + (kind.offset if isinstance(kind, spec.Learned) else 0)
+            return inputs.position_ids + _first_row(kind)
         limit = self.spec.max_positions
         if limit is not None and past + length > limit:
             raise ShapeError(
@@ -214,3 +214,14 @@ class Stack(nn.Module):
                 f"expected {(sources, length)}, as the encoder's output."
             )
         return Mask(mask.bool()[:, None, None, :])
+
+
+def _first_row(kind: spec.Learned | spec.LearnedSkippingPads) -> int:
+    """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
+    match kind:
+        case spec.Learned(offset=offset):
+            return offset
+        case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
+            return padding + 1
+        case spec.LearnedSkippingPads():
+            return 0

@@ -1,0 +1,188 @@
+"""BART (Lewis et al. 2019, arXiv:1910.13461) and mBART (Liu et al. 2020, arXiv:2001.08210): whole, or as two halves."""
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Row, Rule
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, Whole, activation, attention, head_size, linears, repeat, warn_no_effect
+
+
+class BartConfig(PretrainedConfig):
+    """Fields of a BART config.json. Layer drop is read, warned of and not applied."""
+
+    model_type = "bart"
+    attribute_map = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "num_hidden_layers": "encoder_layers",
+        "initializer_range": "init_std",
+    }
+    vocab_size: int = 50265
+    max_position_embeddings: int = 1024
+    d_model: int = 1024
+    encoder_layers: int = 12
+    encoder_ffn_dim: int = 4096
+    encoder_attention_heads: int = 16
+    encoder_layerdrop: float = 0.0
+    decoder_layers: int = 12
+    decoder_ffn_dim: int = 4096
+    decoder_attention_heads: int = 16
+    decoder_layerdrop: float = 0.0
+    activation_function: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    init_std: float = 0.02
+    scale_embedding: bool = False
+    is_encoder_decoder: bool = True
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 2
+
+
+class MBartConfig(BartConfig):
+    """Fields of an mBART config.json. A target starts with its language's code, so there is no start id by default."""
+
+    model_type = "mbart"
+    decoder_start_token_id: int | None = None
+
+
+_NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
+
+
+def block(config: BartConfig, role: Role, norm: spec.NormPlacement) -> spec.Block:
+    """One block of a half; the decoder's reads the encoder where the config asks for it."""
+    count = f"{role}_attention_heads"
+    size = head_size(config, "d_model", count)
+    heads = attention(heads=getattr(config, count), size=size, bias=True, dropout=config.attention_dropout)
+    cross = role == "decoder" and config.add_cross_attention
+    return spec.Block(
+        norm=norm,
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads),
+        cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,
+        mlp=spec.PlainMLP(
+            intermediate_size=getattr(config, f"{role}_ffn_dim"),
+            activation=activation(config, "activation_function"),
+            activation_dropout=config.activation_dropout,
+        ),
+        dropout=config.dropout,
+    )
+
+
+def half(config: BartConfig, role: Role, norm: spec.NormPlacement, final_norm: spec.Norm | None) -> spec.StackSpec:
+    """Either half: they differ in sizes only."""
+    warn_no_effect(config, f"{role}_layerdrop")
+    head = spec.Head(vocab_size=config.vocab_size, size=config.d_model, tied=config.tie_word_embeddings)
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.d_model,
+        embedding=spec.Embedding(
+            vocab_size=config.vocab_size,
+            size=config.d_model,
+            position=spec.Learned(max_positions=config.max_position_embeddings, offset=2),
+            padding_id=config.pad_token_id,
+            scale=config.d_model**0.5 if config.scale_embedding else 1.0,
+            norm=_NORM,
+            dropout=config.dropout,
+        ),
+        blocks=repeat(block(config, role, norm), getattr(config, f"{role}_layers")),
+        final_norm=final_norm,
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.init_std),
+    )
+
+
+def bart_stack(config: BartConfig, role: Role) -> spec.StackSpec:
+    """BART's half: norms after every branch."""
+    return half(config, role, spec.PostNorm(norm=_NORM), None)
+
+
+def mbart_stack(config: MBartConfig, role: Role) -> spec.StackSpec:
+    """mBART's half: norms before every branch, and one at the end."""
+    return half(config, role, spec.PreNorm(norm=_NORM), _NORM)
+
+
+LAYER = {
+    **{f"self_attn.{name}_proj": f"self_attn.{name}" for name in "qkv"},
+    "self_attn.out_proj": "self_attn.o",
+    "self_attn_layer_norm": "self_attn_norm",
+    **{f"encoder_attn.{name}_proj": f"cross_attn.{name}" for name in "qkv"},
+    "encoder_attn.out_proj": "cross_attn.o",
+    "encoder_attn_layer_norm": "cross_attn_norm",
+    "fc1": "mlp.up",
+    "fc2": "mlp.down",
+    "final_layer_norm": "mlp_norm",
+}
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """BartEncoder's and BartDecoder's names; only mBART has the last norm."""
+    layers = {f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
+    return NameTable(
+        (
+            Rule("embed_tokens.weight", "embed.words.weight"),
+            Rule("embed_positions.weight", "embed.positions.weight"),
+            *linears({"layernorm_embedding": "embed.norm", **layers, "layer_norm": "final_norm"}),
+        )
+    )
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """The vocabulary matrix, where it is not tied."""
+    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
+
+
+WHOLE_HEAD = NameTable((Rule("lm_head.weight", "head.vocab.weight"), Rule("final_logits_bias", "head.bias", Row())))
+
+FAMILIES = (
+    Family(
+        config=BartConfig,
+        encoder="half",
+        decoder="half",
+        encoder_architecture="BartModel",
+        decoder_architecture="BartForCausalLM",
+        stack=bart_stack,
+        body=body,
+        head=head,
+        prefixes=("model.",),
+        encoder_prefix="encoder.",
+        decoder_prefix="model.decoder.",
+        word_aliases=("model.shared.weight", "shared.weight"),
+        whole=Whole(
+            architecture="BartForConditionalGeneration",
+            encoder="encoder.",
+            decoder="decoder.",
+            shared="shared.weight",
+            prefix="model.",
+            head=WHOLE_HEAD,
+            fixed_bias=True,
+            words="tied",
+        ),
+    ),
+    Family(
+        config=MBartConfig,
+        encoder="half",
+        decoder="half",
+        encoder_architecture="MBartModel",
+        decoder_architecture="MBartForCausalLM",
+        stack=mbart_stack,
+        body=body,
+        head=head,
+        prefixes=("model.",),
+        encoder_prefix="encoder.",
+        decoder_prefix="model.decoder.",
+        word_aliases=("model.shared.weight", "shared.weight"),
+        whole=Whole(
+            architecture="MBartForConditionalGeneration",
+            encoder="encoder.",
+            decoder="decoder.",
+            shared="shared.weight",
+            prefix="model.",
+            head=WHOLE_HEAD,
+            fixed_bias=True,
+            words="tied",
+            start="last_label",
+        ),
+    ),
+)

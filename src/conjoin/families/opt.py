@@ -1,0 +1,149 @@
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions counted over the attention mask, words narrower than the stack."""
+
+from typing import Any
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Rule
+from conjoin.families._config import PretrainedConfig
+from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat, warn_no_effect
+
+
+class OPTConfig(PretrainedConfig):
+    """Fields of an OPT config.json. Layer drop is read, warned of and not applied.
+
+    Args:
+        word_embed_proj_dim: Width of the word table; hidden_size where it is missing.
+        remove_final_layer_norm: `_remove_final_layer_norm` in files; set in those tuned before transformers 4.20.1.
+    """
+
+    model_type = "opt"
+    attribute_map = {
+        "_remove_final_layer_norm": "remove_final_layer_norm",
+        "intermediate_size": "ffn_dim",
+        "initializer_range": "init_std",
+    }
+    vocab_size: int = 50272
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    ffn_dim: int = 3072
+    max_position_embeddings: int = 2048
+    do_layer_norm_before: bool = True
+    remove_final_layer_norm: bool = False
+    word_embed_proj_dim: int | None = None
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    num_attention_heads: int = 12
+    activation_function: str = "relu"
+    layerdrop: float = 0.0
+    init_std: float = 0.02
+    enable_bias: bool = True
+    layer_norm_elementwise_affine: bool = True
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json holds."""
+        plain = super().to_dict()
+        plain["_remove_final_layer_norm"] = plain.pop("remove_final_layer_norm")
+        return plain
+
+
+def block(config: OPTConfig, role: Role, norm: spec.Norm) -> spec.Block:
+    """One block; norms before its branches, or after them (OPT-350m)."""
+    heads = attention(
+        heads=config.num_attention_heads,
+        size=head_size(config),
+        bias=config.enable_bias,
+        dropout=config.attention_dropout,
+    )
+    return spec.Block(
+        norm=spec.PreNorm(norm=norm) if config.do_layer_norm_before else spec.PostNorm(norm=norm),
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads),
+        mlp=spec.PlainMLP(
+            intermediate_size=config.ffn_dim,
+            activation=activation(config, "activation_function"),
+            up_bias=config.enable_bias,
+            down_bias=config.enable_bias,
+        ),
+        dropout=config.dropout,
+    )
+
+
+def embedding(config: OPTConfig, size: int) -> spec.Embedding:
+    """Words, brought to the stack's width where theirs differs, and positions."""
+    return spec.Embedding(
+        vocab_size=config.vocab_size,
+        size=size,
+        position=spec.LearnedSkippingPads(
+            max_positions=config.max_position_embeddings, padding_position=1, pads="mask"
+        ),
+        padding_id=config.pad_token_id,
+        projection=spec.Projection(when="words", bias=False) if size != config.hidden_size else None,
+    )
+
+
+def stack(config: OPTConfig, role: Role) -> spec.StackSpec:
+    """OPT's stack. As an encoder it ends before `project_out`, which belongs to the head."""
+    warn_no_effect(config, "layerdrop")
+    size = config.hidden_size if config.word_embed_proj_dim is None else config.word_embed_proj_dim
+    eps = 1e-5  # torch's default; no config says another
+    norm = spec.LayerNorm(eps=eps) if config.layer_norm_elementwise_affine else spec.BareLayerNorm(eps=eps)
+    head = spec.Head(
+        vocab_size=config.vocab_size,
+        size=size,
+        tied=config.tie_word_embeddings,
+        projection=size != config.hidden_size,
+    )
+    return spec.StackSpec(
+        family=config.model_type,
+        hidden_size=config.hidden_size,
+        embedding=embedding(config, size),
+        blocks=repeat(block(config, role, norm), config.num_hidden_layers),
+        final_norm=norm if config.do_layer_norm_before and not config.remove_final_layer_norm else None,
+        head=head if role == "decoder" else None,
+        init=spec.NormalInit(std=config.init_std),
+    )
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """OPTDecoder's names, the head's projection among them."""
+    layer = {
+        **{f"self_attn.{name}_proj": f"self_attn.{name}" for name in "qkv"},
+        "self_attn.out_proj": "self_attn.o",
+        "self_attn_layer_norm": "self_attn_norm",
+        "fc1": "mlp.up",
+        "fc2": "mlp.down",
+        "final_layer_norm": "mlp_norm",
+    }
+    return NameTable(
+        (
+            Rule("embed_tokens.weight", "embed.words.weight"),
+            Rule("embed_positions.weight", "embed.positions.weight"),
+            Rule("project_in.weight", "embed.projection.weight"),
+            Rule("project_out.weight", "head.projection.weight"),
+            *linears({f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in layer.items()}),
+            *linears({"final_layer_norm": "final_norm"}),
+        )
+    )
+
+
+def head(stack: spec.StackSpec) -> NameTable:
+    """The vocabulary matrix, where it is not tied."""
+    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
+
+
+FAMILY = Family(
+    config=OPTConfig,
+    encoder="bidirectional",
+    decoder="grafted",
+    encoder_architecture="OPTModel",
+    decoder_architecture="OPTForCausalLM",
+    stack=stack,
+    body=body,
+    head=head,
+    prefixes=("model.decoder.", "decoder."),
+    encoder_prefix="decoder.",
+    decoder_prefix="model.decoder.",
+)
