@@ -1,0 +1,62 @@
+"""Generation without a framework: settings, checked requests, and which processors they need."""
+
+from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
+from conjoin.generation.config import DEFAULTS, GenerationConfig, WatermarkingConfig
+from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.lengths import Lengths
+from conjoin.generation.modes import (
+    AnyOf,
+    Assisted,
+    BeamMode,
+    Beams,
+    BeamSampling,
+    BeamSearch,
+    ConstrainedBeams,
+    Constraint,
+    Contrastive,
+    CopySpeculation,
+    DiverseBeams,
+    Greedy,
+    Mode,
+    Phrase,
+    Sampling,
+    Warpers,
+)
+from conjoin.generation.plan import ProcessorSpec, processor_plan
+from conjoin.generation.request import Outputs, Request, Rules, resolve, resolve_asked
+
+__all__ = [
+    "DEFAULTS",
+    "AnyOf",
+    "Asked",
+    "Assisted",
+    "BeamMode",
+    "BeamSampling",
+    "BeamSearch",
+    "Beams",
+    "CallFacts",
+    "ConstrainedBeams",
+    "Constraint",
+    "Contrastive",
+    "CopySpeculation",
+    "DiverseBeams",
+    "GenerationConfig",
+    "Greedy",
+    "Lengths",
+    "Mode",
+    "ModelFacts",
+    "Outputs",
+    "Phrase",
+    "ProcessorSpec",
+    "Request",
+    "Rules",
+    "Sampling",
+    "Tokens",
+    "Warpers",
+    "WatermarkingConfig",
+    "collect",
+    "processor_plan",
+    "resolve",
+    "resolve_asked",
+    "resolve_tokens",
+]

@@ -1,0 +1,114 @@
+"""Who set what: the model's file, the call's generation_config, the call's keywords."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from conjoin.errors import GenerationError, listing
+from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
+from conjoin.join import SpecialTokens
+
+GENERATE_ARGUMENTS = (
+    "logits_processor",
+    "stopping_criteria",
+    "prefix_allowed_tokens_fn",
+    "synced_gpus",
+    "assistant_model",
+    "streamer",
+    "tokenizer",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+)
+"""What `generate` takes itself and no config may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Settings of one call.
+
+    Args:
+        values: Every setting that somebody set; the call's keywords win over its generation_config, that over the
+            model's.
+        by_caller: Names that this call set, by keyword or by generation_config.
+        unknown: Keys of the call's generation_config that are no setting.
+    """
+
+    values: Mapping[str, Any]
+    by_caller: frozenset[str]
+    unknown: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Any:
+        """The setting's value, the default where nobody set it, None where there is no default either."""
+        value = self.values.get(name)
+        return DEFAULTS.get(name) if value is None else value
+
+    def has(self, name: str) -> bool:
+        """Whether this call set the setting to another value than the neutral one."""
+        return name in self.by_caller and self.values.get(name) not in (None, DEFAULTS.get(name))
+
+
+def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: GenerationConfig | None = None) -> Asked:
+    """Merge the settings of a call.
+
+    Args:
+        config: The model's own.
+        overrides: The call's keywords. None means "not set".
+        given: The call's `generation_config=`.
+
+    Raises:
+        GenerationError: a keyword is no setting; names them all and what was likely meant.
+    """
+    wrong = [_unknown(name) for name in overrides if name not in GenerationConfig.FIELDS]
+    if wrong:
+        raise GenerationError(f"generate() does not know these arguments:\n{listing(wrong)}")
+    caller = given.set_values() if given is not None and given is not config else {}
+    caller |= {name: value for name, value in overrides.items() if value is not None}
+    extras = given.extras if given is not None and given is not config else {}
+    inherited = config.extras
+    unknown = tuple(
+        name for name, value in extras.items() if name not in METADATA and inherited.get(name, extras) != value
+    )
+    return Asked({**config.set_values(), **caller}, frozenset(caller), unknown)
+
+
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, GenerationConfig.FIELDS, n=1)
+    return f"{name}: did you mean {close[0]}?" if close else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Special ids of one call, in the decoder's vocabulary.
+
+    Args:
+        start: One id for all sources, or one per source; () where it is not known.
+        pad: Fills results behind their end.
+        eos: Any of these ends a result; () for none.
+    """
+
+    start: tuple[int, ...]
+    pad: int | None
+    eos: tuple[int, ...]
+    bos: int | None
+
+
+def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
+    """The call's ids, else the model's.
+
+    The start falls back to bos, and pad to the first eos, as in transformers.
+    """
+    bos = _first(asked.values.get("bos_token_id"), known.bos)
+    eos = _ids(_first(asked.values.get("eos_token_id"), known.eos))
+    start = _first(asked.values.get("decoder_start_token_id"), known.start, bos)
+    pad = _first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None)
+    return Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

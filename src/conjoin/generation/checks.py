@@ -1,0 +1,183 @@
+"""Settings that cannot be honoured, contradict each other, or have no effect."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from conjoin.errors import ConjoinWarning, GenerationError, listing
+from conjoin.generation.asked import GENERATE_ARGUMENTS, Asked, Tokens
+from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.idle import idle_settings
+from conjoin.generation.pick import constraints_of, wants_copying
+from conjoin.generation.ranges import RANGES
+
+_UNSUPPORTED: dict[str, str] = {
+    "guidance_scale": "classifier-free guidance is not supported; leave it out",
+    "token_healing": "token healing is not supported; leave it out",
+    "dola_layers": "DoLa decoding is not supported; leave it out",
+    "use_mtp": "multi-token prediction heads are not supported; leave it out",
+    "assistant_early_exit": "early exit is not supported; pass assistant_model= or copy_speculation=True",
+    "speculation_type": "only assistant_model= and copy_speculation=True draft tokens",
+}
+_OFF = {"guidance_scale": (1, 1.0), "token_healing": (False,), "use_mtp": (False,)}
+
+
+def check(asked: Asked, tokens: Tokens, model: ModelFacts, call: CallFacts) -> None:
+    """Raise what is wrong, warn of what has no effect.
+
+    Raises:
+        GenerationError: values out of range, all of them; else contradictions, all of them.
+    """
+    _raise(
+        "Generation settings out of range",
+        [*_out_of_range(asked), *_outside(asked, tokens, model), *_start(tokens, call)],
+    )
+    _raise("Generation settings that conjoin cannot honour", [*_unsupported(asked)])
+    _raise("Generation settings contradict each other", [*_conflicts(asked, tokens, call)])
+    if idle := [*idle_settings(asked, tokens, call)]:
+        warnings.warn(f"Generation settings without effect:\n{listing(idle)}", ConjoinWarning, stacklevel=2)
+
+
+def _raise(title: str, problems: list[str]) -> None:
+    if problems:
+        raise GenerationError(f"{title}:\n{listing(problems)}")
+
+
+def _out_of_range(asked: Asked) -> Iterator[str]:
+    for name, value in asked.values.items():
+        if name in RANGES and not RANGES[name].holds(value):
+            yield f"{name} = {value!r}: expected {RANGES[name].words}{_hint(name, value)}"
+
+
+def _hint(name: str, value: Any) -> str:
+    return "; for greedy decoding set do_sample=False" if name == "temperature" and value == 0 else ""
+
+
+def _outside(asked: Asked, tokens: Tokens, model: ModelFacts) -> Iterator[str]:
+    every = {
+        "decoder_start_token_id": tokens.start,
+        "eos_token_id": tokens.eos,
+        "pad_token_id": (tokens.pad,),
+        **{name: _flat(asked.get(name)) for name in _ID_SETTINGS},
+    }
+    for name, ids in every.items():
+        wrong = [i for i in ids if i is not None and not (isinstance(i, int) and 0 <= i < model.vocab_size)]
+        if wrong:
+            shown = wrong[0] if len(wrong) == 1 else wrong
+            yield f"{name} = {shown!r}: expected ids of the decoder's vocabulary, 0 to {model.vocab_size - 1}"
+
+
+_ID_SETTINGS = (
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "sequence_bias",
+    "force_words_ids",
+)
+
+
+def _flat(value: Any) -> tuple[Any, ...]:
+    """Every id in a setting, however deep its lists; a wrong shape is told by its range."""
+    match value:
+        case None | float() | str():
+            return ()
+        case dict():
+            return tuple(i for ids in value for i in _flat(ids))
+        case list() | tuple():
+            return tuple(i for item in value for i in _flat(item))
+        case _:
+            return (value,)
+
+
+def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
+    if not tokens.start:
+        yield (
+            "decoder_start_token_id is not set, nor is bos_token_id: set "
+            "model.generation_config.decoder_start_token_id (usually the target tokenizer's cls or bos id)"
+        )
+    elif len(tokens.start) not in (1, call.batch_size):
+        yield (
+            f"decoder_start_token_id has {len(tokens.start)} ids for {call.batch_size} sources: "
+            "expected one, or one per source"
+        )
+
+
+def _unsupported(asked: Asked) -> Iterator[str]:
+    for name, words in _UNSUPPORTED.items():
+        if asked.get(name) is not None and asked.get(name) not in _OFF.get(name, ()):
+            yield f"{name} = {asked.get(name)!r}: {words}"
+    for name in asked.unknown:
+        if name in GENERATE_ARGUMENTS:
+            yield f"{name} stands in the generation config: pass it to generate() itself"
+
+
+def _conflicts(asked: Asked, tokens: Tokens, call: CallFacts) -> Iterator[str]:
+    yield from _beam_conflicts(asked)
+    yield from _count_conflicts(asked, call)
+    yield from _mode_conflicts(asked, call)
+    yield from _token_conflicts(asked)
+    if asked.get("stop_strings") is not None and not call.tokenizer:
+        yield "stop_strings needs the target tokenizer: pass tokenizer= to generate()"
+
+
+def _beam_conflicts(asked: Asked) -> Iterator[str]:
+    beams, groups = asked.get("num_beams"), asked.get("num_beam_groups")
+    if groups > 1 and (beams % groups or groups > beams):
+        yield f"num_beam_groups = {groups} does not divide num_beams = {beams}"
+    if groups > 1 and asked.get("diversity_penalty") == 0:
+        yield f"num_beam_groups = {groups} with diversity_penalty = 0 gives equal groups: set diversity_penalty above 0"
+    if groups > 1 and asked.get("do_sample"):
+        yield f"num_beam_groups = {groups} with do_sample = True: diverse beams do not sample; set do_sample=False"
+    if words := _words(asked):
+        if beams == 1:
+            yield f"{words} needs beams: set num_beams (4, say)"
+        if asked.get("do_sample"):
+            yield f"{words} with do_sample = True: constrained beams do not sample; set do_sample=False"
+        if groups > 1:
+            yield f"{words} with num_beam_groups = {groups}: set num_beam_groups=1"
+
+
+def _words(asked: Asked) -> str:
+    if not constraints_of(asked):
+        return ""
+    return "force_words_ids" if asked.get("force_words_ids") is not None else "constraints"
+
+
+def _count_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
+    count, beams = asked.get("num_return_sequences"), asked.get("num_beams")
+    if count > 1 and beams > 1 and count > beams:
+        yield f"num_return_sequences = {count} exceeds num_beams = {beams}: raise num_beams"
+    if count > 1 and beams == 1 and not asked.get("do_sample"):
+        yield f"num_return_sequences = {count}, but greedy decoding has one result: set do_sample=True or num_beams"
+    if count > 1 and call.assistant:
+        yield f"num_return_sequences = {count} with assistant_model: drafting works on one result per source"
+
+
+def _mode_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
+    beams = asked.get("num_beams")
+    if asked.get("penalty_alpha"):
+        alpha = f"penalty_alpha = {asked.get('penalty_alpha')}"
+        if beams > 1:
+            yield f"{alpha} with num_beams = {beams}: contrastive search has no beams; set num_beams=1"
+        if asked.get("do_sample"):
+            yield f"{alpha} with do_sample = True: contrastive search does not sample; set do_sample=False"
+        if asked.get("top_k") < 2:
+            yield f"{alpha} with top_k = {asked.get('top_k')}: contrastive search compares at least 2 tokens"
+        if call.assistant or wants_copying(asked):
+            yield f"{alpha} with drafts: leave out assistant_model, copy_speculation and prompt_lookup_num_tokens"
+    if call.assistant and beams > 1:
+        yield f"assistant_model with num_beams = {beams}: drafting works without beams; set num_beams=1"
+    if call.assistant and wants_copying(asked):
+        yield "assistant_model with copy_speculation or prompt_lookup_num_tokens: choose one source of drafts"
+    if not asked.get("use_cache") and (call.assistant or asked.get("penalty_alpha")):
+        yield "use_cache = False: drafting and contrastive search need the cache"
+
+
+def _token_conflicts(asked: Asked) -> Iterator[str]:
+    suppressed = {*_flat(asked.get("suppress_tokens"))}
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = {*_flat(asked.get(name))}
+        if forced and forced <= suppressed:
+            yield f"{name} = {asked.get(name)!r} is forced, but suppress_tokens forbids it"

@@ -1,0 +1,94 @@
+"""How long a result may and must be."""
+
+import warnings
+from dataclasses import dataclass
+
+from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.generation.asked import Asked
+from conjoin.generation.facts import CallFacts, ModelFacts
+
+DEFAULT_NEW_TOKENS = 20
+"""transformers' number, where nobody set a length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths of a row of ids, prompt included.
+
+    Args:
+        prompt: Decoder tokens that the row starts with, the start token included.
+        longest: The row ends at this length.
+        shortest: No eos before this length (`min_length`); 0 for no such bound.
+        min_new_tokens: No eos among this many tokens behind the prompt.
+    """
+
+    prompt: int
+    longest: int
+    shortest: int = 0
+    min_new_tokens: int = 0
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that may follow the prompt."""
+        return self.longest - self.prompt
+
+
+def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths:
+    """Fill in lengths: max_new_tokens wins over max_length, and the position table over both.
+
+    Raises:
+        GenerationError: nothing can be generated, or the least exceeds the most.
+    """
+    longest = _within_table(_longest(asked, call.prompt_length), model, call)
+    least_new = asked.get("min_new_tokens") or 0
+    shortest = least_new + call.prompt_length if least_new else asked.get("min_length")
+    if longest <= call.prompt_length:
+        raise GenerationError(
+            f"max_length = {longest} leaves nothing to generate behind {call.prompt_length} decoder tokens: "
+            "max_length counts them too.",
+            hint="set max_new_tokens, which does not.",
+        )
+    if shortest > longest:
+        name = "min_new_tokens" if least_new else "min_length"
+        what = (
+            f"{name} = {least_new or shortest} asks for {shortest} tokens in all, but a row ends at {longest} "
+            f"({call.prompt_length} of them are the decoder's prompt)."
+        )
+        if name in asked.by_caller or not asked.by_caller & {"max_length", "max_new_tokens"}:
+            raise GenerationError(what, hint=f"lower {name} or raise max_new_tokens.")
+        _warn(f"{what} The model's own {name} gives way: no row ends before {longest}. Set {name}=0 to let rows end.")
+        shortest, least_new = longest, 0
+    return Lengths(prompt=call.prompt_length, longest=longest, shortest=shortest, min_new_tokens=least_new)
+
+
+def _longest(asked: Asked, prompt_length: int) -> int:
+    new, total = asked.get("max_new_tokens"), asked.get("max_length")
+    if new is not None:
+        return new + prompt_length
+    if total is not None:
+        return total
+    _warn(
+        f"Neither max_new_tokens nor max_length is set, so results end after {DEFAULT_NEW_TOKENS} tokens. "
+        "Set max_new_tokens."
+    )
+    return DEFAULT_NEW_TOKENS + prompt_length
+
+
+def _within_table(longest: int, model: ModelFacts, call: CallFacts) -> int:
+    """The last token is never read, so a row may be one longer than the table."""
+    if model.max_positions is None or longest <= model.max_positions + 1:
+        return longest
+    fits = model.max_positions + 1
+    if call.prompt_length >= fits:
+        raise GenerationError(
+            f"{call.prompt_length} decoder tokens were given, but the decoder has {model.max_positions} positions."
+        )
+    _warn(
+        f"Results may have {longest} tokens, but the decoder has {model.max_positions} positions: they end at {fits}. "
+        f"Set max_new_tokens to at most {fits - call.prompt_length}."
+    )
+    return fits
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConjoinWarning, stacklevel=2)

@@ -1,0 +1,151 @@
+"""The ways to choose the next tokens, each with its own settings."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+EarlyStopping = bool | Literal["never"]
+Schedule = Literal["constant", "heuristic", "heuristic_transient"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warpers:
+    """How the distribution is shaped before a token is drawn; None or the neutral value leaves it alone.
+
+    Args:
+        temperature: Scores are divided by it.
+        top_k: Keep this many tokens; 0 keeps all.
+        top_h: Share of the entropy that is kept.
+        epsilon_cutoff, eta_cutoff: Drop tokens below it; 0 drops none.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    top_h: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greedy:
+    """The best token at every step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """A token drawn at every step, `num_return_sequences` times per source."""
+
+    warpers: Warpers
+    num_return_sequences: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beams:
+    """What every search over beams has.
+
+    Args:
+        length_penalty: A finished score is divided by length ** length_penalty.
+        early_stopping: True stops at num_beams finished ones, "never" when none can get better, False by a heuristic.
+    """
+
+    num_beams: int
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
+    num_return_sequences: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeamSearch(Beams):
+    """The best `num_beams` continuations at every step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeamSampling(Beams):
+    """Continuations drawn without replacement from all beams' scores."""
+
+    warpers: Warpers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiverseBeams(Beams):
+    """Groups of beams that avoid each other's tokens (Vijayakumar et al. 2016, arXiv:1610.02424).
+
+    Args:
+        diversity_penalty: Taken from a token's score for every earlier group's beam that chose it at this step.
+    """
+
+    num_beam_groups: int
+    diversity_penalty: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """Ids that must stand in the result, one after another."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyOf:
+    """Phrases of which one must stand in the result (inflections of a word, for instance)."""
+
+    phrases: tuple[Phrase, ...]
+
+
+Constraint = Phrase | AnyOf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstrainedBeams(Beams):
+    """Beams that must contain given words (Post & Vilar 2018, arXiv:1804.06609)."""
+
+    constraints: tuple[Constraint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrastive:
+    """The likely token that repeats the least (Su et al. 2022, arXiv:2202.06417)."""
+
+    penalty_alpha: float
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assisted:
+    """A small model drafts, the model verifies (Leviathan et al. 2023, arXiv:2211.17192).
+
+    Args:
+        base: What the result is equal to (greedy) or distributed as (sampling).
+        confidence_threshold: The assistant stops drafting below this probability; 0 never.
+        assistant_lookbehind, target_lookbehind: Tokens re-encoded where the two tokenizers differ.
+        ensemble_weight: Verify against a mix of both models; None keeps the model's own distribution.
+    """
+
+    base: Greedy | Sampling
+    num_assistant_tokens: int = 20
+    schedule: Schedule = "constant"
+    confidence_threshold: float = 0.4
+    assistant_lookbehind: int = 10
+    target_lookbehind: int = 10
+    ensemble_weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopySpeculation:
+    """Drafts are what followed the same few tokens in the source or in the result so far (arXiv:2205.10350).
+
+    Args:
+        base: What the result is equal to (greedy) or distributed as (sampling).
+        num_tokens: Longest draft; None leaves it to the decoding loop, which learns what pays.
+        max_matching_ngram_size: Longest run of tokens that is looked up.
+    """
+
+    base: Greedy | Sampling
+    num_tokens: int | None = None
+    max_matching_ngram_size: int = 2
+
+
+BeamMode = BeamSearch | BeamSampling | DiverseBeams | ConstrainedBeams
+Mode = Greedy | Sampling | BeamMode | Contrastive | Assisted | CopySpeculation

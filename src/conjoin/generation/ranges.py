@@ -1,0 +1,150 @@
+"""The values that each setting may have."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+from conjoin.generation.config import WatermarkingConfig
+from conjoin.generation.modes import AnyOf, Phrase
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A test and its words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(least: int) -> Range:
+    return Range(lambda v: _is_int(v) and v >= least, f"a whole number of at least {least}")
+
+
+def _between(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> Range:
+    def holds(v: Any) -> bool:
+        return _is_real(v) and (v > low if open_low else v >= low) and (v < high if open_high else v <= high)
+
+    return Range(holds, f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}")
+
+
+def _one_of(*options: Any) -> Range:
+    return Range(
+        lambda v: any(v is o or (isinstance(o, str) and v == o) for o in options), " or ".join(map(repr, options))
+    )
+
+
+def _list_of(holds: Callable[[Any], bool], words: str) -> Range:
+    return Range(lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(holds(item) for item in v), words)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(_is_int(v) and v >= 0 for v in value)
+
+
+def _is_word(value: Any) -> bool:
+    return _is_ids(value) or (isinstance(value, list | tuple) and len(value) > 0 and all(_is_ids(v) for v in value))
+
+
+def _is_bias(value: Any) -> bool:
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    return (
+        isinstance(pairs, list | tuple)
+        and bool(pairs)
+        and all(isinstance(p, list | tuple) and len(p) == 2 and _is_ids(p[0]) and isinstance(p[1], Real) for p in pairs)
+    )
+
+
+def _is_watermark(value: Any) -> bool:
+    names = {field.name for field in fields(WatermarkingConfig)}
+    if isinstance(value, dict) and value.keys() <= names:
+        value = WatermarkingConfig(**value)
+    return (
+        isinstance(value, WatermarkingConfig)
+        and 0 < value.greenlist_ratio < 1
+        and value.seeding_scheme in ("lefthash", "selfhash")
+        and value.context_width >= 1
+    )
+
+
+_POSITIVE = Range(lambda v: _is_real(v) and v > 0, "a number above 0")
+_NUMBER = Range(_is_real, "a number")
+_SWITCH = _one_of(True, False)
+_DECAY = Range(
+    lambda v: isinstance(v, list | tuple) and len(v) == 2 and _is_int(v[0]) and _is_real(v[1]) and v[1] > 0,
+    "(start, factor): a whole number and a number above 0",
+)
+_STRINGS = Range(
+    lambda v: (
+        (isinstance(v, str) and bool(v))
+        or (isinstance(v, list | tuple) and bool(v) and all(isinstance(s, str) and s for s in v))
+    ),
+    "a non-empty string or a list of them",
+)
+
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(
+        (
+            "do_sample",
+            "use_cache",
+            "renormalize_logits",
+            "remove_invalid_values",
+            "output_attentions",
+            "output_hidden_states",
+            "output_scores",
+            "output_logits",
+            "return_dict_in_generate",
+            "copy_speculation",
+            "truncation",
+        ),
+        _SWITCH,
+    ),
+    **dict.fromkeys(
+        (
+            "max_length",
+            "max_new_tokens",
+            "num_beams",
+            "num_beam_groups",
+            "num_return_sequences",
+            "num_assistant_tokens",
+            "prompt_lookup_num_tokens",
+            "max_matching_ngram_size",
+            "assistant_lookbehind",
+            "target_lookbehind",
+        ),
+        _whole(1),
+    ),
+    **dict.fromkeys(
+        ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _whole(0)
+    ),
+    **dict.fromkeys(("temperature", "repetition_penalty", "encoder_repetition_penalty", "max_time"), _POSITIVE),
+    **dict.fromkeys(("top_p", "typical_p", "top_h"), _between(0, 1, open_low=True)),
+    **dict.fromkeys(("min_p", "penalty_alpha", "assistant_confidence_threshold"), _between(0, 1)),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), _between(0, 1, open_high=True)),
+    "assistant_ensemble_weight": _between(0, 1, open_low=True, open_high=True),
+    "length_penalty": _NUMBER,
+    "diversity_penalty": Range(lambda v: _is_real(v) and v >= 0, "a number of at least 0"),
+    "early_stopping": _one_of(True, False, "never"),
+    "num_assistant_tokens_schedule": _one_of("constant", "heuristic", "heuristic_transient"),
+    "stop_strings": _STRINGS,
+    "exponential_decay_length_penalty": _DECAY,
+    "bad_words_ids": _list_of(_is_ids, "a list of lists of ids, none of them empty"),
+    "force_words_ids": _list_of(_is_word, "a list of lists of ids (or of lists of such choices), none of them empty"),
+    "constraints": _list_of(lambda v: isinstance(v, Phrase | AnyOf), "a list of conjoin.generation.Phrase and AnyOf"),
+    "sequence_bias": Range(_is_bias, "{(id, ...): bias} or [[[id, ...], bias], ...], not empty"),
+    "watermarking_config": Range(
+        _is_watermark,
+        "a WatermarkingConfig: greenlist_ratio in (0, 1), bias, hashing_key, seeding_scheme 'lefthash' or 'selfhash', "
+        "context_width of at least 1 (SynthID is not supported)",
+    ),
+}
+"""Setting -> its range. Ids are checked against the vocabulary apart."""
