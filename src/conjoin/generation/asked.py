@@ -1,9 +1,9 @@
 """Who set what: the model's file, the call's generation_config, the call's keywords."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from conjoin.errors import GenerationError, listing
 from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
@@ -107,7 +107,7 @@ def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
 
 def _ids(value: Any) -> tuple[int, ...]:
     value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(cast(Sequence[int], value)) if isinstance(value, list | tuple) else (value,)
 
 
 def _first(*values: Any) -> Any:

@@ -9,7 +9,7 @@ from conjoin.generation.asked import GENERATE_ARGUMENTS, Asked, Tokens
 from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.idle import idle_settings
 from conjoin.generation.pick import constraints_of, wants_copying
-from conjoin.generation.ranges import RANGES
+from conjoin.generation.ranges import RANGES, bias_pairs, items_of
 
 _UNSUPPORTED: dict[str, str] = {
     "guidance_scale": "classifier-free guidance is not supported; leave it out",
@@ -45,8 +45,12 @@ def _raise(title: str, problems: list[str]) -> None:
 
 def _out_of_range(asked: Asked) -> Iterator[str]:
     for name, value in asked.values.items():
-        if name in RANGES and not RANGES[name].holds(value):
+        if not _in_range(name, value):
             yield f"{name} = {value!r}: expected {RANGES[name].words}{_hint(name, value)}"
+
+
+def _in_range(name: str, value: Any) -> bool:
+    return value is None or name not in RANGES or RANGES[name].holds(value)
 
 
 def _hint(name: str, value: Any) -> str:
@@ -58,7 +62,7 @@ def _outside(asked: Asked, tokens: Tokens, model: ModelFacts) -> Iterator[str]:
         "decoder_start_token_id": tokens.start,
         "eos_token_id": tokens.eos,
         "pad_token_id": (tokens.pad,),
-        **{name: _flat(asked.get(name)) for name in _ID_SETTINGS},
+        **{name: _ids_in(asked, name) for name in _ID_SETTINGS},
     }
     for name, ids in every.items():
         wrong = [i for i in ids if i is not None and not (isinstance(i, int) and 0 <= i < model.vocab_size)]
@@ -78,17 +82,20 @@ _ID_SETTINGS = (
 )
 
 
+def _ids_in(asked: Asked, name: str) -> tuple[Any, ...]:
+    """Every id that a setting holds; none where its shape is wrong, which its range tells."""
+    value = asked.get(name)
+    if not _in_range(name, value):
+        return ()
+    return _flat([pair[0] for pair in bias_pairs(value) or ()] if name == "sequence_bias" else value)
+
+
 def _flat(value: Any) -> tuple[Any, ...]:
-    """Every id in a setting, however deep its lists; a wrong shape is told by its range."""
-    match value:
-        case None | float() | str():
-            return ()
-        case dict():
-            return tuple(i for ids in value for i in _flat(ids))
-        case list() | tuple():
-            return tuple(i for item in value for i in _flat(item))
-        case _:
-            return (value,)
+    """The ids in nested lists."""
+    items = items_of(value)
+    if items is not None:
+        return tuple(i for item in items for i in _flat(item))
+    return () if value is None else (value,)
 
 
 def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
@@ -176,8 +183,8 @@ def _mode_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
 
 
 def _token_conflicts(asked: Asked) -> Iterator[str]:
-    suppressed = {*_flat(asked.get("suppress_tokens"))}
+    suppressed = {*_ids_in(asked, "suppress_tokens")}
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
-        forced = {*_flat(asked.get(name))}
+        forced = {*_ids_in(asked, name)}
         if forced and forced <= suppressed:
             yield f"{name} = {asked.get(name)!r} is forced, but suppress_tokens forbids it"

@@ -236,10 +236,9 @@ class GenerationConfig:
 
         A half's output switches and lengths stay where they are: they are defaults that every config carries.
         """
-        said = {name: value for name, value in config.to_dict().items() if value is not None}
-        decoder = said.get("decoder")
-        half = cast(Mapping[str, Any], decoder) if isinstance(decoder, Mapping) else {}
-        values = {**{name: value for name, value in half.items() if value is not None}, **said}
+        said: dict[str, Any] = {name: value for name, value in config.to_dict().items() if value is not None}
+        half: dict[str, Any] = said.get("decoder") or {}
+        values = {name: value for name, value in half.items() if value is not None} | said
         found = {name: values[name] for name in cls.FIELDS if name in values and name not in _NOT_GENERATION}
         return cls(**found, _from_model_config=True)
 
@@ -290,7 +289,7 @@ def _to_json(value: Any) -> Any:
     for method in ("to_dict", "tolist"):
         if hasattr(value, method):
             return getattr(value, method)()
-    return [_plain(item) for item in value] if isinstance(value, set | tuple) else str(value)
+    return sorted(cast(set[int], value)) if isinstance(value, set) else str(value)
 
 
 def _with_tuple_keys(bias: Mapping[Any, float]) -> dict[tuple[int, ...], float]:

@@ -58,7 +58,7 @@ def _constraint(word: list[Any]) -> Constraint:
 
 
 def _beams(asked: Asked) -> BeamMode:
-    shared = {
+    shared: dict[str, Any] = {
         "num_beams": asked.get("num_beams"),
         "length_penalty": float(asked.get("length_penalty")),
         "early_stopping": asked.get("early_stopping"),

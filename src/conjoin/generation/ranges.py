@@ -1,10 +1,10 @@
 """The values that each setting may have."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from conjoin.generation.config import WatermarkingConfig
 from conjoin.generation.modes import AnyOf, Phrase
@@ -18,12 +18,26 @@ class Range:
     words: str
 
 
+def items_of(value: Any) -> tuple[Any, ...] | None:
+    """The items of a list or tuple; None where it is neither."""
+    return tuple(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else None
+
+
+def bias_pairs(value: Any) -> tuple[Any, ...] | None:
+    """The (ids, bias) pairs of either form of `sequence_bias`; None where it has neither."""
+    return tuple(cast(Mapping[Any, Any], value).items()) if isinstance(value, Mapping) else items_of(value)
+
+
 def _is_int(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not _is_switch(value)
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not _is_switch(value) and math.isfinite(value)
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _whole(least: int) -> Range:
@@ -38,36 +52,52 @@ def _between(low: float, high: float, *, open_low: bool = False, open_high: bool
 
 
 def _one_of(*options: Any) -> Range:
-    return Range(
-        lambda v: any(v is o or (isinstance(o, str) and v == o) for o in options), " or ".join(map(repr, options))
-    )
+    def holds(v: Any) -> bool:
+        return any(v is option or (isinstance(option, str) and v == option) for option in options)
+
+    return Range(holds, " or ".join(map(repr, options)))
+
+
+def _each(value: Any, holds: Callable[[Any], bool]) -> bool:
+    items = items_of(value)
+    return bool(items) and all(holds(item) for item in items)
 
 
 def _list_of(holds: Callable[[Any], bool], words: str) -> Range:
-    return Range(lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(holds(item) for item in v), words)
+    return Range(lambda v: _each(v, holds), words)
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(_is_int(v) and v >= 0 for v in value)
+    return _each(value, lambda v: _is_int(v) and v >= 0)
 
 
 def _is_word(value: Any) -> bool:
-    return _is_ids(value) or (isinstance(value, list | tuple) and len(value) > 0 and all(_is_ids(v) for v in value))
+    return _is_ids(value) or _each(value, _is_ids)
 
 
 def _is_bias(value: Any) -> bool:
-    pairs = list(value.items()) if isinstance(value, dict) else value
-    return (
-        isinstance(pairs, list | tuple)
-        and bool(pairs)
-        and all(isinstance(p, list | tuple) and len(p) == 2 and _is_ids(p[0]) and isinstance(p[1], Real) for p in pairs)
-    )
+    def is_pair(pair: Any) -> bool:
+        items = items_of(pair)
+        return items is not None and len(items) == 2 and _is_ids(items[0]) and isinstance(items[1], Real)
+
+    return _each(bias_pairs(value), is_pair)
+
+
+def _is_decay(value: Any) -> bool:
+    items = items_of(value)
+    return items is not None and len(items) == 2 and _is_int(items[0]) and _is_real(items[1]) and items[1] > 0
+
+
+def _is_strings(value: Any) -> bool:
+    return bool(value) and (isinstance(value, str) or _each(value, lambda v: isinstance(v, str) and bool(v)))
 
 
 def _is_watermark(value: Any) -> bool:
-    names = {field.name for field in fields(WatermarkingConfig)}
-    if isinstance(value, dict) and value.keys() <= names:
-        value = WatermarkingConfig(**value)
+    if isinstance(value, dict):
+        said = cast(dict[str, Any], value)
+        if not said.keys() <= {field.name for field in fields(WatermarkingConfig)}:
+            return False
+        value = WatermarkingConfig(**said)
     return (
         isinstance(value, WatermarkingConfig)
         and 0 < value.greenlist_ratio < 1
@@ -79,18 +109,6 @@ def _is_watermark(value: Any) -> bool:
 _POSITIVE = Range(lambda v: _is_real(v) and v > 0, "a number above 0")
 _NUMBER = Range(_is_real, "a number")
 _SWITCH = _one_of(True, False)
-_DECAY = Range(
-    lambda v: isinstance(v, list | tuple) and len(v) == 2 and _is_int(v[0]) and _is_real(v[1]) and v[1] > 0,
-    "(start, factor): a whole number and a number above 0",
-)
-_STRINGS = Range(
-    lambda v: (
-        (isinstance(v, str) and bool(v))
-        or (isinstance(v, list | tuple) and bool(v) and all(isinstance(s, str) and s for s in v))
-    ),
-    "a non-empty string or a list of them",
-)
-
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
         (
@@ -135,8 +153,8 @@ RANGES: dict[str, Range] = {
     "diversity_penalty": Range(lambda v: _is_real(v) and v >= 0, "a number of at least 0"),
     "early_stopping": _one_of(True, False, "never"),
     "num_assistant_tokens_schedule": _one_of("constant", "heuristic", "heuristic_transient"),
-    "stop_strings": _STRINGS,
-    "exponential_decay_length_penalty": _DECAY,
+    "stop_strings": Range(_is_strings, "a non-empty string or a list of them"),
+    "exponential_decay_length_penalty": Range(_is_decay, "(start, factor): a whole number and a number above 0"),
     "bad_words_ids": _list_of(_is_ids, "a list of lists of ids, none of them empty"),
     "force_words_ids": _list_of(_is_word, "a list of lists of ids (or of lists of such choices), none of them empty"),
     "constraints": _list_of(lambda v: isinstance(v, Phrase | AnyOf), "a list of conjoin.generation.Phrase and AnyOf"),

@@ -11,6 +11,7 @@ from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.lengths import Lengths, resolve_lengths
 from conjoin.generation.modes import Beams, Mode, Sampling
 from conjoin.generation.pick import pick_mode
+from conjoin.generation.ranges import bias_pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +167,7 @@ def _rules(asked: Asked, call: CallFacts) -> Rules:
 
 
 def _bias(value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    pairs = value.items() if isinstance(value, Mapping) else value or ()
-    return tuple((tuple(ids), float(bias)) for ids, bias in pairs)
+    return tuple((tuple(ids), float(bias)) for ids, bias in bias_pairs(value) or ())
 
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:
