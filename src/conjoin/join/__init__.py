@@ -19,6 +19,7 @@ from conjoin.join.plan import (
     random_half,
     untied_head,
 )
+from conjoin.join.sinusoids import sinusoids
 from conjoin.join.tokens import (
     SpecialTokens,
     fill_special_tokens,
@@ -54,6 +55,7 @@ __all__ = [
     "require_pad",
     "require_start",
     "shared_names",
+    "sinusoids",
     "special_tokens",
     "starts_with_last_label",
     "untied_head",

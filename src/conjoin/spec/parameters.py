@@ -26,7 +26,7 @@ class Parameter:
     """One parameter.
 
     Args:
-        kind: What it is; decides how a fresh one starts and whether weight decay applies.
+        kind: What it is; decides how a fresh one starts (a sinusoid is computed) and whether weight decay applies.
         axes: A logical name per dimension, for sharding.
         std: Standard deviation of a fresh one; 0 for norms, biases and gates.
         start: Mean of a fresh one: 1 for norms, else 0.
@@ -34,7 +34,7 @@ class Parameter:
     """
 
     shape: tuple[int, ...]
-    kind: Literal["linear", "embedding", "norm", "bias", "gate"]
+    kind: Literal["linear", "embedding", "sinusoid", "norm", "bias", "gate"]
     axes: tuple[Axis, ...]
     std: float = 0.0
     start: float = 0.0
@@ -110,12 +110,11 @@ def _embedding(embedding: Embedding, hidden_size: int) -> Named:
         Parameter(shape=(embedding.vocab_size, size), kind="embedding", axes=("vocab", "hidden")),
     )
     if rows := embedding.position_rows:
-        trained = not isinstance(embedding.position, Sinusoidal)
+        computed = isinstance(embedding.position, Sinusoidal)
+        kind = "sinusoid" if computed else "embedding"
         shape = (rows, positions_size)
-        yield (
-            "embed.positions.weight",
-            Parameter(shape=shape, kind="embedding", axes=("position", "hidden"), trained=trained),
-        )
+        table = Parameter(shape=shape, kind=kind, axes=("position", "hidden"), trained=not computed)
+        yield "embed.positions.weight", table
     if embedding.token_types:
         shape = (embedding.token_types, size)
         yield "embed.token_types.weight", Parameter(shape=shape, kind="embedding", axes=("other", "hidden"))

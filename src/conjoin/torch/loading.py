@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conjoin import spec
 from conjoin.checkpoint import TensorInfo, nonfinite
 from conjoin.errors import ConfigError, WeightError, listing
-from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied
+from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -103,7 +103,6 @@ def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:
 def _tensor(array: object, dtype: str) -> Tensor:
     """A torch view of a memory-mapped array; it is only ever read."""
 
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         tensor = torch.from_numpy(array)  # pyright: ignore[reportArgumentType]
@@ -111,7 +110,9 @@ def _tensor(array: object, dtype: str) -> Tensor:
 
 
 def _draw(parameter: Tensor, kind: spec.Parameter) -> None:
-    if kind.std:
+    if kind.kind == "sinusoid":
+        parameter.copy_(torch.from_numpy(sinusoids(*parameter.shape)))
+    elif kind.std:
         parameter.normal_(kind.start, kind.std)
     else:
         parameter.fill_(kind.start)

@@ -67,7 +67,9 @@ class Stack(nn.Module):
         heads = kind.blocks[0].self_attn.attention.num_heads
         bias = kind.relative_bias
         self.relative_bias = RelativeBias(bias, heads, kind.blocks[0].causal) if bias else None
-        self.blocks = nn.ModuleList(Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of)))
+        self.blocks = nn.ModuleList(
+            Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of))
+        )
         self.final_norm = build_norm(kind.final_norm, kind.hidden_size) if kind.final_norm else None
 
     def run(self, inputs: StackInputs) -> Float[Tensor, "R T D"]:
@@ -136,7 +138,7 @@ class Stack(nn.Module):
         self, inputs: StackInputs, key_mask: Tensor | None, rows: int, length: int, past: int
     ) -> Int[Tensor, "R T"]:
         kind = self.spec.embedding.position
-        if isinstance(kind, spec.LearnedSkippingPads | spec.Learned) and inputs.position_ids is not None:
+        if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
             return inputs.position_ids + _first_row(kind)
         limit = self.spec.max_positions
         if limit is not None and past + length > limit:
@@ -216,12 +218,12 @@ class Stack(nn.Module):
         return Mask(mask.bool()[:, None, None, :])
 
 
-def _first_row(kind: spec.Learned | spec.LearnedSkippingPads) -> int:
+def _first_row(kind: spec.Position) -> int:
     """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
     match kind:
         case spec.Learned(offset=offset):
             return offset
         case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
             return padding + 1
-        case spec.LearnedSkippingPads():
+        case _:
             return 0
