@@ -303,9 +303,9 @@ class KeyMismatch(AssertionError):
     """What was saved is not what transformers expects to read."""
 
 
-def reload_encoder(folder: Path, *, allow: Iterable[str] = ()) -> Any:
+def reload_encoder(folder: Path, *, allow: Iterable[str] = (), **config: Any) -> Any:
     """Load a folder as transformers' base model."""
-    return _reload(AutoModel, folder, allow)
+    return _reload(AutoModel, folder, allow, **config)
 
 
 def reload_decoder(folder: Path, *, allow: Iterable[str] = (), **config: Any) -> Any:
