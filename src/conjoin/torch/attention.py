@@ -26,7 +26,13 @@ class Mask:
 
 
 def self_mask(
-    key_mask: Bool[Tensor, "R S"] | None, *, causal: bool, window: int | None, past: int, length: int, device: torch.device
+    key_mask: Bool[Tensor, "R S"] | None,
+    *,
+    causal: bool,
+    window: int | None,
+    past: int,
+    length: int,
+    device: torch.device,
 ) -> Mask:
     """The mask of `length` new positions that follow `past` others, over all of them.
 
@@ -97,10 +103,10 @@ def _causal(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 T S"]:
 def _attend_openly(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = torch.matmul(q, k.transpose(-1, -2)) * kind.scale
+    """The same in plain steps; query heads of a group stand side by side, so that keys are never repeated."""
+    rows, heads, length = q.shape[:3]
+    grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])
+    scores = torch.matmul(grouped, k.transpose(-1, -2)).view(rows, heads, length, -1) * kind.scale
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
@@ -108,11 +114,12 @@ def _attend_openly(
     allowed = _causal(q, k) if mask.causal else mask.allowed
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
-    weights = scores.float().softmax(-1)
+    weights = scores.softmax(-1, dtype=torch.float32)
     if allowed is not None:
         weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
     weights = weights.to(q.dtype)
-    return torch.matmul(F.dropout(weights, dropout), v), weights
+    mixed = torch.matmul(F.dropout(weights, dropout).view(rows, k.shape[1], -1, k.shape[2]), v)
+    return mixed.view(q.shape[:3] + v.shape[-1:]), weights
 
 
 class Attention(nn.Module):
@@ -193,5 +200,3 @@ class CrossAttention(Attention):
 def turn(q: Tensor, k: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys, where the block has rotary positions."""
     return (q, k) if angles is None else (rotate(q, angles), rotate(k, angles))
-
-

@@ -112,6 +112,7 @@ class Block(nn.Module):
             assert reading.source is not None
             k, v = self.cross_attn.keys_values(reading.source)
             if reading.cache is not None:
+                k, v = k.contiguous(), v.contiguous()  # read at every step from here on
                 reading.cache.cross.append((k, v))
         want = reading.cross_attentions is not None
         out, weights = self.cross_attn.read(x, k, v, reading.source_mask, want)

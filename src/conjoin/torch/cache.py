@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class KVCache:
     values: list[Tensor] = field(default_factory=list)
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     mask: Bool[Tensor, "R T"] | None = None
+    _scratch: Tensor | None = None
 
     def append(
         self, layer: int, k: Float[Tensor, "R K T E"], v: Float[Tensor, "R K T E"]
@@ -56,17 +58,57 @@ class KVCache:
         if self.mask is not None:
             self.mask = self.mask[:, : self.length]
 
-    def select(self, rows: Int[Tensor, " R2"], sources: Int[Tensor, " B2"] | None = None) -> None:
-        """Keep these target rows (repeats allowed) and, if given, these sources."""
+    def expand(self, copies: int) -> None:
+        """Turn every target row into `copies` equal ones, side by side; sources stay as they are."""
         for store in (self.keys, self.values):
             for layer, old in enumerate(store):
-                new = old.new_empty(len(rows), *old.shape[1:])
-                new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
+                new = old.new_empty(old.shape[0] * copies, *old.shape[1:])
+                filled = old[:, :, : self.length].repeat_interleave(copies, 0)
+                new[:, :, : self.length] = filled
                 store[layer] = new
         if self.mask is not None:
-            self.mask = self.mask.index_select(0, rows)
-        if sources is not None:
-            self.cross = [(k.index_select(0, sources), v.index_select(0, sources)) for k, v in self.cross]
+            self.mask = self.mask.repeat_interleave(copies, 0)
+
+    def reorder(self, parents: Int[Tensor, " R"]) -> None:
+        """Let row r continue what row parents[r] held; rows that keep their place are not touched."""
+        moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero().squeeze(1)
+        if len(moved) == 0:
+            return
+        sources = parents[moved]
+        for tensor in (*self.keys, *self.values):
+            tensor[moved, :, : self.length] = self._gathered(tensor, sources)
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, parents)
+
+    def _gathered(self, tensor: Tensor, rows: Tensor) -> Tensor:
+        """A copy of some rows' filled part, in a buffer that is used again and again."""
+        if self._scratch is None or self._scratch.numel() < tensor.numel():
+            self._scratch = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        shape = (len(rows), tensor.shape[1], self.length, tensor.shape[3])
+        size = shape[0] * shape[1] * shape[2] * shape[3]
+        out = self._scratch[:size].view(shape)
+        return torch.index_select(tensor[:, :, : self.length], 0, rows, out=out)
+
+    def keep(self, order: list[int], rows_per_source: int) -> None:
+        """Keep the sources of `order` (made by `keep_order`) and their rows; the others' storage is given up.
+
+        Only what fills a gap is copied; the rest stays where it is.
+        """
+        moves = [(new, old) for new, old in enumerate(order) if new != old]
+        for tensor in (*self.keys, *self.values):
+            for new, old in moves:
+                _copy_rows(tensor[:, :, : self.length], new, old, rows_per_source)
+        for pair in self.cross:
+            for tensor in pair:
+                for new, old in moves:
+                    _copy_rows(tensor, new, old, 1)
+        rows = len(order) * rows_per_source
+        self.keys = [tensor[:rows] for tensor in self.keys]
+        self.values = [tensor[:rows] for tensor in self.values]
+        self.cross = [(k[: len(order)], v[: len(order)]) for k, v in self.cross]
+        if self.mask is not None:
+            blocks = self.mask.view(-1, rows_per_source, self.mask.shape[1])
+            self.mask = blocks[order].flatten(0, 1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Target positions held (transformers' name)."""
@@ -82,3 +124,14 @@ class KVCache:
         """Bytes held by the fixed part."""
         return sum(t.numel() * t.element_size() for pair in self.cross for t in pair)
 
+
+def keep_order(kept: list[int]) -> list[int]:
+    """An order of the kept indices in which as many as can be stay in their place: gaps are filled from the end."""
+    count = len(kept)
+    inside = {index for index in kept if index < count}
+    movers = [index for index in kept if index >= count]
+    return [index if index in inside else movers.pop() for index in range(count)]
+
+
+def _copy_rows(tensor: Tensor, new: int, old: int, size: int) -> None:
+    tensor[new * size : (new + 1) * size] = tensor[old * size : (old + 1) * size]

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from conjoin.errors import ShapeError
 from conjoin.torch.cache import KVCache
 
 
@@ -93,3 +94,19 @@ class Seq2SeqLMOutput(ModelOutput):
     encoder_last_hidden_state: Tensor | None = None
     encoder_hidden_states: tuple[Tensor, ...] | None = None
     encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+def as_encoder_output(given: EncoderOutput | tuple[Any, ...] | Any | None) -> EncoderOutput:
+    """Accept what transformers accepts as encoder_outputs: an output object, or a tuple of its fields."""
+    match given:
+        case None:
+            return EncoderOutput()
+        case EncoderOutput():
+            return given
+        case Tensor():
+            return EncoderOutput(given)
+        case tuple() | list():
+            return EncoderOutput(*given[:3])
+        case _ if hasattr(given, "last_hidden_state"):
+            return EncoderOutput(given.last_hidden_state)
+    raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encoder(...) returns.")

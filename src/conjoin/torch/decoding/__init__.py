@@ -1,0 +1,1 @@
+"""Decoding loops: greedy, sampling, beams of every kind, contrastive, speculative."""

@@ -1,0 +1,126 @@
+"""Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin.torch.decoding.reader import Reader
+
+
+class Drafter(Protocol):
+    """Proposes continuations, and hears how much of them was right."""
+
+    def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
+        """Up to `most` words that may follow `ids`, and the scores they were drawn from, if they were drawn."""
+        ...
+
+    def hear(self, proposed: int, accepted: int) -> None:
+        """Learn from the last proposal."""
+        ...
+
+
+class CopyDrafter:
+    """Copies what followed the same words in the source, or earlier in the target (Ge et al. 2022, arXiv:2205.10350).
+
+    Tunes itself: a run of accepted words makes drafts longer; refused drafts make it wait before it tries again.
+
+    Args:
+        source: Source ids in the target's vocabulary.
+        longest: Words of the longest suffix that is looked up.
+        most: Words of the longest draft.
+    """
+
+    def __init__(self, source: list[int], *, longest: int = 3, most: int = 16) -> None:
+        self.source = source
+        self.longest = longest
+        self.most = most
+        self.size = 4
+        self.pause = 0
+        self.refused = 0
+        self.cursor = 0
+
+    def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
+        if self.pause > 0:
+            self.pause -= 1
+            return [], None
+        return self._lookup(ids, min(most, self.size)), None
+
+    def _lookup(self, ids: list[int], count: int) -> list[int]:
+        for size in range(min(self.longest, len(ids)), 0, -1):
+            suffix = ids[-size:]
+            at = self._find(suffix)
+            if at is not None and (draft := self.source[at : at + count]):
+                self.cursor = at
+                return draft
+            at = _find_last(ids, suffix, len(ids) - size - 1) if size > 1 else None
+            if at is not None:
+                return ids[at : at + count]
+        return []
+
+    def _find(self, suffix: list[int]) -> int | None:
+        """Where the source goes on after this suffix: the place nearest to where the last copy came from."""
+        size = len(suffix)
+        ends = [at + size for at in range(len(self.source) - size) if self.source[at : at + size] == suffix]
+        return min(ends, key=lambda at: abs(at - self.cursor)) if ends else None
+
+    def hear(self, proposed: int, accepted: int) -> None:
+        if not proposed:
+            return
+        self.cursor += accepted
+        if accepted == proposed:
+            self.size, self.refused = min(2 * self.size, self.most), 0
+        elif accepted:
+            self.size, self.refused = max(2, accepted + 1), 0
+        else:
+            self.size, self.refused = max(2, self.size // 2), self.refused + 1
+            self.pause = min(2**self.refused, 32)
+
+
+def _find_last(ids: list[int], suffix: list[int], last: int) -> int | None:
+    size = len(suffix)
+    for at in range(last, -1, -1):
+        if ids[at : at + size] == suffix:
+            return at + size
+    return None
+
+
+class ModelDrafter:
+    """Words of a smaller joined model with the same target vocabulary (Leviathan et al. 2023, arXiv:2211.17192).
+
+    Args:
+        reader: The smaller model, reading the same source.
+        randomly: Draw words instead of taking the likeliest.
+        size: Words of the first draft.
+        constant: Keep that size instead of following the acceptance.
+    """
+
+    def __init__(
+        self, reader: Reader, prompt: Int[Tensor, "1 P"], *, size: int, randomly: bool, constant: bool
+    ) -> None:
+        self.reader = reader
+        self.known = 0
+        self.size = size
+        self.randomly = randomly
+        self.constant = constant
+        self.device = prompt.device
+
+    def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
+        draft: list[int] = []
+        drawn: list[Tensor] = []
+        self.reader.cache.crop(min(self.known, len(ids) - 1))
+        fresh = ids[self.reader.cache.length :]
+        for _ in range(min(most, self.size)):
+            scores = self.reader.scores(torch.tensor([fresh], device=self.device)).float()
+            word = int(torch.multinomial(scores.softmax(-1), 1)) if self.randomly else int(scores.argmax(-1))
+            draft.append(word)
+            drawn.append(scores[0])
+            fresh = [word]
+        return draft, torch.stack(drawn) if self.randomly and drawn else None
+
+    def hear(self, proposed: int, accepted: int) -> None:
+        # the last proposed word was never read, and nothing after a refused one holds
+        self.known = self.reader.cache.length - max(proposed - 1 - accepted, 0)
+        if not self.constant and proposed:
+            self.size = self.size + 2 if accepted == proposed else max(1, self.size - 1)
