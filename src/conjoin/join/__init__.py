@@ -1,4 +1,4 @@
-"""Joining: which parameter comes from where, and which ids start, end and pad a target. Plans and reports, no arrays."""
+"""Joining: which parameter comes from where, which ids start, end and pad a target. Plans and reports, no arrays."""
 
 from conjoin.join.names import half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
@@ -17,12 +17,15 @@ from conjoin.join.plan import (
     plan_join,
     plan_random,
     random_half,
+    unshared,
     untied_head,
 )
 from conjoin.join.sinusoids import sinusoids
+from conjoin.join.tokenizers import OneFolder, TwoFolders, complete_tokens, has_tokenizer, target_tokenizer
 from conjoin.join.tokens import (
     SpecialTokens,
     fill_special_tokens,
+    lacks_tokens,
     require_pad,
     require_start,
     special_tokens,
@@ -36,17 +39,22 @@ __all__ = [
     "Given",
     "JoinReport",
     "Offer",
+    "OneFolder",
     "SpecialTokens",
     "Tied",
+    "TwoFolders",
+    "complete_tokens",
     "fill_special_tokens",
     "graft",
     "half_offer",
     "half_spec",
+    "has_tokenizer",
+    "lacks_tokens",
+    "may_be_fresh",
+    "never_fresh",
     "pair_names",
     "pair_offer",
     "pair_spec",
-    "may_be_fresh",
-    "never_fresh",
     "part_of",
     "plan_half",
     "plan_join",
@@ -58,5 +66,7 @@ __all__ = [
     "sinusoids",
     "special_tokens",
     "starts_with_last_label",
+    "target_tokenizer",
+    "unshared",
     "untied_head",
 ]

@@ -68,7 +68,7 @@ def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:
 
 
 def graft(decoder: spec.StackSpec, source_size: int, *, gated: bool = False) -> spec.StackSpec:
-    """Put cross-attention into every block: heads as in the block's self-attention, keys and values from the source's width.
+    """Put cross-attention into every block: heads as in its self-attention, keys and values from the source's width.
 
     No rotary on either side: a source position has no distance to a target position.
 

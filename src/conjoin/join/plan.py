@@ -1,7 +1,8 @@
-"""Which parameter comes from where: every one copied, tied or fresh; every checkpoint tensor used or named as unused."""
+"""Which parameter comes from where: each one copied, tied or fresh; each checkpoint tensor used or named as unused."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -122,14 +123,29 @@ class JoinReport:
         for part, (copied, tied, fresh, numbers) in parts.items():
             yield part, copied, tied, fresh, numbers
 
+    def __rich__(self) -> Any:
+        """The same table for rich's console."""
+        from rich.console import Group
+        from rich.table import Table
+
+        table = Table("part", box=None)
+        for column in ("copied", "tied", "fresh", "numbers"):
+            table.add_column(column, justify="right")
+        for part, *counts in self.rows():
+            table.add_row(part, *(f"{count:,}" for count in counts))
+        return Group(table, *self._unused_lines())
+
+    def _unused_lines(self) -> list[str]:
+        return [f"unused in {label}: {_some(names)}" for label, names in self.unused.items() if names]
+
     def __str__(self) -> str:
         lines = [f"{'part':<26}{'copied':>8}{'tied':>8}{'fresh':>8}{'numbers':>14}"]
         lines += [f"{part:<26}{c:>8}{t:>8}{f:>8}{n:>14,}" for part, c, t, f, n in self.rows()]
-        for label, names in self.unused.items():
-            if names:
-                shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-                lines.append(f"unused in {label}: {shown}")
-        return "\n".join(lines)
+        return "\n".join(lines + self._unused_lines())
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def part_of(name: str) -> str:
@@ -160,7 +176,7 @@ def plan_join(
         WeightError: missing or misshapen tensors, all of them at once.
     """
     parameters = spec.pair_parameters(pair)
-    ties = {f"decoder.{name}": f"encoder.{name}" for name in shared_names(pair)}
+    ties = _ties(pair, offers)
     origins = _origins(parameters, ties, offers, init)
     origins |= {name: Given() for name in parameters if name in given and name not in ties}
     _check(offers, parameters, origins, fresh_allowed)
@@ -171,8 +187,17 @@ def plan_join(
 def plan_random(pair: spec.PairSpec, init: CrossAttentionInit = "normal") -> JoinReport:
     """The plan of a model without any checkpoint."""
     parameters = spec.pair_parameters(pair)
-    ties = {f"decoder.{name}": f"encoder.{name}" for name in shared_names(pair)}
-    return JoinReport(_origins(parameters, ties, [], init), parameters)
+    return JoinReport(_origins(parameters, _ties(pair, []), [], init), parameters)
+
+
+def _ties(pair: spec.PairSpec, offers: list[Offer]) -> dict[str, str]:
+    """Shared parameter -> the one it is: the encoder's, or the decoder's where a file stores it only there."""
+    ties: dict[str, str] = {}
+    for name in shared_names(pair):
+        ours, theirs = f"encoder.{name}", f"decoder.{name}"
+        in_decoder = any(theirs in o.sources for o in offers) and not any(ours in o.sources for o in offers)
+        ties |= {ours: theirs} if in_decoder else {theirs: ours}
+    return ties
 
 
 def _origins(
@@ -202,10 +227,8 @@ def never_fresh(name: str) -> bool:
 
 def _fresh(name: str, parameters: Mapping[str, spec.Parameter], init: CrossAttentionInit) -> Origin:
     twin = name.replace(".cross_attn", ".self_attn")
-    if init == "self_attention" and twin != name and twin in parameters:
-        if parameters[twin].shape == parameters[name].shape:
-            return CopiedFresh(twin)
-    return Drawn()
+    alike = twin != name and twin in parameters and parameters[twin].shape == parameters[name].shape
+    return CopiedFresh(twin) if init == "self_attention" and alike else Drawn()
 
 
 def _check(
@@ -238,6 +261,11 @@ def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str
     return tuple(sorted((*offer.plan.unknown, *lost)))
 
 
+def unshared(pair: spec.PairSpec, offer: Offer) -> list[str]:
+    """Names, within a stack, that the halves are said to share, but that a file stores with two different contents."""
+    return [name for name in shared_names(pair) if not offer.same(f"encoder.{name}", f"decoder.{name}")]
+
+
 def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
     """Whether the head is declared tied, but a checkpoint stores a matrix that differs from the word table."""
     head = pair.decoder.head
@@ -246,7 +274,6 @@ def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
     sides = ("decoder", "encoder") if "embed.words.weight" in shared_names(pair) else ("decoder",)
     tables = [f"{side}.embed.words.weight" for side in sides]
     return not all(offer.same("decoder.head.vocab.weight", table) for offer in offers for table in tables)
-
 
 
 def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:

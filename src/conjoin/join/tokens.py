@@ -2,29 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig, family
 
+if TYPE_CHECKING:
+    from conjoin.tokenizer import Tokenizer
 
 T = TypeVar("T")
-
-
-class TokenIds(Protocol):
-    """The ids that a tokenizer knows about itself; None where it has no such token."""
-
-    @property
-    def bos_token_id(self) -> int | None: ...
-    @property
-    def eos_token_id(self) -> int | None: ...
-    @property
-    def pad_token_id(self) -> int | None: ...
-    @property
-    def cls_token_id(self) -> int | None: ...
-    @property
-    def sep_token_id(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +48,14 @@ def special_tokens(config: PretrainedConfig) -> SpecialTokens:
     )
 
 
-def fill_special_tokens(config: EncoderDecoderConfig, target: TokenIds | None) -> None:
-    """Write into the pair's config what it lacks, from its decoder's config and the target tokenizer.
+def lacks_tokens(config: PretrainedConfig) -> bool:
+    """Whether start, pad or end of a target are not known yet."""
+    known = special_tokens(config)
+    return known.start is None or known.pad is None or not known.eos
+
+
+def fill_special_tokens(config: PretrainedConfig, target: "Tokenizer | None") -> None:
+    """Write into a pair's config what it lacks, from its decoder's config and the target tokenizer.
 
     The start is the decoder's own start, else what its targets begin with: bos, or [CLS] where there is no bos.
     BERT's config.json names none of its ids; its tokenizer does.
@@ -100,7 +93,7 @@ def require_start(config: PretrainedConfig) -> int:
     if start is None:
         raise ConfigError(
             "The first decoder input is not known: decoder_start_token_id is not set.",
-            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target tokenizer",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target's",
         )
     return start
 

@@ -15,7 +15,18 @@ from conjoin.checkpoint import open_checkpoint, resolve
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
 from conjoin.errors import ConfigError, ConjoinWarning, JoinError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role, family
-from conjoin.join import Given, JoinReport, Offer, half_offer, half_spec, may_be_fresh, pair_spec, plan_join, untied_head
+from conjoin.join import (
+    Given,
+    JoinReport,
+    Offer,
+    half_offer,
+    half_spec,
+    may_be_fresh,
+    pair_spec,
+    plan_join,
+    unshared,
+    untied_head,
+)
 from conjoin.torch.halves import Decoder, Encoder
 from conjoin.torch.loading import tie
 
@@ -104,6 +115,25 @@ def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
     return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
 
 
+def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) -> spec.PairSpec:
+    """The same pair, not sharing what its file stores twice with different contents; the config is set right.
+
+    transformers 5 writes `tie_encoder_decoder: true` and trains two stacks nevertheless; tying them would lose one.
+    """
+    apart = unshared(pair, offer) if isinstance(config, EncoderDecoderConfig) else []
+    if not apart:
+        return pair
+    assert isinstance(config, EncoderDecoderConfig)
+    warnings.warn(
+        f"The config says that the halves share parameters, but the file stores {len(apart)} of them twice with "
+        f"different contents, {apart[0]} first: both are loaded, and nothing is shared.",
+        ConjoinWarning,
+        stacklevel=4,
+    )
+    config.share = "none"
+    return replace(pair, share="none")
+
+
 def _offer(source: Source, files: ExitStack) -> Offer:
     assert source.folder is not None
     checkpoint = files.enter_context(open_checkpoint(source.folder))
@@ -129,7 +159,9 @@ def adopt_modules(model: nn.Module, sources: tuple[Source, Source], plan: JoinRe
                 continue
             expected = plan.parameters[full].shape
             if tuple(parameter.shape) != expected:
-                raise ConfigError(f"{full}: the {source.role} has shape {tuple(parameter.shape)}, the config says {expected}.")
+                raise ConfigError(
+                    f"{full}: the {source.role} has shape {tuple(parameter.shape)}, the config says {expected}."
+                )
             tie(model, full, parameter)
 
 
@@ -139,5 +171,3 @@ def materialise_rest(model: nn.Module, dtype: torch.dtype, device: torch.device 
         if parameter.is_meta:
             empty = torch.empty(parameter.shape, dtype=dtype, device=device)
             tie(model, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
-
-

@@ -1,0 +1,117 @@
+"""The tokenizers that belong to a model: found in the folders that it comes from, loaded when first asked for."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConjoinError, ConjoinWarning, TokenizerError
+from conjoin.families import PretrainedConfig
+from conjoin.join.tokens import fill_special_tokens, lacks_tokens
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer import Tokenizer, TokenizerPair
+
+_FILES = ("tokenizer.json", "tokenizer_pair.json", "vocab.*", "merges.txt", "*.model", "*.spm")
+"""Any of these means that a folder holds a tokenizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneFolder:
+    """The folder of a finished model, with a pair of tokenizers or a single one."""
+
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is something to load."""
+        return has_tokenizer(self.folder)
+
+    def load(self) -> "Tokenizer | TokenizerPair":
+        """What the folder holds.
+
+        Raises:
+            TokenizerError: it holds none, with the line to write, or its files cannot be used.
+        """
+        return load_tokenizer(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class TwoFolders:
+    """The folders of two halves; None where a half did not come from a folder."""
+
+    source: Path | None
+    target: Path | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is something to load."""
+        return has_tokenizer(self.source) and has_tokenizer(self.target)
+
+    def load(self) -> "TokenizerPair":
+        """The pair; its labels end in the target's end, where it has one.
+
+        Raises:
+            TokenizerError: a folder has none, with the line to write, or its files cannot be used.
+        """
+        from conjoin.tokenizer import TokenizerPair
+
+        source = _single(load_tokenizer(self.source), "source")
+        target = _single(load_tokenizer(self.target), "target")
+        return TokenizerPair(source, target, target_eos=target.end_token_id is not None)
+
+
+def has_tokenizer(folder: Path | None) -> bool:
+    """Whether a folder holds tokenizer files."""
+    return folder is not None and any(next(folder.glob(pattern), None) for pattern in _FILES)
+
+
+def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":
+    """Load what a folder holds.
+
+    Raises:
+        TokenizerError: it holds none, with the line to write.
+    """
+    from conjoin.tokenizer import AutoTokenizer
+
+    if folder is None or not has_tokenizer(folder):
+        where = "No folder is known" if folder is None else f"{folder} has no tokenizer files"
+        raise TokenizerError(
+            f"This model has no tokenizer. {where}.",
+            hint="model.tokenizer = TokenizerPair(source, target)  # each from AutoTokenizer.from_pretrained(...)",
+        )
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def target_tokenizer(folder: Path | None) -> "Tokenizer | None":
+    """The tokenizer of a decoder's folder; None where there is none, or, with a warning, none that can be used."""
+    if not has_tokenizer(folder):
+        return None
+    try:
+        return _single(load_tokenizer(folder), "target")
+    except ConjoinError as error:
+        warnings.warn(f"The decoder's tokenizer cannot be used: {error}", ConjoinWarning, stacklevel=5)
+        return None
+
+
+def complete_tokens(config: PretrainedConfig, folder: Path) -> None:
+    """Fill the ids that a finished model's config lacks from the tokenizers in its folder.
+
+    A single tokenizer is only asked where both halves have one vocabulary: else it is the source's.
+    """
+    fill_special_tokens(config, None)
+    if not lacks_tokens(config) or not has_tokenizer(folder):
+        return
+    one_vocabulary = not isinstance(config, EncoderDecoderConfig) or (
+        config.encoder.vocab_size == config.decoder.vocab_size
+    )
+    if one_vocabulary or (folder / "tokenizer_pair.json").is_file():
+        fill_special_tokens(config, target_tokenizer(folder))
+
+
+def _single(loaded: "Tokenizer | TokenizerPair", role: str) -> "Tokenizer":
+    """One tokenizer; of a pair, the side that the role names."""
+    from conjoin.tokenizer import TokenizerPair
+
+    return getattr(loaded, role) if isinstance(loaded, TokenizerPair) else loaded

@@ -1,0 +1,49 @@
+"""The tokenizers that travel with a model."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conjoin.checkpoint import Staging
+from conjoin.errors import ConjoinError, ConjoinWarning
+from conjoin.join import OneFolder, TwoFolders
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer import Tokenizer, TokenizerPair
+
+_OF_A_PAIR = ("tokenizer_pair.json", "target_tokenizer")
+
+
+class WithTokenizer:
+    """A model that knows where its tokenizers lie."""
+
+    _tokenizer: "Tokenizer | TokenizerPair | None" = None
+    _tokenizer_folders: OneFolder | TwoFolders = TwoFolders(None, None)
+
+    @property
+    def tokenizer(self) -> "Tokenizer | TokenizerPair":
+        """The tokenizers of source and target, called as one; loaded when first asked for, saved with the model.
+
+        Raises:
+            TokenizerError: the model's folders have none, with the line to write.
+        """
+        if self._tokenizer is None:
+            self._tokenizer = self._tokenizer_folders.load()
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: "Tokenizer | TokenizerPair") -> None:
+        self._tokenizer = tokenizer
+
+    def save_tokenizers(self, staging: Staging) -> None:
+        """Write the tokenizers, where there are any; those that cannot be loaded are left out with a warning."""
+        if self._tokenizer is None and not self._tokenizer_folders.complete:
+            return
+        try:
+            tokenizer = self.tokenizer
+        except ConjoinError as error:
+            warnings.warn(f"The model is saved without its tokenizers: {error}", ConjoinWarning, stacklevel=4)
+            return
+        for name in _OF_A_PAIR:
+            staging.remove(name)
+        tokenizer.save_pretrained(Path(staging))
