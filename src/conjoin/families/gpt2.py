@@ -9,7 +9,13 @@ from conjoin.families._kit import Family, Role, activation, attention, head_size
 
 
 class GPT2Config(PretrainedConfig):
-    """Fields of a GPT-2 config.json."""
+    """Fields of a GPT-2 config.json.
+
+    Args:
+        reorder_and_upcast_attn: Scores in float32, as they always are here.
+        summary_type, summary_use_proj, summary_activation, summary_proj_to_labels, summary_first_dropout: For multiple
+            choice heads, which conjoin has none of.
+    """
 
     model_type = "gpt2"
     attribute_map: ClassVar[dict[str, str]] = {
@@ -32,6 +38,12 @@ class GPT2Config(PretrainedConfig):
     initializer_range: float = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    summary_type: str = "cls_index"
+    summary_use_proj: bool = True
+    summary_activation: str | None = None
+    summary_proj_to_labels: bool = True
+    summary_first_dropout: float = 0.1
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
 
@@ -49,7 +61,8 @@ def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.n_embd) if cross else None,
         mlp=spec.PlainMLP(
-            intermediate_size=config.n_inner or 4 * config.n_embd, activation=activation(config, "activation_function")
+            intermediate_size=4 * config.n_embd if config.n_inner is None else config.n_inner,
+            activation=activation(config, "activation_function"),
         ),
         dropout=config.resid_pdrop,
     )

@@ -1,0 +1,150 @@
+"""What families refuse, word for word."""
+
+from typing import Any
+
+import pytest
+
+from conjoin.errors import ConfigError
+from conjoin.families import MODULES, config_from_dict, family
+from oracle_tiny import TINY
+
+# What each family calls these; the rest says num_hidden_layers, num_attention_heads, hidden_size, hidden_act.
+LAYERS = {
+    "distilbert": "n_layers",
+    "gpt2": "n_layer",
+    "bart": "decoder_layers",
+    "mbart": "decoder_layers",
+    "t5": "num_decoder_layers",
+    "mt5": "num_decoder_layers",
+}
+HEADS = {
+    "distilbert": ("dim", "n_heads"),
+    "gpt2": ("n_embd", "n_head"),
+    "bart": ("d_model", "decoder_attention_heads"),
+    "mbart": ("d_model", "decoder_attention_heads"),
+}
+ACTIVATION = {
+    "distilbert": "activation",
+    "gpt2": "activation_function",
+    "opt": "activation_function",
+    "bart": "activation_function",
+    "mbart": "activation_function",
+    "gemma2": "hidden_activation",
+    "gemma3_text": "hidden_activation",
+    "modernbert": "hidden_activation",
+    "modernbert-decoder": "hidden_activation",
+}
+WITH_HEAD_SIZE = {"t5", "mt5", "gemma2", "gemma3_text", "qwen3"}
+"""Families whose configs name the size of a head."""
+
+
+def tiny(model_type: str, **changes: Any) -> Any:
+    """The family's tiny config without a list of layers, which would have to fit its changes."""
+    plain = {name: value for name, value in TINY[model_type].items() if name != "layer_types"}
+    return config_from_dict({"model_type": model_type, **plain, **changes})
+
+
+def refusal(model_type: str, **changes: Any) -> str:
+    """What the decoder of a changed config says."""
+    with pytest.raises(ConfigError) as caught:
+        family(model_type).stack(tiny(model_type, **changes), "decoder")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_a_stack_without_layers_is_refused(model_type: str) -> None:
+    told = refusal(model_type, **{LAYERS.get(model_type, "num_hidden_layers"): 0})
+    assert told == f"{model_type}: the config has no layers; a stack needs at least one."
+
+
+@pytest.mark.parametrize("model_type", sorted({*MODULES} - WITH_HEAD_SIZE))
+def test_heads_that_do_not_divide_the_width_are_refused(model_type: str) -> None:
+    hidden, heads = HEADS.get(model_type, ("hidden_size", "num_attention_heads"))
+    width = TINY[model_type][hidden]
+    told = refusal(model_type, **{heads: 7})
+    assert told == f"{model_type}: {hidden} = {width} is not a multiple of {heads} = 7."
+    assert refusal(model_type, **{heads: 0}) == f"{model_type}: {hidden} = {width} is not a multiple of {heads} = 0."
+
+
+@pytest.mark.parametrize("model_type", sorted({*MODULES} - {"t5", "mt5"}))
+def test_an_unknown_activation_is_refused(model_type: str) -> None:
+    key = ACTIVATION.get(model_type, "hidden_act")
+    assert refusal(model_type, **{key: "gelu_fast_v2"}) == (
+        f'{model_type}: config.json has {key} = "gelu_fast_v2", which conjoin does not know.\n'
+        "Expected one of: gelu, gelu_accurate, gelu_fast, gelu_new, gelu_python, gelu_python_tanh, gelu_pytorch_tanh, "
+        "quick_gelu, relu, silu, swish, tanh.\n\n"
+        "hint: if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py and send the config as a "
+        "test."
+    )
+
+
+def test_values_of_the_wrong_type_are_refused_all_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny("bert", hidden_size="20", layer_norm_eps=None, tie_word_embeddings=1, num_hidden_layers=2.0)
+    assert str(caught.value) == (
+        "bert: config values of the wrong type:\n"
+        "  hidden_size = '20': expected int\n"
+        "  num_hidden_layers = 2.0: expected int\n"
+        "  layer_norm_eps = None: expected float\n"
+        "  tie_word_embeddings = 1: expected bool"
+    )
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_a_vocabulary_that_is_no_number_is_refused(model_type: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny(model_type, vocab_size="many")
+    assert str(caught.value) == f"{model_type}: config values of the wrong type:\n  vocab_size = 'many': expected int"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "camembert", "electra", "albert"])
+def test_relative_positions_of_transformers_4_are_refused(model_type: str) -> None:
+    assert refusal(model_type, position_embedding_type="relative_key") == (
+        f'{model_type}: config.json has position_embedding_type = "relative_key", which conjoin does not know.\n'
+        "Expected: absolute.\n\n"
+        "hint: transformers 5 drops this key and computes something else; transformers 4 honours it."
+    )
+
+
+def test_roberta_without_a_pad_is_refused() -> None:
+    assert refusal("roberta", pad_token_id=None) == (
+        "roberta: pad_token_id is not set, but positions are counted from it.\n\n"
+        'hint: add "pad_token_id": 1 (or what tokenizer.pad_token_id says) to config.json.'
+    )
+
+
+@pytest.mark.parametrize(("layers", "groups", "inner"), [(4, 5, 1), (4, 0, 1), (4, 2, 0), (4, 4, 2)])
+def test_albert_groups_that_make_no_sense_are_refused(layers: int, groups: int, inner: int) -> None:
+    told = refusal("albert", num_hidden_layers=layers, num_hidden_groups=groups, inner_group_num=inner)
+    assert told == (
+        f"albert: num_hidden_layers = {layers}, num_hidden_groups = {groups}, inner_group_num = {inner}.\n"
+        "Expected 1 <= num_hidden_groups <= num_hidden_layers, and fewer groups than layers where a group has "
+        "several blocks."
+    )
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({"model_type": "word2vec"})
+    assert str(caught.value) == (
+        f"model_type = 'word2vec' is not a family that conjoin knows.\nKnown: {', '.join(sorted(MODULES))}.\n\n"
+        "hint: a family is one file of about 100 lines; CONTRIBUTING.md shows how to add one."
+    )
+
+
+def test_a_config_without_a_family_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({"hidden_size": 20})
+    assert str(caught.value) == (
+        f"The config has model_type = None; expected one of: {', '.join(sorted(MODULES))}.\n\n"
+        'hint: very old checkpoints lack it: add "model_type": "bert" (or what it is) to config.json.'
+    )
+
+
+def test_another_familys_config_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        family("bert").config.from_dict({"model_type": "gpt2"})
+    assert str(caught.value) == (
+        "BertConfig: the config says model_type = 'gpt2'; expected 'bert'.\n\n"
+        "hint: AutoConfig.from_pretrained picks the class by itself."
+    )
