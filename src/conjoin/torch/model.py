@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -15,6 +16,10 @@ from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.join import (
     JoinReport,
+    OneFolder,
+    TwoFolders,
+    complete_tokens,
+    fill_special_tokens,
     never_fresh,
     pair_offer,
     pair_spec,
@@ -24,19 +29,33 @@ from conjoin.join import (
     require_start,
     special_tokens,
     starts_with_last_label,
+    target_tokenizer,
     untied_head,
 )
 from conjoin.torch.cache import KVCache
+from conjoin.torch.decoding.mixin import Generates
+from conjoin.torch.freezing import Freezing
 from conjoin.torch.halves import Decoder, Encoder
-from conjoin.torch.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources, untie_head
+from conjoin.torch.hub import OnHub
+from conjoin.torch.joining import (
+    Source,
+    adopt_modules,
+    find_source,
+    loosen_sharing,
+    materialise_rest,
+    plan_sources,
+    untie_head,
+)
 from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
-from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
+from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.torch.pretrained import Pretrained
+from conjoin.torch.resize import Resizing
 from conjoin.torch.saving import save_pair
+from conjoin.torch.tokenizing import WithTokenizer
 
 
-class EncoderDecoderModel(Pretrained):
+class EncoderDecoderModel(Generates, Resizing, Freezing, WithTokenizer, OnHub, Pretrained):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Args:
@@ -44,7 +63,7 @@ class EncoderDecoderModel(Pretrained):
         encoder, decoder: Ready halves. The decoder must have cross-attention of the encoder's width.
 
     Attributes:
-        join_report: Where every parameter came from.
+        join_report: Where every parameter came from; print it.
     """
 
     def __init__(
@@ -58,6 +77,7 @@ class EncoderDecoderModel(Pretrained):
             return
         assert config is not None
         self._build(config, pair_spec(config))
+        fill_special_tokens(config, None)
         materialise(self, torch.float32, None)
         init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
         self._fill(plan_random(self.spec, init))
@@ -66,6 +86,7 @@ class EncoderDecoderModel(Pretrained):
         """Modules on the meta device: shapes, no storage."""
         self.config = config
         self.spec = pair
+        self.enc_to_dec_proj: nn.Linear | None
         joined = isinstance(config, EncoderDecoderConfig)
         with torch.device("meta"):
             self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
@@ -73,8 +94,9 @@ class EncoderDecoderModel(Pretrained):
             sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
             self.enc_to_dec_proj = nn.Linear(*sizes) if pair.projection else None
 
-    def _fill(self, plan: JoinReport) -> None:
+    def _fill(self, plan: JoinReport, folder: Path | None = None) -> None:
         fill(self, plan)
+        self.take_generation_config(folder)
         self.join_report = plan
         self.eval()
 
@@ -93,6 +115,8 @@ class EncoderDecoderModel(Pretrained):
         """Become the pair of these sources."""
         with ExitStack() as files:
             config, pair, plan = plan_sources(sources, values, files)
+            self._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
+            fill_special_tokens(config, target_tokenizer(sources[1].folder))
             self._build(config, pair)
             adopt_modules(self, sources, plan)
             live = next((s.module for s in sources if s.module is not None), None)
@@ -121,7 +145,7 @@ class EncoderDecoderModel(Pretrained):
             cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" (a copy of the block's
                 self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at 0).
             dtype: Of the parameters; float32 by default, since a join is there to be trained.
-            keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a ready Encoder), `encoder_config=`,
+            keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a ready one), `encoder_config=`,
                 config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
                 Without prefix: values of the pair's own config, and hub keywords for both.
 
@@ -171,12 +195,15 @@ class EncoderDecoderModel(Pretrained):
             offer = pair_offer(found, pair, checkpoint)
             if untied_head(pair, [offer]):
                 pair = untie_head(found, pair)
+            pair = loosen_sharing(found, pair, offer)
             plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
             model = cls.__new__(cls)
             Pretrained.__init__(model)
             model._build(found, pair)
+            model._tokenizer_folders = OneFolder(folder)
             materialise(model, stored_dtype(checkpoint) if dtype is None else to_dtype(dtype), device)
-            model._fill(plan)
+            model._fill(plan, folder)
+        complete_tokens(found, folder)
         return model
 
     def save_pretrained(
@@ -223,6 +250,7 @@ class EncoderDecoderModel(Pretrained):
             encoder_outputs: From an earlier call, in place of input_ids.
             past_key_values: Target positions (and source keys and values) that an earlier call returned.
             labels: labels[t] is what target position t must predict; -100 is not counted.
+            use_cache: Return past_key_values; None follows the decoder's config, but in training and with labels.
             num_items_in_batch: Divide the summed loss by this: the counted labels of a whole accumulated batch.
             label_smoothing: Share of every target that is spread over the vocabulary.
             output_logits: False computes the loss without keeping logits, at the counted labels only.
@@ -259,7 +287,7 @@ class EncoderDecoderModel(Pretrained):
             attention_mask,
             past_key_values,
             decoder_inputs_embeds,
-            use_cache=use_cache,
+            use_cache=self._caches(labels) if use_cache is None else use_cache,
             token_type_ids=decoder_token_type_ids,
             position_ids=decoder_position_ids,
             output_attentions=output_attentions,
@@ -278,6 +306,10 @@ class EncoderDecoderModel(Pretrained):
             encoder_attentions=encoded.attentions,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _caches(self, labels: Tensor | None) -> bool:
+        """Whether a caller who does not say gets past_key_values."""
+        return self.decoder.config.use_cache and labels is None and not self.training
 
     def _loss(
         self, decoded: DecoderOutput, labels: Tensor, num_items: Tensor | int | None, label_smoothing: float
@@ -324,22 +356,6 @@ class EncoderDecoderModel(Pretrained):
     def get_output_embeddings(self) -> nn.Module:
         """The layer whose weight is the decoder's vocabulary matrix."""
         return self.decoder.get_output_embeddings()
-
-
-def as_encoder_output(given: EncoderOutput | tuple[Any, ...] | Any | None) -> EncoderOutput:
-    """Accept what transformers accepts as encoder_outputs: an output object, or a tuple of its fields."""
-    match given:
-        case None:
-            return EncoderOutput()
-        case EncoderOutput():
-            return given
-        case Tensor():
-            return EncoderOutput(given)
-        case tuple() | list():
-            return EncoderOutput(*given[:3])
-        case _ if hasattr(given, "last_hidden_state"):
-            return EncoderOutput(given.last_hidden_state)
-    raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encoder(...) returns.")
 
 
 def _route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

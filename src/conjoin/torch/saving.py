@@ -58,7 +58,9 @@ def dtype_name(model: nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def save_pair(model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_shard_size: int | str, untied: bool) -> None:
+def save_pair(
+    model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_shard_size: int | str, untied: bool
+) -> None:
     """Write a joined pair as one checkpoint."""
     state = plain_state(model)
     config = model.config.copy(dtype=dtype_name(model))
@@ -72,4 +74,6 @@ def save_pair(model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_
             del state[f"decoder.{name}"]
     with replacing_folder(Path(folder)) as staging:
         write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
+        model.save_tokenizers(staging)
+        model.save_generation_config(staging)
         staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
