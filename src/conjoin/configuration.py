@@ -42,6 +42,8 @@ class EncoderDecoderConfig(PretrainedConfig):
         extra = _extra(values.pop("conjoin", None) or {})
         if values.pop("tie_encoder_decoder", False):
             extra.setdefault("share", "all")
+        if is_gated(decoder):
+            values["cross_attention_init"] = "zero_gate"
         reads = {"is_decoder": True, "add_cross_attention": True}
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
@@ -84,6 +86,12 @@ class EncoderDecoderConfig(PretrainedConfig):
         encoder, decoder = family(self.encoder.model_type), family(self.decoder.model_type)
         plain = self.share == "none" and self.cross_attention_init != "zero_gate"
         return plain and encoder.encoder == "native" and decoder.held_by_transformers
+
+
+def is_gated(decoder: PretrainedConfig) -> bool:
+    """Whether a decoder was saved out of a pair whose cross-attention stands behind gates."""
+    ours: Mapping[str, Any] = getattr(decoder, "conjoin", None) or {}
+    return ours.get("cross_attention_init") == "zero_gate"
 
 
 def _half(value: Any) -> PretrainedConfig:

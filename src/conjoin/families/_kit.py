@@ -160,11 +160,11 @@ def _word_name(table: NameTable, shared: str, found: set[str] | None) -> str:
 
 
 def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:
-    """Grafted cross-attention has no name in the family's files; it is saved under its canonical one."""
-    if family.decoder != "grafted" or not stack.has_cross_attention:
+    """Grafted cross-attention, and any gate, has no name in the family's files; it is saved under its canonical one."""
+    if not stack.has_cross_attention:
         return NameTable()
-    cross = [name for name in spec.stack_parameters(stack) if ".cross_attn" in name]
-    return NameTable(tuple(Rule(name, name) for name in cross))
+    nameless = ".cross_attn" if family.decoder == "grafted" else ".cross_attn.gate"
+    return NameTable(tuple(Rule(name, name) for name in spec.stack_parameters(stack) if nameless in name))
 
 
 def activation(config: PretrainedConfig, key: str) -> spec.Activation:

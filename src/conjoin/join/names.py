@@ -19,9 +19,6 @@ def pair_names(config: PretrainedConfig, pair: spec.PairSpec, found: set[str] | 
         return whole_names(family(config.model_type), pair, found)
     encoder = family(config.encoder.model_type).names(pair.encoder, "encoder")
     decoder = family(config.decoder.model_type).names(pair.decoder, "decoder")
-    if isinstance(pair.decoder.blocks[0].cross_attn, spec.CrossAttention) and pair.decoder.blocks[0].cross_attn.gated:
-        gates = [name for name in spec.stack_parameters(pair.decoder) if name.endswith("cross_attn.gate")]
-        decoder = decoder + NameTable(tuple(Rule(name, name) for name in gates))
     return encoder.with_prefix("encoder.", "encoder.") + decoder.with_prefix("decoder.", "decoder.") + PROJECTION
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.configuration import EncoderDecoderConfig
+from conjoin.configuration import EncoderDecoderConfig, is_gated
 from conjoin.errors import ConfigError, JoinError, listing
 from conjoin.families import PretrainedConfig, Role, family
 
@@ -40,10 +40,13 @@ def with_whole_head(decoder: spec.StackSpec) -> spec.StackSpec:
 
 
 def half_spec(config: PretrainedConfig, role: Role) -> spec.StackSpec:
-    """One half on its own; a decoder saved out of a pair keeps its grafted cross-attention."""
+    """One half on its own; a decoder saved out of a pair keeps its grafted cross-attention and gates."""
     stack = family(config.model_type).stack(config, role)
-    reads = role == "decoder" and config.add_cross_attention and not stack.has_cross_attention
-    return graft(stack, config.cross_attention_hidden_size or config.hidden_size) if reads else stack
+    if role == "encoder" or not config.add_cross_attention:
+        return stack
+    if stack.has_cross_attention:
+        return _gate(stack) if is_gated(config) else stack
+    return graft(stack, config.cross_attention_hidden_size or config.hidden_size, gated=is_gated(config))
 
 
 def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:

@@ -35,6 +35,8 @@ def save_half(
     cross = stack.blocks[0].cross_attn
     if cross is not None and made.decoder == "grafted":
         written.cross_attention_hidden_size = cross.source_size
+    if cross is not None and cross.gated:
+        written.update({"conjoin": {"cross_attention_init": "zero_gate"}})
     with replacing_folder(Path(folder)) as staging:
         write_state(staging, plain_state(model), made.names(stack, role), max_shard_size)
         staging.path("config.json").write_text(written.to_json_string(), encoding="utf-8")
