@@ -183,7 +183,7 @@ class CrossAttention(Attention):
         mask: Mask,
         want_weights: bool = False,
     ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:
-        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n. The block applies the gate."""
+        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n; ungated."""
         rows, length = x.shape[:2]
         beams = rows // k.shape[0]
         q = self.queries(x)
