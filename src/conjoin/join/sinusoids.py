@@ -6,7 +6,7 @@ WAVE_BASE = 10000.0  # Vaswani et al. 2017, arXiv:1706.03762, 3.5
 
 
 def sinusoids(rows: int, size: int) -> np.ndarray:
-    """The table [rows, size], float32: column 2i has the sine, column 2i + 1 the cosine, of position / base^(2i / size)."""
+    """The table [rows, size], float32: columns 2i and 2i + 1 have sine and cosine of position / base^(2i / size)."""
     columns = np.arange(size)
     angles = np.arange(rows)[:, None] / WAVE_BASE ** (2 * (columns // 2) / size)
     return np.where(columns % 2, np.cos(angles), np.sin(angles)).astype(np.float32)

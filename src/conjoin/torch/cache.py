@@ -1,5 +1,6 @@
 """Keys and values kept between decoding steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,8 @@ class KVCache:
 
     Args:
         room: Target positions to reserve; grows by doubling where it turns out too small.
+        mask: What may be read among the filled positions, where a mask was given.
+        counted: What RoBERTa's positions count among them: ids that are not padding.
     """
 
     room: int = 16
@@ -23,6 +26,7 @@ class KVCache:
     values: list[Tensor] = field(default_factory=list)
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     mask: Bool[Tensor, "R T"] | None = None
+    counted: Bool[Tensor, "R T"] | None = None
     _scratch: Tensor | None = None
 
     def append(
@@ -55,8 +59,7 @@ class KVCache:
     def crop(self, length: int) -> None:
         """Forget every target position from `length` on."""
         self.length = min(self.length, length)
-        if self.mask is not None:
-            self.mask = self.mask[:, : self.length]
+        self._change_rows(lambda rows: rows[:, : self.length])
 
     def expand(self, copies: int) -> None:
         """Turn every target row into `copies` equal ones, side by side; sources stay as they are."""
@@ -66,8 +69,7 @@ class KVCache:
                 filled = old[:, :, : self.length].repeat_interleave(copies, 0)
                 new[:, :, : self.length] = filled
                 store[layer] = new
-        if self.mask is not None:
-            self.mask = self.mask.repeat_interleave(copies, 0)
+        self._change_rows(lambda rows: rows.repeat_interleave(copies, 0))
 
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Let row r continue what row parents[r] held; rows that keep their place are not touched."""
@@ -77,8 +79,7 @@ class KVCache:
         sources = parents[moved]
         for tensor in (*self.keys, *self.values):
             tensor[moved, :, : self.length] = self._gathered(tensor, sources)
-        if self.mask is not None:
-            self.mask = self.mask.index_select(0, parents)
+        self._change_rows(lambda rows: rows.index_select(0, parents))
 
     def _gathered(self, tensor: Tensor, rows: Tensor) -> Tensor:
         """A copy of some rows' filled part, in a buffer that is used again and again."""
@@ -106,9 +107,12 @@ class KVCache:
         self.keys = [tensor[:rows] for tensor in self.keys]
         self.values = [tensor[:rows] for tensor in self.values]
         self.cross = [(k[: len(order)], v[: len(order)]) for k, v in self.cross]
-        if self.mask is not None:
-            blocks = self.mask.view(-1, rows_per_source, self.mask.shape[1])
-            self.mask = blocks[order].flatten(0, 1)
+        self._change_rows(lambda rows: rows.view(-1, rows_per_source, rows.shape[1])[order].flatten(0, 1))
+
+    def _change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change what is known of every position."""
+        self.mask = None if self.mask is None else change(self.mask)
+        self.counted = None if self.counted is None else change(self.counted)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Target positions held (transformers' name)."""

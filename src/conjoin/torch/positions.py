@@ -102,8 +102,7 @@ class RelativeBias(nn.Module):
 
 def token_positions(
     kind: spec.Position,
-    input_ids: Int[Tensor, "R T"] | None,
-    mask: Bool[Tensor, "R Tk"] | None,
+    counted: Bool[Tensor, "R Tk"] | None,
     *,
     rows: int,
     length: int,
@@ -113,18 +112,14 @@ def token_positions(
     """Rows of the position table, or positions for rotary angles, of `length` tokens after `past` others.
 
     Args:
-        mask: True at real tokens, over past and new ones.
+        counted: True at tokens that are not padding, over past and new ones; None where all are.
     """
     plain = torch.arange(past, past + length, device=device).expand(rows, length)
     match kind:
         case spec.Learned(offset=offset):
             return plain + offset
-        case spec.LearnedSkippingPads(pads="mask", padding_position=start) if mask is not None:
-            counted = mask.long().cumsum(1) * mask
-            return (counted + start)[:, past:]
-        case spec.LearnedSkippingPads(pads="ids", padding_position=start, padding_id=pad) if input_ids is not None:
-            real = (input_ids != pad).long()
-            return (real.cumsum(1) + past) * real + start
+        case spec.LearnedSkippingPads(padding_position=start) if counted is not None:
+            return (counted.cumsum(1) * counted + start)[:, past:]
         case spec.LearnedSkippingPads(padding_position=start):
             return plain + start + 1
         case _:

@@ -138,6 +138,9 @@ class Stack(nn.Module):
         self, inputs: StackInputs, key_mask: Tensor | None, rows: int, length: int, past: int
     ) -> Int[Tensor, "R T"]:
         kind = self.spec.embedding.position
+        counted = key_mask
+        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
+            counted = self._counted(kind.padding_id, inputs, rows, length, past)
         if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
             return inputs.position_ids + _first_row(kind)
         limit = self.spec.max_positions
@@ -147,7 +150,22 @@ class Stack(nn.Module):
                 hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
             )
         device = self.embed.words.weight.device
-        return token_positions(kind, inputs.input_ids, key_mask, rows=rows, length=length, past=past, device=device)
+        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device)
+
+    def _counted(self, padding_id: int, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"]:
+        """True at ids that are not padding among past and new ones; embeddings given in their place all count.
+
+        Kept in the cache: counting only the new ones, as transformers does, shifts every step after a padded start.
+        """
+        ids, cache = inputs.input_ids, inputs.cache
+        whole = torch.ones(rows, past + length, dtype=torch.bool, device=self.embed.words.weight.device)
+        if cache is not None and cache.counted is not None:
+            whole[:, : cache.counted.shape[1]] = cache.counted
+        if ids is not None:
+            whole[:, past:] = ids != padding_id
+        if cache is not None:
+            cache.counted = whole
+        return whole
 
     def _turning(
         self, inputs: StackInputs, positions: Tensor, rows: int, length: int, past: int
