@@ -3,7 +3,7 @@
 The order is transformers' (generation/utils.py, `_get_logits_processor`), because it decides results.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from conjoin.generation.config import WatermarkingConfig
 from conjoin.generation.modes import Assisted, BeamSampling, CopySpeculation, DiverseBeams, Mode, Sampling, Warpers
@@ -240,9 +240,16 @@ ProcessorSpec = (
 )
 
 
-def processor_plan(request: Request) -> tuple[ProcessorSpec, ...]:
-    """The processors of a request in the order in which they run; `Callers` is always among them."""
+def processor_plan(request: Request, *, encoder_input_ids: bool = True) -> tuple[ProcessorSpec, ...]:
+    """The processors of a request in the order in which they run; `Callers` is always among them.
+
+    Args:
+        encoder_input_ids: Whether source ids are at hand; without them what looks at the source is left out.
+    """
     rules = request.rules
+    if not encoder_input_ids:
+        rules = replace(rules, encoder_repetition_penalty=1.0, encoder_no_repeat_ngram_size=0)
+        request = replace(request, rules=rules)
     return (
         *_repetition(request),
         *_ends(request),

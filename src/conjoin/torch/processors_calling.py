@@ -1,0 +1,154 @@
+"""How logits processors are called, and how those that know the sources follow their rows."""
+
+import copy
+import inspect
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin.errors import GenerationError
+
+TokenIds = int | list[int] | tuple[int, ...] | Tensor
+"""One id or several, as transformers takes them."""
+
+
+class LogitsProcessor:
+    """Base of what edits scores before a token is chosen (transformers' class of the same name)."""
+
+    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """Scores after the edit; the given ones stay as they are."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it edits scores: define __call__.")
+
+
+class RowwiseProcessor(LogitsProcessor):
+    """A processor whose result for a row depends on that row alone, so rows may leave between calls."""
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these rows, in this order; nothing to do where nothing is known of rows."""
+
+
+class LogitsProcessorList(list[Any]):
+    """Processors that run one after another (transformers' class of the same name)."""
+
+    def __call__(
+        self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"], **extra: Any
+    ) -> Float[Tensor, "R V"]:
+        """Run all of them.
+
+        Args:
+            extra: Given to processors that name more arguments than these two.
+
+        Raises:
+            GenerationError: a processor names an argument that is not there.
+        """
+        for processor in self:
+            names = _extra_arguments(processor)
+            missing = [name for name in names if name not in extra]
+            if missing:
+                raise GenerationError(
+                    f"{type(processor).__name__} wants {', '.join(missing)}, which this way of decoding does not give."
+                )
+            scores = processor(input_ids, scores, **extra) if names else processor(input_ids, scores)
+        return scores
+
+    @property
+    def rows_may_leave(self) -> bool:
+        """Whether every processor can follow when rows leave or change places."""
+        return all(hasattr(processor, "select") for processor in self)
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these rows of the call before, in this order."""
+        for processor in self:
+            if hasattr(processor, "select"):
+                processor.select(rows)
+
+    def for_rows(self, rows: Int[Tensor, " r"]) -> Self:
+        """Processors for these rows only; this list stays as it is."""
+        fewer = type(self)(copy.copy(processor) for processor in self)
+        fewer.select(rows)
+        return fewer
+
+
+def _extra_arguments(processor: Any) -> tuple[str, ...]:
+    if inspect.isfunction(processor) or inspect.ismethod(processor):
+        return tuple(inspect.signature(processor).parameters)[2:]
+    return _extra_of_class(type(processor))
+
+
+@lru_cache(maxsize=256)
+def _extra_of_class(kind: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.__call__).parameters)[3:]
+
+
+@dataclass(frozen=True)
+class SourceOfRow:
+    """Which source each row of a call belongs to: rows of one source stand side by side.
+
+    Args:
+        rows_per_source: Rows of a source once all run; None takes it from each call. A first step that runs one row
+            per source is understood either way.
+        kept: Rows that are left, counted among num_sources * rows_per_source; None for all.
+    """
+
+    num_sources: int
+    rows_per_source: int | None = None
+    kept: Tensor | None = None
+
+    def of(self, num_rows: int, device: torch.device) -> Int[Tensor, " R"]:
+        """The source of each of `num_rows` rows."""
+        if self.kept is not None:
+            assert self.rows_per_source is not None and len(self.kept) == num_rows
+            return self.kept.to(device) // self.rows_per_source
+        return torch.arange(num_rows, device=device) // max(num_rows // self.num_sources, 1)
+
+    def select(self, rows: Int[Tensor, " r"]) -> "SourceOfRow":
+        """Where rows belong once only these are left."""
+        if self.rows_per_source is None:
+            raise GenerationError("Rows cannot leave: the processor was not told rows_per_source.")
+        return replace(self, kept=rows if self.kept is None else self.kept.to(rows.device)[rows])
+
+
+class SourceProcessor(RowwiseProcessor):
+    """A processor that knows something of each source."""
+
+    def __init__(self, num_sources: int, rows_per_source: int | None) -> None:
+        self.source_of_row = SourceOfRow(num_sources, rows_per_source)
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these rows, in this order."""
+        self.source_of_row = self.source_of_row.select(rows)
+
+
+def as_tuple(ids: TokenIds) -> tuple[int, ...]:
+    """Ids as transformers takes them, as a tuple."""
+    plain = ids.tolist() if isinstance(ids, Tensor) else ids
+    return (plain,) if isinstance(plain, int) else tuple(plain)
+
+
+class Words:
+    """A few ids, ready to index scores with; ids outside the vocabulary have no score and are left out."""
+
+    def __init__(self, ids: TokenIds) -> None:
+        self.ids = as_tuple(ids)
+        self._index: Tensor | None = None
+        self._made_for: tuple[torch.device, int] | None = None
+
+    def index(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " n"]:
+        """The ids on the scores' device, made once."""
+        key = (scores.device, scores.shape[-1])
+        if self._index is None or self._made_for != key:
+            inside = [i for i in self.ids if 0 <= i < key[1]]
+            self._index, self._made_for = torch.tensor(inside, dtype=torch.long, device=key[0]), key
+        return self._index
+
+    def forbid(self, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """Scores with -inf at these ids."""
+        return scores.index_fill(1, self.index(scores), -torch.inf)
+
+    def force(self, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """0 at these ids, -inf at all others."""
+        return torch.full_like(scores, -torch.inf).index_fill_(1, self.index(scores), 0.0)
