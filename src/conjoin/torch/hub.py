@@ -3,12 +3,11 @@
 import tempfile
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from conjoin.errors import FileError
 
 
-@runtime_checkable
 class Savable(Protocol):
     """What writes everything that loads it again."""
 
