@@ -112,7 +112,7 @@ class Family:
         return table + graft_names(stack, self)
 
     def names_in(self, stack: spec.StackSpec, role: Role, found: set[str]) -> NameTable:
-        """The names to read a standalone checkpoint with, whichever of its prefixes it uses; a half's, in a whole one."""
+        """The names to read a standalone (or a whole) checkpoint with, whichever of its prefixes it uses."""
         body, table = self.body(stack), NameTable()
         half = self.whole.half(role) if self.whole else ""
         for prefix in (*self.prefixes, ""):

@@ -1,5 +1,8 @@
 """BART (Lewis et al. 2019, arXiv:1910.13461) and mBART (Liu et al. 2020, arXiv:2001.08210): whole, or as two halves."""
 
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Row, Rule
 from conjoin.families._config import PretrainedConfig
@@ -10,7 +13,7 @@ class BartConfig(PretrainedConfig):
     """Fields of a BART config.json. Layer drop is read, warned of and not applied."""
 
     model_type = "bart"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",
         "num_hidden_layers": "encoder_layers",
@@ -135,54 +138,41 @@ def head(stack: spec.StackSpec) -> NameTable:
 
 WHOLE_HEAD = NameTable((Rule("lm_head.weight", "head.vocab.weight"), Rule("final_logits_bias", "head.bias", Row())))
 
+
+def _family(
+    config: type[BartConfig],
+    name: str,
+    stack: Callable[[Any, Role], spec.StackSpec],
+    start: Literal["id", "last_label"],
+) -> Family:
+    return Family(
+        config=config,
+        encoder="half",
+        decoder="half",
+        encoder_architecture=f"{name}Model",
+        decoder_architecture=f"{name}ForCausalLM",
+        stack=stack,
+        body=body,
+        head=head,
+        prefixes=("model.",),
+        encoder_prefix="encoder.",
+        decoder_prefix="model.decoder.",
+        word_aliases=("model.shared.weight", "shared.weight"),
+        whole=Whole(
+            architecture=f"{name}ForConditionalGeneration",
+            encoder="encoder.",
+            decoder="decoder.",
+            shared="shared.weight",
+            prefix="model.",
+            head=WHOLE_HEAD,
+            fixed_bias=True,
+            words="tied",
+            start=start,
+        ),
+    )
+
+
 FAMILIES = (
-    Family(
-        config=BartConfig,
-        encoder="half",
-        decoder="half",
-        encoder_architecture="BartModel",
-        decoder_architecture="BartForCausalLM",
-        stack=bart_stack,
-        body=body,
-        head=head,
-        prefixes=("model.",),
-        encoder_prefix="encoder.",
-        decoder_prefix="model.decoder.",
-        word_aliases=("model.shared.weight", "shared.weight"),
-        whole=Whole(
-            architecture="BartForConditionalGeneration",
-            encoder="encoder.",
-            decoder="decoder.",
-            shared="shared.weight",
-            prefix="model.",
-            head=WHOLE_HEAD,
-            fixed_bias=True,
-            words="tied",
-        ),
-    ),
-    Family(
-        config=MBartConfig,
-        encoder="half",
-        decoder="half",
-        encoder_architecture="MBartModel",
-        decoder_architecture="MBartForCausalLM",
-        stack=mbart_stack,
-        body=body,
-        head=head,
-        prefixes=("model.",),
-        encoder_prefix="encoder.",
-        decoder_prefix="model.decoder.",
-        word_aliases=("model.shared.weight", "shared.weight"),
-        whole=Whole(
-            architecture="MBartForConditionalGeneration",
-            encoder="encoder.",
-            decoder="decoder.",
-            shared="shared.weight",
-            prefix="model.",
-            head=WHOLE_HEAD,
-            fixed_bias=True,
-            words="tied",
-            start="last_label",
-        ),
-    ),
+    _family(BartConfig, "Bart", bart_stack, start="id"),
+    _family(MBartConfig, "MBart", mbart_stack, start="last_label"),
 )

@@ -1,6 +1,6 @@
-"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions counted over the attention mask, words narrower than the stack."""
+"""OPT (Zhang et al. 2022, arXiv:2205.01068): positions count real tokens, words may be narrower than the stack."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
@@ -17,7 +17,7 @@ class OPTConfig(PretrainedConfig):
     """
 
     model_type = "opt"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "_remove_final_layer_norm": "remove_final_layer_norm",
         "intermediate_size": "ffn_dim",
         "initializer_range": "init_std",

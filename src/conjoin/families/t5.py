@@ -1,6 +1,6 @@
 """T5 (Raffel et al. 2019, arXiv:1910.10683) and mT5 (Xue et al. 2020, arXiv:2010.11934): whole, or as two halves."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
@@ -18,7 +18,7 @@ class T5Config(PretrainedConfig):
     """
 
     model_type = "t5"
-    attribute_map = {
+    attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "d_model",
         "num_attention_heads": "num_heads",
         "num_hidden_layers": "num_layers",
