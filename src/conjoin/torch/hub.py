@@ -3,11 +3,12 @@
 import tempfile
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from conjoin.errors import FileError
 
 
+@runtime_checkable
 class Savable(Protocol):
     """What writes everything that loads it again."""
 

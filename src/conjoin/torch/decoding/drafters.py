@@ -1,6 +1,6 @@
 """Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +9,7 @@ from torch import Tensor
 from conjoin.torch.decoding.reader import Reader
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Proposes continuations, and hears how much of them was right."""
 

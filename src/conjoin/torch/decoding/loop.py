@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ Processor = Callable[[Tensor, Tensor], Tensor]
 Criterion = Callable[[Tensor, Any], Tensor]
 
 
+@runtime_checkable
 class Streamer(Protocol):
     """What receives tokens while they are made (transformers' BaseStreamer)."""
 
