@@ -1,0 +1,65 @@
+"""How fast is generate, against transformers on the same weights, ids and settings?
+
+    python benchmarks/generate.py [--shapes ...] [--rounds 5] [--quick]
+
+Prints one JSON line per setting. Tokens are compared before anything is timed; both sides write exactly 32 new tokens.
+"""
+
+import argparse
+import itertools
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import shapes
+import torch
+from harness import floors, machine, race, ratio, report
+
+from conjoin.torch import EncoderDecoderModel
+
+NEW_TOKENS = 32
+MODES = {"greedy": {}, "beam 4": {"num_beams": 4}}
+
+
+def main() -> None:
+    """Run the settings asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", nargs="*", default=list(shapes.SHAPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sources", type=int, nargs="*", default=[64, 512])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(asked.threads)
+    report({"question": "generate", "machine": machine(), "floors": floors()})
+    for shape in asked.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = shapes.save(shape, Path(folder))
+            ours = EncoderDecoderModel.from_pretrained(folder)
+        for source, batch, mode in itertools.product(asked.sources, asked.batches, MODES):
+            report({"shape": shape, "source": source, "batch": batch, "mode": mode} | _measure(theirs, ours, source, batch, MODES[mode], asked.rounds))
+
+
+def _measure(theirs: Any, ours: Any, source: int, batch: int, mode: dict[str, Any], rounds: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(source * 100 + batch)
+    ids = torch.randint(1000, 20000, (batch, source), generator=generator)
+    fixed = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "max_length": None, **mode}
+    mask = torch.ones_like(ids)
+    inputs = {"attention_mask": mask, **fixed}
+    with torch.inference_mode():
+        expected, found = theirs.generate(ids, **inputs), ours.generate(ids, **inputs)
+        same = float((expected == found).float().mean()) if expected.shape == found.shape else 0.0
+        timings = race({"transformers": lambda: theirs.generate(ids, **inputs), "conjoin": lambda: ours.generate(ids, **inputs)}, rounds)
+    tokens = batch * NEW_TOKENS
+    return {
+        "tokens_equal": same,
+        **ratio(timings["transformers"], timings["conjoin"]),
+        "tokens_per_s": {name: round(tokens / t.median, 1) for name, t in timings.items()},
+        "ms_per_step": {name: round(t.median / NEW_TOKENS * 1000, 2) for name, t in timings.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Interleaved timing of peers on the same work, in one process: medians of per-round ratios, and their spread."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds of each round of one contender."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list[float])
+
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds)
+
+
+def race(contenders: dict[str, Callable[[], Any]], rounds: int, *, warmups: int = 1) -> dict[str, Timing]:
+    """Run all contenders in turn, `rounds` times, so that a noisy machine is noisy for all of them.
+
+    The order turns round from round to round.
+    """
+    for run in contenders.values():
+        for _ in range(warmups):
+            run()
+    timings = {name: Timing(name) for name in contenders}
+    names = list(contenders)
+    for index in range(rounds):
+        for name in names if index % 2 == 0 else reversed(names):
+            start = time.perf_counter()
+            contenders[name]()
+            timings[name].seconds.append(time.perf_counter() - start)
+    return timings
+
+
+def ratio(theirs: Timing, ours: Timing) -> dict[str, float]:
+    """How many times faster we are: the median of per-round ratios, with its quartiles."""
+    each = sorted(t / o for t, o in zip(theirs.seconds, ours.seconds, strict=True))
+    low, middle, high = (float(np.quantile(each, q)) for q in (0.25, 0.5, 0.75))
+    return {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def floors(megabytes: int = 256) -> dict[str, float]:
+    """What this machine gives: float32 matrix product rate (GFLOP/s) and read bandwidth (GB/s)."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    big = torch.randn(megabytes * 2**18)
+    gemm = min(_time(lambda: a @ b) for _ in range(5))
+    read = min(_time(big.sum) for _ in range(5))
+    return {"gemm_gflops": round(2 * 1024**3 / gemm / 1e9, 1), "read_gb_s": round(big.numel() * 4 / read / 1e9, 1)}
+
+
+def _time(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _cpu_name() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return " ".join((facts.get("model name", "?"), "family", facts.get("cpu family", "?"), "model", facts.get("model", "?")))
+
+
+def report(record: dict[str, Any]) -> None:
+    """One JSON line on stdout."""
+    print(json.dumps(record, sort_keys=True), flush=True)
