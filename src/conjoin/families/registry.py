@@ -1,7 +1,7 @@
 """model_type -> family. A new family is one import and one entry here."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -36,7 +36,7 @@ MODULES = {
 """model_type -> module of this room. A module of several families names them in `FAMILIES`."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def family(model_type: str) -> Family:
     """The family of a config.json's model_type.
 
