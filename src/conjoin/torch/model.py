@@ -34,6 +34,7 @@ from conjoin.join import (
 )
 from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
+from conjoin.torch.doctor import WithDoctor
 from conjoin.torch.freezing import Freezing
 from conjoin.torch.halves import Decoder, Encoder
 from conjoin.torch.hub import OnHub
@@ -55,7 +56,7 @@ from conjoin.torch.saving import save_pair
 from conjoin.torch.tokenizing import WithTokenizer
 
 
-class EncoderDecoderModel(Generates, Resizing, Freezing, WithTokenizer, OnHub, Pretrained):
+class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokenizer, OnHub, Pretrained):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Args:
