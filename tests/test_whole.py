@@ -367,3 +367,31 @@ def test_layer_drop_is_said_to_have_no_effect(tmp_path: Path) -> None:
     oracle.save_whole("bart", tmp_path)
     with pytest.warns(ConjoinWarning, match=r"bart: config.json has decoder_layerdrop = 0\.1.*no effect"):
         EncoderDecoderModel.from_pretrained(tmp_path, decoder_layerdrop=0.1)
+
+
+@pytest.mark.parametrize("key", ["bart", "t5", "t5/gated"])
+def test_fresh_parameters_spread_as_transformers_do(key: str) -> None:
+    more = {"d_kv": 30, "d_ff": 70, "relative_attention_num_buckets": 200, "relative_attention_max_distance": 300}
+    wide = {"d_model": 60, "vocab_size": 400} | (more if key in T5_KEYS else {})
+    theirs = oracle.AutoModelForSeq2SeqLM.from_config(oracle.build_config(key, **wide))
+    config = family(oracle.model_type(key)).config(**oracle.TINY[key] | wide)
+    config.tie_word_embeddings = True
+    ours = EncoderDecoderModel(config=config)
+    table = pair_names(config, ours.spec)
+    for name, parameter in theirs.named_parameters():
+        match = table.match(name)
+        assert match is not None
+        found = ours.get_parameter(match.canonical[0])
+        torch.testing.assert_close(found.std(), parameter.std(), rtol=0.2, atol=1e-6)  # 600 draws or more
+        torch.testing.assert_close(found.mean(), parameter.mean(), rtol=0, atol=0.2 * parameter.std().item() + 1e-6)
+
+
+@pytest.mark.parametrize("key", oracle.WHOLE_KEYS)
+def test_generate_gives_transformers_tokens(key: str, tmp_path: Path) -> None:
+    theirs = oracle.save_whole(key, tmp_path)
+    ours = EncoderDecoderModel.from_pretrained(tmp_path)
+    source = source_of(oracle.batch_for(key))
+    for beams in (1, 3):
+        expected = oracle.beams(theirs, source["input_ids"], source["attention_mask"], num_beams=beams)
+        found = ours.generate(**source, max_new_tokens=12, num_beams=beams)
+        assert torch.equal(found, expected)
