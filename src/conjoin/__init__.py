@@ -18,9 +18,28 @@ if TYPE_CHECKING:
     from conjoin.errors import TokenizerError as TokenizerError
     from conjoin.errors import WeightError as WeightError
     from conjoin.families import PretrainedConfig as PretrainedConfig
+    from conjoin.families.albert import AlbertConfig as AlbertConfig
+    from conjoin.families.bart import BartConfig as BartConfig
+    from conjoin.families.bart import MBartConfig as MBartConfig
     from conjoin.families.bert import BertConfig as BertConfig
+    from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
+    from conjoin.families.electra import ElectraConfig as ElectraConfig
+    from conjoin.families.gemma import Gemma2Config as Gemma2Config
+    from conjoin.families.gemma import Gemma3TextConfig as Gemma3TextConfig
     from conjoin.families.gpt2 import GPT2Config as GPT2Config
+    from conjoin.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
     from conjoin.families.llama import LlamaConfig as LlamaConfig
+    from conjoin.families.mistral import MistralConfig as MistralConfig
+    from conjoin.families.modernbert import ModernBertConfig as ModernBertConfig
+    from conjoin.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig
+    from conjoin.families.opt import OPTConfig as OPTConfig
+    from conjoin.families.qwen2 import Qwen2Config as Qwen2Config
+    from conjoin.families.qwen3 import Qwen3Config as Qwen3Config
+    from conjoin.families.roberta import CamembertConfig as CamembertConfig
+    from conjoin.families.roberta import RobertaConfig as RobertaConfig
+    from conjoin.families.roberta import XLMRobertaConfig as XLMRobertaConfig
+    from conjoin.families.t5 import MT5Config as MT5Config
+    from conjoin.families.t5 import T5Config as T5Config
     from conjoin.generation import GenerationConfig as GenerationConfig
     from conjoin.tokenizer import AlbertTokenizer as AlbertTokenizer
     from conjoin.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast
@@ -66,23 +85,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AlbertConfig": "families.albert",
     "AlbertTokenizer": "tokenizer",
     "AlbertTokenizerFast": "tokenizer",
     "AutoConfig": "configuration",
     "AutoTokenizer": "tokenizer",
+    "BartConfig": "families.bart",
     "BartTokenizer": "tokenizer",
     "BartTokenizerFast": "tokenizer",
     "BatchEncoding": "tokenizer",
     "BertConfig": "families.bert",
     "BertTokenizer": "tokenizer",
     "BertTokenizerFast": "tokenizer",
+    "CamembertConfig": "families.roberta",
     "CamembertTokenizer": "tokenizer",
     "CamembertTokenizerFast": "tokenizer",
     "ConfigError": "errors",
     "ConjoinError": "errors",
     "ConjoinWarning": "errors",
+    "DistilBertConfig": "families.distilbert",
     "DistilBertTokenizer": "tokenizer",
     "DistilBertTokenizerFast": "tokenizer",
+    "ElectraConfig": "families.electra",
     "ElectraTokenizer": "tokenizer",
     "ElectraTokenizerFast": "tokenizer",
     "EncoderDecoderConfig": "configuration",
@@ -92,8 +116,11 @@ _HOMES = {
     "GPT2Config": "families.gpt2",
     "GPT2Tokenizer": "tokenizer",
     "GPT2TokenizerFast": "tokenizer",
+    "GPTNeoXConfig": "families.gpt_neox",
     "GPTNeoXTokenizer": "tokenizer",
     "GPTNeoXTokenizerFast": "tokenizer",
+    "Gemma2Config": "families.gemma",
+    "Gemma3TextConfig": "families.gemma",
     "GemmaTokenizer": "tokenizer",
     "GemmaTokenizerFast": "tokenizer",
     "GenerationConfig": "generation",
@@ -104,18 +131,28 @@ _HOMES = {
     "LlamaTokenizerFast": "tokenizer",
     "MBart50Tokenizer": "tokenizer",
     "MBart50TokenizerFast": "tokenizer",
+    "MBartConfig": "families.bart",
     "MBartTokenizer": "tokenizer",
     "MBartTokenizerFast": "tokenizer",
+    "MT5Config": "families.t5",
     "MissingBackend": "errors",
+    "MistralConfig": "families.mistral",
+    "ModernBertConfig": "families.modernbert",
+    "ModernBertDecoderConfig": "families.modernbert",
+    "OPTConfig": "families.opt",
     "OPTTokenizer": "tokenizer",
     "OPTTokenizerFast": "tokenizer",
     "PreTrainedTokenizerFast": "tokenizer",
     "PretrainedConfig": "families",
+    "Qwen2Config": "families.qwen2",
     "Qwen2Tokenizer": "tokenizer",
     "Qwen2TokenizerFast": "tokenizer",
+    "Qwen3Config": "families.qwen3",
+    "RobertaConfig": "families.roberta",
     "RobertaTokenizer": "tokenizer",
     "RobertaTokenizerFast": "tokenizer",
     "ShapeError": "errors",
+    "T5Config": "families.t5",
     "T5Tokenizer": "tokenizer",
     "T5TokenizerFast": "tokenizer",
     "TFEncoderDecoderModel": "tensorflow.model",
@@ -123,6 +160,7 @@ _HOMES = {
     "TokenizerError": "errors",
     "TokenizerPair": "tokenizer",
     "WeightError": "errors",
+    "XLMRobertaConfig": "families.roberta",
     "XLMRobertaTokenizer": "tokenizer",
     "XLMRobertaTokenizerFast": "tokenizer",
 }
