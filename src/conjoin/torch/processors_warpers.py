@@ -155,7 +155,7 @@ class TopHLogitsWarper(_Filter):
 
     def dropped(self, scores: Float[Tensor, "R V"]) -> Bool[Tensor, "R V"]:
         best, index = scores.topk(min(self.most, scores.shape[1]))
-        probabilities = best.log_softmax(-1).softmax(-1)
+        probabilities = _normalised(best).softmax(-1)
         spent = (-probabilities * probabilities.log()).cumsum(-1)
         dropped = ~(spent <= _entropy(best) * self.top_h)  # nan, behind the last possible token, is dropped too
         dropped[:, 0] = False
@@ -176,8 +176,13 @@ def _ascending(scores: Float[Tensor, "R V"]) -> tuple[Float[Tensor, "R n"], Int[
     return scores.sort()
 
 
+def _normalised(scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+    """log_softmax, rounded as torch.distributions.Categorical rounds it, whose entropy transformers compares with."""
+    return scores - scores.logsumexp(-1, keepdim=True)
+
+
 def _entropy(scores: Float[Tensor, "R V"]) -> Float[Tensor, "R 1"]:
-    logs = scores.log_softmax(-1)
+    logs = _normalised(scores)
     return -(logs.clamp(min=torch.finfo(logs.dtype).min) * logs.softmax(-1)).sum(-1, keepdim=True)
 
 
