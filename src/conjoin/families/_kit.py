@@ -177,8 +177,10 @@ def activation(config: PretrainedConfig, key: str) -> spec.Activation:
     if name not in ACTIVATIONS:
         known = ", ".join(sorted(set(ACTIVATIONS)))
         raise ConfigError(
-            f'{config.model_type}: config.json has {key} = "{name}", which conjoin does not know.\nExpected one of: {known}.',
-            hint="if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py and send the config as a test.",
+            f'{config.model_type}: config.json has {key} = "{name}", which conjoin does not know.\n'
+            f"Expected one of: {known}.",
+            hint="if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py "
+            "and send the config as a test.",
         )
     return ACTIVATIONS[name]
 
