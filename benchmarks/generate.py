@@ -39,7 +39,10 @@ def main() -> None:
             theirs = shapes.save(shape, Path(folder))
             ours = EncoderDecoderModel.from_pretrained(folder)
         for source, batch, mode in itertools.product(asked.sources, asked.batches, MODES):
-            report({"shape": shape, "source": source, "batch": batch, "mode": mode} | _measure(theirs, ours, source, batch, MODES[mode], asked.rounds))
+            report(
+                {"shape": shape, "source": source, "batch": batch, "mode": mode}
+                | _measure(theirs, ours, source, batch, MODES[mode], asked.rounds)
+            )
 
 
 def _measure(theirs: Any, ours: Any, source: int, batch: int, mode: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -51,7 +54,10 @@ def _measure(theirs: Any, ours: Any, source: int, batch: int, mode: dict[str, An
     with torch.inference_mode():
         expected, found = theirs.generate(ids, **inputs), ours.generate(ids, **inputs)
         same = float((expected == found).float().mean()) if expected.shape == found.shape else 0.0
-        timings = race({"transformers": lambda: theirs.generate(ids, **inputs), "conjoin": lambda: ours.generate(ids, **inputs)}, rounds)
+        timings = race(
+            {"transformers": lambda: theirs.generate(ids, **inputs), "conjoin": lambda: ours.generate(ids, **inputs)},
+            rounds,
+        )
     tokens = batch * NEW_TOKENS
     return {
         "tokens_equal": same,

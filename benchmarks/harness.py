@@ -81,7 +81,9 @@ def _time(run: Callable[[], Any]) -> float:
 def _cpu_name() -> str:
     with open("/proc/cpuinfo", encoding="utf-8") as lines:
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return " ".join((facts.get("model name", "?"), "family", facts.get("cpu family", "?"), "model", facts.get("model", "?")))
+    return " ".join(
+        (facts.get("model name", "?"), "family", facts.get("cpu family", "?"), "model", facts.get("model", "?"))
+    )
 
 
 def report(record: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """The two halves of a joined model, each usable, savable and loadable on its own."""
 
+import warnings
 from os import PathLike
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
 from conjoin.configuration import AutoConfig
+from conjoin.errors import ConjoinWarning
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.torch.cache import KVCache
@@ -154,6 +156,9 @@ class Decoder(Half):
             labels: labels[t] is what position t must predict: not shifted here, unlike in transformers' causal LMs.
             past_key_values: Positions that came before; grows in place.
         """
+        if use_cache and self.gradient_checkpointing and self.training:
+            warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
+            use_cache = False
         cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
         record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
         last = self.run(

@@ -9,6 +9,7 @@ from torch import Tensor
 from conjoin.torch.decoding.beams import BeamRules, Beams, Step
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader, block_rows
+from conjoin.torch.streamers import stable_prefix
 
 
 class Results:
@@ -132,12 +133,9 @@ class _Emitted:
         if self.streamer is None:
             return
         possible = beams.running[0][beams.scores[0] > -1.0e8, : beams.length]
-        ended = beams.finished[0][beams.is_finished[0], : beams.length]
-        rows = torch.cat((possible, ended))
-        same = (rows == rows[:1]).all(0)
-        stable = int(same.long().cumprod(0).sum())
-        shortest = int(beams.finished_lengths[0][beams.is_finished[0]].min()) if len(ended) else beams.length
-        self._emit(rows[0], min(stable, shortest))
+        best = beams.finished[0, 0, : int(beams.finished_lengths[0, 0])]  # sorted: no other finished one can win
+        finished = [best] if bool(beams.is_finished[0, 0]) else []
+        self._emit((possible if len(possible) else best[None])[0], stable_prefix(possible, finished))
 
     def end(self, beams: Beams) -> None:
         """Emit the rest of the winner."""

@@ -1,6 +1,7 @@
 """generate: from a user's call to the loop that its mode asks for."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,8 @@ from conjoin.torch.decoding.reader import Reader, Sources
 from conjoin.torch.decoding.sample import sample
 from conjoin.torch.decoding.speculative import speculate
 from conjoin.torch.outputs import EncoderOutput
+from conjoin.torch.processors import build_processors
+from conjoin.torch.stopping import build_stopping
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -98,16 +101,25 @@ def generate(
     sources, encoded = encode(
         model, inputs, mask, encoder_outputs, encoder_keywords | wanted, truncation=request.truncation
     )
-    run = _Run(model, request, prompt, prefix_mask, sources, assistant_model)
-    run.control = _control(run, logits_processor, stopping_criteria, prefix_allowed_tokens_fn, streamer, tokenizer)
+    callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, streamer, tokenizer)
+    run = _Run(model, request, prompt, prefix_mask, sources, assistant_model, callers)
     decoded = run.decode()
     return _output(run, decoded, encoded) if request.outputs.as_dict else decoded.sequences
 
 
+@dataclass(frozen=True, slots=True)
+class _Callers:
+    """What the caller gives to be called."""
+
+    processors: Any | None
+    criteria: Any | None
+    prefix_fn: Callable[[int, Tensor], list[int]] | None
+    streamer: Streamer | None
+    tokenizer: Any | None
+
+
 class _Run:
     """One call on its way."""
-
-    control: Control
 
     def __init__(
         self,
@@ -117,8 +129,11 @@ class _Run:
         prompt_mask: Tensor | None,
         sources: Sources,
         assistant: "EncoderDecoderModel | None",
+        callers: _Callers,
     ) -> None:
         self.model = model
+        self.callers = callers
+        self.trace = _trace(request)
         self.request = request
         self.prompt = prompt
         self.prompt_mask = prompt_mask
@@ -134,7 +149,10 @@ class _Run:
 
     def decode(self) -> Decoded:
         """Run the loop of the request's mode."""
-        request, prompt, limits, control = self.request, self.prompt, self.limits, self.control
+        request, prompt, limits = self.request, self.prompt, self.limits
+        if isinstance(request.mode, Assisted | CopySpeculation):
+            return self._speculate(request.mode)
+        control = self.control(self.sources, prompt)
         returned = request.num_return_sequences
         match request.mode:
             case Greedy():
@@ -157,8 +175,6 @@ class _Run:
                 )
             case Contrastive(penalty_alpha=alpha, top_k=k):
                 return contrastive_search(self.reader(), prompt, limits, control, alpha=alpha, k=k)
-            case Assisted() | CopySpeculation():
-                return self._speculate()
 
     def reader(self, sources: Sources | None = None) -> Reader:
         """The model's decoder, reading these sources."""
@@ -172,6 +188,35 @@ class _Run:
         )
         self.readers.append(reader)
         return reader
+
+    def control(self, sources: Sources, prompt: Int[Tensor, "B P"]) -> Control:
+        """What the loop over these sources calls at each step."""
+        request, callers, device = self.request, self.callers, prompt.device
+        plan = processor_plan(request)
+        processors = build_processors(
+            tuple(entry for entry in plan if not isinstance(entry, HammingDiversity)),  # the loop knows the groups
+            source_ids=sources.ids,
+            source_mask=sources.mask,
+            prompt_mask=self.prompt_mask,
+            num_sources=len(prompt),
+            rows_per_source=request.rows_per_source,
+            prefix_allowed_tokens_fn=callers.prefix_fn,
+            custom=callers.processors,
+            device=device,
+        )
+        stops = build_stopping(request, tokenizer=callers.tokenizer, extra=callers.criteria)
+        if callers.streamer is not None:
+            if len(self.prompt) > 1 or request.num_return_sequences > 1:
+                raise GenerationError(f"A streamer follows one result, but {len(self.prompt)} sources are given.")
+            callers.streamer.put(prompt.cpu())
+        return Control(
+            process=processors if len(processors) else None,
+            stops=stops if len(stops) else None,
+            streamer=callers.streamer,
+            select=processors.select,
+            trace=self.trace,
+            patience=1 if device.type == "cpu" else GPU_PATIENCE,
+        )
 
     def rules(self) -> BeamRules:
         """The request's beam rules."""
@@ -189,16 +234,15 @@ class _Run:
             sample=isinstance(mode, BeamSampling),
         )
 
-    def _speculate(self) -> Decoded:
+    def _speculate(self, mode: Assisted | CopySpeculation) -> Decoded:
         """Sources one after another: each accepts drafts at its own pace."""
-        mode = self.request.mode
-        assert isinstance(mode, Assisted | CopySpeculation)
         rows: list[Tensor] = []
         for index in range(len(self.sources)):
             source, prompt = self.sources.pick(index), self.prompt[index : index + 1]
             drafter = self._drafter(mode, source, prompt)
             randomly = isinstance(mode.base, Sampling)
-            decoded = speculate(self.reader(source), prompt, self.limits, self.control, drafter, randomly=randomly)
+            control = self.control(source, prompt)
+            decoded = speculate(self.reader(source), prompt, self.limits, control, drafter, randomly=randomly)
             rows.append(decoded.sequences[0])
         longest = max(len(row) for row in rows)
         sequences = self.prompt.new_full((len(rows), longest), self.limits.pad)
@@ -259,43 +303,6 @@ def _batch(inputs: Tensor | None, encoder_outputs: Any, keywords: dict[str, Any]
     return 1 if given is None or given.dim() < 2 else given.shape[0]
 
 
-def _control(
-    run: _Run,
-    processors: Any | None,
-    criteria: Any | None,
-    prefix_fn: Callable[[int, Tensor], list[int]] | None,
-    streamer: Streamer | None,
-    tokenizer: Any | None,
-) -> Control:
-    from conjoin.torch.processors import LogitsProcessorList, build_processors
-    from conjoin.torch.stopping import StoppingCriteriaList, build_stopping
-
-    request, sources = run.request, run.sources
-    plan = processor_plan(request)
-    plan = tuple(entry for entry in plan if not isinstance(entry, HammingDiversity))  # the loop knows the groups
-    built = build_processors(
-        plan,
-        source_ids=sources.ids,
-        rows_per_source=request.rows_per_source,
-        prefix_allowed_tokens_fn=prefix_fn,
-        device=run.prompt.device,
-    )
-    every = LogitsProcessorList([*built, *(processors or [])])
-    stops = build_stopping(request, tokenizer=tokenizer, extra=criteria)
-    if streamer is not None:
-        if len(run.prompt) > 1 or request.num_return_sequences > 1:
-            raise GenerationError(f"A streamer follows one result, but {len(run.prompt)} sources are given.")
-        streamer.put(run.prompt.cpu())
-    return Control(
-        process=every if len(every) else None,
-        stops=stops if isinstance(stops, StoppingCriteriaList) and len(stops) else None,
-        streamer=streamer,
-        select=every.select,
-        trace=_trace(request),
-        patience=1 if run.prompt.device.type == "cpu" else GPU_PATIENCE,
-    )
-
-
 def _trace(request: Request) -> Trace:
     outputs = request.outputs
     beams = isinstance(request.mode, BeamSearch | BeamSampling)
@@ -309,7 +316,7 @@ def _trace(request: Request) -> Trace:
 
 
 def _output(run: _Run, decoded: Decoded, encoded: EncoderOutput) -> GenerateOutput:
-    trace, records = run.control.trace, [record for reader in run.readers for record in reader.records]
+    trace, records = run.trace, [record for reader in run.readers for record in reader.records]
     outputs = run.request.outputs
     common: dict[str, Any] = {
         "sequences": decoded.sequences,

@@ -98,7 +98,7 @@ class Generates:
             found = GenerationConfig.from_model_config(self.config)
         for name in IDS:
             said, known = getattr(found, name, None), getattr(self.config, name)
-            if said is not None and known is None or name == "eos_token_id" and said is not None:
+            if (said is not None and known is None) or (name == "eos_token_id" and said is not None):
                 setattr(self.config, name, said)
             elif said is not None and said != known:
                 warnings.warn(
