@@ -3,13 +3,13 @@
 import warnings
 from typing import Any
 
-import oracle_generation as oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import oracle_generation as oracle
 from conjoin.errors import ConjoinWarning, GenerationError
 from conjoin.generation import CallFacts, GenerationConfig, ModelFacts, plan, processor_plan, resolve
 from conjoin.join import SpecialTokens
@@ -252,9 +252,7 @@ def test_a_first_step_may_run_one_row_per_source() -> None:
 
 @TRIALS
 @given(batch=batches(), beams=st.sampled_from([1, 2]), forbidden=st.booleans())
-def test_prefixes_are_constrained_as_in_transformers(
-    batch: tuple[Tensor, Tensor], beams: int, forbidden: bool
-) -> None:
+def test_prefixes_are_constrained_as_in_transformers(batch: tuple[Tensor, Tensor], beams: int, forbidden: bool) -> None:
     ids, scores = (part.repeat_interleave(beams, 0) for part in batch)
     if forbidden:
         scores[:, :15] = -torch.inf
