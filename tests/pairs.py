@@ -1,15 +1,19 @@
 """Tiny joined models for tests: from the oracle's files, and fresh from configs with dropout off."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import oracle
-from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
+from conjoin import AutoTokenizer, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
+from conjoin.torch.halves import Decoder
+from tokenizer_samples import raw_folder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+Model = TypeVar("Model", bound=nn.Module)
 
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 2,
@@ -21,9 +25,16 @@ SMALL: dict[str, Any] = {
 SOURCE = BertConfig(vocab_size=61, hidden_size=20, num_attention_heads=5, pad_token_id=4, **SMALL)
 TARGET = BertConfig(vocab_size=53, hidden_size=12, num_attention_heads=3, pad_token_id=3, **SMALL)
 TARGET_LIKE_SOURCE = BertConfig(vocab_size=61, hidden_size=20, num_attention_heads=5, pad_token_id=4, **SMALL)
-GPT = GPT2Config(
-    vocab_size=53, n_embd=12, n_layer=3, n_head=3, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-)
+GPT_SMALL: dict[str, Any] = {
+    "n_embd": 12,
+    "n_layer": 3,
+    "n_head": 3,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+GPT = GPT2Config(vocab_size=53, **GPT_SMALL)
 IDS = {"decoder_start_token_id": 9, "pad_token_id": 3, "eos_token_id": 7, "bos_token_id": 5}
 
 
@@ -66,7 +77,7 @@ def save_half(folder: Path, key: str, role: str) -> None:
 
 
 @torch.no_grad()
-def stir(model: EncoderDecoderModel) -> EncoderDecoderModel:
+def stir(model: Model) -> Model:
     """Make every parameter random, so that nothing stays at a value that hides a mistake."""
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -81,3 +92,15 @@ def greedy(model: EncoderDecoderModel, batch: dict[str, Tensor], steps: int = 5)
             logits = model(batch["input_ids"], batch["attention_mask"], ids, use_cache=False).logits
             ids = torch.cat((ids, logits[:, -1:].argmax(-1)), 1)
     return ids
+
+
+def with_tokenizer(folder: Path, kind: str, **values: Any) -> Path:
+    """A checkpoint of one BERT or GPT-2 as the hub has them: weights, config.json and the tokenizer's files."""
+    raw_folder(kind, folder)
+    words = len(AutoTokenizer.from_pretrained(folder))
+    if kind == "bert":
+        config = BertConfig(**{**SMALL, "vocab_size": words, "hidden_size": 20, "num_attention_heads": 5, **values})
+    else:
+        config = GPT2Config(**{**GPT_SMALL, "vocab_size": words, "bos_token_id": 0, "eos_token_id": 0, **values})
+    stir(Decoder.from_config(config)).save_pretrained(folder)
+    return folder
