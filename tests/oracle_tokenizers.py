@@ -17,6 +17,11 @@ def load(folder: Path, class_name: str = "AutoTokenizer", **overrides: Any) -> A
         return getattr(transformers, class_name).from_pretrained(str(folder), **overrides)
 
 
+def merges(vocab: dict[str, int]) -> list[tuple[str, str]]:
+    """The BPE merges that transformers rebuilds from a SentencePiece vocabulary."""
+    return transformers.tokenization_utils_base.generate_merges(vocab)
+
+
 def call(tokenizer: Any, *texts: Any, **options: Any) -> dict[str, Any]:
     """Call it; a plain dict of lists comes back."""
     with warnings.catch_warnings():

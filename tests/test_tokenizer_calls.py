@@ -111,7 +111,7 @@ def test_truncation_on_the_left_equals_transformers(both: tuple[Tokenizer, Any])
 
 def test_pad_fills_rows_as_transformers_does(both: tuple[Tokenizer, Any]) -> None:
     ours, theirs = both
-    rows = [dict(ours(text)) for text in TEXTS]
+    rows = [dict(ours(text, return_special_tokens_mask=True)) for text in TEXTS]
     for options in [
         {},
         {"padding": "max_length", "max_length": 200},
@@ -275,6 +275,12 @@ def test_a_text_longer_than_the_model_warns_once(bert: room.BertTokenizer) -> No
         tokenizer(SENTENCES)
     tokenizer(SENTENCES)
     assert all(len(row) == 5 for row in tokenizer(SENTENCES, truncation=True)["input_ids"])
+
+
+def test_a_length_that_the_caller_chose_does_not_warn(bert: room.BertTokenizer) -> None:
+    tokenizer = copy.deepcopy(bert)
+    tokenizer.model_max_length = 5
+    assert len(tokenizer(SENTENCES[0], truncation=True, max_length=9)["input_ids"]) == 9
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -55,6 +55,13 @@ def test_a_bpe_model_cuts_as_sentencepiece_itself_does(text: str) -> None:
     assert [token.id for token in bpe.tokenize("\u2581" + text)] == processor.EncodeAsIds(text)
 
 
+@pytest.mark.parametrize("options", [BPE_SPM, GEMMA_SPM], ids=["llama", "gemma"])
+def test_rebuilt_merges_stand_in_transformers_order(options: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.model").write_bytes(spm_bytes(**options))
+    ids = read_sentencepiece(tmp_path / "a.model").ids()
+    assert merges_of(ids) == oracle.merges(ids)
+
+
 def test_a_cut_off_sentencepiece_model_says_so(tmp_path: Path) -> None:
     raw_folder("t5", tmp_path)
     path = tmp_path / "spiece.model"

@@ -156,6 +156,22 @@ def test_special_tokens_map_and_added_tokens_of_old_folders_are_honoured(tmp_pat
     ours = room.GPT2Tokenizer.from_pretrained(folder)
     assert_equal(ours, oracle.load(folder, "GPT2Tokenizer"), texts)
     assert "New Word" in ours.tokenize(texts[0])
+    overridden = room.GPT2Tokenizer.from_pretrained(folder, pad_token="<b>")
+    assert_equal(overridden, oracle.load(folder, "GPT2Tokenizer", pad_token="<b>"), texts[:2])
+    assert overridden.pad_token == "<b>"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_template_of_a_tokenizer_json_wins_over_add_bos_token_in_the_config(kind: str, tmp_path: Path) -> None:
+    folder = raw_folder(kind, tmp_path / "raw")
+    name = class_of(folder)
+    oracle.load(folder, name).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", config | {"add_bos_token": kind == "gpt2", "add_eos_token": True})
+    ours = AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(ours, Tokenizer)
+    assert_equal(ours, oracle.load(tmp_path), SENTENCES[:3])
+    assert ours("a")["input_ids"][-1] != ours.eos_token_id
 
 
 def test_added_tokens_keep_their_stripping_and_word_rules(tmp_path: Path) -> None:
@@ -223,6 +239,33 @@ def test_the_family_is_chosen_as_transformers_chooses_it(
     assert type(ours).__name__ == expected
     assert isinstance(ours, Tokenizer)
     assert_equal(ours, theirs, SENTENCES)
+
+
+def test_a_model_type_whose_files_name_the_wrong_class_wins(tmp_path: Path) -> None:
+    folder = raw_folder("qwen2", tmp_path)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
+    write_json(folder / "config.json", {"model_type": "qwen2"})
+    ours = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(ours, room.Qwen2Tokenizer)
+    assert_equal(ours, oracle.load(folder), SENTENCES)
+
+
+def test_padding_written_in_a_tokenizer_json_names_the_pad_token_and_the_sides(tmp_path: Path) -> None:
+    oracle.load(raw_folder("gpt2", tmp_path / "raw"), "GPT2Tokenizer").save_pretrained(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    padding = {"strategy": {"Fixed": 16}, "direction": "Left", "pad_to_multiple_of": None}
+    padding |= {"pad_id": 5, "pad_type_id": 0, "pad_token": "a"}
+    truncation = {"max_length": 12, "strategy": "LongestFirst", "stride": 0, "direction": "Left"}
+    write_json(tmp_path / "tokenizer.json", document | {"padding": padding, "truncation": truncation})
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for key in ("padding_side", "truncation_side", "pad_token"):
+        config.pop(key, None)
+    for name in ("GPT2Tokenizer", "PreTrainedTokenizerFast"):
+        write_json(tmp_path / "tokenizer_config.json", config | {"tokenizer_class": name})
+        ours = AutoTokenizer.from_pretrained(tmp_path)
+        assert isinstance(ours, Tokenizer)
+        assert_equal(ours, oracle.load(tmp_path), SENTENCES[:3])
+        assert (ours.pad_token, ours.padding_side, ours.truncation_side) == ("a", "left", "left")
 
 
 def test_an_encoder_decoder_folder_gives_the_encoders_tokenizer(tmp_path: Path) -> None:

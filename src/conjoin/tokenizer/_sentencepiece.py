@@ -4,7 +4,7 @@ Source: the field numbers of google/sentencepiece, src/sentencepiece_model.proto
 """
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -70,21 +70,15 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     return model
 
 
-def merges_of(vocab: dict[str, int], *, skip: Collection[str] = ()) -> list[tuple[str, str]]:
+def merges_of(vocab: dict[str, int]) -> list[tuple[str, str]]:
     """Rebuild BPE merges from a SentencePiece BPE vocabulary, which keeps only the merged pieces.
 
-    A piece's rank is its id; where a piece can be cut in several places, all cuts are merges, lower ids first.
+    A merge ranks as the piece it makes; where a piece can be cut in several places, every cut is a merge, the one with
+    the shortest left part first.
     """
-    found: list[tuple[int, int, int, str, str]] = []
-    for piece, rank in vocab.items():
-        if piece in skip:
-            continue
-        cuts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
-        inside = [(a, b) for a, b in cuts if a in vocab and b in vocab and a not in skip and b not in skip]
-        inside.sort(key=lambda cut: (vocab[cut[0]], vocab[cut[1]]))
-        found.extend((rank, len(a), len(b), a, b) for a, b in inside)
-    found.sort(key=lambda row: row[:3])
-    return [(a, b) for *_, a, b in found]
+    pieces = sorted(vocab, key=vocab.__getitem__)
+    cuts = ((piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece)))
+    return [(left, right) for left, right in cuts if left in vocab and right in vocab]
 
 
 def _parse_model(data: bytes) -> SentencePieceModel:

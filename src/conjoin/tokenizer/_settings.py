@@ -141,22 +141,18 @@ def _special_texts(config: dict[str, Any]) -> set[str]:
 
 
 def _sort_out(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
-    """Part special tokens from options; a named token takes the AddedToken that has its text, if one is listed."""
+    """Part special tokens from options."""
     own = dict(config.pop("model_specific_special_tokens", None) or {})
     extra = config.pop("extra_special_tokens", None)
     if isinstance(extra, dict):
         own |= cast(dict[str, Any], extra)
         extra = None
-    by_text = {token.content: token for token in added.values()}
     named: dict[str, Token | None] = {}
     for key in [key for key in config if key.endswith("_token")]:
         value = config[key]
         if key in NAMED or isinstance(value, str | AddedToken | dict):
             named[key] = None if config.pop(key) is None else as_token(value, key)
     named |= {key: as_token(value, key) for key, value in own.items()}
-    for key, value in named.items():
-        if key in NAMED and value is not None:
-            named[key] = by_text.get(text_of(value), value)
     family_extra = config.pop("additional_special_tokens", None)
     return Settings(
         options=config,

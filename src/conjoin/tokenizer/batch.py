@@ -22,8 +22,10 @@ class BatchEncoding(dict[str, Any]):
         self.encodings = list(encodings) if encodings is not None else None
 
     def __getitem__(self, key: Any) -> Any:
-        value: Any = super().__getitem__(key) if isinstance(key, str) else self._rows()[key]
-        return value
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        row: int = key
+        return self._rows()[row]
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -22,7 +22,7 @@ _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-FAIRSEQ: Mapping[str, Token] = {
+FAIRSEQ: Mapping[str, Token | None] = {
     "bos_token": "<s>",
     "eos_token": "</s>",
     "sep_token": "</s>",
@@ -40,7 +40,7 @@ class BertTokenizer(Tokenizer):
     vocabulary_files = ("vocab.txt",)
     saved_class = "BertTokenizer"
     model_input_names = ("input_ids", "token_type_ids", "attention_mask")
-    defaults: ClassVar[Mapping[str, Token]] = {
+    defaults: ClassVar[Mapping[str, Token | None]] = {
         "unk_token": "[UNK]",
         "sep_token": "[SEP]",
         "pad_token": "[PAD]",
@@ -85,7 +85,12 @@ class GPT2Tokenizer(Tokenizer):
     kind = "BPE"
     vocabulary_files = ("vocab.json", "merges.txt")
     saved_class = "GPT2Tokenizer"
-    defaults: ClassVar[Mapping[str, Token]] = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        "unk_token": "<|endoftext|>",
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": None,
+    }
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -119,7 +124,7 @@ class GPTNeoXTokenizer(GPT2Tokenizer):
     """GPT-2's cuts after NFC (Black et al. 2022, arXiv:2204.06745)."""
 
     saved_class = "GPTNeoXTokenizer"
-    defaults: ClassVar[Mapping[str, Token]] = {**GPT2Tokenizer.defaults, "pad_token": "<|padding|>"}
+    defaults: ClassVar[Mapping[str, Token | None]] = {**GPT2Tokenizer.defaults, "pad_token": "<|padding|>"}
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -140,7 +145,9 @@ class Qwen2Tokenizer(GPT2Tokenizer):
     """Byte-level BPE over GPT-4's word split, after NFC (Qwen team 2024, arXiv:2407.10671)."""
 
     saved_class = "Qwen2Tokenizer"
-    defaults: ClassVar[Mapping[str, Token]] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+    defaults: ClassVar[Mapping[str, Token | None]] = dict.fromkeys(
+        ("unk_token", "eos_token", "pad_token"), "<|endoftext|>"
+    )
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -168,7 +175,7 @@ class LlamaTokenizer(Tokenizer):
     vocabulary_files = ("tokenizer.model",)
     saved_class = "LlamaTokenizer"
     padding_side = "left"
-    defaults: ClassVar[Mapping[str, Token]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    defaults: ClassVar[Mapping[str, Token | None]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -190,7 +197,7 @@ class GemmaTokenizer(Tokenizer):
     vocabulary_files = ("tokenizer.model",)
     saved_class = "GemmaTokenizer"
     padding_side = "left"
-    defaults: ClassVar[Mapping[str, Token]] = {
+    defaults: ClassVar[Mapping[str, Token | None]] = {
         "unk_token": "<unk>",
         "bos_token": "<bos>",
         "eos_token": "<eos>",

@@ -34,8 +34,8 @@ class Tokenizer(SpecialTokens):
     """The model the family runs: WordPiece, BPE or Unigram. None: take tokenizer.json as it is."""
     vocabulary_files: ClassVar[tuple[str, ...]] = ()
     """What the family reads where there is no tokenizer.json."""
-    defaults: ClassVar[Mapping[str, Token]] = {}
-    """Special tokens of the family that no file needs to name."""
+    defaults: ClassVar[Mapping[str, Token | None]] = {}
+    """Special tokens of the family that no file needs to name; None: it has none, whatever padding the file sets."""
     saved_class: ClassVar[str] = "PreTrainedTokenizerFast"
     """The `tokenizer_class` that transformers knows for these files."""
 

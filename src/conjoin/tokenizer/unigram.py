@@ -99,7 +99,10 @@ class CamembertTokenizer(XLMRobertaTokenizer):
     """Five fairseq tokens first, then SentencePiece's own <s> and </s> (Martin et al. 2019, arXiv:1911.03894)."""
 
     saved_class = "CamembertTokenizer"
-    defaults: ClassVar[Mapping[str, Token]] = {**FAIRSEQ, "mask_token": AddedToken("<mask>", lstrip=True, special=True)}
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        **FAIRSEQ,
+        "mask_token": AddedToken("<mask>", lstrip=True, special=True),
+    }
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
@@ -123,7 +126,7 @@ class AlbertTokenizer(UnigramTokenizer):
     saved_class = "AlbertTokenizer"
     vocabulary_files = ("spiece.model",)
     unknown_id = 1
-    defaults: ClassVar[Mapping[str, Token]] = {
+    defaults: ClassVar[Mapping[str, Token | None]] = {
         "bos_token": "[CLS]",
         "eos_token": "[SEP]",
         "unk_token": "<unk>",
@@ -169,7 +172,7 @@ class T5Tokenizer(UnigramTokenizer):
     saved_class = "T5Tokenizer"
     vocabulary_files = ("spiece.model",)
     unknown_id = 2
-    defaults: ClassVar[Mapping[str, Token]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    defaults: ClassVar[Mapping[str, Token | None]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
@@ -208,7 +211,10 @@ class MBartTokenizer(UnigramTokenizer):
 
     saved_class = "MBartTokenizer"
     languages: ClassVar[tuple[str, ...]] = MBART_LANGUAGES
-    defaults: ClassVar[Mapping[str, Token]] = {**FAIRSEQ, "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False)}
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        **FAIRSEQ,
+        "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False),
+    }
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
@@ -277,7 +283,7 @@ class MBart50Tokenizer(MBartTokenizer):
 
     saved_class = "MBart50Tokenizer"
     languages = MBART50_LANGUAGES
-    defaults: ClassVar[Mapping[str, Token]] = {
+    defaults: ClassVar[Mapping[str, Token | None]] = {
         key: token for key, token in MBartTokenizer.defaults.items() if key != "bos_token"
     }
 
