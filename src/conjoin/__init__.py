@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from conjoin.errors import ConfigError as ConfigError
     from conjoin.errors import ConjoinError as ConjoinError
     from conjoin.errors import ConjoinWarning as ConjoinWarning
+    from conjoin.errors import DataError as DataError
     from conjoin.errors import FileError as FileError
     from conjoin.errors import GenerationError as GenerationError
     from conjoin.errors import JoinError as JoinError
     from conjoin.errors import MissingBackend as MissingBackend
     from conjoin.errors import ShapeError as ShapeError
     from conjoin.errors import TokenizerError as TokenizerError
+    from conjoin.errors import TrainingError as TrainingError
     from conjoin.errors import WeightError as WeightError
     from conjoin.families import PretrainedConfig as PretrainedConfig
     from conjoin.families.albert import AlbertConfig as AlbertConfig
@@ -103,6 +105,7 @@ _HOMES = {
     "ConfigError": "errors",
     "ConjoinError": "errors",
     "ConjoinWarning": "errors",
+    "DataError": "errors",
     "DistilBertConfig": "families.distilbert",
     "DistilBertTokenizer": "tokenizer",
     "DistilBertTokenizerFast": "tokenizer",
@@ -159,6 +162,7 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "TokenizerError": "errors",
     "TokenizerPair": "tokenizer",
+    "TrainingError": "errors",
     "WeightError": "errors",
     "XLMRobertaConfig": "families.roberta",
     "XLMRobertaTokenizer": "tokenizer",

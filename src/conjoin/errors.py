@@ -42,6 +42,14 @@ class GenerationError(ConjoinError, ValueError):
     """A generation setting is unknown, contradictory or cannot be honoured."""
 
 
+class DataError(ConjoinError, ValueError):
+    """Training or evaluation data are missing, empty or damaged; the text names file and line."""
+
+
+class TrainingError(ConjoinError, RuntimeError):
+    """A training run cannot start or go on; what it saved before is untouched."""
+
+
 class MissingBackend(ConjoinError, ImportError):
     """A framework or an extra is not installed."""
 
