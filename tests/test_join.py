@@ -264,7 +264,7 @@ def test_a_zero_gate_starts_as_the_language_model(halves: tuple[Path, Path]) -> 
 
 
 def test_an_unknown_init_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(ConfigError, match="cross_attention_init = 'zeros': expected .*'self_attention', 'zero_gate'"):
+    with pytest.raises(ConfigError, match=r"cross_attention_init = 'zeros': expected .*'self_attention', 'zero_gate'"):
         fresh(cross_attention_init="zeros")
 
 

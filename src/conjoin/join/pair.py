@@ -117,11 +117,10 @@ def _check_sharing(pair: spec.PairSpec) -> None:
         pair.encoder.num_layers == pair.decoder.num_layers and pair.encoder.weights_of == pair.decoder.weights_of
     )
     lone = [] if pair.share == "embeddings" else [f"{n}: only in the encoder" for n in encoder if n not in decoder]
-    if wrong or lone or not alike:
-        if not alike:
-            wrong.append(f"layers: encoder {pair.encoder.num_layers}, decoder {pair.decoder.num_layers}")
+    layers = [] if alike else [f"layers: encoder {pair.encoder.num_layers}, decoder {pair.decoder.num_layers}"]
+    if problems := layers + lone + wrong:
         raise JoinError(
-            f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(wrong + lone)}",
+            f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(problems)}",
             hint='share="embeddings" needs equal word tables only; share="none" nothing.',
         )
 
