@@ -1,4 +1,4 @@
-"""Joined models of well-known shapes with random weights, made by transformers and read by conjoin from the same file."""
+"""Joined models of well-known shapes, random, made by transformers and read by conjoin from the same file."""
 
 from pathlib import Path
 from typing import Any

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
 
@@ -129,10 +130,10 @@ class Attention(nn.Module):
         super().__init__()
         self.kind = kind
         queries, keys = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
-        self.q = nn.Linear(hidden_size, queries, bias=kind.q_bias)
-        self.k = nn.Linear(source_size, keys, bias=kind.k_bias)
-        self.v = nn.Linear(source_size, keys, bias=kind.v_bias)
-        self.o = nn.Linear(queries, hidden_size, bias=kind.o_bias)
+        self.q = Linear(hidden_size, queries, bias=kind.q_bias)
+        self.k = Linear(source_size, keys, bias=kind.k_bias)
+        self.v = Linear(source_size, keys, bias=kind.v_bias)
+        self.o = Linear(queries, hidden_size, bias=kind.o_bias)
         self.q_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
         self.k_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
 

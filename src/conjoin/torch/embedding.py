@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
 
 
@@ -23,7 +24,7 @@ class Embedding(nn.Module):
         self.token_types = nn.Embedding(kind.token_types, kind.size) if kind.token_types else None
         self.norm = build_norm(kind.norm, inner) if kind.norm else None
         self.projection = (
-            nn.Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
+            Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
         )
 
     def forward(

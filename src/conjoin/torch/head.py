@@ -3,9 +3,9 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.linear import Linear, linear
 from conjoin.torch.mlp import ACTIVATIONS
 from conjoin.torch.norm import build_norm
 
@@ -17,10 +17,10 @@ class Head(nn.Module):
         super().__init__()
         self.kind = kind
         transform = kind.transform
-        self.projection = nn.Linear(hidden_size, kind.size, bias=False) if kind.projection else None
-        self.dense = nn.Linear(hidden_size, kind.size, bias=transform.bias) if transform else None
+        self.projection = Linear(hidden_size, kind.size, bias=False) if kind.projection else None
+        self.dense = Linear(hidden_size, kind.size, bias=transform.bias) if transform else None
         self.norm = build_norm(transform.norm, kind.size) if transform else None
-        self.vocab = None if kind.tied else nn.Linear(kind.size, kind.vocab_size, bias=False)
+        self.vocab = None if kind.tied else Linear(kind.size, kind.vocab_size, bias=False)
         fixed = kind.bias == "fixed"
         self.bias = nn.Parameter(torch.empty(kind.vocab_size), requires_grad=not fixed) if kind.bias else None
 
@@ -37,5 +37,5 @@ class Head(nn.Module):
             x = self.norm(ACTIVATIONS[kind.transform.activation](self.dense(x)))
         if kind.scale != 1.0:
             x = x * kind.scale
-        logits = F.linear(x, words if self.vocab is None else self.vocab.weight, self.bias)
+        logits = linear(x, words if self.vocab is None else self.vocab.weight, self.bias)
         return logits if kind.softcap is None else torch.tanh(logits / kind.softcap) * kind.softcap

@@ -18,7 +18,7 @@ def shift_right(labels: Int[Tensor, "B T"], start: int, pad: int) -> Int[Tensor,
 
 
 def wrap_right(labels: Int[Tensor, "B T"], pad: int) -> Int[Tensor, "B T"]:
-    """Decoder inputs that start with the last real label of each row (mBART), then labels[:-1]; labels are padded right."""
+    """Decoder inputs that start with each row's last real label (mBART), then labels[:-1]; labels are padded right."""
     real = labels.masked_fill(labels == IGNORED, pad)
     last = ((real != pad).sum(1, keepdim=True) - 1).clamp(min=0)
     return torch.cat((real.gather(1, last), real[:, :-1]), 1)
@@ -47,7 +47,7 @@ def token_loss(
     Args:
         num_items: Divide the sum by this instead of by the count of labels here: the real labels of the whole
             accumulated and sharded batch.
-        label_smoothing: Share of every target that is spread over the vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
+        label_smoothing: Share of every target spread over the vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
     """
     total = F.cross_entropy(
         logits.flatten(0, -2).float(),

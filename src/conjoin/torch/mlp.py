@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.linear import Linear
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -35,8 +36,8 @@ class PlainMLP(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[kind.activation]
         self.activation_dropout = kind.activation_dropout
-        self.up = nn.Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
-        self.down = nn.Linear(kind.intermediate_size, hidden_size, bias=kind.down_bias)
+        self.up = Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
+        self.down = Linear(kind.intermediate_size, hidden_size, bias=kind.down_bias)
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Map every vector on its own."""
@@ -51,9 +52,9 @@ class GatedMLP(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[kind.activation]
         self.activation_dropout = kind.activation_dropout
-        self.gate = nn.Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
-        self.up = nn.Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
-        self.down = nn.Linear(kind.intermediate_size, hidden_size, bias=kind.down_bias)
+        self.gate = Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
+        self.up = Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
+        self.down = Linear(kind.intermediate_size, hidden_size, bias=kind.down_bias)
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Map every vector on its own."""

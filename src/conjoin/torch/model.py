@@ -47,6 +47,7 @@ from conjoin.torch.joining import (
     plan_sources,
     untie_head,
 )
+from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
@@ -93,7 +94,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
             self.decoder = Decoder(config.decoder if joined else config, pair.decoder)
             sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
-            self.enc_to_dec_proj = nn.Linear(*sizes) if pair.projection else None
+            self.enc_to_dec_proj = Linear(*sizes) if pair.projection else None
 
     def _fill(self, plan: JoinReport, folder: Path | None = None) -> None:
         fill(self, plan)

@@ -80,7 +80,7 @@ def beam_search(
         else:
             reader.expand(rules.num_beams)
         tokens = step.tokens
-        if beams.length >= rules.max_length or _look(beams, control, lean):
+        if beams.length >= rules.max_length or _look(beams, control):
             alive = (~step.done).nonzero().squeeze(1).tolist()
             if not alive or beams.length >= rules.max_length:
                 results.take(live, beams, torch.arange(len(live), device=device))
@@ -99,8 +99,8 @@ def beam_search(
     return results.decoded()
 
 
-def _look(beams: Beams, control: Control, lean: bool) -> bool:
-    """Whether to ask which sources are done: at every step on a CPU, now and then on a GPU, which would have to wait."""
+def _look(beams: Beams, control: Control) -> bool:
+    """Whether to ask which sources are done: at every step on a CPU, now and then on a GPU, which must wait."""
     return (beams.length - beams.rules.prompt) % control.patience == 0
 
 

@@ -102,7 +102,7 @@ class Generates:
                 setattr(self.config, name, said)
             elif said is not None and said != known:
                 warnings.warn(
-                    f"{name} is {known} in config.json and {said} in {FILE}; training used the first, so both use it now.",
+                    f"{name} is {known} in config.json and {said} in {FILE}: both training and generate use the first.",
                     ConjoinWarning,
                     stacklevel=4,
                 )

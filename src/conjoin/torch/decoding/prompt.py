@@ -90,7 +90,7 @@ def target_prompt(
             return given
         raise GenerationError(
             "The first decoder input is not known: decoder_start_token_id is not set.",
-            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target tokenizer",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target's",
         )
     if len(tokens.start) not in (1, batch):
         raise GenerationError(

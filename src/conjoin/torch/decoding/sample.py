@@ -77,7 +77,7 @@ def sample(
 
 
 def _drop_finished(reader: Reader, rows: "_Rows", control: Control, tokens: Tensor) -> Tensor:
-    """Take sources whose rows have all ended out of the batch; looking at them costs a wait, so not on a GPU's every step."""
+    """Take sources whose rows have all ended out of the batch; not at every step where looking means waiting."""
     if (rows.length - rows.limits.prompt) % control.patience:
         return tokens
     alive = (~rows.ended.view(-1, rows.copies).all(1)).nonzero().squeeze(1).tolist()

@@ -43,7 +43,7 @@ def _accept(
     limits: Limits,
     control: Control,
 ) -> tuple[int, bool]:
-    """Append words to `ids` up to the first that differs from the draft; returns how many agreed, and whether it ended."""
+    """Append words to `ids` up to the first unlike the draft; returns how many agreed, and whether it ended."""
     for position in range(len(draft) + 1):
         guess = draft[position] if position < len(draft) else None
         word = checked.word(position, ids, guess, None if drawn is None or guess is None else drawn[position])
