@@ -24,6 +24,8 @@ DEFAULT_PATTERNS = (
 )
 _BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 _NEVER = ("consolidated*.safetensors",)  # Mistral's repositories hold every weight a second time under this name
+_PAIR_FILE, _TARGET_FOLDER = "tokenizer_pair.json", "target_tokenizer"
+"""A pair of tokenizers keeps its second one in a folder, the only one that a model needs."""
 _HUB_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
 
@@ -110,6 +112,8 @@ class _Hub:
         folder = self._snapshot(wanted, unwanted)
         if not any((folder / subfolder).glob("*.safetensors")):
             folder = self._snapshot([*wanted, *(prefix + pattern for pattern in _BIN_PATTERNS)], unwanted)
+        if (folder / subfolder / _PAIR_FILE).is_file():
+            folder = self._snapshot([f"{prefix}{_TARGET_FOLDER}/*"], ())
         return folder
 
     def _snapshot(self, wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
