@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 from conjoin.checkpoint import read_json, resolve
 from conjoin.errors import ConfigError
@@ -55,7 +55,7 @@ class EncoderDecoderConfig(PretrainedConfig):
     def from_encoder_decoder_configs(
         cls, encoder_config: PretrainedConfig, decoder_config: PretrainedConfig, **values: Any
     ) -> Self:
-        """Pair two configs; the decoder's copy becomes a decoder with cross-attention. The arguments stay as they are."""
+        """Pair two configs; the decoder's copy gets cross-attention, the arguments stay as they are."""
         return cls(encoder=encoder_config, decoder=decoder_config, **values)
 
     @classmethod
@@ -78,7 +78,8 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Only what differs from the defaults, in both halves too."""
-        return {**super().to_diff_dict(), "encoder": self.encoder.to_diff_dict(), "decoder": self.decoder.to_diff_dict()}
+        halves = {"encoder": self.encoder.to_diff_dict(), "decoder": self.decoder.to_diff_dict()}
+        return {**super().to_diff_dict(), **halves}
 
     @property
     def transformers_can_hold(self) -> bool:
@@ -103,7 +104,7 @@ def _half(value: Any) -> PretrainedConfig:
 
 
 def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
-    allowed = {"share": ("none", "embeddings", "all"), "cross_attention_init": ("normal", "self_attention", "zero_gate")}
+    allowed = {"share": get_args(Share), "cross_attention_init": get_args(CrossAttentionInit)}
     wrong = [f"{key} = {value!r}" for key, value in values.items() if value not in allowed.get(key, ())]
     if wrong:
         raise ConfigError(f"config.json: under 'conjoin' stands {', '.join(wrong)}.\nExpected: {allowed}.")

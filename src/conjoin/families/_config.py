@@ -1,4 +1,4 @@
-"""Configs in Hugging Face's words: typed fields with defaults, unknown keys kept, read from and written to config.json."""
+"""Configs in Hugging Face's words: typed fields with defaults, unknown keys kept, from and to config.json."""
 
 import json
 from collections.abc import Mapping
@@ -50,7 +50,8 @@ class PretrainedConfig:
             values["dtype"] = str(values["dtype"]).removeprefix("torch.")
         wrong = _wrong_types(type(self), values)
         if wrong:
-            raise ConfigError(f"{self.model_type or type(self).__name__}: config values of the wrong type:\n{listing(wrong)}")
+            name = self.model_type or type(self).__name__
+            raise ConfigError(f"{name}: config values of the wrong type:\n{listing(wrong)}")
         for name, default in _defaults(type(self)).items():
             values.setdefault(name, default)
         for name, value in values.items():

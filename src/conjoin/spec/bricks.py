@@ -50,7 +50,7 @@ class PlainScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3Scaling:
-    """Llama 3.1's frequency bands: long waves are stretched by `factor`, short ones kept, those between interpolated."""
+    """Llama 3.1's bands: long waves are stretched by `factor`, short ones kept, those between interpolated."""
 
     factor: float
     low_freq_factor: float

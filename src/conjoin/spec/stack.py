@@ -116,7 +116,7 @@ class NormalInit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FanInInit:
-    """Fresh matrices are drawn from N(0, factor^2 / fan_in), words from N(0, factor^2) (T5; queries divided by sqrt(E))."""
+    """Fresh matrices come from N(0, factor^2 / fan_in), words from N(0, factor^2) (T5; queries over sqrt(E))."""
 
     factor: float = 1.0
 

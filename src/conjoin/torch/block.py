@@ -1,7 +1,7 @@
 """One transformer block: branches of self-attention, cross-attention and MLP, and where their norms stand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Reading:
     angles: Angles | None = None
     bias: Tensor | None = None
     source: Tensor | None = None
-    source_mask: Mask = Mask()
+    source_mask: Mask = field(default_factory=Mask)
     cache: KVCache | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None

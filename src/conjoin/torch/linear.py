@@ -21,9 +21,9 @@ _PROBE_ROWS, _PROBE_SIZE, _PROBE_MATRICES = 4, 768, 8
 class Linear(nn.Linear):
     """y = x W^T + b; W is (out, in)."""
 
-    def forward(self, x: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
+    def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
         """Map every vector."""
-        return linear(x, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 def linear(

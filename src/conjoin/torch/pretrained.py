@@ -1,6 +1,7 @@
 """What every model class of this backend can do: know its config, device and size, freeze parts, be saved."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class Pretrained(nn.Module):
         """Whether any stack recomputes its blocks."""
         return any(stack.gradient_checkpointing for stack in self._stacks())
 
-    def _stacks(self) -> Iterator[nn.Module]:
+    def _stacks(self) -> Iterator[Any]:
         return (module for module in self.modules() if hasattr(module, "gradient_checkpointing"))
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.decoding.beams import BeamRules, Beams, Step
@@ -60,48 +60,75 @@ def beam_search(
         returned: Hypotheses per source.
         mask: [B, P], for prompts that are padded on the left.
     """
-    batch, device, lean = len(prompt), prompt.device, not control.trace.wanted
-    beams = Beams.start(prompt, rules, trace=control.trace.origins)
-    results = Results(batch, returned, rules, device, control.trace.origins)
-    live = torch.arange(batch, device=device)
-    lean_start = lean and rules.vocab_size >= rules.candidates and not rules.sample
-    if not lean_start:
-        prompt = beams.rows
-        mask = None if mask is None else mask.repeat_interleave(rules.num_beams, 0)
-        reader.expand(rules.num_beams)
-    emitted = _Emitted(control, rules)
-    scores = reader.scores(prompt, mask)
+    search = _Search(reader, prompt, rules, control, returned)
+    scores = search.first_scores(prompt, mask)
     while True:
-        first_rows = beams.rows[:: rules.num_beams] if len(scores) != len(live) * rules.num_beams else beams.rows
-        step = _decide(beams, scores, first_rows, control)
-        emitted.put(beams)
-        if len(scores) == len(step.parents):
-            reader.reorder(step.parents)
-        else:
-            reader.expand(rules.num_beams)
-        tokens = step.tokens
-        if beams.length >= rules.max_length or _look(beams, control):
-            alive = (~step.done).nonzero().squeeze(1).tolist()
-            if not alive or beams.length >= rules.max_length:
-                results.take(live, beams, torch.arange(len(live), device=device))
-                break
-            if lean and len(alive) < len(live):
-                gone = step.done.nonzero().squeeze(1)
-                results.take(live[gone], beams, gone)
-                order = reader.keep(alive)
-                rows = block_rows(order, rules.num_beams, device)
-                beams.keep(order)
-                live, tokens = live[order], tokens[rows]
-                if control.select is not None:
-                    control.select(rows)
+        tokens = search.step(scores)
+        if search.over:
+            return search.results.decoded()
         scores = reader.scores(tokens[:, None])
-    emitted.end(beams)
-    return results.decoded()
 
 
-def _look(beams: Beams, control: Control) -> bool:
-    """Whether to ask which sources are done: at every step on a CPU, now and then on a GPU, which must wait."""
-    return (beams.length - beams.rules.prompt) % control.patience == 0
+class _Search:
+    """A beam search under way over the sources that are still alive."""
+
+    def __init__(
+        self, reader: Reader, prompt: Int[Tensor, "B P"], rules: BeamRules, control: Control, returned: int
+    ) -> None:
+        self.reader, self.rules, self.control = reader, rules, control
+        self.lean = not control.trace.wanted
+        self.beams = Beams.start(prompt, rules, trace=control.trace.origins)
+        self.results = Results(len(prompt), returned, rules, prompt.device, control.trace.origins)
+        self.live = torch.arange(len(prompt), device=prompt.device)
+        self.emitted = _Emitted(control, rules)
+        self.over = False
+
+    def first_scores(self, prompt: Int[Tensor, "B P"], mask: Tensor | None) -> Float[Tensor, "R V"]:
+        """Read the prompt: once per source where its beams are equal and nobody looks at each of them."""
+        rules = self.rules
+        if self.lean and rules.vocab_size >= rules.candidates and not rules.sample:
+            return self.reader.scores(prompt, mask)
+        self.reader.expand(rules.num_beams)
+        return self.reader.scores(self.beams.rows, None if mask is None else mask.repeat_interleave(rules.num_beams, 0))
+
+    def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+        """Choose what goes on, move the cache accordingly, let finished sources go; returns the words to read next."""
+        one_row_each = len(scores) < len(self.live) * self.rules.num_beams
+        ids = self.beams.rows[:: self.rules.num_beams] if one_row_each else self.beams.rows
+        step = _decide(self.beams, scores, ids, self.control)
+        self.emitted.put(self.beams)
+        if self._retire_all(step):
+            return step.tokens
+        if one_row_each:
+            self.reader.expand(self.rules.num_beams)
+        else:
+            self.reader.reorder(step.parents)
+        return self._retire_some(step)
+
+    def _retire_all(self, step: Step) -> bool:
+        """End the search if no source can change any more."""
+        self.over = self.beams.length >= self.rules.max_length or (self._look() and bool(step.done.all()))
+        if self.over:
+            self.results.take(self.live, self.beams, torch.arange(len(self.live), device=self.live.device))
+            self.emitted.end(self.beams)
+        return self.over
+
+    def _retire_some(self, step: Step) -> Int[Tensor, " R"]:
+        """Take sources that are done out of the batch."""
+        if not (self.control.rows_may_leave and self._look() and bool(step.done.any())):
+            return step.tokens
+        gone = step.done.nonzero().squeeze(1)
+        self.results.take(self.live[gone], self.beams, gone)
+        order = self.reader.keep((~step.done).nonzero().squeeze(1).tolist())
+        rows = block_rows(order, self.rules.num_beams, self.live.device)
+        self.beams.keep(order)
+        self.live = self.live[order]
+        self.control.select(rows)
+        return step.tokens[rows]
+
+    def _look(self) -> bool:
+        """Whether to ask which sources are done: at every step on a CPU, now and then on a GPU, which must wait."""
+        return (self.beams.length - self.rules.prompt) % self.control.patience == 0
 
 
 def _decide(beams: Beams, scores: Tensor, ids: Tensor, control: Control) -> Step:

@@ -29,10 +29,7 @@ def contrastive_search(
     first = torch.arange(batch, device=device) * k
     length = limits.prompt
     while True:
-        edited = control.processed(tokens[:, :length], logits)
-        control.trace.note(logits, edited)
-        values, candidates = top_k(edited, k)
-        likely = (values - edited.logsumexp(-1, keepdim=True)).exp()
+        candidates, likely = _candidates(tokens[:, :length], logits, control, k)
         read = reader.read(candidates.flatten()[:, None])[:, 0].view(batch, k, -1)
         chosen = _choose(likely, read, states[:, :length], alpha)
         picked = candidates.gather(1, chosen[:, None]).squeeze(1)
@@ -53,6 +50,16 @@ def contrastive_search(
     if control.streamer is not None:
         control.streamer.end()
     return Decoded(sequences=tokens[:, :length])
+
+
+def _candidates(
+    ids: Int[Tensor, "B t"], logits: Float[Tensor, "B V"], control: Control, k: int
+) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+    """The k likeliest words and their probabilities."""
+    edited = control.processed(ids, logits)
+    control.trace.note(logits, edited)
+    values, candidates = top_k(edited, k)
+    return candidates, (values - edited.logsumexp(-1, keepdim=True)).exp()
 
 
 def _choose(

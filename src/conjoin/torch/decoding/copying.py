@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from conjoin.errors import ConjoinError, GenerationError
+from conjoin.tokenizer import TokenizerPair
 from conjoin.torch.decoding.reader import Sources
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def copy_source(model: "EncoderDecoderModel", source: Sources) -> list[int]:
         tokenizers = model.tokenizer
     except ConjoinError:
         tokenizers = None
-    if tokenizers is not None and hasattr(tokenizers, "target"):
+    if isinstance(tokenizers, TokenizerPair):
         if tokenizers.source is tokenizers.target or tokenizers.source.get_vocab() == tokenizers.target.get_vocab():
             return ids.tolist()
         text = tokenizers.source.decode(ids, skip_special_tokens=True)

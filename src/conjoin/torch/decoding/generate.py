@@ -152,7 +152,7 @@ class _Run:
         request, prompt, limits = self.request, self.prompt, self.limits
         if isinstance(request.mode, Assisted | CopySpeculation):
             return self._speculate(request.mode)
-        control = self.control(self.sources, prompt)
+        control = self.control()
         returned = request.num_return_sequences
         match request.mode:
             case Greedy():
@@ -189,16 +189,16 @@ class _Run:
         self.readers.append(reader)
         return reader
 
-    def control(self, sources: Sources, prompt: Int[Tensor, "B P"]) -> Control:
-        """What the loop over these sources calls at each step."""
-        request, callers, device = self.request, self.callers, prompt.device
+    def control(self) -> Control:
+        """What the loop over all sources calls at each step."""
+        request, callers, device = self.request, self.callers, self.prompt.device
         plan = processor_plan(request)
         processors = build_processors(
             tuple(entry for entry in plan if not isinstance(entry, HammingDiversity)),  # the loop knows the groups
-            source_ids=sources.ids,
-            source_mask=sources.mask,
+            source_ids=self.sources.ids,
+            source_mask=self.sources.mask,
             prompt_mask=self.prompt_mask,
-            num_sources=len(prompt),
+            num_sources=len(self.prompt),
             rows_per_source=request.rows_per_source,
             prefix_allowed_tokens_fn=callers.prefix_fn,
             custom=callers.processors,
@@ -208,12 +208,11 @@ class _Run:
         if callers.streamer is not None:
             if len(self.prompt) > 1 or request.num_return_sequences > 1:
                 raise GenerationError(f"A streamer follows one result, but {len(self.prompt)} sources are given.")
-            callers.streamer.put(prompt.cpu())
+            callers.streamer.put(self.prompt.cpu())
         return Control(
             process=processors if len(processors) else None,
             stops=stops if len(stops) else None,
             streamer=callers.streamer,
-            select=processors.select,
             trace=self.trace,
             patience=1 if device.type == "cpu" else GPU_PATIENCE,
         )
@@ -237,12 +236,14 @@ class _Run:
     def _speculate(self, mode: Assisted | CopySpeculation) -> Decoded:
         """Sources one after another: each accepts drafts at its own pace."""
         rows: list[Tensor] = []
+        control = self.control()
         for index in range(len(self.sources)):
             source, prompt = self.sources.pick(index), self.prompt[index : index + 1]
             drafter = self._drafter(mode, source, prompt)
             randomly = isinstance(mode.base, Sampling)
-            control = self.control(source, prompt)
-            decoded = speculate(self.reader(source), prompt, self.limits, control, drafter, randomly=randomly)
+            decoded = speculate(
+                self.reader(source), prompt, self.limits, control.for_source(index), drafter, randomly=randomly
+            )
             rows.append(decoded.sequences[0])
         longest = max(len(row) for row in rows)
         sequences = self.prompt.new_full((len(rows), longest), self.limits.pad)

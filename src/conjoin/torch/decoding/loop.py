@@ -1,14 +1,15 @@
 """What every decoding loop shares: its limits, what it calls at each step, and what it collects."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Processor = Callable[[Tensor, Tensor], Tensor]
+from conjoin.torch.processors import LogitsProcessorList
+
 Criterion = Callable[[Tensor, Any], Tensor]
 
 
@@ -66,18 +67,31 @@ class Control:
     """What a loop calls at each step.
 
     Args:
-        process: Edits scores [R, V] given ids [R, t]; None where there is nothing to edit.
+        process: Edit scores [R, V] given ids [R, t]; None where there is nothing to edit.
         stops: Says which rows of ids [R, t] end, besides end ids and length; None where nothing else ends a row.
-        select: Called with kept row indices when finished sources leave, for processors that keep state per row.
         patience: Steps between two looks at whether all rows have ended; more than 1 keeps a GPU from waiting.
     """
 
-    process: Processor | None = None
+    process: LogitsProcessorList | None = None
     stops: Criterion | None = None
     streamer: Streamer | None = None
-    select: Callable[[Int[Tensor, " R"]], None] | None = None
     trace: Trace = field(default_factory=Trace)
     patience: int = 1
+
+    @property
+    def rows_may_leave(self) -> bool:
+        """Whether finished sources may leave: nothing is collected per step, and every processor can follow."""
+        return not self.trace.wanted and (self.process is None or self.process.rows_may_leave)
+
+    def select(self, rows: Int[Tensor, " R"]) -> None:
+        """Tell the processors which rows are left, in their new order."""
+        if self.process is not None:
+            self.process.select(rows)
+
+    def for_source(self, index: int) -> "Control":
+        """The same for one source, decoded on its own."""
+        rows = torch.tensor([index])
+        return replace(self, process=None if self.process is None else self.process.for_rows(rows))
 
     def processed(self, ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """Scores after every processor; the input is not changed."""

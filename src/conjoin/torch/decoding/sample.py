@@ -68,7 +68,7 @@ def sample(
         rows.end(tokens, control.stopped(rows.ids))
         if rows.at_limit or ((rows.length - limits.prompt) % control.patience == 0 and rows.all_ended):
             break
-        if not control.trace.wanted:
+        if control.rows_may_leave:
             tokens = _drop_finished(reader, rows, control, tokens)
         scores = reader.scores(tokens[:, None])
     if control.streamer is not None:
@@ -85,8 +85,7 @@ def _drop_finished(reader: Reader, rows: "_Rows", control: Control, tokens: Tens
         return tokens
     order = block_rows(reader.keep(alive), rows.copies, tokens.device)
     rows.select(order)
-    if control.select is not None:
-        control.select(order)
+    control.select(order)
     return tokens[order]
 
 
