@@ -1,6 +1,6 @@
 """How fast is generate, against transformers on the same weights, ids and settings?
 
-    python benchmarks/generate.py [--shapes ...] [--rounds 5] [--quick]
+    python benchmarks/generate.py [--shapes ...] [--rounds 5] [--sources 64 512] [--batches 1 8] [--quick]
 
 Prints one JSON line per setting. Tokens are compared before anything is timed; both sides write exactly 32 new tokens.
 """
@@ -12,9 +12,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import shapes
+import _shapes as shapes
 import torch
-from harness import floors, machine, race, ratio, report
+from _harness import floors, machine, race, ratio, report
 
 from conjoin.torch import EncoderDecoderModel
 
@@ -30,7 +30,10 @@ def main() -> None:
     parser.add_argument("--sources", type=int, nargs="*", default=[64, 512])
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="one small shape, three rounds")
     asked = parser.parse_args()
+    if asked.quick:
+        asked.shapes, asked.rounds = ["MiniLM-L6 x MiniLM-L6"], 3
     warnings.simplefilter("ignore")
     torch.set_num_threads(asked.threads)
     report({"question": "generate", "machine": machine(), "floors": floors()})
