@@ -64,7 +64,24 @@ def save_pair(
     model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_shard_size: int | str, untied: bool
 ) -> None:
     """Write a joined pair as one checkpoint."""
-    state = plain_state(model)
+    with replacing_folder(Path(folder)) as staging:
+        write_pair(model, staging, max_shard_size=max_shard_size, untied=untied)
+
+
+def write_pair(
+    model: "EncoderDecoderModel",
+    staging: Staging,
+    *,
+    max_shard_size: int | str = "5GB",
+    untied: bool = False,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a joined pair into a folder that is being filled, beside whatever else goes there.
+
+    Args:
+        state: Parameters by canonical name in place of the model's own, which may be sharded.
+    """
+    state = plain_state(model) if state is None else dict(state)
     config = model.config.copy(dtype=dtype_name(model))
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
@@ -74,8 +91,7 @@ def save_pair(
     if not untied or not isinstance(config, EncoderDecoderConfig):
         for name in shared_names(model.spec):
             del state[f"decoder.{name}"]
-    with replacing_folder(Path(folder)) as staging:
-        write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
-        model.save_tokenizers(staging)
-        model.save_generation_config(staging)
-        staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
+    write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
+    model.save_tokenizers(staging)
+    model.save_generation_config(staging)
+    staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
