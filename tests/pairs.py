@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import oracle
 from conjoin import AutoTokenizer, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
+from conjoin.join import special_tokens
 from conjoin.torch.halves import Decoder
 from tokenizer_samples import raw_folder
 
@@ -85,12 +86,13 @@ def stir(model: Model) -> Model:
 
 
 def greedy(model: EncoderDecoderModel, batch: dict[str, Tensor], steps: int = 5) -> Tensor:
-    """The likeliest tokens, by full passes without a cache."""
+    """The likeliest tokens but for an end, by full passes without a cache."""
+    ends = list(special_tokens(model.config).eos)
     ids = batch["input_ids"].new_full((len(batch["input_ids"]), 1), model.config.decoder_start_token_id)
     with torch.no_grad():
         for _ in range(steps):
             logits = model(batch["input_ids"], batch["attention_mask"], ids, use_cache=False).logits
-            ids = torch.cat((ids, logits[:, -1:].argmax(-1)), 1)
+            ids = torch.cat((ids, logits[:, -1:].index_fill(-1, torch.tensor(ends), -torch.inf).argmax(-1)), 1)
     return ids
 
 
