@@ -2,7 +2,7 @@
 
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
 from conjoin.checkpoint.dtypes import nonfinite
-from conjoin.checkpoint.files import Staging, read_json, replacing_folder, write_json
+from conjoin.checkpoint.files import Staging, read_json, replacing_file, replacing_folder, write_json
 from conjoin.checkpoint.find import resolve
 from conjoin.checkpoint.header import TensorInfo
 from conjoin.checkpoint.layouts import (
@@ -44,6 +44,7 @@ __all__ = [
     "open_checkpoint",
     "parse_size",
     "read_json",
+    "replacing_file",
     "replacing_folder",
     "resolve",
     "write_json",

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from conjoin.checkpoint import _exchange
 from conjoin.errors import ConfigError, FileError
@@ -50,11 +50,25 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         text = json.dumps(dict(data), indent=2, sort_keys=True) + "\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be written as JSON: {error}.") from None
+    with replacing_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
+    """Replace a text file as one act: it appears whole or not at all, and is on the disk when this ends.
+
+    Raises:
+        FileError: the file cannot be written (disk full, no permission, ...).
+    """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with _as_file_error(path):
         try:
-            unfinished.write_text(text, encoding="utf-8")
+            with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
