@@ -1,0 +1,33 @@
+"""`conjoin families`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from conjoin.families import Family, families
+
+_ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "encoder half"}
+_DECODER = {"own": "as trained", "grafted": "cross-attention grafted in", "half": "decoder half"}
+
+
+def list_families(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the checkpoint families, and what each can be in a pair."""
+    rows = [_row(name, made) for name, made in families().items()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model_type", "as encoder", "as decoder", "whole", box=None)
+    for row in rows:
+        table.add_row(row["model_type"], _ENCODER[row["encoder"]], _DECODER[row["decoder"]], row["whole"] or "")
+    Console().print(table)
+
+
+def _row(name: str, made: Family) -> dict[str, str]:
+    whole = made.whole.architecture if made.whole else ""
+    return {"model_type": name, "encoder": made.encoder, "decoder": made.decoder, "whole": whole}

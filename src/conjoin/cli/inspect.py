@@ -1,0 +1,84 @@
+"""`conjoin inspect`: what a checkpoint is, without loading it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from conjoin import spec
+from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.configuration import AutoConfig, EncoderDecoderConfig
+from conjoin.families import PretrainedConfig, family
+from conjoin.join import (
+    JoinReport,
+    half_offer,
+    half_spec,
+    has_tokenizer,
+    never_fresh,
+    pair_offer,
+    pair_spec,
+    plan_half,
+    plan_join,
+    special_tokens,
+)
+
+
+def inspect_folder(
+    model: Annotated[str, typer.Argument(help="Folder or hub id of a pair, or of one half.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what a checkpoint holds: halves, sizes, ids, tensors that are missing or unused."""
+    folder = resolve(model)
+    config = AutoConfig.from_pretrained(folder)
+    report, stacks = _plan(config, folder)
+    facts = {
+        "folder": str(folder),
+        "model_type": config.model_type,
+        **{role: _facts(stack) for role, stack in stacks.items()},
+        "special_tokens": _ids(config),
+        "tokenizer": has_tokenizer(folder),
+        "unused": [name for names in report.unused.values() for name in names],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for name, value in facts.items():
+        if name != "unused":
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            console.print(f"{name:<16}{shown}", soft_wrap=True, markup=False)
+    console.print(report)
+
+
+def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str, spec.StackSpec]]:
+    """Where each parameter would come from; raises what loading would raise."""
+    whole = not isinstance(config, EncoderDecoderConfig) and family(config.model_type).whole is not None
+    with open_checkpoint(folder) as checkpoint:
+        if isinstance(config, EncoderDecoderConfig) or whole:
+            pair = pair_spec(config)
+            plan = plan_join(pair, [pair_offer(config, pair, checkpoint)], init="normal", fresh_allowed=never_fresh)
+            return plan, {"encoder": pair.encoder, "decoder": pair.decoder}
+        role = "decoder" if family(config.model_type).encoder == "bidirectional" else "encoder"
+        stack = half_spec(config, role)
+        return plan_half(stack, half_offer(stack, role, checkpoint)), {role: stack}
+
+
+def _facts(stack: spec.StackSpec) -> dict[str, Any]:
+    attention = stack.blocks[0].self_attn.attention
+    return {
+        "family": stack.family,
+        "num_layers": stack.num_layers,
+        "hidden_size": stack.hidden_size,
+        "num_heads": attention.num_heads,
+        "num_kv_heads": attention.num_kv_heads,
+        "vocab_size": stack.vocab_size,
+        "max_positions": stack.max_positions,
+    }
+
+
+def _ids(config: PretrainedConfig) -> dict[str, Any]:
+    known = special_tokens(config)
+    return {"start": known.start, "pad": known.pad, "eos": list(known.eos), "bos": known.bos}
