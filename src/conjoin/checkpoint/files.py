@@ -56,7 +56,7 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
-    """Replace a text file as one act: it appears whole or not at all, and is on the disk when this ends.
+    """Replace a text file as one act: it appears whole or not at all.
 
     Raises:
         FileError: the file cannot be written (disk full, no permission, ...).
@@ -67,8 +67,6 @@ def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
         try:
             with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
