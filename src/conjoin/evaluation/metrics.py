@@ -1,0 +1,179 @@
+"""Scores of texts and tokens, each kept as one row of statistics per pair, so that any subset of pairs can be scored.
+
+Every score is in percent, but for `loss` (nats per token). High is good, but for `loss` and `ter`.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from conjoin.errors import ConfigError, ConjoinWarning, MissingBackend
+
+Scores = dict[str, float]
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+SACREBLEU = ("bleu", "chrf", "chrf++", "ter")
+TEXT_METRICS = (*ROUGE, *SACREBLEU, "exact_match")
+GROUPS = {"rouge": ROUGE}
+DEFAULT_METRICS = ("exact_match", "bleu", "chrf", "rouge")
+LOW_IS_GOOD = ("loss", "ter")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A score of a corpus that knows what each pair adds to it.
+
+    Args:
+        name: The metric's.
+        rows: Statistics of every pair, which add up.
+        finish: Sum of some pairs' rows -> their score.
+        signature: How it was computed, in sacrebleu's way; "" where the name says it all.
+    """
+
+    name: str
+    rows: Float[np.ndarray, "n k"]
+    finish: Callable[[Float[np.ndarray, "k"]], float]
+    signature: str = ""
+
+    @property
+    def value(self) -> float:
+        """The score of all pairs."""
+        return self.finish(self.rows.sum(0))
+
+    @property
+    def high_is_good(self) -> bool:
+        """Whether more is better."""
+        return self.name not in LOW_IS_GOOD
+
+
+def metric_names(asked: str | Sequence[str]) -> list[str]:
+    """Spell out metrics: "rouge" stands for four, and a string may hold several with commas.
+
+    Raises:
+        ConfigError: unknown names, all of them, with those there are.
+    """
+    words = [word.strip() for word in asked.split(",")] if isinstance(asked, str) else list(asked)
+    names = [name for word in words if word for name in GROUPS.get(word, (word,))]
+    unknown = [name for name in names if name not in TEXT_METRICS]
+    if unknown:
+        raise ConfigError(
+            f"No metric is called {', '.join(map(repr, unknown))}.\nExpected any of: rouge, {', '.join(TEXT_METRICS)}."
+        )
+    return list(dict.fromkeys(names))
+
+
+def score(asked: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    """The scores of predictions, by name; what an evaluation during training writes down.
+
+    Raises:
+        ConfigError: unknown metrics, or lists of different lengths.
+        MissingBackend: rouge-score or sacrebleu is not installed.
+    """
+    return {measure.name: measure.value for measure in measure_texts(asked, predictions, references)}
+
+
+def measure_texts(asked: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> list[Measure]:
+    """Compare predictions with references by every metric that is asked for.
+
+    Raises:
+        ConfigError: unknown metrics, no pairs, or lists of different lengths.
+        MissingBackend: rouge-score or sacrebleu is not installed.
+    """
+    names = metric_names(asked)
+    if not predictions or len(predictions) != len(references):
+        raise ConfigError(
+            f"{len(predictions)} predictions for {len(references)} references; expected as many, and some."
+        )
+    found = _rouge([name for name in names if name in ROUGE], predictions, references)
+    found |= {name: _sacrebleu(name, predictions, references) for name in names if name in SACREBLEU}
+    if "exact_match" in names:
+        same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
+        found["exact_match"] = mean_measure("exact_match", np.array(same, float))
+    return [found[name] for name in names]
+
+
+def mean_measure(name: str, values: Float[np.ndarray, "n"], signature: str = "") -> Measure:
+    """A score that is the mean of one value per pair (1.0 = 100 %)."""
+    return Measure(name, np.stack((values, np.ones(len(values))), 1), _percent, signature)
+
+
+def token_measures(
+    nll: Float[np.ndarray, "n"], correct: Float[np.ndarray, "n"], counted: Float[np.ndarray, "n"]
+) -> list[Measure]:
+    """Loss and token accuracy over the labels of all pairs, long targets weighing more, as in training.
+
+    Args:
+        nll: Negative log-likelihood of each target, summed over its labels.
+        correct: Labels that the model gives the highest score to, when it is shown the true ones before.
+        counted: Labels of each target.
+    """
+    return [
+        Measure("loss", np.stack((nll, counted), 1), _ratio),
+        Measure("token_accuracy", np.stack((correct, counted), 1), _percent),
+    ]
+
+
+def _ratio(total: Float[np.ndarray, "2"]) -> float:
+    return float(total[0] / max(total[1], 1.0))
+
+
+def _percent(total: Float[np.ndarray, "2"]) -> float:
+    return 100 * _ratio(total)
+
+
+def _rouge(names: list[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, Measure]:
+    """F-measures with Porter's stemmer, as summarisation papers report them; one sentence a line for rougeLsum."""
+    if not names:
+        return {}
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise MissingBackend("ROUGE needs rouge-score: pip install 'conjoin[train]'") from None
+    _warn_of_letters_that_rouge_drops(references)
+    scorer: Any = RougeScorer(names, use_stemmer=True)
+    found = [scorer.score(r, p) for p, r in zip(predictions, references, strict=True)]
+    return {
+        name: mean_measure(name, np.array([each[name].fmeasure for each in found], float), "stemmer:porter")
+        for name in names
+    }
+
+
+def _warn_of_letters_that_rouge_drops(references: Sequence[str]) -> None:
+    letters = [letter for text in references for letter in text if letter.isalpha()]
+    dropped = sum(not letter.isascii() for letter in letters)
+    if dropped > 0.05 * len(letters):
+        warnings.warn(
+            f"ROUGE counts a to z and 0 to 9 only, and {100 * dropped / len(letters):.0f} % of the letters in the "
+            "references are others. chrf counts every letter.",
+            ConjoinWarning,
+            stacklevel=4,
+        )
+
+
+def _sacrebleu(name: str, predictions: Sequence[str], references: Sequence[str]) -> Measure:
+    """sacrebleu's own statistics per sentence: they add up to its corpus score."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+        from sacrebleu.metrics.ter import TER
+    except ImportError:
+        raise MissingBackend(f"{name} needs sacrebleu: pip install 'conjoin[train]'") from None
+    kinds: dict[str, Callable[[], Any]] = {
+        "bleu": BLEU,
+        "chrf": CHRF,
+        "chrf++": lambda: CHRF(word_order=2),
+        "ter": TER,
+    }
+    metric = kinds[name]()
+    # The two methods that sacrebleu's own significance tests are made of; sacrebleu keeps no public ones.
+    rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
+    whole = name != "ter"
+
+    def finish(total: Float[np.ndarray, "k"]) -> float:
+        numbers: Any = [int(number) for number in total] if whole else list(total)
+        return float(metric._compute_score_from_stats(numbers).score)
+
+    return Measure(name, np.array(rows, float), finish, str(metric.get_signature()))
