@@ -30,7 +30,7 @@ def _explained(package: str, name: str, home: str, error: ModuleNotFoundError) -
     """What to install, in one line; other missing modules are mistakes and come through as they are."""
     from conjoin.errors import MissingBackend
 
-    room = home.split(".", maxsplit=1)[0]
+    room = next((part for part in home.split(".") if part in _EXTRAS), home)
     missing = error.name or ""
     if missing.split(".")[0] == room and room in _EXTRAS:
         return MissingBackend(f"{name} needs {room}: pip install '{package}[{_EXTRAS[room]}]'")

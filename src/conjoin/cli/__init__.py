@@ -8,6 +8,7 @@ import typer
 from conjoin.cli.families import list_families
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
+from conjoin.cli.train import train
 from conjoin.errors import ConjoinError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command("families")(list_families)
 app.command("inspect")(inspect_folder)
 app.command("join")(join_halves)
+app.command("train")(train)
 
 
 @app.callback()

@@ -1,0 +1,36 @@
+"""Training: data, batches, arguments, schedules, the run folder; and, in `training.torch`, the loop.
+
+Nothing at this level imports a framework: another backend's loop reads the same data, arguments and run folder.
+"""
+
+from typing import TYPE_CHECKING
+
+from conjoin._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from conjoin.training.arguments import TrainingArguments as TrainingArguments
+    from conjoin.training.callbacks import TrainerCallback as TrainerCallback
+    from conjoin.training.callbacks import TrainerControl as TrainerControl
+    from conjoin.training.examples import Examples as Examples
+    from conjoin.training.examples import tokenize_pairs as tokenize_pairs
+    from conjoin.training.reading import Pairs as Pairs
+    from conjoin.training.reading import read_pairs as read_pairs
+    from conjoin.training.recipe import Recipe as Recipe
+    from conjoin.training.state import TrainerState as TrainerState
+    from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
+
+_HOMES = {
+    "Examples": "examples",
+    "Pairs": "reading",
+    "Recipe": "recipe",
+    "Seq2SeqTrainer": "torch.trainer",
+    "TrainerCallback": "callbacks",
+    "TrainerControl": "callbacks",
+    "TrainerState": "state",
+    "TrainingArguments": "arguments",
+    "read_pairs": "reading",
+    "tokenize_pairs": "examples",
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__ = lazy_names(__name__, _HOMES)

@@ -1,0 +1,38 @@
+"""Ctrl-C and a scheduler's SIGTERM end a run after the running step, with a checkpoint."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Notes signals while it is entered; a second one acts as it did before.
+
+    Args:
+        watched: False leaves signals alone: several processes would stop at different steps.
+    """
+
+    def __init__(self, *, watched: bool) -> None:
+        self.name: str | None = None
+        self._watched = watched and threading.current_thread() is threading.main_thread()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if self._watched:
+            self._before = {each: signal.signal(each, self._note) for each in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._before = {}

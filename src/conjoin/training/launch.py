@@ -1,0 +1,50 @@
+"""From a recipe to a run: load or join the model, read the data, train."""
+
+from conjoin.errors import ConfigError
+from conjoin.training.datasets import columns_of
+from conjoin.training.reading import Pairs, load_hub, read_pairs
+from conjoin.training.recipe import Recipe
+
+
+def launch(recipe: Recipe) -> str:
+    """Do what a recipe says.
+
+    Returns:
+        The folder of the final model.
+
+    Raises:
+        ConjoinError: with one message; what was saved is untouched.
+    """
+    train, validation = read_data(recipe)
+    from conjoin.training.torch.launch import build_model
+    from conjoin.training.torch.trainer import Seq2SeqTrainer
+
+    model = build_model(recipe)
+    trainer = Seq2SeqTrainer(model, None, recipe.arguments, train_dataset=train, eval_dataset=validation, recipe=recipe)
+    if trainer.tokenizer is None:
+        raise ConfigError(
+            "The model's folders have no tokenizer.", hint="put the tokenizers' files beside config.json."
+        )
+    trainer.train()
+    return recipe.arguments.output_dir
+
+
+def read_data(recipe: Recipe) -> tuple[Pairs, Pairs | None]:
+    """The pairs that a recipe names.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    sources, columns = recipe.sources, columns_of(recipe.arguments)
+    if sources.dataset is None:
+        assert sources.train is not None
+        validation = read_pairs(sources.validation, columns) if sources.validation else None
+        return read_pairs(sources.train, columns), validation
+    train, validation = (
+        read_pairs(load_hub(sources.dataset, sources.dataset_config, split), columns, f"{sources.dataset} ({split})")
+        if split
+        else None
+        for split in (sources.train_split, sources.validation_split)
+    )
+    assert train is not None
+    return train, validation

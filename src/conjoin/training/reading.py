@@ -1,0 +1,243 @@
+"""Pairs of texts from files and data sets; what is wrong is named with file and line."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from conjoin.errors import DataError, MissingBackend, listing
+
+MANY = 20
+"""Problems after which reading stops; more of them teach nothing."""
+
+
+class Pair(NamedTuple):
+    """One pair, and where it stands in its file."""
+
+    source: str
+    target: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns hold the texts; dots go into nested ones, as in "translation.de".
+
+    Args:
+        drop_empty: Leave out pairs whose source or target is empty.
+    """
+
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    drop_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Texts to learn from.
+
+    Args:
+        name: What messages call them: the file, as a rule.
+        lines: Where each pair stands in it.
+    """
+
+    name: str
+    sources: list[str]
+    targets: list[str]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> Pairs:
+    """Read pairs from a file (.jsonl, .json, .csv, .tsv, .parquet, each also .gz but the last), or from rows in memory.
+
+    Args:
+        data: A path; or a `datasets.Dataset`, a list of mappings, or anything else that yields mappings.
+        name: What messages call rows in memory.
+
+    Raises:
+        DataError: no such file, unknown kind of file, missing columns, bad lines, empty texts, no pairs.
+    """
+    if isinstance(data, Pairs):
+        return data
+    if isinstance(data, str | Path):
+        path = Path(data)
+        return _collect(_rows_of_file(path, columns), columns, str(path), "line")
+    rows = cast("Iterable[Any]", data)
+    return _collect(enumerate(rows, 1), columns, name, "row")
+
+
+def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit: str) -> Pairs:
+    """Check every row; up to `MANY` problems go into one error."""
+    pairs = Pairs(name, [], [], [])
+    problems: list[str] = []
+    seen = 0
+    for line, row in rows:
+        seen += 1
+        found = row if isinstance(row, str) else _texts(row, columns)
+        if isinstance(found, str):
+            problems.append(f"{unit} {line}: {found}")
+        elif not (found[0].strip() and found[1].strip()):
+            if not columns.drop_empty:
+                column = columns.target if found[0].strip() else columns.source
+                problems.append(f"{unit} {line}: {column} is empty.")
+        else:
+            pairs.sources.append(columns.prefix + found[0])
+            pairs.targets.append(found[1])
+            pairs.lines.append(line)
+        if len(problems) >= MANY:
+            break
+    if problems:
+        empty = any(problem.endswith("is empty.") for problem in problems)
+        hint = "--drop-empty (drop_empty=True) leaves out pairs with an empty side." if empty else None
+        raise DataError(f"{name} cannot be used:\n{listing(problems)}", hint=hint)
+    if not len(pairs):
+        what = "is empty" if not seen else "has no pair whose source and target are both not empty"
+        raise DataError(f"{name} {what}; expected at least one pair.")
+    return pairs
+
+
+def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
+    """Source and target of a row, or what is wrong with it."""
+    if not isinstance(row, Mapping):
+        return f"is a {type(row).__name__}, expected an object with {columns.source} and {columns.target}."
+    values: list[str] = []
+    for column, flag in ((columns.source, "source_column"), (columns.target, "target_column")):
+        value = _inner(cast("Mapping[str, Any]", row), column)
+        if value is _MISSING:
+            return f"has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. Name it with {flag}."
+        if value is None:
+            value = ""
+        if not isinstance(value, str):
+            return f"{column} is a {type(value).__name__}, expected text."
+        values.append(value)
+    return values[0], values[1]
+
+
+_MISSING = object()
+
+
+def _inner(row: Mapping[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return _MISSING
+        value = cast("Mapping[str, Any]", value)[key]
+    return value
+
+
+def _rows_of_file(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.", hint="for a data set of the hub, give --dataset NAME instead.")
+    kind = "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
+    match kind:
+        case "jsonl" | "json" | "ndjson":
+            yield from _from_lines(path)
+        case "csv" | "tsv":
+            yield from _from_table(path, "," if kind == "csv" else "\t", columns)
+        case "parquet":
+            yield from enumerate(_from_parquet(path, columns), 1)
+        case _:
+            raise DataError(f"{path}: unknown kind of file.\nExpected one of: .jsonl, .json, .csv, .tsv, .parquet.")
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _decoded(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a file, whose damage is an error that names the place."""
+    count = 0
+    try:
+        for count, line in enumerate(lines, 1):  # noqa: B007  (read after the loop)
+            yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {count + 1} or soon after: not UTF-8 ({error.reason}).") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}, line {count + 1}: cannot be read: {error}.") from None
+
+
+def _from_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """JSON lines; blank ones are passed over. A row that is a string says what is wrong with its line."""
+    with _open(path) as file:
+        for number, line in enumerate(_decoded(path, file), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                where = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+                row = f"is not JSON{where}: {line.strip()[:60]}"
+            yield number, row
+
+
+def _from_table(path: Path, delimiter: str, columns: Columns) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    with _open(path) as file:
+        table = csv.DictReader(_decoded(path, file), delimiter=delimiter)
+        header = list(table.fieldnames or [])
+        _require_columns(path, header, columns)
+        try:
+            for row in table:
+                short = None in row or None in row.values()
+                yield table.line_num, f"has not {len(header)} fields, as the header has." if short else row
+        except csv.Error as error:
+            raise DataError(f"{path}, line {table.line_num}: not CSV: {error}.") from None
+
+
+def _require_columns(path: Path, header: Sequence[str], columns: Columns) -> None:
+    missing = [c for c in (columns.source, columns.target) if c not in header and c.split(".")[0] not in header]
+    if missing and header:
+        raise DataError(
+            f"{path}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, header))}.",
+            hint="name them with --source-column and --target-column.",
+        )
+
+
+def _from_parquet(path: Path, columns: Columns) -> Iterator[Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingBackend("Parquet files need pyarrow: pip install 'conjoin[train]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = [str(name) for name in file.schema_arrow.names]
+            _require_columns(path, names, columns)
+            wanted = [
+                column if column in names else column.split(".")[0] for column in (columns.source, columns.target)
+            ]
+            for batch in file.iter_batches(columns=wanted):
+                yield from batch.to_pylist()
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}.") from None
+
+
+def load_hub(name: str, config: str | None, split: str) -> Any:
+    """One split of a data set of the hub, or of a folder that `datasets` understands.
+
+    Raises:
+        DataError: it cannot be found or read, or has no such split.
+        MissingBackend: `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingBackend("Data sets of the hub need datasets: pip install 'conjoin[train]'") from None
+    try:
+        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+            found = datasets.load_from_disk(name)
+            return found[split] if isinstance(found, datasets.DatasetDict) else found
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # its errors are of many libraries: the hub's, pyarrow's, its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"The data set {name!r}, split {split!r}, cannot be loaded: {reason}") from error

@@ -1,0 +1,51 @@
+"""A moving average of the weights (Polyak & Juditsky 1992), which is often better than the last ones."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """Exponential moving average of parameters.
+
+    The decay starts low and rises to its value, as (1 + n) / (10 + n), so that the first weights are forgotten soon.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._parameters = dict(parameters)
+        self._decay = decay
+        self.shadow = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, 1 for the first."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for shadow, live in zip(self.shadow.values(), self._live(), strict=True):
+            shadow.lerp_(live, 1 - decay)
+
+    def _live(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self._parameters.values()]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the model have the averaged weights for a while."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Let the model have the averaged weights for good."""
+        for live, shadow in zip(self._live(), self.shadow.values(), strict=True):
+            live.copy_(shadow)
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for live, shadow in zip(self._live(), self.shadow.values(), strict=True):
+            kept = live.clone()
+            live.copy_(shadow)
+            shadow.copy_(kept)

@@ -1,0 +1,31 @@
+"""The doctor before the first step: a look at model and batch that hours of training would otherwise replace."""
+
+from conjoin.errors import TrainingError
+from conjoin.join.diagnosis import Diagnosis
+from conjoin.torch.model import EncoderDecoderModel
+from conjoin.training.batching import Batch
+from conjoin.training.progress import show
+from conjoin.training.torch.collate import Collator
+
+ROWS = 8
+"""Pairs that the doctor sees: its checks need few, and each costs a forward pass."""
+FATAL = ("ids", "labels", "start", "future", "source")
+"""Checks whose failure makes training useless; others are shown and may be meant."""
+
+
+def examine(model: EncoderDecoderModel, collator: Collator, batch: Batch) -> Diagnosis:
+    """Show where parameters come from and what the doctor says of the first batch.
+
+    Raises:
+        TrainingError: training is bound to fail; with the fixes.
+    """
+    rows: Batch = [[index] for row in batch for index in row][:ROWS]
+    diagnosis = model.doctor(collator(rows, shifted=False))
+    show(model.join_report, diagnosis)
+    fatal = [finding for finding in diagnosis.failed if finding.check in FATAL]
+    if fatal:
+        lines = "\n".join(f"  {finding.check}: {finding.detail}\n    fix: {finding.fix}" for finding in fatal)
+        raise TrainingError(
+            f"The doctor found what makes this training useless:\n{lines}", hint="--no-doctor trains all the same."
+        )
+    return diagnosis

@@ -1,0 +1,74 @@
+"""Parameters by the part of the model they belong to, each with its own learning rate."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from conjoin.errors import TrainingError
+from conjoin.join import part_of
+from conjoin.training.arguments import GROUPS, TrainingArguments
+from conjoin.training.schedules import Factor, group_rate
+
+
+def group_of(name: str) -> str:
+    """The learning-rate group of a parameter; shared ones go by the encoder's name."""
+    part = part_of(name)
+    return "cross_attention" if part == "decoder.cross_attention" else part.partition(".")[0]
+
+
+def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: per part, and within it matrices, which decay, apart from norms and biases, which do not."""
+    found: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        found.setdefault((group_of(name), parameter.dim() > 1), []).append(parameter)
+    return [
+        {"name": part, "params": found[part, decays], "weight_decay": weight_decay if decays else 0.0}
+        for part in GROUPS
+        for decays in (True, False)
+        if (part, decays) in found
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizing:
+    """The optimizer, and how its learning rates go.
+
+    One AdamW with groups computes what one AdamW per group would: Adam knows nothing across parameters.
+    """
+
+    optimizer: torch.optim.Optimizer
+    rates: Mapping[str, Factor]
+
+    def set_rates(self, step: int) -> None:
+        """Set the learning rates of a step, 1 for the first."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[group["name"]](step)
+
+    def rates_at(self, step: int) -> dict[str, float]:
+        """Learning rate by part."""
+        return {name: rate(step) for name, rate in self.rates.items()}
+
+
+def build_optimizing(
+    parameters: Mapping[str, nn.Parameter], arguments: TrainingArguments, total_steps: int
+) -> Optimizing:
+    """AdamW over what is to be trained.
+
+    Raises:
+        TrainingError: nothing is.
+    """
+    groups = parameter_groups(parameters, arguments.weight_decay)
+    if not groups:
+        raise TrainingError("Every parameter is frozen; there is nothing to train.", hint="model.unfreeze()")
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=arguments.learning_rate,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        eps=arguments.adam_epsilon,
+        fused=True,
+    )
+    names = {group["name"] for group in groups}
+    return Optimizing(optimizer, {name: group_rate(arguments, name, total_steps) for name in GROUPS if name in names})

@@ -1,0 +1,21 @@
+"""The model that a recipe names."""
+
+import torch
+
+from conjoin.torch.model import EncoderDecoderModel
+from conjoin.training.recipe import Recipe
+
+
+def build_model(recipe: Recipe) -> EncoderDecoderModel:
+    """Load a joined model, or join two checkpoints; fresh parameters are drawn from the run's seed."""
+    sources = recipe.sources
+    if sources.model is not None:
+        return EncoderDecoderModel.from_pretrained(sources.model, dtype=sources.dtype)
+    torch.manual_seed(recipe.arguments.seed)
+    return EncoderDecoderModel.from_encoder_decoder_pretrained(
+        sources.encoder,
+        sources.decoder,
+        share=sources.share,
+        cross_attention_init=sources.cross_attention_init,
+        dtype=sources.dtype,
+    )

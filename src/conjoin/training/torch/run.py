@@ -1,0 +1,287 @@
+"""One run: steps, logs, evaluations and checkpoints in their order."""
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from conjoin.errors import ConfigError, ConjoinWarning, TrainingError
+from conjoin.training.arrays import counted_labels, tokens_of
+from conjoin.training.batching import Batch, Plan, choose_batching
+from conjoin.training.callbacks import TrainerControl
+from conjoin.training.examples import Examples
+from conjoin.training.interrupts import Interrupts
+from conjoin.training.recorder import Recorder
+from conjoin.training.run_folder import Checkpoint, RunFolder, check_same_plan
+from conjoin.training.state import TrainerState
+from conjoin.training.torch.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.torch.engine import Engine, Share, StepResult
+from conjoin.training.torch.examination import examine
+
+if TYPE_CHECKING:
+    from conjoin.training.torch.trainer import Seq2SeqTrainer
+
+
+class Run:
+    """A run that begins, or goes on from a checkpoint.
+
+    Attributes:
+        state: Where it stands.
+        engine: What takes steps.
+    """
+
+    def __init__(
+        self, trainer: "Seq2SeqTrainer", examples: Examples, folder: RunFolder, checkpoint: Checkpoint | None
+    ) -> None:
+        self.trainer, self.examples, self.folder = trainer, examples, folder
+        self.args, self.world = trainer.args, trainer.world
+        self.control = TrainerControl()
+        self.resumed = checkpoint is not None
+        self.state = checkpoint.state() if checkpoint else self._new_state()
+        self.plan = self._plan()
+        self.state.max_steps = self._max_steps()
+        self.engine = Engine(trainer.model, self.args, self.world, self.state.max_steps, self.state.fresh)
+        if checkpoint is not None:
+            restore_checkpoint(checkpoint, self.engine)
+        self._collator = trainer.collator(examples)
+        self._batches = self.plan.epoch(self.state.epoch)
+        self._losses = self._no_losses()
+        self._unread = 0
+        self._norm = torch.zeros(())
+        self.control.should_training_stop = self._out_of_patience
+
+    def _new_state(self) -> TrainerState:
+        fresh = list(self.trainer.model.join_report.fresh)
+        if self.args.fresh_first and not fresh:
+            raise ConfigError(
+                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole.",
+                hint="give --encoder and --decoder instead of --model, so that it is known what is fresh.",
+            )
+        return TrainerState(
+            fresh=fresh, batches_per_step=self.args.gradient_accumulation_steps * self.world.size, plan=self._facts()
+        )
+
+    def _facts(self) -> dict[str, object]:
+        """What the order of batches depends on."""
+        batching = choose_batching(self.args, self.examples.lengths)
+        return {
+            "training data": self.examples.fingerprint(),
+            "batches": repr(batching),
+            "order": self.args.train_sampling_strategy,
+            "seed": self.args.seed,
+        }
+
+    def _plan(self) -> Plan:
+        check_same_plan(self.state.plan, self._facts())
+        wanted = self.args.gradient_accumulation_steps * self.world.size
+        if self.state.batches_per_step != wanted:
+            kept = self.state.batches_per_step % self.world.size == 0
+            self.state.batches_per_step = self.state.batches_per_step if kept else wanted
+            warnings.warn(
+                f"The run had {self.state.batches_per_step if kept else 'another number of'} batches per step, "
+                f"the arguments and {self.world.size} processes make {wanted}; "
+                f"it goes on with {self.state.batches_per_step}.",
+                ConjoinWarning,
+                stacklevel=5,
+            )
+        return Plan(
+            lengths=self.examples.lengths,
+            batching=choose_batching(self.args, self.examples.lengths),
+            sampling=self.args.train_sampling_strategy,
+            seed=self.args.seed,
+            batches_per_step=self.state.batches_per_step,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def _max_steps(self) -> int:
+        steps = self.args.max_steps if self.args.max_steps > 0 else self.plan.total_steps(self.args.num_train_epochs)
+        if steps < 1 or not self.plan.steps(0):
+            raise ConfigError(
+                f"The run has no step: {len(self.examples)} pairs, num_train_epochs = {self.args.num_train_epochs}.",
+                hint="lower gradient_accumulation_steps, or leave dataloader_drop_last out.",
+            )
+        return steps
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data, the running one in part."""
+        return self.state.epoch + self.state.batches_seen / max(len(self._batches), 1)
+
+    def go(self) -> None:
+        """Take all steps that are left."""
+        if not self.resumed and self.args.doctor:
+            self.world.on_first(lambda: examine(self.trainer.model, self._collator, self._batches[0]))
+        self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=self.world.first)
+        try:
+            with Interrupts(watched=not self.world.many) as interrupts:
+                self.trainer.call_back("on_train_begin", self)
+                while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+                    self._step()
+                    self._stop_if(interrupts.name)
+                self.trainer.call_back("on_train_end", self)
+        finally:
+            self.recorder.close()
+
+    def _step(self) -> None:
+        state = self.state
+        chosen = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
+        counted = counted_labels(self.examples.labels.lengths, chosen)
+        result = self.engine.step(state.global_step + 1, self._shares(chosen), counted)
+        state.global_step += 1
+        state.batches_seen += len(chosen)
+        state.tokens_seen += tokens_of(self.examples.lengths.sum(1), chosen)
+        self._note(result, chosen)
+        epoch_ends = state.batches_seen >= len(self._batches)
+        if epoch_ends:
+            state.epoch, state.batches_seen = state.epoch + 1, 0
+            self._batches = self.plan.epoch(state.epoch)
+        self.recorder.stepped()
+        self.trainer.call_back("on_step_end", self)
+        self._after_step(epoch_ends=epoch_ends)
+
+    def _shares(self, chosen: list[Batch]) -> list[Share]:
+        """This process's batches of a step; every process has as many, if need be one that counts nothing."""
+        size = self.world.size
+        mine = [Share(self._collator(batch)) for batch in chosen[self.world.rank :: size]]
+        if len(mine) < -(-len(chosen) // size):
+            mine.append(Share(self._collator(chosen[0]), weight=0.0))
+        return mine
+
+    def _no_losses(self) -> torch.Tensor:
+        """Sum of finite losses, and their number."""
+        return torch.zeros(2, dtype=torch.float64, device=self.world.device)
+
+    def _note(self, result: StepResult, chosen: list[Batch]) -> None:
+        """Add up the loss on the device; only a CPU is asked at once whether it is a number."""
+        finite = result.loss.isfinite() & (result.grad_norm.isfinite() | self.args.fp16)
+        self._losses += torch.stack((torch.where(finite, result.loss, 0.0).double(), finite.double()))
+        self._norm = result.grad_norm
+        self._unread += 1
+        if self.world.device.type == "cpu" and not self.args.fp16 and not bool(finite):
+            self._fail(self.examples.where(index for batch in chosen for row in batch for index in row))
+
+    def _read_losses(self) -> None:
+        """Move the losses from the device into the state.
+
+        Raises:
+            TrainingError: they are no numbers any more.
+        """
+        total, finite = self.world.sum(self._losses).tolist()
+        if finite < self._unread * self.world.size and (not self.args.fp16 or finite == 0):
+            self._fail(None)
+        self.state.loss_sum += total
+        self.state.total_loss += total
+        self.state.loss_steps += self._unread
+        self._losses, self._unread = self._no_losses(), 0
+
+    def _fail(self, where: str | None) -> None:
+        newest = next(reversed(self.folder.checkpoints()), None)
+        kept = f"{newest.folder} is whole" if newest else "no checkpoint was written yet"
+        since = f"at step {self.state.global_step}" if where else f"by step {self.state.global_step}"
+        raise TrainingError(
+            f"The loss or its gradient is not a finite number any more {since}"
+            f"{f' (batch: {where})' if where else ''}. Nothing was saved since; {kept}.",
+            hint="lower learning_rate, raise warmup_steps, use bf16 rather than fp16, or look at these pairs.",
+        )
+
+    def _after_step(self, *, epoch_ends: bool) -> None:
+        state, control = self.state, self.control
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if state.global_step % self.args.logging_steps == 0 or last:
+            self._log()
+        evaluates = self._evaluates(epoch_ends, last) or control.should_evaluate
+        if evaluates:
+            self._evaluate()
+            last = last or control.should_training_stop
+        if self._saves(epoch_ends, last, evaluates) or control.should_save:
+            self.save()
+        control.should_evaluate = control.should_save = False
+
+    def _log(self) -> None:
+        self._read_losses()
+        state = self.state
+        loss = state.loss_sum / max(state.loss_steps, 1)
+        rates = self.engine.optimizing.rates_at(state.global_step)
+        logs = self.recorder.train(self.epoch, loss, self._norm.item(), rates)
+        state.loss_sum, state.loss_steps = 0.0, 0
+        self.trainer.call_back("on_log", self, logs=logs)
+
+    def _evaluates(self, epoch_ends: bool, last: bool) -> bool:
+        if self.trainer.eval_examples is None:
+            return False
+        match self.args.eval_strategy:
+            case "no":
+                return False
+            case "steps":
+                return self.state.global_step % (self.args.eval_steps or self.args.logging_steps) == 0
+            case "epoch":
+                return epoch_ends
+            case "auto":
+                return epoch_ends or last
+
+    def _saves(self, epoch_ends: bool, last: bool, evaluated: bool) -> bool:
+        on_step = self.state.global_step % self.args.save_steps == 0
+        match self.args.save_strategy:
+            case "no":
+                return False
+            case "steps":
+                return on_step or last or (evaluated and self.args.load_best_model_at_end)
+            case "epoch":
+                return epoch_ends or last or (evaluated and self.args.load_best_model_at_end)
+            case "auto":
+                return on_step or last or evaluated
+
+    def _evaluate(self) -> None:
+        self._read_losses()
+        examples = self.trainer.eval_examples
+        assert examples is not None
+        metrics = self.trainer.evaluate()
+        samples = self.trainer.samples(examples, self.args.eval_samples)
+        self.recorder.evaluation(self.epoch, metrics)
+        for sample in samples:
+            self.recorder.sample(self.epoch, *sample)
+        self._compare(metrics)
+        self.recorder.pause()
+        self.trainer.call_back("on_evaluate", self, metrics=metrics)
+
+    def _compare(self, metrics: dict[str, float]) -> None:
+        """Note the best evaluation; stop after too many that were no better."""
+        state, name = self.state, f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model = {self.args.metric_for_best_model!r} is not among the metrics of an "
+                f"evaluation: {', '.join(key.removeprefix('eval_') for key in metrics)}."
+            )
+        value = metrics[name]
+        gain = 0.0 if state.best_metric is None else value - state.best_metric
+        gain = gain if self.args.better_when_greater else -gain
+        if state.best_metric is None or gain > self.args.early_stopping_threshold:
+            state.best_metric, state.best_step = value, state.global_step
+            state.evaluations_without_progress = 0
+            return
+        state.evaluations_without_progress += 1
+        self.control.should_training_stop |= self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        patience = self.args.early_stopping_patience
+        return patience is not None and self.state.evaluations_without_progress >= patience
+
+    def save(self) -> None:
+        """Keep a checkpoint."""
+        self._read_losses()
+        self.recorder.tick()
+        save_checkpoint(self.folder, self.engine, self.state)
+        self.world.on_first(lambda: self.folder.rotate(self.args.save_total_limit, self.state.best_step))
+        self.recorder.pause()
+        self.trainer.call_back("on_save", self)
+
+    def _stop_if(self, signal_name: str | None) -> None:
+        if signal_name is None:
+            return
+        self.save()
+        raise TrainingError(
+            f"Stopped by {signal_name} after step {self.state.global_step} of {self.state.max_steps}; "
+            f"{self.folder.checkpoint(self.state.global_step)} is saved.",
+            hint="--resume goes on from there.",
+        )

@@ -1,0 +1,83 @@
+"""The processes of a run: torchrun's or accelerate's environment, one process without it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all of a run.
+
+    Args:
+        rank, size: Its number, and how many there are.
+        device: Where it computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    @property
+    def many(self) -> bool:
+        """Whether there are others."""
+        return self.size > 1
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.many:
+            distributed.all_reduce(value)
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks."""
+        if not self.many:
+            return [value]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value)
+        return found
+
+    def from_first(self, value: T) -> T:
+        """The first process's value."""
+        if not self.many:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def on_first(self, work: Callable[[], object]) -> None:
+        """Let the first process do something while the others wait; its failure is everybody's."""
+        failure: Exception | None = None
+        if self.first:
+            try:
+                work()
+            except Exception as error:
+                failure = error
+        failure = self.from_first(failure)
+        if failure is not None:
+            raise failure
+
+
+def join_world(*, use_cpu: bool) -> World:
+    """Find this process's place; starts `torch.distributed` where a launcher asks for it and nobody has."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() and not use_cpu else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if not distributed.is_initialized():
+        return World(0, 1, device)
+    return World(distributed.get_rank(), distributed.get_world_size(), device)
