@@ -42,7 +42,7 @@ bench: $(READY)  ## run a selection of every benchmark, in minutes; each prints 
 	@for file in benchmarks/[a-z]*.py; do echo "# $$file" >&2; $(BIN)/python $$file --quick || exit 1; done
 
 docs: $(READY)  ## run every snippet of the README and the docs
-	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)
 
 clean:  ## remove the environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
