@@ -140,3 +140,9 @@ def test_the_word_for_sharing_is_kept_in_the_config() -> None:
     config = EncoderDecoderConfig.from_encoder_decoder_configs(SOURCE, SOURCE, share="all")
     assert EncoderDecoderConfig.from_dict(config.to_dict()).share == "all"
     assert EncoderDecoderConfig(tie_encoder_decoder=True).share == "all"
+
+
+def test_what_transformers_cannot_hold_its_auto_classes_refuse(shared: EncoderDecoderModel, tmp_path: Path) -> None:
+    shared.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model type `conjoin`"):
+        oracle.reload_whole(tmp_path)
