@@ -65,6 +65,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_configs_and_tokenizers_load_without_a_framework() -> None:
-    code = "import sys; from conjoin import BertConfig, AutoTokenizer, EncoderDecoderConfig; print('torch' in sys.modules)"
+    code = (
+        "import sys; from conjoin import BertConfig, AutoTokenizer, EncoderDecoderConfig; print('torch' in sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", code], check=True, cwd=SOURCE.parent, capture_output=True, text=True)
     assert told.stdout == "False\n"
