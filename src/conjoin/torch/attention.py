@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,6 +11,7 @@ from conjoin import spec
 from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
+from conjoin.torch.segments import same_segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +35,30 @@ def self_mask(
     past: int,
     length: int,
     device: torch.device,
+    segments: Int[Tensor, "R T"] | None = None,
 ) -> Mask:
     """The mask of `length` new positions that follow `past` others, over all of them.
 
     Args:
         key_mask: True at real tokens, over past and new ones.
         window: Keys k with |q - k| < window are read; None reads all.
+        segments: Positions read only their own; without `past`.
     """
     total = past + length
     narrow = window is not None and total > window
+    apart = None if segments is None else same_segment(segments, segments)
     allowed = None
-    if narrow or (causal and length > 1 and (past or key_mask is not None)):
+    if narrow or (causal and length > 1 and (past or key_mask is not None or apart is not None)):
         queries = torch.arange(past, total, device=device)[:, None]
         keys = torch.arange(total, device=device)[None]
         allowed = keys <= queries if causal else torch.ones_like(keys <= queries)
         if narrow and window is not None:
             allowed = allowed & ((queries - keys).abs() < window)
         allowed = allowed[None, None]
-    if key_mask is not None:
-        padding = key_mask[:, None, None, :]
-        allowed = padding if allowed is None else allowed & padding
+    padding = None if key_mask is None else key_mask[:, None, None, :]
+    for more in (apart, padding):
+        if more is not None:
+            allowed = more if allowed is None else allowed & more
     return Mask(allowed, causal=causal and length > 1 and allowed is None)
 
 

@@ -102,11 +102,13 @@ class Encoder(Half):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        segment_ids: Int[Tensor, "B S"] | None = None,
     ) -> EncoderOutput | tuple[Any, ...]:
         """Vectors of every source position.
 
         Args:
             attention_mask: 1 at real tokens; all are real if it is missing.
+            segment_ids: Which of the sequences in its row a token belongs to, from 1; 0 at padding.
         """
         record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
         last = self.run(
@@ -116,6 +118,7 @@ class Encoder(Half):
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 token_type_ids=token_type_ids,
+                segments=segment_ids,
                 record=record,
             )
         )
@@ -149,12 +152,15 @@ class Decoder(Half):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         output_logits: bool = True,
+        segment_ids: Int[Tensor, "R T"] | None = None,
+        encoder_segment_ids: Int[Tensor, "B S"] | None = None,
     ) -> DecoderOutput | tuple[Any, ...]:
         """Scores of the next token at every target position.
 
         Args:
             labels: labels[t] is what position t must predict: not shifted here, unlike in transformers' causal LMs.
             past_key_values: Positions that came before; grows in place.
+            segment_ids, encoder_segment_ids: Which of the pairs in its row a token belongs to, from 1; 0 at padding.
         """
         if use_cache and self.gradient_checkpointing and self.training:
             warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
@@ -170,6 +176,8 @@ class Decoder(Half):
                 token_type_ids=token_type_ids,
                 encoder_hidden_states=encoder_hidden_states,
                 encoder_attention_mask=encoder_attention_mask,
+                segments=segment_ids,
+                source_segments=encoder_segment_ids,
                 cache=cache,
                 record=record,
             )

@@ -242,6 +242,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         num_items_in_batch: Tensor | int | None = None,
         label_smoothing: float = 0.0,
         output_logits: bool = True,
+        segment_ids: Int[Tensor, "B S"] | None = None,
+        decoder_segment_ids: Int[Tensor, "R T"] | None = None,
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """Scores of the next token at every target position, and the loss where labels are given.
 
@@ -256,6 +258,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             num_items_in_batch: Divide the summed loss by this: the counted labels of a whole accumulated batch.
             label_smoothing: Share of every target that is spread over the vocabulary.
             output_logits: False computes the loss without keeping logits, at the counted labels only.
+            segment_ids, decoder_segment_ids: Where rows hold several pairs: which one a token belongs to, from 1, and
+                0 at padding. Pairs do not see each other; each starts at position 0 and with the start id.
 
         Raises:
             ShapeError: inputs that are missing, contradict each other or exceed the position table.
@@ -271,12 +275,13 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
                 inputs_embeds,
                 output_attentions,
                 output_hidden_states,
+                segment_ids=segment_ids,
             )
         encoded = as_encoder_output(encoder_outputs)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_segment_ids)
             if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):
-                decoder_attention_mask = label_mask(labels, special_tokens(self.config))
+                decoder_attention_mask = label_mask(labels, special_tokens(self.config), decoder_segment_ids)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ShapeError(
                 "Neither decoder_input_ids nor labels is given.",
@@ -295,6 +300,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             output_logits=output_logits,
+            segment_ids=decoder_segment_ids,
+            encoder_segment_ids=segment_ids,
         )
         output = Seq2SeqLMOutput(
             loss=self._loss(decoded, labels, num_items_in_batch, label_smoothing) if labels is not None else None,
@@ -329,8 +336,10 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             return encoder_hidden_states
         return self.enc_to_dec_proj(encoder_hidden_states)
 
-    def prepare_decoder_input_ids_from_labels(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id.
+    def prepare_decoder_input_ids_from_labels(
+        self, labels: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None = None
+    ) -> Int[Tensor, "B T"]:
+        """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id; the same in every segment.
 
         An mBART that was loaded whole starts with its target's last label instead, the language code.
 
@@ -338,10 +347,10 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             ConfigError: the start id is not known, or the pad id where it is needed.
         """
         if starts_with_last_label(self.config):
-            return wrap_right(labels, require_pad(self.config))
+            return wrap_right(labels, require_pad(self.config), segment_ids)
         ignored = bool((labels == IGNORED).any())
         pad = require_pad(self.config) if ignored else 0
-        return shift_right(labels, require_start(self.config), pad)
+        return shift_right(labels, require_start(self.config), pad, segment_ids)
 
     def get_encoder(self) -> Encoder:
         """The half that reads the source."""

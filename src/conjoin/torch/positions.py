@@ -108,18 +108,23 @@ def token_positions(
     length: int,
     past: int,
     device: torch.device,
+    starts: Int[Tensor, "R T"] | None = None,
 ) -> Int[Tensor, "R T"]:
     """Rows of the position table, or positions for rotary angles, of `length` tokens after `past` others.
 
     Args:
         counted: True at tokens that are not padding, over past and new ones; None where all are.
+        starts: Where the segment of every position begins; counting starts anew there. Without `past`.
     """
     plain = torch.arange(past, past + length, device=device).expand(rows, length)
+    plain = plain if starts is None else plain - starts
     match kind:
         case spec.Learned(offset=offset):
             return plain + offset
         case spec.LearnedSkippingPads(padding_position=start) if counted is not None:
-            return (counted.cumsum(1) * counted + start)[:, past:]
+            number = counted.cumsum(1)
+            number = number if starts is None else number - (number - counted.long()).gather(1, starts)
+            return (number * counted + start)[:, past:]
         case spec.LearnedSkippingPads(padding_position=start):
             return plain + start + 1
         case _:

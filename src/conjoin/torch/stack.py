@@ -16,6 +16,7 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
+from conjoin.torch.segments import check_segments, same_segment, segment_starts
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class StackInputs:
         position_ids: [R, T], counted from 0 as the user sees them.
         encoder_hidden_states: [B, S, M], R a multiple of B.
         encoder_attention_mask: [B, S].
+        segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
+            its own segment, here and in the source, and counts its position from there.
     """
 
     input_ids: Int[Tensor, "R T"] | None = None
@@ -52,6 +55,8 @@ class StackInputs:
     token_type_ids: Int[Tensor, "R T"] | None = None
     encoder_hidden_states: Float[Tensor, "B S M"] | None = None
     encoder_attention_mask: Tensor | None = None
+    segments: Int[Tensor, "R T"] | None = None
+    source_segments: Int[Tensor, "B S"] | None = None
     cache: KVCache | None = None
     record: Record = field(default_factory=Record)
 
@@ -77,6 +82,7 @@ class Stack(nn.Module):
         record = inputs.record
         rows, length = self._shape(inputs)
         past = inputs.cache.length if inputs.cache else 0
+        self._check_segments(inputs, rows, length)
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
         x = self._embed(inputs, positions)
@@ -143,14 +149,29 @@ class Stack(nn.Module):
             counted = self._counted(kind.padding_id, inputs, rows, length, past)
         if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
             return inputs.position_ids + _first_row(kind)
-        limit = self.spec.max_positions
-        if limit is not None and past + length > limit:
+        limit, starts = self.spec.max_positions, None
+        used = past + length
+        if inputs.segments is not None:
+            starts = segment_starts(inputs.segments)
+            if limit is not None and used > limit:
+                used = int((torch.arange(length, device=starts.device) - starts).max()) + 1
+        if limit is not None and used > limit:
             raise ShapeError(
-                f"{self.spec.family}: {past + length} positions, but this checkpoint's position table has {limit}.",
+                f"{self.spec.family}: {used} positions, but this checkpoint's position table has {limit}.",
                 hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
             )
         device = self.embed.words.weight.device
-        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device)
+        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
+
+    def _check_segments(self, inputs: StackInputs, rows: int, length: int) -> None:
+        check_segments(inputs.segments, (rows, length), "segment_ids")
+        one_sided = self.spec.has_cross_attention and (inputs.segments is None) != (inputs.source_segments is None)
+        if one_sided or (inputs.cache is not None and inputs.segments is not None):
+            raise ShapeError(
+                f"{self.spec.family}: segment ids are given "
+                f"{'for one side only' if one_sided else 'together with a cache'}.",
+                hint="packed rows need segment_ids, decoder_segment_ids and use_cache=False.",
+            )
 
     def _counted(self, padding_id: int, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"]:
         """True at ids that are not padding among past and new ones; embeddings given in their place all count.
@@ -172,7 +193,8 @@ class Stack(nn.Module):
     ) -> dict[spec.Rotary, Angles]:
         """Rotary angles, one pair per kind of rotary position in this stack."""
         kinds = {block.self_attn.rotary for block in self.spec.blocks} - {None}
-        where = inputs.position_ids if inputs.position_ids is not None else positions[:1]
+        where = positions if inputs.segments is not None else positions[:1]
+        where = where if inputs.position_ids is None else inputs.position_ids
         dtype = self.embed.words.weight.dtype
         return {kind: rotary_angles(kind, where, dtype) for kind in kinds if kind is not None}
 
@@ -197,6 +219,7 @@ class Stack(nn.Module):
                 past=past,
                 length=length,
                 device=x.device,
+                segments=inputs.segments,
             )
             for block in self.spec.blocks
         }
@@ -225,15 +248,20 @@ class Stack(nn.Module):
         sources = source.shape[0] if source is not None else cache.cross[0][0].shape[0]  # pyright: ignore
         if rows % sources:
             raise ShapeError(f"{self.spec.family}: {rows} target rows for {sources} sources; expected a multiple.")
-        if mask is None:
+        if mask is None and inputs.source_segments is None:
             return Mask()
         length = source.shape[1] if source is not None else cache.cross[0][0].shape[2]  # pyright: ignore
-        if tuple(mask.shape) != (sources, length):
+        check_segments(inputs.source_segments, (sources, length), "the source's segment_ids")
+        if mask is not None and tuple(mask.shape) != (sources, length):
             raise ShapeError(
                 f"{self.spec.family}: encoder_attention_mask has shape {tuple(mask.shape)}; "
                 f"expected {(sources, length)}, as the encoder's output."
             )
-        return Mask(mask.bool()[:, None, None, :])
+        allowed = None if mask is None else mask.bool()[:, None, None, :]
+        if inputs.segments is not None and inputs.source_segments is not None:
+            apart = same_segment(inputs.segments, inputs.source_segments)
+            allowed = apart if allowed is None else apart & allowed
+        return Mask(allowed)
 
 
 def _first_row(kind: spec.Position) -> int:
