@@ -26,9 +26,16 @@ class Pretrained(nn.Module):
         """What the parameters are stored as."""
         return next(self.parameters()).dtype
 
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Numbers in the model, shared ones once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Numbers in the model, shared ones once.
+
+        Args:
+            exclude_embeddings: Without the tables that ids are looked up in.
+        """
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        return sum(
+            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in tables
+        )
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
