@@ -1,11 +1,18 @@
 """The command line: parse, call the public API, print. stdout is data, stderr is talk."""
 
+import os
 import sys
+import warnings
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from conjoin.cli import _talk
+from conjoin.cli.demo import demo
+from conjoin.cli.evaluate import evaluate_model
 from conjoin.cli.families import list_families
+from conjoin.cli.generate import generate
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
 from conjoin.cli.train import train
@@ -17,7 +24,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("demo")(demo)
+app.command("evaluate")(evaluate_model)
 app.command("families")(list_families)
+app.command("generate")(generate)
 app.command("inspect")(inspect_folder)
 app.command("join")(join_halves)
 app.command("train")(train)
@@ -28,12 +38,32 @@ def settle(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.
     """Join any pretrained encoder to any pretrained decoder."""
 
 
-def main() -> None:
-    """Run; exit 1 with one message for our errors, 2 for wrong usage."""
-    try:
-        app()
-    except ConjoinError as error:
-        if "--debug" in sys.argv:
-            raise
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(1)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run; exit 0, 1 with one message for what goes wrong, 2 for wrong usage.
+
+    `--debug`, anywhere on the line, shows tracebacks.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    with warnings.catch_warnings():
+        _talk.take_warnings()
+        try:
+            app([word for word in words if word != "--debug"])
+        except ConjoinError as error:
+            if debug:
+                raise
+            _fail(f"{type(error).__name__}: {error}")
+        except BrokenPipeError:  # `conjoin generate ... | head`: nobody listens any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            if debug:
+                raise
+            _fail(
+                f"{type(error).__name__}: {error}\n\nhint: conjoin did not expect this; --debug shows where it arose."
+            )
+
+
+def _fail(message: str) -> None:
+    typer.echo(message, err=True)
+    sys.exit(1)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,16 +28,17 @@ def inspect_folder(
     model: Annotated[str, typer.Argument(help="Folder or hub id of a pair, or of one half.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what a checkpoint holds: halves, sizes, ids, tensors that are missing or unused."""
+    """Show what a checkpoint holds: halves, sizes, ids, tokenizers, parameters by part, tensors that nothing uses."""
     folder = resolve(model)
     config = AutoConfig.from_pretrained(folder)
     report, stacks = _plan(config, folder)
-    facts = {
+    facts: dict[str, Any] = {
         "folder": str(folder),
         "model_type": config.model_type,
         **{role: _facts(stack) for role, stack in stacks.items()},
         "special_tokens": _ids(config),
-        "tokenizer": has_tokenizer(folder),
+        "tokenizers": _tokenizers(folder),
+        "parameters": {part: numbers for part, *_, numbers in report.rows()},
         "unused": [name for names in report.unused.values() for name in names],
     }
     if as_json:
@@ -47,10 +48,16 @@ def inspect_folder(
 
     console = Console(highlight=False)
     for name, value in facts.items():
-        if name != "unused":
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            console.print(f"{name:<16}{shown}", soft_wrap=True, markup=False)
+        if name not in ("unused", "parameters"):
+            console.print(f"{name:<16}{_shown(value)}", soft_wrap=True, markup=False)
+    console.print(f"{'parameters':<16}{sum(facts['parameters'].values()):,}\n")
     console.print(report)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
+    return str(value)
 
 
 def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str, spec.StackSpec]]:
@@ -77,6 +84,18 @@ def _facts(stack: spec.StackSpec) -> dict[str, Any]:
         "vocab_size": stack.vocab_size,
         "max_positions": stack.max_positions,
     }
+
+
+def _tokenizers(folder: Path) -> dict[str, Any]:
+    """What each tokenizer of a folder is; one stands for both sides where there is only one."""
+    if not has_tokenizer(folder):
+        return {}
+    from conjoin.tokenizer import AutoTokenizer, TokenizerPair
+
+    found = AutoTokenizer.from_pretrained(folder)
+    pair = isinstance(found, TokenizerPair)
+    sides = {"source": found.source, "target": found.target} if pair else {"both": found}
+    return {side: f"{type(each).__name__} of {len(each)} tokens" for side, each in sides.items()}
 
 
 def _ids(config: PretrainedConfig) -> dict[str, Any]:

@@ -138,10 +138,11 @@ def _predictions(
     model: "EncoderDecoderModel", sources: Sequence[str], settings: TextSettings, progress: Progress
 ) -> tuple[list[str], int]:
     found, cut = [""] * len(sources), 0
-    for made in generate_stream(model, enumerate(sources), settings):
-        found[made.index] = made.texts[0]
-        cut += made.cut
-        progress(1)
+    for batch in generate_stream(model, enumerate(sources), settings):
+        for made in batch:
+            found[made.index] = made.texts[0]
+            cut += made.cut
+        progress(len(batch))
     return found, cut
 
 

@@ -20,6 +20,10 @@ from conjoin.errors import DataError, FileError, listing
 class Journal:
     """Results of a run that may be cut off and taken up again.
 
+    Attributes:
+        done: Index -> fingerprint of its input.
+        earlier: How many were done when it was opened.
+
     Args:
         path: Where the results go in the end.
         run: What must be the same when the run is taken up: model, settings. Plain values by name.
@@ -40,26 +44,30 @@ class Journal:
             self._file = open(self.partial, "a+b")  # noqa: SIM115  (closed by `close`)
         except OSError as error:
             raise FileError(f"{self.partial}: cannot be written: {error.strerror}.") from None
-        _lock(self._file, self.partial)
-        if overwrite:
-            self._file.truncate(0)
-        self._take_up(json.loads(json.dumps(run)))
+        try:
+            _lock(self._file, self.partial)
+            if overwrite:
+                self._file.truncate(0)
+            self._take_up(json.loads(json.dumps(run)))
+        except BaseException:
+            self.close()
+            raise
+        self.earlier = len(self.done)
 
     def _take_up(self, run: dict[str, Any]) -> None:
         """Read what is done; drop a last line that a kill cut short."""
         self._file.seek(0)
-        end, lines = 0, 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
+        whole = (line for line in self._file if line.endswith(b"\n"))
+        first, end = next(whole, b""), 0
+        for line in whole:
             found = json.loads(line)
-            if lines == 0:
-                self._require_same(found, run)
-            else:
-                self.done[found["index"]] = found["input"]
-            end, lines = end + len(line), lines + 1
-        self._file.truncate(end)
-        if lines == 0:
+            self.done[found["index"]] = found["input"]
+            end += len(line)
+        if self.done:
+            self._require_same(json.loads(first), run)
+            self._file.truncate(len(first) + end)
+        else:
+            self._file.truncate(0)
             self._write([json.dumps(run, ensure_ascii=False)])
 
     def _require_same(self, found: dict[str, Any], run: dict[str, Any]) -> None:
@@ -80,14 +88,19 @@ class Journal:
         Raises:
             DataError: an input that has a result is not what it was then.
         """
+        hint = "give the same input to go on, or --overwrite to start anew."
+        found = 0
         for index, text in texts:
             if index not in self.done:
                 yield index, text
-            elif self.done[index] != fingerprint(text):
-                raise DataError(
-                    f"{self.partial} holds results of another input: text {index + 1} is not what it was.",
-                    hint="give the same input to go on, or --overwrite to start anew.",
-                )
+                continue
+            found += 1
+            if self.done[index] != fingerprint(text):
+                what = f"source {index + 1} is not what it was"
+                raise DataError(f"{self.partial} holds results of another input: {what}.", hint=hint)
+        if found < self.earlier:
+            what = f"there are {self.earlier - found} results more than sources"
+            raise DataError(f"{self.partial} holds results of another input: {what}.", hint=hint)
 
     def add(self, results: Iterable[tuple[int, str, Any]]) -> None:
         """Keep (index, input text, result to be written); they are on the disk when this returns."""

@@ -68,7 +68,9 @@ def compare(
 
     Args:
         method: "bootstrap" draws pairs with replacement (Koehn 2004), "randomisation" swaps the two models' outputs
-            of random pairs (Riezler & Maxwell 2005, On Some Pitfalls in Automatic Evaluation), which is the stricter.
+            of random pairs (Riezler & Maxwell 2005, On Some Pitfalls in Automatic Evaluation). The bootstrap centres
+            the drawn differences with their sign; sacrebleu centres their absolute values, as Moses did, and so finds
+            too many differences between equal models.
 
     Raises:
         ConfigError: the two have different metrics or numbers of pairs.

@@ -10,6 +10,8 @@ from conjoin.errors import ConfigError
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
 
+NEW_TOKENS = 128
+"""Longest result where neither the caller nor the model says; transformers' 20 cut most texts short."""
 WINDOW = 64
 """Batches read ahead and sorted by length: enough to have hardly any padding, few enough to start at once."""
 
@@ -60,6 +62,14 @@ class _Source:
     cut: bool
 
 
+def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `generate` that say how long a result may be, whatever the model's own settings leave open."""
+    names = ("max_new_tokens", "max_length")
+    if any(generation.get(name) or getattr(model.generation_config, name) for name in names):
+        return dict(generation)
+    return {**generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
+
+
 def generate_texts(
     model: "EncoderDecoderModel", texts: Sequence[str], settings: TextSettings | None = None
 ) -> list[str]:
@@ -73,14 +83,15 @@ def generate_texts(
         TokenizerError: the model has no tokenizer.
     """
     found: list[str] = [""] * len(texts)
-    for made in generate_stream(model, enumerate(texts), settings or TextSettings()):
-        found[made.index] = made.texts[0]
+    for batch in generate_stream(model, enumerate(texts), settings or TextSettings()):
+        for made in batch:
+            found[made.index] = made.texts[0]
     return found
 
 
 def generate_stream(
     model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
-) -> Iterator[Generated]:
+) -> Iterator[list[Generated]]:
     """Write targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
     An empty text gives an empty result. If reading fails, what was read before is generated first.
@@ -89,11 +100,12 @@ def generate_stream(
     for window in _windows(texts, settings.batch_size * WINDOW):
         written = [(index, text) for index, text in window if text.strip()]
         copies = int(settings.generation.get("num_return_sequences") or 1)
-        yield from (Generated(index, [""] * copies, False) for index, text in window if not text.strip())
+        if len(written) < len(window):
+            yield [Generated(index, [""] * copies, False) for index, text in window if not text.strip()]
         sources = tokenize_sources(model.tokenizer, written, length)
         sources.sort(key=lambda source: -len(source.ids))  # the longest first: what does not fit fails at once
         for start in range(0, len(sources), settings.batch_size):
-            yield from _generate(model, sources[start : start + settings.batch_size], settings)
+            yield _generate(model, sources[start : start + settings.batch_size], settings)
 
 
 def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
@@ -154,7 +166,7 @@ def pad_sources(model: "EncoderDecoderModel", rows: Sequence[Sequence[int]]) -> 
 def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: TextSettings) -> list[Generated]:
     import torch
 
-    wanted = dict(settings.generation)
+    wanted = with_length(model, settings.generation)
     with torch.random.fork_rng(enabled=bool(wanted.get("do_sample"))):
         if wanted.get("do_sample"):
             torch.manual_seed(settings.seed + batch[0].index)

@@ -1,0 +1,86 @@
+"""Options that several commands have, and the model that they name."""
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conjoin.errors import MissingBackend
+
+if TYPE_CHECKING:
+    from conjoin.torch.model import EncoderDecoderModel
+
+Model = Annotated[str, typer.Argument(help="Folder or hub id of a joined model.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Sources at a time; they are sorted by length.")]
+MaxSourceLength = Annotated[
+    int | None, typer.Option(min=1, help="Longer sources are cut to so many tokens; the model's limit by default.")
+]
+SourceColumn = Annotated[str, typer.Option(help="The key or column that holds the source.")]
+NumBeams = Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy. The model's own setting by default.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Longest result in tokens; the model's own setting by default, else 128.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other setting of `generate`, as in --set length_penalty=0.6."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU by default, where there is one.")]
+
+
+class Dtype(StrEnum):
+    """Of the parameters."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+DtypeOption = Annotated[Dtype | None, typer.Option(help="Of the parameters; the checkpoint's own by default.")]
+
+
+def generation_settings(given: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Settings of `generate`: named options, then NAME=VALUE, whose values are JSON or plain words.
+
+    Raises:
+        BadParameter: no "=" in one of them.
+    """
+    found = {name: value for name, value in named.items() if value is not None}
+    for word in given or []:
+        name, is_there, value = word.partition("=")
+        if not is_there or not name:
+            raise typer.BadParameter(f"{word!r} is not NAME=VALUE.", param_hint="--set")
+        found[name.strip().replace("-", "_")] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    spelled = {"True": "true", "False": "false", "None": "null"}.get(text, text)
+    try:
+        return json.loads(spelled)
+    except ValueError:
+        return text
+
+
+def load(name: str, dtype: Dtype | None, device: str | None) -> "EncoderDecoderModel":
+    """Load a model, in evaluation mode, on the device asked for.
+
+    Raises:
+        ConjoinError: it cannot be loaded.
+        BadParameter: there is no such device.
+    """
+    from conjoin import EncoderDecoderModel
+
+    try:
+        import torch
+    except ImportError:
+        raise MissingBackend("This command needs torch: pip install 'conjoin[torch]'") from None
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"{chosen!r}: {str(error).splitlines()[0]}", param_hint="--device") from None
+    return EncoderDecoderModel.from_pretrained(name, dtype=dtype.value if dtype else None, device=chosen)

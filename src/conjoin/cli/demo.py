@@ -1,0 +1,5 @@
+"""`conjoin demo`."""
+
+
+def demo() -> None:
+    """Show it."""

@@ -1,0 +1,134 @@
+"""`conjoin evaluate`: how good a model is on pairs, how sure that is, and whether it beats another."""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from conjoin.cli import _options as options
+from conjoin.cli._talk import progress, say
+from conjoin.evaluation.evaluate import Evaluation, comparison_dict, evaluate
+from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
+from conjoin.evaluation.resampling import Comparison
+from conjoin.evaluation.texts import TextSettings
+from conjoin.training.reading import Columns, Pairs, read_pairs
+
+
+class Method(StrEnum):
+    """Significance tests."""
+
+    bootstrap = "bootstrap"
+    randomisation = "randomisation"
+
+
+def evaluate_model(
+    model: options.Model,
+    data: Annotated[str, typer.Argument(help="Pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")],
+    against: Annotated[str | None, typer.Option(help="A second model, to compare with on the same pairs.")] = None,
+    metrics: Annotated[str, typer.Option(help="Of texts, with commas; loss and token_accuracy are always there.")] = (
+        ",".join(DEFAULT_METRICS)
+    ),
+    predictions: Annotated[
+        Path | None, typer.Option(help="Write source, target, prediction and loss of every pair here, as JSON lines.")
+    ] = None,
+    test: Annotated[Method, typer.Option(help="Of --against: paired bootstrap or approximate randomisation.")] = (
+        Method.bootstrap
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first pairs only.")] = None,
+    source_column: options.SourceColumn = "source",
+    target_column: Annotated[str, typer.Option(help="The key or column that holds the target.")] = "target",
+    source_prefix: Annotated[str, typer.Option(help="Text put before every source.")] = "",
+    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out pairs with an empty side.")] = False,
+    batch_size: options.BatchSize = 32,
+    max_source_length: options.MaxSourceLength = None,
+    num_beams: options.NumBeams = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    set: options.Set = None,
+    dtype: options.DtypeOption = None,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score a model on pairs it was not trained on: texts by metrics, tokens by loss, with 95 % intervals."""
+    names = metric_names(metrics)
+    named = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    settings = TextSettings(
+        batch_size=batch_size,
+        max_source_length=max_source_length,
+        generation=options.generation_settings(set, **named),
+    )
+    columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
+    pairs = read_pairs(data, columns)
+    pairs = Pairs(pairs.name, pairs.sources[:limit], pairs.targets[:limit], pairs.lines[:limit])
+    found: list[Evaluation] = []
+    for name in [model, *([against] if against else [])]:
+        found.append(_evaluate(options.load(name, dtype, device), name, pairs, names, settings))
+        _save(found[-1], predictions, second=len(found) == 2)
+    compared = found[0].compare(found[1], method=test.value) if against else []
+    if as_json:
+        typer.echo(json.dumps(_as_dict(model, data, found, against, test, compared), indent=2, ensure_ascii=False))
+    else:
+        _print_table(found, [model, *([against] if against else [])], compared)
+
+
+def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
+    with progress(name, 2 * len(pairs)) as advance:  # every pair is read once and written once
+        found = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
+    if found.cut:
+        say(f"{found.cut:,} sources were longer than {name} reads: their ends were not read.")
+    return found
+
+
+def _save(found: Evaluation, path: Path | None, *, second: bool) -> None:
+    """The second model's predictions go beside the first one's: pairs.jsonl, pairs.against.jsonl."""
+    if path is None:
+        return
+    written = path.with_suffix(f".against{path.suffix}") if second else path
+    found.save_predictions(written)
+    say(f"{written}: {len(found.predictions):,} predictions.")
+
+
+def _as_dict(
+    model: str,
+    data: str,
+    found: Sequence[Evaluation],
+    against: str | None,
+    test: Method,
+    compared: Sequence[Comparison],
+) -> dict[str, Any]:
+    told = {"model": model, "data": data, **found[0].to_dict()}
+    if against:
+        told["against"] = {"model": against, **found[1].to_dict()}
+        told["comparison"] = {"test": test.value, "metrics": comparison_dict(compared)}
+    return told
+
+
+def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Sequence[Comparison]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for name, each in zip(names, found, strict=True):
+        table = Table("metric", box=None, title=f"{name}: {len(each.references):,} pairs", title_justify="left")
+        table.add_column("score", justify="right")
+        table.add_column("95 % interval", justify="right")
+        for score in each.estimates():
+            table.add_row(score.name, _number(score.value), f"{_number(score.low)} to {_number(score.high)}")
+        console.print(table)
+    if compared:
+        table = Table("metric", box=None, title=f"second - first ({names[1]} - {names[0]})", title_justify="left")
+        for column in ("difference", "95 % interval", "p"):
+            table.add_column(column, justify="right")
+        table.add_column("better")
+        for row in compared:
+            interval = f"{row.low:+.3g} to {row.high:+.3g}"
+            table.add_row(
+                row.name, f"{row.difference:+.3g}", interval, f"{row.p_value:.3f}", row.better or "no difference"
+            )
+        console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"

@@ -1,0 +1,152 @@
+"""`conjoin generate`: sources in from anywhere, results out in their order, a run that is cut off goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import folder_fixture, run_fixture, start  # noqa: F401  (fixtures)
+from conjoin import ConjoinError, EncoderDecoderModel
+from conjoin.cli import main
+from conjoin.evaluation import TextSettings, generate_texts
+
+SOURCES = ["the cat sat", "a dog ran to the old mat", "hello"]
+
+
+def expected(folder: Path, sources: list[str], **generation: Any) -> list[str]:
+    model = EncoderDecoderModel.from_pretrained(folder)
+    return [
+        " ".join(text.split()) if "\n" in text or "\t" in text else text
+        for text in generate_texts(model, sources, TextSettings(generation=generation))
+    ]
+
+
+def test_arguments_in_text_out(run: Any, folder: Path) -> None:
+    told = run("generate", folder, *SOURCES)
+    assert told.code == 0, told.err
+    assert told.lines == expected(folder, SOURCES)
+
+
+def test_settings_reach_generate(run: Any, folder: Path) -> None:
+    told = run(
+        "generate", folder, *SOURCES, "--num-beams", "3", "--set", "max_new_tokens=4", "--set", "length_penalty=2"
+    )
+    assert told.lines == expected(folder, SOURCES, num_beams=3, max_new_tokens=4, length_penalty=2)
+
+
+def test_a_file_in_json_out_with_everything_that_came_in(run: Any, folder: Path, tmp_path: Path) -> None:
+    rows = [{"id": number, "text": text} for number, text in enumerate(SOURCES)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = run("generate", folder, "--input", tmp_path / "in.jsonl", "--source-column", "text", "--json")
+    model = EncoderDecoderModel.from_pretrained(folder)
+    wanted = generate_texts(model, SOURCES)
+    found = [json.loads(line) for line in told.lines]
+    assert found == [{**row, "prediction": text} for row, text in zip(rows, wanted, strict=True)]
+
+
+def test_several_results_a_source(run: Any, folder: Path) -> None:
+    told = run("generate", folder, "hello", "--num-beams", "2", "--num-return-sequences", "2", "--json")
+    (row,) = map(json.loads, told.lines)
+    assert len(row["predictions"]) == 2
+
+
+@pytest.mark.parametrize(("name", "count"), [("out.txt", 4), ("out.jsonl", 4)])
+def test_a_results_file_has_a_line_for_every_line(
+    run: Any, folder: Path, tmp_path: Path, name: str, count: int
+) -> None:
+    (tmp_path / "in.txt").write_text("\n".join([*SOURCES[:2], "", SOURCES[2]]) + "\n")
+    told = run("generate", folder, "-i", tmp_path / "in.txt", "-o", tmp_path / name)
+    assert (told.code, told.out) == (0, ""), told.err
+    lines = (tmp_path / name).read_text().splitlines()
+    assert len(lines) == count
+    texts = [json.loads(line)["prediction"] if name.endswith("jsonl") else line for line in lines]
+    assert texts[2] == ""
+    again = run("generate", folder, "-i", tmp_path / "in.txt", "-o", tmp_path / name)
+    assert again.code == 1
+    assert "exists already" in again.err and "--overwrite" in again.err
+    assert run("generate", folder, "-i", tmp_path / "in.txt", "-o", tmp_path / name, "--overwrite").code == 0
+
+
+def test_damaged_input_is_one_message_before_anything_is_generated(run: Any, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"source": "a"}\n{"source": 3}\nx\n')
+    told = run("generate", folder, "-i", path, "-o", tmp_path / "out.jsonl")
+    assert told.code == 1
+    assert told.err.startswith(f"DataError: {path} cannot be used:\n  line 2: no text under 'source'")
+    assert "line 3: not JSON" in told.err
+    assert "Traceback" not in told.err
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{model}"], "give sources as arguments"),
+        (["{model}", "a", "--input", "b"], "not both"),
+        (["{model}", "a", "--set", "num_beams"], "not NAME=VALUE"),
+        (["{model}", "a", "--device", "gpu"], "--device"),
+    ],
+)
+def test_wrong_usage_is_2(run: Any, folder: Path, words: list[str], message: str) -> None:
+    told = run("generate", *(word.format(model=folder) for word in words))
+    assert told.code == 2
+    assert message in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no/such/folder", "a"], "FileError"),
+        (["{model}", "a", "--set", "num_beems=3"], "num_beems"),
+        (["{model}", "-i", "no.txt"], "no.txt: no such file"),
+    ],
+)
+def test_our_errors_are_1_and_a_traceback_comes_only_when_asked_for(
+    run: Any, folder: Path, words: list[str], message: str
+) -> None:
+    given = [word.format(model=folder) for word in words]
+    told = run("generate", *given)
+    assert told.code == 1
+    assert message in told.err
+    assert "Traceback" not in told.err
+    with pytest.raises(ConjoinError) as error:
+        main(["generate", *given, "--debug"])
+    assert message in f"{type(error.value).__name__} {error.value}"
+
+
+def test_stdin_in_stdout_out(folder: Path) -> None:
+    process = start("generate", folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, err = process.communicate("\n".join(SOURCES).encode())
+    assert process.returncode == 0, err
+    assert out.decode().splitlines() == expected(folder, SOURCES)
+    assert err == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills")
+def test_a_bulk_run_that_was_killed_repeats_and_loses_no_line(folder: Path, tmp_path: Path) -> None:
+    sources = [f"the dog number {number} ran" for number in range(300)]
+    (tmp_path / "in.txt").write_text("".join(f"{text}\n" for text in sources))
+    words = ("generate", folder, "-i", tmp_path / "in.txt", "-o", tmp_path / "out.jsonl", "--batch-size", "2")
+    partial = tmp_path / "out.jsonl.partial"
+    process = start(*words)
+    deadline = time.monotonic() + 120
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 20:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = partial.read_bytes().count(b"\n")
+    assert kept < 300, "the run was over before it was killed"
+    last = start(*words)
+    assert f"{kept - 1:,} results are there already".encode() in last.communicate()[1]
+    assert last.returncode == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == sources
+    assert [row["prediction"] for row in rows] == generate_texts(EncoderDecoderModel.from_pretrained(folder), sources)
+    assert not partial.exists()

@@ -1,0 +1,191 @@
+"""Evaluation and bulk generation say what the model itself says, whatever the batches."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conjoin import ConfigError, EncoderDecoderModel
+from conjoin.errors import DataError
+from conjoin.evaluation import TextSettings, evaluate, generate_stream, generate_texts
+from conjoin.evaluation.attention import record
+from conjoin.evaluation.sources import SourceFile
+from pairs import stir, with_tokenizer
+
+SOURCES = ["the cat sat on the mat", "a dog", "hello world , again and again and again", "it ran"]
+TARGETS = ["a cat sat", "the dog ran off", "hello", "they ran away together"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> EncoderDecoderModel:
+    """A BERT joined to a GPT-2, with their tokenizers and every parameter random."""
+    folder = tmp_path_factory.mktemp("halves")
+    halves = with_tokenizer(folder / "bert", "bert"), with_tokenizer(folder / "gpt2", "gpt2")
+    joined = stir(EncoderDecoderModel.from_encoder_decoder_pretrained(*halves))
+    joined.generation_config.max_new_tokens = 9
+    return joined
+
+
+def one_by_one(model: EncoderDecoderModel, text: str, **settings: Any) -> str:
+    ids = torch.tensor(model.tokenizer([text])["input_ids"])
+    return model.tokenizer.batch_decode(model.generate(ids, **settings), skip_special_tokens=True)[0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_texts_come_back_in_their_order_whatever_the_batch(model: EncoderDecoderModel, batch_size: int) -> None:
+    made = generate_texts(model, SOURCES, TextSettings(batch_size=batch_size))
+    assert made == [one_by_one(model, text) for text in SOURCES]
+
+
+def test_beams_and_several_results_are_kept_apart(model: EncoderDecoderModel) -> None:
+    settings = TextSettings(generation={"num_beams": 3, "num_return_sequences": 2})
+    (batch,) = generate_stream(model, enumerate(SOURCES), settings)
+    assert sorted(made.index for made in batch) == [0, 1, 2, 3]
+    assert all(len(made.texts) == 2 for made in batch)
+    assert next(m.texts[0] for m in batch if m.index == 1) == one_by_one(model, SOURCES[1], num_beams=3)
+
+
+def test_sampling_repeats_itself_and_leaves_the_random_state(model: EncoderDecoderModel) -> None:
+    settings = TextSettings(generation={"do_sample": True}, seed=5)
+    before = torch.get_rng_state()
+    first = generate_texts(model, SOURCES, settings)
+    assert torch.equal(before, torch.get_rng_state())
+    assert generate_texts(model, SOURCES, settings) == first
+    assert generate_texts(model, SOURCES, TextSettings(generation={"do_sample": True}, seed=6)) != first
+
+
+def test_an_empty_text_gives_an_empty_result(model: EncoderDecoderModel) -> None:
+    assert generate_texts(model, ["", SOURCES[0], "  "]) == ["", one_by_one(model, SOURCES[0]), ""]
+
+
+def test_a_long_source_is_cut_and_said_to_be(model: EncoderDecoderModel) -> None:
+    long = "cat " * 500
+    made = [m for batch in generate_stream(model, enumerate([long, "a dog"]), TextSettings()) for m in batch]
+    assert [m.cut for m in sorted(made, key=lambda m: m.index)] == [True, False]
+
+
+def test_what_was_read_before_an_error_is_generated_first(model: EncoderDecoderModel) -> None:
+    def reader() -> Iterator[tuple[int, str]]:
+        yield from enumerate(SOURCES[:3])
+        raise DataError("line 4: not JSON")
+
+    done: list[int] = []
+    with pytest.raises(DataError, match="line 4"):
+        for batch in generate_stream(model, reader(), TextSettings()):
+            done += [made.index for made in batch]
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_settings_below_one_are_refused() -> None:
+    with pytest.raises(ConfigError, match="batch_size = 0"):
+        TextSettings(batch_size=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_loss_and_accuracy_are_the_models_own(model: EncoderDecoderModel, batch_size: int) -> None:
+    found = evaluate(model, SOURCES, TARGETS, metrics="bleu", settings=TextSettings(batch_size=batch_size))
+    batch = model.tokenizer(SOURCES, text_target=TARGETS, padding=True, return_tensors="pt")
+    kept = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    with torch.no_grad():
+        output = model(**kept)
+    counted = kept["labels"] != -100
+    correct = (output.logits.argmax(-1) == kept["labels"])[counted].double().mean()
+    assert found["loss"] == pytest.approx(output.loss.item(), rel=1e-5)
+    assert found["token_accuracy"] == pytest.approx(100 * correct.item())
+    assert found.predictions == generate_texts(model, SOURCES)
+    assert found.losses.shape == (4,)
+
+
+def test_a_model_in_training_stays_in_training(model: EncoderDecoderModel) -> None:
+    model.train()
+    try:
+        evaluate(model, SOURCES, TARGETS, metrics="exact_match")
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_predictions_go_to_a_file_and_scores_to_plain_values(model: EncoderDecoderModel, tmp_path: Path) -> None:
+    found = evaluate(model, SOURCES, TARGETS, metrics="chrf")
+    found.save_predictions(tmp_path / "p.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == list(found.predictions)
+    assert [row["loss"] for row in rows] == pytest.approx(found.losses.tolist(), abs=1e-6)
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["pairs"] == 4
+    low, value, high = (told["scores"]["loss"][key] for key in ("low", "value", "high"))
+    assert low <= value <= high
+    assert "version" in told["scores"]["chrf"]["signature"]
+
+
+def test_two_models_are_compared_on_the_same_pairs(model: EncoderDecoderModel) -> None:
+    found = evaluate(model, SOURCES, TARGETS, metrics="chrf")
+    assert [row.name for row in found.compare(found)] == ["chrf", "loss", "token_accuracy"]
+    other = evaluate(model, SOURCES[:3], TARGETS[:3], metrics="chrf")
+    with pytest.raises(ConfigError, match="different pairs"):
+        found.compare(other)
+
+
+def test_losses_over_other_tokens_are_not_compared(model: EncoderDecoderModel) -> None:
+    one, other = (evaluate(model, SOURCES, TARGETS, metrics="chrf") for _ in range(2))
+    next(m for m in other.measures if m.name == "loss").rows[0, 1] += 1
+    assert [row.name for row in one.compare(other)] == ["chrf", "token_accuracy"]
+
+
+def test_attention_is_recorded_row_by_row(model: EncoderDecoderModel, tmp_path: Path) -> None:
+    record(model, zip(SOURCES[:2], TARGETS[:2], strict=True), tmp_path / "attention.json")
+    first, second = json.loads((tmp_path / "attention.json").read_text())
+    assert len(first["layers"]) == model.decoder.spec.num_layers
+    weights = np.array(first["layers"])
+    assert weights.shape[1:] == (len(first["target"]), len(first["source"]))
+    assert weights.sum(-1) == pytest.approx(np.ones(weights.shape[:2]), abs=0.01)
+    assert first["source"][0] == "[CLS]"
+    assert second["layers"]
+
+
+BAD = {
+    "not JSON": ('{"source": "a"}\n{"source"', "line 2: not JSON at column 10"),
+    "no text": ('{"text": "a"}', "line 1: no text under 'source'; the object has 'text'"),
+    "no object": ("[1]", "line 1: a list, expected an object"),
+    "not UTF-8": (b'{"source": "a"}\n"\xff"', "line 2: not UTF-8 at byte 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_damaged_line_is_told_with_file_and_line(case: str, tmp_path: Path) -> None:
+    text, message = BAD[case]
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    file = SourceFile.of(str(path), None, "source")
+    with pytest.raises(DataError) as checked:
+        file.check()
+    with pytest.raises(DataError) as read:
+        list(file.rows())
+    assert message in str(checked.value) and str(path) in str(checked.value)
+    assert message in str(read.value) and str(path) in str(read.value)
+
+
+def test_sources_are_read_from_text_and_json_zipped_or_not(tmp_path: Path) -> None:
+    import gzip
+
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\n\ntwo")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write('{"id": 7, "source": "one"}\n\n"two"\n')
+    plain = SourceFile.of(str(tmp_path / "a.txt"), None, "source")
+    zipped = SourceFile.of(str(tmp_path / "b.jsonl.gz"), None, "source")
+    assert [text for text, _ in plain.rows()] == ["one", "", "two"]
+    assert list(zipped.rows()) == [("one", {"id": 7, "source": "one"}), ("two", {"source": "two"})]
+    assert (plain.check(), zipped.check()) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("no.txt", "no such file"), ("t.csv", "not from .csv"), ("", "a folder")]
+)
+def test_files_that_are_no_sources_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("source\na\n")
+    with pytest.raises(DataError, match=message):
+        SourceFile.of(str(tmp_path / name), None, "source")
