@@ -82,3 +82,15 @@ def green_share(ids: Tensor, vocab_size: int, **settings: Any) -> Tensor:
     wanted = transformers.WatermarkingConfig(**settings)
     detector = watermarking.WatermarkDetector(shape, device="cpu", watermarking_config=wanted)
     return detector(ids, return_dict=True).green_fraction
+
+
+def generate(model: Any, input_ids: Tensor | None, **settings: Any) -> Any:
+    """transformers' own generate, its warnings silenced."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.generate(input_ids, **settings)
+
+
+def transition_scores(model: Any, *arguments: Any, **keywords: Any) -> Tensor:
+    """transformers' compute_transition_scores."""
+    return model.compute_transition_scores(*arguments, **keywords)

@@ -296,7 +296,6 @@ class TestARequest:
             stop_strings="end",
             max_time=2,
             truncation=True,
-            use_cache=False,
             return_dict_in_generate=True,
             output_scores=True,
         )
@@ -304,9 +303,4 @@ class TestARequest:
         assert request.rules.exponential_decay == (3, 1.5) and request.rules.sequence_bias == (((3, 4), 1.0),)
         assert request.rules.watermark == WatermarkingConfig(bias=1.0)
         assert request.outputs == Outputs(as_dict=True, scores=True)
-        assert (request.stop_strings, request.max_time_s, request.truncation, request.use_cache) == (
-            ("end",),
-            2,
-            True,
-            False,
-        )
+        assert (request.stop_strings, request.max_time_s, request.truncation) == (("end",), 2, True)

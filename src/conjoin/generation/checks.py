@@ -17,6 +17,7 @@ _UNSUPPORTED: dict[str, str] = {
     "dola_layers": "DoLa decoding is not supported; leave it out",
     "use_mtp": "multi-token prediction heads are not supported; leave it out",
     "assistant_early_exit": "early exit is not supported; pass assistant_model= or copy_speculation=True",
+    "assistant_ensemble_weight": "results follow the model's own distribution; leave it out",
     "speculation_type": "only assistant_model= and copy_speculation=True draft tokens",
 }
 _OFF = {"guidance_scale": (1, 1.0), "token_healing": (False,), "use_mtp": (False,)}

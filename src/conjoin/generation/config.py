@@ -207,16 +207,26 @@ class GenerationConfig:
             plain["sequence_bias"] = [[list(ids), value] for ids, value in bias.items()]  # JSON has no tuple keys
         return json.dumps(plain, indent=2, sort_keys=True, default=_to_json) + "\n"
 
-    def update(self, **values: Any) -> dict[str, Any]:
+    def update(self, *, defaults_only: bool = False, **values: Any) -> dict[str, Any]:
         """Set the values whose name is a field or an extra key of this config.
+
+        Args:
+            defaults_only: Only those that nobody set yet.
 
         Returns:
             The values that were not used.
         """
         known = {name: value for name, value in values.items() if name in vars(self)}
+        if defaults_only:
+            known = {name: value for name, value in known.items() if getattr(self, name) is None}
         for name, value in known.items():
             setattr(self, name, value)
         return {name: value for name, value in values.items() if name not in known}
+
+    @staticmethod
+    def _get_default_generation_params() -> dict[str, Any]:
+        """What holds where nobody set a value; transformers' Seq2SeqTrainer asks for it by this name."""
+        return {"max_length": 20, **DEFAULTS}
 
     def copy(self, **changes: Any) -> Self:
         """A new config with some values changed."""

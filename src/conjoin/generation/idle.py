@@ -9,14 +9,7 @@ from conjoin.generation.pick import wants_copying
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _BEAMS = ("early_stopping", "length_penalty")
-_ASSISTANT = (
-    "num_assistant_tokens",
-    "num_assistant_tokens_schedule",
-    "assistant_confidence_threshold",
-    "assistant_lookbehind",
-    "target_lookbehind",
-    "assistant_ensemble_weight",
-)
+_ASSISTANT = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _WITHOUT_EFFECT = {
     "cache_implementation": "conjoin has one cache, grown in place",
@@ -27,6 +20,9 @@ _WITHOUT_EFFECT = {
     "continuous_batching_config": "the server batches by itself; generate() does not",
     "prefill_chunk_size": "a source is read at once",
     "low_memory": "beams share the source's keys and values anyway",
+    "use_cache": "keys and values are always kept",
+    "assistant_lookbehind": "assistant and model share their vocabulary",
+    "target_lookbehind": "assistant and model share their vocabulary",
     "is_assistant": "a model assists by being passed as assistant_model=",
 }
 

@@ -17,7 +17,7 @@ class Lengths:
 
     Args:
         prompt: Decoder tokens that the row starts with, the start token included.
-        longest: The row ends at this length.
+        longest: The row ends at this length; that of the prompt if nothing is to be generated.
         shortest: No eos before this length (`min_length`); 0 for no such bound.
         min_new_tokens: No eos among this many tokens behind the prompt.
     """
@@ -36,13 +36,15 @@ class Lengths:
 def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths:
     """Fill in lengths: max_new_tokens wins over max_length, and the position table over both.
 
+    max_new_tokens = 0 asks for the prompt itself, unlike in transformers, where it is an error.
+
     Raises:
         GenerationError: nothing can be generated, or the least exceeds the most.
     """
     longest = _within_table(_longest(asked, call.prompt_length), model, call)
     least_new = asked.get("min_new_tokens") or 0
     shortest = least_new + call.prompt_length if least_new else asked.get("min_length")
-    if longest <= call.prompt_length:
+    if longest <= call.prompt_length and asked.get("max_new_tokens") != 0:
         raise GenerationError(
             f"max_length = {longest} leaves nothing to generate behind {call.prompt_length} decoder tokens: "
             "max_length counts them too.",

@@ -119,17 +119,12 @@ class Assisted:
     Args:
         base: What the result is equal to (greedy) or distributed as (sampling).
         confidence_threshold: The assistant stops drafting below this probability; 0 never.
-        assistant_lookbehind, target_lookbehind: Tokens re-encoded where the two tokenizers differ.
-        ensemble_weight: Verify against a mix of both models; None keeps the model's own distribution.
     """
 
     base: Greedy | Sampling
     num_assistant_tokens: int = 20
     schedule: Schedule = "constant"
     confidence_threshold: float = 0.4
-    assistant_lookbehind: int = 10
-    target_lookbehind: int = 10
-    ensemble_weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

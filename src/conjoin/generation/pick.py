@@ -88,7 +88,4 @@ def _assisted(asked: Asked, base: Greedy | Sampling) -> Assisted:
         num_assistant_tokens=asked.get("num_assistant_tokens"),
         schedule=asked.get("num_assistant_tokens_schedule"),
         confidence_threshold=asked.get("assistant_confidence_threshold"),
-        assistant_lookbehind=asked.get("assistant_lookbehind"),
-        target_lookbehind=asked.get("target_lookbehind"),
-        ensemble_weight=asked.get("assistant_ensemble_weight"),
     )

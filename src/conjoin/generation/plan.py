@@ -292,7 +292,7 @@ def _ends(request: Request) -> list[ProcessorSpec]:
     elif lengths.shortest and eos:
         plan.append(MinLength(lengths.shortest, eos))
     if rules.prefix_allowed:
-        plan.append(PrefixAllowed(request.num_beams))
+        plan.append(PrefixAllowed(request.rows_per_source if request.num_beams > 1 else 1))
     if rules.forced_bos is not None:
         plan.append(ForcedBOS(rules.forced_bos))
     if rules.forced_eos:

@@ -129,7 +129,6 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(
         (
             "max_length",
-            "max_new_tokens",
             "num_beams",
             "num_beam_groups",
             "num_return_sequences",
@@ -142,7 +141,15 @@ RANGES: dict[str, Range] = {
         _whole(1),
     ),
     **dict.fromkeys(
-        ("min_length", "min_new_tokens", "top_k", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), _whole(0)
+        (
+            "max_new_tokens",
+            "min_length",
+            "min_new_tokens",
+            "top_k",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+        ),
+        _whole(0),
     ),
     **dict.fromkeys(("temperature", "repetition_penalty", "encoder_repetition_penalty", "max_time"), _POSITIVE),
     **dict.fromkeys(("top_p", "typical_p", "top_h"), _between(0, 1, open_low=True)),

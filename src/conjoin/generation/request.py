@@ -9,7 +9,7 @@ from conjoin.generation.checks import check
 from conjoin.generation.config import GenerationConfig, WatermarkingConfig
 from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.lengths import Lengths, resolve_lengths
-from conjoin.generation.modes import Beams, Mode, Sampling
+from conjoin.generation.modes import Beams, DiverseBeams, Mode, Sampling
 from conjoin.generation.pick import pick_mode
 from conjoin.generation.ranges import bias_pairs
 
@@ -60,7 +60,6 @@ class Request:
     Args:
         max_time_s: Stop after this many seconds, None never.
         stop_strings: Stop a row once its text holds one of these; () for none.
-        use_cache: False recomputes every position at every step.
         truncation: Cut sources that exceed the encoder's positions.
     """
 
@@ -71,7 +70,6 @@ class Request:
     outputs: Outputs
     max_time_s: float | None = None
     stop_strings: tuple[str, ...] = ()
-    use_cache: bool = True
     truncation: bool = False
 
     @property
@@ -86,8 +84,9 @@ class Request:
 
     @property
     def rows_per_source(self) -> int:
-        """Rows that the decoding loop runs for each source."""
-        return self.num_beams if isinstance(self.mode, Beams) else self.num_return_sequences
+        """Rows of each source that processors see at once; diverse beams come group by group."""
+        groups = self.mode.num_beam_groups if isinstance(self.mode, DiverseBeams) else 1
+        return self.num_beams // groups if isinstance(self.mode, Beams) else self.num_return_sequences
 
 
 def resolve(
@@ -128,7 +127,6 @@ def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
         outputs=outputs,
         max_time_s=asked.get("max_time"),
         stop_strings=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-        use_cache=asked.get("use_cache"),
         truncation=asked.get("truncation"),
     )
 

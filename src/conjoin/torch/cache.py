@@ -72,13 +72,21 @@ class KVCache:
         self._change_rows(lambda rows: rows.repeat_interleave(copies, 0))
 
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
-        """Let row r continue what row parents[r] held; rows that keep their place are not touched."""
-        moved = (parents != torch.arange(len(parents), device=parents.device)).nonzero().squeeze(1)
-        if len(moved) == 0:
-            return
-        sources = parents[moved]
-        for tensor in (*self.keys, *self.values):
-            tensor[moved, :, : self.length] = self._gathered(tensor, sources)
+        """Let row r continue what row parents[r] held.
+
+        On a CPU, rows that keep their place are not touched. A GPU moves all: to learn which it may leave, the program
+        would have to wait for it.
+        """
+        if parents.device.type == "cpu":
+            moved = (parents != torch.arange(len(parents))).nonzero().squeeze(1)
+            if len(moved) == 0:
+                return
+            sources = parents[moved]
+            for tensor in (*self.keys, *self.values):
+                tensor[moved, :, : self.length] = self._gathered(tensor, sources)
+        else:
+            for tensor in (*self.keys, *self.values):
+                tensor[:, :, : self.length] = self._gathered(tensor, parents)
         self._change_rows(lambda rows: rows.index_select(0, parents))
 
     def _gathered(self, tensor: Tensor, rows: Tensor) -> Tensor:

@@ -173,11 +173,13 @@ class HammingDiversityLogitsProcessor(RowwiseProcessor):
         """Edit the scores of one group, R = sources * group size.
 
         Args:
-            current_tokens: Of all beams of all sources; those of earlier groups are this step's choices.
+            current_tokens: Of all beams of all sources; those of earlier groups are this step's choices, below 0
+                where a beam chose nothing, since its group is done.
         """
         earlier = current_tokens.view(-1, self.num_beams)[:, : beam_group_idx * self.group_size]
         taken = earlier.repeat_interleave(self.group_size, 0)
-        return scores.scatter_add(1, taken, torch.full_like(taken, -self.penalty, dtype=scores.dtype))
+        penalties = torch.where(taken < 0, 0.0, -self.penalty).to(scores.dtype)
+        return scores.scatter_add(1, taken.clamp(min=0), penalties)
 
 
 class _BiasTables:

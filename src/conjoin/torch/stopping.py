@@ -100,6 +100,9 @@ class StopStringCriteria(StoppingCriteria):
         return any(string in tail[-(len(last) + len(string) - 1) :] for string in self._wanted)
 
 
+_ROWWISE = (MaxLengthCriteria, MaxTimeCriteria, EosTokenCriteria, StopStringCriteria)
+
+
 class StoppingCriteriaList(list[Any]):
     """A row ends when any of these says so (transformers' class of the same name)."""
 
@@ -113,6 +116,11 @@ class StoppingCriteriaList(list[Any]):
         for criterion in self:
             ended = ended | _per_row(criterion, criterion(input_ids, scores, **extra), input_ids)
         return ended
+
+    @property
+    def rows_may_leave(self) -> bool:
+        """Whether none of these can have noted which row is which: the caller's own may have."""
+        return all(isinstance(each, _ROWWISE) for each in self)
 
     @property
     def max_length(self) -> int | None:

@@ -117,23 +117,24 @@ class Beams:
         """The best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
         Args:
-            scores: Log-probabilities of the next word, one row per beam; or one row per source at the first step,
-                when all beams are equal and only beam 0 can win.
+            scores: Log-probabilities of the next word, one row per beam; or, where all beams of a source are equal and
+                nothing is drawn, as at the first step, one row per source.
             log_total: If `scores` are raw: what to subtract from each row to make them log-probabilities.
         """
-        count, words = self.rules.candidates, scores.shape[1]
-        batch = self.scores.shape[0]
-        beams = scores.shape[0] // batch
+        batch, width = self.scores.shape
+        rows, words = scores.shape[0] // batch, scores.shape[1]
+        count = min(self.rules.candidates, width * words)
         if self.rules.sample:
-            total = (scores.view(batch, beams, -1) + self.scores[:, :beams, None]).flatten(1)
+            total = (scores.view(batch, rows, -1) + self.scores[:, :, None]).flatten(1)
             picked = torch.multinomial(total.softmax(-1), count)
             return total.gather(1, picked), picked // words, picked % words
         few = min(count, words)
         best, tokens = top_k(scores, few)
         best = best if log_total is None else best - log_total[:, None]
-        best = (best.view(batch, beams, few) + self.scores[:, :beams, None]).flatten(1)
+        best = (best.view(batch, rows, few) + self.scores[:, :, None]).flatten(1)
+        tokens = tokens.view(batch, rows, few).expand(batch, width, few).flatten(1)
         values, picked = best.topk(count)
-        return values, picked // few, tokens.view(batch, -1).gather(1, picked)
+        return values, picked // few, tokens.gather(1, picked)
 
     def advance(
         self,

@@ -1,7 +1,7 @@
 """Beam search whose results contain given phrases (Post & Vilar 2018, arXiv:1804.06609)."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from conjoin.errors import ConjoinWarning
 from conjoin.generation import AnyOf, Constraint, Phrase
-from conjoin.torch.decoding.beam_search import Results
-from conjoin.torch.decoding.beams import NEVER, BeamRules, Beams
+from conjoin.torch.decoding.beams import NEVER, BeamRules, Beams, Step
 from conjoin.torch.decoding.loop import Control, Decoded
-from conjoin.torch.decoding.reader import Reader
+from conjoin.torch.decoding.reader import Reader, block_rows
+from conjoin.torch.decoding.results import Live
+from conjoin.torch.decoding.select import top_k
 
 UNMET = -1.0e8
 """Added to the score of a hypothesis that reached the length without every phrase."""
@@ -90,6 +91,10 @@ class _Candidate:
     progress: Progress
     ends: bool
 
+    @property
+    def complete(self) -> bool:
+        return self.progress.complete
+
 
 def constrained_beam_search(
     reader: Reader,
@@ -99,95 +104,151 @@ def constrained_beam_search(
     constraints: tuple[Constraint, ...],
     *,
     returned: int = 1,
+    mask: Tensor | None = None,
 ) -> Decoded:
-    """The best hypotheses that contain every phrase.
+    """The best hypotheses that contain every phrase; what the prompt contains does not count.
 
     Candidates are the best words and the words that bring a phrase forward. Beams are shared out over banks, by how
     many words of phrases are in place, so that hypotheses that must still write their phrases are not crowded out.
-    An end id counts only when all phrases are in place.
+    An end (an end id, or what a stopping criterion says) counts only when all phrases are in place.
+
+    Args:
+        returned: Hypotheses per source.
+        mask: [B, P], for prompts that are padded on the left.
     """
-    batch = len(prompt)
-    beams = Beams.start(prompt, rules)
-    results = Results(batch, returned, rules, prompt.device, trace=False)
-    states = [[Progress.start(constraints)] * rules.num_beams for _ in range(batch)]
-    done = torch.zeros(batch, dtype=torch.bool, device=prompt.device)
-    reader.expand(rules.num_beams)
-    scores = reader.scores(prompt.repeat_interleave(rules.num_beams, 0))
-    while True:
-        logits = scores.float()
-        edited = control.processed(beams.rows, logits.log_softmax(-1))
-        control.trace.note(logits, edited)
-        rows = [_decide(beams, edited, source, states[source]) for source in range(batch)]
-        values, parents, tokens, rank = (
-            torch.stack(column).to(prompt.device) for column in zip(*(r[0] for r in rows), strict=True)
-        )
-        states = [row[1] for row in rows]
-        stops = control.stopped(beams.candidate_rows(parents, tokens))
-        step = beams.advance(values, parents, tokens, None if stops is None else stops.view_as(tokens), rank=rank)
-        done |= step.done
-        if bool(done.all()) or beams.length >= rules.max_length:
-            break
-        reader.reorder(step.parents)
-        scores = reader.scores(step.tokens[:, None])
-    every = torch.arange(batch, device=prompt.device)
-    results.take(every, beams, every)
-    if bool((results.scores < UNMET / rules.max_length ** max(rules.length_penalty, 1.0)).any()):
+    search = _Search(reader, prompt, rules, control, constraints, returned)
+    tokens = search.step(search.first_scores(prompt, mask))
+    while tokens is not None:
+        tokens = search.step(reader.scores(tokens[:, None]))
+    found = search.live.finish(search.beams)
+    assert found.scores is not None
+    if bool((found.scores < UNMET / rules.max_length ** max(rules.length_penalty, 1.0)).any()):
         warnings.warn(
-            "Some results do not contain every phrase of force_words_ids: max_length was reached first.",
+            "Some results do not contain every phrase of force_words_ids: their end was reached first. "
+            "Raise max_new_tokens or num_beams.",
             ConjoinWarning,
             stacklevel=3,
         )
-    return results.decoded()
-
-
-def _decide(
-    beams: Beams, log_probs: Float[Tensor, "R V"], source: int, states: list[Progress]
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], list[Progress]]:
-    """One source's candidates, ended ones first, and which of them go on."""
-    rules = beams.rules
-    count = rules.num_beams
-    mine = log_probs[source * count : (source + 1) * count] + beams.scores[source][:, None]
-    found = _candidates(mine, states, rules)
-    last = beams.length + 1 >= rules.max_length
-    running = _share_out([c for c in found if not c.ends], count)
-    ended = sorted((c for c in found if c.ends), key=lambda c: -c.value)[:count]
-    if last:
-        everyone = sorted((*ended, *running), key=lambda c: (-c.progress.complete, -c.value))[:count]
-        ended = [
-            c if c.progress.complete else _Candidate(c.value + UNMET, c.parent, c.token, c.progress, True)
-            for c in everyone
-        ]
-    filler = _Candidate(NEVER, 0, rules.pad, states[0], False)
-    running += [filler] * (count - len(running))
-    ended += [filler] * (count - len(ended))
-    chosen = ended + running
-    values = torch.tensor([c.value for c in chosen])
-    parents = torch.tensor([c.parent for c in chosen])
-    tokens = torch.tensor([c.token for c in chosen])
-    return (values, parents, tokens, torch.arange(count, 2 * count)), [c.progress for c in running]
-
-
-def _candidates(scores: Float[Tensor, "N V"], states: list[Progress], rules: BeamRules) -> list[_Candidate]:
-    """The best continuations of all beams, and those that bring a phrase forward."""
-    words = scores.shape[1]
-    best = scores.flatten().topk(min(rules.candidates, scores.numel())).indices.tolist()
-    pairs = {(index // words, index % words) for index in best}
-    pairs |= {(beam, word) for beam, state in enumerate(states) for word in state.next_words()}
-    found: list[_Candidate] = []
-    for beam, word in sorted(pairs):
-        progress = states[beam].after(word)
-        ends = word in rules.eos
-        if not ends or progress.complete:
-            found.append(_Candidate(float(scores[beam, word]), beam, word, progress, ends))
     return found
+
+
+class _Search:
+    """A constrained beam search under way over the sources that are still alive."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompt: Int[Tensor, "B P"],
+        rules: BeamRules,
+        control: Control,
+        constraints: tuple[Constraint, ...],
+        returned: int,
+    ) -> None:
+        self.reader, self.rules, self.control = reader, rules, control
+        self.beams = Beams.start(prompt, rules, trace=control.trace.origins)
+        self.states = [[Progress.start(constraints)] * rules.num_beams for _ in range(len(prompt))]
+        self.live = Live(reader, prompt, rules, control, returned)
+
+    def first_scores(self, prompt: Int[Tensor, "B P"], mask: Tensor | None) -> Float[Tensor, "R V"]:
+        """Read the prompt."""
+        return self.reader.first_scores(prompt, mask, self.rules.num_beams, together=self.control.rows_may_leave)
+
+    def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R2"] | None:
+        """Choose what goes on, move the cache accordingly, let finished sources go.
+
+        Returns:
+            The words to read next; None where the search is over.
+        """
+        logits = scores.float()
+        edited = self.control.processed(self.beams.rows, logits.log_softmax(-1))
+        self.control.trace.note(logits, edited)
+        step = self._advance(self._candidates(edited))
+        self.live.emitted.put(self.beams)
+        if self.live.is_over(self.beams.length, step.done):
+            return None
+        self.reader.reorder(step.parents)
+        if not self.live.shrinks(self.beams.length, step.done):
+            return step.tokens
+        order = self.live.let_go(self.beams, step.done)
+        rows = block_rows(order, self.rules.num_beams, scores.device)
+        self.beams.keep(order)
+        self.states = [self.states[source] for source in order]
+        self.control.select(rows)
+        return step.tokens[rows]
+
+    def _candidates(self, log_probs: Float[Tensor, "R V"]) -> list[list[_Candidate]]:
+        """Per source: the best continuations of all beams, and those that bring a phrase forward."""
+        beams, words = self.rules.num_beams, log_probs.shape[1]
+        totals = (log_probs + self.beams.scores.reshape(-1, 1)).view(-1, beams * words)
+        best = top_k(totals, min(self.rules.candidates, beams * words))[1].tolist()
+        wanted = [
+            sorted({*few, *(beam * words + word for beam, state in enumerate(states) for word in state.next_words())})
+            for few, states in zip(best, self.states, strict=True)
+        ]
+        rows = [row for row, indices in enumerate(wanted) for _ in indices]
+        values = iter(totals[rows, [index for indices in wanted for index in indices]].tolist())
+        return [
+            [self._candidate(source, index // words, index % words, next(values)) for index in indices]
+            for source, indices in enumerate(wanted)
+        ]
+
+    def _candidate(self, source: int, beam: int, word: int, value: float) -> _Candidate:
+        progress = self.states[source][beam].after(word)
+        return _Candidate(value, beam, word, progress, word in self.rules.eos)
+
+    def _advance(self, found: list[list[_Candidate]]) -> Step:
+        """Choose among each source's candidates, and take the choice."""
+        count, device = self.rules.num_beams, self.beams.scores.device
+        last = self.beams.length + 1 >= self.rules.max_length
+        filler = _Candidate(float("-inf"), 0, self.rules.pad, self.states[0][0], False)
+        rows: list[list[_Candidate]] = []
+        for candidates in self._stopped(found):
+            ended, running = _choose([c for c in candidates if c.value > NEVER / 2], count, last)
+            rows.append([*_filled(ended, filler, count), *_filled(running, filler, count)])
+        self.states = [[c.progress for c in row[count:]] for row in rows]
+        values = torch.tensor([[c.value for c in row] for row in rows], device=device)
+        parents = torch.tensor([[c.parent for c in row] for row in rows], device=device)
+        tokens = torch.tensor([[c.token for c in row] for row in rows], device=device)
+        places = torch.arange(2 * count, device=device).expand_as(tokens)
+        return self.beams.advance(values, parents, tokens, places < count, rank=places[:, count:])
+
+    def _stopped(self, found: list[list[_Candidate]]) -> list[list[_Candidate]]:
+        """Candidates, those that a stopping criterion ends marked as ending."""
+        if self.control.stops is None:
+            return found
+        device = self.beams.scores.device
+        places = [(row, c.parent, c.token) for row, candidates in enumerate(found) for c in candidates]
+        rows, parents, tokens = torch.tensor(places, device=device).unbind(1)
+        ids = torch.cat((self.beams.running[rows, parents, : self.beams.length], tokens[:, None]), 1)
+        told = self.control.stopped(ids)
+        assert told is not None
+        answers = iter(told.tolist())
+        return [[replace(c, ends=next(answers) or c.ends) for c in candidates] for candidates in found]
+
+
+def _filled(chosen: list[_Candidate], filler: _Candidate, count: int) -> list[_Candidate]:
+    return chosen + [filler] * (count - len(chosen))
+
+
+def _choose(candidates: list[_Candidate], count: int, last: bool) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Those that end here, best first, and those that go on.
+
+    One that ends before its phrases are in place is dropped; at the last length, or where nothing else is left, the
+    best of these end too, far behind all that are complete.
+    """
+    ended = [c for c in candidates if c.ends and c.complete]
+    running = _share_out([c for c in candidates if not c.ends], count)
+    if last or not (ended or running):
+        loose = [c for c in candidates if not c.ends or not c.complete]
+        ended += [c if c.complete else replace(c, value=c.value + UNMET) for c in loose]
+    return sorted(ended, key=lambda c: -c.value)[:count], running
 
 
 def _share_out(candidates: list[_Candidate], count: int) -> list[_Candidate]:
     """Take the best of every bank in turn, fullest bank first; then order what was taken by score."""
     banks: dict[int, list[_Candidate]] = {}
     for candidate in sorted(candidates, key=lambda c: -c.value):
-        if candidate.value > NEVER / 2:
-            banks.setdefault(candidate.progress.bank, []).append(candidate)
+        banks.setdefault(candidate.progress.bank, []).append(candidate)
     taken: list[_Candidate] = []
     while len(taken) < count and any(banks.values()):
         for bank in sorted(banks, reverse=True):

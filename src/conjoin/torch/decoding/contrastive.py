@@ -6,50 +6,82 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
-from conjoin.torch.decoding.reader import Reader
-from conjoin.torch.decoding.select import is_any_of, top_k
+from conjoin.torch.decoding.reader import Reader, choose_rows
+from conjoin.torch.decoding.rows import Rows
+from conjoin.torch.decoding.select import top_k
 
 
 def contrastive_search(
-    reader: Reader, prompt: Int[Tensor, "B P"], limits: Limits, control: Control, *, alpha: float, k: int
+    reader: Reader,
+    prompt: Int[Tensor, "B P"],
+    limits: Limits,
+    control: Control,
+    *,
+    alpha: float,
+    k: int,
+    mask: Tensor | None = None,
 ) -> Decoded:
     """Of the k likeliest words, take the best of (1 - alpha) * probability - alpha * highest cosine to earlier states.
 
-    All k candidates of a source are read in one pass as rows of that source; the one taken is already read.
+    All k candidates of a source are read in one pass as rows of that source; the one taken is already read. Sources
+    that are finished leave the batch, unless something is traced per step.
+
+    Args:
+        mask: [B, P], for prompts that are padded on the left; states of padding are not compared with.
     """
-    batch, device = len(prompt), prompt.device
-    tokens = torch.full((batch, limits.max_length), limits.pad, dtype=torch.long, device=device)
-    tokens[:, : limits.prompt] = prompt
-    ended = torch.zeros(batch, dtype=torch.bool, device=device)
-    hidden = reader.read(prompt)
-    states = hidden.new_zeros(batch, limits.max_length, hidden.shape[2])
-    states[:, : limits.prompt] = hidden
-    logits = reader.decoder.score(hidden[:, -1]).float()
+    rows = Rows(prompt, limits)
+    hidden = reader.read(prompt, mask)
+    states = hidden.new_zeros(len(prompt), limits.max_length, hidden.shape[2])
+    states[:, : limits.prompt] = hidden if mask is None else _without_padding(hidden, mask)
+    scores = reader.decoder.score(hidden[:, -1])
     reader.expand(k)
-    first = torch.arange(batch, device=device) * k
-    length = limits.prompt
     while True:
-        candidates, likely = _candidates(tokens[:, :length], logits, control, k)
-        read = reader.read(candidates.flatten()[:, None])[:, 0].view(batch, k, -1)
-        chosen = _choose(likely, read, states[:, :length], alpha)
-        picked = candidates.gather(1, chosen[:, None]).squeeze(1)
-        picked = torch.where(ended, limits.pad, picked)
-        tokens[:, length] = picked
+        candidates, likely = _candidates(rows.ids, scores.float(), control, k)
+        read = reader.read(candidates.flatten()[:, None])[:, 0].view(*candidates.shape, -1)
+        chosen = _choose(likely, read, states[:, : rows.length], alpha)
         here = read.gather(1, chosen[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
-        states[:, length] = here
-        length += 1
-        if control.streamer is not None:
-            control.streamer.put(picked.cpu())
-        ended = ended | is_any_of(picked, limits.eos)
-        if (stopped := control.stopped(tokens[:, :length])) is not None:
-            ended = ended | stopped
-        if length >= limits.max_length or bool(ended.all()):
+        states[:, rows.length] = here
+        tokens = rows.add(candidates.gather(1, chosen[:, None]).squeeze(1))
+        control.put(tokens)
+        rows.end(tokens, control.stopped(rows.ids))
+        if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):
             break
-        reader.reorder((first + chosen).repeat_interleave(k))
-        logits = reader.decoder.score(here).float()
-    if control.streamer is not None:
-        control.streamer.end()
-    return Decoded(sequences=tokens[:, :length])
+        taken = torch.arange(len(chosen), device=prompt.device) * k + chosen
+        _go_on(reader, taken, k)
+        if control.rows_may_leave and control.looks(rows.steps):
+            states, here = _drop_finished(reader, rows, control, states, here)
+        scores = reader.decoder.score(here)
+    reader.records = reader.records[: rows.steps]  # the word taken last is not read on from
+    control.end_stream()
+    return Decoded(sequences=rows.result())
+
+
+def _without_padding(hidden: Float[Tensor, "B P D"], mask: Tensor) -> Float[Tensor, "B P D"]:
+    """States of the prompt, each row's first real one in the place of padding, where it changes no comparison."""
+    first = mask.bool().int().argmax(1)
+    own = torch.arange(hidden.shape[1], device=hidden.device).expand(mask.shape)
+    places = torch.where(mask.bool(), own, first[:, None])
+    return hidden.gather(1, places[..., None].expand_as(hidden))
+
+
+def _go_on(reader: Reader, taken: Int[Tensor, " B"], k: int) -> None:
+    """Let all rows of a source continue the one taken."""
+    reader.reorder(taken.repeat_interleave(k))
+    if reader.records:
+        reader.records[-1] = choose_rows(reader.records[-1], taken)
+
+
+def _drop_finished(
+    reader: Reader, rows: Rows, control: Control, states: Float[Tensor, "B L D"], here: Float[Tensor, "B D"]
+) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b D"]]:
+    """Take finished sources out of the batch; returns the others' states."""
+    alive = rows.alive()
+    if len(alive) == len(here):
+        return states, here
+    order = torch.tensor(reader.keep(alive), device=here.device)
+    rows.select(order)
+    control.select(order)
+    return states[order], here[order]
 
 
 def _candidates(
@@ -65,5 +97,7 @@ def _candidates(
 def _choose(
     likely: Float[Tensor, "B k"], read: Float[Tensor, "B k D"], states: Float[Tensor, "B t D"], alpha: float
 ) -> Int[Tensor, " B"]:
+    """The best candidate; one of probability 0 was forbidden and is never taken, however unlike the rest it is."""
     alike = torch.matmul(F.normalize(read.float(), dim=-1), F.normalize(states.float(), dim=-1).transpose(1, 2))
-    return ((1 - alpha) * likely - alpha * alike.amax(-1)).argmax(-1)
+    worth = (1 - alpha) * likely - alpha * alike.amax(-1)
+    return worth.masked_fill(likely == 0, -torch.inf).argmax(-1)

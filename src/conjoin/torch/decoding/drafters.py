@@ -1,12 +1,16 @@
 """Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
 
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from conjoin.torch.decoding.reader import Reader
+from conjoin.errors import GenerationError
+from conjoin.torch.decoding.reader import Reader, Sources
+
+if TYPE_CHECKING:
+    from conjoin.torch.model import EncoderDecoderModel
 
 
 @runtime_checkable
@@ -41,6 +45,7 @@ class CopyDrafter:
         self.pause = 0
         self.refused = 0
         self.cursor = 0
+        self.copied = False
 
     def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
         if self.pause > 0:
@@ -53,10 +58,11 @@ class CopyDrafter:
             suffix = ids[-size:]
             at = self._find(suffix)
             if at is not None and (draft := self.source[at : at + count]):
-                self.cursor = at
+                self.cursor, self.copied = at, True
                 return draft
             at = _find_last(ids, suffix, len(ids) - size - 1) if size > 1 else None
             if at is not None:
+                self.copied = False
                 return ids[at : at + count]
         return []
 
@@ -69,7 +75,8 @@ class CopyDrafter:
     def hear(self, proposed: int, accepted: int) -> None:
         if not proposed:
             return
-        self.cursor += accepted
+        if self.copied:
+            self.cursor += accepted
         if accepted == proposed:
             self.size, self.refused = min(2 * self.size, self.most), 0
         elif accepted:
@@ -92,36 +99,81 @@ class ModelDrafter:
 
     Args:
         reader: The smaller model, reading the same source.
+        mask: [1, P], for a prompt that is padded on the left.
         randomly: Draw words instead of taking the likeliest.
         size: Words of the first draft.
         constant: Keep that size instead of following the acceptance.
+        confidence: A draft ends with a word that is less probable than this; 0 never ends it.
     """
 
     def __init__(
-        self, reader: Reader, prompt: Int[Tensor, "1 P"], *, size: int, randomly: bool, constant: bool
+        self,
+        reader: Reader,
+        mask: Tensor | None,
+        *,
+        size: int,
+        randomly: bool,
+        constant: bool,
+        confidence: float = 0.0,
     ) -> None:
         self.reader = reader
-        self.known = 0
+        self.mask = mask
         self.size = size
         self.randomly = randomly
         self.constant = constant
-        self.device = prompt.device
+        self.confidence = confidence
+        self.limit = reader.decoder.spec.max_positions
+        self.device = reader.decoder.embed.words.weight.device
+        self.known = 0
 
     def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
         draft: list[int] = []
         drawn: list[Tensor] = []
         self.reader.cache.crop(min(self.known, len(ids) - 1))
         fresh = ids[self.reader.cache.length :]
-        for _ in range(min(most, self.size)):
-            scores = self.reader.scores(torch.tensor([fresh], device=self.device)).float()
-            word = int(torch.multinomial(scores.softmax(-1), 1)) if self.randomly else int(scores.argmax(-1))
+        for _ in range(min(most, self.size, self._room(len(ids)))):
+            scores = self._read(fresh)
+            probabilities = scores.softmax(-1)
+            word = int(torch.multinomial(probabilities, 1) if self.randomly else scores.argmax(-1))
             draft.append(word)
             drawn.append(scores[0])
             fresh = [word]
+            if self.confidence and float(probabilities[0, word]) < self.confidence:
+                break
         return draft, torch.stack(drawn) if self.randomly and drawn else None
 
+    def _read(self, fresh: list[int]) -> Float[Tensor, "1 V"]:
+        mask, self.mask = self.mask, None  # from here on the cache keeps it
+        if mask is not None:
+            mask = torch.cat((mask, mask.new_ones(1, len(fresh) - mask.shape[1])), 1)
+        return self.reader.scores(torch.tensor([fresh], device=self.device), mask).float()
+
+    def _room(self, length: int) -> int:
+        """Words that this model's position table leaves room for: all of them but the last are read."""
+        return self.size if self.limit is None else max(self.limit - length + 1, 0)
+
     def hear(self, proposed: int, accepted: int) -> None:
+        if not proposed:
+            return
         # the last proposed word was never read, and nothing after a refused one holds
         self.known = self.reader.cache.length - max(proposed - 1 - accepted, 0)
-        if not self.constant and proposed:
+        if not self.constant:
             self.size = self.size + 2 if accepted == proposed else max(1, self.size - 1)
+
+
+def check_assistant(model: "EncoderDecoderModel", assistant: "EncoderDecoderModel", sources: Sources) -> None:
+    """See that an assistant reads and writes the model's words.
+
+    Raises:
+        GenerationError: the vocabularies differ, or there are no source ids for it to read.
+    """
+    pairs = (("reads", model.encoder, assistant.encoder), ("writes", model.decoder, assistant.decoder))
+    wrong = [
+        f"assistant_model {verb} {its.spec.vocab_size} words, the model {own.spec.vocab_size}; expected the same."
+        for verb, own, its in pairs
+        if its.spec.vocab_size != own.spec.vocab_size
+    ]
+    if wrong:
+        raise GenerationError("\n".join(wrong))
+    if sources.ids is None:
+        raise GenerationError("assistant_model reads source ids; give input ids, not encoder_outputs or inputs_embeds.")

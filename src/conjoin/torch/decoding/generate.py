@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from conjoin.errors import GenerationError
 from conjoin.generation import (
     Assisted,
+    BeamMode,
     BeamSampling,
     BeamSearch,
     CallFacts,
@@ -21,6 +23,7 @@ from conjoin.generation import (
     GenerationConfig,
     Greedy,
     ModelFacts,
+    Outputs,
     Request,
     Sampling,
     collect,
@@ -28,35 +31,36 @@ from conjoin.generation import (
     resolve_asked,
     resolve_tokens,
 )
-from conjoin.generation.plan import HammingDiversity
 from conjoin.join import special_tokens
-from conjoin.torch.decoding.beam_search import beam_search, diverse_beam_search
+from conjoin.torch.decoding.beam_search import beam_search
 from conjoin.torch.decoding.beams import BeamRules
 from conjoin.torch.decoding.constrained import constrained_beam_search
 from conjoin.torch.decoding.contrastive import contrastive_search
-from conjoin.torch.decoding.copying import copy_source
-from conjoin.torch.decoding.drafters import CopyDrafter, ModelDrafter
+from conjoin.torch.decoding.copying import copy_reader
+from conjoin.torch.decoding.diverse import diverse_beam_search
+from conjoin.torch.decoding.drafters import CopyDrafter, Drafter, ModelDrafter, check_assistant
 from conjoin.torch.decoding.loop import Control, Decoded, Limits, Streamer, Trace
-from conjoin.torch.decoding.outputs import GenerateBeamEncoderDecoderOutput, GenerateEncoderDecoderOutput
-from conjoin.torch.decoding.prompt import encode, source_mask, target_prompt
+from conjoin.torch.decoding.outputs import GenerateOutput, output_of
+from conjoin.torch.decoding.prompt import Given, encode, take_inputs, target_prompt
 from conjoin.torch.decoding.reader import Reader, Sources
 from conjoin.torch.decoding.sample import sample
 from conjoin.torch.decoding.speculative import speculate
-from conjoin.torch.outputs import EncoderOutput
 from conjoin.torch.processors import build_processors
 from conjoin.torch.stopping import build_stopping
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
 
-GenerateOutput = GenerateEncoderDecoderOutput | GenerateBeamEncoderDecoderOutput
+DrafterFor = Callable[[Sources, Tensor | None], Drafter]
+"""Makes the drafter of one source; given the mask of its prompt."""
 
-ENCODER_KEYWORDS = ("inputs_embeds", "token_type_ids", "position_ids")
+LONGEST_COPY = 16
+"""Words of the longest copied draft, where the caller does not say."""
+
 GPU_PATIENCE = 8
 """Steps between two looks at a GPU's finished rows: a look waits for the device, eight steps of pads cost less."""
 
 
-@torch.inference_mode()
 def generate(
     model: "EncoderDecoderModel",
     inputs: Int[Tensor, "B S"] | None = None,
@@ -71,14 +75,10 @@ def generate(
     **keywords: Any,
 ) -> Int[Tensor, "R t"] | GenerateOutput:
     """See EncoderDecoderModel.generate."""
-    inputs, mask, encoder_outputs, prefix, prefix_mask = _inputs(inputs, keywords)
-    encoder_keywords = {name: keywords.pop(name) for name in ENCODER_KEYWORDS if name in keywords}
+    given = take_inputs(inputs, keywords)
     asked = collect(model.generation_config, keywords, generation_config)
-    batch, device = _batch(inputs, encoder_outputs, encoder_keywords), model.device
     tokens = resolve_tokens(asked, special_tokens(model.config))
-    prompt = target_prompt(prefix, tokens, batch, device)
-    if prefix_mask is not None and prompt.shape[1] > prefix_mask.shape[1]:
-        prefix_mask = torch.cat((torch.ones_like(prefix_mask[:, :1]), prefix_mask), 1)
+    prompt, prompt_mask = target_prompt(given.prefix, given.prefix_mask, tokens, given.batch, model.device)
     request = resolve_asked(
         asked,
         ModelFacts(
@@ -88,23 +88,29 @@ def generate(
         ),
         CallFacts(
             prompt_length=prompt.shape[1],
-            batch_size=batch,
-            source_ids=inputs is not None,
+            batch_size=given.batch,
+            source_ids=given.ids is not None,
             tokenizer=tokenizer is not None,
             assistant=assistant_model is not None,
             prefix_allowed_tokens_fn=prefix_allowed_tokens_fn is not None,
             streamer=streamer is not None,
         ),
     )
-    mask = source_mask(model, inputs, mask)
-    wanted = {f"output_{kind}": getattr(request.outputs, kind) for kind in ("attentions", "hidden_states")}
-    sources, encoded = encode(
-        model, inputs, mask, encoder_outputs, encoder_keywords | wanted, truncation=request.truncation
-    )
+    if streamer is not None and given.batch * request.num_return_sequences > 1:
+        raise GenerationError(
+            f"A streamer follows one result, but {given.batch} sources with {request.num_return_sequences} results "
+            "each are asked for.",
+            hint="call generate() source by source, or leave the streamer out.",
+        )
     callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, streamer, tokenizer)
-    run = _Run(model, request, prompt, prefix_mask, sources, assistant_model, callers)
-    decoded = run.decode()
-    return _output(run, decoded, encoded) if request.outputs.as_dict else decoded.sequences
+    # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
+    with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
+        sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
+        run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers)
+        decoded = run.decode()
+    if not request.outputs.as_dict:
+        return decoded.sequences.clone()
+    return output_of(request.outputs, decoded, encoded, run.traces, run.readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ class _Run:
     ) -> None:
         self.model = model
         self.callers = callers
-        self.trace = _trace(request)
+        self.traces: list[Trace] = []
         self.request = request
         self.prompt = prompt
         self.prompt_mask = prompt_mask
@@ -149,32 +155,43 @@ class _Run:
 
     def decode(self) -> Decoded:
         """Run the loop of the request's mode."""
-        request, prompt, limits = self.request, self.prompt, self.limits
-        if isinstance(request.mode, Assisted | CopySpeculation):
-            return self._speculate(request.mode)
-        control = self.control()
-        returned = request.num_return_sequences
+        request, prompt, limits, mask = self.request, self.prompt, self.limits, self.prompt_mask
+        returned, control = request.num_return_sequences, self.control()
+        if limits.max_length == limits.prompt:
+            return self._nothing_new(control)
         match request.mode:
+            case Assisted() | CopySpeculation():
+                return self._speculate(request.mode, control)
             case Greedy():
-                return sample(self.reader(), prompt, limits, control, randomly=False, mask=self.prompt_mask)
+                return sample(self.reader(), prompt, limits, control, randomly=False, mask=mask)
             case Sampling():
-                return sample(
-                    self.reader(), prompt, limits, control, randomly=True, copies=returned, mask=self.prompt_mask
-                )
+                return sample(self.reader(), prompt, limits, control, randomly=True, copies=returned, mask=mask)
             case BeamSearch() | BeamSampling():
-                rules = self.rules()
-                return beam_search(self.reader(), prompt, rules, control, returned=returned, mask=self.prompt_mask)
-            case DiverseBeams(num_beam_groups=groups, diversity_penalty=penalty):
+                return beam_search(self.reader(), prompt, self.rules(), control, returned=returned, mask=mask)
+            case DiverseBeams(num_beam_groups=groups):
                 rules = self.rules()
                 return diverse_beam_search(
-                    self.reader(), prompt, rules, control, groups=groups, penalty=penalty, returned=returned
+                    self.reader(), prompt, rules, control, groups=groups, returned=returned, mask=mask
                 )
             case ConstrainedBeams(constraints=constraints):
+                rules = self.rules()
                 return constrained_beam_search(
-                    self.reader(), prompt, self.rules(), control, constraints, returned=returned
+                    self.reader(), prompt, rules, control, constraints, returned=returned, mask=mask
                 )
             case Contrastive(penalty_alpha=alpha, top_k=k):
-                return contrastive_search(self.reader(), prompt, limits, control, alpha=alpha, k=k)
+                k = min(k, self.model.decoder.spec.vocab_size)
+                return contrastive_search(self.reader(), prompt, limits, control, alpha=alpha, k=k, mask=mask)
+
+    def _nothing_new(self, control: Control) -> Decoded:
+        """The prompts, where no token may follow them."""
+        sequences = self.prompt.repeat_interleave(self.request.num_return_sequences, 0)
+        beams = isinstance(self.request.mode, BeamMode)
+        control.end_stream()
+        return Decoded(
+            sequences=sequences,
+            scores=torch.zeros(len(sequences), device=sequences.device) if beams else None,
+            origins=sequences[:, :0] if beams else None,
+        )
 
     def reader(self, sources: Sources | None = None) -> Reader:
         """The model's decoder, reading these sources."""
@@ -192,9 +209,8 @@ class _Run:
     def control(self) -> Control:
         """What the loop over all sources calls at each step."""
         request, callers, device = self.request, self.callers, self.prompt.device
-        plan = processor_plan(request)
         processors = build_processors(
-            tuple(entry for entry in plan if not isinstance(entry, HammingDiversity)),  # the loop knows the groups
+            processor_plan(request),
             source_ids=self.sources.ids,
             source_mask=self.sources.mask,
             prompt_mask=self.prompt_mask,
@@ -206,21 +222,33 @@ class _Run:
         )
         stops = build_stopping(request, tokenizer=callers.tokenizer, extra=callers.criteria)
         if callers.streamer is not None:
-            if len(self.prompt) > 1 or request.num_return_sequences > 1:
-                raise GenerationError(f"A streamer follows one result, but {len(self.prompt)} sources are given.")
             callers.streamer.put(self.prompt.cpu())
         return Control(
             process=processors if len(processors) else None,
             stops=stops if len(stops) else None,
             streamer=callers.streamer,
-            trace=self.trace,
+            trace=self.trace(),
             patience=1 if device.type == "cpu" else GPU_PATIENCE,
         )
+
+    def trace(self) -> Trace:
+        """A new trace of what the request wants collected."""
+        outputs = self.request.outputs
+        trace = Trace(
+            scores=[] if outputs.scores else None,
+            logits=[] if outputs.logits else None,
+            origins=outputs.as_dict and isinstance(self.request.mode, BeamMode),
+            attentions=outputs.attentions,
+            hidden_states=outputs.hidden_states,
+            rows=outputs.as_dict,
+        )
+        self.traces.append(trace)
+        return trace
 
     def rules(self) -> BeamRules:
         """The request's beam rules."""
         mode = self.request.mode
-        assert isinstance(mode, BeamSearch | BeamSampling | DiverseBeams | ConstrainedBeams)
+        assert isinstance(mode, BeamMode)
         return BeamRules(
             num_beams=mode.num_beams,
             vocab_size=self.model.decoder.spec.vocab_size,
@@ -233,130 +261,50 @@ class _Run:
             sample=isinstance(mode, BeamSampling),
         )
 
-    def _speculate(self, mode: Assisted | CopySpeculation) -> Decoded:
+    def _speculate(self, mode: Assisted | CopySpeculation, control: Control) -> Decoded:
         """Sources one after another: each accepts drafts at its own pace."""
+        if len(self.sources) > 1 and (control.trace.attentions or control.trace.hidden_states):
+            raise GenerationError(
+                f"Drafts for {len(self.sources)} sources: their attentions and hidden states have no common steps.",
+                hint="call generate() source by source, or leave output_attentions and output_hidden_states out.",
+            )
+        self.traces.clear()
         rows: list[Tensor] = []
-        control = self.control()
+        drafter_for = self._copies(mode) if isinstance(mode, CopySpeculation) else self._assistant(mode)
         for index in range(len(self.sources)):
-            source, prompt = self.sources.pick(index), self.prompt[index : index + 1]
-            drafter = self._drafter(mode, source, prompt)
-            randomly = isinstance(mode.base, Sampling)
+            source, one = self.sources.pick(index), slice(index, index + 1)
+            mask = None if self.prompt_mask is None else self.prompt_mask[one]
             decoded = speculate(
-                self.reader(source), prompt, self.limits, control.for_source(index), drafter, randomly=randomly
+                self.reader(source),
+                self.prompt[one],
+                self.limits,
+                control.for_source(index, self.trace()),
+                drafter_for(source, mask),
+                randomly=isinstance(mode.base, Sampling),
+                mask=mask,
             )
             rows.append(decoded.sequences[0])
-        longest = max(len(row) for row in rows)
-        sequences = self.prompt.new_full((len(rows), longest), self.limits.pad)
-        for index, row in enumerate(rows):
-            sequences[index, : len(row)] = row
-        return Decoded(sequences=sequences)
+        return Decoded(sequences=pad_sequence(rows, batch_first=True, padding_value=self.limits.pad))
 
-    def _drafter(self, mode: Assisted | CopySpeculation, source: Sources, prompt: Tensor) -> CopyDrafter | ModelDrafter:
-        if isinstance(mode, CopySpeculation):
-            ids = copy_source(self.model, source)
-            return CopyDrafter(ids, longest=mode.max_matching_ngram_size, most=mode.num_tokens or 16)
+    def _copies(self, mode: CopySpeculation) -> DrafterFor:
+        words = copy_reader(self.model)
+        most = mode.num_tokens or LONGEST_COPY
+        return lambda source, _: CopyDrafter(words(source), longest=mode.max_matching_ngram_size, most=most)
+
+    def _assistant(self, mode: Assisted) -> DrafterFor:
         assert self.assistant is not None
-        return ModelDrafter(
-            _assistant_reader(self.model, self.assistant, source, self.limits.max_length),
-            prompt,
-            size=mode.num_assistant_tokens,
-            randomly=isinstance(mode.base, Sampling),
-            constant=mode.schedule == "constant",
-        )
+        assistant, outputs, truncation = self.assistant, Outputs(), self.request.truncation
+        check_assistant(self.model, assistant, self.sources)
 
+        def drafter(source: Sources, mask: Tensor | None) -> Drafter:
+            read, _ = encode(assistant, Given(ids=source.ids, mask=source.mask), outputs, truncation=truncation)
+            return ModelDrafter(
+                Reader(assistant.decoder, read, room=self.limits.max_length),
+                mask,
+                size=mode.num_assistant_tokens,
+                randomly=isinstance(mode.base, Sampling),
+                constant=mode.schedule == "constant",
+                confidence=mode.confidence_threshold,
+            )
 
-def _assistant_reader(
-    model: "EncoderDecoderModel", assistant: "EncoderDecoderModel", source: Sources, room: int
-) -> Reader:
-    if assistant.decoder.spec.vocab_size != model.decoder.spec.vocab_size:
-        raise GenerationError(
-            f"assistant_model writes {assistant.decoder.spec.vocab_size} words, the model "
-            f"{model.decoder.spec.vocab_size}; both must share the target vocabulary."
-        )
-    if source.ids is None:
-        raise GenerationError("assistant_model reads source ids; give input ids, not encoder_outputs or inputs_embeds.")
-    own, _ = encode(assistant, source.ids, source.mask, None, {}, truncation=False)
-    return Reader(assistant.decoder, own, room=room)
-
-
-def _inputs(
-    inputs: Tensor | None, keywords: dict[str, Any]
-) -> tuple[Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
-    """Take tensors out of the keywords; what stays are settings."""
-    ids = keywords.pop("input_ids", None)
-    if inputs is not None and ids is not None:
-        raise GenerationError("generate() got both inputs and input_ids.", hint="give one of them.")
-    keywords.pop("synced_gpus", None)
-    return (
-        ids if inputs is None else inputs,
-        keywords.pop("attention_mask", None),
-        keywords.pop("encoder_outputs", None),
-        keywords.pop("decoder_input_ids", None),
-        keywords.pop("decoder_attention_mask", None),
-    )
-
-
-def _batch(inputs: Tensor | None, encoder_outputs: Any, keywords: dict[str, Any]) -> int:
-    if encoder_outputs is not None:
-        first = encoder_outputs if isinstance(encoder_outputs, Tensor) else encoder_outputs[0]
-        return first.shape[0]
-    given = inputs if inputs is not None else keywords.get("inputs_embeds")
-    return 1 if given is None or given.dim() < 2 else given.shape[0]
-
-
-def _trace(request: Request) -> Trace:
-    outputs = request.outputs
-    beams = isinstance(request.mode, BeamSearch | BeamSampling)
-    return Trace(
-        scores=[] if outputs.scores else None,
-        logits=[] if outputs.logits else None,
-        origins=outputs.as_dict and beams,
-        attentions=outputs.attentions,
-        hidden_states=outputs.hidden_states,
-    )
-
-
-def _output(run: _Run, decoded: Decoded, encoded: EncoderOutput) -> GenerateOutput:
-    trace, records = run.trace, [record for reader in run.readers for record in reader.records]
-    outputs = run.request.outputs
-    common: dict[str, Any] = {
-        "sequences": decoded.sequences,
-        "scores": None if trace.scores is None else tuple(trace.scores),
-        "logits": None if trace.logits is None else tuple(trace.logits),
-        "encoder_attentions": encoded.attentions if outputs.attentions else None,
-        "encoder_hidden_states": encoded.hidden_states if outputs.hidden_states else None,
-        "decoder_attentions": tuple(tuple(r.attentions or ()) for r in records) if outputs.attentions else None,
-        "cross_attentions": tuple(tuple(r.cross_attentions or ()) for r in records) if outputs.attentions else None,
-        "decoder_hidden_states": tuple(tuple(r.hidden_states or ()) for r in records)
-        if outputs.hidden_states
-        else None,
-        "past_key_values": run.readers[-1].cache,
-    }
-    if decoded.scores is None:
-        return GenerateEncoderDecoderOutput(**common)
-    return GenerateBeamEncoderDecoderOutput(
-        **common, sequences_scores=decoded.scores if outputs.scores else None, beam_indices=decoded.origins
-    )
-
-
-def compute_transition_scores(
-    sequences: Int[Tensor, "R t"],
-    scores: tuple[Float[Tensor, "R V"], ...],
-    beam_indices: Int[Tensor, "R o"] | None = None,
-    normalize_logits: bool = False,
-) -> Float[Tensor, "R o"]:
-    """The score of every generated token, as transformers computes it; 0 behind the end of a beam's hypothesis."""
-    steps = len(scores) if beam_indices is None else int((beam_indices >= 0).sum(1).max())
-    stacked = torch.stack(scores[:steps], 1)
-    if normalize_logits:
-        stacked = stacked.log_softmax(-1)
-    tokens = (
-        sequences[:, sequences.shape[1] - steps :]
-        if beam_indices is None
-        else sequences[:, -beam_indices.shape[1] :][:, :steps]
-    )
-    rows = torch.arange(len(sequences), device=sequences.device)[:, None].expand(-1, steps)
-    rows = rows if beam_indices is None else beam_indices[:, :steps]
-    where = torch.arange(steps, device=sequences.device).expand_as(rows)
-    found = stacked[rows.clamp(min=0), where, tokens]
-    return found.masked_fill(rows < 0, 0.0)
+        return drafter

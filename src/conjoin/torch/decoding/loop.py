@@ -1,6 +1,5 @@
 """What every decoding loop shares: its limits, what it calls at each step, and what it collects."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.torch.processors import LogitsProcessorList
-
-Criterion = Callable[[Tensor, Any], Tensor]
+from conjoin.torch.stopping import StoppingCriteriaList
 
 
 @runtime_checkable
@@ -40,19 +38,25 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True)
 class Trace:
-    """What is collected per step, as transformers returns it; a list that is None is not collected."""
+    """What is collected per step, as transformers returns it; a list that is None is not collected.
+
+    Args:
+        origins: Which row each token of a beam's hypothesis came from.
+        rows: The cache is returned, so it must hold all rows to the end.
+    """
 
     scores: list[Tensor] | None = None
     logits: list[Tensor] | None = None
     origins: bool = False
     attentions: bool = False
     hidden_states: bool = False
+    rows: bool = False
 
     @property
     def wanted(self) -> bool:
-        """Whether anything is collected, so that rows must stay where transformers has them."""
+        """Whether rows must stay where transformers has them: the cache is returned, or something is collected."""
         lists = self.scores is not None or self.logits is not None
-        return lists or self.origins or self.attentions or self.hidden_states
+        return lists or self.origins or self.attentions or self.hidden_states or self.rows
 
     def note(self, logits: Tensor, scores: Tensor) -> None:
         """Keep one step's raw and processed scores."""
@@ -73,38 +77,53 @@ class Control:
     """
 
     process: LogitsProcessorList | None = None
-    stops: Criterion | None = None
+    stops: StoppingCriteriaList | None = None
     streamer: Streamer | None = None
     trace: Trace = field(default_factory=Trace)
     patience: int = 1
 
     @property
     def rows_may_leave(self) -> bool:
-        """Whether finished sources may leave: nothing is collected per step, and every processor can follow."""
-        return not self.trace.wanted and (self.process is None or self.process.rows_may_leave)
+        """Whether finished sources may leave: nothing is collected per step, and whatever is called can follow."""
+        follow = self.process is None or self.process.rows_may_leave
+        return follow and not self.trace.wanted and (self.stops is None or self.stops.rows_may_leave)
 
-    def select(self, rows: Int[Tensor, " R"]) -> None:
+    def looks(self, steps: int) -> bool:
+        """Whether to ask which rows have ended: at every step on a CPU, now and then on a GPU, which must wait."""
+        return steps % self.patience == 0
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
         """Tell the processors which rows are left, in their new order."""
         if self.process is not None:
             self.process.select(rows)
 
-    def for_source(self, index: int) -> "Control":
+    def for_source(self, index: int, trace: Trace) -> "Control":
         """The same for one source, decoded on its own."""
         rows = torch.tensor([index])
-        return replace(self, process=None if self.process is None else self.process.for_rows(rows))
+        return replace(self, process=None if self.process is None else self.process.for_rows(rows), trace=trace)
 
-    def processed(self, ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """Scores after every processor; the input is not changed."""
-        return scores if self.process is None else self.process(ids, scores.clone())
+    def processed(self, ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"], **extra: Any) -> Float[Tensor, "R V"]:
+        """Scores after every processor; the given ones may be edited in place, unless they are collected."""
+        if self.process is None:
+            return scores
+        return self.process(ids, scores if self.trace.logits is None else scores.clone(), **extra)
 
     def stopped(self, ids: Int[Tensor, "R t"]) -> Bool[Tensor, " R"] | None:
         """Rows that end for another reason than an end id or the length."""
         if self.stops is None:
             return None
-        told = self.stops(ids, None)
-        if isinstance(told, bool):
-            return torch.full((ids.shape[0],), told, device=ids.device)
-        return told.to(ids.device).bool()
+        return self.stops(ids, None if self.trace.scores is None else tuple(self.trace.scores))
+
+    def put(self, tokens: Int[Tensor, " n"]) -> None:
+        """Give the streamer, if there is one, its row's next tokens, one by one."""
+        if self.streamer is not None:
+            for token in tokens.cpu():
+                self.streamer.put(token[None])
+
+    def end_stream(self) -> None:
+        """Tell the streamer, if there is one, that no token follows."""
+        if self.streamer is not None:
+            self.streamer.end()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from conjoin.checkpoint import Staging, write_json
 from conjoin.errors import ConjoinWarning
 from conjoin.families import PretrainedConfig
 from conjoin.generation import GenerationConfig
-from conjoin.torch.decoding.generate import GenerateOutput, compute_transition_scores, generate
+from conjoin.torch.decoding.generate import generate
 from conjoin.torch.decoding.loop import Streamer
+from conjoin.torch.decoding.outputs import GenerateOutput, compute_transition_scores
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel

@@ -1,12 +1,19 @@
 """What generate returns when asked for more than ids (transformers' classes of the same names)."""
 
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conjoin.generation import Outputs
 from conjoin.torch.cache import KVCache
-from conjoin.torch.outputs import ModelOutput
+from conjoin.torch.decoding.loop import Decoded, Trace
+from conjoin.torch.decoding.reader import Reader
+from conjoin.torch.outputs import EncoderOutput, ModelOutput
+from conjoin.torch.stack import Record
 
 Layers = tuple[Tensor, ...]
 
@@ -17,8 +24,9 @@ class GenerateEncoderDecoderOutput(ModelOutput):
 
     Args:
         sequences: [R, t], prompt included; R = sources * num_return_sequences.
-        scores, logits: Per step [R, V], after and before the processors.
+        scores, logits: Per step [R, V], after and before the processors; with drafts, zeros for rows that have ended.
         decoder_attentions, cross_attentions, decoder_hidden_states: Per step, per layer.
+        past_key_values: With drafts, the last source's.
     """
 
     sequences: Int[Tensor, "R t"] | None = None
@@ -37,6 +45,8 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     """Result of decoding with beams.
 
     Args:
+        sequences: [R, t], prompt included. Behind the end of a hypothesis stands the pad id; transformers writes the
+            end id where the pad id is 0.
         sequences_scores: [R], log-probability / length ** length_penalty.
         beam_indices: [R, t - prompt], the beam row that each token came from; -1 behind the end.
     """
@@ -52,3 +62,65 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     cross_attentions: tuple[Layers, ...] | None = None
     decoder_hidden_states: tuple[Layers, ...] | None = None
     past_key_values: KVCache | None = None
+
+
+GenerateOutput = GenerateEncoderDecoderOutput | GenerateBeamEncoderDecoderOutput
+
+
+def output_of(
+    outputs: Outputs, decoded: Decoded, encoded: EncoderOutput, traces: list[Trace], readers: list[Reader]
+) -> GenerateOutput:
+    """Everything that was collected, under transformers' names.
+
+    Args:
+        traces, readers: One for all sources; or one for each, where sources were decoded on their own.
+    """
+    records = [record for reader in readers for record in reader.records]
+    common: dict[str, Any] = {
+        "sequences": decoded.sequences,
+        "scores": _merged([trace.scores for trace in traces]) if outputs.scores else None,
+        "logits": _merged([trace.logits for trace in traces]) if outputs.logits else None,
+        "encoder_attentions": encoded.attentions if outputs.attentions else None,
+        "encoder_hidden_states": encoded.hidden_states if outputs.hidden_states else None,
+        "decoder_attentions": _layers(records, "attentions") if outputs.attentions else None,
+        "cross_attentions": _layers(records, "cross_attentions") if outputs.attentions else None,
+        "decoder_hidden_states": _layers(records, "hidden_states") if outputs.hidden_states else None,
+        "past_key_values": readers[-1].cache if readers else None,
+    }
+    if decoded.scores is None:
+        return GenerateEncoderDecoderOutput(**common)
+    scores = decoded.scores if outputs.scores else None
+    return GenerateBeamEncoderDecoderOutput(**common, sequences_scores=scores, beam_indices=decoded.origins)
+
+
+def _merged(collected: list[list[Tensor] | None]) -> tuple[Tensor, ...]:
+    """Steps of all sources together; zeros where a source had ended."""
+    lists = [steps for steps in collected if steps is not None]
+    if len(lists) == 1:
+        return tuple(lists[0])
+    zeros = torch.zeros_like(lists[0][0])
+    return tuple(torch.cat(rows) for rows in zip_longest(*lists, fillvalue=zeros))
+
+
+def _layers(records: list[Record], name: str) -> tuple[Layers, ...]:
+    return tuple(tuple(getattr(record, name) or ()) for record in records)
+
+
+def compute_transition_scores(
+    sequences: Int[Tensor, "R t"],
+    scores: tuple[Float[Tensor, "R2 V"], ...],
+    beam_indices: Int[Tensor, "R o"] | None = None,
+    normalize_logits: bool = False,
+) -> Float[Tensor, "R o2"]:
+    """The score of every generated token, as transformers computes it; 0 behind the end of a beam's hypothesis."""
+    steps = len(scores) if beam_indices is None else int((beam_indices >= 0).sum(1).max())
+    stacked = torch.stack(scores[:steps], 1)
+    if normalize_logits:
+        stacked = stacked.log_softmax(-1)
+    places = torch.arange(steps, device=sequences.device).expand(len(sequences), -1)
+    if beam_indices is None:
+        rows = torch.arange(len(sequences), device=sequences.device)[:, None].expand(-1, steps)
+    else:
+        rows = beam_indices[:, :steps]
+    found = stacked[rows.clamp(min=0), places, sequences[:, sequences.shape[1] - steps :]]
+    return found.masked_fill(rows < 0, 0.0)

@@ -1,5 +1,6 @@
 """The decoder reading a batch of sources step by step: cache, masks, and which sources are still alive."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,12 @@ class Sources:
         return self.states.shape[0]
 
     def pick(self, index: int) -> "Sources":
-        """One source, its padding cut off."""
-        return Sources(*(None if t is None else t[index : index + 1] for t in (self.states, self.mask, self.ids)))  # pyright: ignore
+        """One source without its padding; where the rest stands does not matter, cross-attention knows no positions."""
+        row = slice(index, index + 1)
+        real = None if self.mask is None else self.mask[index]
+        if real is None or not bool(real.any()):
+            return Sources(*(None if t is None else t[row] for t in (self.states, self.mask, self.ids)))  # pyright: ignore
+        return Sources(self.states[row, real], None, None if self.ids is None else self.ids[row, real])
 
 
 class Reader:
@@ -83,9 +88,25 @@ class Reader:
         """Scores of the word after the last new position."""
         return self.decoder.score(self.read(ids, mask)[:, -1])
 
-    def all_scores(self, ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T V"]:
+    def first_scores(
+        self, prompt: Int[Tensor, "B P"], mask: Tensor | None, copies: int, *, together: bool
+    ) -> Float[Tensor, "R V"]:
+        """Read the prompt of each source for `copies` rows; scores of the word after it, equal for these rows.
+
+        Args:
+            together: Read it once per source; else by every row, so that what is collected has all rows.
+        """
+        if together:
+            scores = self.scores(prompt, mask)
+            self.expand(copies)
+            return scores.repeat_interleave(copies, 0)
+        self.expand(copies)
+        mask = None if mask is None else mask.repeat_interleave(copies, 0)
+        return self.scores(prompt.repeat_interleave(copies, 0), mask)
+
+    def all_scores(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R T V"]:
         """Scores of the word after every new position."""
-        return self.decoder.score(self.read(ids))
+        return self.decoder.score(self.read(ids, mask))
 
     def expand(self, copies: int) -> None:
         """Let `copies` rows read each source from here on."""
@@ -104,6 +125,36 @@ class Reader:
         if self.source_mask is not None:
             self.source_mask = self.source_mask[order]
         return order
+
+
+def split_record(record: Record, first: int, words: int, past: int) -> list[Record]:
+    """One record per word, as if each had been read in a pass of its own.
+
+    Args:
+        record: Of a pass over one row: `first` positions before the first word, then one per guess.
+        words: How many of the words behind these positions were taken.
+        past: Positions that were in the cache before.
+    """
+    ends = [first + word for word in range(words)]
+    spans = [slice(0 if word == 0 else end - 1, end) for word, end in enumerate(ends)]
+    return [
+        Record(
+            hidden_states=_each(record.hidden_states, lambda t, s=span: t[:, s]),
+            attentions=_each(record.attentions, lambda t, s=span, e=past + end: t[:, :, s, :e]),
+            cross_attentions=_each(record.cross_attentions, lambda t, s=span: t[:, :, s]),
+        )
+        for span, end in zip(spans, ends, strict=True)
+    ]
+
+
+def choose_rows(record: Record, rows: Int[Tensor, " r"]) -> Record:
+    """The record of these rows."""
+    hidden, attentions, cross = record.hidden_states, record.attentions, record.cross_attentions
+    return Record(*(_each(tensors, lambda t: t[rows]) for tensors in (hidden, attentions, cross)))
+
+
+def _each(tensors: list[Tensor] | None, change: Callable[[Tensor], Tensor]) -> list[Tensor] | None:
+    return None if tensors is None else [change(tensor) for tensor in tensors]
 
 
 def block_rows(order: list[int], size: int, device: torch.device) -> Int[Tensor, " R"]:

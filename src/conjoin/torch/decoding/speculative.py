@@ -6,32 +6,45 @@ from torch import Tensor
 
 from conjoin.torch.decoding.drafters import Drafter
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
-from conjoin.torch.decoding.reader import Reader
+from conjoin.torch.decoding.reader import Reader, split_record
 
 
 def speculate(
-    reader: Reader, prompt: Int[Tensor, "1 P"], limits: Limits, control: Control, drafter: Drafter, *, randomly: bool
+    reader: Reader,
+    prompt: Int[Tensor, "1 P"],
+    limits: Limits,
+    control: Control,
+    drafter: Drafter,
+    *,
+    randomly: bool,
+    mask: Tensor | None = None,
 ) -> Decoded:
     """Decode one source, reading several guessed words per pass.
 
     Greedily, the words are those of greedy decoding. Drawn, they follow the model's distribution: a drawn guess is
     taken with probability min(1, p / q), and a refused one replaced by a draw from what p has over q.
+
+    Args:
+        mask: [1, P], for a prompt that is padded on the left.
     """
     ids: list[int] = prompt[0].tolist()
-    fresh = ids
+    fresh = ids.copy()
     ended = False
     while not ended:
-        room = limits.max_length - len(ids)
-        draft, drawn = drafter.propose(ids, room - 1) if room > 1 and len(ids) > limits.prompt else ([], None)
+        known, room = len(ids), limits.max_length - len(ids)
+        draft, drawn = drafter.propose(ids, room - 1) if room > 1 and known > limits.prompt else ([], None)
         block = torch.tensor([fresh + draft], device=prompt.device)
-        scores = reader.all_scores(block)[0, len(fresh) - 1 :]
-        checked = _Checker(ids, scores, control, randomly)
+        scores = reader.all_scores(block, mask)[0, len(fresh) - 1 :]
+        mask = None  # the cache keeps it
+        checked = _Checker(scores, control, randomly)
         accepted, ended = _accept(ids, draft, drawn, checked, limits, control)
         drafter.hear(len(draft), accepted)
         reader.cache.crop(len(ids) - 1)
+        if reader.records:
+            record = reader.records.pop()
+            reader.records += split_record(record, len(fresh), len(ids) - known, known - len(fresh))
         fresh = ids[-1:]
-    if control.streamer is not None:
-        control.streamer.end()
+    control.end_stream()
     return Decoded(sequences=torch.tensor([ids], device=prompt.device))
 
 
@@ -48,29 +61,29 @@ def _accept(
         guess = draft[position] if position < len(draft) else None
         word = checked.word(position, ids, guess, None if drawn is None or guess is None else drawn[position])
         ids.append(word)
-        if control.streamer is not None:
-            control.streamer.put(torch.tensor([word]))
-        if _ends(ids, limits, control):
+        control.put(torch.tensor([word]))
+        if _ends(ids, limits, control, checked.device):
             return position + (word == guess), True
         if word != guess:
             return position, False
     return len(draft), False
 
 
-def _ends(ids: list[int], limits: Limits, control: Control) -> bool:
+def _ends(ids: list[int], limits: Limits, control: Control, device: torch.device) -> bool:
     if ids[-1] in limits.eos or len(ids) >= limits.max_length:
         return True
     if control.stops is None:
         return False
-    stopped = control.stopped(torch.tensor([ids]))
+    stopped = control.stopped(torch.tensor([ids], device=device))
     return stopped is not None and bool(stopped.any())
 
 
 class _Checker:
     """The model's own choice at each position of a block."""
 
-    def __init__(self, ids: list[int], scores: Float[Tensor, "T V"], control: Control, randomly: bool) -> None:
+    def __init__(self, scores: Float[Tensor, "T V"], control: Control, randomly: bool) -> None:
         self.scores = scores
+        self.device = scores.device
         self.control = control
         self.randomly = randomly
         plain = control.process is None and not randomly and not control.trace.wanted

@@ -1,0 +1,134 @@
+"""Beam search in groups that keep away from each other's words (Vijayakumar et al. 2016, arXiv:1610.02424)."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin.torch.decoding.beam_search import stopped
+from conjoin.torch.decoding.beams import BeamRules, Beams
+from conjoin.torch.decoding.loop import Control, Decoded
+from conjoin.torch.decoding.reader import Reader, block_rows
+from conjoin.torch.decoding.results import Live
+
+NO_WORD = -1
+"""Stands for the word of a beam that no later group has to keep away from."""
+
+
+def diverse_beam_search(
+    reader: Reader,
+    prompt: Int[Tensor, "B P"],
+    rules: BeamRules,
+    control: Control,
+    *,
+    groups: int,
+    returned: int = 1,
+    mask: Tensor | None = None,
+) -> Decoded:
+    """The best hypotheses of all groups together, as transformers 4 searched for them.
+
+    At each step the groups choose one after another. Processors run once per group, on its rows, and are told which
+    words the earlier groups' beams chose; HammingDiversity, in its place among them, lowers these. A group that is done
+    goes on unseen: it keeps nobody from its words.
+
+    Args:
+        groups: Each has num_beams / groups beams.
+        returned: Hypotheses per source.
+        mask: [B, P], for prompts that are padded on the left.
+    """
+    search = _Search(reader, prompt, rules, control, groups, returned)
+    tokens = search.step(search.first_scores(prompt, mask))
+    while tokens is not None:
+        tokens = search.step(reader.scores(tokens[:, None]))
+    return search.live.finish(search.merged())
+
+
+class _Search:
+    """A diverse beam search under way over the sources that are still alive."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompt: Int[Tensor, "B P"],
+        rules: BeamRules,
+        control: Control,
+        groups: int,
+        returned: int,
+    ) -> None:
+        self.reader, self.rules, self.control = reader, rules, control
+        self.size = rules.num_beams // groups
+        inner = replace(rules, num_beams=self.size)
+        self.groups = [Beams.start(prompt, inner, trace=control.trace.origins) for _ in range(groups)]
+        self.done = torch.zeros(len(prompt), groups, dtype=torch.bool, device=prompt.device)
+        self.live = Live(reader, prompt, rules, control, returned)
+
+    def first_scores(self, prompt: Int[Tensor, "B P"], mask: Tensor | None) -> Float[Tensor, "R V"]:
+        """Read the prompt."""
+        return self.reader.first_scores(prompt, mask, self.rules.num_beams, together=self.control.rows_may_leave)
+
+    def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R2"] | None:
+        """Let every group choose, move the cache accordingly, let finished sources go.
+
+        Returns:
+            The words to read next; None where the search is over.
+        """
+        parents, tokens = self._choose(scores.float())
+        self.live.emitted.put(*self.groups)
+        done, length = self.done.all(1), self.groups[0].length
+        if self.live.is_over(length, done):
+            return None
+        self.reader.reorder(parents.flatten())
+        if not self.live.shrinks(length, done):
+            return tokens.flatten()
+        order = self.live.let_go(self.merged(), done)
+        for group in self.groups:
+            group.keep(order)
+        self.done = self.done[order]
+        self.control.select(block_rows(order, self.size, scores.device))
+        return tokens[order].flatten()
+
+    def _choose(self, logits: Float[Tensor, "R V"]) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
+        """Parents, as rows of the whole batch, and words of all beams."""
+        sources, beams, size = len(self.live.sources), self.rules.num_beams, self.size
+        log_probs = logits.log_softmax(-1).view(sources, len(self.groups), size, -1)
+        starts = torch.arange(sources, device=logits.device)[:, None]
+        taken = torch.full((sources, beams), NO_WORD, device=logits.device)
+        parents, tokens, edited = [], [], []
+        for index, group in enumerate(self.groups):
+            scores = log_probs[:, index].flatten(0, 1)
+            scores = self.control.processed(group.rows, scores, current_tokens=taken.flatten(), beam_group_idx=index)
+            chosen = group.candidates(scores)
+            step = group.advance(*chosen, stopped(group, self.control, *chosen[1:]))
+            words = step.tokens.view(sources, size)
+            taken[:, index * size : (index + 1) * size] = words.masked_fill(self.done[:, index, None], NO_WORD)
+            self.done[:, index] |= step.done
+            parents.append(step.parents.view(sources, size) + starts * (beams - size) + index * size)
+            tokens.append(words)
+            edited.append(scores.view(sources, size, -1))
+        self.control.trace.note(logits, torch.cat(edited, 1).flatten(0, 1))
+        return torch.cat(parents, 1), torch.cat(tokens, 1)
+
+    def merged(self) -> Beams:
+        """Finished hypotheses of all groups, best first."""
+        scores = torch.cat([group.finished_scores for group in self.groups], 1)
+        scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
+        finished = torch.cat([group.finished for group in self.groups], 1)
+        origins = self._origins()
+        return replace(
+            self.groups[0],
+            finished=finished.gather(1, order[..., None].expand_as(finished)),
+            finished_scores=scores,
+            finished_lengths=torch.cat([group.finished_lengths for group in self.groups], 1).gather(1, order),
+            finished_origins=None if origins is None else origins.gather(1, order[..., None].expand_as(origins)),
+        )
+
+    def _origins(self) -> Int[Tensor, "B N O"] | None:
+        """Where finished hypotheses came from, as rows of the whole batch."""
+        beams, size, found = self.rules.num_beams, self.size, []
+        for index, group in enumerate(self.groups):
+            if group.finished_origins is None:
+                return None
+            rows = group.finished_origins
+            found.append(torch.where(rows < 0, rows, rows // size * beams + index * size + rows % size))
+        return torch.cat(found, 1)

@@ -1,0 +1,157 @@
+"""Greedy and beam search give transformers' tokens and scores, whatever the settings."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import oracle_generation as oracle
+from generate_models import EOS, NAMES, PAD, models, sources
+
+TRIALS = settings(max_examples=40, deadline=None, report_multiple_bugs=False)
+WORD = st.integers(0, 52)
+LENGTHS = st.sampled_from([(7, 5, 3), (4,), (2, 6), (1, 9, 9, 4)])
+
+
+def either(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+class Allowed:
+    """Allows a third of the words, others for each source and last word, and always the end."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __repr__(self) -> str:
+        return f"Allowed({self.seed})"
+
+    def __call__(self, source: int, ids: Tensor) -> list[int]:
+        words = range(53)
+        return [EOS, *random.Random(f"{self.seed} {source} {int(ids[-1])}").sample(words, 18)]
+
+
+PROCESSED: dict[str, st.SearchStrategy[Any]] = {
+    "repetition_penalty": either(0.7, 1.5, 3.0),
+    "no_repeat_ngram_size": either(1, 2, 3),
+    "bad_words_ids": st.lists(st.lists(WORD, min_size=1, max_size=2), min_size=1, max_size=6),
+    "sequence_bias": st.dictionaries(
+        st.tuples(WORD) | st.tuples(WORD, WORD), either(-5.0, 3.0), min_size=1, max_size=5
+    ),
+    "suppress_tokens": st.lists(WORD, min_size=1, max_size=20),
+    "begin_suppress_tokens": st.lists(WORD, min_size=1, max_size=20),
+    "forced_bos_token_id": WORD,
+    "forced_eos_token_id": either(EOS, [EOS, 12]),
+    "exponential_decay_length_penalty": st.tuples(either(0, 2, 5), either(1.1, 1.9, 0.8)),
+    "renormalize_logits": st.just(True),
+    "remove_invalid_values": st.just(True),
+    "prefix_allowed_tokens_fn": st.builds(Allowed, st.integers(0, 9)),
+}
+SOURCE_READERS: dict[str, st.SearchStrategy[Any]] = {
+    "encoder_repetition_penalty": either(0.6, 1.7),
+    "encoder_no_repeat_ngram_size": either(1, 2, 3),
+}
+SEARCH: dict[str, st.SearchStrategy[Any]] = {
+    "length_penalty": either(-1.0, 0.0, 0.6, 1.0, 2.5),
+    "early_stopping": either(False, True, "never"),
+}
+
+
+@st.composite
+def calls(draw: Any) -> dict[str, Any]:
+    """A model's seed, sources, and settings of one call."""
+    lengths = draw(LENGTHS)
+    call: dict[str, Any] = {"seed": draw(st.integers(0, 3)), "source": draw(st.integers(0, 50)), "lengths": lengths}
+    call["ends"] = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=2))
+    beams = draw(either(1, 1, 2, 3, 4, 5))
+    new = draw(either(1, 2, 5, 9, 12))
+    chosen: dict[str, Any] = {"num_beams": beams, "max_new_tokens": new}
+    if beams > 1:
+        chosen |= {name: draw(kind) for name, kind in SEARCH.items()}
+        chosen["num_return_sequences"] = draw(st.integers(1, beams))
+    if new > 2 and draw(st.booleans()):
+        chosen[draw(either("min_length", "min_new_tokens"))] = draw(either(1, new // 2, new))
+    readers = SOURCE_READERS if len(set(lengths)) == 1 else {}  # transformers' let padding count
+    for name in draw(st.lists(either(*PROCESSED, *readers), max_size=3, unique=True)):
+        chosen[name] = draw({**PROCESSED, **readers}[name])
+    forced = {chosen.get("forced_bos_token_id"), EOS, 12}
+    if "suppress_tokens" in chosen:
+        chosen["suppress_tokens"] = [word for word in chosen["suppress_tokens"] if word not in forced] or [13]
+    if beams > 1 and isinstance(chosen.get("forced_eos_token_id"), list):
+        chosen["forced_eos_token_id"] = EOS  # of equal scores, topk returns either
+    call["prefix"] = draw(st.none() | st.lists(st.integers(11, 52), min_size=1, max_size=3))
+    call["encoded"] = draw(either(False, False, True)) and not readers
+    return {**call, "settings": chosen}
+
+
+def run(name: str, call: dict[str, Any], **more: Any) -> tuple[Any, Any]:
+    """The call's results by us and by transformers."""
+    ours, theirs = models(name, call["seed"])
+    ids, mask = sources(name, call["source"], call["lengths"])
+    given: dict[str, Any] = {**call["settings"], **more, "attention_mask": mask}
+    given["eos_token_id"] = ends(theirs, ids, mask, call["ends"])
+    mine = dict(given)
+    if call["prefix"] is not None:
+        prefix = torch.tensor(call["prefix"]).expand(len(ids), -1)
+        mine["decoder_input_ids"] = given["decoder_input_ids"] = prefix
+    if call["encoded"]:
+        mine["encoder_outputs"] = ours.encoder(ids, mask)
+        given["encoder_outputs"] = theirs.get_encoder()(ids, mask)
+        return ours.generate(**mine), oracle.generate(theirs, None, **given)
+    return ours.generate(ids, **mine), oracle.generate(theirs, ids, **given)
+
+
+def ends(model: Any, ids: Tensor, mask: Tensor, places: list[tuple[int, int]]) -> int | list[int]:
+    """End ids that the model does write: words of its own greedy results."""
+    free = oracle.generate(model, ids, attention_mask=mask, max_new_tokens=10, eos_token_id=None, pad_token_id=PAD)
+    words = {int(free[row % len(free), column]) for row, column in places} - {PAD}
+    return sorted(words | {EOS}) if words else EOS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tokens_are_transformers_tokens(name: str) -> None:
+    @TRIALS
+    @given(call=calls())
+    def check(call: dict[str, Any]) -> None:
+        mine, theirs = run(name, call)
+        assert mine.tolist() == theirs.tolist()
+
+    check()
+
+
+EVERYTHING = ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states")
+FORBIDDING = ("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id", "bad_words_ids")
+"""Settings that may leave beams without a word, where any impossible one may stand."""
+
+
+@pytest.mark.parametrize("name", ["bert-bert", "roberta-gpt2", "t5"])
+def test_all_that_is_returned_is_as_transformers_returns_it(name: str) -> None:
+    @settings(TRIALS, max_examples=8)
+    @given(call=calls().filter(lambda call: not {*call["settings"]} & {*FORBIDDING, "prefix_allowed_tokens_fn"}))
+    def check(call: dict[str, Any]) -> None:
+        mine, theirs = run(name, call, **dict.fromkeys(EVERYTHING, True))
+        assert mine.sequences.tolist() == theirs.sequences.tolist()
+        assert {*mine} == {key for key in theirs if theirs[key] is not None}
+        for each in ("scores", "logits", "encoder_attentions", "encoder_hidden_states"):
+            close(mine[each], theirs[each])
+        for each in ("decoder_attentions", "cross_attentions", "decoder_hidden_states"):
+            assert len(mine[each]) == len(theirs[each])
+            for layers in zip(mine[each], theirs[each], strict=True):
+                close(*layers)
+        if call["settings"]["num_beams"] > 1:
+            assert mine.beam_indices.tolist() == theirs.beam_indices.tolist()
+            close(mine.sequences_scores, theirs.sequences_scores)
+        ours, model = models(name, call["seed"])
+        for normalize in (False, True):
+            arguments = (mine.sequences, mine.scores, mine.get("beam_indices"), normalize)
+            close(ours.compute_transition_scores(*arguments), oracle.transition_scores(model, *arguments))
+
+    check()
+
+
+def close(mine: Any, theirs: Any) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
