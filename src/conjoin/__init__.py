@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from conjoin.tokenizer import XLMRobertaTokenizer as XLMRobertaTokenizer
     from conjoin.tokenizer import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
     from conjoin.torch.model import EncoderDecoderModel as EncoderDecoderModel
+    from conjoin.training.arguments import TrainingArguments as TrainingArguments
+    from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 
 __version__ = "0.1.0"
 
@@ -154,6 +156,7 @@ _HOMES = {
     "RobertaConfig": "families.roberta",
     "RobertaTokenizer": "tokenizer",
     "RobertaTokenizerFast": "tokenizer",
+    "Seq2SeqTrainer": "training.torch.trainer",
     "ShapeError": "errors",
     "T5Config": "families.t5",
     "T5Tokenizer": "tokenizer",
@@ -162,6 +165,7 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "TokenizerError": "errors",
     "TokenizerPair": "tokenizer",
+    "TrainingArguments": "training.arguments",
     "TrainingError": "errors",
     "WeightError": "errors",
     "XLMRobertaConfig": "families.roberta",
