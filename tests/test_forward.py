@@ -217,14 +217,14 @@ def test_num_items_in_batch_makes_accumulation_exact() -> None:
 
 def test_label_smoothing_is_torch_s() -> None:
     model, data = fresh(), batch()
-    output = model(**data, label_smoothing=0.2)
+    output = model(**data, smoothing=0.2)
     expected = torch.nn.functional.cross_entropy(
         output.logits.flatten(0, 1), data["labels"].flatten(), label_smoothing=0.2
     )
     torch.testing.assert_close(output.loss, expected)
 
 
-@pytest.mark.parametrize("more", [{}, {"label_smoothing": 0.1}, {"num_items_in_batch": 7}])
+@pytest.mark.parametrize("more", [{}, {"smoothing": 0.1}, {"num_items_in_batch": 7}])
 def test_logits_that_nobody_asks_for_are_not_kept(more: dict[str, Any]) -> None:
     model, data = fresh(), batch()
     lean, full = model(**data, output_logits=False, **more), model(**data, **more)

@@ -83,7 +83,7 @@ def test_a_whole_model_learns_the_same_from_packed_rows(key: str) -> None:
 def test_smoothing_checkpointing_and_loss_without_logits_take_packed_rows() -> None:
     model = joined("roberta", "gpt2").train()
     model.gradient_checkpointing_enable()
-    check_equal(model, label_smoothing=0.1, output_logits=False, num_items_in_batch=5)
+    check_equal(model, smoothing=0.1, output_logits=False, num_items_in_batch=5)
 
 
 def test_open_attention_takes_packed_rows() -> None:

@@ -66,7 +66,10 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
 
     Attributes:
         join_report: Where every parameter came from; print it.
+        accepts_loss_kwargs: Tells transformers' Trainer to give num_items_in_batch; it looks for `**kwargs` otherwise.
     """
+
+    accepts_loss_kwargs = True
 
     def __init__(
         self, config: PretrainedConfig | None = None, encoder: Encoder | None = None, decoder: Decoder | None = None
@@ -240,7 +243,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         output_logits: bool = True,
         segment_ids: Int[Tensor, "B S"] | None = None,
         decoder_segment_ids: Int[Tensor, "R T"] | None = None,
@@ -256,7 +259,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             labels: labels[t] is what target position t must predict; -100 is not counted.
             use_cache: Return past_key_values; None follows the decoder's config, but in training and with labels.
             num_items_in_batch: Divide the summed loss by this: the counted labels of a whole accumulated batch.
-            label_smoothing: Share of every target that is spread over the vocabulary.
+            smoothing: Share of every target that is spread over the vocabulary. Not called label_smoothing: trainers of
+                others take every argument with "label" in its name for labels.
             output_logits: False computes the loss without keeping logits, at the counted labels only.
             segment_ids, decoder_segment_ids: Where rows hold several pairs: which one a token belongs to, from 1, and
                 0 at padding. Pairs do not see each other; each starts at position 0 and with the start id.
@@ -304,7 +308,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             encoder_segment_ids=segment_ids,
         )
         output = Seq2SeqLMOutput(
-            loss=self._loss(decoded, labels, num_items_in_batch, label_smoothing) if labels is not None else None,
+            loss=self._loss(decoded, labels, num_items_in_batch, smoothing) if labels is not None else None,
             logits=decoded.logits,
             past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
@@ -321,9 +325,9 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         return self.decoder.config.use_cache and labels is None and not self.training
 
     def _loss(
-        self, decoded: DecoderOutput, labels: Tensor, num_items: Tensor | int | None, label_smoothing: float
+        self, decoded: DecoderOutput, labels: Tensor, num_items: Tensor | int | None, smoothing: float
     ) -> Float[Tensor, ""]:
-        settings = {"num_items": num_items, "label_smoothing": label_smoothing}
+        settings = {"num_items": num_items, "label_smoothing": smoothing}
         if decoded.logits is not None:
             return token_loss(decoded.logits, labels, **settings)
         assert decoded.last_hidden_state is not None

@@ -98,7 +98,7 @@ class Engine:
                 loss = self._wrapped(
                     **inputs,
                     num_items_in_batch=counted,
-                    label_smoothing=self.arguments.label_smoothing_factor,
+                    smoothing=self.arguments.label_smoothing_factor,
                     output_logits=False,
                     use_cache=False,
                 ).loss
