@@ -110,6 +110,33 @@ def test_dtype_is_that_of_every_parameter(halves: tuple[Path, Path], dtype: Any)
     assert EncoderDecoderModel.from_pretrained(halves[0].parent / "out", dtype="float32").dtype == torch.float32
 
 
+def test_older_and_automatic_words_for_dtype_are_taken(halves: tuple[Path, Path]) -> None:
+    assert join(*halves, torch_dtype="bfloat16").dtype == torch.bfloat16
+    assert Encoder.from_pretrained(halves[0], torch_dtype=torch.float16).dtype == torch.float16
+    assert Encoder.from_pretrained(halves[0], dtype="auto").dtype == torch.float32
+
+
+def test_values_override_a_config_that_is_given_too(halves: tuple[Path, Path]) -> None:
+    config = BertConfig.from_pretrained(halves[0])
+    assert Encoder.from_pretrained(halves[0], config=config).config is config
+    assert Encoder.from_pretrained(halves[0], config=config, hidden_act="relu").config.hidden_act == "relu"
+    assert config.hidden_act == "gelu"
+
+
+def test_keywords_without_effect_are_told(halves: tuple[Path, Path]) -> None:
+    with pytest.warns(ConjoinWarning, match="attn_implementation, trust_remote_code: no effect here"):
+        join(*halves, trust_remote_code=True, attn_implementation="sdpa")
+    with pytest.warns(ConjoinWarning, match=r"encoder_hiden_size: BertConfig has no such field"):
+        join(*halves, encoder_hiden_size=20)
+    with pytest.warns(ConjoinWarning, match=r"hiden_act: BertConfig has no such field"):
+        Encoder.from_pretrained(halves[0], hiden_act="relu")
+
+
+def test_a_device_map_is_refused_with_the_word_for_one_device(halves: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match='device="cuda"'):
+        join(*halves, device_map="auto")
+
+
 def test_an_integer_dtype_is_refused(halves: tuple[Path, Path]) -> None:
     with pytest.raises(ConfigError, match="expected one of float32, bfloat16"):
         join(*halves, dtype="int8")

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
-from conjoin.configuration import AutoConfig
 from conjoin.errors import ConjoinWarning
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.torch.cache import KVCache
 from conjoin.torch.head import Head
-from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
+from conjoin.torch.keywords import find_config, take_dtype
+from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.pretrained import Pretrained
@@ -53,15 +53,15 @@ class Half(Stack, Pretrained):
             WeightError, ConfigError, FileError: all problems of a kind in one error.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        wanted = take_dtype(dtype, overrides)
         folder = resolve(name_or_path, **hub)
-        found = config or AutoConfig.from_pretrained(folder, **overrides)
+        found = find_config(folder, config, overrides)
         kind = half_spec(found, cls.role)
         with open_checkpoint(folder) as checkpoint:
             plan = plan_half(kind, half_offer(kind, cls.role, checkpoint))
             with torch.device("meta"):
                 model = cls(found, kind)
-            wanted = stored_dtype(checkpoint) if dtype is None else to_dtype(dtype)
-            materialise(model, wanted, device)
+            materialise(model, wanted or stored_dtype(checkpoint), device)
             fill(model, plan, prefix=f"{cls.role}.")
         return model.eval()
 

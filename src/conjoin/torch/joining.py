@@ -12,7 +12,7 @@ from torch import nn
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
-from conjoin.configuration import AutoConfig, EncoderDecoderConfig
+from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError, ConjoinWarning, JoinError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role, family
 from conjoin.join import (
@@ -28,6 +28,7 @@ from conjoin.join import (
     untied_head,
 )
 from conjoin.torch.halves import Decoder, Encoder
+from conjoin.torch.keywords import find_config
 from conjoin.torch.loading import tie
 
 
@@ -67,7 +68,7 @@ def find_source(role: Role, name_or_path: str | PathLike[str] | None, keywords: 
         return Source(role, module.config.copy(**keywords), module=module)
     assert name_or_path is not None
     folder = resolve(name_or_path, **hub)
-    found = config.copy(**keywords) if config else AutoConfig.from_pretrained(folder, **keywords)
+    found = find_config(folder, config, keywords, prefix=f"{role}_")
     if isinstance(found, EncoderDecoderConfig):
         raise JoinError(
             f"The {role}: {folder} holds a joined pair, not one half.",

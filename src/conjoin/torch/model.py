@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
-from conjoin.configuration import AutoConfig, CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.join import (
@@ -47,8 +47,9 @@ from conjoin.torch.joining import (
     plan_sources,
     untie_head,
 )
+from conjoin.torch.keywords import find_config, take_dtype
 from conjoin.torch.linear import Linear
-from conjoin.torch.loading import fill, materialise, stored_dtype, to_dtype
+from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.torch.pretrained import Pretrained
@@ -161,6 +162,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             JoinError, ConfigError, WeightError, FileError: before anything is half done.
         """
         hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords and key != "subfolder"}
+        wanted = take_dtype(dtype, keywords)
         encoder_words, decoder_words, values = _route(keywords)
         sources = (
             find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
@@ -169,7 +171,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         model = cls.__new__(cls)
         Pretrained.__init__(model)
         values |= {"share": share, "cross_attention_init": cross_attention_init}
-        model._join(sources, values, None if dtype is None else to_dtype(dtype), device)
+        model._join(sources, values, wanted, device)
         return model
 
     @classmethod
@@ -193,8 +195,9 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        wanted = take_dtype(dtype, overrides)
         folder = resolve(name_or_path, **hub)
-        found = config or AutoConfig.from_pretrained(folder, **overrides)
+        found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         with open_checkpoint(folder) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
@@ -206,7 +209,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             Pretrained.__init__(model)
             model._build(found, pair)
             model._tokenizer_folders = OneFolder(folder)
-            materialise(model, stored_dtype(checkpoint) if dtype is None else to_dtype(dtype), device)
+            materialise(model, wanted or stored_dtype(checkpoint), device)
             model._fill(plan, folder)
         complete_tokens(found, folder)
         return model

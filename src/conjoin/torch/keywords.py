@@ -1,0 +1,68 @@
+"""Keywords of from_pretrained that Hugging Face's users know: taken, refused or told to have no effect."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conjoin.configuration import AutoConfig
+from conjoin.errors import ConfigError, ConjoinWarning
+from conjoin.families import PretrainedConfig
+from conjoin.generation import GenerationConfig
+from conjoin.torch.loading import to_dtype
+
+_IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
+"""They choose among ways of loading and computing of which there is one here."""
+
+
+def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
+    """The dtype that is asked for, None for the default; takes what is no config value out of `keywords`.
+
+    Raises:
+        ConfigError: no such dtype, or device_map is given.
+    """
+    older = keywords.pop("torch_dtype", None)
+    dtype = older if dtype is None else dtype
+    if "device_map" in keywords:
+        raise ConfigError(
+            f"device_map = {keywords['device_map']!r}: a model is on one device.",
+            hint='device="cuda"; several devices share one through conjoin.training (FSDP).',
+        )
+    idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
+    if idle:
+        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=3)
+    return None if dtype is None or dtype == "auto" else to_dtype(dtype)
+
+
+def find_config(
+    folder: Path, config: PretrainedConfig | None, values: dict[str, Any], prefix: str = ""
+) -> PretrainedConfig:
+    """The config that is given, or the folder's, with values that override it.
+
+    Args:
+        prefix: What the user wrote before the names of values.
+
+    Raises:
+        ConfigError: unknown model_type, bad JSON, or values of the wrong type.
+    """
+    if config is None:
+        found = AutoConfig.from_pretrained(folder, **values)
+    else:
+        found = config.copy(**values) if values else config
+    _warn_of_unknown(found, values, prefix)
+    return found
+
+
+def _warn_of_unknown(config: PretrainedConfig, names: Iterable[str], prefix: str) -> None:
+    """Tell of values that no field of the config takes: they are kept, as config.json's are, and change nothing."""
+    fields = {name for base in type(config).__mro__ for name in vars(base).get("__annotations__", {})}
+    older = {*config.attribute_map, "conjoin", "tie_encoder_decoder", *GenerationConfig().to_dict()}
+    unknown = [prefix + name for name in names if name not in fields | older]
+    if unknown:
+        warnings.warn(
+            f"{', '.join(unknown)}: {type(config).__name__} has no such field; kept in the config, without effect.",
+            ConjoinWarning,
+            stacklevel=5,
+        )
