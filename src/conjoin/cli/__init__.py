@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from conjoin.cli import _talk
-from conjoin.cli.demo import demo
+from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
 from conjoin.cli.families import list_families
-from conjoin.cli.generate import generate
+from conjoin.cli.generate import generate_targets
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
 from conjoin.cli.train import train
@@ -24,10 +24,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo)
+app.command("demo")(run_demo)
 app.command("evaluate")(evaluate_model)
 app.command("families")(list_families)
-app.command("generate")(generate)
+app.command("generate")(generate_targets)
 app.command("inspect")(inspect_folder)
 app.command("join")(join_halves)
 app.command("train")(train)

@@ -108,28 +108,30 @@ def rank(number: int) -> str:
     return f"{number}{suffix}"
 
 
-def _year(year: int) -> str:
-    century, rest = divmod(year, 100)
+def year(number: int) -> str:
+    """A year from 1000 to 2099 in words."""
+    century, rest = divmod(number, 100)
     if rest == 0:
-        return "two thousand" if year == 2000 else f"{cardinal(century)} hundred"
+        return "two thousand" if number == 2000 else f"{cardinal(century)} hundred"
     if rest < 10:
         return f"two thousand and {UNITS[rest]}" if century == 20 else f"{cardinal(century)} oh {UNITS[rest]}"
     return f"{cardinal(century)} {cardinal(rest)}"
 
 
 def _date(dice: random.Random) -> tuple[str, str]:
-    day, month, year = dice.randint(1, 31), dice.choice(MONTHS), dice.randint(1950, 2029)
+    day, month, number = dice.randint(1, 31), dice.choice(MONTHS), dice.randint(1950, 2029)
     spoken = dice.choice((f"the {ordinal(day)} of {month}", f"{month} the {ordinal(day)}"))
-    return f"{spoken} {_year(year)}", f"{day} {month} {year}"
+    return f"{spoken} {year(number)}", f"{day} {month} {number}"
 
 
 def _time(dice: random.Random) -> tuple[str, str]:
     hour, minute = dice.randrange(24), dice.randrange(0, 60, 5)
     part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
-    return f"{_clock(hour, minute)} in the {part}", f"{hour} h {minute:02d}"
+    return f"{clock(hour, minute)} in the {part}", f"{hour} h {minute:02d}"
 
 
-def _clock(hour: int, minute: int) -> str:
+def clock(hour: int, minute: int) -> str:
+    """A time of day in words, on a clock of twelve hours."""
     this, following = (UNITS[(h - 1) % 12 + 1] for h in (hour, hour + 1))
     named = {0: f"{this} o'clock", 15: f"quarter past {this}", 30: f"half past {this}", 45: f"quarter to {following}"}
     plain = f"{cardinal(minute)} past {this}" if minute < 30 else f"{cardinal(60 - minute)} to {following}"

@@ -26,7 +26,7 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
-def generate(
+def generate_targets(
     model: options.Model,
     texts: Annotated[list[str] | None, typer.Argument(help="Sources; else --input, else stdin.")] = None,
     input: Annotated[

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoint import replacing_file
-from conjoin.evaluation.texts import pad_sources, source_limit
+from conjoin.evaluation.texts import evaluating, pad_sources, source_limit
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -30,12 +30,8 @@ def record(model: "EncoderDecoderModel", pairs: Iterable[tuple[str, str]], path:
         FileError: the file cannot be written.
         TokenizerError: the model has no tokenizer.
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         found = [_one(model, source, target) for source, target in pairs]
-    finally:
-        model.train(training)
     with replacing_file(Path(path)) as file:
         json.dump(found, file, ensure_ascii=False)
 

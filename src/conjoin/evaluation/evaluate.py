@@ -14,7 +14,7 @@ from conjoin.checkpoint import replacing_file
 from conjoin.errors import ConfigError
 from conjoin.evaluation.metrics import DEFAULT_METRICS, Measure, measure_texts, metric_names, token_measures
 from conjoin.evaluation.resampling import Comparison, Estimate, Method, compare, estimate
-from conjoin.evaluation.texts import TextSettings, generate_stream, pad_sources, source_limit
+from conjoin.evaluation.texts import TextSettings, evaluating, generate_stream, pad_sources, source_limit
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -122,13 +122,9 @@ def evaluate(
     settings = settings or TextSettings()
     if not references or len(sources) != len(references):
         raise ConfigError(f"{len(sources)} sources for {len(references)} references; expected as many, and some.")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         tokens = _token_statistics(model, sources, references, settings, progress)
         predictions, cut = _predictions(model, sources, settings, progress)
-    finally:
-        model.train(training)
     measures = measure_texts(names, predictions, references) + token_measures(*tokens.T)
     losses = tokens[:, 0] / np.maximum(tokens[:, 2], 1)
     return Evaluation(sources, references, predictions, losses, measures, cut)

@@ -1,6 +1,7 @@
 """Texts in, texts out: any number of them through one model, in batches of like length."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -70,6 +71,17 @@ def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> 
     return {**generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
 
 
+@contextmanager
+def evaluating(model: "EncoderDecoderModel") -> Generator[None]:
+    """Without dropout for a while; a model in training goes on with it."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 def generate_texts(
     model: "EncoderDecoderModel", texts: Sequence[str], settings: TextSettings | None = None
 ) -> list[str]:
@@ -83,9 +95,10 @@ def generate_texts(
         TokenizerError: the model has no tokenizer.
     """
     found: list[str] = [""] * len(texts)
-    for batch in generate_stream(model, enumerate(texts), settings or TextSettings()):
-        for made in batch:
-            found[made.index] = made.texts[0]
+    with evaluating(model):
+        for batch in generate_stream(model, enumerate(texts), settings or TextSettings()):
+            for made in batch:
+                found[made.index] = made.texts[0]
     return found
 
 

@@ -1,7 +1,6 @@
 """The end of a run: the final model with its card and recipe, and the report."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +39,7 @@ def _write(trainer: "Seq2SeqTrainer", run: "Run") -> None:
         staging.path("README.md").write_text(_card(trainer, run), encoding="utf-8")
         if trainer.recipe is not None:
             staging.path(RECIPE_FILE).write_text(trainer.recipe.to_yaml(), encoding="utf-8")
-    _report(run)
+    _report(trainer, run)
 
 
 def _card(trainer: "Seq2SeqTrainer", run: "Run") -> str:
@@ -72,7 +71,11 @@ def _origin(trainer: "Seq2SeqTrainer") -> str:
     return f"A {config.model_type} model"
 
 
-def _report(run: "Run") -> None:
-    """The evaluation room's page about the run, where that room is there."""
-    if find_spec("conjoin.evaluation.report") is not None:
-        import_module("conjoin.evaluation.report").write_report(run.folder.path)
+def _report(trainer: "Seq2SeqTrainer", run: "Run") -> None:
+    """The evaluation room's page about the run, with what the decoder reads in the pairs that samples are shown of."""
+    attention, report = (import_module(f"conjoin.evaluation.{name}") for name in ("attention", "report"))
+    texts = trainer.eval_examples.texts if trainer.eval_examples is not None else None
+    if texts is not None and trainer.tokenizer is not None and trainer.args.fsdp == "none":
+        pairs = zip(texts.sources, texts.targets, strict=True)
+        attention.record(trainer.model, list(pairs)[: trainer.args.eval_samples], run.folder.path / attention.FILE)
+    report.write_report(run.folder.path)
