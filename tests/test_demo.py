@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def test_pairs_are_different_repeatable_and_without_a_slot_left() -> None:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers with a real tokenizer's files."""
-    return with_tokenizer(tmp_path_factory.mktemp("tiny") / "bert", "bert", num_hidden_layers=3)
+    return with_tokenizer(
+        tmp_path_factory.mktemp("tiny") / "bert", "bert", num_hidden_layers=3, max_position_embeddings=128
+    )
 
 
 def test_a_shrunk_demo_leaves_a_folder_that_generates(
@@ -116,3 +119,15 @@ def test_the_demo_keeps_its_promise(run: Any, tmp_path: Path) -> None:
     pretrained, random = (float(share) for share in re.findall(r"([\d.]+) %", told.out))
     assert pretrained >= 90
     assert random <= pretrained - 30
+
+
+def test_the_examples_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in demo_data.make_pairs(12)))
+    examples = Path(__file__).parents[1] / "examples"
+    out = str(tmp_path / "out")
+    finetune, compare = (runpy.run_path(str(examples / f"{name}.py"))["main"] for name in ("finetune", "compare"))
+    finetune(str(tiny), str(tiny), str(pairs), str(pairs), out, "2")
+    assert "chrf" in capsys.readouterr().out
+    compare(out, out, str(pairs))
+    assert "p = 1.000   better: -" in capsys.readouterr().out

@@ -31,32 +31,25 @@ MONTHS = _listed("january february march april may june july august september oc
 
 PEOPLE = _listed(
     """
-    adam alice amy andrew anna arthur barbara ben betty bill bob brian carl carol catherine charles chris claire
-    daniel david diana donald dorothy edward eleanor elizabeth emily emma eric eva frank fred george grace hannah
-    harry helen henry howard hugh ian isabel jack james jane jennifer jessica jim joan joe john joseph judith
-    julia karen karl kate kevin larry laura linda lisa louis lucy margaret maria mark martha martin mary matthew
-    max michael nancy nick nina oliver oscar pamela patrick paul peter philip rachel ralph rebecca richard robert
-    roger rose ruth sam sarah simon sophie stephen susan ted teresa thomas tim tony victor vincent walter william
+    adam alice andrew arthur ben betty bob carl catherine charles claire david donald dorothy eleanor emily eric
+    frank fred grace harry henry howard ian jack jane jennifer jim joe joseph julia karen kate larry linda lisa
+    lucy maria martha martin matthew michael nick nina oscar patrick peter rachel ralph richard roger ruth sam
+    simon stephen ted teresa tim victor walter
     """
 )
 PLACES = _listed(
     """
-    amsterdam athens austin baltimore barcelona bath belfast berlin birmingham boston brighton bristol brussels
-    budapest cairo calgary cambridge cardiff chicago cleveland cologne copenhagen dallas delhi denver detroit
-    dublin durham edinburgh exeter florence frankfurt geneva genoa glasgow hamburg helsinki houston istanbul kiev
-    leeds leicester lisbon liverpool london lyon madrid manchester melbourne memphis miami milan montreal moscow
-    munich naples newcastle norwich nottingham oslo ottawa oxford paris perth philadelphia pittsburgh portland
-    prague quebec rome rotterdam salzburg seattle seville sheffield southampton stockholm stuttgart sydney tokyo
-    toronto turin vancouver venice vienna warsaw york zurich
+    amsterdam athens baltimore bath berlin birmingham brighton brussels cairo calgary cardiff cleveland copenhagen
+    dallas denver dublin edinburgh exeter frankfurt genoa hamburg helsinki istanbul leeds lisbon london lyon
+    manchester memphis milan montreal munich newcastle nottingham oslo oxford perth pittsburgh portland quebec
+    rotterdam seattle seville southampton stuttgart tokyo toronto vancouver vienna york
     """
 )
 THINGS = _listed(
     """
-    album apple bag basket bell bike boat book bottle box bridge camera candle carpet chair clock coat computer
-    concert contract cup curtain desk dinner door engine film flute garden gate guitar hammer hat horse jacket
-    kitchen knife lamp letter magazine map mirror movie needle newspaper painting parcel pen phone piano picture
-    pipe poster printer radio recipe ring rope saddle sail scarf screen shirt shoe sofa spoon statue stove
-    suitcase table tent ticket tower toy train truck umbrella vase violin wallet watch wheel window
+    album apple basket bell boat bottle box camera carpet chair coat concert contract curtain dinner door film
+    garden gate hammer horse jacket knife letter magazine mirror needle newspaper parcel phone piano pipe printer
+    radio ring saddle sail screen shoe sofa statue suitcase table ticket toy train umbrella violin wallet wheel
     """
 )
 
