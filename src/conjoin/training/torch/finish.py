@@ -1,12 +1,13 @@
 """The end of a run: the final model with its card and recipe, and the report."""
 
-from importlib import import_module
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from conjoin.checkpoint import replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConjoinError, ConjoinWarning
 from conjoin.torch.saving import write_pair
 from conjoin.training.card import model_card
 from conjoin.training.metrics_log import read_log
@@ -72,10 +73,17 @@ def _origin(trainer: "Seq2SeqTrainer") -> str:
 
 
 def _report(trainer: "Seq2SeqTrainer", run: "Run") -> None:
-    """The evaluation room's page about the run, with what the decoder reads in the pairs that samples are shown of."""
-    attention, report = (import_module(f"conjoin.evaluation.{name}") for name in ("attention", "report"))
+    """The evaluation room's page about the run, with what the decoder reads in the pairs that samples are shown of.
+
+    The model is safe by now: a page that cannot be written is a warning.
+    """
+    from conjoin.evaluation import attention, report
+
     texts = trainer.eval_examples.texts if trainer.eval_examples is not None else None
-    if texts is not None and trainer.tokenizer is not None and trainer.args.fsdp == "none":
-        pairs = zip(texts.sources, texts.targets, strict=True)
-        attention.record(trainer.model, list(pairs)[: trainer.args.eval_samples], run.folder.path / attention.FILE)
-    report.write_report(run.folder.path)
+    try:
+        if texts is not None and trainer.tokenizer is not None and trainer.args.fsdp == "none":
+            pairs = zip(texts.sources, texts.targets, strict=True)
+            attention.record(trainer.model, list(pairs)[: trainer.args.eval_samples], run.folder.path / attention.FILE)
+        report.write_report(run.folder.path)
+    except ConjoinError as error:
+        warnings.warn(f"The model is saved, but not its report: {error}", ConjoinWarning, stacklevel=2)
