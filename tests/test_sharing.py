@@ -49,6 +49,20 @@ def test_two_folders_are_joined_shared(tmp_path: Path) -> None:
     assert "tied" in str(model.join_report)
 
 
+def test_cross_attention_copied_from_shared_self_attention_has_its_numbers(tmp_path: Path) -> None:
+    folder = with_tokenizer(tmp_path / "bert", "bert")
+    keywords = {"share": "all", "cross_attention_init": "self_attention"}
+    for model in (
+        EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder, **keywords),
+        fresh(SOURCE, SOURCE, **keywords),
+    ):
+        for block in model.decoder.blocks:
+            for one, other in zip(block.cross_attn.parameters(), block.self_attn.parameters(), strict=True):
+                assert one is not other
+                assert torch.equal(one, other)
+                assert one.isfinite().all()
+
+
 def test_sharing_survives_casts_copies_and_training(shared: EncoderDecoderModel) -> None:
     assert is_tied(copy.deepcopy(shared))
     model = shared.to(torch.float64).to("cpu")

@@ -63,7 +63,8 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
         for name in plan.names(CopiedFresh):
             origin = plan.origins[name]
             assert isinstance(origin, CopiedFresh)
-            parameters[name].copy_(parameters[origin.of])
+            same = plan.origins[origin.of]
+            parameters[name].copy_(parameters[same.to if isinstance(same, Tied) else origin.of])
     for name in plan.names(Tied):
         origin = plan.origins[name]
         assert isinstance(origin, Tied)
