@@ -13,6 +13,8 @@ from torch import Tensor
 import oracle
 from conjoin import EncoderDecoderModel
 
+torch.set_num_threads(1)  # more of them wait for each other longer than a tiny model runs
+
 PAIRS = {
     "bert-bert": ("bert", "bert"),
     "bert-gpt2": ("bert", "gpt2"),

@@ -84,10 +84,10 @@ class Generates:
     def compute_transition_scores(
         self,
         sequences: Int[Tensor, "R t"],
-        scores: tuple[Float[Tensor, "R V"], ...],
+        scores: tuple[Float[Tensor, "R2 V"], ...],
         beam_indices: Int[Tensor, "R o"] | None = None,
         normalize_logits: bool = False,
-    ) -> Float[Tensor, "R o"]:
+    ) -> Float[Tensor, "R o2"]:
         """The score of every generated token."""
         return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
 
