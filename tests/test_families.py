@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import oracle
 import pytest
 import torch
 from torch import Tensor
 
+import oracle
 from conjoin.families import MODULES, families
 from conjoin.torch.halves import Decoder, Encoder
 
