@@ -1,5 +1,6 @@
 """Ids to vectors."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,11 +18,11 @@ class Embedding(nn.Module):
         self.kind = kind
         early = kind.projection is not None and kind.projection.when == "words"
         inner = hidden_size if early else kind.size
-        self.words = nn.Embedding(kind.vocab_size, kind.size)
-        self.positions = nn.Embedding(kind.position_rows, inner) if kind.position_rows else None
+        self.words = _table(kind.vocab_size, kind.size)
+        self.positions = _table(kind.position_rows, inner) if kind.position_rows else None
         if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
             self.positions.weight.requires_grad_(False)
-        self.token_types = nn.Embedding(kind.token_types, kind.size) if kind.token_types else None
+        self.token_types = _table(kind.token_types, kind.size) if kind.token_types else None
         self.norm = build_norm(kind.norm, inner) if kind.norm else None
         self.projection = (
             Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
@@ -61,3 +62,8 @@ class Embedding(nn.Module):
             return words
         scale = words.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
         return words * scale
+
+
+def _table(rows: int, size: int) -> nn.Embedding:
+    """A table that is filled later. PyTorch's own draw would load its compiler on the meta device: two seconds."""
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
