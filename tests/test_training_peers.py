@@ -103,9 +103,7 @@ def test_transformers_trainer_trains_it_and_accumulation_changes_nothing(tmp_pat
 
 def test_transformers_trainer_evaluates_it_and_lets_it_generate(model: EncoderDecoderModel, tmp_path: Path) -> None:
     data = ids(model, 8)
-    trainer = oracle_training.train(
-        model, model.tokenizer, data, tmp_path, max_steps=1, predict_with_generate=True
-    )
+    trainer = oracle_training.train(model, model.tokenizer, data, tmp_path, max_steps=1, predict_with_generate=True)
     with torch.no_grad():
         batch = oracle_training.collator(model.tokenizer)(data[:4])
         assert trainer.evaluate()["eval_loss"] == pytest.approx(model.eval()(**batch).loss.item(), rel=1e-5)
