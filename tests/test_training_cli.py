@@ -1,0 +1,139 @@
+"""`conjoin train`: flags and recipes say the same, errors are one message, what is printed runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import conjoin.cli
+from conjoin import ConfigError, EncoderDecoderModel, FileError
+from conjoin.training import Recipe
+from conjoin.training.recipe import read_recipe
+from training_toys import halves, toy_model, toy_rows, write_rows
+
+QUICK = ["--max-steps", "3", "--use-cpu", "--report-to", "none", "--logging-steps", "1", "--eval-samples", "1"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with halves and data in it."""
+    halves(tmp_path)
+    write_rows(tmp_path / "train.jsonl", toy_rows(40))
+    write_rows(tmp_path / "validation.jsonl", toy_rows(6, 1))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+HALVES = ["--encoder", "encoder", "--decoder", "decoder"]
+DATA = ["--train", "train.jsonl", "--validation", "validation.jsonl"]
+
+
+def run(*words: str) -> int:
+    """Exit code of `conjoin train ...`."""
+    try:
+        conjoin.cli.main(["train", *words])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_two_halves_and_pairs_become_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*HALVES, *DATA, "--out", "run", *QUICK) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == "run"
+    assert "decoder.cross_attention" in told.err and "gradients" in told.err
+    model = EncoderDecoderModel.from_pretrained("run")
+    ids = model.generate(model.tokenizer(["w1 w2"], return_tensors="pt")["input_ids"], max_new_tokens=4)
+    assert model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["train", "train", "train", "eval", "sample"]
+
+
+def test_a_run_s_recipe_repeats_it_and_flags_win(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*HALVES, *DATA, "--out", "run", "--learning-rate", "1e-3", *QUICK) == 0
+    assert run("--config", "run/recipe.yaml", "--out", "again") == 0
+    one, other = (Path(name, "model.safetensors").read_bytes() for name in ("run", "again"))
+    assert one == other
+    capsys.readouterr()
+    assert run("--config", "run/recipe.yaml", "--learning-rate", "2", "--print-config") == 0
+    words = capsys.readouterr().out
+    (Path("printed.yaml")).write_text(words)
+    recipe = Recipe.of(read_recipe("printed.yaml"))
+    assert recipe.arguments.learning_rate == 2 and recipe.arguments.max_steps == 3
+    assert recipe.sources.encoder == "encoder"
+
+
+def test_a_model_s_folder_toml_and_csv(folder: Path) -> None:
+    toy_model(folder).save_pretrained("model")
+    Path("data.csv").write_text("question,answer\n" + "w1 w2,w2 w1\n" * 20)
+    Path("recipe.toml").write_text(
+        'model = "model"\ntrain = "data.csv"\nsource-column = "question"\ntarget_column = "answer"\nout = "run"\n'
+        "max-steps = 2\nuse-cpu = true\nreport-to = 'none'\nlearning-rate = 1e-3\n"
+    )
+    assert run("--config", "recipe.toml") == 0
+    assert (Path("run") / "checkpoint-2").is_dir()
+
+
+def test_a_data_set_in_a_folder(folder: Path) -> None:
+    write_rows(Path("data/train.jsonl"), toy_rows(20))
+    write_rows(Path("data/validation.jsonl"), toy_rows(4, 1))
+    words = [*HALVES, "--dataset", "data", "--validation-split", "validation", "--out", "run"]
+    assert run(*words, *QUICK) == 0
+
+
+def test_resume_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*HALVES, *DATA, "--out", "run", *QUICK]
+    assert run(*words, "--resume") == 0
+    assert run(*words) == 1
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert run(*HALVES, *DATA, "--out", "run", *QUICK, "--max-steps", "5", "--resume") == 0
+    assert (Path("run") / "checkpoint-5").is_dir()
+
+
+BAD: list[tuple[list[str], int, str]] = [
+    ([*HALVES, *DATA], 2, "--out"),
+    ([*HALVES, *DATA, "--out", "run", "--max-steps", "many"], 2, "max-steps"),
+    ([*HALVES, *DATA, "--out", "run", "--nonsense"], 2, "nonsense"),
+    (["--encoder", "encoder", *DATA, "--out", "run"], 1, "Given: encoder. Expected encoder and decoder, or model"),
+    (["--model", "m", *HALVES, *DATA, "--out", "run"], 1, "Given: encoder, decoder, model"),
+    ([*HALVES, "--out", "run"], 1, "Neither train nor dataset is given"),
+    ([*HALVES, "--train", "none.jsonl", "--out", "run"], 1, "none.jsonl: no such file"),
+    ([*HALVES, "--train", "bad.jsonl", "--out", "run"], 1, "line 2: is not JSON"),
+    ([*HALVES, "--train", "train.jsonl", "--source-column", "x", "--out", "run"], 1, "has no column 'x'; it has"),
+    (["--encoder", "none", "--decoder", "decoder", *DATA, "--out", "run"], 1, "none"),
+    ([*HALVES, *DATA, "--out", "run", "--lr-scheduler-type", "wavy"], 1, "lr_scheduler_type = 'wavy'; expected one of"),
+    ([*HALVES, *DATA, "--out", "run", "--freeze", "head,nose"], 1, "'nose'"),
+    ([*HALVES, *DATA, "--out", "run", "--metrics", "rogue", "--predict-with-generate"], 1, "rogue"),
+    (["--config", "none.yaml"], 1, "none.yaml: the recipe cannot be read"),
+    (["--config", "bad.yaml"], 1, "bad.yaml: not YAML"),
+    (["--config", "odd.yaml"], 1, "Unknown words in the recipe: learning_rat"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "told"), BAD)
+def test_what_goes_wrong_is_one_message(
+    words: list[str], code: int, told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.jsonl").write_text('{"source": "w1", "target": "w2"}\n{"source": "w1", "ta\n')
+    Path("bad.yaml").write_text("learning-rate: [1\n")
+    Path("odd.yaml").write_text("learning-rat: 1\n")
+    assert run(*words) == code
+    err = " ".join(capsys.readouterr().err.split())
+    assert told in err
+    assert "Traceback" not in err
+    assert not list(Path().glob("run/checkpoint-*"))
+
+
+def test_numbers_of_a_recipe_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-4\nout: 1e-4x\nresume: true\n")
+    recipe = Recipe.of(read_recipe(tmp_path / "a.yaml"))
+    assert recipe.arguments.learning_rate == 1e-4
+    assert recipe.arguments.output_dir == "1e-4x"
+    assert recipe.arguments.resume_from_checkpoint == "latest"
+    (tmp_path / "b.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected words and values"):
+        read_recipe(tmp_path / "b.yaml")
+    with pytest.raises(FileError):
+        read_recipe(tmp_path)
+    with pytest.raises(ConfigError, match=r"share = 'some'; expected one of none, embeddings, all"):
+        Recipe.of({"share": "some"})
