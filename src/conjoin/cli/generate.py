@@ -60,8 +60,8 @@ def generate_targets(
 ) -> None:
     """Write a target for every source.
 
-    With --output, results are kept as they come; the same command goes on with a run that was cut off, however it
-    was, and neither repeats nor loses a line.
+    With --output, results are kept as they come: the same command goes on with a run that was cut off, and neither
+    repeats nor loses a line.
     """
     named = {
         "num_beams": num_beams,
