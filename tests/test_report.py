@@ -39,7 +39,16 @@ def run_folder(folder: Path, **evaluation: float) -> Path:
         train = {"kind": "train", "loss": 5 / step, "lr_encoder": 1e-4, "lr_decoder": 2e-4, "tokens_per_s": 900.0}
         lines.append({**base, **train, "grad_norm": None if step == 50 else 1.5})
         if step % 50 == 0:
-            lines.append({**base, "kind": "eval", "eval_loss": 6 / step, "eval_rouge1": step / 2, **evaluation})
+            lines.append(
+                {
+                    **base,
+                    "kind": "eval",
+                    "eval_loss": 6 / step,
+                    "eval_rouge1": step / 2,
+                    "eval_runtime": 3.0,
+                    **evaluation,
+                }
+            )
             sample = {"source": "a <b> & c", "target": "<i>x</i>", "prediction": "y" if step == 50 else "<i>x</i>"}
             lines.append({**base, "kind": "sample", **sample})
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +74,7 @@ def test_a_report_has_curves_samples_and_figures(tmp_path: Path) -> None:
         assert f"<b>{title}</b>" in html
     assert "training" in html and "validation" in html
     assert "3:20 min" in html
+    assert "runtime" not in html
     assert "step 100" in html
 
 

@@ -117,6 +117,7 @@ def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> di
     class Samples(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             _show_samples(model, task, f"step {state.global_step}")
+            say(f"{'':>10} exact match on unseen pairs: {keywords['metrics']['eval_exact_match']:.1f} %")
 
     arguments = TrainingArguments(
         output_dir=str(task.folder / name),
@@ -132,6 +133,8 @@ def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> di
         eval_steps=max(1, task.steps // 4),
         eval_samples=len(SHOWN),
         save_strategy="no",
+        predict_with_generate=True,
+        metrics="exact_match",
         generation_max_length=48,
         report_to="none",
     )

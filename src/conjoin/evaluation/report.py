@@ -58,7 +58,7 @@ def _facts(lines: Lines, evaluations: Lines) -> list[tuple[str, str]]:
     facts += [
         (_plain(name), f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}")
         for name, value in values.items()
-        if name not in NOT_VALUES and _is_number(value) and "runtime" not in name and "per_second" not in name
+        if name not in NOT_VALUES and _is_number(value) and not _is_timing(name)
     ]
     return facts[:10]
 
@@ -86,7 +86,7 @@ def _series(lines: Lines, *, dots: bool) -> dict[str, Series]:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():
-            if name not in NOT_VALUES and _is_number(value):
+            if name not in NOT_VALUES and _is_number(value) and not _is_timing(name):
                 points[name.removeprefix("eval_")].append((line["step"], value))
     return {name: Series(name, found, dots) for name, found in points.items()}
 
@@ -110,6 +110,11 @@ def _plain(name: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_timing(name: str) -> bool:
+    """Whether it is of the machine rather than of the model."""
+    return "runtime" in name or "per_second" in name
 
 
 def _samples(lines: Lines) -> str:
