@@ -234,7 +234,13 @@ def test_behind_an_end_stands_the_pad_id_even_where_it_is_0() -> None:
     """transformers' beams write the end id there, since it takes a pad id of 0 for none."""
     ours, theirs = models("bert-gpt2", 0)
     ids, mask = sources("bert-gpt2", 0)
-    given = {"attention_mask": mask, "num_beams": 4, "max_new_tokens": 8, "num_return_sequences": 4}
+    given = {
+        "attention_mask": mask,
+        "num_beams": 4,
+        "max_new_tokens": 8,
+        "num_return_sequences": 4,
+        "length_penalty": 0.0,
+    }
     written = ours.generate(ids, **given)[:, 1:].unique().tolist()
     for end in written:  # one that ends some hypothesis before the others
         ending = given | {"eos_token_id": end, "pad_token_id": 0}

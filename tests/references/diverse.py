@@ -31,12 +31,11 @@ class Group:
             for word, log_prob in enumerate(score(ids))
         ]
         best = sorted(grown, reverse=True)[: max(2, 1 + len(self.eos)) * self.size]
-        ended = [ids[-1] in self.eos or len(ids) >= self.longest for _, ids in best]
-        if not self.done:
-            fresh = [(self.worth(*each), each[1]) for each, end in zip(best[: self.size], ended, strict=False) if end]
-            self.finished = sorted(self.finished + fresh, reverse=True)[: self.size]
-        self.running = [each for each, end in zip(best, ended, strict=True) if not end][: self.size]
-        self.done = self.done or self.is_done()
+        last = len(best[0][1]) >= self.longest
+        fresh = [(self.worth(total, ids), ids) for total, ids in best[: self.size] if last or ids[-1] in self.eos]
+        self.finished = sorted(self.finished + fresh, reverse=True)[: self.size]
+        self.running = [(total, ids) for total, ids in best if ids[-1] not in self.eos][: self.size]
+        self.done = last or self.is_done()
         return [ids[-1] for _, ids in self.running]
 
     def worth(self, total: float, ids: list[int]) -> float:

@@ -31,7 +31,7 @@ def beam_search(
     tokens = search.step(search.first_scores(prompt, mask))
     while tokens is not None:
         tokens = search.step(reader.scores(tokens[:, None]))
-    return search.live.finish(search.beams)
+    return search.live.finish(search.beams.found)
 
 
 class _Search:
@@ -70,7 +70,7 @@ class _Search:
             self.reader.reorder(step.parents)
         if not self.live.shrinks(self.beams.length, step.done):
             return step.tokens
-        order = self.live.let_go(self.beams, step.done)
+        order = self.live.let_go(self.beams.found, step.done)
         rows = block_rows(order, self.rules.num_beams, scores.device)
         self.beams.keep(order)
         self.control.select(rows)

@@ -45,6 +45,16 @@ class BeamRules:
         return max(2, 1 + len(self.eos)) * self.num_beams
 
 
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Finished hypotheses of every live source, best first, and where their tokens came from (if traced)."""
+
+    ids: Int[Tensor, "B N L"]
+    scores: Float[Tensor, "B N"]
+    lengths: Int[Tensor, "B N"]
+    origins: Int[Tensor, "B N O"] | None
+
+
 @dataclass(slots=True)
 class Step:
     """What a step decided: row r continues row `parents[r]` with `tokens[r]`.
@@ -107,6 +117,11 @@ class Beams:
         )
 
     @property
+    def found(self) -> Finished:
+        """What has finished so far."""
+        return Finished(self.finished, self.finished_scores, self.finished_lengths, self.finished_origins)
+
+    @property
     def rows(self) -> Int[Tensor, "R t"]:
         """Ids of the running hypotheses so far, one row per beam."""
         return self.running[:, :, : self.length].flatten(0, 1)
@@ -153,11 +168,11 @@ class Beams:
             rank: [B, N], the candidates that go on, if they are not simply the best that have not ended.
         """
         ends = is_any_of(tokens, self.rules.eos)
-        if self.length + 1 >= self.rules.max_length:
-            ends = torch.ones_like(ends)
         ends = ends if stops is None else ends | stops
         if rank is None:
             rank = (values + ends.float() * NEVER).topk(self.rules.num_beams).indices
+        if self.length + 1 >= self.rules.max_length:
+            ends = torch.ones_like(ends)
         self._finish(values, parents, tokens, ends)
         self.scores = (values + ends.float() * NEVER).gather(1, rank)
         parents, tokens = parents.gather(1, rank), tokens.gather(1, rank)
@@ -172,7 +187,7 @@ class Beams:
 
     def candidate_rows(self, parents: Tensor, tokens: Tensor) -> Int[Tensor, "C2 t"]:
         """Ids of every candidate, for criteria that read text."""
-        return torch.cat((_gather(self.running[:, :, : self.length], parents), tokens[..., None]), 2).flatten(0, 1)
+        return torch.cat((gather_beams(self.running[:, :, : self.length], parents), tokens[..., None]), 2).flatten(0, 1)
 
     def _finish(self, values: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
         """Merge what ended into the finished hypotheses. Only the first num_beams candidates may end."""
@@ -190,14 +205,14 @@ class Beams:
         self.finished_scores, picked = merged.topk(count)
         self.is_finished = torch.cat((self.is_finished, ended), 1).gather(1, picked)
         here = parents[:, :count]
-        new = _gather(self.running, here)
+        new = gather_beams(self.running, here)
         new[:, :, self.length] = tokens[:, :count]
-        self.finished = _gather(torch.cat((self.finished, new), 1), picked)
+        self.finished = gather_beams(torch.cat((self.finished, new), 1), picked)
         lengths = torch.full_like(here, self.length + 1)
         self.finished_lengths = torch.cat((self.finished_lengths, lengths), 1).gather(1, picked)
         if self.origins is not None and self.finished_origins is not None:
             traced = self._traced(self.origins, here)
-            self.finished_origins = _gather(torch.cat((self.finished_origins, traced), 1), picked)
+            self.finished_origins = gather_beams(torch.cat((self.finished_origins, traced), 1), picked)
 
     def _continue(self, parents: Tensor, tokens: Tensor) -> None:
         if self.origins is not None:
@@ -211,7 +226,7 @@ class Beams:
         self._spare["ids"], self.running = self.running, spare
 
     def _traced(self, origins: Tensor, parents: Tensor) -> Tensor:
-        traced = _gather(origins, parents)
+        traced = gather_beams(origins, parents)
         offsets = torch.arange(len(parents), device=parents.device)[:, None] * self.rules.num_beams
         traced[:, :, self.length - self.rules.prompt] = parents + offsets
         return traced
@@ -243,6 +258,6 @@ class Beams:
                 setattr(self, name, held[order])
 
 
-def _gather(held: Tensor, beams: Tensor) -> Tensor:
+def gather_beams(held: Tensor, beams: Tensor) -> Tensor:
     """held[b, beams[b, i]] for every i."""
     return held.gather(1, beams[..., None].expand(*beams.shape, held.shape[2]))

@@ -56,12 +56,14 @@ class Progress:
 
     @property
     def bank(self) -> int:
-        """Words of phrases that are in place; an unmet constraint counts its best started alternative."""
-        total = 0
-        for done, alternatives in zip(self.met, self.wanted, strict=True):
-            started = [self._started(phrase) for phrase in alternatives]
-            total += max(len(phrase) for phrase in alternatives) if done else max(started)
-        return total
+        """Words of phrases that are in place; of those begun, only the one that has come furthest counts.
+
+        So the right next word always leads to a fuller bank: what is in the fullest one comes to its end.
+        """
+        pairs = list(zip(self.met, self.wanted, strict=True))
+        met = sum(max(len(phrase) for phrase in alternatives) for done, alternatives in pairs if done)
+        begun = [self._started(phrase) for done, alternatives in pairs if not done for phrase in alternatives]
+        return met + max(begun, default=0)
 
     def next_words(self) -> set[int]:
         """Words that start or go on with a phrase that is still missing."""
@@ -108,8 +110,9 @@ def constrained_beam_search(
 ) -> Decoded:
     """The best hypotheses that contain every phrase; what the prompt contains does not count.
 
-    Candidates are the best words and the words that bring a phrase forward. Beams are shared out over banks, by how
-    many words of phrases are in place, so that hypotheses that must still write their phrases are not crowded out.
+    Candidates are the best words, the best of each beam, and the words that bring a phrase forward. Beams are shared
+    out over banks, by how many words of phrases are in place, so that hypotheses that must still write their phrases
+    are not crowded out.
     An end (an end id, or what a stopping criterion says) counts only when all phrases are in place.
 
     Args:
@@ -120,7 +123,7 @@ def constrained_beam_search(
     tokens = search.step(search.first_scores(prompt, mask))
     while tokens is not None:
         tokens = search.step(reader.scores(tokens[:, None]))
-    found = search.live.finish(search.beams)
+    found = search.live.finish(search.beams.found)
     assert found.scores is not None
     if bool((found.scores < UNMET / rules.max_length ** max(rules.length_penalty, 1.0)).any()):
         warnings.warn(
@@ -169,7 +172,7 @@ class _Search:
         self.reader.reorder(step.parents)
         if not self.live.shrinks(self.beams.length, step.done):
             return step.tokens
-        order = self.live.let_go(self.beams, step.done)
+        order = self.live.let_go(self.beams.found, step.done)
         rows = block_rows(order, self.rules.num_beams, scores.device)
         self.beams.keep(order)
         self.states = [self.states[source] for source in order]
@@ -177,14 +180,18 @@ class _Search:
         return step.tokens[rows]
 
     def _candidates(self, log_probs: Float[Tensor, "R V"]) -> list[list[_Candidate]]:
-        """Per source: the best continuations of all beams, and those that bring a phrase forward."""
+        """Per source: the best continuations, the best of each beam, and those that bring a phrase forward."""
         beams, words = self.rules.num_beams, log_probs.shape[1]
         totals = (log_probs + self.beams.scores.reshape(-1, 1)).view(-1, beams * words)
-        best = top_k(totals, min(self.rules.candidates, beams * words))[1].tolist()
-        wanted = [
-            sorted({*few, *(beam * words + word for beam, state in enumerate(states) for word in state.next_words())})
-            for few, states in zip(best, self.states, strict=True)
+        best = top_k(totals, min(self.rules.candidates, beams * words))[1]
+        own = top_k(log_probs, min(1 + len(self.rules.eos), words))[1]  # one of them at least does not end
+        own = (own.view(len(totals), beams, -1) + torch.arange(beams, device=own.device)[:, None] * words).flatten(1)
+        forward = [
+            {beam * words + word for beam, state in enumerate(states) for word in state.next_words()}
+            for states in self.states
         ]
+        found = zip(torch.cat((best, own), 1).tolist(), forward, strict=True)
+        wanted = [sorted({*likely, *needed}) for likely, needed in found]
         rows = [row for row, indices in enumerate(wanted) for _ in indices]
         values = iter(totals[rows, [index for indices in wanted for index in indices]].tolist())
         return [

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.decoding.beam_search import stopped
-from conjoin.torch.decoding.beams import BeamRules, Beams
+from conjoin.torch.decoding.beams import BeamRules, Beams, Finished, gather_beams
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.results import Live
@@ -109,18 +109,16 @@ class _Search:
         self.control.trace.note(logits, torch.cat(edited, 1).flatten(0, 1))
         return torch.cat(parents, 1), torch.cat(tokens, 1)
 
-    def merged(self) -> Beams:
+    def merged(self) -> Finished:
         """Finished hypotheses of all groups, best first."""
-        scores = torch.cat([group.finished_scores for group in self.groups], 1)
-        scores, order = torch.sort(scores, dim=1, descending=True, stable=True)
-        finished = torch.cat([group.finished for group in self.groups], 1)
+        found = [group.found for group in self.groups]
+        scores, order = torch.sort(torch.cat([each.scores for each in found], 1), dim=1, descending=True, stable=True)
         origins = self._origins()
-        return replace(
-            self.groups[0],
-            finished=finished.gather(1, order[..., None].expand_as(finished)),
-            finished_scores=scores,
-            finished_lengths=torch.cat([group.finished_lengths for group in self.groups], 1).gather(1, order),
-            finished_origins=None if origins is None else origins.gather(1, order[..., None].expand_as(origins)),
+        return Finished(
+            gather_beams(torch.cat([each.ids for each in found], 1), order),
+            scores,
+            torch.cat([each.lengths for each in found], 1).gather(1, order),
+            None if origins is None else gather_beams(origins, order),
         )
 
     def _origins(self) -> Int[Tensor, "B N O"] | None:

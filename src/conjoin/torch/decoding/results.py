@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from conjoin.torch.decoding.beams import BeamRules, Beams
+from conjoin.torch.decoding.beams import BeamRules, Beams, Finished
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader
 from conjoin.torch.streamers import stable_prefix
@@ -21,14 +21,14 @@ class Results:
         self.origins = torch.full((*shape, rules.max_length - rules.prompt), -1, device=device) if trace else None
         self.prompt = rules.prompt
 
-    def take(self, sources: Int[Tensor, " b"], beams: Beams, which: Int[Tensor, " b"]) -> None:
-        """Store what live sources `which` of `beams` found, as results of `sources`."""
+    def take(self, sources: Int[Tensor, " b"], found: Finished, which: Int[Tensor, " b"]) -> None:
+        """Store what was found for live sources `which`, as results of `sources`."""
         count = self.scores.shape[1]
-        self.sequences[sources] = beams.finished[which, :count]
-        self.scores[sources] = beams.finished_scores[which, :count]
-        self.lengths[sources] = beams.finished_lengths[which, :count]
-        if self.origins is not None and beams.finished_origins is not None:
-            self.origins[sources] = beams.finished_origins[which, :count]
+        self.sequences[sources] = found.ids[which, :count]
+        self.scores[sources] = found.scores[which, :count]
+        self.lengths[sources] = found.lengths[which, :count]
+        if self.origins is not None and found.origins is not None:
+            self.origins[sources] = found.origins[which, :count]
 
     def decoded(self) -> Decoded:
         """All hypotheses, cut to the longest; behind an end stands the pad id."""
@@ -59,7 +59,7 @@ class Live:
         """Whether no source can change any more."""
         return length >= self.rules.max_length or (self._looks(length) and bool(done.all()))
 
-    def finish(self, found: Beams) -> Decoded:
+    def finish(self, found: Finished) -> Decoded:
         """Store what is left; everything that was found."""
         self.results.take(self.sources, found, torch.arange(len(self.sources), device=self.sources.device))
         self.emitted.end(found)
@@ -69,7 +69,7 @@ class Live:
         """Whether sources that are done leave the batch now."""
         return self.control.rows_may_leave and self._looks(length) and bool(done.any())
 
-    def let_go(self, found: Beams, done: Bool[Tensor, " B"]) -> list[int]:
+    def let_go(self, found: Finished, done: Bool[Tensor, " B"]) -> list[int]:
         """Take sources that are done out of the batch; the order in which the others now stand."""
         gone = done.nonzero().squeeze(1)
         self.results.take(self.sources[gone], found, gone)
@@ -101,10 +101,10 @@ class Emitted:
         if running:
             self._emit(running[0], stable_prefix(torch.stack(running), finished))
 
-    def end(self, found: Beams) -> None:
+    def end(self, found: Finished) -> None:
         """Emit the rest of the winner."""
         if self.control.streamer is not None:
-            self._emit(found.finished[0, 0], int(found.finished_lengths[0, 0]))
+            self._emit(found.ids[0, 0], int(found.lengths[0, 0]))
             self.control.end_stream()
 
     def _emit(self, row: Int[Tensor, " t"], until: int) -> None:
