@@ -123,6 +123,9 @@ class TrainingArguments:
             wrong.append(f"ema_decay = {self.ema_decay}; expected a number between 0 and 1, such as 0.999.")
         if self.bf16 and self.fp16:
             wrong.append("bf16 and fp16 are both asked for; expected one of them.")
+        if self.fsdp != "none" and (self.fp16 or self.fresh_first):
+            other = "fp16; use bf16" if self.fp16 else "fresh_first; use neither or DDP (fsdp = none)"
+            wrong.append(f"fsdp = {self.fsdp!r} does not go with {other}.")
         if self.packing and self.tokens_per_batch is None:
             wrong.append("packing = True without tokens_per_batch; packed rows are filled up to a number of tokens.")
         if self.metrics and not self.predict_with_generate:

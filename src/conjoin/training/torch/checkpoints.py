@@ -14,12 +14,13 @@ from conjoin.torch.pretrained import plain_state
 from conjoin.torch.saving import write_pair
 from conjoin.training.run_folder import STATE_FILE, Checkpoint, RunFolder, as_training_error
 from conjoin.training.state import TrainerState
-from conjoin.training.torch.averaging import Average
 from conjoin.training.torch.engine import Engine
+from conjoin.training.torch.sharding import copy_into, whole_state
 from conjoin.training.torch.world import World
 
 OPTIMIZER_FILE = "optimizer.pt"
 RANDOM_FILE = "random.pt"
+SHARDS = "shards"
 
 
 def save_checkpoint(run: RunFolder, engine: Engine, state: TrainerState) -> Path:
@@ -30,19 +31,35 @@ def save_checkpoint(run: RunFolder, engine: Engine, state: TrainerState) -> Path
     """
     states = engine.world.gather(random_state(engine.world))
     folder = run.checkpoint(state.global_step)
+    write = _write_sharded if engine.arguments.fsdp != "none" else _write_whole
+    try:
+        write(engine, folder, states, state)
+    except ConjoinError as error:
+        raise as_training_error(error, run, state.global_step) from error
+    return folder
 
+
+def _write_whole(engine: Engine, folder: Path, states: list[Any], state: TrainerState) -> None:
     def write() -> None:
-        try:
-            with replacing_folder(folder) as staging:
-                write_pair(engine.model, staging)
-                _save(staging, OPTIMIZER_FILE, _optimizer_state(engine))
-                _save(staging, RANDOM_FILE, states)
-                write_json(staging / STATE_FILE, state.to_dict())
-        except ConjoinError as error:
-            raise as_training_error(error, run, state.global_step) from error
+        with replacing_folder(folder) as staging:
+            write_pair(engine.model, staging)
+            _save(staging, OPTIMIZER_FILE, _optimizer_state(engine))
+            _save(staging, RANDOM_FILE, states)
+            write_json(staging / STATE_FILE, state.to_dict())
 
     engine.world.on_first(write)
-    return folder
+
+
+def _write_sharded(engine: Engine, folder: Path, states: list[Any], state: TrainerState) -> None:
+    from conjoin.training.torch.shards import save_shards, staged_by_all
+
+    weights = whole_state(engine.model, engine.world)
+    with staged_by_all(engine.world, folder) as staging:
+        save_shards(engine, Path(staging))
+        if isinstance(staging, Staging):
+            write_pair(engine.model, staging, state=weights)
+            _save(staging, RANDOM_FILE, states)
+            write_json(staging / STATE_FILE, state.to_dict())
 
 
 def _optimizer_state(engine: Engine) -> dict[str, Any]:
@@ -67,21 +84,39 @@ def restore_checkpoint(checkpoint: Checkpoint, engine: Engine) -> None:
         TrainingError: a file of the checkpoint is damaged, or belongs to another model or other settings.
     """
     load_weights(engine.model, checkpoint.folder)
-    saved = _load(checkpoint.folder / OPTIMIZER_FILE, engine.world)
     try:
-        engine.optimizing.optimizer.load_state_dict(saved["optimizer"])
-        engine.scaler.load_state_dict(saved["scaler"]) if engine.arguments.fp16 else None
-        _restore_average(engine, saved["average"])
+        _restore_optimizer(engine, checkpoint.folder)
     except (ValueError, KeyError, RuntimeError) as error:
+        if isinstance(error, ConjoinError):
+            raise
         raise TrainingError(
             f"{checkpoint.folder}: its optimizer does not fit this run: {error}.",
             hint="resume with the settings of the run's recipe.yaml.",
         ) from error
-    states = _load(checkpoint.folder / RANDOM_FILE, engine.world)
+    states = _load(checkpoint.folder / RANDOM_FILE)
     if len(states) == engine.world.size:
         set_random_state(states[engine.world.rank])
     else:
         seed_all(engine.arguments.seed + checkpoint.step, engine.world)
+
+
+def _restore_optimizer(engine: Engine, folder: Path) -> None:
+    """From whichever kind of run wrote it. What reads shards is imported where there are some: it takes a second."""
+    if (folder / SHARDS).is_dir():
+        from conjoin.training.torch.shards import load_shards
+
+        load_shards(engine, folder)
+        return
+    saved = _load(folder / OPTIMIZER_FILE)
+    if engine.arguments.fsdp != "none":
+        from conjoin.training.torch.shards import adopt_whole
+
+        adopt_whole(engine, saved["optimizer"])
+    else:
+        engine.optimizing.optimizer.load_state_dict(saved["optimizer"])
+    if engine.arguments.fp16:
+        engine.scaler.load_state_dict(saved["scaler"])
+    _restore_average(engine, saved["average"])
 
 
 def _restore_average(engine: Engine, shadow: dict[str, torch.Tensor] | None) -> None:
@@ -89,13 +124,7 @@ def _restore_average(engine: Engine, shadow: dict[str, torch.Tensor] | None) -> 
         raise ValueError("ema_decay was set in one of the two, not in the other")
     if engine.average is not None and shadow is not None:
         for name, tensor in engine.average.shadow.items():
-            tensor.copy_(shadow[name])
-
-
-def load_average(average: Average, path: Path, world: World) -> None:
-    """Fill a moving average with a checkpoint's."""
-    for name, tensor in _load(path, world)["average"].items():
-        average.shadow[name].copy_(tensor)
+            copy_into(tensor, shadow[name])
 
 
 def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
@@ -108,10 +137,10 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
         )
     with torch.no_grad():
         for name, tensor in ours.items():
-            tensor.copy_(saved[name])
+            copy_into(tensor, saved[name])
 
 
-def _load(path: Path, world: World) -> Any:
+def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:

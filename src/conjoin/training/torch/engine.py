@@ -15,7 +15,7 @@ from conjoin.training.arguments import TrainingArguments
 from conjoin.training.torch.averaging import Average
 from conjoin.training.torch.collate import to_device
 from conjoin.training.torch.groups import Optimizing, build_optimizing
-from conjoin.training.torch.sharding import shard, unsynchronised, wrap
+from conjoin.training.torch.sharding import reshard, shard, unsynchronised, whole, wrap
 from conjoin.training.torch.world import World
 
 
@@ -116,7 +116,7 @@ class Engine:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        return norm.detach()
+        return whole(norm.detach())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The number format of forward passes."""
@@ -125,9 +125,14 @@ class Engine:
             return contextlib.nullcontext()
         return torch.autocast(self.world.device.type, dtype=dtype)
 
-    def evaluated(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
         """The weights that evaluations and the final model have: averaged ones where there are some."""
-        return contextlib.nullcontext() if self.average is None else self.average.applied()
+        with contextlib.nullcontext() if self.average is None else self.average.applied():
+            try:
+                yield
+            finally:
+                reshard(self.model)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from conjoin.checkpoint import replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
@@ -12,7 +13,8 @@ from conjoin.torch.saving import write_pair
 from conjoin.training.card import model_card
 from conjoin.training.metrics_log import read_log
 from conjoin.training.run_folder import RECIPE_FILE
-from conjoin.training.torch.checkpoints import OPTIMIZER_FILE, load_average, load_weights
+from conjoin.training.torch.checkpoints import restore_checkpoint
+from conjoin.training.torch.sharding import whole_state
 
 if TYPE_CHECKING:
     from conjoin.training.torch.run import Run
@@ -25,18 +27,17 @@ def write_final_model(trainer: "Seq2SeqTrainer", run: "Run") -> None:
     """Let the model have its final weights and write it on top of the run's folder."""
     best = next((c for c in run.folder.checkpoints() if c.step == run.state.best_step), None)
     if trainer.args.load_best_model_at_end and best is not None:
-        load_weights(trainer.model, best.folder)
-        if run.engine.average is not None:
-            load_average(run.engine.average, best.folder / OPTIMIZER_FILE, trainer.world)
+        restore_checkpoint(best, run.engine)
     if run.engine.average is not None:
         run.engine.average.apply()
     trainer.model.eval()
-    trainer.world.on_first(lambda: _write(trainer, run))
+    weights = whole_state(trainer.model, trainer.world)
+    trainer.world.on_first(lambda: _write(trainer, run, weights))
 
 
-def _write(trainer: "Seq2SeqTrainer", run: "Run") -> None:
+def _write(trainer: "Seq2SeqTrainer", run: "Run", weights: dict[str, Tensor]) -> None:
     with torch.no_grad(), replacing_folder(run.folder.path) as staging:
-        write_pair(trainer.model, staging)
+        write_pair(trainer.model, staging, state=weights)
         staging.path("README.md").write_text(_card(trainer, run), encoding="utf-8")
         if trainer.recipe is not None:
             staging.path(RECIPE_FILE).write_text(trainer.recipe.to_yaml(), encoding="utf-8")

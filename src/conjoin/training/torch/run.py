@@ -40,11 +40,13 @@ class Run:
         self.state = checkpoint.state() if checkpoint else self._new_state()
         self.plan = self._plan()
         self.state.max_steps = self._max_steps()
+        self._batches = self.plan.epoch(self.state.epoch)
+        if not self.resumed and self.args.doctor:
+            self.world.on_first(lambda: examine(trainer.model, trainer.collator(examples), self._batches[0]))
         self.engine = Engine(trainer.model, self.args, self.world, self.state.max_steps, self.state.fresh)
         if checkpoint is not None:
             restore_checkpoint(checkpoint, self.engine)
         self._collator = trainer.collator(examples)
-        self._batches = self.plan.epoch(self.state.epoch)
         self._losses = self._no_losses()
         self._unread = 0
         self._norm = torch.zeros(())
@@ -109,8 +111,6 @@ class Run:
 
     def go(self) -> None:
         """Take all steps that are left."""
-        if not self.resumed and self.args.doctor:
-            self.world.on_first(lambda: examine(self.trainer.model, self._collator, self._batches[0]))
         self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=self.world.first)
         try:
             with Interrupts(watched=not self.world.many) as interrupts:

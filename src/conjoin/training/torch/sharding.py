@@ -1,13 +1,19 @@
 """Several processes over one model: DistributedDataParallel, or FSDP2's fully_shard."""
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from conjoin.errors import ConfigError
 from conjoin.torch.model import EncoderDecoderModel
+from conjoin.torch.pretrained import plain_state
 from conjoin.training.arguments import TrainingArguments
 from conjoin.training.torch.world import World
 
@@ -23,20 +29,71 @@ def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World)
     return called
 
 
+@contextlib.contextmanager
+def _postponed(model: FSDPModule) -> Iterator[None]:
+    """FSDP2's way to keep a batch's gradients at home."""
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
+
+
 def unsynchronised(wrapped: nn.Module) -> AbstractContextManager[Any]:
     """Gradients of all but the last batch of a step stay where they are."""
     if isinstance(wrapped, DistributedDataParallel):
         return wrapped.no_sync()
+    if isinstance(wrapped, FSDPModule):
+        return _postponed(wrapped)
     return contextlib.nullcontext()
 
 
 def shard(model: EncoderDecoderModel, world: World) -> None:
-    """Spread every block's parameters over the processes (FSDP2)."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    """Spread the parameters over the processes: block by block, and what is outside of blocks as one.
 
+    Raises:
+        ConfigError: both halves use the same blocks' parameters, which cannot be in two groups.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    if model.spec.share == "all":
+        raise ConfigError('share = "all" and fsdp: a block cannot be gathered for both halves.', hint="leave fsdp out.")
+    if not torch.distributed.is_initialized():
+        raise ConfigError("fsdp needs several processes.", hint="torchrun --nproc-per-node 2 -m conjoin train ...")
+    for parameter in model.parameters():  # fresh ones were drawn by every process for itself
+        torch.distributed.broadcast(parameter.data, src=0)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for stack in (model.encoder, model.decoder):
         for block in cast("nn.ModuleList", stack.blocks):
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    register_fsdp_forward_method(model, "generate")
+
+
+def reshard(model: nn.Module) -> None:
+    """Give up what a forward pass without a backward one has gathered."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor without its shards; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(model: EncoderDecoderModel, world: World) -> dict[str, Tensor]:
+    """All parameters by canonical name, gathered on the first process one by one; the others get nothing."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in plain_state(model).items():
+        gathered = whole(parameter.detach())
+        if world.first:
+            found[name] = gathered if gathered is parameter else gathered.cpu()
+    return found
+
+
+def copy_into(target: Tensor, source: Tensor) -> None:
+    """Copy a whole tensor into a parameter, sharded or not."""
+    if isinstance(target, DTensor):
+        source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
+    target.copy_(source)

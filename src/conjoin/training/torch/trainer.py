@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from conjoin.checkpoint import replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError, TrainingError
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.torch.model import EncoderDecoderModel
+from conjoin.torch.saving import write_pair
 from conjoin.training.arguments import TrainingArguments
 from conjoin.training.callbacks import TrainerCallback, TrainerControl
 from conjoin.training.datasets import room_of, to_examples
@@ -25,6 +27,7 @@ from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.evaluating import EvalPrediction, filled, generate, mean_loss, predict_ids
 from conjoin.training.torch.finish import write_final_model
 from conjoin.training.torch.run import Run
+from conjoin.training.torch.sharding import whole_state
 from conjoin.training.torch.world import World, join_world
 
 ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
@@ -252,8 +255,13 @@ class Seq2SeqTrainer:
 
     def save_model(self, output_dir: str | None = None) -> None:
         """Write model and tokenizers."""
-        folder = output_dir or self.args.output_dir
-        self.world.on_first(lambda: self.model.save_pretrained(folder))
+        weights = whole_state(self.model, self.world)
+
+        def write() -> None:
+            with replacing_folder(output_dir or self.args.output_dir) as staging:
+                write_pair(self.model, staging, state=weights)
+
+        self.world.on_first(write)
 
     def call_back(self, event: str, run: Run, **keywords: Any) -> None:
         """Tell every callback."""
