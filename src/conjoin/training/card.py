@@ -9,7 +9,7 @@ tags: [encoder-decoder, sequence-to-sequence, conjoin]
 ---
 # {name}
 
-{origin}, fine-tuned with [conjoin](https://pypi.org/project/conjoin) for {steps} steps on {data}.
+{origin}, fine-tuned with conjoin for {steps} steps on {data}.
 
 ```python
 from conjoin import EncoderDecoderModel
