@@ -62,8 +62,8 @@ class CopyDrafter:
                 return draft
             at = _find_last(ids, suffix, len(ids) - size - 1) if size > 1 else None
             if at is not None:
-                self.copied = False
-                return ids[at : at + count]
+                self.copied, period = False, len(ids) - at
+                return [ids[at + i % period] for i in range(count)]  # what came round once comes round again
         return []
 
     def _find(self, suffix: list[int]) -> int | None:
