@@ -93,6 +93,10 @@ def _check_source(given: Given) -> None:
         raise GenerationError(
             f"The source has shape {tuple(source.shape)}; expected (batch, length) with at least one of each."
         )
+    if given.ids is not None and given.ids.is_floating_point():
+        raise GenerationError(
+            f"Source ids are {given.ids.dtype}; expected integers.", hint="give embeddings as inputs_embeds."
+        )
 
 
 def encode(
