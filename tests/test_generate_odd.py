@@ -60,7 +60,7 @@ def test_what_is_missing_or_of_another_kind_is_named() -> None:
         model.generate(ids, input_ids=ids, max_new_tokens=3)
     with pytest.raises(GenerationError, match="inputs is a list; attention_mask is a list: expected tensors"):
         model.generate(input_ids=ids.tolist(), attention_mask=mask.tolist(), max_new_tokens=3)
-    with pytest.raises(GenerationError, match="Source ids are torch.float32; expected integers"):
+    with pytest.raises(GenerationError, match=r"Source ids are torch\.float32; expected integers"):
         model.generate(input_ids=ids.float(), attention_mask=mask, max_new_tokens=3)
     with pytest.raises(ShapeError, match="attention_mask has shape"):
         model.generate(ids, attention_mask=mask[:, :3], max_new_tokens=3)

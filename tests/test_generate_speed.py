@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conjoin import EncoderDecoderModel
 from conjoin.torch.cache import KVCache, keep_order
 from conjoin.torch.decoding.reader import Reader
+from conjoin.torch.decoding.results import Results
+from conjoin.torch.decoding.rows import Rows
 from conjoin.torch.decoding.select import top_k
 from generate_models import models, sources
 
@@ -246,3 +248,25 @@ def test_nothing_is_kept_per_step() -> None:
 
     model.generate(ids, **given, max_new_tokens=12, num_beams=3, stopping_criteria=[Count()])
     assert max(counts[4:]) - min(counts[4:]) <= 2
+
+
+class Over(Exception):
+    """The loop has come to its end."""
+
+
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("kind", ["greedy", "sampling", "beams", "diverse", "contrastive"])
+def test_a_gpu_is_not_waited_for_between_two_looks(kind: str, processed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device tensors have no values: whoever asks for one, as a program that waits would, fails."""
+
+    def over(*_: Any) -> None:
+        raise Over
+
+    monkeypatch.setattr(Rows, "result", over)
+    monkeypatch.setattr(Results, "decoded", over)
+    model, ids, given = setting("electra-electra")
+    there = type(model)(config=model.config).to("meta")
+    more = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "suppress_tokens": [20]}
+    given = {**given, "attention_mask": given["attention_mask"].to("meta"), **(more if processed else {})}
+    with pytest.raises(Over):
+        there.generate(ids.to("meta"), **given, max_new_tokens=7, **KINDS[kind])

@@ -55,15 +55,18 @@ class Generates:
             inputs: Source ids.
             generation_config: Settings of this call; keywords win over it, it wins over the model's own.
             logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for.
+                Finished sources leave the batch otherwise; with these all rows stay in their place, unless every
+                processor has a `select(rows)` that tells it which rows are left.
             prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow.
             assistant_model: A smaller joined model that drafts.
-            streamer: Gets tokens as they are certain.
+            streamer: Gets tokens as they are certain: of beams, what all that may still win have in common.
             keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
                 decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer.
+                max_new_tokens=0 gives the prompts back.
 
         Returns:
-            Ids [B * num_return_sequences, t], start id included; or an output object with
-            `return_dict_in_generate=True`.
+            Ids [B * num_return_sequences, t], start id included, the pad id behind their ends (transformers' beams
+            write the end id there where the pad id is 0); or an output object with `return_dict_in_generate=True`.
 
         Raises:
             GenerationError: settings that are unknown, contradict each other or cannot be honoured.
