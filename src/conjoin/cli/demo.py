@@ -44,7 +44,7 @@ def run_demo(
     out: Annotated[Path, typer.Option(help="Folder for data, model and reports; its runs are replaced.")] = Path(
         "out/demo"
     ),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 320,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 360,
     checkpoint: Annotated[
         str | None, typer.Option(help="A BERT to join to itself; MiniLM-L6 from its package by default.")
     ] = None,
