@@ -1,6 +1,8 @@
 """`conjoin train`: flags and recipes say the same, errors are one message, what is printed runs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,11 +126,19 @@ def test_what_goes_wrong_is_one_message(
     assert not list(Path().glob("run/checkpoint-*"))
 
 
+def test_nothing_outside_of_its_folder_loads_a_framework() -> None:
+    rooms = "arrays, batching, callbacks, card, datasets, launch, progress, recorder, run_folder, schedules, scoring"
+    code = f"from conjoin.training import {rooms}; import conjoin.cli, sys; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "jax", "tensorflow", "datasets"} & set(told.stdout.split())
+
+
 def test_numbers_of_a_recipe_are_numbers(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("learning_rate: 1e-4\nout: 1e-4x\nresume: true\n")
+    (tmp_path / "a.yaml").write_text("learning_rate: 1e-4\nout: 1e-4x\nresume: true\neval_strategy: no\n")
     recipe = Recipe.of(read_recipe(tmp_path / "a.yaml"))
     assert recipe.arguments.learning_rate == 1e-4
     assert recipe.arguments.output_dir == "1e-4x"
+    assert recipe.arguments.eval_strategy == "no"
     assert recipe.arguments.resume_from_checkpoint == "latest"
     (tmp_path / "b.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected words and values"):

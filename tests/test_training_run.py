@@ -144,6 +144,18 @@ def test_a_metric_that_is_not_there_is_told(tmp_path: Path) -> None:
         trainer_of(tmp_path, metric_for_best_model="rouge9").train()
 
 
+@pytest.mark.parametrize("changes", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
+def test_settings_that_need_evaluations_are_refused_without(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"No evaluation is made, but it is asked for: {next(iter(changes))}"):
+        trainer_of(tmp_path, eval_strategy="no", **changes).train()
+
+
+def test_a_frozen_model_is_evaluated(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.model.requires_grad_(False)
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
 def test_callbacks_may_ask_for_things(tmp_path: Path) -> None:
     calls: list[str] = []
 

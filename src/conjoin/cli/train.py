@@ -1,6 +1,7 @@
 """`conjoin train`. Its flags are the words of a recipe, made from the fields of the training room's dataclasses."""
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
 from types import NoneType
@@ -28,7 +29,9 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
     from conjoin.training.launch import launch
 
-    typer.echo(launch(recipe))
+    folder = launch(recipe)
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one talks
+        typer.echo(folder)
 
 
 def _flags() -> Iterator[inspect.Parameter]:

@@ -129,12 +129,13 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not {kind}: {' '.join(str(error).split())}.") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", found)):
         raise ConfigError(f"{path}: expected words and values, such as `learning_rate: 0.0001`.")
-    return _floats(normalised(cast("dict[str, Any]", found)))
+    return _as_meant(normalised(cast("dict[str, Any]", found)))
 
 
-def _floats(words: dict[str, Any]) -> dict[str, Any]:
-    """YAML 1.1 reads 1e-4 as text; a number is meant."""
-    return {name: _float(value) if isinstance(value, str) else value for name, value in words.items()}
+def _as_meant(words: dict[str, Any]) -> dict[str, Any]:
+    """YAML 1.1 reads 1e-4 as text and `no` as false; a number and a word are meant."""
+    words = {name: _float(value) if isinstance(value, str) else value for name, value in words.items()}
+    return {name: "no" if value is False and name.endswith("_strategy") else value for name, value in words.items()}
 
 
 def _float(text: str) -> float | str:

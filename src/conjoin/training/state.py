@@ -34,7 +34,6 @@ class TrainerState:
     best_metric: float | None = None
     best_step: int | None = None
     evaluations_without_progress: int = 0
-    evaluated_at: int = 0
     fresh: list[str] = field(default_factory=list[str])
     plan: dict[str, Any] = field(default_factory=dict[str, Any])
     batches_per_step: int = 1

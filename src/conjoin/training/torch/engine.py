@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,12 +55,21 @@ class Engine:
         if arguments.fsdp == "full":
             shard(model, world)
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.optimizing: Optimizing = build_optimizing(self.trained, arguments, total_steps)
+        self.total_steps = total_steps
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=arguments.fp16)
         self.average = Average(self.trained, arguments.ema_decay) if arguments.ema_decay else None
         self._fresh = set(fresh)
         self._wrapped: nn.Module | None = None
         self._only_fresh = False
+
+    @cached_property
+    def optimizing(self) -> Optimizing:
+        """The optimizer; made when first asked for, since evaluations need none.
+
+        Raises:
+            TrainingError: every parameter is frozen.
+        """
+        return build_optimizing(self.trained, self.arguments, self.total_steps)
 
     def begin(self, step: int) -> None:
         """Get ready for the step, 1 for the first: which parameters it trains, and its learning rates."""

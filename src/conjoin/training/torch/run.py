@@ -36,6 +36,7 @@ class Run:
         self.trainer, self.examples, self.folder = trainer, examples, folder
         self.args, self.world = trainer.args, trainer.world
         self.control = TrainerControl()
+        self._check_validation()
         self.resumed = checkpoint is not None
         self.state = checkpoint.state() if checkpoint else self._new_state()
         self.plan = self._plan()
@@ -44,6 +45,7 @@ class Run:
         if not self.resumed and self.args.doctor:
             self.world.on_first(lambda: examine(trainer.model, trainer.collator(examples), self._batches[0]))
         self.engine = Engine(trainer.model, self.args, self.world, self.state.max_steps, self.state.fresh)
+        self.engine.begin(self.state.global_step + 1)
         if checkpoint is not None:
             restore_checkpoint(checkpoint, self.engine)
         self._collator = trainer.collator(examples)
@@ -51,6 +53,22 @@ class Run:
         self._unread = 0
         self._norm = torch.zeros(())
         self.control.should_training_stop = self._out_of_patience
+
+    def _check_validation(self) -> None:
+        """Refuse settings that would have no effect without validation data."""
+        args = self.args
+        without = self.trainer.eval_examples is None or args.eval_strategy == "no"
+        idle = {
+            "early_stopping_patience": args.early_stopping_patience is not None,
+            "load_best_model_at_end": args.load_best_model_at_end,
+            f"eval_strategy = {args.eval_strategy}": args.eval_strategy in ("steps", "epoch"),
+        }
+        asked = [name for name, is_set in idle.items() if is_set]
+        if without and asked:
+            raise ConfigError(
+                f"No evaluation is made, but it is asked for: {', '.join(asked)}.",
+                hint="give validation data (--validation, eval_dataset=), and leave eval_strategy = no out.",
+            )
 
     def _new_state(self) -> TrainerState:
         fresh = list(self.trainer.model.join_report.fresh)

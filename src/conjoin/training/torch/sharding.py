@@ -54,6 +54,8 @@ def shard(model: EncoderDecoderModel, world: World) -> None:
     Raises:
         ConfigError: both halves use the same blocks' parameters, which cannot be in two groups.
     """
+    if isinstance(model, FSDPModule):
+        return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
