@@ -75,7 +75,7 @@ class TrainingArguments:
     bf16: bool = word(False, "Compute in bfloat16, keep weights in float32.")
     fp16: bool = word(False, "Compute in float16 with a scaled loss, keep weights in float32.")
     gradient_checkpointing: bool = word(False, "Recompute blocks in the backward pass: less memory, more time.")
-    torch_compile: bool = word(False, "Compile the model.")
+    torch_compile: bool = word(False, "Compile the model: faster steps after minutes of waiting.")
     use_cpu: bool = word(False, "Stay on the CPU where there is a GPU.")
     fsdp: Sharding = word("none", "Shard weights, gradients and optimizer over the processes (FSDP2).")
 

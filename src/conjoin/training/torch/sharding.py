@@ -25,7 +25,7 @@ def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World)
         devices = [world.device.index] if world.device.type == "cuda" else None
         called = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     if arguments.torch_compile:
-        called.compile()
+        called.compile(dynamic=True)
     return called
 
 
