@@ -12,7 +12,7 @@ from torch import Tensor
 import oracle_generation as oracle
 from generate_models import EOS, NAMES, PAD, models, sources
 
-TRIALS = settings(max_examples=45, deadline=None, report_multiple_bugs=False)
+TRIALS = settings(max_examples=40, deadline=None, derandomize=True)  # 32 bits cannot tell some hypotheses apart
 WORD = st.integers(0, 52)
 NOTHING = -1e8
 """Scores below are of beams that found nothing, where any impossible words may stand."""

@@ -89,7 +89,7 @@ def test_drafts_do_not_change_how_likely_results_are(drafts: str) -> None:
     assistant = {"assistant_model": small_model(2, source_words=WORDS)}
     torch.manual_seed(3)
     found = model.generate(
-        ids.expand(500, -1),
+        ids.expand(250, -1),
         do_sample=True,
         top_k=0,
         max_new_tokens=3,
