@@ -1,13 +1,19 @@
 """From a recipe to a run: load or join the model, read the data, train."""
 
+from collections.abc import Sequence
+
 from conjoin.errors import ConfigError
+from conjoin.training.callbacks import TrainerCallback
 from conjoin.training.datasets import columns_of
 from conjoin.training.reading import Pairs, load_hub, read_pairs
 from conjoin.training.recipe import Recipe
 
 
-def launch(recipe: Recipe) -> str:
+def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     """Do what a recipe says.
+
+    Args:
+        callbacks: Code of the caller's own at the turns of the run.
 
     Returns:
         The folder of the final model.
@@ -20,7 +26,15 @@ def launch(recipe: Recipe) -> str:
     from conjoin.training.torch.trainer import Seq2SeqTrainer
 
     model = build_model(recipe)
-    trainer = Seq2SeqTrainer(model, None, recipe.arguments, train_dataset=train, eval_dataset=validation, recipe=recipe)
+    trainer = Seq2SeqTrainer(
+        model,
+        None,
+        recipe.arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        callbacks=callbacks,
+        recipe=recipe,
+    )
     if trainer.tokenizer is None:
         raise ConfigError(
             "The model's folders have no tokenizer.", hint="put the tokenizers' files beside config.json."
