@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from conjoin.tokenizer import XLMRobertaTokenizer as XLMRobertaTokenizer
     from conjoin.tokenizer import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
     from conjoin.torch.model import EncoderDecoderModel as EncoderDecoderModel
+    from conjoin.torch.threads import set_threads as set_threads
     from conjoin.training.arguments import TrainingArguments as TrainingArguments
     from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 
@@ -171,6 +172,7 @@ _HOMES = {
     "XLMRobertaConfig": "families.roberta",
     "XLMRobertaTokenizer": "tokenizer",
     "XLMRobertaTokenizerFast": "tokenizer",
+    "set_threads": "torch.threads",
 }
 """Public name -> module that has it. The one list, sorted; tests hold the imports above to it."""
 

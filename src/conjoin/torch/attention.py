@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
-from conjoin.torch.linear import Linear
+from conjoin.torch import native
+from conjoin.torch.linear import Linear, plain_cpu_tensor
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
 from conjoin.torch.segments import same_segment
@@ -75,13 +76,47 @@ def attend(
 ) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
     """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
 
-    A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head.
+    A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head. R may be N times
+    k's rows: rows n*N .. n*N + N - 1 (beams) then read row n's keys, without copying them.
 
     Returns:
         The mixed values, and the weights if asked for.
     """
-    if want_weights or kind.softcap is not None:
-        return _attend_openly(q, k, v, mask, kind, bias, dropout)
+    open_wanted = want_weights or kind.softcap is not None
+    if not open_wanted and not dropout and _few_cached_queries(q, k, v, mask):
+        return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None
+    beams, length = q.shape[0] // k.shape[0], q.shape[2]
+    if beams > 1:
+        q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+    attend_rows = _attend_openly if open_wanted else _attend_fused
+    out, weights = attend_rows(q, k, v, mask, kind, bias, dropout)
+    if beams > 1:
+        out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        if weights is not None:
+            weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+    return out, weights
+
+
+_FEW_QUERIES = 64
+
+
+def _few_cached_queries(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
+    """Whether this is a decoding step that our own kernel takes."""
+    queries = q.shape[0] * q.shape[1] * q.shape[2] // (k.shape[0] * k.shape[1])
+    return (
+        queries <= _FEW_QUERIES
+        and not mask.causal
+        and plain_cpu_tensor(q)
+        and q.dtype in (torch.float32, torch.bfloat16)
+        and q.dtype == k.dtype == v.dtype
+        and native.has("float32" if q.dtype == torch.float32 else "bfloat16")
+    )
+
+
+def _attend_fused(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
+) -> tuple[Tensor, None]:
+    """By PyTorch's fused attention."""
     allowed = mask.allowed
     if bias is not None:
         shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)
@@ -190,16 +225,8 @@ class CrossAttention(Attention):
         want_weights: bool = False,
     ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:
         """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n; ungated."""
-        rows, length = x.shape[:2]
-        beams = rows // k.shape[0]
         q = self.queries(x)
-        if beams > 1:
-            q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
         out, weights = attend(q, k, v, mask, self.kind, dropout=self.dropout_now, want_weights=want_weights)
-        if beams > 1:
-            out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
-            if weights is not None:
-                weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
         return self.output(out), weights
 
 

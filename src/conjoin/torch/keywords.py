@@ -66,3 +66,23 @@ def _warn_of_unknown(config: PretrainedConfig, names: Iterable[str], prefix: str
             ConjoinWarning,
             stacklevel=5,
         )
+
+
+def route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sort keywords by prefix; ids of the pair that start with `decoder_` stay with the pair."""
+    routed: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
+    for name, value in keywords.items():
+        side, _, rest = name.partition("_")
+        if name == "decoder_start_token_id" or side not in ("encoder", "decoder"):
+            routed[2][name] = value
+        else:
+            routed[0 if side == "encoder" else 1][rest] = value
+    return routed
+
+
+def pair_values(config: PretrainedConfig) -> dict[str, Any]:
+    """What a pair's config says besides its halves."""
+    values = config.to_dict()
+    for name in ("encoder", "decoder", "model_type"):
+        values.pop(name, None)
+    return values

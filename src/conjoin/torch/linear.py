@@ -1,7 +1,7 @@
-"""The linear layer of every brick: PyTorch's, with the faster of the CPU's two libraries where no gradient is wanted.
+"""The linear layer of every brick: PyTorch's, by the fastest of three ways where no gradient is wanted on a CPU.
 
-`F.linear` in float32 goes to MKL. oneDNN, in the same wheel, is faster where several rows meet one matrix (1.2 to 2
-times on AMD Zen 4 for 2 to 32 rows, as fast for 1 row), so it is tried once per process and used where it wins.
+`F.linear` in float32 goes to MKL; oneDNN is in the same wheel; the third are our own kernels (torch/native). Which one
+wins depends on the processor, the dtype and the number of rows, so each is tried once per process (decision 0006).
 """
 
 import time
@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_PROBE_ROWS, _PROBE_SIZE, _PROBE_MATRICES = 4, 768, 8
+from conjoin.torch import native
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+_FEW = 64
+"""Rows up to which decoding's way of multiplying is used; above, the encoder's."""
+_PROBE_SIZE, _PROBE_MATRICES = 768, 8
 """Larger than a core's cache together, as a model's layers are."""
 
 
@@ -29,24 +35,32 @@ class Linear(nn.Linear):
 def linear(
     x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "*lead m"]:
-    """F.linear, through oneDNN where that is faster and nothing needs a gradient."""
-    if _plain_cpu_call(x, weight) and _onednn_wins():
-        return _onednn(x, weight, bias)
-    return F.linear(x, weight, bias)
+    """F.linear, by the fastest way there is."""
+    if not _plain_cpu_call(x, weight, bias):
+        return F.linear(x, weight, bias)
+    return _fastest(x.dtype, x.numel() <= _FEW * x.shape[-1])(x, weight, bias)
 
 
-def _plain_cpu_call(x: Tensor, weight: Tensor) -> bool:
-    """Only ordinary float32 tensors in plain inference: the operator knows no gradient, autocast or subclass."""
+def plain_cpu_tensor(x: Tensor) -> bool:
+    """Whether kernels that know no gradient, autocast or subclass may take this tensor."""
     return (
-        x.dtype == torch.float32
-        and weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and type(x) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
+        and type(x) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and x.numel() > 0
+    )
+
+
+def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == x.dtype
+        and (bias is None or bias.dtype == x.dtype)
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.is_contiguous()
+        and plain_cpu_tensor(x)
     )
 
 
@@ -55,29 +69,37 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return operator(x, weight, bias, "none", [], "")
 
 
-@lru_cache(maxsize=1)
-def _onednn_wins() -> bool:
-    """Whether oneDNN is there, right, and faster than F.linear on this machine; measured once, in milliseconds."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
+@lru_cache(maxsize=8)
+def _fastest(dtype: torch.dtype, few_rows: bool) -> Product:
+    """The fastest way that is there and right on this machine; measured once, in milliseconds."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_PROBE_ROWS, _PROBE_SIZE, generator=generator)
+    x = torch.randn(4 if few_rows else 4 * _FEW, _PROBE_SIZE, generator=generator).to(dtype)
     shape = (_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE)
-    matrices = torch.randn(shape, generator=generator).unbind()
+    matrices = torch.randn(shape, generator=generator).to(dtype).unbind()
+    ways: list[Product] = [way for way in _others(dtype) if _is_right(way, x, matrices[0])]
+    return min((F.linear, *ways), key=lambda way: min(_seconds(way, x, matrices) for _ in range(3)))
+
+
+def _others(dtype: torch.dtype) -> list[Product]:
+    ways: list[Product] = []
+    if native.has("float32" if dtype == torch.float32 else "bfloat16"):
+        ways.append(native.linear)
+    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        ways.append(_onednn)
+    return ways
+
+
+def _is_right(way: Product, x: Tensor, matrix: Tensor) -> bool:
+    expected = F.linear(x.float(), matrix.float())
+    tolerance = 1e-3 if x.dtype == torch.float32 else 1.0
     try:
-        if not torch.allclose(_onednn(x, matrices[0], None), F.linear(x, matrices[0]), rtol=1e-4, atol=1e-3):
-            return False
+        return torch.allclose(way(x, matrix, None).float(), expected, rtol=1e-2, atol=tolerance)
     except (RuntimeError, TypeError):  # another build's operator takes other arguments
         return False
-    ours, theirs = float("inf"), float("inf")
-    for _ in range(3):
-        ours = min(ours, _seconds(lambda matrix: _onednn(x, matrix, None), matrices))
-        theirs = min(theirs, _seconds(lambda matrix: F.linear(x, matrix), matrices))
-    return ours < theirs
 
 
-def _seconds(run: Callable[[Tensor], Tensor], matrices: tuple[Tensor, ...]) -> float:
+def _seconds(way: Product, x: Tensor, matrices: tuple[Tensor, ...]) -> float:
     start = time.perf_counter()
     for matrix in matrices:
-        run(matrix)
+        way(x, matrix, None)
     return time.perf_counter() - start

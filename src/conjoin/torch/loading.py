@@ -91,7 +91,7 @@ def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:
         dtype = offer.checkpoint[match.name].dtype
         if count := nonfinite(array, dtype):
             spoilt.append(f"{match.name}: {count} of {array.size}")
-        for name, part in offer.table.apply(match, _tensor(array, dtype)):
+        for name, part in offer.table.apply(match, as_tensor(array, dtype)):
             if name in copied and copied[name].match is match:  # pyright: ignore[reportAttributeAccessIssue]
                 parameters[name].copy_(part)
     if spoilt:
@@ -101,7 +101,7 @@ def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:
         )
 
 
-def _tensor(array: object, dtype: str) -> Tensor:
+def as_tensor(array: object, dtype: str) -> Tensor:
     """A torch view of a memory-mapped array; it is only ever read."""
 
     with warnings.catch_warnings():

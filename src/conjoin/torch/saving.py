@@ -15,6 +15,7 @@ from conjoin.configuration import EncoderDecoderConfig
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join import pair_names, shared_names
 from conjoin.torch.pretrained import plain_state
+from conjoin.torch.quantization import is_quantized, write_quantized
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -88,10 +89,13 @@ def write_pair(
         config.share = "none" if untied else config.share
     elif whole := family(config.model_type).whole:
         config.architectures = [whole.architecture]
-    if not untied or not isinstance(config, EncoderDecoderConfig):
-        for name in shared_names(model.spec):
-            del state[f"decoder.{name}"]
-    write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
+    if is_quantized(config):
+        write_quantized(model, staging, max_shard_size)
+    else:
+        if not untied or not isinstance(config, EncoderDecoderConfig):
+            for name in shared_names(model.spec):
+                del state[f"decoder.{name}"]
+        write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
     model.save_tokenizers(staging)
     model.save_generation_config(staging)
     staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")

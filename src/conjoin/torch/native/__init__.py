@@ -1,0 +1,8 @@
+"""Kernels of our own for decoding on a CPU: linear layers over few rows, attention of few queries over cached keys.
+
+Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
+"""
+
+from conjoin.torch.native.kernels import attention, has, linear, linear_int8
+
+__all__ = ["attention", "has", "linear", "linear_int8"]

@@ -1,0 +1,151 @@
+"""The kernels as functions of tensors. Callers ask `has` first; shapes and dtypes are theirs to get right."""
+
+import ctypes
+from ctypes import c_float, c_int, c_int64, c_void_p
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+
+from conjoin.torch.native.build import library
+
+Kernel = Literal["float32", "bfloat16", "int8"]
+_FEATURES: dict[Kernel, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+
+@lru_cache(maxsize=8)
+def has(kernel: Kernel) -> bool:
+    """Whether this machine runs a kind of kernel fast: AVX-512 for float32, its dot products for bfloat16 and int8."""
+    compiled = library()
+    return compiled is not None and bool(compiled.conjoin_features() & _FEATURES[kernel])
+
+
+@lru_cache(maxsize=16)
+def _function(name: str, *arguments: Any) -> Any:
+    compiled = library()
+    assert compiled is not None, "ask has() first"
+    function = compiled[name]
+    function.argtypes, function.restype = arguments, None
+    return function
+
+
+def _linear_function(dtype: torch.dtype) -> Any:
+    pointer, size = c_void_p, c_int64
+    return _function(
+        f"conjoin_linear_{_SUFFIX[dtype]}", pointer, size, size, pointer, pointer, pointer, size, size, c_int
+    )
+
+
+def linear(
+    x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
+) -> Float[Tensor, "*lead m"]:
+    """x W^T + b in float32 or bfloat16 (sums in float32); a row's result does not depend on the other rows.
+
+    Args:
+        weight: Contiguous, of x's dtype.
+    """
+    rows, stride = _rows(x)
+    outputs, inputs = weight.shape
+    y = x.new_empty(*x.shape[:-1], outputs)
+    _linear_function(x.dtype)(
+        rows.data_ptr(),
+        rows.shape[0],
+        stride,
+        weight.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        inputs,
+        outputs,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def linear_int8(
+    x: Float[Tensor, "*lead n"],
+    weight: Int8[Tensor, "m n"],
+    scale: Float[Tensor, " m"],
+    sums: Int[Tensor, " m"],
+    bias: Float[Tensor, " m"] | None,
+) -> Float[Tensor, "*lead m"]:
+    """x (scale W)^T + b; every row of x is rounded to bytes with a unit of its own.
+
+    Args:
+        scale: float32, the unit of each row of the weight.
+        sums: int32, the sum of each row of the weight.
+        bias: Of x's dtype.
+    """
+    rows, stride = _rows(x)
+    outputs, inputs = weight.shape
+    y = x.new_empty(*x.shape[:-1], outputs)
+    pointer, size = c_void_p, c_int64
+    types = (pointer, size, size, pointer, pointer, pointer, pointer, pointer, size, size, c_int)
+    _function(f"conjoin_linear_int8_{_SUFFIX[x.dtype]}", *types)(
+        rows.data_ptr(),
+        rows.shape[0],
+        stride,
+        weight.data_ptr(),
+        scale.data_ptr(),
+        sums.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        inputs,
+        outputs,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """x as rows of unit stride, and their distance."""
+    rows = x.reshape(-1, x.shape[-1])
+    if rows.stride(-1) != 1 and rows.shape[-1] != 1:
+        rows = rows.contiguous()
+    return rows, rows.stride(0)
+
+
+def attention(
+    q: Float[Tensor, "R H T E"],
+    k: Float[Tensor, "B K S E"],
+    v: Float[Tensor, "B K S E"],
+    scale: float,
+    allowed: Bool[Tensor, "B 1 T S"] | None = None,
+    bias: Float[Tensor, "1 H T S"] | None = None,
+) -> Float[Tensor, "R T H E"]:
+    """softmax(q k^T * scale + bias) v over what is allowed; R = N B rows, N of them (beams) read each source.
+
+    Keys and values are read once for all queries of a source. A query that may read nothing gets zeros.
+
+    Args:
+        allowed: Broadcastable to the shape named.
+        bias: float32, broadcastable to the shape named.
+    """
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
+    rows, heads, length, size = q.shape
+    sources, kv_heads, keys = k.shape[:3]
+    if allowed is not None:
+        allowed = allowed.expand(sources, 1, length, keys)
+    if bias is not None:
+        bias = bias.float().expand(1, heads, length, keys)
+    out = q.new_empty(rows, length, heads, size)
+    mask_strides = (0, 0, 0) if allowed is None else (allowed.stride(0), allowed.stride(2), allowed.stride(3))
+    bias_strides = (0, 0, 0) if bias is None else bias.stride()[1:]
+    numbers = (sources, rows // sources, heads, kv_heads, length, keys, size)
+    numbers += (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *mask_strides, *bias_strides)
+    sizes = (c_int64 * len(numbers))(*numbers)
+    types = (*(c_void_p,) * 7, c_float, c_int)
+    _function(f"conjoin_attention_{_SUFFIX[q.dtype]}", *types)(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        None if allowed is None else allowed.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        ctypes.addressof(sizes),
+        scale,
+        torch.get_num_threads(),
+    )
+    return out

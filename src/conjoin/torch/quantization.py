@@ -1,0 +1,207 @@
+"""8-bit models for inference: weights rounded once, a unit per output; activations as they come, a unit per row.
+
+The scheme is called W8A8, per channel and per token, symmetric (Dettmers et al. 2022, arXiv:2208.07339, section 2.1,
+without its outlier columns). Embedding tables, norms and biases keep their dtype.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin import spec
+from conjoin.checkpoint import Checkpoint, Staging, parse_size, write_tensors
+from conjoin.errors import ConfigError, WeightError, listing
+from conjoin.families import PretrainedConfig
+from conjoin.join import shared_names
+from conjoin.torch import native
+from conjoin.torch.head import Head
+from conjoin.torch.linear import Linear
+from conjoin.torch.loading import as_tensor, materialise, stored_dtype, tie
+
+METHOD = "conjoin-int8"
+_MOST = 127
+
+
+def quantize_rows(weight: Float[Tensor, "m n"]) -> tuple[Int8[Tensor, "m n"], Float[Tensor, " m"]]:
+    """Whole numbers in -127 .. 127 and the float32 unit of each row; a row of zeros has the unit 1."""
+    wide = weight.float()
+    scale = wide.abs().amax(1) / _MOST
+    scale = torch.where(scale > 0, scale, 1.0)
+    return (wide / scale[:, None]).round().clamp(-_MOST, _MOST).to(torch.int8), scale
+
+
+class QuantizedLinear(nn.Module):
+    """y = x (scale W)^T + b, W in 8 bits; every row of x is rounded to 8 bits with a unit of its own.
+
+    Args:
+        weight: int8.
+        scale: float32, whatever the model's dtype.
+        bias: Of the model's dtype.
+    """
+
+    def __init__(
+        self, weight: Int8[nn.Parameter, "m n"], scale: Float[nn.Parameter, " m"], bias: nn.Parameter | None
+    ) -> None:
+        super().__init__()
+        self.weight, self.scale, self.bias = weight, scale, bias
+        self._sums: Tensor | None = None
+
+    def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
+        """Map every vector. Nothing here has a gradient."""
+        if self._native(input):
+            return native.linear_int8(input, self.weight, self.scale, self._row_sums(), self.bias)
+        x = input.detach().float()
+        most = x.abs().amax(-1, keepdim=True)
+        rounded = torch.where(most > 0, x * (_MOST / most), 0.0).round()
+        wide = F.linear(rounded, self.weight.float()) * (most / _MOST * self.scale)
+        return (wide if self.bias is None else wide + self.bias).to(input.dtype)
+
+    def _native(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype in (torch.float32, torch.bfloat16)
+            and (self.bias is None or self.bias.dtype == x.dtype)
+            and x.numel() > 0
+            and not torch.compiler.is_compiling()
+            and native.has("int8")
+        )
+
+    def _row_sums(self) -> Tensor:
+        """int32 [m], what the kernel takes off because it holds x around 128."""
+        if self._sums is None:
+            self._sums = self.weight.sum(1, dtype=torch.int32)
+        return self._sums
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scale = self.scale
+        super()._apply(fn, recurse)
+        if self.scale.dtype != torch.float32:  # a unit keeps its precision in a bfloat16 model
+            self.scale = nn.Parameter(scale.detach().to(self.scale.device), requires_grad=False)
+        self._sums = None
+        return self
+
+
+class Quantizing(nn.Module):
+    """What a model can do about its own size."""
+
+    config: PretrainedConfig
+
+    def quantize(self, method: Literal["int8"] = "int8") -> Self:
+        """Turn every linear layer, and the vocabulary matrix, into 8 bits, in place; for inference only.
+
+        Returns:
+            The model itself. It can be saved and loaded; it cannot be trained or turned back.
+
+        Raises:
+            ConfigError: another method, or a model that is quantised already.
+        """
+        if method != "int8":
+            raise ConfigError(f"quantize({method!r}): expected 'int8'; for bfloat16 call model.to(torch.bfloat16).")
+        if is_quantized(self.config):
+            raise ConfigError("This model is quantised already.")
+        _swap(self)
+        self.config.update({"quantization_config": {"quant_method": METHOD, "bits": 8}})
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        self.eval()
+        return self
+
+
+def is_quantized(config: PretrainedConfig) -> bool:
+    """Whether a config is of a model that `quantize` made.
+
+    Raises:
+        ConfigError: it is quantised in a way of somebody else's.
+    """
+    found: Any = getattr(config, "quantization_config", None)
+    if not found:
+        return False
+    if found.get("quant_method") != METHOD:
+        raise ConfigError(
+            f"config.json: quantization_config has quant_method {found.get('quant_method')!r}; this library reads "
+            f"{METHOD!r} only.",
+            hint="load the model that this one was made of, and call model.quantize('int8').",
+        )
+    return True
+
+
+def _swap(model: nn.Module) -> None:
+    """Replace linear layers and vocabulary matrices; what shared a weight shares it afterwards."""
+    made: dict[int, QuantizedLinear] = {}
+
+    def rounded(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
+        if id(weight) not in made:
+            made[id(weight)] = QuantizedLinear(*map(_fixed, quantize_rows(weight.detach())), None)
+        return QuantizedLinear(made[id(weight)].weight, made[id(weight)].scale, bias)
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Linear):
+                setattr(module, name, rounded(child.weight, child.bias))
+        head = getattr(module, "head", None)
+        if isinstance(head, Head) and head.vocab is None:
+            head.vocab = rounded(module.get_submodule("embed.words").weight, None)  # pyright: ignore
+
+
+def _fixed(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | str) -> None:
+    """Write the parameters under their canonical names, shared ones once: no other library has names for them."""
+    tensors = ((name, *_storable(p.detach().cpu().contiguous())) for name, p in model.named_parameters())
+    write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
+
+
+def _storable(tensor: Tensor) -> tuple[np.ndarray, str]:
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return bits.numpy(), str(tensor.dtype).removeprefix("torch.")
+
+
+def fill_quantized(
+    model: nn.Module,
+    pair: spec.PairSpec,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> None:
+    """Give a model that was built on the meta device the 8-bit layers and the numbers of a checkpoint.
+
+    Raises:
+        WeightError: missing, superfluous or misshapen tensors, all of them named.
+    """
+    for name in shared_names(pair):
+        tie(model, f"decoder.{name}", model.get_parameter(f"encoder.{name}"))
+    _swap(model)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(p): name for name, p in reversed(names.items())}
+    wanted = {name: names[name].shape for name in first.values()}
+    _check_names({name: tuple(shape) for name, shape in wanted.items()}, checkpoint)
+    floating = {name: info for name, info in checkpoint.items() if not name.endswith(".scale")}
+    materialise(model, dtype or stored_dtype(floating), device)
+    made = dict(model.named_parameters(remove_duplicate=False))
+    for name in wanted:
+        with torch.no_grad():
+            made[name].copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
+    for name, parameter in names.items():
+        if first[id(parameter)] != name:
+            tie(model, name, made[first[id(parameter)]])
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+
+
+def _check_names(wanted: dict[str, tuple[int, ...]], checkpoint: Checkpoint) -> None:
+    problems = [f"{name}: missing" for name in wanted if name not in checkpoint]
+    problems += [f"{name}: not expected" for name in checkpoint if name not in wanted]
+    problems += [
+        f"{name}: shape {checkpoint[name].shape}, expected {shape}"
+        for name, shape in wanted.items()
+        if name in checkpoint and checkpoint[name].shape != shape
+    ]
+    if problems:
+        raise WeightError(f"This 8-bit checkpoint does not fit its config:\n{listing(problems)}")
