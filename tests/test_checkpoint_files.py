@@ -273,7 +273,7 @@ def test_a_save_killed_between_two_renames_is_repaired_by_whoever_comes_next(out
 
 
 KILLED_SAVES = """
-import json, os, pathlib, random, signal, sys, time
+import json, os, pathlib, random, select, signal, sys, time
 import numpy as np
 from conjoin.checkpoint import _exchange, open_checkpoint, replacing_folder, resolve, write_json, write_tensors
 if sys.argv[2] == "no exchange":
@@ -298,20 +298,30 @@ def check():
 
 out.mkdir()
 (out / "mine").write_text("mine")
+start = time.monotonic()
 save(0)
-last, random_number = 0, random.Random(0)
+one_save_s = time.monotonic() - start
+last, dice = 0, random.Random(0)
+begun, tell = os.pipe()
 for round in range(60):
     child = os.fork()
     if child == 0:
         for version in range(last + 1, 10**6):
+            os.write(tell, b".")
             save(version)
-    time.sleep(random_number.uniform(0.001, 0.06))
+    saves = dice.randrange(1, 4)
+    for _ in range(saves):
+        assert select.select([begun], [], [], 60)[0], "the child saves no more"
+        os.read(begun, 1)
+    time.sleep(dice.uniform(0, 1.5 * one_save_s))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    while select.select([begun], [], [], 0)[0]:
+        os.read(begun, 100)
     now = check()
-    assert now >= last
+    assert now >= last + saves - 1, (now, last, saves)
     last = now
-assert last > 10, last
+assert last > 40, last
 save(last + 1)
 assert check() == last + 1
 print(sorted(os.listdir(out.parent)))
