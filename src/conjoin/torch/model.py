@@ -47,18 +47,19 @@ from conjoin.torch.joining import (
     plan_sources,
     untie_head,
 )
-from conjoin.torch.keywords import find_config, take_dtype
+from conjoin.torch.keywords import find_config, pair_values, route, take_dtype
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.torch.pretrained import Pretrained
+from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
 from conjoin.torch.saving import save_pair
 from conjoin.torch.tokenizing import WithTokenizer
 
 
-class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokenizer, OnHub, Pretrained):
+class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor, WithTokenizer, OnHub, Pretrained):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Args:
@@ -107,7 +108,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         self.eval()
 
     def _adopt(self, config: PretrainedConfig | None, encoder: Encoder, decoder: Decoder) -> None:
-        values = {} if config is None else _pair_values(config)
+        values = {} if config is None else pair_values(config)
         sources = (Source("encoder", encoder.config, module=encoder), Source("decoder", decoder.config, module=decoder))
         self._join(sources, values, dtype=None, device=None)
 
@@ -163,7 +164,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         """
         hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords and key != "subfolder"}
         wanted = take_dtype(dtype, keywords)
-        encoder_words, decoder_words, values = _route(keywords)
+        encoder_words, decoder_words, values = route(keywords)
         sources = (
             find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
             find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
@@ -199,6 +200,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
         folder = resolve(name_or_path, **hub)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
+        if is_quantized(found):
+            return cls._load_quantized(found, pair, folder, wanted, device)
         with open_checkpoint(folder) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
             if untied_head(pair, [offer]):
@@ -213,6 +216,26 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             model._fill(plan, folder)
         complete_tokens(found, folder)
         return model
+
+    @classmethod
+    def _load_quantized(
+        cls,
+        config: PretrainedConfig,
+        pair: spec.PairSpec,
+        folder: Path,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+    ) -> Self:
+        """What `quantize` made and `save_pretrained` wrote."""
+        model = cls.__new__(cls)
+        Pretrained.__init__(model)
+        model._build(config, pair)
+        model._tokenizer_folders = OneFolder(folder)
+        with open_checkpoint(folder) as checkpoint:
+            fill_quantized(model, pair, checkpoint, dtype, device)
+        model.take_generation_config(folder)
+        complete_tokens(config, folder)
+        return model.eval()
 
     def save_pretrained(
         self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB", untied: bool = False
@@ -335,7 +358,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
             return token_loss(decoded.logits, labels, **settings)
         assert decoded.last_hidden_state is not None
         counted = labels != IGNORED
-        return token_loss(self.decoder.score(decoded.last_hidden_state[counted]), labels[counted], **settings)
+        return self.decoder.loss(decoded.last_hidden_state[counted], labels[counted], **settings)
 
     def project(self, encoder_hidden_states: Tensor | None) -> Tensor | None:
         """The encoder's output at the width that cross-attention reads."""
@@ -374,23 +397,3 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, WithDoctor, WithTokeniz
     def get_output_embeddings(self) -> nn.Module:
         """The layer whose weight is the decoder's vocabulary matrix."""
         return self.decoder.get_output_embeddings()
-
-
-def _route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Sort keywords by prefix; ids of the pair that start with `decoder_` stay with the pair."""
-    routed: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
-    for name, value in keywords.items():
-        side, _, rest = name.partition("_")
-        if name == "decoder_start_token_id" or side not in ("encoder", "decoder"):
-            routed[2][name] = value
-        else:
-            routed[0 if side == "encoder" else 1][rest] = value
-    return routed
-
-
-def _pair_values(config: PretrainedConfig) -> dict[str, Any]:
-    """What a pair's config says besides its halves."""
-    values = config.to_dict()
-    for name in ("encoder", "decoder", "model_type"):
-        values.pop(name, None)
-    return values
