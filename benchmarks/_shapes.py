@@ -32,16 +32,32 @@ def build(name: str, seed: int = 0) -> Any:
         case "tiny":
             tiny = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
             model = _pair(BertConfig(vocab_size=1000, **tiny), BertConfig(vocab_size=1000, **tiny))
+        case "bart-tiny":
+            model = BartForConditionalGeneration(_bart(128, 2, 2, 512, vocab_size=1000))
         case _:
             raise ValueError(f"no shape {name!r}")
     return model.eval()
 
 
-def save(name: str, folder: Path, seed: int = 0) -> Any:
-    """Build, save and return it."""
+def save(name: str, folder: Path, seed: int = 0, *, lively: bool = False) -> Any:
+    """Build, save and return it.
+
+    Args:
+        lively: Layers weigh more, so that what is written varies: as made, a tied model repeats its first word, and
+            comparing tokens would tell little.
+    """
     model = build(name, seed)
+    if lively:
+        _enliven(model)
     model.save_pretrained(folder)
     return model
+
+
+@torch.no_grad()
+def _enliven(model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2 and "layer" in name:
+            parameter.mul_(4)
 
 
 def _pair(encoder: Any, decoder: Any) -> Any:
@@ -53,16 +69,17 @@ def _pair(encoder: Any, decoder: Any) -> Any:
     return model
 
 
-def _bart() -> BartConfig:
+def _bart(width: int = 768, layers: int = 6, heads: int = 12, inner: int = 3072, **changes: Any) -> BartConfig:
     return BartConfig(
-        d_model=768,
-        encoder_layers=6,
-        decoder_layers=6,
-        encoder_attention_heads=12,
-        decoder_attention_heads=12,
-        encoder_ffn_dim=3072,
-        decoder_ffn_dim=3072,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=inner,
+        decoder_ffn_dim=inner,
         forced_eos_token_id=None,
+        **changes,
     )
 
 

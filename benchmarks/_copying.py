@@ -1,0 +1,167 @@
+"""A model that copies, made by hand, and the two texts that copy speculation is judged on.
+
+Random weights never copy, and a network small enough to be taught copying within a benchmark has not the size whose
+speed is asked for. Here the weights of a BERT pair of full size are set so that what it writes is known: positions
+carry a code, the decoder's last cross-attention looks for the code of one source position, and what it finds there
+outweighs all else. The time of a pass does not depend on the values in its matrices, so plain greedy costs what it
+costs with any weights of this shape, and what speculation costs depends on the text alone. Only the text is made up:
+
+- copy-heavy: the source with 5 % edits. Of 64 words two are changed (as a correction changes words) and one is left
+  out; a longer source also has one said twice.
+- never copied: each word is written as its neighbour in a list ordered by frequency, so that target words are about as
+  frequent in the source as a summary's or a reply's, and wrong copies are on offer all the time.
+
+Words are drawn by Zipf's law. Sources end with the end token, and so do targets: nothing is forced.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import _shapes as shapes
+import torch
+from _harness import ratio, spread
+from _profile import hot_spots
+from _rows import Copying
+from _speed import AGAIN, quiet_race
+from torch import Tensor
+
+from conjoin.torch import EncoderDecoderModel
+
+END = 2
+FIRST = 10
+"""Words below are special."""
+
+CHANGED = 40
+"""The rarest words of a vocabulary, one in so many: the copier writes others for them."""
+
+SOURCES = 3
+"""Texts per round, one after another."""
+
+QUIET_WEIGHTS = 0.05
+"""What is left of the random weights that the copier does not need: nothing is zero, and nothing disturbs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """What the model writes.
+
+    Args:
+        words: [V], the word written for a source word.
+        reads: [P], the source position that each target position writes.
+    """
+
+    words: Tensor
+    reads: Tensor
+
+    def target(self, source: Tensor) -> list[int]:
+        """What comes of a source, its end included."""
+        written = self.words[source[self.reads.clamp(max=len(source) - 1)]].tolist()
+        return written[: written.index(END) + 1]
+
+
+def copying(vocab_size: int, positions: int) -> Rewriting:
+    """5 % edits: changed words are drawn into the source (see `texts`), one in 64 left out, one in 128 said twice."""
+    words = torch.arange(vocab_size)
+    rare = _rare(vocab_size)
+    words[rare:] = torch.arange(FIRST, FIRST + vocab_size - rare)
+    place = torch.arange(positions)
+    reads = place + (place + 64 - 22) // 64 - (place + 128 - 110) // 128
+    return Rewriting(words, reads.clamp(max=positions - 1))
+
+
+def never_copying(vocab_size: int, positions: int) -> Rewriting:
+    """Each word becomes its neighbour by frequency."""
+    words = torch.arange(vocab_size)
+    words[FIRST:] = ((words[FIRST:] - FIRST) ^ 1).clamp(max=vocab_size - FIRST - 1) + FIRST
+    return Rewriting(words, torch.arange(positions))
+
+
+def texts(vocab_size: int, length: int, count: int) -> list[Tensor]:
+    """Sources of Zipf's words, with one word in 32 that the copier changes, and an end."""
+    generator = torch.Generator().manual_seed(length)
+    rare = _rare(vocab_size)
+    frequency = 1 / torch.arange(1, rare - FIRST + 1)
+    rows = torch.multinomial(frequency.expand(count, -1), length, replacement=True, generator=generator) + FIRST
+    rows[:, 11::32] = torch.randint(rare, vocab_size, rows[:, 11::32].shape, generator=generator)
+    rows[:, -1] = END
+    return list(rows)
+
+
+def _rare(vocab_size: int) -> int:
+    return vocab_size - vocab_size // CHANGED
+
+
+def measure(row: Copying, shape: str, folder: Path, rounds: int) -> dict[str, Any]:
+    """Race copy speculation against plain greedy, and against itself."""
+    model, rewriting = _model(row, shape, folder)
+    vocab_size = model.decoder.spec.vocab_size
+    written = [(text[None], rewriting.target(text)) for text in texts(vocab_size, row.source, SOURCES)]
+    plain, copied = (lambda on=on: _write(model, written, copy_speculation=on) for on in (False, True))
+    first, second = plain(), copied()
+    if first != [target for _, target in written]:
+        raise ValueError(f"{row.name}: the model made by hand does not write what it was made to write.")
+    timings = quiet_race({"plain": plain, "copying": copied, AGAIN: copied}, "copying", rounds)
+    words = sum(len(target) for _, target in written)
+    return {
+        "best_peer": "conjoin, plain",
+        **ratio(timings["plain"], timings["copying"]),
+        "spread": spread(timings["copying"], timings[AGAIN]),
+        "ms_per_step": {name: round(t.median / words * 1000, 3) for name, t in timings.items()},
+        "tokens_per_s": round(words / timings["copying"].median, 1),
+        "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
+        "profile": hot_spots(copied),
+        "tokens": {"equal": {"conjoin, plain": float(first == second)}, "right": first == second},
+    }
+
+
+def _write(model: Any, written: list[tuple[Tensor, list[int]]], **settings: Any) -> list[list[int]]:
+    return [
+        model.generate(ids, max_new_tokens=ids.shape[1] + 8, max_length=None, **settings)[0, 1:].tolist()
+        for ids, _ in written
+    ]
+
+
+def _model(row: Copying, shape: str, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
+    made = shapes.build(shape)
+    sizes = made.config.decoder.vocab_size, made.config.decoder.max_position_embeddings
+    rewriting = (copying if row.copied else never_copying)(*sizes)
+    _teach(made, rewriting)
+    made.save_pretrained(folder)
+    return EncoderDecoderModel.from_pretrained(folder).eval(), rewriting
+
+
+@torch.no_grad()
+def _teach(model: Any, rewriting: Rewriting) -> None:
+    """Set the weights of a BERT pair. The first `size` channels carry positions, all others words, as signs."""
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.mul_(QUIET_WEIGHTS)
+    config = model.config.decoder
+    hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
+    generator = torch.Generator().manual_seed(0)
+    places = _signs(config.max_position_embeddings, size, generator)
+    words = torch.zeros(config.vocab_size, hidden)
+    words[:, size:] = _signs(config.vocab_size, hidden - size, generator)
+    bert = model.decoder.bert
+    _embed(model.encoder.embeddings, words[rewriting.words], places)
+    _embed(bert.embeddings, words, places[rewriting.reads])
+    cross = bert.encoder.layer[-1].crossattention
+    for matrix in (cross.self.query.weight, cross.self.key.weight):
+        matrix.zero_().view(-1, size, hidden)[:, :, :size] = SHARPNESS * torch.eye(size)
+    cross.self.value.weight.copy_(torch.eye(hidden))
+    cross.output.dense.weight.copy_(LOUDNESS * torch.eye(hidden))
+    model.decoder.cls.predictions.transform.dense.weight.copy_(torch.eye(hidden))
+
+
+SHARPNESS, LOUDNESS = 5.0, 4.0
+"""Of the look at one position, and of what is found there beside what the decoder holds already."""
+
+
+def _signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, (rows, columns), generator=generator) * 2.0 - 1.0
+
+
+def _embed(embeddings: Any, words: Tensor, places: Tensor) -> None:
+    embeddings.word_embeddings.weight.copy_(words)
+    embeddings.position_embeddings.weight.zero_()[:, : places.shape[1]] = places

@@ -1,0 +1,199 @@
+"""What the machine itself allows: measured bandwidth and matrix rates, and the least time that a model can take."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from conjoin.spec import StackSpec
+from conjoin.spec.parameters import stack_parameters
+
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+MEGABYTES = 256
+"""Read per measurement: many times any cache."""
+
+ROWS, INNER, OUTER = 1024, 1024, 4096
+"""A matrix product large enough for a machine's full rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floors:
+    """Rates that nothing on this machine beats, each the best of several ways.
+
+    Args:
+        read_gb_s: Bandwidth of reading memory.
+        gflops: Of a matrix product, per kind of number; None where this build cannot.
+    """
+
+    read_gb_s: float
+    gflops: dict[str, float | None]
+
+    def record(self) -> dict[str, Any]:
+        """For a line of JSON."""
+        return asdict(self)
+
+
+def measure_floors() -> Floors:
+    """Time every way, on the threads in use now."""
+    with torch.inference_mode():
+        rates = {"fp32": _fp32_rate(), "bf16": _bf16_rate(), "int8": _int8_rate()}
+        return Floors(_bandwidth(), {kind: rate and round(rate, 1) for kind, rate in rates.items()})
+
+
+def _bandwidth() -> float:
+    rows = MEGABYTES * 2**20 // 4 // 4096
+    big, x = torch.randn(rows, 4096), torch.randn(1, 4096)
+    half, y = big.to(torch.bfloat16), x.to(torch.bfloat16)
+    ways = (
+        (big.sum, big),
+        (big.amax, big),
+        (lambda: torch.mv(big, x[0]), big),
+        (_packed_linear(x, big), big),
+        (_packed_linear(y, half), half),
+    )
+    rates = [tensor.numel() * tensor.element_size() / _best(way, 7) for way, tensor in ways if way]
+    return round(max(rates) / 1e9, 1)
+
+
+def _fp32_rate() -> float:
+    x, w = torch.randn(ROWS, INNER), torch.randn(OUTER, INNER)
+    return _rate(lambda: F.linear(x, w), _packed_linear(x, w))
+
+
+def _bf16_rate() -> float:
+    x, w = torch.randn(ROWS, INNER).to(torch.bfloat16), torch.randn(OUTER, INNER).to(torch.bfloat16)
+    return _rate(lambda: F.linear(x, w), _packed_linear(x, w))
+
+
+def _int8_rate() -> float | None:
+    w = torch.randint(-127, 128, (OUTER, INNER), dtype=torch.int8)
+    x = torch.randint(-127, 128, (ROWS, INNER), dtype=torch.int8)
+    ways = [way for way in (_plain_int8(x, w), _packed_int8(x, w)) if way]
+    return _rate(*ways) if ways else None
+
+
+def _packed_linear(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
+    """oneDNN on a packed weight; None in a build without it."""
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(w, None)
+        run = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # noqa: E731
+        run()
+    except (AttributeError, RuntimeError):
+        return None
+    return run
+
+
+def _plain_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
+    other = w.T
+    try:
+        torch._int_mm(x, other)
+    except (AttributeError, RuntimeError):
+        return None
+    return lambda: torch._int_mm(x, other)
+
+
+def _packed_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
+    """oneDNN's product of unsigned rows and a signed, packed matrix; None where it is missing or wrong."""
+    rows, scale, zero = (x.to(torch.int16) + 128).to(torch.uint8), torch.ones(w.shape[0]), torch.zeros(w.shape[0])
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(w, list(rows.shape))
+        run = lambda: torch.ops.onednn.qlinear_pointwise(  # noqa: E731
+            rows, 1.0, 128, packed, scale, zero.to(torch.int64), None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        right = torch.allclose(run()[:4], x[:4].float() @ w.float().T)
+    except (AttributeError, RuntimeError):
+        return None
+    return run if right else None
+
+
+def _rate(*ways: Callable[[], Any] | None) -> float:
+    return 2 * ROWS * INNER * OUTER / min(_best(way, 7) for way in ways if way) / 1e9
+
+
+def _best(run: Callable[[], Any], times: int) -> float:
+    """Fewest seconds of several runs, the first of which does not count."""
+    run()
+    seconds: list[float] = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """The least work of one source, in bytes read and operations.
+
+    Args:
+        encode_flop: The encoder, and keys and values of all cross-attention.
+        step_bytes: Read per written token: all of the decoder's matrices, and both caches at half of the target.
+        step_flop: Operations per written token.
+    """
+
+    encode_flop: float
+    step_bytes: float
+    step_flop: float
+
+    def encode_s(self, floors: Floors, kind: str) -> float:
+        """Seconds of encoding; int8 counts as bf16 where its rate is unknown."""
+        rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
+        return self.encode_flop / rate / 1e9
+
+    def step_s(self, floors: Floors, kind: str) -> float:
+        """Seconds per token: reading or computing, whichever takes longer."""
+        rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
+        return max(self.step_bytes / floors.read_gb_s, self.step_flop / rate) / 1e9
+
+
+def least_work(encoder: StackSpec, decoder: StackSpec, kind: str, source: int, new_tokens: int) -> Least:
+    """Count it for one source (batch 1, greedy); caches in the weights' own width, which no one undercuts."""
+    width = BYTES[kind]
+    once = _matrices(encoder, every=True)
+    cross = sum(size for name, size in _named(decoder) if _is_cross_source(name))
+    attention = sum(4 * source * source * _queries(block.self_attn.attention) for block in encoder.blocks)
+    read = _matrices(decoder, every=False)
+    cached = sum((new_tokens / 2 if cache == "self" else source) * 2 * size for cache, size in _cache_sizes(decoder))
+    return Least(
+        encode_flop=2.0 * (once + cross) * source + attention,
+        step_bytes=(read + cached) * width,
+        step_flop=2.0 * (read + cached),
+    )
+
+
+def _named(stack: StackSpec) -> list[tuple[str, int]]:
+    """Matrices that rows are multiplied by, and their sizes; a tied head is the table of words."""
+    sizes = [
+        (name, p.shape[0] * p.shape[1])
+        for name, p in stack_parameters(stack).items()
+        if p.kind == "linear" and not name.startswith("relative_bias")
+    ]
+    if stack.head and stack.head.tied:
+        sizes.append(("head.vocab.weight", stack.head.vocab_size * stack.head.size))
+    return sizes
+
+
+def _matrices(stack: StackSpec, *, every: bool) -> int:
+    return sum(size for name, size in _named(stack) if every or not _is_cross_source(name))
+
+
+def _is_cross_source(name: str) -> bool:
+    return name.endswith(("cross_attn.k.weight", "cross_attn.v.weight"))
+
+
+def _queries(attention: Any) -> int:
+    return attention.num_heads * attention.head_size
+
+
+def _cache_sizes(stack: StackSpec) -> list[tuple[str, int]]:
+    sizes: list[tuple[str, int]] = []
+    for block in stack.blocks:
+        own = block.self_attn.attention
+        sizes.append(("self", own.num_kv_heads * own.head_size))
+        if block.cross_attn:
+            other = block.cross_attn.attention
+            sizes.append(("cross", other.num_kv_heads * other.head_size))
+    return sizes

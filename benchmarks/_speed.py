@@ -1,0 +1,144 @@
+"""One row of generation speed: tokens compared, contenders raced, the machine's floor beside it."""
+
+from typing import Any
+
+import torch
+from _floors import Floors, least_work
+from _harness import Timing, race, ratio, spread
+from _peers import Cast, Run, Work
+from _profile import hot_spots
+from _rows import NEW_TOKENS, Speed
+
+NOISE = 0.10
+"""An A/A spread above this means that the machine was not quiet: the figure does not count."""
+
+LEAST_S = 0.25
+"""Seconds of one turn: a few milliseconds of noise stay a few percent."""
+
+TRIES = 2
+"""A noisy row is measured again once."""
+
+NEAR_TIE = 1e-4
+"""Logits nearer than this are one to float32 (performance protocol, rule 1)."""
+
+AGAIN, SHORT = "conjoin, again", "conjoin, one token"
+
+Tokens = list[list[int]]
+
+
+def sources(vocab_size: int, batch: int, length: int) -> torch.Tensor:
+    """Random ids, the same every time; none of the special ones."""
+    generator = torch.Generator().manual_seed(length * 100 + batch)
+    return torch.randint(vocab_size // 20, vocab_size // 2, (batch, length), generator=generator)
+
+
+def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, Any]:
+    """Everything about one row.
+
+    Raises:
+        Absent: a contender cannot run here.
+    """
+    ours = f"conjoin {row.kind}"
+    model = cast.model(ours)
+    work = Work(sources(model.encoder.spec.vocab_size, row.batch, row.source), NEW_TOKENS, row.beams)
+    runs = {name: cast.run(name, work) for name in (ours, *row.against, *row.beside)}
+    tokens = _compare(row, cast, work, runs)
+    contenders = runs | {AGAIN: runs[ours]}
+    if row.floor_bar is not None:
+        contenders[SHORT] = cast.run(ours, Work(work.ids, 1, row.beams))
+    timings = quiet_race(contenders, ours, rounds)
+    peers = {name: ratio(timings[name], timings[ours]) for name in (*row.against, *row.beside)}
+    best = min(row.against, key=lambda name: timings[name].median)
+    return {
+        "best_peer": best,
+        **peers[best],
+        "peers": peers,
+        "spread": spread(timings[ours], timings[AGAIN]),
+        "ms_per_step": {name: round(t.median / NEW_TOKENS * 1000, 3) for name, t in timings.items() if name != SHORT},
+        "tokens_per_s": round(row.batch * NEW_TOKENS / timings[ours].median, 1),
+        "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
+        "tokens": tokens,
+        "profile": hot_spots(runs[ours]),
+        **(_share(row, model, timings, ours, floors) if row.floor_bar is not None else {}),
+    }
+
+
+def quiet_race(contenders: dict[str, Run], ours: str, rounds: int) -> dict[str, Timing]:
+    """Race; once more if the machine was not quiet."""
+    timings = race(contenders, rounds, least_s=LEAST_S)
+    for _ in range(TRIES - 1):
+        if spread(timings[ours], timings[AGAIN]) > NOISE:
+            timings = race(contenders, rounds, least_s=LEAST_S)
+    return timings
+
+
+def _share(row: Speed, model: Any, timings: dict[str, Timing], ours: str, floors: Floors) -> dict[str, Any]:
+    """How much of what the machine allows is used: decoding alone (all steps but the first), and with the encoder."""
+    least = least_work(model.encoder.spec, model.decoder.spec, row.kind, row.source, NEW_TOKENS)
+    step, encode = least.step_s(floors, row.kind), least.encode_s(floors, row.kind)
+    rest = NEW_TOKENS - 1
+    pairs = zip(timings[ours].seconds, timings[SHORT].seconds, strict=True)
+    steps = sorted((whole - short) / rest for whole, short in pairs)
+    taken = steps[len(steps) // 2]
+    return {
+        "floor_share": round(step / taken, 3),
+        "floor_share_with_encoder": round((encode + NEW_TOKENS * step) / timings[ours].median, 3),
+        "floor_ms": {"encode": round(encode * 1000, 3), "step": round(step * 1000, 3)},
+        "step_ms": round(taken * 1000, 3),
+    }
+
+
+def _compare(row: Speed, cast: Cast, work: Work, runs: dict[str, Run]) -> dict[str, Any]:
+    """What everybody writes, against transformers in float32: as a share of equal tokens at equal places.
+
+    Beams are compared with transformers only: CTranslate2's rules of beam search are others.
+    """
+    judge = "transformers fp32"
+    expected = (runs.get(judge) or cast.run(judge, work))()
+    named = [name for name in runs if row.beams == 1 or not name.startswith("ctranslate2")]
+    found = {name: expected if name == judge else runs[name]() for name in named}
+    counts = {name: sorted({len(line) for line in lines}) for name, lines in found.items()}
+    if any(count != [work.new_tokens] for count in counts.values()):
+        raise ValueError(f"{row.name}: expected {work.new_tokens} new tokens of everybody, found {counts}.")
+    record: dict[str, Any] = {
+        "equal": {name: _equal(expected, lines) for name, lines in found.items() if name != judge},
+        "different_words": len({word for line in expected for word in line}),
+    }
+    ours = f"conjoin {row.kind}"
+    if row.kind != "fp32":
+        record["forced"] = _forced(cast.model(ours), work, expected)
+    elif found[ours] != expected and row.beams == 1:
+        record["widest_tie"] = _widest_tie(cast.model(judge), work, expected, found[ours])
+    exact = found[ours] == expected or record.get("widest_tie", 1.0) < NEAR_TIE
+    return record | {"right": row.kind != "fp32" or exact}
+
+
+def _equal(expected: Tokens, found: Tokens) -> float:
+    pairs = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+    return round(sum(a == b for a, b in pairs) / len(pairs), 4)
+
+
+@torch.inference_mode()
+def _logits(model: Any, work: Work, written: Tokens) -> torch.Tensor:
+    """Scores at every place of what was written, the end forbidden as it was then."""
+    start, end = model.config.decoder_start_token_id, model.config.eos_token_id
+    target = torch.tensor([[start, *line[:-1]] for line in written])
+    scores = model(input_ids=work.ids, attention_mask=torch.ones_like(work.ids), decoder_input_ids=target).logits
+    scores = scores.float()
+    scores[..., end] = -torch.inf
+    return scores
+
+
+def _forced(model: Any, work: Work, expected: Tokens) -> float:
+    """Share of next words that agree with float32, given float32's own words before them."""
+    return _equal(expected, _logits(model, work, expected).argmax(-1).tolist())
+
+
+def _widest_tie(judge: Any, work: Work, expected: Tokens, found: Tokens) -> float:
+    """Where two writers part, how far apart the judge's scores of their words are; the widest of all sources."""
+    scores, gaps = _logits(judge, work, expected), [0.0]
+    for line, (one, other) in enumerate(zip(expected, found, strict=True)):
+        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), None)
+        if at is not None:
+            gaps.append(float(scores[line, at, one[at]] - scores[line, at, other[at]]))
+    return max(gaps)

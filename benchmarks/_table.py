@@ -1,0 +1,136 @@
+"""Lines of JSON as a table for people, on the screen and in a file of results."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from _rows import Row, Speed
+from _speed import NOISE
+
+Results = list[tuple[Row, dict[str, Any]]]
+"""Rows, and the line of JSON of each."""
+
+HEAD = ("row", "what", "against", "ratio", "quartiles", "bar", "share of floor", "ms/step", "tokens", "verdict")
+
+LEGEND = f"""\
+ratio: the peer's time over ours, median of per-round ratios; above 1 we are faster.
+share of floor: the least time of a decoding step (bytes read / measured bandwidth) over ours; then with the encoder.
+tokens: equal to those of transformers in float32; forced: each next word, given the same words before it.
+verdict: reached; short; noisy (a contender against itself spread over {NOISE:.0%}); wrong tokens; or why there is none.
+"""
+
+
+def verdict(row: Row, record: dict[str, Any]) -> str:
+    """Whether the figure is reached, and if not, why it is none."""
+    if "absent" in record:
+        return f"none: {record['absent']}"
+    if not record.get("tokens", {}).get("right", True):
+        return "wrong tokens"
+    if record.get("spread", 0.0) > NOISE:
+        return f"noisy ({record['spread']:.0%})"
+    short = [name for name, missed in _missed(row, record).items() if missed]
+    return "short: " + ", ".join(short) if short else "reached"
+
+
+def _missed(row: Row, record: dict[str, Any]) -> dict[str, bool]:
+    floor_bar = row.floor_bar if isinstance(row, Speed) else None
+    return {
+        "ratio": record["ratio"] < row.bar,
+        "floor": floor_bar is not None and record["floor_share"] < floor_bar,
+    }
+
+
+def table(rows: Results) -> list[tuple[str, ...]]:
+    """Cells, the head first."""
+    return [HEAD, *(_cells(row, record) for row, record in rows)]
+
+
+def _cells(row: Row, record: dict[str, Any]) -> tuple[str, ...]:
+    if "absent" in record:
+        return (row.name, row.work, "", "", "", f"{row.bar}x", "", "", "", verdict(row, record))
+    return (
+        row.name,
+        row.work,
+        record["best_peer"],
+        f"{record['ratio']:.2f}x",
+        f"{record['low']:.2f} - {record['high']:.2f}",
+        f"{row.bar}x",
+        _share(row, record),
+        _steps(record),
+        _tokens(record),
+        verdict(row, record),
+    )
+
+
+def _share(row: Row, record: dict[str, Any]) -> str:
+    if "floor_share" not in record or not isinstance(row, Speed):
+        return ""
+    return f"{record['floor_share']:.0%}, {record['floor_share_with_encoder']:.0%} (bar {row.floor_bar:.0%})"
+
+
+def _steps(record: dict[str, Any]) -> str:
+    steps: dict[str, float] = record.get("ms_per_step", {})
+    return ", ".join(f"{name} {ms:.2f}" for name, ms in steps.items() if "again" not in name)
+
+
+def _tokens(record: dict[str, Any]) -> str:
+    tokens = record.get("tokens")
+    if not tokens:
+        return ""
+    equal = ", ".join(f"{name} {share:.0%}" for name, share in tokens["equal"].items())
+    extras = [f"forced {tokens['forced']:.1%}"] if "forced" in tokens else []
+    extras += [f"widest tie {tokens['widest_tie']:.1e}"] if "widest_tie" in tokens else []
+    return "; ".join((equal, *extras))
+
+
+def aligned(cells: list[tuple[str, ...]]) -> str:
+    """For a screen: what was measured on one line, and the longer cells below it."""
+    narrow = [(c[0], c[3], c[4], c[5], c[6], c[2], c[9]) for c in cells]
+    widths = [max(len(line[i]) for line in narrow) for i in range(len(narrow[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in narrow
+    )
+
+
+def markdown(cells: list[tuple[str, ...]]) -> str:
+    """For a file."""
+    ruled = [cells[0], ("---",) * len(HEAD), *cells[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def where_time_goes(rows: Results) -> str:
+    """Each row's most expensive operators, and the time between operators."""
+    lines: list[str] = []
+    for row, record in rows:
+        spent: dict[str, float] = record.get("profile", {})
+        shares = ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in spent.items())
+        lines += [f"- {row.name}: {shares}"] if spent else []
+    return "\n".join(lines)
+
+
+def write_results(path: Path, command: str, first: dict[str, Any], rows: Results) -> None:
+    """A page: machine, floors, command, table, where time goes, and the lines as they were printed."""
+    raw = "\n".join(json.dumps(line, sort_keys=True) for line in (first, *(record for _, record in rows)))
+    parts = (
+        f"# CPU speed, {datetime.now(UTC):%Y-%m-%d}",
+        _circumstances(first),
+        f"```\n{command}\n```",
+        markdown(table(rows)),
+        LEGEND.rstrip(),
+        f"Where our own time goes (self time of operators, as a share of one profiled run):\n\n{where_time_goes(rows)}",
+        f"The lines as printed:\n\n```\n{raw}\n```",
+    )
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _circumstances(first: dict[str, Any]) -> str:
+    machine, floors = first["machine"], first["floors"]
+    rates = ", ".join(f"{kind} {rate or 'not measured'}" for kind, rate in floors["gflops"].items())
+    libraries = [name for name in ("python", "torch", "transformers", "ctranslate2") if name in machine]
+    return (
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads. Versions: "
+        + ", ".join(f"{name} {machine[name]}" for name in libraries)
+        + f"; conjoin at {first['commit'] or 'no commit'}. {first['rounds']} rounds.\n"
+        f"Measured floors: {floors['read_gb_s']} GB/s read; matrix products in GFLOP/s: {rates}."
+    )
