@@ -198,6 +198,10 @@ class Decoder(Half):
         """Scores over the vocabulary."""
         return self.head(hidden, self.embed.words.weight)
 
+    def loss(self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], **settings: Any) -> Float[Tensor, ""]:
+        """The loss of labels that all count, without keeping scores; `settings` as of `token_loss`."""
+        return self.head.loss(hidden, self.embed.words.weight, labels, **settings)
+
     def get_output_embeddings(self) -> torch.nn.Module:
         """The layer whose weight is the vocabulary matrix; the word table where the head is tied."""
         return self.embed.words if self.head.vocab is None else self.head.vocab

@@ -1,13 +1,15 @@
 """Vectors to scores over the vocabulary."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.torch.linear import Linear, linear
+from conjoin.torch.loss import token_loss
 from conjoin.torch.mlp import ACTIVATIONS
 from conjoin.torch.norm import build_norm
+from conjoin.torch.word_loss import Words, word_loss_sum
 
 
 class Head(nn.Module):
@@ -20,6 +22,7 @@ class Head(nn.Module):
         self.projection = Linear(hidden_size, kind.size, bias=False) if kind.projection else None
         self.dense = Linear(hidden_size, kind.size, bias=transform.bias) if transform else None
         self.norm = build_norm(transform.norm, kind.size) if transform else None
+        self.vocab: nn.Module | None
         self.vocab = None if kind.tied else Linear(kind.size, kind.vocab_size, bias=False)
         fixed = kind.bias == "fixed"
         self.bias = nn.Parameter(torch.empty(kind.vocab_size), requires_grad=not fixed) if kind.bias else None
@@ -30,6 +33,15 @@ class Head(nn.Module):
         Args:
             words: The word table, read where the head is tied.
         """
+        kind, x = self.kind, self._transformed(x)
+        if self.vocab is None or isinstance(self.vocab, Linear):
+            logits = linear(x, words if self.vocab is None else self.vocab.weight, self.bias)
+        else:  # in 8 bits
+            logits = self.vocab(x) if self.bias is None else self.vocab(x) + self.bias
+        return logits if kind.softcap is None else torch.tanh(logits / kind.softcap) * kind.softcap
+
+    def _transformed(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead C"]:
+        """What the vocabulary matrix reads."""
         kind = self.kind
         if self.projection is not None:
             x = self.projection(x)
@@ -37,5 +49,21 @@ class Head(nn.Module):
             x = self.norm(ACTIVATIONS[kind.transform.activation](self.dense(x)))
         if kind.scale != 1.0:
             x = x * kind.scale
-        logits = linear(x, words if self.vocab is None else self.vocab.weight, self.bias)
-        return logits if kind.softcap is None else torch.tanh(logits / kind.softcap) * kind.softcap
+        return x
+
+    def loss(
+        self,
+        x: Float[Tensor, "N D"],
+        words: Float[Tensor, "V C"],
+        labels: Int[Tensor, " N"],
+        *,
+        num_items: Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> Float[Tensor, ""]:
+        """`token_loss` of the scores, which are not kept, where labels all count."""
+        if self.vocab is None or isinstance(self.vocab, Linear):
+            read = Words(words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap)
+            if read.can_be_chunked:
+                total = word_loss_sum(self._transformed(x), read, labels, label_smoothing)
+                return total / (max(1, len(labels)) if num_items is None else num_items)
+        return token_loss(self(x, words), labels, num_items=num_items, label_smoothing=label_smoothing)
