@@ -89,7 +89,7 @@ def test_units_stay_in_float32_in_a_bfloat16_model() -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     model = stir(fresh(SOURCE, TARGET))
     with pytest.raises(ConfigError, match="int4"):
-        model.quantize("int4")  # pyright: ignore[reportArgumentType]
+        model.quantize("int4")
     model.quantize()
     with pytest.raises(ConfigError, match="already"):
         model.quantize()

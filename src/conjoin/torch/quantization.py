@@ -5,7 +5,7 @@ without its outlier columns). Embedding tables, norms and biases keep their dtyp
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class QuantizedLinear(nn.Module):
             return native.linear_int8(input, self.weight, self.scale, self._row_sums(), self.bias)
         x = input.detach().float()
         most = x.abs().amax(-1, keepdim=True)
-        rounded = torch.where(most > 0, x * (_MOST / most), 0.0).round()
+        rounded = torch.where(most > 0, x * most.new_tensor(_MOST).div(most), 0.0).round()
         wide = F.linear(rounded, self.weight.float()) * (most / _MOST * self.scale)
         return (wide if self.bias is None else wide + self.bias).to(input.dtype)
 
@@ -78,10 +78,11 @@ class QuantizedLinear(nn.Module):
         return self._sums
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        scale = self.scale
+        scale = self.scale.detach()
         super()._apply(fn, recurse)
         if self.scale.dtype != torch.float32:  # a unit keeps its precision in a bfloat16 model
-            self.scale = nn.Parameter(scale.detach().to(self.scale.device), requires_grad=False)
+            moved = torch.empty_like(self.scale, dtype=torch.float32)
+            self.scale.data = moved if scale.is_meta else moved.copy_(scale)
         self._sums = None
         return self
 
@@ -91,7 +92,7 @@ class Quantizing(nn.Module):
 
     config: PretrainedConfig
 
-    def quantize(self, method: Literal["int8"] = "int8") -> Self:
+    def quantize(self, method: str = "int8") -> Self:
         """Turn every linear layer, and the vocabulary matrix, into 8 bits, in place; for inference only.
 
         Returns:

@@ -112,8 +112,8 @@ def attention(
     k: Float[Tensor, "B K S E"],
     v: Float[Tensor, "B K S E"],
     scale: float,
-    allowed: Bool[Tensor, "B 1 T S"] | None = None,
-    bias: Float[Tensor, "1 H T S"] | None = None,
+    allowed: Bool[Tensor, "#B 1 #T #S"] | None = None,
+    bias: Float[Tensor, "1 H #T #S"] | None = None,
 ) -> Float[Tensor, "R T H E"]:
     """softmax(q k^T * scale + bias) v over what is allowed; R = N B rows, N of them (beams) read each source.
 
