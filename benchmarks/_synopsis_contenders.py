@@ -296,7 +296,9 @@ def train_transformers(job: Job) -> Trained:
     (job.out / "log.json").write_text(json.dumps(trainer.state.log_history))
     model.save_pretrained(job.out / "model")
     tokenizer.save_pretrained(job.out / "model")
-    return Trained(budget, options | {"padding": "dynamic", "warmup (share of the budget)": 0.05, "schedule": "linear"})
+    return Trained(
+        budget, options | {"padding": "dynamic", "warmup (share of the budget)": 0.05, "schedule": "linear to 0"}
+    )
 
 
 def _their_rows(job: Job, tokenizer: Any) -> Any:

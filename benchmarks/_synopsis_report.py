@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from _harness import machine
 from _synopsis_contenders import SOURCE_TOKENS, TARGET_TOKENS, load
 
@@ -44,6 +46,8 @@ def judge(folder: Path, pairs: Pairs) -> None:
     facts_file = folder / "evaluated.json"
     facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
     facts |= {"parameters": model.num_parameters(), "test_loss": validation_loss(folder, pairs)}
+    if folder.name == "transformers":
+        facts["logits_differ_by"] = _difference(folder, pairs[:8])
     for mode in missing:
         generation = {"max_new_tokens": TARGET_TOKENS, **MODES[mode]}
         settings = TextSettings(batch_size=32, max_source_length=SOURCE_TOKENS, generation=generation)
@@ -52,6 +56,18 @@ def judge(folder: Path, pairs: Pairs) -> None:
         facts[f"{mode}_cpu_s"] = round(time.process_time() - start, 1)
         _predictions_file(folder, mode, pairs).write_text(json.dumps(texts, ensure_ascii=False, indent=0))
     facts_file.write_text(json.dumps(facts))
+
+
+@torch.inference_mode()
+def _difference(folder: Path, pairs: Pairs) -> float:
+    """Of the logits of transformers' model and of its checkpoint in conjoin, which is what writes the predictions."""
+    theirs, ours = transformers.EncoderDecoderModel.from_pretrained(folder / "model").eval(), load(folder)
+    sources, targets = ([pair[side] for pair in pairs] for side in ("source", "target"))
+    cut: dict[str, Any] = {"truncation": True, "max_length": SOURCE_TOKENS, "max_target_length": TARGET_TOKENS}
+    batch: Any = ours.tokenizer(sources, text_target=targets, padding=True, return_tensors="pt", **cut)
+    inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    found: Any = ours(**inputs)
+    return float((theirs(**inputs).logits - found.logits).abs().max())
 
 
 def _predictions_file(folder: Path, mode: str, pairs: Pairs) -> Path:
@@ -157,6 +173,11 @@ def _seen_table(records: dict[str, dict[str, Any]], facts: dict[str, dict[str, A
     ]
     head = ["contender", "parameters", "learning rate", "CPU s", "wall s", "steps", "pairs seen"]
     note = "Loss is per token; SmolLM2's tokens are not MiniLM's, so its loss compares with nobody's."
+    if "transformers" in facts:
+        note += (
+            " All predictions are written by conjoin; it reads transformers' checkpoint to within "
+            f"{facts['transformers']['logits_differ_by']:.1g} of transformers' own logits."
+        )
     return [*_table([*head, "source tokens", "target tokens", "test loss"], rows), "", note]
 
 

@@ -18,6 +18,7 @@ Learning rates rise and fall by the share of the budget that is used.
 import argparse
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def main() -> None:
     if not (asked.data / "synopsis.train.jsonl.gz").is_file():
         raise SystemExit(f"{asked.data}: no synopsis.train.jsonl.gz here; --data names the folder of the data set.")
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     asked.run(asked)
