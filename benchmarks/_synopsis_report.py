@@ -47,7 +47,7 @@ def judge(folder: Path, pairs: Pairs) -> None:
     facts = json.loads(facts_file.read_text()) if facts_file.is_file() else {}
     facts |= {"parameters": model.num_parameters(), "test_loss": validation_loss(folder, pairs)}
     if folder.name == "transformers":
-        facts["logits_differ_by"] = _difference(folder, pairs[:8])
+        facts["logits_differ_by"] = _logits_difference(folder, pairs[:8])
     for mode in missing:
         generation = {"max_new_tokens": TARGET_TOKENS, **MODES[mode]}
         settings = TextSettings(batch_size=32, max_source_length=SOURCE_TOKENS, generation=generation)
@@ -59,7 +59,7 @@ def judge(folder: Path, pairs: Pairs) -> None:
 
 
 @torch.inference_mode()
-def _difference(folder: Path, pairs: Pairs) -> float:
+def _logits_difference(folder: Path, pairs: Pairs) -> float:
     """Of the logits of transformers' model and of its checkpoint in conjoin, which is what writes the predictions."""
     theirs, ours = transformers.EncoderDecoderModel.from_pretrained(folder / "model").eval(), load(folder)
     sources, targets = ([pair[side] for pair in pairs] for side in ("source", "target"))
