@@ -154,15 +154,21 @@ struct Bytes {  // unsigned x, signed w
 };
 #endif
 
-// out[r][o] = x row r . w row o, for a tile of R x O of them; O is a multiple of 4.
+// out[r][o] = x row r . w row o, for a tile of R x O of them; O is a multiple of 4. The weights `ahead` elements further
+// on are fetched meanwhile: rows are too short for the processor to foresee where the next ones begin.
 template <class D, int R, int O>
-inline void tile(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n, typename D::Sum (*out)[O]) {
+inline void tile(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n, Long ahead,
+                 typename D::Sum (*out)[O]) {
   typename D::Accumulator a[R][O] = {};
   Long k = 0;
   for (; k + D::step <= n; k += D::step) {
     typename D::Vector weights[O];
 #pragma GCC unroll 8
     for (int o = 0; o < O; ++o) weights[o] = D::load(w[o] + k);
+    if (ahead) {
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) __builtin_prefetch(w[o] + k + ahead);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       typename D::Vector v = D::load_x(x + r * x_stride + k);
@@ -192,7 +198,7 @@ inline void strip(const typename D::X* x, Long x_stride, Long row, const typenam
   const typename D::W* rows[O];
   for (int o = 0; o < O; ++o) rows[o] = w + std::min(first + o, last - 1) * w_stride;
   typename D::Sum out[R][O];
-  tile<D, R, O>(x + row * x_stride, x_stride, rows, n, out);
+  tile<D, R, O>(x + row * x_stride, x_stride, rows, n, row ? 0 : O * w_stride, out);
   int valid = static_cast<int>(std::min<Long>(O, last - first));
   for (int r = 0; r < R; ++r)
     for (int o = 0; o < valid; ++o) finish(row + r, first + o, out[r][o]);
