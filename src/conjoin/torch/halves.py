@@ -9,13 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin import spec
-from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.checkpoint import open_checkpoint, resolve, take_framework
 from conjoin.errors import ConjoinWarning
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
+from conjoin.pretrained import find_config
 from conjoin.torch.cache import KVCache
 from conjoin.torch.head import Head
-from conjoin.torch.keywords import find_config, take_dtype
+from conjoin.torch.keywords import take_dtype
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
@@ -47,17 +48,18 @@ class Half(Stack, Pretrained):
 
         Args:
             dtype: Of the parameters; the checkpoint's own by default.
-            overrides: Config values; and revision, cache_dir, local_files_only, token, subfolder for the hub.
+            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
+                from_flax or from_pt=True to read the weights that this framework wrote, where a folder has several.
 
         Raises:
             WeightError, ConfigError, FileError: all problems of a kind in one error.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted = take_dtype(dtype, overrides)
+        wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
         folder = resolve(name_or_path, **hub)
         found = find_config(folder, config, overrides)
         kind = half_spec(found, cls.role)
-        with open_checkpoint(folder) as checkpoint:
+        with open_checkpoint(folder, framework=framework) as checkpoint:
             plan = plan_half(kind, half_offer(kind, cls.role, checkpoint))
             with torch.device("meta"):
                 model = cls(found, kind)

@@ -1,8 +1,7 @@
 """Joining two halves into one model: from folders, hub ids, or modules already in memory."""
 
-import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,34 +10,35 @@ import torch
 from torch import nn
 
 from conjoin import spec
-from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.checkpoint import Framework, open_checkpoint, resolve, take_framework
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConfigError, ConjoinWarning, JoinError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role, family
+from conjoin.errors import ConfigError, JoinError
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import (
     Given,
     JoinReport,
-    Offer,
-    half_offer,
-    half_spec,
     may_be_fresh,
     pair_spec,
     plan_join,
-    unshared,
     untied_head,
 )
+from conjoin.pretrained import find_config, joining_offer, untie_head
 from conjoin.torch.halves import Decoder, Encoder
-from conjoin.torch.keywords import find_config
 from conjoin.torch.loading import tie
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One half to join: a folder with a checkpoint, or a live module."""
+    """One half to join: a folder with a checkpoint, or a live module.
+
+    Args:
+        framework: Read the weights that this framework wrote.
+    """
 
     role: Role
     config: PretrainedConfig
     folder: Path | None = None
+    framework: Framework | None = None
     module: nn.Module | None = None
 
 
@@ -46,12 +46,12 @@ def find_source(role: Role, name_or_path: str | PathLike[str] | None, keywords: 
     """Find one half.
 
     Args:
-        keywords: `model` (a live half), `config`, hub keywords, and config values that override.
+        keywords: `model` (a live half), `config`, hub keywords, from_tf and its like, and config values that override.
 
     Raises:
         JoinError: neither a name nor a model is given, or both, or the folder holds a pair.
     """
-    module, config = keywords.pop("model", None), keywords.pop("config", None)
+    module, config, framework = keywords.pop("model", None), keywords.pop("config", None), take_framework(keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     if (module is None) == (name_or_path is None):
         raise JoinError(
@@ -74,7 +74,7 @@ def find_source(role: Role, name_or_path: str | PathLike[str] | None, keywords: 
             f"The {role}: {folder} holds a joined pair, not one half.",
             hint="EncoderDecoderModel.from_pretrained loads it; model.encoder.save_pretrained writes one half of it.",
         )
-    return Source(role, found, folder=folder)
+    return Source(role, found, folder=folder, framework=framework)
 
 
 def plan_sources(
@@ -84,7 +84,15 @@ def plan_sources(
     encoder, decoder = sources
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
     pair = pair_spec(config)
-    offers = [_offer(source, files) for source in sources if source.folder is not None]
+    offers = [
+        joining_offer(
+            source.config,
+            source.role,
+            files.enter_context(open_checkpoint(source.folder, framework=source.framework)),
+        )
+        for source in sources
+        if source.folder is not None
+    ]
     if untied_head(pair, offers):
         pair = untie_head(config, pair)
     given = {
@@ -95,54 +103,6 @@ def plan_sources(
     }
     plan = plan_join(pair, offers, init=config.cross_attention_init, fresh_allowed=may_be_fresh, given=given)
     return config, pair, plan
-
-
-def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
-    """The same pair with a head of its own, which its file has although its config denies it; the config is set right.
-
-    A whole BART's config keeps its word, since it speaks for the halves' word tables too.
-    """
-    assert pair.decoder.head is not None
-    warnings.warn(
-        "The decoder's config ties the head to the word table, but its file stores two different matrices: "
-        "both are loaded, and the head is not tied.",
-        ConjoinWarning,
-        stacklevel=5,
-    )
-    if isinstance(config, EncoderDecoderConfig):
-        config.decoder.tie_word_embeddings = False
-    elif (whole := family(config.model_type).whole) and whole.words == "shared":
-        config.tie_word_embeddings = False
-    return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
-
-
-def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) -> spec.PairSpec:
-    """The same pair, not sharing what its file stores twice with different contents; the config is set right.
-
-    transformers 5 writes `tie_encoder_decoder: true` and trains two stacks nevertheless; tying them would lose one.
-    """
-    apart = unshared(pair, offer) if isinstance(config, EncoderDecoderConfig) else []
-    if not apart:
-        return pair
-    assert isinstance(config, EncoderDecoderConfig)
-    warnings.warn(
-        f"The config says that the halves share parameters, but the file stores {len(apart)} of them twice with "
-        f"different contents, {apart[0]} first: both are loaded, and nothing is shared.",
-        ConjoinWarning,
-        stacklevel=4,
-    )
-    config.share = "none"
-    return replace(pair, share="none")
-
-
-def _offer(source: Source, files: ExitStack) -> Offer:
-    assert source.folder is not None
-    checkpoint = files.enter_context(open_checkpoint(source.folder))
-    stack = half_spec(source.config, source.role)
-    if source.role == "decoder" and not stack.has_cross_attention:
-        reading = source.config.copy(is_decoder=True, add_cross_attention=True)
-        stack = half_spec(reading, source.role)
-    return half_offer(stack, source.role, checkpoint)
 
 
 def adopt_modules(model: nn.Module, sources: tuple[Source, Source], plan: JoinReport) -> None:

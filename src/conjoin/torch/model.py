@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
@@ -32,6 +32,7 @@ from conjoin.join import (
     target_tokenizer,
     untied_head,
 )
+from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, pair_values, route, untie_head
 from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
@@ -42,12 +43,10 @@ from conjoin.torch.joining import (
     Source,
     adopt_modules,
     find_source,
-    loosen_sharing,
     materialise_rest,
     plan_sources,
-    untie_head,
 )
-from conjoin.torch.keywords import find_config, pair_values, route, take_dtype
+from conjoin.torch.keywords import take_dtype
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
@@ -56,7 +55,6 @@ from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
 from conjoin.torch.saving import save_pair
-from conjoin.torch.tokenizing import WithTokenizer
 
 
 class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor, WithTokenizer, OnHub, Pretrained):
@@ -154,7 +152,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             dtype: Of the parameters; float32 by default, since a join is there to be trained.
             keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a ready one), `encoder_config=`,
                 config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
-                Without prefix: values of the pair's own config, and hub keywords for both.
+                `decoder_from_tf=True` (or from_flax, from_pt) reads the weights that this framework wrote, where a
+                folder has several. Without prefix: values of the pair's own config, and such keywords for both.
 
         Returns:
             The model, in evaluation mode, with `join_report`.
@@ -162,7 +161,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         Raises:
             JoinError, ConfigError, WeightError, FileError: before anything is half done.
         """
-        hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords and key != "subfolder"}
+        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
+        hub = {key: keywords.pop(key) for key in both if key in keywords}
         wanted = take_dtype(dtype, keywords)
         encoder_words, decoder_words, values = route(keywords)
         sources = (
@@ -185,24 +185,25 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         device: torch.device | str | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5); also what transformers saved.
+        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5); also what transformers saved, in any framework.
 
         Args:
             dtype: Of the parameters; the checkpoint's own by default.
-            overrides: Config values; and revision, cache_dir, local_files_only, token, subfolder for the hub.
+            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
+                from_flax or from_pt=True to read the weights that this framework wrote, where a folder has several.
 
         Raises:
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted = take_dtype(dtype, overrides)
+        wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
         folder = resolve(name_or_path, **hub)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         if is_quantized(found):
             return cls._load_quantized(found, pair, folder, wanted, device)
-        with open_checkpoint(folder) as checkpoint:
+        with open_checkpoint(folder, framework=framework) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
             if untied_head(pair, [offer]):
                 pair = untie_head(found, pair)

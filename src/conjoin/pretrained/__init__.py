@@ -1,0 +1,17 @@
+"""What every backend does around its arrays: keywords, plans, tokenizers and settings that travel with a model."""
+
+from conjoin.pretrained.keywords import find_config, pair_values, route
+from conjoin.pretrained.plans import joining_offer, loosen_sharing, untie_head
+from conjoin.pretrained.settings import WithGenerationConfig
+from conjoin.pretrained.tokenizing import WithTokenizer
+
+__all__ = [
+    "WithGenerationConfig",
+    "WithTokenizer",
+    "find_config",
+    "joining_offer",
+    "loosen_sharing",
+    "pair_values",
+    "route",
+    "untie_head",
+]

@@ -1,0 +1,57 @@
+"""What a checkpoint's file holds against what its config says of it, settled before any array is made."""
+
+import warnings
+from dataclasses import replace
+
+from conjoin import spec
+from conjoin.checkpoint import Checkpoint
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConjoinWarning
+from conjoin.families import PretrainedConfig, Role, family
+from conjoin.join import Offer, half_offer, half_spec, unshared
+
+
+def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
+    """The same pair with a head of its own, which its file has although its config denies it; the config is set right.
+
+    A whole BART's config keeps its word, since it speaks for the halves' word tables too.
+    """
+    assert pair.decoder.head is not None
+    warnings.warn(
+        "The decoder's config ties the head to the word table, but its file stores two different matrices: "
+        "both are loaded, and the head is not tied.",
+        ConjoinWarning,
+        stacklevel=5,
+    )
+    if isinstance(config, EncoderDecoderConfig):
+        config.decoder.tie_word_embeddings = False
+    elif (whole := family(config.model_type).whole) and whole.words == "shared":
+        config.tie_word_embeddings = False
+    return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
+
+
+def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) -> spec.PairSpec:
+    """The same pair, not sharing what its file stores twice with different contents; the config is set right.
+
+    transformers 5 writes `tie_encoder_decoder: true` and trains two stacks nevertheless; tying them would lose one.
+    """
+    apart = unshared(pair, offer) if isinstance(config, EncoderDecoderConfig) else []
+    if not apart:
+        return pair
+    assert isinstance(config, EncoderDecoderConfig)
+    warnings.warn(
+        f"The config says that the halves share parameters, but the file stores {len(apart)} of them twice with "
+        f"different contents, {apart[0]} first: both are loaded, and nothing is shared.",
+        ConjoinWarning,
+        stacklevel=4,
+    )
+    config.share = "none"
+    return replace(pair, share="none")
+
+
+def joining_offer(config: PretrainedConfig, role: Role, checkpoint: Checkpoint) -> Offer:
+    """What a standalone checkpoint offers to one half of a new pair, cross-attention included."""
+    stack = half_spec(config, role)
+    if role == "decoder" and not stack.has_cross_attention:
+        stack = half_spec(config.copy(is_decoder=True, add_cross_attention=True), role)
+    return half_offer(stack, role, checkpoint)
