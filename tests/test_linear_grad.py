@@ -144,6 +144,7 @@ def test_anything_else_is_left_to_pytorch(given: tuple[Tensor, Tensor], monkeypa
     torch.testing.assert_close(linear_with_gradient(*given), F.linear(*given))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit.script, which forward mode loads
 def test_transforms_autocast_and_compilers_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight = torch.randn(7, 20), torch.randn(12, 20)
 

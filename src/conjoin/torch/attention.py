@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.torch import native
+from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
 from conjoin.torch.linear import Linear, plain_cpu_tensor
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
@@ -116,7 +117,10 @@ def _few_cached_queries(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
 def _attend_fused(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, None]:
-    """By PyTorch's fused attention."""
+    """By PyTorch's fused attention, or our own where gradients are wanted on a CPU."""
+    if trains_fast(q, k, v, bias, dropout):
+        visible = _causal(q, k) if mask.causal else mask.allowed
+        return attend_in_training(q, k, v, visible, bias, Attending(kind.scale, dropout)), None
     allowed = mask.allowed
     if bias is not None:
         shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.torch.attention import CrossAttention, Mask, SelfAttention, attend, turn
 from conjoin.torch.cache import KVCache
+from conjoin.torch.dropout import dropout
 from conjoin.torch.mlp import build_mlp
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles
@@ -87,7 +87,7 @@ class Block(nn.Module):
         """What a branch adds: through its gate, if it has one, and dropout."""
         if name == "cross_attn" and self.cross_attn is not None and self.cross_attn.gate is not None:
             x = x * self.cross_attn.gate
-        return F.dropout(x, self.kind.dropout, self.training)
+        return dropout(x, self.kind.dropout, self.training)
 
     def _read_self(self, x: Tensor, reading: Reading) -> Tensor:
         attn = self.self_attn

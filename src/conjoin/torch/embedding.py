@@ -3,9 +3,9 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.dropout import dropout
 from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
 
@@ -50,7 +50,7 @@ class Embedding(nn.Module):
             x = x + self.positions(positions)
         if self.norm is not None:
             x = self.norm(x)
-        x = F.dropout(x, kind.dropout, self.training)
+        x = dropout(x, kind.dropout, self.training)
         if self.projection is not None and kind.projection is not None and kind.projection.when == "sum":
             x = self.projection(x)
         return x

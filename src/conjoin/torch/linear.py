@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch import native
+from conjoin.torch.linear_grad import linear_with_gradient
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-_FEW = 64
-"""Rows up to which decoding's way of multiplying is used; above, the encoder's."""
+_MOST_CLASSES = 9
+"""1, 2-3, 4-7, ... 128-255 rows, and more: small products cost what reading the matrix costs, large ones multiplying."""
+_CLEARLY = 0.95
+"""Share of our own kernels' time below which a library is taken instead."""
 _PROBE_SIZE, _PROBE_MATRICES = 768, 8
 """Larger than a core's cache together, as a model's layers are."""
 
@@ -37,8 +40,9 @@ def linear(
 ) -> Float[Tensor, "*lead m"]:
     """F.linear, by the fastest way there is."""
     if not _plain_cpu_call(x, weight, bias):
-        return F.linear(x, weight, bias)
-    return _fastest(x.dtype, x.numel() <= _FEW * x.shape[-1])(x, weight, bias)
+        return linear_with_gradient(x, weight, bias)
+    rows = x.numel() // x.shape[-1]
+    return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
 
 
 def plain_cpu_tensor(x: Tensor) -> bool:
@@ -69,15 +73,22 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return operator(x, weight, bias, "none", [], "")
 
 
-@lru_cache(maxsize=8)
-def _fastest(dtype: torch.dtype, few_rows: bool) -> Product:
-    """The fastest way that is there and right on this machine; measured once, in milliseconds."""
+@lru_cache(maxsize=2 * _MOST_CLASSES)
+def _fastest(dtype: torch.dtype, size_class: int) -> Product:
+    """The fastest way that is there and right on this machine for 2^(size_class - 1) rows and more.
+
+    Measured once per process, in milliseconds. Our own kernels give a row the same bits in any batch; a library must be
+    clearly faster to be taken.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(4 if few_rows else 4 * _FEW, _PROBE_SIZE, generator=generator).to(dtype)
+    x = torch.randn(3 * 2 ** (size_class - 1) // 2, _PROBE_SIZE, generator=generator).to(dtype)
     shape = (_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE)
     matrices = torch.randn(shape, generator=generator).to(dtype).unbind()
-    ways: list[Product] = [way for way in _others(dtype) if _is_right(way, x, matrices[0])]
-    return min((F.linear, *ways), key=lambda way: min(_seconds(way, x, matrices) for _ in range(3)))
+    ways = [F.linear, *(way for way in _others(dtype) if _is_right(way, x, matrices[0]))]
+    seconds = {way: min(_seconds(way, x, matrices) for _ in range(3)) for way in ways}
+    if native.linear in seconds:
+        seconds[native.linear] *= _CLEARLY
+    return min(ways, key=seconds.__getitem__)
 
 
 def _others(dtype: torch.dtype) -> list[Product]:

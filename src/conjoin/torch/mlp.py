@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.dropout import dropout
 from conjoin.torch.linear import Linear
 
 
@@ -41,7 +42,7 @@ class PlainMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Map every vector on its own."""
-        inner = F.dropout(self.activation(self.up(x)), self.activation_dropout, self.training)
+        inner = dropout(self.activation(self.up(x)), self.activation_dropout, self.training)
         return self.down(inner)
 
 
@@ -58,7 +59,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Map every vector on its own."""
-        inner = F.dropout(self.activation(self.gate(x)) * self.up(x), self.activation_dropout, self.training)
+        inner = dropout(self.activation(self.gate(x)) * self.up(x), self.activation_dropout, self.training)
         return self.down(inner)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from conjoin import spec
@@ -13,6 +12,7 @@ from conjoin.errors import ShapeError
 from conjoin.torch.attention import Mask, self_mask
 from conjoin.torch.block import Block, Reading
 from conjoin.torch.cache import KVCache
+from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
@@ -93,7 +93,7 @@ class Stack(nn.Module):
             x = self._layer(self.blocks[index], x, reading)
         if self.final_norm is not None:
             x = self.final_norm(x)
-        x = F.dropout(x, self.spec.final_dropout, self.training)
+        x = dropout(x, self.spec.final_dropout, self.training)
         if record.hidden_states is not None:
             record.hidden_states.append(x)
         if inputs.cache:
