@@ -121,7 +121,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, bias, _, weights, mask, out = ctx.saved_tensors
         how: Attending = ctx.how
         if torch.is_grad_enabled():

@@ -71,7 +71,7 @@ class _Dropout(torch.autograd.Function):
         return keep(x, mask).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (mask,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return dy * -mask * ctx.scale, None

@@ -45,7 +45,7 @@ def ordinary(*tensors: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad._current_level < 0
     )
@@ -108,7 +108,7 @@ class _Linear(torch.autograd.Function):
         return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])  # a view could not be changed in place
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         products = Products() if torch.is_grad_enabled() else fastest_products()
         rows = dy.reshape(-1, dy.shape[-1]).contiguous()

@@ -1,0 +1,239 @@
+"""How fast is training, against transformers' Seq2SeqTrainer on the same weights, pairs, batch size and optimizer?
+
+    python benchmarks/train.py [--shapes ...] [--kinds fp32 bf16] [--tasks natural short] [--rounds 3] [--quick]
+
+Prints one JSON line per shape, kind of number and task, in real tokens per second. Before anything is timed, both train
+the same model without dropout on the same batches, and what they made of its weights is compared. bf16 is autocast
+over float32 weights on both sides.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import _shapes as shapes
+import numpy as np
+import torch
+import transformers
+from _harness import Timing, floors, machine, ratio, report
+from torch import Tensor, nn
+
+from conjoin import EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments
+
+BATCH, SAME_STEPS = 8, 2
+LARGEST_DIFFERENCE = {"fp32": 0.02, "bf16": 0.5}
+"""Of the steps taken, in length. AdamW's first steps are signs of gradients, so rounding turns small ones over."""
+SMALL, LARGE = "MiniLM-L6 x MiniLM-L6", "bert-base x bert-base"
+Kind = Literal["fp32", "bf16"]
+Row = dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Log-normal lengths: their mean, their spread in logarithms, the longest."""
+
+    mean: float
+    spread: float
+    longest: int
+
+    def draw(self, random: np.random.Generator) -> int:
+        """One of them."""
+        found = random.lognormal(np.log(self.mean) - self.spread**2 / 2, self.spread)
+        return int(np.clip(found, 4, self.longest))
+
+
+TASKS = {
+    "natural": (Lengths(250, 0.5, 512), Lengths(45, 0.5, 128)),
+    "short": (Lengths(28, 0.5, 128), Lengths(28, 0.5, 128)),
+}
+"""Sources and targets: as texts and their summaries have them, and as sentences and their translations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is trained, on what, in which numbers."""
+
+    folder: Path
+    rows: list[Row]
+    kind: Kind
+    start: str = "start"
+
+    @property
+    def tokens(self) -> int:
+        """Of sources and targets, without padding."""
+        return sum(len(row["input_ids"]) + len(row["labels"]) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run came to."""
+
+    seconds: float
+    loss: float
+    folder: Path
+
+
+def main() -> None:
+    """Race over shapes, kinds and tasks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shapes", nargs="*", default=[SMALL, LARGE])
+    parser.add_argument("--kinds", nargs="*", default=["fp32"], choices=["fp32", "bf16"])
+    parser.add_argument("--tasks", nargs="*", default=["natural"], choices=list(TASKS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="the small shape, natural lengths, 24 pairs, two rounds")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.shapes, asked.kinds, asked.tasks = [SMALL], ["fp32", "bf16"], ["natural"]
+        asked.pairs, asked.rounds = 24, 2
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(asked.threads)
+    report({"question": "train", "machine": machine(), "floors": floors()})
+    for shape in asked.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            words = shapes.save(shape, Path(folder) / "start").get_output_embeddings().weight.shape[0]
+            _without_dropout(Path(folder) / "start", Path(folder) / "exact")
+            for kind, task in itertools.product(asked.kinds, asked.tasks):
+                about = {"shape": shape, "kind": kind, "task": task, "pairs": asked.pairs}
+                report(about | _race(Work(Path(folder), pairs(task, asked.pairs, words), kind), asked.rounds))
+
+
+def _without_dropout(folder: Path, copy: Path) -> None:
+    """The same model, whose training has no chance in it: for comparing results, not for timing."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    for part in (config, *(config[half] for half in ("encoder", "decoder") if half in config)):
+        part |= {name: 0.0 for name in part if "dropout" in name and name != "classifier_dropout"}
+    (copy / "config.json").write_text(json.dumps(config))
+
+
+def pairs(task: str, count: int, words: int) -> list[Row]:
+    """Random ids, of lengths as in a task."""
+    random = np.random.default_rng(0)
+    rows: list[Row] = []
+    for _ in range(count):
+        source, target = (random.integers(10, words, lengths.draw(random)).tolist() for lengths in TASKS[task])
+        rows.append({"input_ids": source, "attention_mask": [1] * len(source), "labels": target})
+    return rows
+
+
+def _race(work: Work, rounds: int) -> dict[str, Any]:
+    """Interleaved rounds, each an epoch over the same pairs from the same weights."""
+    same = _compare(Work(work.folder, work.rows[: SAME_STEPS * BATCH], work.kind, "exact"))
+    contenders = {
+        "transformers": lambda: _theirs(work),
+        "transformers, grouped": lambda: _theirs(work, train_sampling_strategy="group_by_length"),
+        "conjoin": lambda: _ours(work),
+        "conjoin, by tokens": lambda: _ours(work, tokens_per_batch=_budget(work)),
+    }
+    if work.kind == "bf16":
+        contenders["transformers fp32"] = lambda: _theirs(Work(work.folder, work.rows, "fp32"))
+    timings = {name: Timing(name) for name in contenders}
+    for index in range(rounds):
+        for name in list(contenders)[:: 1 if index % 2 else -1]:
+            timings[name].seconds.append(contenders[name]().seconds)
+    by_tokens = timings["conjoin, by tokens"]
+    others = {name: timing for name, timing in timings.items() if not name.startswith("conjoin")}
+    return same | {
+        "tokens_per_s": {name: round(work.tokens / timing.median, 1) for name, timing in timings.items()},
+        "batch_of_equal_rows": ratio(timings["transformers"], timings["conjoin"]),
+        "batch_of_equal_tokens": ratio(timings["transformers"], by_tokens),
+        "against": {name: ratio(timing, timings["conjoin"]) for name, timing in others.items()},
+        "by_tokens_against": {name: ratio(timing, by_tokens) for name, timing in others.items()},
+    }
+
+
+def _budget(work: Work) -> int:
+    """Tokens of a batch that holds `BATCH` pairs on average; the longest pair must fit."""
+    longest = max(len(row["input_ids"]) + len(row["labels"]) for row in work.rows)
+    return max(longest, BATCH * work.tokens // len(work.rows))
+
+
+def _compare(work: Work) -> dict[str, Any]:
+    """Train both on the same batches in the same order, and compare loss and weights.
+
+    Raises:
+        SystemExit: they trained differently, so that there is nothing to time.
+    """
+    sequential = {"train_sampling_strategy": "sequential"}
+    theirs, ours = (run(work, keep=True, **sequential) for run in (_theirs, _ours))
+    before, expected, found = (_weights(folder) for folder in (work.folder / work.start, theirs.folder, ours.folder))
+    apart = sum(float((expected[name] - found[name]).square().sum()) for name in before) ** 0.5
+    moved = sum(float((expected[name] - before[name]).square().sum()) for name in before) ** 0.5
+    result = {"steps_differ_by": round(apart / moved, 5), "losses": [round(theirs.loss, 5), round(ours.loss, 5)]}
+    if apart > LARGEST_DIFFERENCE[work.kind] * moved or abs(theirs.loss / ours.loss - 1) > 0.01:
+        raise SystemExit(f"Both sides trained, but not to the same weights: {result}")
+    return result
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """As transformers reads them, in float64, but for the pooler, which nothing here uses or trains."""
+    state = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
+    return {name: w.double() for name, w in state.items() if w.is_floating_point() and ".pooler." not in name}
+
+
+def _theirs(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
+    """An epoch with transformers."""
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(work.folder / work.start)
+    settings = transformers.Seq2SeqTrainingArguments(
+        output_dir=str(work.folder / "theirs"),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        use_cpu=True,
+        bf16=work.kind == "bf16",
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no",
+        dataloader_pin_memory=False,
+        optim="adamw_torch_fused",
+        **changes,
+    )
+    made = transformers.Seq2SeqTrainer(model=model, args=settings, train_dataset=work.rows, data_collator=_collate)
+    out = made.train()
+    if keep:
+        model.save_pretrained(work.folder / "theirs")
+    return Trained(out.metrics["train_runtime"], out.training_loss, work.folder / "theirs")
+
+
+def _collate(rows: list[Row]) -> dict[str, Tensor]:
+    """Dynamic padding, as DataCollatorForSeq2Seq does."""
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: nn.utils.rnn.pad_sequence([torch.tensor(row[name]) for row in rows], True, value)
+        for name, value in fill.items()
+    }
+
+
+def _ours(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
+    """The same with conjoin."""
+    model = EncoderDecoderModel.from_pretrained(work.folder / work.start)
+    settings = TrainingArguments(
+        output_dir=str(work.folder / "ours"),
+        overwrite_output_dir=True,
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        use_cpu=True,
+        bf16=work.kind == "bf16",
+        doctor=False,
+        report_to="none",
+        save_strategy="no",
+        **changes,
+    )
+    out = Seq2SeqTrainer(model, args=settings, train_dataset=work.rows).train()
+    if keep:
+        model.save_pretrained(work.folder / "ours-weights", untied=True)
+    return Trained(out.metrics["train_runtime"], out.training_loss, work.folder / "ours-weights")
+
+
+if __name__ == "__main__":
+    main()
