@@ -156,10 +156,10 @@ def test_safetensors_go_before_bin_and_variants_have_their_own_name(tmp_path: Pa
 
 
 def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "tf_model.h5").touch()
-    assert "no weights: expected model.safetensors, its index, or pytorch_model.bin. It holds: tf_model.h5." in _error(
-        tmp_path
-    )
+    (tmp_path / "rust_model.ot").touch()
+    text = _error(tmp_path)
+    assert "no weights: expected model.safetensors, pytorch_model.bin, tf_model.h5 or flax_model.msgpack" in text
+    assert "It holds: rust_model.ot." in text
     assert "no such folder" in _error(tmp_path / "absent")
 
 

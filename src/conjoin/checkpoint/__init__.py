@@ -1,9 +1,11 @@
 """Checkpoint files: find, read, write, rename and audit tensors. No framework, no model."""
 
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
+from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, take_framework
 from conjoin.checkpoint.dtypes import nonfinite
 from conjoin.checkpoint.files import Staging, read_json, replacing_file, replacing_folder, write_json
-from conjoin.checkpoint.find import resolve
+from conjoin.checkpoint.find import TARGET_FOLDER, resolve
+from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, is_weight_file, own_form
 from conjoin.checkpoint.header import TensorInfo
 from conjoin.checkpoint.layouts import (
     Fused,
@@ -17,13 +19,23 @@ from conjoin.checkpoint.layouts import (
 )
 from conjoin.checkpoint.names import Match, NameTable, Plan, Rule, Undo
 from conjoin.checkpoint.tensors import Checkpoint, check_finite, open_checkpoint
-from conjoin.checkpoint.write import parse_size, write_tensors
+from conjoin.checkpoint.write import Tensor, parse_size, write_dialect, write_tensors
 
 __all__ = [
+    "FRAMEWORKS",
+    "FROM_KEYWORDS",
+    "H5",
+    "MSGPACK",
+    "SAFETENSORS",
+    "TARGET_FOLDER",
     "Audit",
     "Checkpoint",
+    "Dialect",
+    "Form",
+    "Framework",
     "Fused",
     "HeadFused",
+    "Kind",
     "Layout",
     "Match",
     "Misshapen",
@@ -35,18 +47,23 @@ __all__ = [
     "Same",
     "Shifted",
     "Staging",
+    "Tensor",
     "TensorInfo",
     "Transposed",
     "Undo",
     "audit",
     "check_finite",
+    "is_weight_file",
     "nonfinite",
     "open_checkpoint",
+    "own_form",
     "parse_size",
     "read_json",
     "replacing_file",
     "replacing_folder",
     "resolve",
+    "take_framework",
+    "write_dialect",
     "write_json",
     "write_tensors",
 ]

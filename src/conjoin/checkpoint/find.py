@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conjoin.checkpoint import _exchange
+from conjoin.checkpoint.dialects import Framework
 from conjoin.checkpoint.files import inside
+from conjoin.checkpoint.forms import is_weight_file, own_form
 from conjoin.errors import FileError
 
 DEFAULT_PATTERNS = (
@@ -22,9 +24,14 @@ DEFAULT_PATTERNS = (
     "merges.txt",
     "bpe.codes",
 )
-_BIN_PATTERNS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
+_OTHER_WEIGHTS = (
+    ("*.safetensors", ("pytorch_model*.bin", "pytorch_model*.bin.index.json")),
+    ("*.bin", ("tf_model*.h5",)),
+    ("*.h5", ("flax_model*.msgpack",)),
+)
+"""What is fetched from a repository that does not have the files before it."""
 _NEVER = ("consolidated*.safetensors",)  # Mistral's repositories hold every weight a second time under this name
-_PAIR_FILE, _TARGET_FOLDER = "tokenizer_pair.json", "target_tokenizer"
+_PAIR_FILE, TARGET_FOLDER = "tokenizer_pair.json", "target_tokenizer"
 """A pair of tokenizers keeps its second one in a folder, the only one that a model needs."""
 _HUB_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 _TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
@@ -39,6 +46,7 @@ def resolve(
     token: str | bool | None = None,
     subfolder: str = "",
     allow_patterns: Sequence[str] | None = None,
+    framework: Framework | None = None,
 ) -> Path:
     """Find the folder that holds a checkpoint, downloading it if it is on the hub and not yet in the cache.
 
@@ -47,6 +55,7 @@ def resolve(
     Args:
         local_files_only: None follows HF_HUB_OFFLINE.
         allow_patterns: What to download instead of config, weights and tokenizer files.
+        framework: Download the weights that this framework wrote too.
     Raises:
         FileError: there is no such thing, or it cannot be had; says which, and what to do.
     """
@@ -58,7 +67,7 @@ def resolve(
         _check_hub_id(name, folder)
         offline = _offline() if local_files_only is None else local_files_only
         hub = _Hub(name, revision, cache_dir, offline, token)
-        folder = hub.fetch(inner, allow_patterns)
+        folder = hub.fetch(inner, allow_patterns, framework)
     return _inner_folder(folder, inner)
 
 
@@ -102,18 +111,23 @@ class _Hub:
         self.offline = offline
         self.token = token
 
-    def fetch(self, subfolder: str, patterns: Sequence[str] | None) -> Path:
-        """Download, or find in the cache; `.bin` files only from a repository without safetensors."""
+    def fetch(self, subfolder: str, patterns: Sequence[str] | None, framework: Framework | None) -> Path:
+        """Download, or find in the cache; weights of other forms only from a repository without safetensors."""
         if patterns is not None:
             return self._snapshot(patterns, ())
         prefix = f"{subfolder}/" if subfolder else ""
-        wanted = [prefix + pattern for pattern in DEFAULT_PATTERNS]
+        own = own_form(framework or "pt")
+        patterns = (*DEFAULT_PATTERNS, f"{own.stem}*.{own.suffix}")
+        wanted = [prefix + pattern for pattern in patterns]
         unwanted = [f"{prefix}*/*", *(prefix + pattern for pattern in _NEVER)]
         folder = self._snapshot(wanted, unwanted)
-        if not any((folder / subfolder).glob("*.safetensors")):
-            folder = self._snapshot([*wanted, *(prefix + pattern for pattern in _BIN_PATTERNS)], unwanted)
+        for before, more in _OTHER_WEIGHTS:
+            if any((folder / subfolder).glob(before)) or any((folder / subfolder).glob(f"*.{own.suffix}")):
+                break
+            wanted += [prefix + pattern for pattern in more]
+            folder = self._snapshot(wanted, unwanted)
         if (folder / subfolder / _PAIR_FILE).is_file():
-            folder = self._snapshot([f"{prefix}{_TARGET_FOLDER}/*"], ())
+            folder = self._snapshot([f"{prefix}{TARGET_FOLDER}/*"], ())
         return folder
 
     def _snapshot(self, wanted: Sequence[str], unwanted: Sequence[str]) -> Path:
@@ -184,5 +198,5 @@ class _Hub:
 def _usable_part(error: Exception) -> Path | None:
     """A cached snapshot that lacks some file we asked for, but not its config and weights: a model may load."""
     folder = Path(getattr(error, "snapshot_path", ""))
-    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+    has_weights = any(is_weight_file(path.name) for path in folder.glob("*"))
     return folder if (folder / "config.json").exists() and has_weights else None

@@ -138,7 +138,7 @@ def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     if tag not in BY_TAG:
         raise BadHeader([f"{name}: dtype {tag!r} is not one of {', '.join(BY_TAG)}"])
     dtype = BY_TAG[tag]
-    wanted = _byte_count(name, shape, dtype.itemsize)
+    wanted = byte_count(name, shape, dtype.itemsize)
     if not 0 <= start <= end:
         raise BadHeader([f"{name}: data_offsets [{start}, {end}] run backwards"])
     if end - start != wanted:
@@ -147,7 +147,12 @@ def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     return TensorInfo(name, tuple(shape), dtype.name), start, wanted
 
 
-def _byte_count(name: str, shape: list[Any], itemsize: int) -> int:
+def byte_count(name: str, shape: list[Any], itemsize: int) -> int:
+    """How many bytes an array takes.
+
+    Raises:
+        BadHeader: the shape is none, or larger than any memory.
+    """
     if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
         raise BadHeader([f"{name}: shape must be at most {_MAX_DIMENSIONS} whole numbers >= 0, got {str(shape)[:80]}"])
     if math.prod(size or 1 for size in shape) * itemsize > _MAX_TENSOR_BYTES:

@@ -1,5 +1,6 @@
 """The index file of a sharded checkpoint, checked before any shard is opened and again once all are."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class Index:
             elif name not in self.weight_map:
                 problems.append(f"{name}: in {paths[0].name}, but the index does not list it")
         return problems
+
+    def miscounts(self, shards: Mapping[Path, Mapping[str, TensorInfo]]) -> list[str]:
+        """Compare how many tensors each shard has with how many are listed for it, where names are not the same."""
+        listed = Counter(self.weight_map.values())
+        return [
+            f"{path.name}: {len(infos)} tensors, the index lists {listed[path]}"
+            for path, infos in shards.items()
+            if len(infos) != listed[path]
+        ]
 
 
 def read_index(path: Path) -> Index:

@@ -6,9 +6,9 @@ cannot mix its tensors into ours.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from conjoin.checkpoint import _exchange
 from conjoin.checkpoint._mapping import map_bytes
 from conjoin.checkpoint.bins import BinFile
+from conjoin.checkpoint.dialects import FRAMEWORKS, Framework, torch_names
 from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
+from conjoin.checkpoint.forms import lookup, spelled
+from conjoin.checkpoint.hdf5 import H5File
 from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
 from conjoin.checkpoint.index import Index, read_index
+from conjoin.checkpoint.msgpacks import MsgpackFile
+from conjoin.checkpoint.parts import Part, Translated
 from conjoin.errors import FileError, WeightError, listing
-
-Format = Literal["pt", "tf", "flax"]
 
 
 class SafetensorsFile:
@@ -70,7 +73,7 @@ class SafetensorsFile:
 class Checkpoint(Mapping[str, TensorInfo]):
     """The tensors of a checkpoint: a mapping of names to shapes and dtypes, with the arrays at hand.
 
-    Use as a context manager. Arrays outlive it.
+    Names and layouts are PyTorch's, whichever framework wrote the files. Use as a context manager. Arrays outlive it.
 
     Args:
         folder: Where it lies.
@@ -78,7 +81,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
         metadata: What the files say about themselves, merged.
     """
 
-    def __init__(self, folder: Path, parts: list[SafetensorsFile | BinFile]) -> None:
+    def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
         self.folder = folder
         self.files = tuple(part.path for part in parts)
         self.metadata = {key: value for part in parts for key, value in part.metadata.items()}
@@ -88,10 +91,9 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self._infos = {name: part.infos[name] for name, part in self._where.items()}
 
     @property
-    def format(self) -> Format:
-        """The framework whose names and layouts the tensors follow."""
-        found = self.metadata.get("format", "pt")
-        return cast(Format, found) if found in ("tf", "flax") else "pt"
+    def format(self) -> Framework:
+        """The framework that wrote the files."""
+        return _framework(self._parts)
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._infos[name]
@@ -136,16 +138,21 @@ class Checkpoint(Mapping[str, TensorInfo]):
         self.close()
 
 
-def open_checkpoint(folder: str | os.PathLike[str], *, variant: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    folder: str | os.PathLike[str], *, variant: str | None = None, framework: Framework | None = None
+) -> Checkpoint:
     """Open the weights of a folder, or one weight file.
 
-    Looks for model.safetensors, its shards, pytorch_model.bin, its shards, in this order.
+    Looks for model.safetensors (whichever framework wrote it), pytorch_model.bin, tf_model.h5 and flax_model.msgpack,
+    each whole or in shards, in this order.
 
     Args:
         variant: As in `model.fp16.safetensors`.
+        framework: Only weights that this framework wrote; its own kind of file before a safetensors file.
     Raises:
-        FileError: no folder, or no weights in it.
+        FileError: no folder, or no such weights in it.
         WeightError: truncated, inconsistent or unreadable files; all problems of the kind at once.
+        MissingBackend: the files are of a kind whose package is not installed.
     """
     folder = Path(folder)
     _exchange.repair(folder)
@@ -153,15 +160,17 @@ def open_checkpoint(folder: str | os.PathLike[str], *, variant: str | None = Non
         return _opened_parts(folder.parent, [folder])
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder.")
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        name = f"{stem}.{variant}.{suffix}" if variant else f"{stem}.{suffix}"
-        indexed = f"{stem}.{suffix}.index.{variant}.json" if variant else f"{name}.index.json"
-        if (folder / name).exists():
-            return _opened_parts(folder, [folder / name])
-        if (folder / indexed).exists():
-            index = read_index(folder / indexed)
-            return _opened_parts(folder, index.files, index)
-    raise _no_weights(folder, variant)
+    written: list[str] = []
+    for form in lookup(framework):
+        if (path := form.found(folder, variant)) is None:
+            continue
+        index = read_index(path) if path.suffix == ".json" else None
+        checkpoint = _opened_parts(folder, index.files if index else [path], index)
+        if framework in (None, checkpoint.format):
+            return checkpoint
+        checkpoint.close()
+        written.append(f"{path.name} is {FRAMEWORKS[checkpoint.format]}'s")
+    raise _no_weights(folder, variant, framework, written)
 
 
 def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> None:
@@ -184,25 +193,53 @@ def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
 
 def _opened_parts(folder: Path, paths: list[Path], index: Index | None = None) -> Checkpoint:
     with contextlib.ExitStack() as on_error:
-        parts: list[SafetensorsFile | BinFile] = []
+        parts: list[Part] = []
         problems: list[str] = []
         for path in paths:
             try:
-                part = BinFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+                part = _opened_part(path)
             except BadHeader as bad:
                 problems += bad.problems
                 continue
             on_error.callback(part.close)
             parts.append(part)
         if not problems and index is not None:
-            problems = index.disagreements({part.path: part.infos for part in parts})
+            found = {part.path: part.infos for part in parts}
+            full_names = _framework(parts) == "tf"  # in TensorFlow's index; its shards leave the model's own name out
+            problems = index.miscounts(found) if full_names else index.disagreements(found)
         if problems:
             raise WeightError(
                 f"{folder}: the weight files are damaged or do not belong together.\n{listing(problems)}",
                 hint="download or save the checkpoint again",
             )
+        checkpoint = Checkpoint(folder, _translated(parts))
         on_error.pop_all()
-        return Checkpoint(folder, parts)
+        return checkpoint
+
+
+def _opened_part(path: Path) -> Part:
+    match path.suffix:
+        case ".bin":
+            return BinFile(path)
+        case ".h5":
+            return H5File(path)
+        case ".msgpack":
+            return MsgpackFile(path)
+        case _:
+            return SafetensorsFile(path)
+
+
+def _framework(parts: Sequence[Part]) -> Framework:
+    found = {part.metadata.get("format") for part in parts}
+    return "tf" if "tf" in found else "flax" if "flax" in found else "pt"
+
+
+def _translated(parts: Sequence[Part]) -> Sequence[Part]:
+    framework = _framework(parts)
+    if framework == "pt":
+        return parts
+    names = torch_names([name for part in parts for name in part.infos], framework)
+    return [Translated(part, names) for part in parts]
 
 
 def _opened(path: Path) -> int:
@@ -217,10 +254,13 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _no_weights(folder: Path, variant: str | None) -> FileError:
+def _no_weights(folder: Path, variant: str | None, framework: Framework | None, written: list[str]) -> FileError:
     present = sorted(path.name for path in folder.iterdir() if path.is_file())
-    wanted = f"model.{variant}.safetensors" if variant else "model.safetensors, its index, or pytorch_model.bin"
+    wanted = f"model.{variant}.safetensors" if variant else spelled(framework)
+    found = f"{', '.join(written)}. " if written else ""
     return FileError(
-        f"{folder}: no weights: expected {wanted}. It holds: {', '.join(present) or 'no files'}.",
-        hint="if this is a part of a hub repository, load it once by its name while online",
+        f"{folder}: no weights: expected {wanted}. {found}It holds: {', '.join(present) or 'no files'}.",
+        hint=f"leave from_{framework}= out"
+        if written
+        else "if this is a part of a hub repository, load it once by its name while online",
     )

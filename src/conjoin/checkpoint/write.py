@@ -1,6 +1,6 @@
-"""Write tensors as safetensors: one file or shards, the same bytes every time.
+"""Write tensors as safetensors, or as another framework's files: one file or shards, the same bytes every time.
 
-The format is written here rather than by the safetensors library, whose `serialize_file` takes copies (up to 0.7) or
+Safetensors are written here rather than by the safetensors library, whose `serialize_file` takes copies (up to 0.7) or
 raw addresses (0.8), shuffles metadata from run to run, and hides which disk error it met.
 Tests read these files with it.
 """
@@ -8,7 +8,7 @@ Tests read these files with it.
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conjoin.checkpoint._packing import write_msgpack
+from conjoin.checkpoint.dialects import Dialect
 from conjoin.checkpoint.dtypes import BY_NAME
 from conjoin.checkpoint.files import Staging, write_json
+from conjoin.checkpoint.forms import BIN, H5, MSGPACK, SAFETENSORS, Form
+from conjoin.checkpoint.hdf5 import scoped, write_h5
 from conjoin.errors import ConfigError, WeightError
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-_STALE = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
-)
+Tensor = tuple[str, NDArray[Any], str]
+"""Name, array and dtype; bfloat16 and 8-bit floats as uint16 and uint8 bits with their true dtype's name."""
 _DECIMAL_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS = _DECIMAL_UNITS | {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _PT_METADATA = {"format": "pt"}  # transformers refuses files without it
@@ -51,10 +51,11 @@ class _Shard:
 
 def write_tensors(
     staging: Staging,
-    tensors: Iterable[tuple[str, NDArray[Any], str]],
+    tensors: Iterable[Tensor],
     *,
     max_shard_bytes: int,
     metadata: Mapping[str, str] = _PT_METADATA,
+    form: Form = SAFETENSORS,
 ) -> list[Path]:
     """Write tensors into a staging folder and remove the weight files that they replace.
 
@@ -62,44 +63,83 @@ def write_tensors(
     shards in the order given, which should therefore not change from save to save; within a file by width and name.
 
     Args:
-        tensors: (name, array, dtype); bfloat16 and 8-bit floats as uint16 and uint8 bits with their true dtype's name.
         max_shard_bytes: A tensor larger than this gets a file of its own.
+        metadata: What a safetensors file says about itself.
     Returns:
         The files written, the index last where there is one.
     Raises:
         WeightError: a name given twice, an unknown dtype, or an array that does not hold that dtype.
     """
-    for stale in filter(_STALE.fullmatch, staging.names()):
+    replaced = (SAFETENSORS, BIN) if form == SAFETENSORS else (form,)
+    for stale in [name for name in staging.names() if any(each.has(name) for each in replaced)]:
         staging.remove(stale)
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     total = 0
-    for shard in _shards(tensors, max_shard_bytes):
+    for shard, last in _shards(tensors, max_shard_bytes):
         _refuse_repeats(name for name in shard.tensors if name in weight_map)
         weight_map |= dict.fromkeys(shard.tensors, len(shards))
-        shards.append(staging / f"model-{len(shards) + 1:05d}.safetensors")
-        _write_file(shards[-1], shard, metadata)
+        shards.append(staging / f"{form.stem}-{len(shards) + 1:05d}.{form.suffix}")
+        _write_form(form, shards[-1], shard, metadata, whole=last and len(shards) == 1)
         total += shard.byte_count
         shard.tensors.clear()  # or it would stay in memory beside the next one
     if len(shards) == 1:
-        return [shards[0].rename(staging / SINGLE_FILE)]
-    named = [path.rename(staging / f"{path.stem}-of-{len(shards):05d}.safetensors") for path in shards]
-    index = {name: named[shard].name for name, shard in sorted(weight_map.items())}
-    write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": index})
-    return [*named, staging / INDEX_FILE]
+        return [shards[0].rename(staging / form.file)]
+    named = [path.rename(staging / f"{path.stem}-of-{len(shards):05d}.{form.suffix}") for path in shards]
+    index = {_in_index(form, name, metadata): named[shard].name for name, shard in sorted(weight_map.items())}
+    write_json(staging / form.index, {"metadata": {"total_size": total}, "weight_map": index})
+    return [*named, staging / form.index]
 
 
-def _shards(tensors: Iterable[tuple[str, NDArray[Any], str]], max_shard_bytes: int) -> Iterable[_Shard]:
+def write_dialect(
+    staging: Staging, tensors: Iterable[Tensor], *, dialect: Dialect, form: Form, max_shard_bytes: int
+) -> list[Path]:
+    """Write tensors that have PyTorch's names and layouts as another framework's.
+
+    Args:
+        form: Kind of file, which must be able to hold the dialect.
+    Returns, raises:
+        As `write_tensors`.
+    """
+    assert dialect.framework in form.frameworks
+    metadata = {"format": dialect.framework}
+    return write_tensors(
+        staging, _spoken(tensors, dialect, form), max_shard_bytes=max_shard_bytes, metadata=metadata, form=form
+    )
+
+
+def _spoken(tensors: Iterable[Tensor], dialect: Dialect, form: Form) -> Iterator[Tensor]:
+    for name, array, dtype in tensors:
+        kind = dialect.kind(name, array.shape)
+        path = dialect.path(name, kind)
+        match dialect.framework:
+            case "tf":
+                spoken = "/".join(path) + ":0"
+                spoken = f"{path[0]}/{spoken}" if "model." in spoken else spoken  # as TensorFlow has BART's word table
+            case "flax":
+                spoken = ("/" if form == MSGPACK else ".").join(path)
+            case "pt":
+                spoken = name
+        yield spoken, dialect.array(array, kind), dtype
+
+
+def _in_index(form: Form, name: str, metadata: Mapping[str, str]) -> str:
+    """TensorFlow's index has full names, its shards have not."""
+    return scoped(name) if form == H5 or metadata.get("format") == "tf" else name
+
+
+def _shards(tensors: Iterable[Tensor], max_shard_bytes: int) -> Iterable[tuple[_Shard, bool]]:
+    """Fill shards one after the other; each one comes with whether it is the last."""
     shard = _Shard()
     for name, given, dtype in tensors:
         array = _storable(name, given, dtype)
         if shard.tensors and shard.byte_count + array.nbytes > max_shard_bytes:
-            yield shard
+            yield shard, False
             shard = _Shard()
         _refuse_repeats([name] if name in shard.tensors else [])
         shard.tensors[name] = (array, dtype)
         shard.byte_count += array.nbytes
-    yield shard
+    yield shard, True
 
 
 def _refuse_repeats(names: Iterable[str]) -> None:
@@ -114,6 +154,16 @@ def _storable(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
     if (array.dtype.kind, array.dtype.itemsize) != (storage.kind, storage.itemsize):
         raise WeightError(f"{name}: a numpy array of {array.dtype} does not hold {dtype}; that takes {storage}.")
     return array.astype(storage, copy=False)
+
+
+def _write_form(form: Form, path: Path, shard: _Shard, metadata: Mapping[str, str], *, whole: bool) -> None:
+    match form.suffix:
+        case "h5":
+            write_h5(path, shard.tensors, whole=whole)
+        case "msgpack":
+            write_msgpack(path, shard.tensors)
+        case _:
+            _write_file(path, shard, metadata)
 
 
 def _write_file(path: Path, shard: _Shard, metadata: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from conjoin.cli import _talk
+from conjoin.cli.convert import convert_folder
 from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
 from conjoin.cli.families import list_families
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("convert")(convert_folder)
 app.command("demo")(run_demo)
 app.command("evaluate")(evaluate_model)
 app.command("families")(list_families)

@@ -1,6 +1,7 @@
 """Joining: which parameter comes from where, which ids start, end and pad a target. Plans and reports, no arrays."""
 
-from conjoin.join.names import half_offer, pair_names, pair_offer
+from conjoin.join.convert import convert_checkpoint
+from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.plan import (
     Copied,
@@ -44,6 +45,8 @@ __all__ = [
     "Tied",
     "TwoFolders",
     "complete_tokens",
+    "convert_checkpoint",
+    "dialect",
     "fill_special_tokens",
     "graft",
     "half_offer",

@@ -1,0 +1,225 @@
+"""TensorFlow's `.h5` files as Keras 2 and transformers write them, read and written through h5py.
+
+A whole model's file has a group per layer, whose attribute `weight_names` lists the variables; a shard lists its
+variables in `layer_names` of the file itself. Variables are named without the model's own name, their first part.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conjoin.checkpoint._exchange import sync
+from conjoin.checkpoint.dtypes import BY_NAME
+from conjoin.checkpoint.header import BadHeader, TensorInfo
+from conjoin.errors import FileError, MissingBackend, WeightError
+
+_ATTRIBUTE_BYTES = 64512  # HDF5_OBJECT_HEADER_LIMIT of Keras: longer lists are cut into name0, name1, ...
+_TOP_LEVEL = "top_level_model_weights"
+_SCOPE = "tf_model"  # readers drop it: Keras makes one up from the class, and numbers it
+_KERAS = "2.15.0"  # the layout's version; readers look at its first number
+
+
+class H5File:
+    """One open `.h5` file.
+
+    Raises:
+        BadHeader: with every problem of the file.
+        MissingBackend: h5py is not installed.
+        FileError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata = {"format": "tf"}
+        self._file = _opened(path)
+        try:
+            self._datasets = _datasets(self._file)
+            self.infos = {name: _info(name, found) for name, found in self._datasets.items()}
+        except BadHeader as bad:
+            self.close()
+            raise BadHeader([f"{path.name}: {problem}" for problem in bad.problems]) from None
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read one variable."""
+        dtype = np.dtype(BY_NAME[self.infos[name].dtype].storage)
+        try:
+            array = np.asarray(self._datasets[name][()], dtype)
+        except OSError as error:
+            raise WeightError(f"{self.path}: {name}: cannot be read: {error}") from None
+        array.flags.writeable = False
+        return array
+
+    def close(self) -> None:
+        """Close the file; arrays already given out stay good."""
+        self._file.close()
+
+
+def _h5py(what: str, path: Path) -> Any:
+    try:
+        import h5py  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError:
+        raise MissingBackend(
+            f"{path}: {what} TensorFlow's .h5 files takes h5py, which is not installed.",
+            hint="pip install 'conjoin[convert]'",
+        ) from None
+    return h5py
+
+
+def _opened(path: Path) -> Any:
+    h5py = _h5py("reading", path)
+    if not path.is_file():
+        raise FileError(f"{path}: no such file.")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise BadHeader([f"{path.name}: not a readable HDF5 file: {error}"]) from None
+
+
+def _datasets(file: Any) -> dict[str, Any]:
+    """Name -> dataset of every variable."""
+    problems: list[str] = []
+    found: dict[str, Any] = {}
+    for name, group, key in _variables(file):
+        dataset = _dataset(file, group, key)
+        if isinstance(dataset, str):
+            problems.append(f"{name}: {dataset}")
+        else:
+            found.setdefault(name, dataset)  # T5's two stacks both list the word table that they share
+    if problems:
+        raise BadHeader(problems)
+    return found
+
+
+def _variables(file: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield each variable's name, the group that holds it, and its path in there."""
+    layers = _names(file, "layer_names")
+    if layers is None:
+        raise BadHeader(["no attribute layer_names; expected a file written by TensorFlow's save_weights"])
+    if not any(layer in file and _is_group(file[layer]) for layer in layers):
+        yield from ((layer, file, layer) for layer in layers)
+        return
+    sides = _unnamed_sides(layers)
+    for layer in (*layers, *([_TOP_LEVEL] if _TOP_LEVEL in file else [])):
+        variables = _names(file[layer], "weight_names") if layer in file else None
+        if variables is None:
+            raise BadHeader([f"{layer}: no group with an attribute weight_names"])
+        for variable in variables:
+            name = _unscoped(variable, layer)
+            yield name.replace(layer, sides[layer], 1) if layer in sides else name, file[layer], variable
+
+
+def _unscoped(variable: str, layer: str) -> str:
+    """A variable's name without the model's; Keras leaves that out where a model was built outside its own scope."""
+    first, slash, rest = variable.partition("/")
+    built_bare = first == layer and not rest.startswith(f"{layer}/")
+    return variable if not slash or built_bare or "model." in variable else rest
+
+
+def _unnamed_sides(layers: Sequence[str]) -> dict[str, str]:
+    """The sides of a pair that was made of two models of no name, which have their classes' names then."""
+    halves = [layer for layer in layers if layer != "enc_to_dec_proj"]
+    unnamed = len(halves) == 2 and all(layer.startswith("tf") for layer in halves)
+    return dict(zip(halves, ("encoder", "decoder"), strict=True)) if unnamed else {}
+
+
+def _is_group(found: Any) -> bool:
+    return type(found).__name__ == "Group"
+
+
+def _names(group: Any, attribute: str) -> list[str] | None:
+    """A list of names in an attribute, or in several numbered ones where it was too long for one."""
+    if attribute in group.attrs:
+        return [_text(name) for name in group.attrs[attribute]]
+    names: list[str] = []
+    number = 0
+    while f"{attribute}{number}" in group.attrs:
+        names += [_text(name) for name in group.attrs[f"{attribute}{number}"]]
+        number += 1
+    return names if number else None
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
+
+
+def _dataset(file: Any, group: Any, key: str) -> Any:
+    """A variable's dataset, or what is wrong with it."""
+    if key not in group:
+        return "listed, but not in the file"
+    dataset = group[key]
+    if type(dataset).__name__ != "Dataset":
+        return "a group, expected an array"
+    if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
+        return "leads to another file"  # HDF5 can link out of a file; nothing of ours does
+    return dataset if _dtype_name(dataset) else f"dtype {dataset.dtype} is not supported"
+
+
+def _dtype_name(dataset: Any) -> str | None:
+    name = str(dataset.dtype.name)
+    return name if name in BY_NAME else None
+
+
+def _info(name: str, dataset: Any) -> TensorInfo:
+    return TensorInfo(name, tuple(dataset.shape), cast(str, _dtype_name(dataset)))
+
+
+def write_h5(path: Path, tensors: Mapping[str, tuple[NDArray[Any], str]], *, whole: bool) -> None:
+    """Write variables, named as in `H5File`; bfloat16, for which HDF5 has no name, as float32.
+
+    Args:
+        whole: This is the only file: write a group per layer, as Keras does; else a shard.
+    """
+    h5py = _h5py("writing", path)
+    arrays = {name: _storable(name, array, dtype) for name, (array, dtype) in tensors.items()}
+    with h5py.File(path, "w") as file:
+        if whole:
+            _write_layers(file, arrays)
+        else:
+            _write_names(file, "layer_names", list(arrays))
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)
+    sync(path)
+
+
+def _storable(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    if dtype == "bfloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if array.dtype.name != dtype:
+        raise WeightError(f"{name}: {dtype} cannot be stored in an .h5 file.", hint="convert it to float32 first.")
+    return array
+
+
+def _write_layers(file: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
+    layers: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        layer = re.split(r"[/.:]", name)[0]
+        layers.setdefault(layer, {})[scoped(name)] = array
+    file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", _KERAS
+    _write_names(file, "layer_names", list(layers))
+    for layer, variables in layers.items():
+        group = file.create_group(layer)
+        _write_names(group, "weight_names", list(variables))
+        for name, array in variables.items():
+            group.create_dataset(name, data=array)
+    _write_names(file.create_group(_TOP_LEVEL), "weight_names", [])
+
+
+def scoped(name: str) -> str:
+    """A variable's full name, with the model's own before it where TensorFlow puts one."""
+    return f"{_SCOPE}/{name}" if "/" in name and "model." not in name else name
+
+
+def _write_names(group: Any, attribute: str, names: Sequence[str]) -> None:
+    """Write a list of names, in several numbered attributes where one would be too long."""
+    raw = np.array([name.encode("utf-8") for name in names] or [], "S")
+    parts = -(-raw.nbytes // _ATTRIBUTE_BYTES)
+    if parts <= 1:
+        group.attrs[attribute] = raw
+        return
+    rows = _ATTRIBUTE_BYTES // raw.itemsize
+    for number, start in enumerate(range(0, len(raw), rows)):
+        group.attrs[f"{attribute}{number}"] = raw[start : start + rows]

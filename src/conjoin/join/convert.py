@@ -1,0 +1,81 @@
+"""Rewriting a checkpoint in the files of another framework, without any framework."""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from conjoin.checkpoint import (
+    H5,
+    TARGET_FOLDER,
+    Checkpoint,
+    Form,
+    Framework,
+    Staging,
+    Tensor,
+    is_weight_file,
+    open_checkpoint,
+    own_form,
+    parse_size,
+    replacing_folder,
+    write_dialect,
+)
+from conjoin.configuration import AutoConfig
+from conjoin.errors import ConjoinWarning
+from conjoin.join.names import dialect, left_out
+
+
+def convert_checkpoint(
+    folder: Path,
+    framework: Framework,
+    *,
+    out: Path | None = None,
+    source: Framework | None = None,
+    form: Form | None = None,
+    max_shard_size: int | str = "5GB",
+) -> list[str]:
+    """Write the weights of a pair, or of a single model, as a framework's own class does.
+
+    Tensors that conjoin has no use for (poolers, classifiers) are kept.
+
+    Args:
+        out: Folder to write, with copies of the config and of the tokenizers; by default the weights are put beside
+            those that are there.
+        source: Read the weights that this framework wrote, where a folder has several.
+        form: Kind of file; the framework's own by default.
+
+    Returns:
+        Names of the files written, the index last where there is one.
+
+    Raises:
+        FileError, WeightError, ConfigError: the checkpoint is not there or not usable.
+        MissingBackend: TensorFlow's .h5 files take h5py.
+    """
+    config, form = AutoConfig.from_pretrained(folder), form or own_form(framework)
+    with open_checkpoint(folder, framework=source) as checkpoint, replacing_folder(out or folder) as staging:
+        if form == H5 and any(info.dtype == "bfloat16" for info in checkpoint.values()):
+            warnings.warn("HDF5 cannot hold bfloat16: written as float32.", ConjoinWarning, stacklevel=2)
+        written = write_dialect(
+            staging,
+            _tensors(checkpoint, left_out(config, checkpoint)),
+            dialect=dialect(framework, config, checkpoint),
+            form=form,
+            max_shard_bytes=parse_size(max_shard_size),
+        )
+        if out is not None:
+            _copy_the_rest(folder, staging)
+    return [path.name for path in written]
+
+
+def _tensors(checkpoint: Checkpoint, unwanted: set[str]) -> Iterator[Tensor]:
+    for name, info in checkpoint.items():
+        if name not in unwanted:
+            yield name, checkpoint.array(name), info.dtype
+
+
+def _copy_the_rest(folder: Path, staging: Staging) -> None:
+    """Copy what makes weights a model: config and tokenizers."""
+    kept = [path for path in folder.glob("*") if path.is_file() and not is_weight_file(path.name)]
+    kept += [path for path in (folder / TARGET_FOLDER).glob("*") if path.is_file()]
+    for path in kept:
+        shutil.copyfile(path, staging / str(path.relative_to(folder)))
