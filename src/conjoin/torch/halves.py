@@ -56,7 +56,7 @@ class Half(Stack, Pretrained):
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
         wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
-        folder = resolve(name_or_path, **hub)
+        folder = resolve(name_or_path, framework=framework, **hub)
         found = find_config(folder, config, overrides)
         kind = half_spec(found, cls.role)
         with open_checkpoint(folder, framework=framework) as checkpoint:

@@ -67,7 +67,7 @@ def find_source(role: Role, name_or_path: str | PathLike[str] | None, keywords: 
             )
         return Source(role, module.config.copy(**keywords), module=module)
     assert name_or_path is not None
-    folder = resolve(name_or_path, **hub)
+    folder = resolve(name_or_path, framework=framework, **hub)
     found = find_config(folder, config, keywords, prefix=f"{role}_")
     if isinstance(found, EncoderDecoderConfig):
         raise JoinError(

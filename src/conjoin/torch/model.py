@@ -198,7 +198,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
         wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
-        folder = resolve(name_or_path, **hub)
+        folder = resolve(name_or_path, framework=framework, **hub)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         if is_quantized(found):
