@@ -13,7 +13,7 @@ from conjoin.families import families
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "conjoin"
-NOT_THERE_YET = {"FlaxEncoderDecoderModel", "TFEncoderDecoderModel"}
+NOT_THERE_YET = {"TFEncoderDecoderModel"}
 
 
 def _typed_imports() -> dict[str, str]:

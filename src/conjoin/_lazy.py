@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-_EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}
+_EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
 """Package that a backend's room is named after -> the extra that brings it."""
 
 

@@ -1,0 +1,110 @@
+"""Attention, top to bottom: masks, scores, and the projections around them."""
+
+from jaxtyping import Bool, Float, Int
+
+from conjoin import spec
+from conjoin.functional.layers import linear, norm
+from conjoin.functional.ops import Array, Ops
+from conjoin.functional.positions import same_segment
+from conjoin.functional.scope import Scope
+
+_NEVER = -1e30
+"""A score that softmax turns into 0; finite, so that a query which may read nothing has gradients of 0, not NaN."""
+
+
+def self_mask(
+    ops: Ops,
+    key_mask: Bool[Array, "R S"] | None,
+    *,
+    causal: bool,
+    window: int | None,
+    past: Array | int,
+    length: int,
+    total: int,
+    segments: Int[Array, "R T"] | None,
+) -> Bool[Array, "R 1 T S"] | None:
+    """What `length` new positions behind `past` others may read of `total` positions; None where that is everything.
+
+    Args:
+        key_mask: True at real tokens. Positions that are not filled yet stand behind every query.
+        window: Keys k with |q - k| < window are read; None reads all.
+    """
+    queries, keys = (ops.arange(length) + past)[:, None], ops.arange(total)[None]
+    allowed = (keys <= queries)[None, None] if causal else None
+    more: list[Array] = []
+    if window is not None:
+        more.append((abs(queries - keys) < window)[None, None])
+    if segments is not None:
+        more.append(same_segment(segments, segments))
+    if key_mask is not None:
+        more.append(key_mask[:, None, None, :])
+    for each in more:
+        allowed = each if allowed is None else allowed & each
+    return allowed
+
+
+def attend(
+    here: Scope,
+    kind: spec.Attention,
+    q: Float[Array, "R H T E"],
+    k: Float[Array, "B K S E"],
+    v: Float[Array, "B K S E"],
+    allowed: Bool[Array, "X 1 Y S"] | None,
+    bias: Float[Array, "1 H T S"] | None = None,
+) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T S"]]:
+    """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
+
+    A query that may read nothing returns zeros. H / K query heads share a key head; R may be N times B: rows
+    n*N .. n*N + N - 1 then read row n's keys.
+
+    Returns:
+        The mixed values, and the weights.
+    """
+    ops = here.ops
+    rows, heads, length, size = ops.shape(q)
+    sources, groups, keys = ops.shape(k)[:3]
+    split = (sources, rows // sources, groups, heads // groups)
+    scores = ops.einsum("bnkgte,bkse->bnkgts", ops.reshape(q, (*split, length, size)), k) * kind.scale
+    scores = ops.cast(scores, "float32")
+    if kind.softcap is not None:
+        scores = ops.tanh(scores / kind.softcap) * kind.softcap
+    if bias is not None:
+        scores = scores + ops.reshape(bias, (1, 1, *split[2:], length, keys))
+    if allowed is not None:
+        allowed = allowed[:, :, None, None]
+        scores = ops.where(allowed, scores, _NEVER)
+    weights = ops.softmax(scores)
+    if allowed is not None:
+        weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
+    weights = ops.cast(weights, q.dtype)
+    mixed = ops.einsum("bnkgts,bkse->bnkgte", here.dropout(weights, kind.dropout, "weights"), v)
+    return (
+        ops.reshape(mixed, (rows, heads, length, ops.shape(v)[-1])),
+        ops.reshape(weights, (rows, heads, length, keys)),
+    )
+
+
+def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:
+    """Query heads."""
+    return _heads(here, "q", kind, kind.num_heads, x)
+
+
+def keys_values(here: Scope, kind: spec.Attention, source: Float[Array, "R S M"]) -> tuple[Array, Array]:
+    """Key and value heads, each [R, K, S, E]."""
+    count = kind.num_kv_heads
+    return _heads(here, "k", kind, count, source), _heads(here, "v", kind, count, source)
+
+
+def output(here: Scope, mixed: Float[Array, "R H T E"]) -> Float[Array, "R T D"]:
+    """Concatenate heads and project."""
+    ops = here.ops
+    rows, heads, length, size = ops.shape(mixed)
+    return linear(here / "o", ops.reshape(ops.einsum("rhte->rthe", mixed), (rows, length, heads * size)))
+
+
+def _heads(here: Scope, name: str, kind: spec.Attention, count: int, x: Array) -> Array:
+    ops = here.ops
+    heads = ops.reshape(linear(here / name, x), (*ops.shape(x)[:2], count, kind.head_size))
+    if kind.qk_norm is not None and name != "v":
+        heads = norm(here / f"{name}_norm", kind.qk_norm.norm, heads)
+    return ops.einsum("rthe->rhte", heads)

@@ -1,0 +1,123 @@
+"""One transformer block: branches of self-attention, cross-attention and MLP, and where their norms stand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+
+from conjoin import spec
+from conjoin.functional.attention import attend, keys_values, output, queries
+from conjoin.functional.cache import Pair
+from conjoin.functional.layers import mlp, norm
+from conjoin.functional.ops import Array
+from conjoin.functional.positions import Angles, rotate
+from conjoin.functional.scope import Scope
+
+Branch = Callable[[Array], Array]
+
+
+@dataclass(slots=True)
+class Record:
+    """What to collect on the way; a list that is None is not collected."""
+
+    hidden_states: list[Array] | None = None
+    attentions: list[Array] | None = None
+    cross_attentions: list[Array] | None = None
+
+    @classmethod
+    def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
+        """A record that collects what is asked for."""
+        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
+        return cls(*lists)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one layer reads besides its input.
+
+    Args:
+        allowed, source_allowed: [R, 1, T, S], True where a key may be read; None where all may.
+        past: Positions that the cached keys and values hold already.
+        cached: This layer's keys and values, to be written at `past`; None without a cache.
+        cross: The source's keys and values; else they are computed from `source`.
+    """
+
+    allowed: Array | None
+    angles: Angles | None = None
+    bias: Array | None = None
+    past: Array | int = 0
+    cached: Pair | None = None
+    source: Array | None = None
+    source_allowed: Array | None = None
+    cross: Pair | None = None
+    record: Record = field(default_factory=Record)
+
+
+def run_block(
+    here: Scope, kind: spec.Block, x: Float[Array, "R T D"], reading: Reading
+) -> tuple[Float[Array, "R T D"], Pair | None]:
+    """Run the branches in the order and with the norms of the spec.
+
+    Returns:
+        The output, and the cached keys and values with the new positions.
+    """
+    written: list[Pair] = []
+    branches: list[tuple[str, Branch]] = [
+        ("self_attn", lambda h: _read_self(here, kind.self_attn, h, reading, written))
+    ]
+    if kind.cross_attn is not None:
+        cross = kind.cross_attn
+        branches.append(("cross_attn", lambda h: _read_source(here / "cross_attn", cross, h, reading)))
+    branches.append(("mlp", lambda h: mlp(here / "mlp", kind.mlp, h)))
+    match kind.norm:
+        case spec.PostNorm():
+            for name, branch in branches:
+                x = _norm(here, kind, name, x + _passed(here, kind, name, branch(x)))
+        case spec.PreNorm():
+            for name, branch in branches:
+                x = x + _passed(here, kind, name, branch(_norm(here, kind, name, x)))
+        case spec.SandwichNorm(norm=post):
+            for name, branch in branches:
+                inner = norm(here / f"{name}_post_norm", post, branch(_norm(here, kind, name, x)))
+                x = x + _passed(here, kind, name, inner)
+        case spec.ParallelNorm():
+            start = x
+            for name, branch in branches:
+                x = x + _passed(here, kind, name, branch(_norm(here, kind, name, start)))
+    return x, written[0] if written else None
+
+
+def _norm(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
+    skipped = isinstance(kind.norm, spec.PreNorm) and kind.norm.skip_self_attn_norm and name == "self_attn"
+    return x if skipped else norm(here / f"{name}_norm", kind.norm.norm, x)
+
+
+def _passed(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
+    """What a branch adds: through its gate, if it has one, and dropout."""
+    if name == "cross_attn" and kind.cross_attn is not None and kind.cross_attn.gated:
+        x = x * here["cross_attn.gate"]
+    return here.dropout(x, kind.dropout, name)
+
+
+def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, reading: Reading, written: list[Pair]) -> Array:
+    attn, ops = here / "self_attn", here.ops
+    q = queries(attn, kind.attention, x)
+    k, v = keys_values(attn, kind.attention, x)
+    if reading.angles is not None and kind.rotary is not None:
+        q, k = rotate(ops, q, reading.angles), rotate(ops, k, reading.angles)
+    if reading.cached is not None:
+        held = reading.cached
+        k, v = (ops.write_at(old, new, reading.past, 2) for old, new in zip(held, (k, v), strict=True))
+        written.append((k, v))
+    out, weights = attend(attn, kind.attention, q, k, v, reading.allowed, reading.bias)
+    if reading.record.attentions is not None:
+        reading.record.attentions.append(weights)
+    return output(attn, out)
+
+
+def _read_source(here: Scope, kind: spec.CrossAttention, x: Array, reading: Reading) -> Array:
+    k, v = reading.cross if reading.cross is not None else keys_values(here, kind.attention, reading.source)
+    out, weights = attend(here, kind.attention, queries(here, kind.attention, x), k, v, reading.source_allowed)
+    if reading.record.cross_attentions is not None:
+        reading.record.cross_attentions.append(weights)
+    return output(here, out)

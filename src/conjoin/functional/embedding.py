@@ -1,0 +1,65 @@
+"""Ids to vectors, and vectors to scores over the vocabulary."""
+
+from jaxtyping import Float, Int
+
+from conjoin import spec
+from conjoin.functional.layers import activate, linear, norm
+from conjoin.functional.ops import Array
+from conjoin.functional.scope import Scope
+
+
+def look_up(here: Scope, kind: spec.Embedding, input_ids: Int[Array, "R T"]) -> Float[Array, "R T C"]:
+    """Scaled word vectors."""
+    words = here.ops.take(here["words.weight"], input_ids)
+    if kind.scale == 1.0:
+        return words
+    return words * here.ops.cast(here.ops.constant(kind.scale), words.dtype) if kind.round_scale else words * kind.scale
+
+
+def embed(
+    here: Scope,
+    kind: spec.Embedding,
+    words: Float[Array, "R T C"],
+    positions: Int[Array, "R T"],
+    token_type_ids: Int[Array, "R T"] | None,
+) -> Float[Array, "R T D"]:
+    """Vectors of tokens whose word vectors are given: positions, token types, norm, dropout and projection.
+
+    Args:
+        positions: Rows of the position table; not read where there is no table.
+    """
+    x, ops = words, here.ops
+    if kind.token_types:
+        table = here["token_types.weight"]
+        x = x + (table[0] if token_type_ids is None else ops.take(table, token_type_ids))
+    if kind.projection is not None and kind.projection.when == "words":
+        x = linear(here / "projection", x)
+    if kind.position_rows:
+        x = x + ops.take(here["positions.weight"], positions)
+    if kind.norm is not None:
+        x = norm(here / "norm", kind.norm, x)
+    x = here.dropout(x, kind.dropout, "sum")
+    if kind.projection is not None and kind.projection.when == "sum":
+        x = linear(here / "projection", x)
+    return x
+
+
+def score(here: Scope, kind: spec.Head, x: Float[Array, "*lead D"]) -> Float[Array, "*lead V"]:
+    """Scores of every word.
+
+    Args:
+        here: The decoder: a tied head reads its word table.
+    """
+    ops, head = here.ops, here / "head"
+    if kind.projection:
+        x = linear(head / "projection", x)
+    if kind.transform is not None:
+        x = activate(ops, kind.transform.activation, linear(head / "dense", x))
+        x = norm(head / "norm", kind.transform.norm, x)
+    if kind.scale != 1.0:
+        x = x * kind.scale
+    matrix = here["embed.words.weight"] if kind.tied else head["vocab.weight"]
+    logits = ops.einsum("...n,mn->...m", x, matrix)
+    bias = head.get("bias")
+    logits = logits if bias is None else logits + bias
+    return logits if kind.softcap is None else ops.tanh(logits / kind.softcap) * kind.softcap

@@ -1,0 +1,76 @@
+"""Linear maps, norms, activations and feed-forward bricks."""
+
+import math
+
+from jaxtyping import Float
+
+from conjoin import spec
+from conjoin.functional.ops import Array, Ops
+from conjoin.functional.scope import Scope
+
+
+def linear(here: Scope, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
+    """x W^T + b; W is (out, in)."""
+    mapped = here.ops.einsum("...n,mn->...m", x, here["weight"])
+    bias = here.get("bias")
+    return mapped if bias is None else mapped + bias
+
+
+def norm(here: Scope, kind: spec.Norm, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+    """Normalise over the last axis, in float32."""
+    match kind:
+        case spec.RMSNorm():
+            return _rms_norm(here, kind, x)
+        case spec.LayerNorm(eps=eps) | spec.BareLayerNorm(eps=eps):
+            return _layer_norm(here, eps, x)
+
+
+def _layer_norm(here: Scope, eps: float, x: Array) -> Array:
+    ops = here.ops
+    wide = ops.cast(x, "float32")
+    centred = wide - ops.mean(wide, -1, keepdims=True)
+    normed = centred * ops.rsqrt(ops.mean(centred * centred, -1, keepdims=True) + eps)
+    weight, bias = here.get("weight"), here.get("bias")
+    if weight is not None:
+        normed = normed * ops.cast(weight, "float32")
+    if bias is not None:
+        normed = normed + ops.cast(bias, "float32")
+    return ops.cast(normed, x.dtype)
+
+
+def _rms_norm(here: Scope, kind: spec.RMSNorm, x: Array) -> Array:
+    ops = here.ops
+    wide = ops.cast(x, "float32")
+    normed = wide * ops.rsqrt(ops.mean(wide * wide, -1, keepdims=True) + kind.eps)
+    weight = here["weight"]
+    if kind.scale_in_float32:
+        return ops.cast(normed * (ops.cast(weight, "float32") + kind.offset), x.dtype)
+    return ops.cast(normed, x.dtype) * (weight + kind.offset)
+
+
+def activate(ops: Ops, kind: spec.Activation, x: Array) -> Array:
+    """The activation of that name."""
+    match kind:
+        case "gelu":
+            return x * 0.5 * (1.0 + ops.erf(x * math.sqrt(0.5)))
+        case "gelu_tanh":  # Hendrycks & Gimpel 2016, arXiv:1606.08415
+            return 0.5 * x * (1.0 + ops.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+        case "relu":
+            return ops.maximum(x, 0.0)
+        case "silu":
+            return x * ops.sigmoid(x)
+        case "quick_gelu":
+            return x * ops.sigmoid(1.702 * x)
+        case "tanh":
+            return ops.tanh(x)
+
+
+def mlp(here: Scope, kind: spec.MLP, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+    """Map every vector on its own."""
+    up = linear(here / "up", x)
+    match kind:
+        case spec.PlainMLP():
+            inner = activate(here.ops, kind.activation, up)
+        case spec.GatedMLP():
+            inner = activate(here.ops, kind.activation, linear(here / "gate", x)) * up
+    return linear(here / "down", here.dropout(inner, kind.activation_dropout, "inner"))

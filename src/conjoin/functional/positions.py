@@ -1,0 +1,169 @@
+"""Where tokens stand: rows of position tables, rotary angles, T5's relative bias, and segments of packed rows."""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from conjoin import spec
+from conjoin.functional.ops import Array, Ops
+
+Angles = tuple[Array, Array]
+"""cos and sin, each [1 or R, 1, T, rotary_size]."""
+
+
+@lru_cache(maxsize=256)
+def rotary_frequencies(kind: spec.Rotary) -> np.ndarray:
+    """Radians per position of every pair of dimensions, float32."""
+    exponents = np.arange(0, kind.rotary_size, 2, dtype=np.float32) / np.float32(kind.rotary_size)
+    plain = (np.float32(1.0) / np.float32(kind.base) ** exponents).astype(np.float32)
+    match kind.scaling:
+        case spec.PlainScaling(factor=factor):
+            return plain / np.float32(factor)
+        case spec.Llama3Scaling() as scaling:
+            return _llama3_frequencies(scaling, plain)
+        case spec.YarnScaling() as scaling:
+            return _yarn_frequencies(kind, scaling, plain)
+
+
+def _llama3_frequencies(scaling: spec.Llama3Scaling, frequencies: np.ndarray) -> np.ndarray:
+    waves = 2 * math.pi / frequencies
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    share = ((scaling.original_max_positions / waves - scaling.low_freq_factor) / width).clip(0, 1)
+    return ((1 - share) * frequencies / scaling.factor + share * frequencies).astype(np.float32)
+
+
+def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies: np.ndarray) -> np.ndarray:
+    """Blend stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
+
+    def dimension(rotations: float) -> float:
+        waves = scaling.original_max_positions / (rotations * 2 * math.pi)
+        return kind.rotary_size * math.log(waves) / (2 * math.log(kind.base))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, kind.rotary_size - 1)
+    width = high - low or 0.001  # the reference's guard against a ramp of no width
+    ramp = ((np.arange(kind.rotary_size // 2, dtype=np.float32) - low) / width).clip(0, 1)
+    return (frequencies / scaling.factor * ramp + frequencies * (1 - ramp)).astype(np.float32)
+
+
+def rotary_angles(ops: Ops, kind: spec.Rotary, positions: Int[Array, "R T"], dtype: object) -> Angles:
+    """cos and sin of every position, computed in float32 and cast."""
+    frequencies = ops.constant(rotary_frequencies(kind))
+    angles = (ops.cast(positions, "float32")[..., None] * frequencies)[:, None]
+    factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
+    cos, sin = ops.cos(angles) * factor, ops.sin(angles) * factor
+    return ops.cast(ops.concat((cos, cos), -1), dtype), ops.cast(ops.concat((sin, sin), -1), dtype)
+
+
+def rotate(ops: Ops, x: Float[Array, "R H T E"], angles: Angles) -> Float[Array, "R H T E"]:
+    """Turn the leading rotary_size dimensions of every head; the rest passes."""
+    cos, sin = angles
+    size = ops.shape(cos)[-1]
+    turned, rest = x[..., :size], x[..., size:]
+    first, second = turned[..., : size // 2], turned[..., size // 2 :]
+    turned = ops.cast(turned * cos + ops.concat((-second, first), -1) * sin, x.dtype)
+    return turned if size == ops.shape(x)[-1] else ops.concat((turned, rest), -1)
+
+
+@lru_cache(maxsize=64)
+def distance_buckets(kind: spec.RelativeBias, causal: bool) -> np.ndarray:
+    """The bucket of every distance from 0 to max_distance, behind which all are in the last one.
+
+    A table, so that no framework's logarithm decides in which bucket a distance falls. In a bidirectional stack what
+    follows has as many buckets again.
+    """
+    buckets = kind.num_buckets if causal else kind.num_buckets // 2
+    exact = buckets // 2
+    distance = np.arange(kind.max_distance + 1)
+    with np.errstate(divide="ignore"):
+        ratio = np.log(distance.astype(np.float32) / np.float32(exact)) / np.float32(
+            math.log(kind.max_distance / exact)
+        )
+    far = exact + np.where(distance < exact, 0, ratio * (buckets - exact)).astype(np.int32)
+    return np.where(distance < exact, distance, far.clip(max=buckets - 1)).astype(np.int32)
+
+
+def relative_bias(
+    ops: Ops, kind: spec.RelativeBias, table: Array, past: Array | int, queries: int, keys: int, *, causal: bool
+) -> Float[Array, "1 H T S"]:
+    """Bias of `queries` positions behind `past` others, against the first `keys` positions."""
+    distance = ops.arange(keys)[None] - (ops.arange(queries) + past)[:, None]
+    if causal:
+        start, distance = 0, ops.maximum(-distance, 0)
+    else:
+        start = ops.cast(distance > 0, "int32") * (kind.num_buckets // 2)
+        distance = abs(distance)
+    near = ops.take(ops.constant(distance_buckets(kind, causal)), ops.minimum(distance, kind.max_distance))
+    return ops.einsum("tsh->hts", ops.take(table, near + start))[None]
+
+
+def first_row(kind: spec.Position) -> int:
+    """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
+    match kind:
+        case spec.Learned(offset=offset):
+            return offset
+        case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
+            return padding + 1
+        case _:
+            return 0
+
+
+def token_positions(
+    ops: Ops,
+    kind: spec.Position,
+    counted: Bool[Array, "R T"],
+    before: Int[Array, "R 1"] | int,
+    past: Array | int,
+    starts: Int[Array, "R T"] | None,
+) -> Int[Array, "R T"]:
+    """Rows of the position table, or positions for rotary angles, of tokens that stand behind `past` others.
+
+    Args:
+        counted: True at new tokens that are not padding.
+        before: How many of the past tokens are not.
+        starts: Where the segment of every position begins; counting starts anew there. Without `past`.
+    """
+    rows, length = ops.shape(counted)
+    plain = ops.broadcast((ops.arange(length) + past)[None], (rows, length))
+    plain = plain if starts is None else plain - starts
+    match kind:
+        case spec.Learned(offset=offset):
+            return plain + offset
+        case spec.LearnedSkippingPads(padding_position=start):
+            ones = ops.cast(counted, "int32")
+            number = ops.cumsum(ones, 1) + before
+            number = number if starts is None else number - ops.gather(number - ones, starts, 1)
+            return number * ones + start
+        case _:
+            return plain
+
+
+def segment_begins(ops: Ops, segments: Int[Array, "R T"]) -> Bool[Array, "R T"]:
+    """True at the first position of every segment."""
+    rows = ops.shape(segments)[0]
+    return ops.concat((ops.full((rows, 1), True, "bool"), segments[:, 1:] != segments[:, :-1]), 1)
+
+
+def segment_starts(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
+    """For every position, where its segment begins."""
+    here = ops.arange(ops.shape(segments)[1])
+    begins = ops.where(segment_begins(ops, segments), here[None], 0)
+    seen = here[None, :] <= here[:, None]
+    return ops.max(ops.where(seen[None], begins[:, None, :], 0), -1)
+
+
+def segment_ends(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
+    """For every position, the last one of its segment."""
+    here = ops.arange(ops.shape(segments)[1])
+    starts = segment_starts(ops, segments)
+    same = starts[:, :, None] == starts[:, None, :]
+    return ops.max(ops.where(same, here[None, None], 0), -1)
+
+
+def same_segment(queries: Int[Array, "R T"], keys: Int[Array, "R S"]) -> Bool[Array, "R 1 T S"]:
+    """Which keys are of the query's own segment. Padding reads padding."""
+    return (queries[:, :, None] == keys[:, None, :])[:, None]

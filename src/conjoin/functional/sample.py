@@ -1,0 +1,118 @@
+"""Greedy decoding and sampling: one hypothesis per row, in a loop whose shapes never change."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
+
+from conjoin.functional.cache import Cache
+from conjoin.functional.ops import Array, Ops
+from conjoin.functional.processors import Processor
+from conjoin.functional.reader import Reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where hypotheses end.
+
+    Args:
+        room: Positions that are reserved: no less than max_length.
+        max_length: Positions in all; may be known only when the program runs.
+        eos: Ids that end a hypothesis.
+        pad: Written behind the end.
+    """
+
+    room: int
+    max_length: Int[Array, ""]
+    eos: tuple[int, ...]
+    pad: int
+
+
+class Rows(NamedTuple):
+    """What every row has written.
+
+    Args:
+        length: Positions written, the same for all rows.
+        ended: Rows that go on with pads.
+        last: The newest token, not read yet.
+    """
+
+    ids: Int[Array, "R room"]
+    length: Int[Array, ""]
+    ended: Bool[Array, " R"]
+    last: Int[Array, " R"]
+    cache: Cache
+
+
+def is_any_of(ops: Ops, tokens: Int[Array, "*n"], wanted: tuple[int, ...]) -> Bool[Array, "*n"]:
+    """Which tokens are among a few ids."""
+    hits = tokens < 0
+    for token in wanted:
+        hits = hits | (tokens == token)
+    return hits
+
+
+def start_ids(ops: Ops, prompt: Int[Array, "R P"], limits: Limits) -> Int[Array, "R room"]:
+    """The prompt and room for what follows it."""
+    rows, length = ops.shape(prompt)
+    return ops.concat((prompt, ops.full((rows, limits.room - length), limits.pad, "int32")), 1)
+
+
+def gumbel(ops: Ops, rng: Array, like: Float[Array, "R V"]) -> Float[Array, "R V"]:
+    """Noise whose largest sum with log-probabilities is a draw (Gumbel 1954)."""
+    uniform = ops.maximum(ops.uniform(rng, ops.shape(like)), 1e-38)
+    return -ops.log(ops.maximum(-ops.log(uniform), 1e-38))
+
+
+def sample(
+    reader: Reader,
+    cache: Cache,
+    prompt: Int[Array, "B P"],
+    mask: Bool[Array, "B P"] | None,
+    limits: Limits,
+    process: Processor | None,
+    rng: Array | None,
+    copies: int = 1,
+) -> tuple[Int[Array, "R room"], Int[Array, ""]]:
+    """Extend every row word by word until an end id or the length.
+
+    Args:
+        rng: Random state; None takes the likeliest word.
+        copies: Hypotheses per source.
+
+    Returns:
+        Ids, and how many positions are written.
+    """
+    ops = reader.here.ops
+
+    def choose(rows: Rows, scores: Array) -> Rows:
+        edited = scores if process is None else process(rows.ids, rows.length, scores)
+        if rng is not None:
+            edited = edited + gumbel(ops, ops.fold_in(rng, rows.length), edited)
+        tokens = ops.where(rows.ended, limits.pad, ops.argmax(edited))
+        return Rows(
+            ids=ops.write_at(rows.ids, tokens[:, None], rows.length, 1),
+            length=rows.length + 1,
+            ended=rows.ended | is_any_of(ops, tokens, limits.eos),
+            last=tokens,
+            cache=rows.cache,
+        )
+
+    def goes_on(rows: Rows) -> Array:
+        return (rows.length < limits.max_length) & ~ops.all(rows.ended, 0)
+
+    def step(rows: Rows) -> Rows:
+        scores, cache = reader.scores(rows.cache, rows.last[:, None])
+        return choose(rows._replace(cache=cache), scores)
+
+    scores, cache = reader.scores(cache, prompt, mask)
+    prompt = ops.repeat(prompt, copies)
+    begun = Rows(
+        ids=start_ids(ops, prompt, limits),
+        length=ops.constant(ops.shape(prompt)[1], "int32"),
+        ended=prompt[:, 0] < 0,
+        last=prompt[:, -1],
+        cache=cache.repeat(ops, copies) if copies > 1 else cache,
+    )
+    done = ops.while_loop(goes_on, step, choose(begun, ops.repeat(scores, copies)))
+    return done.ids, done.length

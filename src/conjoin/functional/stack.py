@@ -1,0 +1,194 @@
+"""One transformer stack, run as its spec says: embedding, blocks, final norm, head."""
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Bool, Float, Int
+
+from conjoin import spec
+from conjoin.functional.attention import keys_values, self_mask
+from conjoin.functional.block import Reading, Record, run_block
+from conjoin.functional.cache import Cache, Pair
+from conjoin.functional.embedding import embed, look_up
+from conjoin.functional.layers import linear, norm
+from conjoin.functional.ops import Array
+from conjoin.functional.positions import (
+    Angles,
+    first_row,
+    relative_bias,
+    rotary_angles,
+    same_segment,
+    segment_starts,
+    token_positions,
+)
+from conjoin.functional.scope import Scope
+
+
+@dataclass(slots=True, kw_only=True)
+class StackInputs:
+    """What a stack reads. Shapes have been checked by whoever called.
+
+    Args:
+        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
+        mask: [R, T], True at real tokens; None where all are.
+        position_ids: [R, T], counted from 0 as the user sees them.
+        source: Encoder's output [B, S, M], R a multiple of B; not read where the cache has its keys and values.
+        source_mask: [B, S].
+        segments, source_segments: [R, T] and [B, S], where rows hold several sequences that do not see each other.
+        recompute: Compute each block again in the backward pass.
+    """
+
+    input_ids: Int[Array, "R T"] | None = None
+    inputs_embeds: Float[Array, "R T C"] | None = None
+    mask: Bool[Array, "R T"] | None = None
+    position_ids: Int[Array, "R T"] | None = None
+    token_type_ids: Int[Array, "R T"] | None = None
+    source: Float[Array, "B S M"] | None = None
+    source_mask: Bool[Array, "B S"] | None = None
+    segments: Int[Array, "R T"] | None = None
+    source_segments: Int[Array, "B S"] | None = None
+    cache: Cache | None = None
+    record: Record = field(default_factory=Record)
+    recompute: bool = False
+
+
+def run_stack(here: Scope, kind: spec.StackSpec, inputs: StackInputs) -> tuple[Float[Array, "R T D"], Cache | None]:
+    """The last hidden state, and the cache with T positions more. `inputs.record` fills on the way."""
+    return _Pass(here, kind, inputs).run()
+
+
+def source_pairs(here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"]) -> tuple[Pair, ...]:
+    """Keys and values of the source for every layer of a decoder; () where it reads none."""
+    pairs: list[Pair] = []
+    for index, block in zip(kind.weights_of, kind.blocks, strict=True):
+        if block.cross_attn is not None:
+            pairs.append(keys_values(here / f"blocks.{index}.cross_attn", block.cross_attn.attention, source))
+    return tuple(pairs)
+
+
+def project(model: Scope, pair: spec.PairSpec, states: Float[Array, "B S M"]) -> Float[Array, "B S M2"]:
+    """The encoder's output at the width that cross-attention reads."""
+    return linear(model / "enc_to_dec_proj", states) if pair.projection else states
+
+
+class _Pass:
+    """One pass over new positions."""
+
+    def __init__(self, here: Scope, kind: spec.StackSpec, inputs: StackInputs) -> None:
+        self.here, self.kind, self.inputs, self.ops = here, kind, inputs, here.ops
+        embed_scope = here / "embed"
+        given = inputs.input_ids
+        self.words = inputs.inputs_embeds if given is None else look_up(embed_scope, kind.embedding, given)
+        self.rows, self.length = self.ops.shape(self.words)[:2]
+        self.cache = inputs.cache
+        self.past: Array | int = 0 if inputs.cache is None else inputs.cache.length
+        self.total = self.length if inputs.cache is None else self.ops.shape(inputs.cache.mask)[1]
+
+    def run(self) -> tuple[Array, Cache | None]:
+        """The last hidden state and the new cache."""
+        record, kind, here = self.inputs.record, self.kind, self.here
+        counted = self._counted()
+        positions = self._positions(counted)
+        x = embed(here / "embed", kind.embedding, self.words, positions, self.inputs.token_type_ids)
+        readings = self._readings(self._angles(positions, x.dtype))
+        written: list[Pair | None] = []
+        for layer, (index, reading) in enumerate(zip(kind.weights_of, readings, strict=True)):
+            if record.hidden_states is not None:
+                record.hidden_states.append(x)
+            x, pair = self._layer(layer, index, x, reading)
+            written.append(pair)
+        if kind.final_norm is not None:
+            x = norm(here / "final_norm", kind.final_norm, x)
+        x = here.dropout(x, kind.final_dropout, "final")
+        if record.hidden_states is not None:
+            record.hidden_states.append(x)
+        return x, self._advanced([pair for pair in written if pair is not None], counted)
+
+    def _layer(self, layer: int, index: int, x: Array, reading: Reading) -> tuple[Array, Pair | None]:
+        here, block = (self.here / f"blocks.{index}").seeded(layer), self.kind.blocks[layer]
+        if self.inputs.recompute and reading.record.attentions is None:
+            return self.ops.recompute(lambda x: run_block(here, block, x, reading))(x)
+        return run_block(here, block, x, reading)
+
+    def _new_mask(self) -> Array:
+        mask = self.inputs.mask
+        return self.ops.full((self.rows, self.length), True, "bool") if mask is None else mask
+
+    def _counted(self) -> Bool[Array, "R T"]:
+        """What positions count among the new tokens: for RoBERTa's kind ids that are not padding, else real ones."""
+        kind, ids = self.kind.embedding.position, self.inputs.input_ids
+        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
+            return self.ops.full((self.rows, self.length), True, "bool") if ids is None else ids != kind.padding_id
+        return self._new_mask()
+
+    def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
+        kind, given, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
+        if given is not None and not isinstance(kind, spec.NoPosition):
+            return given + first_row(kind)
+        before: Array | int = 0
+        if self.cache is not None and isinstance(kind, spec.LearnedSkippingPads):
+            before = ops.sum(ops.cast(self.cache.counted, "int32"), 1, keepdims=True)
+        segments = self.inputs.segments
+        starts = None if segments is None else segment_starts(ops, segments)
+        return token_positions(ops, kind, counted, before, self.past, starts)
+
+    def _angles(self, positions: Int[Array, "R T"], dtype: object) -> dict[spec.Rotary, Angles]:
+        """Rotary angles, one pair per kind of rotary position in this stack."""
+        given = self.inputs.position_ids
+        where = given if given is not None else positions if self.inputs.segments is not None else positions[:1]
+        kinds = {block.self_attn.rotary for block in self.kind.blocks if block.self_attn.rotary is not None}
+        return {kind: rotary_angles(self.ops, kind, where, dtype) for kind in kinds}
+
+    def _readings(self, turning: dict[spec.Rotary, Angles]) -> list[Reading]:
+        """What each layer reads; masks are built once per kind of window."""
+        inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
+        masks = {(b.causal, b.self_attn.window): self._mask(b.causal, b.self_attn.window) for b in blocks}
+        bias, source_allowed = self._bias(), self._source_mask()
+        return [
+            Reading(
+                allowed=masks[block.causal, block.self_attn.window],
+                angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
+                bias=bias,
+                past=self.past,
+                cached=None if cache is None else (cache.keys[layer], cache.values[layer]),
+                source=inputs.source,
+                source_allowed=source_allowed,
+                cross=cache.cross[layer] if cache is not None and cache.cross else None,
+                record=inputs.record,
+            )
+            for layer, block in enumerate(blocks)
+        ]
+
+    def _mask(self, causal: bool, window: int | None) -> Array | None:
+        key_mask = self.inputs.mask
+        if self.cache is not None:
+            key_mask = self.ops.write_at(self.cache.mask, self._new_mask(), self.past, 1)
+        return self_mask(
+            self.ops,
+            key_mask,
+            causal=causal,
+            window=window,
+            past=self.past,
+            length=self.length,
+            total=self.total,
+            segments=self.inputs.segments,
+        )
+
+    def _bias(self) -> Array | None:
+        kind = self.kind.relative_bias
+        if kind is None:
+            return None
+        table, causal = self.here["relative_bias.weight"], self.kind.blocks[0].causal
+        return relative_bias(self.ops, kind, table, self.past, self.length, self.total, causal=causal)
+
+    def _source_mask(self) -> Array | None:
+        inputs = self.inputs
+        allowed = None if inputs.source_mask is None else inputs.source_mask[:, None, None, :]
+        if inputs.segments is not None and inputs.source_segments is not None:
+            apart = same_segment(inputs.segments, inputs.source_segments)
+            allowed = apart if allowed is None else apart & allowed
+        return allowed
+
+    def _advanced(self, written: list[Pair], counted: Bool[Array, "R T"]) -> Cache | None:
+        if self.cache is None:
+            return None
+        return self.cache.advance(self.ops, written, self._new_mask(), counted, self.length)

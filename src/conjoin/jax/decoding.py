@@ -1,0 +1,249 @@
+"""generate: from a user's call to one compiled program, and its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from conjoin.errors import GenerationError
+from conjoin.functional.beams import BeamRules, beam_search
+from conjoin.functional.cache import empty_cache
+from conjoin.functional.processors import Around, build_processors, check_plan
+from conjoin.functional.reader import Reader
+from conjoin.functional.sample import Limits, sample
+from conjoin.functional.stack import project, source_pairs
+from conjoin.generation import (
+    BeamSampling,
+    BeamSearch,
+    GenerationConfig,
+    Greedy,
+    ProcessorSpec,
+    Request,
+    Sampling,
+    processor_plan,
+)
+from conjoin.jax import programs
+from conjoin.jax.calls import bucket, prepared
+from conjoin.jax.ops import OPS
+from conjoin.jax.outputs import GenerateOutput, as_encoder_output
+from conjoin.jax.params import flatten
+from conjoin.jax.programs import How, Net
+from conjoin.jax.prompt import Inputs, padding_mask, read_request, take_inputs
+from conjoin.pretrained import WithGenerationConfig
+
+if TYPE_CHECKING:
+    from conjoin.jax.model import FlaxEncoderDecoderModel
+
+TARGET_BUCKET = 16
+"""Room for targets is a multiple of it: few lengths are compiled, and little room is read in vain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How targets are written; programs are compiled for it.
+
+    Args:
+        beams: None without beams.
+        copies: Hypotheses per source without beams.
+        draws: Whether words are drawn.
+        room: Positions reserved; the longest length itself is told when the program runs.
+        callers: The caller's own processors.
+    """
+
+    beams: BeamRules | None
+    copies: int
+    draws: bool
+    room: int
+    eos: tuple[int, ...]
+    pad: int
+    plan: tuple[ProcessorSpec, ...]
+    callers: tuple[Callable[..., Any], ...] = ()
+
+
+def write(
+    net: Net, writing: Writing, params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], rng: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Encoder and decoding loop.
+
+    Args:
+        batch: The sources, or encoder_outputs; prompt [B, P], prompt_mask, max_length.
+
+    Returns:
+        Ids [R, room] (or [B, N, room]), how many of them are written, and scores of beams.
+    """
+    model = net.scope(params)
+    encoded = programs.encode_with(model, net, How(), batch).last_hidden_state
+    decoder, prompt = net.pair.decoder, batch["prompt"]
+    source_mask = batch.get("attention_mask")
+    source_mask = None if source_mask is None else source_mask.astype(jnp.bool_)
+    prompt_mask = batch.get("prompt_mask")
+    prompt_mask = None if prompt_mask is None else prompt_mask.astype(jnp.bool_)
+    cross = source_pairs(model / "decoder", decoder, project(model, net.pair, encoded))
+    dtype = model["decoder.embed.words.weight"].dtype
+    cache = empty_cache(OPS, decoder, prompt.shape[0], writing.room, dtype, cross)
+    reader = Reader(model / "decoder", decoder, source_mask)
+    limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
+    process = build_processors(OPS, writing.plan, _around(writing, batch, source_mask, prompt_mask))
+    chance = rng if writing.draws else None
+    if writing.beams is not None:
+        return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)[:3]
+    ids, length = sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
+    return ids, length, None
+
+
+write_jit = partial(jax.jit, static_argnums=(0, 1))(write)
+
+
+def _around(
+    writing: Writing, batch: Mapping[str, jax.Array], source_mask: jax.Array | None, prompt_mask: jax.Array | None
+) -> Around:
+    copies = writing.copies if writing.beams is None else writing.beams.num_beams
+
+    def rows(x: jax.Array | None) -> Any:
+        return None if x is None else jnp.repeat(x, copies, axis=0)
+
+    first = None if prompt_mask is None else jnp.argmax(prompt_mask, axis=1)[:, None].astype(jnp.int32)
+    return Around(
+        source_ids=rows(batch.get("input_ids")),
+        source_mask=rows(source_mask),
+        first=rows(first),
+        callers=writing.callers,
+    )
+
+
+class Generates(WithGenerationConfig):
+    """A model with generation settings."""
+
+    def can_generate(self) -> bool:
+        """Always."""
+        return True
+
+    def generate(
+        self,
+        input_ids: Int[Array, "B S"] | None = None,
+        generation_config: GenerationConfig | None = None,
+        prng_key: jax.Array | None = None,
+        trace: bool = True,
+        params: Mapping[str, Any] | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        **keywords: Any,
+    ) -> GenerateOutput:
+        """Write a target for every source: greedily, sampled or by beams, in one compiled program.
+
+        Args:
+            prng_key: What words are drawn with; jax.random.key(0) if missing, as in transformers.
+            trace: False runs the loop in Python, uncompiled, to debug.
+            logits_processor: The caller's own, each called with (ids [R, L], scores [R, V], length) on traced arrays.
+            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids.
+
+        Returns:
+            `sequences` [B * num_return_sequences, t], start id included, the pad id behind their ends; of beams also
+            `scores`.
+
+        Raises:
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
+        """
+        model = cast("FlaxEncoderDecoderModel", self)
+        given = take_inputs(input_ids, keywords)
+        request, prompt, prompt_mask = read_request(model, given, keywords, generation_config)
+        returned = request.num_return_sequences
+        if request.lengths.longest == prompt.shape[1]:
+            return GenerateOutput(sequences=jnp.repeat(jnp.asarray(prompt), returned, axis=0))
+        flat = model.flat_params if params is None else flatten(params)
+        writing = _writing(model, request, tuple(logits_processor or ()))
+        batch = _batch(model, given, flat, request)
+        batch |= {"prompt": prompt, "max_length": np.int32(request.lengths.longest)}
+        if prompt_mask is not None:
+            batch["prompt_mask"] = prompt_mask
+        key = jax.random.key(0) if prng_key is None else prng_key
+        if trace:
+            ids, length, scores = write_jit(model.net, writing, flat, batch, key)
+        else:
+            with jax.disable_jit():
+                ids, length, scores = write(
+                    model.net, writing, flat, {n: jnp.asarray(x) for n, x in batch.items()}, key
+                )
+        return _result(ids, length, scores, returned)
+
+
+def _result(ids: jax.Array, length: jax.Array, scores: jax.Array | None, returned: int) -> GenerateOutput:
+    """What is written, cut to the longest. Beams give scores in `length`'s place, and lengths in that of scores."""
+    if scores is None:
+        return GenerateOutput(sequences=ids[:, : int(length)])
+    beam_scores, lengths = length, scores
+    longest = int(lengths[:, :returned].max())
+    best = ids[:, :returned, :longest]
+    return GenerateOutput(sequences=best.reshape(-1, longest), scores=beam_scores[:, :returned].reshape(-1))
+
+
+def _writing(model: "FlaxEncoderDecoderModel", request: Request, callers: tuple[Callable[..., Any], ...]) -> Writing:
+    _check(request)
+    plan, mode = processor_plan(request), request.mode
+    check_plan(plan)
+    pad = request.tokens.pad
+    beams = None
+    if isinstance(mode, BeamSearch | BeamSampling):
+        stopping = cast('bool | Literal["never"]', mode.early_stopping)
+        beams = BeamRules(num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=stopping)
+    limit = model.spec.decoder.max_positions
+    size = TARGET_BUCKET if model.bucket_size > 1 else 1
+    return Writing(
+        beams=beams,
+        copies=1 if beams else request.num_return_sequences,
+        draws=isinstance(mode, Sampling | BeamSampling),
+        room=bucket(request.lengths.longest, size, None if limit is None else limit + 1),
+        eos=request.tokens.eos,
+        pad=0 if pad is None else pad,
+        plan=plan,
+        callers=callers,
+    )
+
+
+def _check(request: Request) -> None:
+    """Refuse what this backend does not do.
+
+    Raises:
+        GenerationError: naming all of it.
+    """
+    wrong: list[str] = []
+    if not isinstance(request.mode, Greedy | Sampling | BeamSearch | BeamSampling):
+        wrong.append(f"{type(request.mode).__name__} (greedy, sampling, beam search and beam sampling are there)")
+    wrong += [
+        name
+        for name, asked in {
+            "max_time": request.max_time_s is not None,
+            "stop_strings": bool(request.stop_strings),
+            "output_scores": request.outputs.scores,
+            "output_logits": request.outputs.logits,
+            "output_attentions": request.outputs.attentions,
+            "output_hidden_states": request.outputs.hidden_states,
+        }.items()
+        if asked
+    ]
+    if wrong:
+        raise GenerationError(
+            f"Not possible on JAX, where generation is one compiled program: {', '.join(wrong)}.",
+            hint="the PyTorch model of the same checkpoint does it.",
+        )
+
+
+def _batch(
+    model: "FlaxEncoderDecoderModel", given: Inputs, flat: Mapping[str, jax.Array], request: Request
+) -> dict[str, Any]:
+    """The sources as the program takes them, padded to their bucket."""
+    given = given.cut(model.spec.encoder.max_positions if request.truncation else None)
+    source = given.arrays()
+    if given.mask is None and given.ids is not None:
+        source["attention_mask"] = padding_mask(model, given.ids)
+    if given.encoded is not None:
+        states = as_encoder_output(given.encoded).last_hidden_state
+        ids = source.pop("input_ids", None)
+        batch, _ = prepared(model, {**source, "encoder_outputs": states}, flat)
+        return batch if ids is None else {**batch, "input_ids": np.asarray(ids)}
+    return prepared(model, source, flat)[0]

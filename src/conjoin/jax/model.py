@@ -1,0 +1,392 @@
+"""FlaxEncoderDecoderModel: any encoder joined to any decoder, on JAX."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
+from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.errors import ConfigError
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.functional.cache import Cache
+from conjoin.jax import calls
+from conjoin.jax.decoding import Generates
+from conjoin.jax.dtypes import dtype_name, stored_dtype
+from conjoin.jax.joining import find_source, plan_sources
+from conjoin.jax.keywords import refuse_torch_words
+from conjoin.jax.loading import Params, fill, ties_of
+from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
+from conjoin.jax.params import cast, check_names, flatten, nest
+from conjoin.jax.programs import How, Net
+from conjoin.jax.saving import save_pair
+from conjoin.join import (
+    JoinReport,
+    OneFolder,
+    TwoFolders,
+    complete_tokens,
+    fill_special_tokens,
+    never_fresh,
+    pair_offer,
+    pair_spec,
+    plan_join,
+    plan_random,
+    target_tokenizer,
+    untied_head,
+)
+from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, route, untie_head
+
+Given = Mapping[str, Any]
+"""Parameters as users hold them: nested or flat."""
+
+
+class FlaxEncoderDecoderModel(Generates, WithTokenizer):
+    """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
+
+    Named and called as transformers 4's class; it needs JAX alone. Everything that EncoderDecoderModel joins in PyTorch
+    is joined here, from and to the same files.
+
+    Args:
+        config: A pair's config, or a whole seq2seq model's (BART, T5).
+        input_shape: Not needed; taken because transformers' class takes it.
+        seed: Of the random parameters.
+        dtype: What numbers are computed in; None computes in the parameters' own. Parameters stay as they are: see
+            `to_bf16`.
+
+    Attributes:
+        join_report: Where every parameter came from; print it.
+        bucket_size: Lengths are padded to multiples of it, so that not every length is compiled anew; 1 never pads.
+    """
+
+    bucket_size = 64
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        input_shape: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1)),
+        seed: int = 0,
+        dtype: Any = None,
+        _do_init: bool = True,
+    ) -> None:
+        if not _do_init:
+            raise ConfigError("_do_init=False: a model without parameters.", hint="give params= to each call instead.")
+        fill_special_tokens(config, None)
+        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
+        self._take(config, plan_random(pair_spec(config), init), "float32", dtype, seed=seed)
+
+    def _take(
+        self,
+        config: PretrainedConfig,
+        plan: JoinReport,
+        stored: str,
+        dtype: Any,
+        *,
+        seed: int = 0,
+        spec: Any = None,
+        given: Mapping[str, jax.Array] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Become the model of a plan."""
+        self.config = config
+        self.spec = pair_spec(config) if spec is None else spec
+        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.join_report = plan
+        self.net = Net(self.spec, ties_of(plan), self.dtype)
+        self._params = fill(plan, stored, seed=seed, given=given)
+        self.take_generation_config(folder)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        *,
+        share: Share = "none",
+        cross_attention_init: CrossAttentionInit = "normal",
+        dtype: Any = None,
+        seed: int = 0,
+        **keywords: Any,
+    ) -> Self:
+        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
+
+        Args:
+            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
+            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
+            dtype: What numbers are computed in. Parameters are float32, since a join is there to be trained.
+            seed: Of the fresh parameters.
+            keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
+                `encoder_model=` (another FlaxEncoderDecoderModel, whose half is taken). `encoder_from_pt=True` (or
+                from_tf, from_flax) reads the weights that this framework wrote, where a folder has several. Without
+                prefix: values of the pair's own config, and such keywords for both.
+
+        Raises:
+            JoinError, ConfigError, WeightError, FileError: before anything is half done.
+        """
+        refuse_torch_words(keywords)
+        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
+        hub = {key: keywords.pop(key) for key in both if key in keywords}
+        encoder_words, decoder_words, values = route(keywords)
+        sources = (
+            find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
+            find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
+        )
+        values |= {"share": share, "cross_attention_init": cross_attention_init}
+        model = cls.__new__(cls)
+        with ExitStack() as files:
+            config, pair, plan = plan_sources(sources, values, files)
+            model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
+            fill_special_tokens(config, target_tokenizer(sources[1].folder))
+            given = sources[0].arrays() | sources[1].arrays()
+            model._take(config, plan, "float32", dtype, seed=seed, spec=pair, given=given)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: PretrainedConfig | None = None,
+        dtype: Any = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5), whichever framework wrote it.
+
+        Args:
+            dtype: What numbers are computed in; parameters keep the checkpoint's dtype.
+            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_pt,
+                from_tf or from_flax=True to read the weights that this framework wrote, where a folder has several.
+
+        Raises:
+            WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
+            ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
+        """
+        refuse_torch_words(overrides)
+        framework = take_framework(overrides)
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, **hub)
+        found = find_config(folder, config, overrides)
+        pair = pair_spec(found)
+        model = cls.__new__(cls)
+        with open_checkpoint(folder, framework=framework) as checkpoint:
+            offer = pair_offer(found, pair, checkpoint)
+            if untied_head(pair, [offer]):
+                pair = untie_head(found, pair)
+            pair = loosen_sharing(found, pair, offer)
+            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
+            model._tokenizer_folders = OneFolder(folder)
+            model._take(found, plan, stored_dtype(list(checkpoint.values())), dtype, spec=pair, folder=folder)
+        complete_tokens(found, folder)
+        return model
+
+    def save_pretrained(
+        self,
+        folder: str | PathLike[str],
+        params: Given | None = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        untied: bool = False,
+    ) -> None:
+        """Write config, weights (safetensors) and tokenizers, atomically; the files that PyTorch's class writes.
+
+        Args:
+            params: In place of the model's own.
+            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
+        """
+        state = self.all_params(self._flat(params))
+        save_pair(self, state, folder, max_shard_size=max_shard_size, untied=untied)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters as nested dicts of canonical names; a shared one stands once."""
+        return nest(self._params)
+
+    @params.setter
+    def params(self, params: Given) -> None:
+        flat = flatten(params)
+        check_names(flat, self._params)
+        self._params = {name: flat[name] for name in self._params}
+
+    @property
+    def flat_params(self) -> Params:
+        """The same as one dict of dotted names."""
+        return dict(self._params)
+
+    def all_params(self, params: Mapping[str, jax.Array] | None = None) -> Params:
+        """Flat parameters, shared ones under every name."""
+        flat = self._params if params is None else params
+        return dict(flat) | {name: flat[same] for name, same in self.net.ties}
+
+    def _flat(self, params: Given | None) -> Params:
+        return self._params if params is None else flatten(params)
+
+    def to_bf16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+        """Parameters in bfloat16; set `model.params` to them, or give them to a call."""
+        return cast(params, "bfloat16", mask)
+
+    def to_fp16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+        """Parameters in float16."""
+        return cast(params, "float16", mask)
+
+    def to_fp32(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+        """Parameters in float32."""
+        return cast(params, "float32", mask)
+
+    def num_parameters(self) -> int:
+        """Numbers in the model, shared ones once."""
+        return sum(value.size for value in self._params.values())
+
+    def init_weights(self, rng: Any, input_shape: Any = None, params: Given | None = None) -> dict[str, Any]:
+        """Fresh random parameters, those of `params` kept (transformers' method).
+
+        Args:
+            rng: A jax.random key.
+        """
+        seed = int(jax.random.randint(rng, (), 0, jnp.iinfo(jnp.int32).max))
+        fresh = fill(plan_random(self.spec), "float32", seed=seed)
+        fresh = {name: fresh[name] for name in self._params}
+        return nest(fresh | ({} if params is None else flatten(params)))
+
+    def init_cache(self, batch_size: int, max_length: int, encoder_outputs: Any, params: Given | None = None) -> Cache:
+        """An empty cache for `decode`, which holds the source's keys and values, computed once.
+
+        Args:
+            batch_size: Target rows: a multiple of the sources.
+            max_length: Positions to reserve.
+        """
+        return calls.start_cache(self, batch_size, max_length, as_encoder_output(encoder_outputs), self._flat(params))
+
+    def encode(
+        self,
+        input_ids: Int[Array, "B S"] | None = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Given | None = None,
+        dropout_rng: jax.Array | None = None,
+        *,
+        token_type_ids: Any = None,
+        inputs_embeds: Any = None,
+    ) -> EncoderOutput | tuple[Any, ...]:
+        """Vectors of every source position."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        output = calls.encode(self, how, given, self._flat(params), calls.dropout(train, dropout_rng))
+        return output.to_tuple() if return_dict is False else output
+
+    def decode(
+        self,
+        decoder_input_ids: Int[Array, "R T"] | None = None,
+        encoder_outputs: Any = None,
+        encoder_attention_mask: Any = None,
+        decoder_attention_mask: Any = None,
+        decoder_position_ids: Any = None,
+        past_key_values: Cache | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Given | None = None,
+        dropout_rng: jax.Array | None = None,
+        *,
+        decoder_token_type_ids: Any = None,
+        decoder_inputs_embeds: Any = None,
+    ) -> DecoderOutput | tuple[Any, ...]:
+        """Scores of the next token at every target position.
+
+        Args:
+            encoder_outputs: What `encode` returned; not read where `past_key_values` is given.
+            decoder_attention_mask: [R, T]; with a cache also [R, room], of which the new positions are read.
+            past_key_values: From `init_cache`, or from the step before; the output has the next one. Positions are
+                counted by the cache, so decoder_position_ids are not needed.
+        """
+        given = {
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "decoder_position_ids": decoder_position_ids,
+            "decoder_token_type_ids": decoder_token_type_ids,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+            "attention_mask": encoder_attention_mask,
+        }
+        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        states = None if encoder_outputs is None else as_encoder_output(encoder_outputs).last_hidden_state
+        rng = calls.dropout(train, dropout_rng)
+        output = calls.decode(self, how, given, states, past_key_values, self._flat(params), rng)
+        return output.to_tuple() if return_dict is False else output
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B S"] | None = None,
+        attention_mask: Any = None,
+        decoder_input_ids: Int[Array, "R T"] | None = None,
+        decoder_attention_mask: Any = None,
+        position_ids: Any = None,
+        decoder_position_ids: Any = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        train: bool = False,
+        params: Given | None = None,
+        dropout_rng: jax.Array | None = None,
+        *,
+        labels: Int[Array, "R T"] | None = None,
+        encoder_outputs: Any = None,
+        smoothing: float = 0.0,
+        gradient_checkpointing: bool = False,
+        output_logits: bool = True,
+        **more: Any,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """Scores of the next token at every target position, and the loss where labels are given.
+
+        It may be called inside the caller's own `jax.jit` and `jax.grad`, with `params` as their argument.
+
+        Args:
+            attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
+            decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
+            train: Drop out, with `dropout_rng`.
+            labels: labels[t] is what target position t must predict; -100 is not counted.
+            smoothing: Share of every target that is spread over the vocabulary.
+            gradient_checkpointing: Compute each block again in the backward pass.
+            more: inputs_embeds, decoder_inputs_embeds, token_type_ids, decoder_token_type_ids, segment_ids,
+                decoder_segment_ids (packed rows) and num_items_in_batch (what the summed loss is divided by).
+
+        Raises:
+            ShapeError: inputs that are missing, contradict each other or exceed the position table.
+            ConfigError: labels are given, but no start id is known.
+        """
+        calls.check_words(more)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "position_ids": position_ids,
+            "decoder_position_ids": decoder_position_ids,
+            "labels": labels,
+            **more,
+        }
+        if encoder_outputs is not None:
+            given["encoder_outputs"] = as_encoder_output(encoder_outputs).last_hidden_state
+        how = How(
+            hidden_states=bool(output_hidden_states),
+            attentions=bool(output_attentions),
+            recompute=gradient_checkpointing,
+            rules=calls.target_rules(self.config, given),
+            smoothing=smoothing,
+            output_logits=output_logits,
+        )
+        output = calls.forward(self, how, given, self._flat(params), calls.dropout(train, dropout_rng))
+        return output.to_tuple() if return_dict is False else output

@@ -1,0 +1,87 @@
+"""JAX's operations, under the names that conjoin.functional asks for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class JaxOps:
+    """See conjoin.functional.ops.Ops."""
+
+    reshape = staticmethod(jnp.reshape)
+    broadcast = staticmethod(jnp.broadcast_to)
+    concat = staticmethod(jnp.concatenate)
+    exp = staticmethod(jnp.exp)
+    log = staticmethod(jnp.log)
+    tanh = staticmethod(jnp.tanh)
+    erf = staticmethod(lax.erf)
+    sigmoid = staticmethod(jax.nn.sigmoid)
+    cos = staticmethod(jnp.cos)
+    sin = staticmethod(jnp.sin)
+    rsqrt = staticmethod(lax.rsqrt)
+    minimum = staticmethod(jnp.minimum)
+    maximum = staticmethod(jnp.maximum)
+    where = staticmethod(jnp.where)
+    einsum = staticmethod(jnp.einsum)
+    softmax = staticmethod(jax.nn.softmax)
+    log_softmax = staticmethod(jax.nn.log_softmax)
+    sum = staticmethod(jnp.sum)
+    mean = staticmethod(jnp.mean)
+    max = staticmethod(jnp.max)
+    min = staticmethod(jnp.min)
+    any = staticmethod(jnp.any)
+    all = staticmethod(jnp.all)
+    cumsum = staticmethod(jnp.cumsum)
+    top_k = staticmethod(lax.top_k)
+    gather = staticmethod(jnp.take_along_axis)
+    write_at = staticmethod(lax.dynamic_update_slice_in_dim)
+    slice_at = staticmethod(lax.dynamic_slice_in_dim)
+    while_loop = staticmethod(lax.while_loop)
+    recompute = staticmethod(jax.checkpoint)
+    fold_in = staticmethod(jax.random.fold_in)
+
+    @staticmethod
+    def shape(x: jax.Array) -> tuple[int, ...]:
+        return x.shape
+
+    @staticmethod
+    def repeat(x: jax.Array, count: int) -> jax.Array:
+        return jnp.repeat(x, count, axis=0)
+
+    @staticmethod
+    def constant(value: Any, dtype: Any = None) -> jax.Array:
+        return jnp.asarray(value, dtype)
+
+    @staticmethod
+    def full(shape: Sequence[int], value: Any, dtype: Any) -> jax.Array:
+        return jnp.full(shape, value, dtype)
+
+    @staticmethod
+    def arange(stop: int) -> jax.Array:
+        return jnp.arange(stop, dtype=jnp.int32)
+
+    @staticmethod
+    def cast(x: jax.Array, dtype: Any) -> jax.Array:
+        return x.astype(dtype)
+
+    @staticmethod
+    def argmax(x: jax.Array) -> jax.Array:
+        return jnp.argmax(x, axis=-1).astype(jnp.int32)
+
+    @staticmethod
+    def take(table: jax.Array, ids: jax.Array) -> jax.Array:
+        return jnp.take(table, ids, axis=0)
+
+    @staticmethod
+    def add_at(x: jax.Array, index: jax.Array, values: jax.Array) -> jax.Array:
+        return x.at[jnp.arange(x.shape[0])[:, None], index].add(values)
+
+    @staticmethod
+    def uniform(rng: jax.Array, shape: Sequence[int]) -> jax.Array:
+        return jax.random.uniform(rng, shape)
+
+
+OPS = JaxOps()

@@ -1,0 +1,116 @@
+"""What the model's calls return: by attribute, by key, and as a tuple of what is there (transformers' contract).
+
+They are pytrees, so a jitted function of the user's may take and return them.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import jax
+
+from conjoin.errors import ShapeError
+from conjoin.functional.cache import Cache
+
+Arrays = tuple[jax.Array, ...]
+
+
+class ModelOutput:
+    """A dataclass whose fields that are not None are also its keys and, in order, its items."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields that are not None."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Values that are not None, in the order of the fields."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def replace(self, **changes: Any) -> Self:
+        """The same output with some fields changed."""
+        return replace(self, **changes)  # pyright: ignore[reportType]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput(ModelOutput):
+    """What `encode` returns (transformers' FlaxBaseModelOutput).
+
+    Args:
+        last_hidden_state: [B, S, D].
+        hidden_states: num_layers + 1 arrays [B, S, D].
+        attentions: num_layers arrays [B, H, S, S].
+    """
+
+    last_hidden_state: jax.Array | None = None
+    hidden_states: Arrays | None = None
+    attentions: Arrays | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class DecoderOutput(ModelOutput):
+    """What `decode` returns (transformers' FlaxCausalLMOutputWithCrossAttentions)."""
+
+    logits: jax.Array | None = None
+    past_key_values: Cache | None = None
+    hidden_states: Arrays | None = None
+    attentions: Arrays | None = None
+    cross_attentions: Arrays | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqLMOutput(ModelOutput):
+    """What a call of the model returns (transformers' FlaxSeq2SeqLMOutput, and the loss).
+
+    Args:
+        loss: Scalar, float32; mean over labels that are not -100.
+        logits: [B, T, V].
+        decoder_attentions, cross_attentions: num_layers arrays [B, H, T, T] and [B, H, T, S].
+    """
+
+    loss: jax.Array | None = None
+    logits: jax.Array | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: Arrays | None = None
+    decoder_attentions: Arrays | None = None
+    cross_attentions: Arrays | None = None
+    encoder_last_hidden_state: jax.Array | None = None
+    encoder_hidden_states: Arrays | None = None
+    encoder_attentions: Arrays | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class GenerateOutput(ModelOutput):
+    """What `generate` returns (transformers' FlaxGreedySearchOutput and its kin).
+
+    Args:
+        sequences: [R, t], prompt included; the pad id behind the end.
+        scores: [R], log-probability / length ** length_penalty; beams only.
+    """
+
+    sequences: jax.Array | None = None
+    scores: jax.Array | None = None
+
+
+def as_encoder_output(given: Any) -> EncoderOutput:
+    """Accept what transformers accepts as encoder_outputs: an output object, a tuple of its fields, or the states.
+
+    Raises:
+        ShapeError: none of these.
+    """
+    match given:
+        case EncoderOutput():
+            return given
+        case tuple() | list():
+            names = ("last_hidden_state", "hidden_states", "attentions")
+            return EncoderOutput(**dict(zip(names, given, strict=False)))
+        case _ if hasattr(given, "last_hidden_state"):
+            return EncoderOutput(last_hidden_state=given.last_hidden_state)
+        case _ if getattr(given, "ndim", 0) == 3:
+            return EncoderOutput(last_hidden_state=given)
+    raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encode(...) returns.")

@@ -1,0 +1,65 @@
+"""Parameters as users hold them: nested dicts, flat dicts, other dtypes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from conjoin.errors import WeightError, listing
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names; a flat one as it is."""
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def nest(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict of dotted names as nested dicts."""
+    nested: dict[str, Any] = {}
+    for name, value in params.items():
+        *path, leaf = name.split(".")
+        here = nested
+        for part in path:
+            here = here.setdefault(part, {})
+        here[leaf] = value
+    return nested
+
+
+def check_names(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse parameters of another model.
+
+    Raises:
+        WeightError: names or shapes differ; all of them at once.
+    """
+    problems = [f"{name}: missing" for name in expected if name not in found]
+    problems += [f"{name}: not of this model" for name in found if name not in expected]
+    problems += [
+        f"{name}: shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in found and tuple(found[name].shape) != tuple(expected[name].shape)
+    ]
+    if problems:
+        raise WeightError(f"These are not this model's parameters:\n{listing(problems)}")
+
+
+def cast(params: Mapping[str, Any], dtype: str, mask: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Floating parameters in another dtype, in the nesting in which they came.
+
+    Args:
+        mask: Same nesting with bools: True at what to cast; all if missing.
+    """
+    flat, chosen = flatten(params), None if mask is None else flatten(mask)
+
+    def one(name: str, value: jax.Array) -> jax.Array:
+        wanted = chosen is None or chosen[name]
+        return value.astype(dtype) if wanted and jnp.issubdtype(value.dtype, jnp.floating) else value
+
+    done = {name: one(name, value) for name, value in flat.items()}
+    return done if set(params) == set(flat) else nest(done)
