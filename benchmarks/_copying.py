@@ -92,9 +92,9 @@ def _rare(vocab_size: int) -> int:
     return vocab_size - vocab_size // CHANGED
 
 
-def measure(row: Copying, shape: str, folder: Path, rounds: int) -> dict[str, Any]:
+def measure(row: Copying, folder: Path, rounds: int) -> dict[str, Any]:
     """Race copy speculation against plain greedy, and against itself."""
-    model, rewriting = _model(row, shape, folder)
+    model, rewriting = _model(row, folder)
     vocab_size = model.decoder.spec.vocab_size
     written = [(text[None], rewriting.target(text)) for text in texts(vocab_size, row.source, SOURCES)]
     plain, copied = (lambda on=on: _write(model, written, copy_speculation=on) for on in (False, True))
@@ -122,8 +122,8 @@ def _write(model: Any, written: list[tuple[Tensor, list[int]]], **settings: Any)
     ]
 
 
-def _model(row: Copying, shape: str, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
-    made = shapes.build(shape)
+def _model(row: Copying, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
+    made = shapes.build(row.shape)
     sizes = made.config.decoder.vocab_size, made.config.decoder.max_position_embeddings
     rewriting = (copying if row.copied else never_copying)(*sizes)
     _teach(made, rewriting)

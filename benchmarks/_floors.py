@@ -89,10 +89,10 @@ def _packed_linear(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None
 def _plain_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
     other = w.T
     try:
-        torch._int_mm(x, other)
+        torch.ops.aten._int_mm(x, other)
     except (AttributeError, RuntimeError):
         return None
-    return lambda: torch._int_mm(x, other)
+    return lambda: torch.ops.aten._int_mm(x, other)
 
 
 def _packed_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:

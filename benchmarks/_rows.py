@@ -6,8 +6,8 @@ from typing import Literal
 Kind = Literal["fp32", "bf16", "int8"]
 
 NEW_TOKENS = 32
-BERT, BART = "bert-base x bert-base", "bart-base"
-SMALL = {BERT: "tiny", BART: "bart-tiny"}
+BERT, BART, MINILM = "bert-base x bert-base", "bart-base", "MiniLM-L6 x MiniLM-L6"
+SMALL = {BERT: "tiny", BART: "bart-tiny", MINILM: "tiny"}
 """Stand-ins of a few MB, to try the harness; their figures mean nothing."""
 
 TRANSFORMERS = ("transformers fp32", "transformers bf16")
@@ -35,6 +35,7 @@ class Speed:
     beside: tuple[str, ...] = ()
     floor_bar: float | None = None
     quick: bool = True
+    full: bool = True
 
     @property
     def work(self) -> str:
@@ -57,6 +58,7 @@ class Copying:
     shape: str = BERT
     source: int = 64
     quick: bool = True
+    full: bool = True
 
     @property
     def work(self) -> str:
@@ -73,12 +75,14 @@ class Training:
     kind: Kind
     bar: float
     shape: str = BERT
+    pairs: int = 48
     quick: bool = False
+    full: bool = True
 
     @property
     def work(self) -> str:
         """In words."""
-        return f"{self.shape}, {self.kind}, training, natural lengths"
+        return f"{self.shape}, {self.kind}, training, natural lengths, {self.pairs} pairs"
 
 
 Row = Speed | Copying | Training
@@ -106,10 +110,14 @@ ROWS: tuple[Row, ...] = (
     Speed(name="bart-bf16-b8", kind="bf16", shape=BART, batch=8, against=CT2_FLOAT, bar=2.2),
     Speed(name="bart-int8-b1", kind="int8", shape=BART, against=CT2_INT8, bar=1.4, floor_bar=0.50),
     Speed(name="bart-int8-b8", kind="int8", shape=BART, batch=8, against=CT2_INT8, bar=1.2),
-    Speed(name="bart-int8-b1-s512", kind="int8", shape=BART, source=512, against=CT2_INT8, bar=1.4),
-    Speed(name="bart-int8-b8-s512", kind="int8", shape=BART, source=512, batch=8, against=CT2_INT8, bar=1.2),
+    Speed(name="bart-int8-b1-s512", kind="int8", shape=BART, source=512, against=CT2_INT8, bar=1.4, quick=False),
+    Speed(
+        name="bart-int8-b8-s512", kind="int8", shape=BART, source=512, batch=8, against=CT2_INT8, bar=1.2, quick=False
+    ),
     Copying(name="copy-heavy", copied=True, bar=3.0),
     Copying(name="copy-never", copied=False, bar=0.95),
     Training(name="train-fp32", kind="fp32", bar=2.2),
     Training(name="train-bf16", kind="bf16", bar=3.5),
+    Training(name="train-fp32-small", kind="fp32", bar=2.2, shape=MINILM, pairs=24, quick=True, full=False),
+    Training(name="train-bf16-small", kind="bf16", bar=3.5, shape=MINILM, pairs=24, quick=True, full=False),
 )

@@ -14,7 +14,12 @@ from transformers import (
     RobertaConfig,
 )
 
-MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+MINILM: dict[str, Any] = {
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
 
 
 def build(name: str, seed: int = 0) -> Any:
@@ -30,7 +35,12 @@ def build(name: str, seed: int = 0) -> Any:
         case "bart-base":
             model = BartForConditionalGeneration(_bart())
         case "tiny":
-            tiny = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+            tiny: dict[str, Any] = {
+                "hidden_size": 128,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 512,
+            }
             model = _pair(BertConfig(vocab_size=1000, **tiny), BertConfig(vocab_size=1000, **tiny))
         case "bart-tiny":
             model = BartForConditionalGeneration(_bart(128, 2, 2, 512, vocab_size=1000))

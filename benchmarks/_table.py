@@ -118,7 +118,8 @@ def write_results(path: Path, command: str, first: dict[str, Any], rows: Results
         f"```\n{command}\n```",
         markdown(table(rows)),
         LEGEND.rstrip(),
-        f"Where our own time goes (self time of operators, as a share of one profiled run):\n\n{where_time_goes(rows)}",
+        "Where our own time goes: self time of PyTorch's operators, as a share of one profiled run. What is in no\n"
+        "operator is Python and kernels of our own.\n\n" + where_time_goes(rows),
         f"The lines as printed:\n\n```\n{raw}\n```",
     )
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

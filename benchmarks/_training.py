@@ -1,7 +1,8 @@
 """The training rows: benchmarks/train.py run in a process of its own, and its lines read.
 
-It is asked for one shape and one kind of number. Of its lines, those that name a task count; a line's figure is the
-best of its ratios to transformers' Trainer, and the row's figure is the worst of the tasks.
+It is asked for one shape, one kind of number and pairs of natural lengths. The figure is the ratio to transformers'
+Trainer as it comes, in the same kind of number; the better of two settings of ours, batches of as many rows and batches
+of as many tokens. Its other peers stand in the record.
 """
 
 import json
@@ -14,38 +15,33 @@ from _peers import Absent
 from _rows import Training
 
 PROGRAM = Path(__file__).with_name("train.py")
-RATIOS = ("batch_of_equal_rows", "batch_of_equal_tokens")
-"""Of train.py's lines, each with ratio, low and high."""
+SETTINGS = ("batch_of_equal_rows", "batch_of_equal_tokens")
+"""Of train.py's line, each with ratio, low and high."""
+
+MOST_ROUNDS = 3
+"""A round is an epoch of every contender: minutes."""
 
 
-def measure(row: Training, shape: str, rounds: int, threads: int) -> dict[str, Any]:
+def measure(row: Training, rounds: int, threads: int) -> dict[str, Any]:
     """Run it.
 
     Raises:
-        Absent: there is no such program, or it does not know this kind of number.
+        Absent: there is no such program.
+        RuntimeError: it failed; or it trained both sides to different weights.
     """
     if not PROGRAM.exists():
         raise Absent("there is no benchmarks/train.py")
-    asked = ["--shapes", shape, "--rounds", str(rounds), "--threads", str(threads)]
-    if row.kind != "fp32":
-        asked += ["--kinds", row.kind]
-    if "--kinds" not in _run("--help") and "--kinds" in asked:
-        raise Absent(f"benchmarks/train.py has no --kinds {row.kind}")
-    lines = [json.loads(line) for line in _run(*asked).splitlines() if line.startswith("{")]
-    tasks = {line["task"]: line for line in lines if "task" in line}
-    if not tasks:
-        raise Absent("benchmarks/train.py printed no line with a task")
-    figures = {task: max((line[name] for name in RATIOS if name in line), key=_size) for task, line in tasks.items()}
-    worst = min(figures.values(), key=_size)
-    return {"best_peer": "transformers Trainer", **worst, "tasks": figures, "lines": lines}
-
-
-def _size(figure: dict[str, float]) -> float:
-    return figure["ratio"]
+    sizes = {"--rounds": min(rounds, MOST_ROUNDS), "--pairs": row.pairs, "--threads": threads}
+    asked = ["--shapes", row.shape, "--kinds", row.kind, "--tasks", "natural"]
+    printed = _run(*asked, *(str(word) for pair in sizes.items() for word in pair))
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"')]  # Trainer prints dicts
+    line = next(line for line in lines if line.get("task") == "natural")
+    best = max((line[setting] for setting in SETTINGS), key=lambda figure: figure["ratio"])
+    return {"best_peer": "transformers Trainer", **best, "training": line}
 
 
 def _run(*arguments: str) -> str:
     done = subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Absent(f"benchmarks/train.py failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(f"benchmarks/train.py: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
     return done.stdout

@@ -21,6 +21,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,15 @@ def _asked() -> Any:
     parser.add_argument("--rows", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="the shorter rows, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="shorter rows and fewer rounds: under ten minutes")
     parser.add_argument("--small", action="store_true", help="models of a few MB: tries the program, measures nothing")
     parser.add_argument("--out", type=Path, help="also write a page of results there")
     asked = parser.parse_args()
     asked.rounds = asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS)
-    asked.rows = [row for row in ROWS if (row.name in asked.rows if asked.rows else row.quick or not asked.quick)]
+    names = asked.rows or [row.name for row in ROWS if (row.quick if asked.quick else row.full)]
+    asked.rows = [row for row in ROWS if row.name in names]
+    if asked.small:
+        asked.rows = [replace(row, shape=SMALL[row.shape]) for row in asked.rows]
     return asked
 
 
@@ -90,16 +94,15 @@ def _commit() -> str | None:
 
 def _all(asked: Any, floors: Floors) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Every row and what was found; the checkpoint of a shape is made once."""
-    for (kind, full), rows in groupby(asked.rows, key=lambda row: (type(row), row.shape)):
-        shape = SMALL[full] if asked.small else full
+    for (kind, shape), rows in groupby(asked.rows, key=lambda row: (type(row), row.shape)):
         with tempfile.TemporaryDirectory() as folder:
             cast = Cast(shape, Path(folder), asked.threads) if kind is Speed else None
             for row in rows:
                 print(f"# {row.name}", file=sys.stderr, flush=True)
-                yield row, _one(row, shape, cast, Path(folder), asked, floors)
+                yield row, _one(row, cast, Path(folder), asked, floors)
 
 
-def _one(row: Row, shape: str, cast: Cast | None, folder: Path, asked: Any, floors: Floors) -> dict[str, Any]:
+def _one(row: Row, cast: Cast | None, folder: Path, asked: Any, floors: Floors) -> dict[str, Any]:
     """One row; what goes wrong in it is its result, and the other rows go on."""
     try:
         match row:
@@ -107,9 +110,9 @@ def _one(row: Row, shape: str, cast: Cast | None, folder: Path, asked: Any, floo
                 assert cast is not None
                 return _speed.measure(row, cast, floors, asked.rounds)
             case Copying():
-                return _copying.measure(row, shape, folder / row.name, asked.rounds)
+                return _copying.measure(row, folder / row.name, asked.rounds)
             case Training():
-                return _training.measure(row, shape, asked.rounds, asked.threads)
+                return _training.measure(row, asked.rounds, asked.threads)
     except Absent as reason:
         return {"absent": str(reason)}
     except (ConjoinError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
