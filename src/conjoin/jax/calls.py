@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from conjoin.jax.model import FlaxEncoderDecoderModel
 
 Given = dict[str, Any]
+Batch = dict[str, Any]
+"""Arrays of a call, JAX's or still numpy's."""
 Params = Mapping[str, jax.Array]
 
 SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "segment_ids")
@@ -112,7 +114,7 @@ def decode(
     rng: jax.Array | None,
 ) -> DecoderOutput:
     """The decoder's output, and the cache behind it. Nothing is padded: a step has the shape that it has."""
-    batch = _arrays(given)
+    batch = {name: jnp.asarray(x) for name, x in _arrays(given).items()}
     decoder = model.spec.decoder
     if states is None and cache is None:
         raise ShapeError(f"{decoder.family}: this decoder reads an encoder; encoder_outputs is missing.")
@@ -159,7 +161,7 @@ def forward(
 
 def prepared(
     model: "FlaxEncoderDecoderModel", given: Given, params: Params
-) -> tuple[dict[str, jax.Array], tuple[int | None, int | None]]:
+) -> tuple[Batch, tuple[int | None, int | None]]:
     """Arrays of a call, checked and padded to the bucket; and the true lengths of source and target.
 
     Inside the caller's own jit nothing is padded: shapes are the caller's there.
@@ -182,7 +184,7 @@ def prepared(
     tracing = any(isinstance(x, jax.core.Tracer) for x in (*batch.values(), next(iter(params.values()))))
     if model.bucket_size > 1 and not tracing:
         batch = _padded(model, batch, source, target)
-    return batch, (source, target)
+    return {name: jnp.asarray(x) for name, x in batch.items()}, (source, target)
 
 
 def bucket(length: int, size: int, limit: int | None) -> int:
@@ -191,15 +193,13 @@ def bucket(length: int, size: int, limit: int | None) -> int:
     return max(length, padded if limit is None else min(padded, limit))
 
 
-def _padded(
-    model: "FlaxEncoderDecoderModel", batch: dict[str, jax.Array], source: int | None, target: int | None
-) -> dict[str, jax.Array]:
+def _padded(model: "FlaxEncoderDecoderModel", batch: Batch, source: int | None, target: int | None) -> Batch:
     encoder, decoder, size = model.spec.encoder, model.spec.decoder, model.bucket_size
     if source is not None and "encoder_outputs" not in batch:
         wide = bucket(source, size, encoder.max_positions)
         rows = batch["input_ids" if "input_ids" in batch else "inputs_embeds"].shape[0]
         if wide > source and "attention_mask" not in batch:
-            batch["attention_mask"] = np.ones((rows, source), np.int32)  # pyright: ignore[reportArgumentType]
+            batch["attention_mask"] = np.ones((rows, source), np.int32)
         fillers = {"input_ids": _padding_id(encoder)}
         batch = {n: _widen(x, wide, fillers.get(n, 0)) if n in SOURCE else x for n, x in batch.items()}
     if target is not None:
@@ -236,9 +236,9 @@ def _each(arrays: tuple[jax.Array, ...] | None, length: int | None, keys: int | 
     return tuple(x if x.shape[2:] == (length, keys) else x[:, :, :length, :keys] for x in arrays)
 
 
-def _arrays(given: Given) -> dict[str, Any]:
+def _arrays(given: Given) -> Batch:
     """What is given, ids as int32. Numpy arrays stay numpy's until the program takes them."""
-    batch: dict[str, Any] = {}
+    batch: Batch = {}
     for name, value in given.items():
         if value is None:
             continue

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from conjoin.errors import GenerationError
@@ -158,9 +157,9 @@ class Generates(WithGenerationConfig):
         flat = model.flat_params if params is None else flatten(params)
         writing = _writing(model, request, tuple(logits_processor or ()))
         batch = _batch(model, given, flat, request)
-        batch |= {"prompt": prompt, "max_length": np.int32(request.lengths.longest)}
+        batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
         if prompt_mask is not None:
-            batch["prompt_mask"] = prompt_mask
+            batch["prompt_mask"] = jnp.asarray(prompt_mask)
         key = jax.random.key(0) if prng_key is None else prng_key
         if trace:
             ids, length, scores = write_jit(model.net, writing, flat, batch, key)
@@ -245,5 +244,5 @@ def _batch(
         states = as_encoder_output(given.encoded).last_hidden_state
         ids = source.pop("input_ids", None)
         batch, _ = prepared(model, {**source, "encoder_outputs": states}, flat)
-        return batch if ids is None else {**batch, "input_ids": np.asarray(ids)}
+        return batch if ids is None else {**batch, "input_ids": jnp.asarray(ids)}
     return prepared(model, source, flat)[0]
