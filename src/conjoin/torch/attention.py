@@ -66,8 +66,8 @@ def self_mask(
 
 def attend(
     q: Float[Tensor, "R H T E"],
-    k: Float[Tensor, "R K S E"],
-    v: Float[Tensor, "R K S E"],
+    k: Float[Tensor, "B K S E"],
+    v: Float[Tensor, "B K S E"],
     mask: Mask,
     kind: spec.Attention,
     *,

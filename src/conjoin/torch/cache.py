@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ class KVCache:
         room: Target positions to reserve; grows by doubling where it turns out too small.
         mask: What may be read among the filled positions, where a mask was given.
         counted: What RoBERTa's positions count among them: ids that are not padding.
+        steps: The stack's blocks as our kernels take them, made by the stack that fills this cache; False: they do not.
     """
 
     room: int = 16
@@ -27,6 +29,7 @@ class KVCache:
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     mask: Bool[Tensor, "R T"] | None = None
     counted: Bool[Tensor, "R T"] | None = None
+    steps: Any = None
     _scratch: Tensor | None = None
 
     def append(
@@ -44,6 +47,12 @@ class KVCache:
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
+
+    def reserve(self, count: int) -> None:
+        """Make room for `count` new positions in every layer that holds some."""
+        for layer, tensor in enumerate(self.keys):
+            if self.length + count > tensor.shape[2]:
+                self._grow(layer, self.length + count)
 
     def _grow(self, layer: int, needed: int) -> None:
         self.room = max(self.room, needed, 2 * self.keys[layer].shape[2])

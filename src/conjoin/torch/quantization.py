@@ -54,7 +54,7 @@ class QuantizedLinear(nn.Module):
     def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
         """Map every vector. Nothing here has a gradient."""
         if self._native(input):
-            return native.linear_int8(input, self.weight, self.scale, self._row_sums(), self.bias)
+            return native.linear_int8(input, self.weight, self.scale, self.row_sums(), self.bias)
         x = input.detach().float()
         most = x.abs().amax(-1, keepdim=True)
         rounded = torch.where(most > 0, x * most.new_tensor(_MOST).div(most), 0.0).round()
@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Module):
             and native.has("int8")
         )
 
-    def _row_sums(self) -> Tensor:
+    def row_sums(self) -> Tensor:
         """int32 [m], what the kernel takes off because it holds x around 128."""
         if self._sums is None:
             self._sums = self.weight.sum(1, dtype=torch.int32)

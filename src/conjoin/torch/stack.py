@@ -14,9 +14,13 @@ from conjoin.torch.block import Block, Reading
 from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
+from conjoin.torch.linear import plain_cpu_tensor
+from conjoin.torch.native import Steps
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
+
+_FEW_TOKENS = 64
 
 
 @dataclass(slots=True)
@@ -86,11 +90,14 @@ class Stack(nn.Module):
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
         x = self._embed(inputs, positions)
-        readings = self._readings(inputs, key_mask, self._turning(inputs, positions, rows, length, past), x)
-        for index, reading in zip(self.spec.weights_of, readings, strict=True):
-            if record.hidden_states is not None:
-                record.hidden_states.append(x)
-            x = self._layer(self.blocks[index], x, reading)
+        steps = self._steps(inputs, key_mask, x)
+        if steps is not None and inputs.cache is not None:
+            where = self._where(inputs, positions)
+            angles = [rotary_angles(kind, where, torch.float32) for kind in steps.rotary]
+            allowed = self._source_mask(inputs, rows).allowed
+            x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
+        else:
+            x = self._run_blocks(inputs, key_mask, positions, x)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -99,6 +106,39 @@ class Stack(nn.Module):
         if inputs.cache:
             inputs.cache.advance(length)
         return x
+
+    def _run_blocks(self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor) -> Tensor:
+        record = inputs.record
+        turning = {
+            kind: rotary_angles(kind, self._where(inputs, positions), self.embed.words.weight.dtype)
+            for kind in {block.self_attn.rotary for block in self.spec.blocks}
+            if kind is not None
+        }
+        readings = self._readings(inputs, key_mask, turning, x)
+        for index, reading in zip(self.spec.weights_of, readings, strict=True):
+            if record.hidden_states is not None:
+                record.hidden_states.append(x)
+            x = self._layer(self.blocks[index], x, reading)
+        return x
+
+    def _steps(self, inputs: StackInputs, key_mask: Tensor | None, x: Tensor) -> Steps | None:
+        """Kernels that run the blocks in one call, where this is a decoding step that they know."""
+        cache, record = inputs.cache, inputs.record
+        if cache is None or cache.steps is False or cache.length == 0 or self.training or not plain_cpu_tensor(x):
+            return None
+        collected = (record.hidden_states, record.attentions, record.cross_attentions)
+        if (
+            x.shape[0] * x.shape[1] > _FEW_TOKENS
+            or key_mask is not None
+            or self.relative_bias is not None
+            or any(kept is not None for kept in collected)
+            or len(cache.cross) != (len(self.spec.weights_of) if self.spec.has_cross_attention else 0)
+            or cache.keys[0].dtype not in (torch.float32, torch.bfloat16)
+        ):
+            return None
+        if cache.steps is None:
+            cache.steps = Steps.of(self) or False
+        return cache.steps or None
 
     def _layer(self, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -188,15 +228,11 @@ class Stack(nn.Module):
             cache.counted = whole
         return whole
 
-    def _turning(
-        self, inputs: StackInputs, positions: Tensor, rows: int, length: int, past: int
-    ) -> dict[spec.Rotary, Angles]:
-        """Rotary angles, one pair per kind of rotary position in this stack."""
-        kinds = {block.self_attn.rotary for block in self.spec.blocks} - {None}
-        where = positions if inputs.segments is not None else positions[:1]
-        where = where if inputs.position_ids is None else inputs.position_ids
-        dtype = self.embed.words.weight.dtype
-        return {kind: rotary_angles(kind, where, dtype) for kind in kinds if kind is not None}
+    def _where(self, inputs: StackInputs, positions: Tensor) -> Int[Tensor, "A T"]:
+        """Positions for rotary angles: one row where all rows have the same."""
+        if inputs.position_ids is not None:
+            return inputs.position_ids
+        return positions if inputs.segments is not None else positions[:1]
 
     def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
         words = inputs.inputs_embeds

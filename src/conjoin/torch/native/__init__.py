@@ -4,5 +4,6 @@ Compiled when first used, where a C++ compiler is at hand; everything works with
 """
 
 from conjoin.torch.native.kernels import attention, has, linear, linear_int8
+from conjoin.torch.native.steps import Steps
 
-__all__ = ["attention", "has", "linear", "linear_int8"]
+__all__ = ["Steps", "attention", "has", "linear", "linear_int8"]

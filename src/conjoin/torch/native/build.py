@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = sorted(Path(__file__).parent.glob("*.[ch]*"))
+_MAIN = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
 _SECONDS = 120
 
@@ -43,13 +44,14 @@ def _compiler() -> str | None:
 def _built(compiler: str) -> Path:
     """The library's file, compiled if it is not there yet."""
     command = [compiler, *_FLAGS]
-    key = hashlib.sha256("\0".join((_SOURCE.read_text(), *command, processor(), *map(str, _openmp()))).encode())
+    facts = (*(file.read_text() for file in _SOURCES), *command, processor(), *map(str, _openmp()))
+    key = hashlib.sha256("\0".join(facts).encode())
     file = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
     if not file.exists():
         # Written under another name first: a process that is killed, or a second one, leaves no half a library.
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             made = Path(scratch) / file.name
-            call = [*command, str(_SOURCE), "-o", str(made), *map(str, _openmp())]
+            call = [*command, str(_MAIN), "-o", str(made), *map(str, _openmp())]
             subprocess.run(call, check=True, capture_output=True, timeout=_SECONDS)
             made.replace(file)
     return file
