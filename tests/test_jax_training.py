@@ -14,12 +14,12 @@ import optax
 import pytest
 import torch
 
-from conjoin import EncoderDecoderModel, FlaxEncoderDecoderModel
+from conjoin import BertConfig, EncoderDecoderModel, FlaxEncoderDecoderModel
 from conjoin.errors import ShapeError, TrainingError
 from conjoin.jax.sharding import make_mesh, shard_batch
 from conjoin.jax.training import decays, init_state, make_train_step
 from jax_models import inputs
-from pairs import batch, fresh, stir
+from pairs import SMALL, batch, fresh, stir
 
 STEPS = 3
 RATE = 1e-3
@@ -124,12 +124,17 @@ print(json.dumps(told))
 """
 
 
-def test_eight_devices_learn_and_write_what_one_does(folder: Path) -> None:
+def test_eight_devices_learn_and_write_what_one_does(tmp_path: Path) -> None:
+    """Sizes that a mesh divides."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 64}
+    halves = [BertConfig(**{**SMALL, **sizes}) for _ in range(2)]
+    stir(fresh(*halves)).save_pretrained(tmp_path)
     given = {name: x.repeat(2, 1).tolist() for name, x in batch().items()}
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1] / "src")
     done = subprocess.run(
-        [sys.executable, "-c", _ON_EIGHT_DEVICES, str(folder), json.dumps(given)],
+        [sys.executable, "-c", _ON_EIGHT_DEVICES, str(tmp_path), json.dumps(given)],
         env=environment,
         capture_output=True,
         text=True,

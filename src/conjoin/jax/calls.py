@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from conjoin import spec
 from conjoin.configuration import EncoderDecoderConfig
@@ -81,7 +82,7 @@ def target_rules(config: PretrainedConfig, given: Given) -> TargetRules | None:
             hint="to train, give labels=; to generate, call model.generate(input_ids).",
         )
     tokens, wraps = special_tokens(config), starts_with_last_label(config)
-    ignored = not isinstance(labels, jax.core.Tracer) and bool((np.asarray(labels) == IGNORED).any())
+    ignored = not isinstance(labels, Tracer) and bool((np.asarray(labels) == IGNORED).any())
     pad = require_pad(config) if wraps or ignored else tokens.pad
     return TargetRules(
         start=None if wraps else require_start(config),
@@ -119,7 +120,7 @@ def decode(
     if states is None and cache is None:
         raise ShapeError(f"{decoder.family}: this decoder reads an encoder; encoder_outputs is missing.")
     length = _target_length(batch, decoder)
-    past = 0 if cache is None or isinstance(cache.length, jax.core.Tracer) else int(cache.length)
+    past = 0 if cache is None or isinstance(cache.length, Tracer) else int(cache.length)
     _check_length(decoder, past + length, batch.get("decoder_position_ids"))
     if cache is not None:
         room = cache.mask.shape[1]
@@ -181,7 +182,7 @@ def prepared(
     if any(name in batch for name in TARGET):
         target = _target_length(batch, decoder)
         _check_length(decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
-    tracing = any(isinstance(x, jax.core.Tracer) for x in (*batch.values(), next(iter(params.values()))))
+    tracing = any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
     if model.bucket_size > 1 and not tracing:
         batch = _padded(model, batch, source, target)
     return {name: jnp.asarray(x) for name, x in batch.items()}, (source, target)

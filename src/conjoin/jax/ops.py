@@ -1,11 +1,13 @@
 """JAX's operations, under the names that conjoin.functional asks for."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from conjoin.functional.ops import Ops
 
 
 class JaxOps:
@@ -84,4 +86,4 @@ class JaxOps:
         return jax.random.uniform(rng, shape)
 
 
-OPS = JaxOps()
+OPS = cast(Ops, JaxOps())

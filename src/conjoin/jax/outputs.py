@@ -30,7 +30,7 @@ class ModelOutput:
 
     def replace(self, **changes: Any) -> Self:
         """The same output with some fields changed."""
-        return replace(self, **changes)  # pyright: ignore[reportType]
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
 
 @jax.tree_util.register_dataclass
