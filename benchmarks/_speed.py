@@ -84,6 +84,7 @@ def _share(row: Speed, model: Any, timings: dict[str, Timing], ours: str, floors
         "floor_share": round(step / taken, 3),
         "floor_share_with_encoder": round((encode + NEW_TOKENS * step) / timings[ours].median, 3),
         "floor_ms": {"encode": round(encode * 1000, 3), "step": round(step * 1000, 3)},
+        "first_ms": round(timings[SHORT].median * 1000, 3),
         "step_ms": round(taken * 1000, 3),
     }
 
