@@ -22,6 +22,11 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         ConjoinError: with one message; what was saved is untouched.
     """
     train, validation = read_data(recipe)
+    if recipe.sources.framework == "jax":
+        from conjoin.training.jax.launch import launch as launch_jax
+
+        launch_jax(recipe, train, validation, callbacks)
+        return recipe.arguments.output_dir
     from conjoin.training.torch.launch import build_model
     from conjoin.training.torch.trainer import Seq2SeqTrainer
 

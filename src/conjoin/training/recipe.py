@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
 from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import ConfigError, FileError, MissingBackend, listing
@@ -28,6 +28,7 @@ class Sources:
     share: Share = word("none", "What the halves share: none, embeddings or all.")
     cross_attention_init: CrossAttentionInit = word("normal", "How fresh cross-attention starts.")
     dtype: str = word("float32", "Of the weights.")
+    framework: Literal["torch", "jax"] = word("torch", "What trains; files and reports are the same.")
     train: str | None = word(None, "Pairs to learn from: .jsonl, .csv, .tsv (each also .gz) or .parquet.")
     validation: str | None = word(None, "Pairs to evaluate on.")
     dataset: str | None = word(None, "A data set of the hub, or a folder of one, instead of train and validation.")

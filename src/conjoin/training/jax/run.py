@@ -1,0 +1,246 @@
+"""One run on JAX: steps, logs, evaluations and checkpoints in their order; the PyTorch run's files and rules."""
+
+import math
+from typing import Any
+
+from conjoin.errors import ConfigError, TrainingError
+from conjoin.training.arrays import counted_labels, tokens_of
+from conjoin.training.batching import Plan, choose_batching
+from conjoin.training.callbacks import TrainerControl
+from conjoin.training.interrupts import Interrupts
+from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.jax.engine import Engine
+from conjoin.training.jax.trainer import Trainer
+from conjoin.training.recorder import Recorder
+from conjoin.training.run_folder import Checkpoint, RunFolder, check_same_plan
+from conjoin.training.state import TrainerState
+
+
+class Run:
+    """A run that begins, or goes on from a checkpoint.
+
+    Attributes:
+        state: Where it stands.
+        engine: What takes steps.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+        self.trainer, self.args, self.folder = trainer, trainer.args, folder
+        self.examples = trainer.train_examples
+        self.control = TrainerControl()
+        self._check_validation()
+        fresh = list(trainer.model.join_report.fresh)
+        if self.args.fresh_first and not fresh and checkpoint is None:
+            raise ConfigError(
+                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole.",
+                hint="give --encoder and --decoder instead of --model, so that it is known what is fresh.",
+            )
+        wanted = self.args.gradient_accumulation_steps
+        new = TrainerState(fresh=fresh, batches_per_step=wanted, plan=self._facts())
+        self.state = checkpoint.state() if checkpoint else new
+        check_same_plan(self.state.plan, self._facts())
+        self.state.batches_per_step = wanted
+        self.plan = self._plan()
+        self.state.max_steps = self._max_steps()
+        self._batches = self.plan.epoch(self.state.epoch)
+        self.engine = Engine(trainer.model, self.args, self.state.max_steps, self.state.fresh)
+        if checkpoint is not None:
+            restore_checkpoint(checkpoint, self.engine)
+        self._norm = 0.0
+        self.control.should_training_stop = self._out_of_patience
+
+    def _check_validation(self) -> None:
+        """Refuse settings that would have no effect without validation data."""
+        args = self.args
+        without = self.trainer.eval_examples is None or args.eval_strategy == "no"
+        idle = {
+            "early_stopping_patience": args.early_stopping_patience is not None,
+            "load_best_model_at_end": args.load_best_model_at_end,
+            f"eval_strategy = {args.eval_strategy}": args.eval_strategy in ("steps", "epoch"),
+        }
+        asked = [name for name, is_set in idle.items() if is_set]
+        if without and asked:
+            raise ConfigError(
+                f"No evaluation is made, but it is asked for: {', '.join(asked)}.",
+                hint="give validation data (--validation), and leave eval_strategy = no out.",
+            )
+
+    def _facts(self) -> dict[str, object]:
+        """What the order of batches depends on."""
+        return {
+            "training data": self.examples.fingerprint(),
+            "batches": repr(choose_batching(self.args, self.examples.lengths)),
+            "order": self.args.train_sampling_strategy,
+            "seed": self.args.seed,
+        }
+
+    def _plan(self) -> Plan:
+        return Plan(
+            lengths=self.examples.lengths,
+            batching=choose_batching(self.args, self.examples.lengths),
+            sampling=self.args.train_sampling_strategy,
+            seed=self.args.seed,
+            batches_per_step=self.state.batches_per_step,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def _max_steps(self) -> int:
+        steps = self.args.max_steps if self.args.max_steps > 0 else self.plan.total_steps(self.args.num_train_epochs)
+        if steps < 1 or not self.plan.steps(0):
+            raise ConfigError(
+                f"The run has no step: {len(self.examples)} pairs, num_train_epochs = {self.args.num_train_epochs}.",
+                hint="lower gradient_accumulation_steps, or leave dataloader_drop_last out.",
+            )
+        return steps
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data, the running one in part."""
+        return self.state.epoch + self.state.batches_seen / max(len(self._batches), 1)
+
+    def go(self) -> None:
+        """Take all steps that are left."""
+        self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=True)
+        try:
+            with Interrupts(watched=True) as interrupts:
+                self.trainer.call_back("on_train_begin", self)
+                while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+                    self._step()
+                    self._stop_if(interrupts.name)
+                self.trainer.call_back("on_train_end", self)
+        finally:
+            self.recorder.close()
+
+    def _step(self) -> None:
+        state = self.state
+        chosen = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
+        counted = counted_labels(self.examples.labels.lengths, chosen)
+        batches = [self.trainer.arrays(self.examples, batch) for batch in chosen]
+        result = self.engine.step(state.global_step + 1, batches, counted)
+        state.global_step += 1
+        state.batches_seen += len(chosen)
+        state.tokens_seen += tokens_of(self.examples.lengths.sum(1), chosen)
+        self._note(float(result.loss), float(result.grad_norm), chosen)
+        epoch_ends = state.batches_seen >= len(self._batches)
+        if epoch_ends:
+            state.epoch, state.batches_seen = state.epoch + 1, 0
+            self._batches = self.plan.epoch(state.epoch)
+        self.recorder.stepped()
+        self.trainer.call_back("on_step_end", self)
+        self._after_step(epoch_ends=epoch_ends)
+
+    def _note(self, loss: float, norm: float, chosen: Any) -> None:
+        """Add up the loss.
+
+        Raises:
+            TrainingError: it is no number any more.
+        """
+        state = self.state
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            newest = next(reversed(self.folder.checkpoints()), None)
+            kept = f"{newest.folder} is whole" if newest else "no checkpoint was written yet"
+            where = self.examples.where(index for batch in chosen for row in batch for index in row)
+            raise TrainingError(
+                f"The loss or its gradient is not a finite number any more at step {state.global_step} "
+                f"(batch: {where}). Nothing was saved since; {kept}.",
+                hint="lower learning_rate, raise warmup_steps, or look at these pairs.",
+            )
+        state.loss_sum += loss
+        state.total_loss += loss
+        state.loss_steps += 1
+        self._norm = norm
+
+    def _after_step(self, *, epoch_ends: bool) -> None:
+        state, control = self.state, self.control
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        if state.global_step % self.args.logging_steps == 0 or last:
+            self._log()
+        evaluates = self._evaluates(epoch_ends, last) or control.should_evaluate
+        if evaluates:
+            self._evaluate()
+            last = last or control.should_training_stop
+        if self._saves(epoch_ends, last, evaluates) or control.should_save:
+            self.save()
+        control.should_evaluate = control.should_save = False
+
+    def _log(self) -> None:
+        state = self.state
+        loss = state.loss_sum / max(state.loss_steps, 1)
+        logs = self.recorder.train(self.epoch, loss, self._norm, self.engine.rates_at(state.global_step))
+        state.loss_sum, state.loss_steps = 0.0, 0
+        self.trainer.call_back("on_log", self, logs=logs)
+
+    def _evaluates(self, epoch_ends: bool, last: bool) -> bool:
+        if self.trainer.eval_examples is None:
+            return False
+        match self.args.eval_strategy:
+            case "no":
+                return False
+            case "steps":
+                return self.state.global_step % (self.args.eval_steps or self.args.logging_steps) == 0
+            case "epoch":
+                return epoch_ends
+            case "auto":
+                return epoch_ends or last
+
+    def _saves(self, epoch_ends: bool, last: bool, evaluated: bool) -> bool:
+        on_step = self.state.global_step % self.args.save_steps == 0
+        best = evaluated and self.args.load_best_model_at_end
+        match self.args.save_strategy:
+            case "no":
+                return False
+            case "steps":
+                return on_step or last or best
+            case "epoch":
+                return epoch_ends or last or best
+            case "auto":
+                return on_step or last or evaluated
+
+    def _evaluate(self) -> None:
+        metrics = self.trainer.evaluate(self.engine)
+        self.recorder.evaluation(self.epoch, metrics)
+        for sample in self.trainer.samples(self.engine):
+            self.recorder.sample(self.epoch, *sample)
+        self._compare(metrics)
+        self.recorder.pause()
+        self.trainer.call_back("on_evaluate", self, metrics=metrics)
+
+    def _compare(self, metrics: dict[str, float]) -> None:
+        """Note the best evaluation; stop after too many that were no better."""
+        state, name = self.state, f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        if name not in metrics:
+            raise ConfigError(
+                f"metric_for_best_model = {self.args.metric_for_best_model!r} is not among the metrics of an "
+                f"evaluation: {', '.join(key.removeprefix('eval_') for key in metrics)}."
+            )
+        gain = 0.0 if state.best_metric is None else metrics[name] - state.best_metric
+        gain = gain if self.args.better_when_greater else -gain
+        if state.best_metric is None or gain > self.args.early_stopping_threshold:
+            state.best_metric, state.best_step = metrics[name], state.global_step
+            state.evaluations_without_progress = 0
+            return
+        state.evaluations_without_progress += 1
+        self.control.should_training_stop |= self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        patience = self.args.early_stopping_patience
+        return patience is not None and self.state.evaluations_without_progress >= patience
+
+    def save(self) -> None:
+        """Keep a checkpoint."""
+        self.recorder.tick()
+        save_checkpoint(self.folder, self.engine, self.state)
+        self.folder.rotate(self.args.save_total_limit, self.state.best_step)
+        self.recorder.pause()
+        self.trainer.call_back("on_save", self)
+
+    def _stop_if(self, signal_name: str | None) -> None:
+        if signal_name is None:
+            return
+        self.save()
+        raise TrainingError(
+            f"Stopped by {signal_name} after step {self.state.global_step} of {self.state.max_steps}; "
+            f"{self.folder.checkpoint(self.state.global_step)} is saved.",
+            hint="--resume goes on from there.",
+        )
