@@ -20,6 +20,7 @@ from conjoin.errors import FileError, MissingBackend, WeightError
 _ATTRIBUTE_BYTES = 64512  # HDF5_OBJECT_HEADER_LIMIT of Keras: longer lists are cut into name0, name1, ...
 _TOP_LEVEL = "top_level_model_weights"
 _SCOPE = "tf_model"  # readers drop it: Keras makes one up from the class, and numbers it
+_EVERYWHERE = re.compile(r"shared/|\w+/embeddings/")  # T5's word table, and BERT's tables: their heads list them too
 _KERAS = "2.15.0"  # the layout's version; readers look at its first number
 
 
@@ -148,9 +149,10 @@ def _text(name: Any) -> str:
 
 def _dataset(file: Any, group: Any, key: str) -> Any:
     """A variable's dataset, or what is wrong with it."""
-    if key not in group:
+    try:
+        dataset = group[key]
+    except KeyError:
         return "listed, but not in the file"
-    dataset = group[key]
     if type(dataset).__name__ != "Dataset":
         return "a group, expected an array"
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
@@ -202,9 +204,14 @@ def _write_layers(file: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
     _write_names(file, "layer_names", list(layers))
     for layer, variables in layers.items():
         group = file.create_group(layer)
-        _write_names(group, "weight_names", list(variables))
         for name, array in variables.items():
             group.create_dataset(name, data=array)
+    everywhere = {scoped(name): re.split(r"[/.:]", name)[0] for name in arrays if _EVERYWHERE.match(name)}
+    for layer, variables in layers.items():
+        borrowed = [name for name, home in everywhere.items() if home != layer]
+        for name in borrowed:
+            file[layer][name] = file[everywhere[name]][name]  # a second name for the same bytes
+        _write_names(file[layer], "weight_names", [*variables, *borrowed])
     _write_names(file.create_group(_TOP_LEVEL), "weight_names", [])
 
 

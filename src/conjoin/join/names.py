@@ -63,8 +63,9 @@ def left_out(config: PretrainedConfig, names: Iterable[str]) -> set[str]:
 
 
 def _body(config: PretrainedConfig) -> str:
-    """What a model with a head puts before the names of its body ("bert.")."""
-    return next(iter(family(config.model_type).prefixes), "")
+    """What a model with a head puts before the names of the bare one ("bert.")."""
+    made = family(config.model_type)
+    return next(iter(made.prefixes), "").removesuffix(made.encoder_prefix)
 
 
 def _everything(config: PretrainedConfig, found: set[str]) -> tuple[NameTable, Mapping[str, spec.Parameter]]:
