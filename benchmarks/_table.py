@@ -122,6 +122,7 @@ def write_results(path: Path, command: str, first: dict[str, Any], rows: Results
         "operator is Python and kernels of our own.\n\n" + where_time_goes(rows),
         f"The lines as printed:\n\n```\n{raw}\n```",
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

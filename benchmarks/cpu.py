@@ -1,6 +1,6 @@
 """How fast is conjoin on a CPU, against transformers, CTranslate2 and the machine itself?
 
-    python benchmarks/cpu.py                              # every row, about REAL
+    python benchmarks/cpu.py                              # every row, 20 minutes, and 20 more of training
     python benchmarks/cpu.py --quick                      # the selection of `make bench`
     python benchmarks/cpu.py --rows bert-fp32-b1 copy-heavy --rounds 9
     python benchmarks/cpu.py --out benchmarks/results/DATE_MACHINE_cpu.md
@@ -58,10 +58,9 @@ def main() -> int:
         line = {"row": row.name, "work": row.work, "bar": row.bar, **record, "verdict": verdict(row, record)}
         report(line)
         results.append((row, line))
+        if asked.out:  # after each row, so that a run that is cut off leaves a page
+            write_results(asked.out, shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]]), first, results)
     print(f"\n{aligned(table(results))}\n\n{LEGEND}", end="")
-    if asked.out:
-        command = shlex.join(["python", "benchmarks/cpu.py", *sys.argv[1:]])
-        write_results(asked.out, command, first, results)
     return int(any(line["verdict"] == "wrong tokens" or "broke" in line for _, line in results))
 
 
@@ -73,7 +72,7 @@ def _asked() -> Any:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="shorter rows and fewer rounds: under ten minutes")
     parser.add_argument("--small", action="store_true", help="models of a few MB: tries the program, measures nothing")
-    parser.add_argument("--out", type=Path, help="also write a page of results there")
+    parser.add_argument("--out", type=Path, help="also write a page of results there, row by row")
     asked = parser.parse_args()
     asked.rounds = asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS)
     names = asked.rows or [row.name for row in ROWS if (row.quick if asked.quick else row.full)]
