@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from conjoin.errors import GenerationError
 from conjoin.functional.beams import BeamRules, beam_search
@@ -124,7 +123,7 @@ class Generates(WithGenerationConfig):
 
     def generate(
         self,
-        input_ids: Int[Array, "B S"] | None = None,
+        input_ids: Any = None,
         generation_config: GenerationConfig | None = None,
         prng_key: jax.Array | None = None,
         trace: bool = True,
@@ -135,6 +134,7 @@ class Generates(WithGenerationConfig):
         """Write a target for every source: greedily, sampled or by beams, in one compiled program.
 
         Args:
+            input_ids: Source ids [B, S], JAX's or numpy's.
             prng_key: What words are drawn with; jax.random.key(0) if missing, as in transformers.
             trace: False runs the loop in Python, uncompiled, to debug.
             logits_processor: The caller's own, each called with (ids [R, L], scores [R, V], length) on traced arrays.

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
@@ -49,7 +48,7 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class; it needs JAX alone. Everything that EncoderDecoderModel joins in PyTorch
-    is joined here, from and to the same files.
+    is joined here, from and to the same files. Calls take JAX's arrays or numpy's.
 
     Args:
         config: A pair's config, or a whole seq2seq model's (BART, T5).
@@ -262,7 +261,7 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
 
     def encode(
         self,
-        input_ids: Int[Array, "B S"] | None = None,
+        input_ids: Any = None,
         attention_mask: Any = None,
         position_ids: Any = None,
         output_attentions: bool | None = None,
@@ -275,7 +274,11 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
         token_type_ids: Any = None,
         inputs_embeds: Any = None,
     ) -> EncoderOutput | tuple[Any, ...]:
-        """Vectors of every source position."""
+        """Vectors of every source position.
+
+        Args:
+            input_ids: [B, S]; or inputs_embeds [B, S, C] in their place.
+        """
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -289,7 +292,7 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
 
     def decode(
         self,
-        decoder_input_ids: Int[Array, "R T"] | None = None,
+        decoder_input_ids: Any = None,
         encoder_outputs: Any = None,
         encoder_attention_mask: Any = None,
         decoder_attention_mask: Any = None,
@@ -309,6 +312,7 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
 
         Args:
             encoder_outputs: What `encode` returned; not read where `past_key_values` is given.
+            decoder_input_ids: [R, T].
             decoder_attention_mask: [R, T]; with a cache also [R, room], of which the new positions are read.
             past_key_values: From `init_cache`, or from the step before; the output has the next one. Positions are
                 counted by the cache, so decoder_position_ids are not needed.
@@ -329,9 +333,9 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
 
     def __call__(
         self,
-        input_ids: Int[Array, "B S"] | None = None,
+        input_ids: Any = None,
         attention_mask: Any = None,
-        decoder_input_ids: Int[Array, "R T"] | None = None,
+        decoder_input_ids: Any = None,
         decoder_attention_mask: Any = None,
         position_ids: Any = None,
         decoder_position_ids: Any = None,
@@ -342,7 +346,7 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
         params: Given | None = None,
         dropout_rng: jax.Array | None = None,
         *,
-        labels: Int[Array, "R T"] | None = None,
+        labels: Any = None,
         encoder_outputs: Any = None,
         smoothing: float = 0.0,
         gradient_checkpointing: bool = False,
@@ -354,10 +358,11 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
         It may be called inside the caller's own `jax.jit` and `jax.grad`, with `params` as their argument.
 
         Args:
+            input_ids: [B, S].
             attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
-            decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
+            decoder_input_ids: [R, T]; made from labels if missing: start id, then labels[:-1].
             train: Drop out, with `dropout_rng`.
-            labels: labels[t] is what target position t must predict; -100 is not counted.
+            labels: [R, T]; labels[t] is what target position t must predict; -100 is not counted.
             smoothing: Share of every target that is spread over the vocabulary.
             gradient_checkpointing: Compute each block again in the backward pass.
             more: inputs_embeds, decoder_inputs_embeds, token_type_ids, decoder_token_type_ids, segment_ids,

@@ -27,7 +27,7 @@ def save_checkpoint(run: RunFolder, engine: Engine, state: TrainerState) -> Path
     try:
         with replacing_folder(folder) as staging:
             write_pair(engine.model, staging, engine.model.all_params(engine.params))
-            np.savez(staging.path(OPTIMIZER_FILE), **_optimizer_arrays(engine))
+            np.savez(staging.path(OPTIMIZER_FILE), allow_pickle=False, **_optimizer_arrays(engine))
             write_json(staging / STATE_FILE, state.to_dict())
     except ConjoinError as error:
         raise as_training_error(error, run, state.global_step) from error
