@@ -209,6 +209,8 @@ def test_wrong_calls_say_what_to_do(twins: Any) -> None:
         ours(jnp.zeros((1, 65), jnp.int32), labels=given["labels"][:1])
     with pytest.raises(ShapeError, match="batch, length"):
         ours(given["input_ids"][0], labels=given["labels"])
+    with pytest.raises(ShapeError, match="input_ids: 61 to 61, but bert's vocabulary has 61"):
+        ours(jnp.full((1, 2), 61), labels=given["labels"][:1])
     with pytest.raises(ConfigError, match="_do_init"):
         FlaxEncoderDecoderModel(ours.config, _do_init=False)
     with pytest.raises(ConfigError, match="JAX places arrays"):

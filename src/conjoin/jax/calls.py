@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from conjoin import spec
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ShapeError
+from conjoin.errors import ShapeError, listing
 from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.functional.loss import IGNORED, TargetRules
@@ -183,6 +183,8 @@ def prepared(
         target = _target_length(batch, decoder)
         _check_length(decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
     tracing = any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
+    if not tracing:
+        _check_words_of(batch, model.spec)
     if model.bucket_size > 1 and not tracing:
         batch = _padded(model, batch, source, target)
     return {name: jnp.asarray(x) for name, x in batch.items()}, (source, target)
@@ -275,6 +277,19 @@ def _check_length(kind: spec.StackSpec, length: int, position_ids: Any, segments
             f"{kind.family}: {length} positions, but this checkpoint's position table has {limit}.",
             hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
         )
+
+
+def _check_words_of(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
+    """Refuse ids that a vocabulary does not have: JAX itself would return NaN."""
+    sides = {"input_ids": pair.encoder, "decoder_input_ids": pair.decoder, "labels": pair.decoder}
+    wrong: list[str] = []
+    for name, kind in sides.items():
+        ids = np.asarray(batch.get(name, 0))
+        ids = ids[(ids != IGNORED) | (name != "labels")]
+        if ids.size and (ids.min() < 0 or ids.max() >= kind.vocab_size):
+            wrong.append(f"{name}: {ids.min()} to {ids.max()}, but {kind.family}'s vocabulary has {kind.vocab_size}")
+    if wrong:
+        raise ShapeError(f"Ids outside of the vocabulary:\n{listing(wrong)}", hint="use each half's own tokenizer.")
 
 
 def _check_segments(batch: Mapping[str, Any]) -> None:
