@@ -189,6 +189,32 @@ def test_bin_files_are_fetched_only_where_there_are_no_safetensors(hub: Hub) -> 
     assert len(hub.calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("weights", "calls"),
+    [(["tf_model.h5"], 3), (["flax_model.msgpack"], 4), (["tf_model-00001-of-00001.h5", "tf_model.h5.index.json"], 3)],
+)
+def test_other_frameworks_files_are_fetched_where_there_are_no_others(hub: Hub, weights: list[str], calls: int) -> None:
+    hub.files = ["config.json", *weights, "rust_model.ot"]
+    resolve("name")
+    assert hub.fetched == sorted(["config.json", *weights])
+    assert len(hub.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("framework", "others", "fetched"),
+    [
+        ("tf", ["model.safetensors", "tf_model.h5"], ["model.safetensors", "tf_model.h5"]),
+        ("flax", ["pytorch_model.bin", "flax_model.msgpack"], ["flax_model.msgpack"]),
+    ],
+)
+def test_a_framework_that_is_asked_for_is_fetched_too(
+    hub: Hub, framework: Any, others: list[str], fetched: list[str]
+) -> None:
+    hub.files = ["config.json", *others]
+    resolve("name", framework=framework)
+    assert hub.fetched == sorted(["config.json", *fetched])
+
+
 def test_a_subfolder_alone_is_fetched(hub: Hub) -> None:
     hub.files = ["config.json", "enc/config.json", "enc/model.safetensors", "enc/deep/x.json", "dec/model.safetensors"]
     assert resolve("org/name", subfolder="enc") == hub.folder / "enc"
