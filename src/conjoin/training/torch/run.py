@@ -7,7 +7,7 @@ import torch
 
 from conjoin.errors import ConfigError, ConjoinWarning, TrainingError
 from conjoin.training.arrays import counted_labels, tokens_of
-from conjoin.training.batching import Batch, Plan, choose_batching
+from conjoin.training.batching import Batch, Plan, choose_batching, split_by_length
 from conjoin.training.callbacks import TrainerControl
 from conjoin.training.examples import Examples
 from conjoin.training.interrupts import Interrupts
@@ -160,10 +160,15 @@ class Run:
     def _shares(self, chosen: list[Batch]) -> list[Share]:
         """This process's batches of a step; every process has as many, if need be one that counts nothing."""
         size = self.world.size
-        mine = [Share(self._collator(batch)) for batch in chosen[self.world.rank :: size]]
+        mine = [Share(self._collator(part)) for batch in chosen[self.world.rank :: size] for part in self._parts(batch)]
         if len(mine) < -(-len(chosen) // size):
             mine.append(Share(self._collator(chosen[0]), weight=0.0))
         return mine
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """A batch in parts without much padding, where a pass is cheap beside its tokens: on one CPU."""
+        alone_on_cpu = self.world.device.type == "cpu" and not self.world.many
+        return split_by_length(self.examples.lengths, batch) if alone_on_cpu else [batch]
 
     def _no_losses(self) -> torch.Tensor:
         """Sum of finite losses, and their number."""
