@@ -158,7 +158,7 @@ class StablePrefixStreamer:
         self.streamer = streamer
         self.sent = prompt_length
 
-    def put(self, running: Int[Tensor, "N t"], finished: Sequence[Int[Tensor, " f"]] = ()) -> None:
+    def put(self, running: Int[Tensor, "N t"], finished: Sequence[Int[Tensor, " _"]] = ()) -> None:
         """Send the tokens that have become certain; see `stable_prefix`."""
         self._send(running[0], stable_prefix(running, finished))
 
@@ -173,7 +173,7 @@ class StablePrefixStreamer:
         self.sent = max(self.sent, until)
 
 
-def stable_prefix(running: Int[Tensor, "N t"], finished: Sequence[Int[Tensor, " f"]] = ()) -> int:
+def stable_prefix(running: Int[Tensor, "N t"], finished: Sequence[Int[Tensor, " _"]] = ()) -> int:
     """How many leading tokens of the result are certain already.
 
     The result will be a running hypothesis grown longer, or one that has finished. What all of them share cannot
