@@ -133,6 +133,7 @@ def _circumstances(first: dict[str, Any]) -> str:
     return (
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads. Versions: "
         + ", ".join(f"{name} {machine[name]}" for name in libraries)
-        + f"; conjoin at {first['commit'] or 'no commit'}. {first['rounds']} rounds.\n"
+        + f"; conjoin at {first['commit'] or 'no commit'}, {'with' if first['compiled'] else 'without'} "
+        f"its compiled kernels. {first['rounds']} rounds.\n"
         f"Measured floors: {floors['read_gb_s']} GB/s read; matrix products in GFLOP/s: {rates}."
     )

@@ -38,6 +38,7 @@ from _rows import ROWS, SMALL, Copying, Row, Speed, Training
 from _table import LEGEND, Results, aligned, table, verdict, write_results
 
 from conjoin.errors import ConjoinError
+from conjoin.torch.native.build import library
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 
@@ -50,7 +51,7 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(asked.threads)
     floors = measure_floors()
-    facts = {"machine": machine(), "floors": floors.record(), "commit": _commit()}
+    facts = {"machine": machine(), "floors": floors.record(), "commit": _commit(), "compiled": library() is not None}
     first = {"question": "cpu", "rounds": asked.rounds, **facts}
     report(first)
     results: Results = []
