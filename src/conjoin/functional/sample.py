@@ -11,6 +11,10 @@ from conjoin.functional.processors import Processor
 from conjoin.functional.reader import Reader
 
 
+_TINY = 1e-37
+"""Above float32's least normal number: smaller ones may be flushed to 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Where hypotheses end.
@@ -60,8 +64,8 @@ def start_ids(ops: Ops, prompt: Int[Array, "R P"], limits: Limits) -> Int[Array,
 
 def gumbel(ops: Ops, rng: Array, like: Float[Array, "R V"]) -> Float[Array, "R V"]:
     """Noise whose largest sum with log-probabilities is a draw (Gumbel 1954)."""
-    uniform = ops.maximum(ops.uniform(rng, ops.shape(like)), 1e-38)
-    return -ops.log(ops.maximum(-ops.log(uniform), 1e-38))
+    uniform = ops.maximum(ops.uniform(rng, ops.shape(like)), _TINY)
+    return -ops.log(ops.maximum(-ops.log(uniform), _TINY))
 
 
 def sample(

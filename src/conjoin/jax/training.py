@@ -46,8 +46,8 @@ class TrainState:
 
     @property
     def all_params(self) -> Params:
-        """Every parameter, as `model.params = state.all_params` takes them."""
-        return {**self.params, **self.fixed}
+        """Copies of every parameter, for `model.params = state.all_params`: the next step gives the state's away."""
+        return {name: jnp.array(value) for name, value in {**self.params, **self.fixed}.items()}
 
 
 @jax.tree_util.register_dataclass
