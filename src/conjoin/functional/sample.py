@@ -10,7 +10,6 @@ from conjoin.functional.ops import Array, Ops
 from conjoin.functional.processors import Processor
 from conjoin.functional.reader import Reader
 
-
 _TINY = 1e-37
 """Above float32's least normal number: smaller ones may be flushed to 0."""
 
