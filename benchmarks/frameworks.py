@@ -1,0 +1,274 @@
+"""How fast do JAX and TensorFlow write, against transformers' last Flax and TensorFlow classes, and against PyTorch?
+
+    pip install torch==2.13.0 numpy
+    pip install tensorflow-cpu==2.21.0 transformers==4.57.6 jax==0.10.2 jaxlib==0.10.2 flax==0.12.8
+    pip install --no-deps tf-keras==2.21.0
+    PYTHONPATH=src python benchmarks/frameworks.py [--frameworks jax tensorflow] [--shapes ...] [--rounds 5] [--quick]
+
+All contenders read one checkpoint and run in one process, in turn. Prints one JSON line per setting; every contender's
+tokens are compared with conjoin's on PyTorch, since not all peers write the right ones:
+
+- Flax, as documented: `model.generate(...)`. It gives positions to BERT's encoder as token types, and compiles anew at
+  each call. Tuned: encoder called rightly, the whole of generate under one `jax.jit`.
+- TensorFlow, as documented: `model.generate(...)`, eager. Tuned: under `tf.function(jit_compile=True)`, fast, but it
+  writes wrong tokens.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # read once, by transformers and TensorFlow
+
+import numpy as np
+
+NEW_TOKENS = 32
+MODES: dict[str, dict[str, Any]] = {"greedy": {}, "beam 4": {"num_beams": 4}}
+JUDGE = "conjoin on PyTorch"
+PACKAGES = ("jax", "flax", "tensorflow-cpu", "tensorflow", "tf-keras")
+Write = Callable[[np.ndarray, np.ndarray], Any]
+"""From ids and mask to sequences, the start token first."""
+
+
+def main() -> None:
+    """Run the settings asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frameworks", nargs="*", default=["jax", "tensorflow"], choices=["jax", "tensorflow"])
+    parser.add_argument("--shapes", nargs="*", default=["MiniLM-L6 x MiniLM-L6"])
+    parser.add_argument("--sources", type=int, nargs="*", default=[64])
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4])
+    parser.add_argument("--modes", nargs="*", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="cores that the process may use")
+    parser.add_argument("--quick", action="store_true", help="one tiny shape, three rounds")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.shapes, asked.rounds, asked.batches = ["tiny"], 3, [4]
+    warnings.simplefilter("ignore")
+    _pin(asked.threads)
+
+    from _harness import floors, machine, report
+
+    found = {name: number for name in PACKAGES if (number := _version(name))}
+    report({"question": "frameworks", "machine": machine() | found, "floors": floors()})
+    for shape in asked.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            _save(shape, Path(folder))
+            for source, batch, mode in itertools.product(asked.sources, asked.batches, asked.modes):
+                setting = {"shape": shape, "source": source, "batch": batch, "mode": mode, "new_tokens": NEW_TOKENS}
+                report(setting | _measure(Path(folder), asked.frameworks, source, batch, MODES[mode], asked.rounds))
+
+
+def _pin(threads: int) -> None:
+    """Give the process so many cores, before any framework counts them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _save(shape: str, folder: Path) -> None:
+    """A random model of a shape, its words varied, as conjoin writes it."""
+    import _shapes as shapes
+
+    from conjoin import EncoderDecoderModel
+
+    shapes.save(shape, folder / "made", lively=True)
+    EncoderDecoderModel.from_pretrained(folder / "made").save_pretrained(folder)
+
+
+def _measure(
+    folder: Path, frameworks: list[str], source: int, batch: int, mode: dict[str, Any], rounds: int
+) -> dict[str, Any]:
+    from _harness import race, ratio
+
+    ids, mask = _sources(folder, source, batch)
+    first: dict[str, float] = {}
+    tokens: dict[str, np.ndarray] = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    failed: dict[str, str] = {}
+    for name, make in _contenders(frameworks).items():
+        try:
+            write = make(folder, mode)
+            start = time.perf_counter()
+            tokens[name] = np.asarray(write(ids, mask))
+            first[name] = round(time.perf_counter() - start, 3)
+            runs[name] = lambda write=write: np.asarray(write(ids, mask))
+        except Exception as error:  # a peer that cannot run is a result too
+            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    timings = race(runs, rounds)
+    wanted = tokens[JUDGE]
+    ours = {name: timing for name, timing in timings.items() if name.startswith("conjoin")}
+    return {
+        "tokens_equal": {name: _equal(wanted, found) for name, found in tokens.items()},
+        "first_s": first,
+        "median_s": {name: round(timing.median, 4) for name, timing in timings.items()},
+        "seconds": {name: [round(s, 4) for s in timing.seconds] for name, timing in timings.items()},
+        "ratios": {
+            mine: {peer: ratio(timings[peer], timing) for peer in timings if peer != mine}
+            for mine, timing in ours.items()
+        },
+        "different_words": len(set(wanted[:, 1:].flatten().tolist())),
+        **({"failed": failed} if failed else {}),
+    }
+
+
+def _sources(folder: Path, source: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random ids, none of them special; the last source is padded by a quarter."""
+    from conjoin import AutoConfig
+
+    words = AutoConfig.from_pretrained(folder).encoder.vocab_size
+    ids = np.random.default_rng(source * 100 + batch).integers(words // 20, words // 2, (batch, source))
+    mask = np.ones_like(ids)
+    if batch > 1:
+        ids[-1, -source // 4 :], mask[-1, -source // 4 :] = 0, 0
+    return ids.astype(np.int32), mask.astype(np.int32)
+
+
+def _equal(wanted: np.ndarray, found: np.ndarray) -> float:
+    """Share of equal tokens at equal places."""
+    length = min(wanted.shape[1], found.shape[1])
+    same = (wanted[:, 1:length] == found[:, 1:length]).sum()
+    return round(float(same) / wanted[:, 1:].size, 4)
+
+
+# Contenders
+
+
+def _contenders(frameworks: list[str]) -> dict[str, Callable[[Path, dict[str, Any]], Write]]:
+    found: dict[str, Callable[[Path, dict[str, Any]], Write]] = {JUDGE: _ours_torch, "transformers, PyTorch": _torch}
+    if "jax" in frameworks:
+        found |= {
+            "conjoin on JAX": _ours_jax,
+            "transformers, Flax as documented": _flax_documented,
+            "transformers, Flax tuned": _flax_tuned,
+        }
+    if "tensorflow" in frameworks:
+        if importlib.util.find_spec("conjoin.tensorflow"):
+            found["conjoin on TensorFlow"] = _ours_tensorflow
+        found |= {
+            "transformers, TensorFlow as documented": _tensorflow_documented,
+            "transformers, TensorFlow tuned": _tensorflow_tuned,
+        }
+    return found
+
+
+_OURS = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+_THEIRS = {"max_length": NEW_TOKENS + 1, "min_length": NEW_TOKENS + 1}  # the start token counts
+
+
+def _ours_torch(folder: Path, mode: dict[str, Any]) -> Write:
+    import torch
+
+    from conjoin import EncoderDecoderModel
+
+    model = EncoderDecoderModel.from_pretrained(folder)
+    return lambda ids, mask: model.generate(
+        torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask), **_OURS, **mode
+    )
+
+
+def _torch(folder: Path, mode: dict[str, Any]) -> Write:
+    import torch
+    import transformers
+
+    model = transformers.EncoderDecoderModel.from_pretrained(folder).eval()
+
+    @torch.inference_mode()
+    def write(ids: np.ndarray, mask: np.ndarray) -> Any:
+        return model.generate(torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask), **_THEIRS, **mode)
+
+    return write
+
+
+def _ours_jax(folder: Path, mode: dict[str, Any]) -> Write:
+    from conjoin import FlaxEncoderDecoderModel
+
+    model = FlaxEncoderDecoderModel.from_pretrained(folder)
+    return lambda ids, mask: model.generate(ids, attention_mask=mask, **_OURS, **mode).sequences
+
+
+def _flax(folder: Path) -> Any:
+    import transformers
+
+    return transformers.FlaxEncoderDecoderModel.from_pretrained(folder, from_pt=True)
+
+
+def _flax_documented(folder: Path, mode: dict[str, Any]) -> Write:
+    model = _flax(folder)
+    return lambda ids, mask: model.generate(ids, attention_mask=mask, **_THEIRS, **mode).sequences
+
+
+def _flax_tuned(folder: Path, mode: dict[str, Any]) -> Write:
+    import jax
+    import jax.numpy as jnp
+    from transformers.modeling_flax_outputs import FlaxBaseModelOutput
+
+    model = _flax(folder)
+
+    def encode(module: Any, ids: Any, mask: Any) -> Any:
+        positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        return module.encoder(ids, mask, token_type_ids=jnp.zeros_like(ids), position_ids=positions)[0]
+
+    @jax.jit
+    def write(params: Any, ids: Any, mask: Any) -> Any:
+        encoded = FlaxBaseModelOutput(model.module.apply({"params": params}, ids, mask, method=encode))
+        keywords = {"attention_mask": mask, "encoder_outputs": encoded, "params": params}
+        return model.generate(ids, **keywords, **_THEIRS, **mode).sequences
+
+    return lambda ids, mask: write(model.params, ids, mask)
+
+
+def _ours_tensorflow(folder: Path, mode: dict[str, Any]) -> Write:
+    from conjoin import TFEncoderDecoderModel
+
+    model = TFEncoderDecoderModel.from_pretrained(folder)
+
+    def write(ids: np.ndarray, mask: np.ndarray) -> Any:
+        written = model.generate(ids, attention_mask=mask, **_OURS, **mode)
+        return getattr(written, "sequences", written)
+
+    return write
+
+
+def _tensorflow(folder: Path) -> Any:
+    import transformers
+
+    return transformers.TFEncoderDecoderModel.from_pretrained(folder, from_pt=True)
+
+
+def _tensorflow_documented(folder: Path, mode: dict[str, Any]) -> Write:
+    model = _tensorflow(folder)
+    return lambda ids, mask: model.generate(ids, attention_mask=mask, **_THEIRS, **mode)
+
+
+def _tensorflow_tuned(folder: Path, mode: dict[str, Any]) -> Write:
+    import tensorflow as tf
+
+    model = _tensorflow(folder)
+
+    @tf.function(jit_compile=True)
+    def write(ids: Any, mask: Any) -> Any:
+        return model.generate(ids, attention_mask=mask, **_THEIRS, **mode)
+
+    return lambda ids, mask: write(tf.constant(ids), tf.constant(mask))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
