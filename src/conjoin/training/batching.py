@@ -195,7 +195,8 @@ Measured with two halves of 11 million parameters on one core of AMD Zen 4; larg
 def split_by_length(lengths: Lengths, batch: Batch) -> list[Batch]:
     """Parts of a batch whose rows are of like length, where that saves more padding than so many passes cost.
 
-    The longest come first, so that memory runs out at once or never. Their losses and gradients add up to the batch's. Rows that hold several pairs are left together.
+    The longest come first, so that memory runs out at once or never. Losses and gradients add up to the batch's. Rows
+    that hold several pairs are left together.
     """
     if any(len(row) > 1 for row in batch):
         return [batch]
