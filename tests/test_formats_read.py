@@ -12,7 +12,7 @@ import torch
 from conjoin import EncoderDecoderModel
 from conjoin.checkpoint import open_checkpoint
 from conjoin.checkpoint._packing import write_msgpack
-from conjoin.checkpoint.dialects import torch_names
+from conjoin.checkpoint.dialects import Dialect, torch_array, torch_names
 from conjoin.errors import ConfigError, FileError
 from conjoin.torch.halves import Decoder, Encoder
 from format_files import FIXTURES, FOLDERS, IDS, assert_same, expected, load, results, stored
@@ -166,3 +166,14 @@ def test_flaxs_names_in_pytorchs_words() -> None:
     names = ["params/bn/scale", "batch_stats/bn/mean", "params/embed/embedding", "h/0/kernel", "final_logits_bias"]
     wanted = ["bn.weight", "bn.running_mean", "embed.weight", "h.0.weight", "final_logits_bias"]
     assert list(torch_names(names, "flax").values()) == wanted
+
+
+@pytest.mark.parametrize("framework", ["tf", "flax"])
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (3, 5, 2, 7)])
+def test_matrices_and_convolutions_go_there_and_back(framework: Any, shape: tuple[int, ...]) -> None:
+    dialect, array = Dialect(framework), np.random.default_rng(0).normal(size=shape)
+    kind = dialect.kind("conv.weight", shape)
+    name = "/".join(dialect.path("conv.weight", kind))
+    turned = dialect.array(array, kind)
+    assert name == "conv/kernel" and turned.shape != shape
+    assert np.array_equal(torch_array(name, turned), array)

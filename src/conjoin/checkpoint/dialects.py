@@ -140,7 +140,7 @@ class Dialect:
         """The array as the framework has it; a view."""
         match self.framework, kind:
             case ("tf" | "flax", "linear") | ("flax", "conv1d"):
-                return array.T
+                return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
             case "tf", "conv1d_bias":
                 return array[None]
             case _:
