@@ -16,7 +16,7 @@ from conjoin.torch.cache import KVCache, keep_order
 from conjoin.torch.decoding.reader import Reader
 from conjoin.torch.decoding.results import Results
 from conjoin.torch.decoding.rows import Rows
-from conjoin.torch.decoding.select import top_k
+from conjoin.torch.decoding.select import best, top_k
 from generate_models import models, sources
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -187,6 +187,16 @@ def test_the_best_words_are_found_without_sorting_all(words: int, k: int, monkey
     values, where = top_k(scores, k)
     assert values.equal(wanted.values) and scores.gather(1, where).equal(values)
     assert where.equal(wanted.indices) and max(widths) <= words // 64 + 64 * k
+
+
+@pytest.mark.parametrize("words", [7, 4095, 4096, 4160, 30522, 50265])
+def test_the_best_word_is_argmax_and_the_first_of_equals(words: int) -> None:
+    scores = torch.randint(0, 50, (9, words), generator=torch.Generator().manual_seed(words)).float()
+    scores[0] = -torch.inf
+    scores[1, -1] = 99.0
+    scores[2, words // 2] = scores[2, 3] = 99.0
+    assert torch.equal(best(scores), scores.argmax(-1))
+
 
 
 def test_small_vocabularies_and_many_words_are_found_too() -> None:

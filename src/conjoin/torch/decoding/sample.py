@@ -8,11 +8,12 @@ from conjoin.errors import GenerationError
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.rows import Rows
+from conjoin.torch.decoding.select import best
 
 
 def pick_best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
     """The likeliest word of every row."""
-    return scores.argmax(-1)
+    return best(scores)
 
 
 def pick_randomly(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:

@@ -87,7 +87,12 @@ struct Bytes {  // unsigned x, signed w
   static Vector load_x_some(const X* p, int count) { return _mm512_maskz_loadu_epi8((1ull << count) - 1, p); }
   static Accumulator add(Accumulator a, Vector x, Vector w) { return _mm512_dpbusd_epi32(a, x, w); }
   static void reduce(const Accumulator* a, Sum* out) {
-    for (int j = 0; j < 4; ++j) out[j] = _mm512_reduce_add_epi32(a[j]);
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
+    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    __m128i left = _mm_add_epi32(_mm512_castsi512_si128(all), _mm512_extracti32x4_epi32(all, 1));
+    __m128i right = _mm_add_epi32(_mm512_extracti32x4_epi32(all, 2), _mm512_extracti32x4_epi32(all, 3));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_add_epi32(left, right));
   }
 };
 #endif
