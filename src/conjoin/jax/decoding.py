@@ -1,66 +1,37 @@
 """generate: from a user's call to one compiled program, and its results."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from conjoin.errors import GenerationError
-from conjoin.functional.beams import BeamRules, beam_search
+from conjoin.functional.beams import beam_search
 from conjoin.functional.cache import empty_cache
-from conjoin.functional.processors import Around, build_processors, check_plan
+from conjoin.functional.processors import Around, build_processors
 from conjoin.functional.reader import Reader
+from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.sample import Limits, sample
 from conjoin.functional.stack import project, source_pairs
 from conjoin.generation import (
-    BeamSampling,
-    BeamSearch,
     GenerationConfig,
-    Greedy,
-    ProcessorSpec,
     Request,
-    Sampling,
-    processor_plan,
 )
 from conjoin.jax import programs
-from conjoin.jax.calls import bucket, prepared
+from conjoin.jax.calls import prepared
 from conjoin.jax.ops import OPS
 from conjoin.jax.outputs import GenerateOutput, as_encoder_output
 from conjoin.jax.params import flatten
 from conjoin.jax.programs import How, Net
-from conjoin.jax.prompt import Inputs, padding_mask, read_request, take_inputs
 from conjoin.pretrained import WithGenerationConfig
+from conjoin.pretrained.prompt import Inputs, padding_mask, read_request, take_inputs
 
 if TYPE_CHECKING:
     from conjoin.jax.model import FlaxEncoderDecoderModel
 
 TARGET_BUCKET = 16
 """Room for targets is a multiple of it: few lengths are compiled, and little room is read in vain."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Writing:
-    """How targets are written; programs are compiled for it.
-
-    Args:
-        beams: None without beams.
-        copies: Hypotheses per source without beams.
-        draws: Whether words are drawn.
-        room: Positions reserved; the longest length itself is told when the program runs.
-        callers: The caller's own processors.
-    """
-
-    beams: BeamRules | None
-    copies: int
-    draws: bool
-    room: int
-    eos: tuple[int, ...]
-    pad: int
-    plan: tuple[ProcessorSpec, ...]
-    callers: tuple[Callable[..., Any], ...] = ()
 
 
 def write(
@@ -149,13 +120,14 @@ class Generates(WithGenerationConfig):
             GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
         """
         model = cast("FlaxEncoderDecoderModel", self)
-        given = take_inputs(input_ids, keywords)
-        request, prompt, prompt_mask = read_request(model, given, keywords, generation_config)
+        given = take_inputs(input_ids, keywords, "JAX")
+        request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
         returned = request.num_return_sequences
         if request.lengths.longest == prompt.shape[1]:
             return GenerateOutput(sequences=jnp.repeat(jnp.asarray(prompt), returned, axis=0))
         flat = model.flat_params if params is None else flatten(params)
-        writing = _writing(model, request, tuple(logits_processor or ()))
+        multiple = TARGET_BUCKET if model.bucket_size > 1 else 1
+        writing = writing_of(request, model.spec.decoder, multiple, tuple(logits_processor or ()), "JAX")
         batch = _batch(model, given, flat, request)
         batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
         if prompt_mask is not None:
@@ -181,57 +153,6 @@ def _result(ids: jax.Array, length: jax.Array, scores: jax.Array | None, returne
     return GenerateOutput(sequences=best.reshape(-1, longest), scores=beam_scores[:, :returned].reshape(-1))
 
 
-def _writing(model: "FlaxEncoderDecoderModel", request: Request, callers: tuple[Callable[..., Any], ...]) -> Writing:
-    _check(request)
-    plan, mode = processor_plan(request), request.mode
-    check_plan(plan)
-    pad = request.tokens.pad
-    beams = None
-    if isinstance(mode, BeamSearch | BeamSampling):
-        stopping = cast('bool | Literal["never"]', mode.early_stopping)
-        beams = BeamRules(num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=stopping)
-    limit = model.spec.decoder.max_positions
-    size = TARGET_BUCKET if model.bucket_size > 1 else 1
-    return Writing(
-        beams=beams,
-        copies=1 if beams else request.num_return_sequences,
-        draws=isinstance(mode, Sampling | BeamSampling),
-        room=bucket(request.lengths.longest, size, None if limit is None else limit + 1),
-        eos=request.tokens.eos,
-        pad=0 if pad is None else pad,
-        plan=plan,
-        callers=callers,
-    )
-
-
-def _check(request: Request) -> None:
-    """Refuse what this backend does not do.
-
-    Raises:
-        GenerationError: naming all of it.
-    """
-    wrong: list[str] = []
-    if not isinstance(request.mode, Greedy | Sampling | BeamSearch | BeamSampling):
-        wrong.append(f"{type(request.mode).__name__} (greedy, sampling, beam search and beam sampling are there)")
-    wrong += [
-        name
-        for name, asked in {
-            "max_time": request.max_time_s is not None,
-            "stop_strings": bool(request.stop_strings),
-            "output_scores": request.outputs.scores,
-            "output_logits": request.outputs.logits,
-            "output_attentions": request.outputs.attentions,
-            "output_hidden_states": request.outputs.hidden_states,
-        }.items()
-        if asked
-    ]
-    if wrong:
-        raise GenerationError(
-            f"Not possible on JAX, where generation is one compiled program: {', '.join(wrong)}.",
-            hint="the PyTorch model of the same checkpoint does it.",
-        )
-
-
 def _batch(
     model: "FlaxEncoderDecoderModel", given: Inputs, flat: Mapping[str, jax.Array], request: Request
 ) -> dict[str, Any]:
@@ -239,7 +160,7 @@ def _batch(
     given = given.cut(model.spec.encoder.max_positions if request.truncation else None)
     source = given.arrays()
     if given.mask is None and given.ids is not None:
-        source["attention_mask"] = padding_mask(model, given.ids)
+        source["attention_mask"] = padding_mask(model.config, given.ids)
     if given.encoded is not None:
         states = as_encoder_output(given.encoded).last_hidden_state
         ids = source.pop("input_ids", None)

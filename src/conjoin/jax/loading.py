@@ -1,81 +1,17 @@
-"""From a plan to arrays: copied, tied or drawn."""
+"""From a plan to arrays of JAX."""
 
 from collections.abc import Mapping
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from conjoin import spec
-from conjoin.checkpoint import nonfinite
-from conjoin.errors import WeightError, listing
-from conjoin.jax.dtypes import with_meaning
-from conjoin.join import Copied, CopiedFresh, Drawn, Given, JoinReport, Tied, sinusoids
+from conjoin.join import JoinReport
+from conjoin.pretrained import filling
 
 Params = dict[str, jax.Array]
 """Canonical name -> array; a shared parameter stands under one name only."""
 
 
-def ties_of(plan: JoinReport) -> tuple[tuple[str, str], ...]:
-    """(parameter, the one that it is), as `Net` takes them."""
-    return tuple((name, origin.to) for name, origin in plan.origins.items() if isinstance(origin, Tied))
-
-
 def fill(plan: JoinReport, dtype: str, *, seed: int = 0, given: Mapping[str, jax.Array] | None = None) -> Params:
-    """Every parameter of a plan but the tied ones.
-
-    Args:
-        seed: Of what is drawn; each parameter's numbers depend on it and its name alone.
-        given: Parameters in memory, where the plan says so.
-
-    Raises:
-        WeightError: tensors with NaN or infinite numbers, all of them named.
-    """
-    params: Params = {name: jnp.asarray(array) for name, array in _copies(plan, dtype).items()}
-    for name, origin in plan.origins.items():
-        match origin:
-            case Drawn():
-                params[name] = jnp.asarray(_drawn(name, plan.parameters[name], seed).astype(jnp.dtype(dtype)))
-            case Given():
-                assert given is not None
-                params[name] = given[name]
-            case _:
-                pass
-    for name, origin in plan.origins.items():
-        if isinstance(origin, CopiedFresh):
-            same = plan.origins[origin.of]
-            params[name] = params[same.to if isinstance(same, Tied) else origin.of]
-    return {name: params[name] for name in plan.origins if name in params}
-
-
-def _copies(plan: JoinReport, dtype: str) -> dict[str, np.ndarray]:
-    """What comes from checkpoints, each file tensor read once."""
-    origins = {name: origin for name, origin in plan.origins.items() if isinstance(origin, Copied)}
-    copies: dict[str, np.ndarray] = {}
-    spoilt: list[str] = []
-    for origin in origins.values():
-        offer, match = origin.offer, origin.match
-        if any(part in copies for part in match.canonical):
-            continue
-        array, stored = offer.checkpoint.array(match.name), offer.checkpoint[match.name].dtype
-        if count := nonfinite(array, stored):
-            spoilt.append(f"{match.name}: {count} of {array.size}")
-        for name, part in offer.table.apply(match, array):
-            if name in origins and origins[name].match is match:
-                copies[name] = with_meaning(part, stored).astype(jnp.dtype(dtype))
-    if spoilt:
-        raise WeightError(
-            f"These tensors hold NaN or infinite numbers:\n{listing(spoilt)}",
-            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint.",
-        )
-    return copies
-
-
-def _drawn(name: str, kind: spec.Parameter, seed: int) -> np.ndarray:
-    if kind.kind == "sinusoid":
-        return sinusoids(*kind.shape)
-    if not kind.std:
-        return np.full(kind.shape, kind.start, np.float32)
-    noise = np.random.default_rng((seed, crc32(name.encode()))).standard_normal(kind.shape, np.float32)
-    return noise * np.float32(kind.std) + np.float32(kind.start)
+    """Every parameter of a plan but the tied ones; see conjoin.pretrained.filling."""
+    return filling.fill(plan, dtype, jnp.asarray, seed=seed, given=given)

@@ -16,10 +16,9 @@ from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.jax import calls
 from conjoin.jax.decoding import Generates
-from conjoin.jax.dtypes import dtype_name, stored_dtype
-from conjoin.jax.joining import find_source, plan_sources
+from conjoin.jax.dtypes import dtype_name
 from conjoin.jax.keywords import refuse_torch_words
-from conjoin.jax.loading import Params, fill, ties_of
+from conjoin.jax.loading import Params, fill
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.jax.params import cast, check_names, flatten, nest
 from conjoin.jax.programs import How, Net
@@ -39,6 +38,9 @@ from conjoin.join import (
     untied_head,
 )
 from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, route, untie_head
+from conjoin.pretrained.dtypes import stored_dtype
+from conjoin.pretrained.filling import ties_of
+from conjoin.pretrained.halves import find_source, plan_sources
 
 Given = Mapping[str, Any]
 """Parameters as users hold them: nested or flat."""
@@ -131,8 +133,8 @@ class FlaxEncoderDecoderModel(Generates, WithTokenizer):
         hub = {key: keywords.pop(key) for key in both if key in keywords}
         encoder_words, decoder_words, values = route(keywords)
         sources = (
-            find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
-            find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
+            find_source(FlaxEncoderDecoderModel, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
+            find_source(FlaxEncoderDecoderModel, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
         )
         values |= {"share": share, "cross_attention_init": cross_attention_init}
         model = cls.__new__(cls)

@@ -1,0 +1,111 @@
+"""What a call's arrays must be, before they reach the bricks: sizes, ids, and how labels become decoder inputs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from conjoin import spec
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ShapeError, listing
+from conjoin.families import PretrainedConfig
+from conjoin.functional.loss import IGNORED, TargetRules
+from conjoin.join import require_pad, require_start, special_tokens, starts_with_last_label
+
+SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "segment_ids")
+TARGET = (
+    "decoder_input_ids",
+    "decoder_attention_mask",
+    "decoder_position_ids",
+    "decoder_token_type_ids",
+    "decoder_inputs_embeds",
+    "decoder_segment_ids",
+    "labels",
+)
+
+
+def target_rules(config: PretrainedConfig, given: Mapping[str, Any], *, ignored: bool) -> TargetRules | None:
+    """How labels become decoder inputs; None where these are given.
+
+    Args:
+        ignored: Whether labels are known to hold -100.
+
+    Raises:
+        ShapeError: neither decoder inputs nor labels are given.
+        ConfigError: the start id is not known, or the pad id where it is needed.
+    """
+    if given.get("decoder_input_ids") is not None or given.get("decoder_inputs_embeds") is not None:
+        return None
+    if given.get("labels") is None:
+        raise ShapeError(
+            "Neither decoder_input_ids nor labels is given.",
+            hint="to train, give labels=; to generate, call model.generate(input_ids).",
+        )
+    tokens, wraps = special_tokens(config), starts_with_last_label(config)
+    pad = require_pad(config) if wraps or ignored else tokens.pad
+    return TargetRules(
+        start=None if wraps else require_start(config),
+        pad=0 if pad is None else pad,
+        pad_is_padding=tokens.pad is not None and not tokens.pad_is_ambiguous,
+        masked=isinstance(config, EncoderDecoderConfig),
+    )
+
+
+def bucket(length: int, size: int, limit: int | None) -> int:
+    """The length that is compiled: a multiple of `size`, no more than the limit, no less than the length."""
+    padded = -(-length // size) * size
+    return max(length, padded if limit is None else min(padded, limit))
+
+
+def padding_filler(kind: spec.StackSpec) -> int:
+    """What is written behind the end: where ids tell what positions count, the id that they do not count."""
+    position = kind.embedding.position
+    if isinstance(position, spec.LearnedSkippingPads) and position.pads == "ids":
+        return position.padding_id
+    return 0
+
+
+def length_of(batch: Mapping[str, Any], kind: spec.StackSpec, ids: str, embeds: str) -> int:
+    """Positions of ids or of embeddings, whichever of the two is given."""
+    if (ids in batch) == (embeds in batch):
+        raise ShapeError(f"{kind.family}: expected exactly one of {ids} and {embeds}.")
+    return batch[ids if ids in batch else embeds].shape[1]
+
+
+def target_length(batch: Mapping[str, Any], decoder: spec.StackSpec) -> int:
+    """Positions of the target."""
+    if "decoder_input_ids" not in batch and "decoder_inputs_embeds" not in batch and "labels" in batch:
+        return batch["labels"].shape[1]
+    return length_of(batch, decoder, "decoder_input_ids", "decoder_inputs_embeds")
+
+
+def check_length(kind: spec.StackSpec, length: int, position_ids: Any, segments: Any = None) -> None:
+    """Refuse positions that the table does not have: compiled programs do not."""
+    limit = kind.max_positions
+    if limit is not None and length > limit and position_ids is None and segments is None:
+        raise ShapeError(
+            f"{kind.family}: {length} positions, but this checkpoint's position table has {limit}.",
+            hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
+        )
+
+
+def check_ids(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
+    """Refuse ids that a vocabulary does not have: compiled programs do not."""
+    sides = {"input_ids": pair.encoder, "decoder_input_ids": pair.decoder, "labels": pair.decoder}
+    wrong: list[str] = []
+    for name, kind in sides.items():
+        ids = np.asarray(batch.get(name, 0))
+        ids = ids[(ids != IGNORED) | (name != "labels")]
+        if ids.size and (ids.min() < 0 or ids.max() >= kind.vocab_size):
+            wrong.append(f"{name}: {ids.min()} to {ids.max()}, but {kind.family}'s vocabulary has {kind.vocab_size}")
+    if wrong:
+        raise ShapeError(f"Ids outside of the vocabulary:\n{listing(wrong)}", hint="use each half's own tokenizer.")
+
+
+def check_segments(batch: Mapping[str, Any]) -> None:
+    """Refuse packed rows of one side only."""
+    one_sided = ("segment_ids" in batch) != ("decoder_segment_ids" in batch)
+    if one_sided:
+        raise ShapeError(
+            "segment ids are given for one side only.", hint="packed rows need segment_ids and decoder_segment_ids."
+        )

@@ -1,0 +1,87 @@
+"""From a plan to numpy arrays: copied, tied or drawn."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+from zlib import crc32
+
+import numpy as np
+
+from conjoin import spec
+from conjoin.checkpoint import nonfinite
+from conjoin.errors import WeightError, listing
+from conjoin.join import Copied, CopiedFresh, Drawn, Given, JoinReport, Tied, sinusoids
+from conjoin.pretrained.dtypes import numpy_dtype, with_meaning
+
+Array = TypeVar("Array")
+
+
+def ties_of(plan: JoinReport) -> tuple[tuple[str, str], ...]:
+    """(parameter, the one that it is)."""
+    return tuple((name, origin.to) for name, origin in plan.origins.items() if isinstance(origin, Tied))
+
+
+def fill(
+    plan: JoinReport,
+    dtype: str,
+    make: Callable[[np.ndarray], Array],
+    *,
+    seed: int = 0,
+    given: Mapping[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Every parameter of a plan but the tied ones, by its canonical name.
+
+    Args:
+        make: The framework's array of a numpy array.
+        seed: Of what is drawn; each parameter's numbers depend on it and its name alone.
+        given: Parameters in memory, where the plan says so.
+
+    Raises:
+        WeightError: tensors with NaN or infinite numbers, all of them named.
+    """
+    params = {name: make(array) for name, array in _copies(plan, dtype).items()}
+    for name, origin in plan.origins.items():
+        match origin:
+            case Drawn():
+                params[name] = make(_drawn(name, plan.parameters[name], seed).astype(numpy_dtype(dtype)))
+            case Given():
+                assert given is not None
+                params[name] = given[name]
+            case _:
+                pass
+    for name, origin in plan.origins.items():
+        if isinstance(origin, CopiedFresh):
+            same = plan.origins[origin.of]
+            params[name] = params[same.to if isinstance(same, Tied) else origin.of]
+    return {name: params[name] for name in plan.origins if name in params}
+
+
+def _copies(plan: JoinReport, dtype: str) -> dict[str, np.ndarray]:
+    """What comes from checkpoints, each file tensor read once."""
+    origins = {name: origin for name, origin in plan.origins.items() if isinstance(origin, Copied)}
+    copies: dict[str, np.ndarray] = {}
+    spoilt: list[str] = []
+    for origin in origins.values():
+        offer, match = origin.offer, origin.match
+        if any(part in copies for part in match.canonical):
+            continue
+        array, stored = offer.checkpoint.array(match.name), offer.checkpoint[match.name].dtype
+        if count := nonfinite(array, stored):
+            spoilt.append(f"{match.name}: {count} of {array.size}")
+        for name, part in offer.table.apply(match, array):
+            if name in origins and origins[name].match is match:
+                copies[name] = with_meaning(part, stored).astype(numpy_dtype(dtype))
+    if spoilt:
+        raise WeightError(
+            f"These tensors hold NaN or infinite numbers:\n{listing(spoilt)}",
+            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint.",
+        )
+    return copies
+
+
+def _drawn(name: str, kind: spec.Parameter, seed: int) -> np.ndarray:
+    if kind.kind == "sinusoid":
+        return sinusoids(*kind.shape)
+    if not kind.std:
+        return np.full(kind.shape, kind.start, np.float32)
+    noise = np.random.default_rng((seed, crc32(name.encode()))).standard_normal(kind.shape, np.float32)
+    return noise * np.float32(kind.std) + np.float32(kind.start)
