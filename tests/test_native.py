@@ -148,7 +148,7 @@ def test_without_a_compiler_everything_works(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_compiler_that_fails_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_compiler", lambda: "false")
-    monkeypatch.setattr(build, "_SOURCE", build._SOURCE.with_name("build.py"))  # noqa: SLF001
+    monkeypatch.setattr(build, "_MAIN", build._MAIN.with_name("build.py"))
     build.library.cache_clear()
     assert build.library() is None
     build.library.cache_clear()

@@ -10,7 +10,7 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel
 from conjoin.torch import native
 from conjoin.torch.native import Steps
-from pairs import IDS, SOURCE, joined, stir
+from pairs import joined, stir
 
 pytestmark = pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
 DECODERS = (

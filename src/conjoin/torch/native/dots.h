@@ -40,6 +40,8 @@ struct Wide {
   using Accumulator = Floats;
   using Sum = float;
   static constexpr int step = 16;
+  static constexpr bool exact = false;
+  static Accumulator sum(const Accumulator* a, int) { return a[0]; }
   static Vector load(const T* p) { return load16(p); }
   static Vector load_some(const T* p, int count) {
     T rest[16] = {};
@@ -60,6 +62,8 @@ struct Brain {
   using Accumulator = __m512;
   using Sum = float;
   static constexpr int step = 32;
+  static constexpr bool exact = false;
+  static Accumulator sum(const Accumulator* a, int) { return a[0]; }
   static Vector load(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
   static Vector load_some(const bf16* p, int count) {
     return (__m512bh)_mm512_maskz_loadu_epi16(static_cast<__mmask32>((1ull << count) - 1), p);
@@ -81,6 +85,12 @@ struct Bytes {  // unsigned x, signed w
   using Accumulator = __m512i;
   using Sum = int32_t;
   static constexpr int step = 64;
+  static constexpr bool exact = true;
+  static Accumulator sum(const Accumulator* a, int count) {
+    Accumulator total = a[0];
+    for (int i = 1; i < count; ++i) total = _mm512_add_epi32(total, a[i]);
+    return total;
+  }
   static Vector load(const W* p) { return _mm512_loadu_si512(p); }
   static Vector load_some(const W* p, int count) { return _mm512_maskz_loadu_epi8((1ull << count) - 1, p); }
   static Vector load_x(const X* p) { return _mm512_loadu_si512(p); }
@@ -134,6 +144,43 @@ inline void tile(const typename D::X* x, Long x_stride, const typename D::W* con
   }
 }
 
+// The same, sum by sum, with one row of weights after the other: the processor foresees what is read in one piece, and
+// fetches more of it at a time than it can be told to. Whole numbers may be added up in any order.
+template <class D, int R>
+inline void tile_in_order(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n,
+                          typename D::Sum (*out)[4]) {
+  constexpr int parts = D::exact && R <= 2 ? 4 / R : 1;
+  typename D::Accumulator total[R][4] = {};
+  for (int o = 0; o < 4; ++o) {
+    typename D::Accumulator a[R][parts] = {};
+    Long k = 0;
+    for (; k + parts * D::step <= n; k += parts * D::step) {
+#pragma GCC unroll 4
+      for (int part = 0; part < parts; ++part) {
+        typename D::Vector weights = D::load(w[o] + k + part * D::step);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r)
+          a[r][part] = D::add(a[r][part], D::load_x(x + r * x_stride + k + part * D::step), weights);
+      }
+    }
+    for (; k < n; k += D::step) {
+      int rest = static_cast<int>(std::min<Long>(D::step, n - k));
+      for (int r = 0; r < R; ++r) {
+        a[r][0] = rest == D::step ? D::add(a[r][0], D::load_x(x + r * x_stride + k), D::load(w[o] + k))
+                                  : D::add(a[r][0], D::load_x_some(x + r * x_stride + k, rest), D::load_some(w[o] + k, rest));
+      }
+    }
+    for (int r = 0; r < R; ++r) total[r][o] = D::sum(a[r], parts);
+  }
+  for (int r = 0; r < R; ++r) D::reduce(total[r], out[r]);
+}
+
+// Whether so many rows of x stay in the first cache while one row of weights after the other passes.
+template <class D>
+inline bool fits(Long rows, Long n) {
+  return rows * n * static_cast<Long>(sizeof(typename D::X)) <= 16 * 1024;
+}
+
 // All rows against the outputs [first, last): `finish(row, output, sum)` takes each dot product.
 template <class D, int R, int O, class Finish>
 inline void strip(const typename D::X* x, Long x_stride, Long row, const typename D::W* w, Long w_stride, Long n,
@@ -141,7 +188,12 @@ inline void strip(const typename D::X* x, Long x_stride, Long row, const typenam
   const typename D::W* rows[O];
   for (int o = 0; o < O; ++o) rows[o] = w + std::min(first + o, last - 1) * w_stride;
   typename D::Sum out[R][O];
-  tile<D, R, O>(x + row * x_stride, x_stride, rows, n, row ? 0 : O * w_stride, out);
+  bool in_order = false;
+  if constexpr (O == 4 && R <= 4) {
+    in_order = fits<D>(R, n);
+    if (in_order) tile_in_order<D, R>(x + row * x_stride, x_stride, rows, n, out);
+  }
+  if (!in_order) tile<D, R, O>(x + row * x_stride, x_stride, rows, n, row ? 0 : O * w_stride, out);
   int valid = static_cast<int>(std::min<Long>(O, last - first));
   for (int r = 0; r < R; ++r)
     for (int o = 0; o < valid; ++o) finish(row + r, first + o, out[r][o]);
@@ -154,20 +206,12 @@ void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W*
   Long chunk = std::max<Long>(6, (192 * 1024 / static_cast<Long>(sizeof(typename D::X)) / std::max<Long>(n, 1)) / 6 * 6);
   for (Long begin = 0; begin < rows; begin += chunk) {
     Long end = std::min(rows, begin + chunk);
-    if (end - begin <= 2) {
-      for (Long o = first; o < last; o += 8) {
-        if (end - begin == 2)
-          strip<D, 2, 8>(x, x_stride, begin, w, w_stride, n, o, last, finish);
-        else
-          strip<D, 1, 8>(x, x_stride, begin, w, w_stride, n, o, last, finish);
-      }
-      continue;
-    }
     for (Long o = first; o < last; o += 4) {
       Long row = begin;
-      for (; row + 6 <= end; row += 6) strip<D, 6, 4>(x, x_stride, row, w, w_stride, n, o, last, finish);
+      if (end - begin > 8 || !fits<D>(4, n))
+        for (; row + 6 <= end; row += 6) strip<D, 6, 4>(x, x_stride, row, w, w_stride, n, o, last, finish);
+      for (; row + 4 < end; row += 4) strip<D, 4, 4>(x, x_stride, row, w, w_stride, n, o, last, finish);
       switch (end - row) {
-        case 5: strip<D, 5, 4>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
         case 4: strip<D, 4, 4>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
         case 3: strip<D, 3, 4>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
         case 2: strip<D, 2, 4>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
