@@ -81,7 +81,9 @@ def test_linear_in_8_bits_is_exact_in_its_whole_numbers(size: int, outputs: int,
         assert torch.allclose(found, expected, rtol=near, atol=1e-4)
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, allowed: Tensor | None, bias: Tensor | None) -> Tensor:
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, allowed: Tensor | None, bias: Tensor | None
+) -> Tensor:
     """The formula, in float64, on copied keys: [R, T, H, E]."""
     beams, group = q.shape[0] // k.shape[0], q.shape[1] // k.shape[1]
     k, v = (t.double().repeat_interleave(beams, 0).repeat_interleave(group, 1) for t in (k, v))
@@ -109,7 +111,8 @@ def test_attention_is_the_formula(dtype: torch.dtype, beams: int, groups: int, k
     padded[1] = False  # a source that is all padding
     causal = torch.ones(length, keys, dtype=torch.bool).tril(keys - length)[None, None]
     bias = numbers(1, kv_heads * groups, length, keys, seed=7)
-    for allowed, added in ((None, None), (padded, None), (padded & causal, bias), (causal, None), (None, bias[:, :, :1])):
+    cases = ((None, None), (padded, None), (padded & causal, bias), (causal, None), (None, bias[:, :, :1]))
+    for allowed, added in cases:
         found = native.attention(q, k, v, 0.3, allowed, added)
         expected = plain_attention(q, k, v, 0.3, None if allowed is None else allowed.expand(sources, 1, -1, -1), added)
         near = 1e-5 if dtype == torch.float32 else 2e-2

@@ -20,7 +20,9 @@ DECODERS = (
 """Softcapped (Gemma 2) and relatively biased (T5) attention goes brick by brick."""
 
 
-def steps_of(model: EncoderDecoderModel, rows: int, widths: tuple[int, ...], **inputs: Any) -> tuple[list[Tensor], bool]:
+def steps_of(
+    model: EncoderDecoderModel, rows: int, widths: tuple[int, ...], **inputs: Any
+) -> tuple[list[Tensor], bool]:
     """Logits of a prefix and of `widths` tokens at a time behind it; and whether the kernels ran."""
     ids = torch.randint(10, 50, (rows, 3 + sum(widths)), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -40,9 +42,7 @@ def source(rows: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_the_kernels_compute_what_the_bricks_do(
-    decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_kernels_compute_what_the_bricks_do(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = stir(joined(tmp_path, "bert", decoder)).eval()
     for beams, widths in ((1, (1, 1, 3, 1)), (4, (1, 2, 1))):
         by_kernels, ran = steps_of(model, 3 * beams, widths, **source(3))

@@ -1,4 +1,4 @@
-"""8-bit models: near the float model they come from, saved and loaded without a change, refused where they cannot be."""
+"""8-bit models: near the float model they come from, saved and loaded without a change."""
 
 import json
 from pathlib import Path

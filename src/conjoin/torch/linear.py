@@ -20,7 +20,7 @@ from conjoin.torch.linear_grad import linear_with_gradient
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 _MOST_CLASSES = 9
-"""1, 2-3, 4-7, ... 128-255 rows, and more: small products cost what reading the matrix costs, large ones multiplying."""
+"""1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
 _CLEARLY = 0.95
 """Share of our own kernels' time below which a library is taken instead."""
 _PROBE_SIZE, _PROBE_MATRICES = 768, 8

@@ -31,7 +31,7 @@ def top_k(scores: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R k"], I
 
 
 def best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
-    """torch.argmax, the first of equals, in two stages likewise: finding a maximum is faster than finding where it is."""
+    """torch.argmax, the first of equals, in two stages: finding a maximum is faster than finding where it is."""
     words = scores.shape[1]
     if scores.device.type != "cpu" or words < _SMALL:
         return scores.argmax(-1)

@@ -1,4 +1,4 @@
-"""Decoding steps of a whole stack in one call of our kernels: for few tokens, no gradient, nothing collected on the way.
+"""Decoding steps of a whole stack in one call of our kernels: few tokens, no gradient, nothing collected on the way.
 
 `Block.forward` says what is computed; this hands the same work over, as far as a stack's bricks are known here.
 """
@@ -246,4 +246,3 @@ def _function(dtype: torch.dtype) -> Any:
     compiled = library()
     assert compiled is not None
     return compiled.conjoin_steps_f32 if dtype == torch.float32 else compiled.conjoin_steps_bf16
-
