@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from conjoin.families.t5 import T5Config as T5Config
     from conjoin.generation import GenerationConfig as GenerationConfig
     from conjoin.jax.model import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel
+    from conjoin.tensorflow.model import TFEncoderDecoderModel as TFEncoderDecoderModel
     from conjoin.tokenizer import AlbertTokenizer as AlbertTokenizer
     from conjoin.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast
     from conjoin.tokenizer import AutoTokenizer as AutoTokenizer

@@ -6,6 +6,8 @@ from typing import Any
 
 _EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
 """Package that a backend's room is named after -> the extra that brings it."""
+_PARTS = {"keras": "tensorflow"}
+"""Package -> the framework that it comes with."""
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -32,8 +34,7 @@ def _explained(package: str, name: str, home: str, error: ModuleNotFoundError) -
 
     room = next((part for part in home.split(".") if part in _EXTRAS), home)
     missing = error.name or ""
-    if missing.split(".")[0] == room and room in _EXTRAS:
+    framework = missing.split(".")[0]
+    if _PARTS.get(framework, framework) == room and room in _EXTRAS:
         return MissingBackend(f"{name} needs {room}: pip install '{package}[{_EXTRAS[room]}]'")
-    if missing.startswith(f"{package}.{room}") and room in _EXTRAS:
-        return MissingBackend(f"{name} is not there yet: {package} runs on PyTorch so far (EncoderDecoderModel).")
     return error

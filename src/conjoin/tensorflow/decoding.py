@@ -1,0 +1,265 @@
+"""generate: from a user's call to one program, traced once, and its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import tensorflow as tf
+
+from conjoin.errors import GenerationError
+from conjoin.functional.beams import beam_search
+from conjoin.functional.inputs import bucket, padding_filler
+from conjoin.functional.processors import Around, build_processors
+from conjoin.functional.reader import Reader
+from conjoin.functional.requests import Writing, writing_of
+from conjoin.functional.sample import Limits, sample
+from conjoin.functional.scope import Scope
+from conjoin.generation import GenerationConfig, Request
+from conjoin.generation import plan as p
+from conjoin.pretrained import WithGenerationConfig
+from conjoin.pretrained.prompt import Inputs, encoder_states, padding_id, padding_mask, read_request, take_inputs
+from conjoin.tensorflow.calls import is_known, prepared
+from conjoin.tensorflow.ops import OPS
+from conjoin.tensorflow.outputs import GenerateOutput
+from conjoin.tensorflow.programs import How, Net, encode, start_cache
+
+if TYPE_CHECKING:
+    from conjoin.tensorflow.model import TFEncoderDecoderModel
+
+Arrays = Mapping[str, Any]
+
+SOURCE_BUCKET, TARGET_BUCKET = 64, 16
+"""XLA compiles for multiples of them; room for targets is a multiple of the second in any case."""
+_IN_A_FUNCTION = "input_ids", "attention_mask"
+
+
+class Programs:
+    """Traced functions by what they were traced for. Keras must not see them as parts of the model."""
+
+    def __init__(self) -> None:
+        self.held: dict[Any, Any] = {}
+
+
+def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> tuple[Any, Any, Any]:
+    """Encoder and decoding loop.
+
+    Args:
+        batch: The sources, or encoder_outputs; prompt [B, P], prompt_mask, max_length.
+        rng: Random state [2].
+
+    Returns:
+        Ids [R, t] (or [B, N, t]), how many of them are written (per hypothesis of beams), and scores of beams.
+    """
+    decoder, prompt = net.pair.decoder, batch["prompt"]
+    states = encode(net, How(), model, batch).last_hidden_state
+    source_mask, prompt_mask = (_bool(batch.get(name)) for name in ("attention_mask", "prompt_mask"))
+    cache = start_cache(net, OPS.shape(prompt)[0], writing.room, model, states)
+    reader = Reader(model / "decoder", decoder, source_mask)
+    limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
+    process = build_processors(OPS, writing.plan, _around(writing, batch, source_mask, prompt_mask))
+    chance = rng if writing.draws else None
+    if writing.beams is not None:
+        found = beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
+        return found.ids, found.lengths, found.scores
+    ids, length = sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
+    return ids, length, None
+
+
+def _bool(mask: Any) -> Any:
+    return None if mask is None else tf.cast(mask, tf.bool)
+
+
+def _around(writing: Writing, batch: Arrays, source_mask: Any, prompt_mask: Any) -> Around:
+    copies = writing.copies if writing.beams is None else writing.beams.num_beams
+
+    def rows(x: Any) -> Any:
+        return None if x is None else OPS.repeat(x, copies)
+
+    first = None if prompt_mask is None else tf.argmax(batch["prompt_mask"], 1, output_type=tf.int32)[:, None]
+    return Around(
+        source_ids=rows(batch.get("input_ids")),
+        source_mask=rows(source_mask),
+        first=rows(first),
+        callers=writing.callers,
+    )
+
+
+class Generates(WithGenerationConfig):
+    """A model with generation settings."""
+
+    _programs: Programs
+
+    def can_generate(self) -> bool:
+        """Always."""
+        return True
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        seed: int | tuple[int, int] | None = None,
+        *,
+        jit_compile: bool = False,
+        **keywords: Any,
+    ) -> Any:
+        """Write a target for every source: greedily, sampled or by beams.
+
+        The loop is traced once per kind of request and serves every batch and length. It may also be called inside the
+        caller's own tf.function, compiled or not; the result is padded to the longest length there.
+
+        Args:
+            input_ids: Source ids [B, S], TensorFlow's or numpy's.
+            logits_processor: The caller's own, each called with (ids [R, L], scores [R, V], length) on traced tensors.
+            seed: What words are drawn with; from tf.random's state if missing.
+            jit_compile: Compile with XLA, once per batch size and multiple of 64 source positions: slower at first,
+                faster then.
+            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids.
+
+        Returns:
+            Ids [B * num_return_sequences, t], start id included, the pad id behind their ends; with
+            return_dict_in_generate=True an output with `sequences` and, of beams, `sequences_scores`.
+
+        Raises:
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
+        """
+        model, callers = cast("TFEncoderDecoderModel", self), tuple(logits_processor or ())
+        if not is_known(input_ids) or not all(is_known(x) for x in keywords.values()):
+            return _traced(model, input_ids, generation_config, callers, seed, keywords)
+        given = take_inputs(input_ids, keywords, "TensorFlow")
+        request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
+        returned, as_dict = request.num_return_sequences, request.outputs.as_dict
+        if request.lengths.longest == prompt.shape[1]:
+            return _result(GenerateOutput(sequences=tf.repeat(tf.constant(prompt), returned, axis=0)), as_dict)
+        writing = writing_of(request, model.spec.decoder, TARGET_BUCKET, callers, "TensorFlow")
+        batch = _batch(model, given, request, widen=jit_compile)
+        batch |= {"prompt": tf.constant(prompt), "max_length": tf.constant(request.lengths.longest)}
+        if prompt_mask is not None:
+            batch["prompt_mask"] = tf.constant(prompt_mask, tf.int32)
+        found = program(model, writing, batch, jit_compile=jit_compile)(batch, random_state(seed))
+        return _result(_cut(*found, returned), as_dict)
+
+
+def program(model: "TFEncoderDecoderModel", writing: Writing, batch: Arrays, *, jit_compile: bool) -> Any:
+    """The traced function of such requests. Lengths and batch are left open where that is possible."""
+    still = jit_compile or any(isinstance(spec, p.EncoderNoRepeatNGram) for spec in writing.plan)
+    kinds = tuple((name, x.shape.rank, x.dtype) for name, x in sorted(batch.items()))
+    key = (writing, jit_compile, still, kinds, batch["prompt"].shape[1])
+    held = model._programs.held
+    if key not in held:
+
+        def run(batch: Arrays, rng: Any) -> Any:
+            return write(model.net, writing, model.scope(), batch, rng)
+
+        signature = None if still else [_specs(batch), tf.TensorSpec((2,), tf.int32)]
+        held[key] = tf.function(run, input_signature=signature, autograph=False, jit_compile=jit_compile)
+    return held[key]
+
+
+def _specs(batch: Arrays) -> dict[str, tf.TensorSpec]:
+    """Open sizes, but for the prompt's length and the width of vectors."""
+
+    def size(name: str, x: Any) -> list[int | None]:
+        kept = {"prompt": 1, "prompt_mask": 1, "encoder_outputs": 2, "inputs_embeds": 2}.get(name)
+        return [width if axis == kept else None for axis, width in enumerate(x.shape)]
+
+    return {name: tf.TensorSpec(size(name, x), x.dtype) for name, x in batch.items()}
+
+
+def random_state(seed: int | tuple[int, int] | None) -> Any:
+    """A random state [2] of a seed."""
+    if seed is None:
+        return tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)
+    return tf.constant((0, seed) if isinstance(seed, int) else tuple(seed), tf.int32)
+
+
+def _result(output: GenerateOutput, as_dict: bool) -> Any:
+    return output if as_dict else output.sequences
+
+
+def _cut(ids: Any, length: Any, scores: Any, returned: int) -> GenerateOutput:
+    """What is written, cut to the longest; of beams the best `returned` of every source."""
+    if scores is None:
+        return GenerateOutput(sequences=ids[:, :length])
+    longest = tf.reduce_max(length[:, :returned])
+    best = ids[:, :returned, :longest]
+    return GenerateOutput(
+        sequences=tf.reshape(best, (-1, tf.shape(best)[-1])),
+        sequences_scores=tf.reshape(scores[:, :returned], (-1,)),
+    )
+
+
+def _batch(model: "TFEncoderDecoderModel", given: Inputs, request: Request, *, widen: bool) -> dict[str, Any]:
+    """The sources as the program takes them."""
+    given = given.cut(model.spec.encoder.max_positions if request.truncation else None)
+    source = {name: x for name, x in given.arrays().items() if x is not None}
+    if given.mask is None and given.ids is not None:
+        mask = padding_mask(model.config, given.ids)
+        source |= {} if mask is None else {"attention_mask": mask}
+    if given.encoded is not None:
+        ids = source.pop("input_ids", None)
+        batch = prepared({**source, "encoder_outputs": encoder_states(given.encoded)}, model.spec)
+        return batch if ids is None else {**batch, "input_ids": tf.constant(ids, tf.int32)}
+    if widen:
+        source = _widened(model, source)
+    return prepared(source, model.spec)
+
+
+def _widened(model: "TFEncoderDecoderModel", source: dict[str, Any]) -> dict[str, Any]:
+    """Sources padded to a multiple of SOURCE_BUCKET."""
+    encoder = model.spec.encoder
+    rows, length = (source["input_ids"] if "input_ids" in source else source["inputs_embeds"]).shape[:2]
+    wide = bucket(length, SOURCE_BUCKET, encoder.max_positions)
+    if wide == length:
+        return source
+    source = {"attention_mask": np.ones((rows, length), np.int32), **source}
+    fillers = {"input_ids": padding_filler(encoder)}
+
+    def widened(name: str, x: np.ndarray) -> np.ndarray:
+        room = [(0, 0), (0, wide - length), *[(0, 0)] * (x.ndim - 2)]
+        return np.pad(x, room, constant_values=fillers.get(name, 0))
+
+    return {name: widened(name, x) for name, x in source.items()}
+
+
+def _traced(
+    model: "TFEncoderDecoderModel",
+    input_ids: Any,
+    config: GenerationConfig | None,
+    callers: tuple[Callable[..., Any], ...],
+    seed: int | tuple[int, int] | None,
+    keywords: dict[str, Any],
+) -> Any:
+    """generate inside somebody's tf.function: shapes must not depend on what is written."""
+    tensors = {name: x for name, x in keywords.items() if tf.is_tensor(x)}
+    if wrong := [name for name in tensors if name not in _IN_A_FUNCTION]:
+        raise GenerationError(
+            f"Inside a tf.function, generate takes {' and '.join(_IN_A_FUNCTION)}; it got {', '.join(wrong)}.",
+            hint="call model.generate(...) outside of it: it is traced by itself.",
+        )
+    settings = {name: x for name, x in keywords.items() if name not in tensors}
+    rows = input_ids.shape[0] or 1
+    facts = Inputs(ids=np.zeros((rows, 1), np.int32))
+    request, prompt, _ = read_request(model, model.spec.decoder, facts, settings, config)
+    writing = writing_of(request, model.spec.decoder, 1, callers, "TensorFlow")
+    batch = prepared({"input_ids": input_ids, **tensors}, model.spec)
+    pad = padding_id(model.config)
+    if "attention_mask" not in batch and pad is not None:
+        batch["attention_mask"] = tf.cast(batch["input_ids"] != pad, tf.int32)
+    batch["max_length"] = tf.constant(request.lengths.longest)
+    batch["prompt"] = _prompt_of(prompt, input_ids)
+    ids, _, scores = write(model.net, writing, model.scope(), batch, random_state(seed))
+    returned = request.num_return_sequences
+    if scores is None:
+        return _result(GenerateOutput(sequences=ids), request.outputs.as_dict)
+    best = tf.reshape(ids[:, :returned], (-1, writing.room))
+    output = GenerateOutput(sequences=best, sequences_scores=tf.reshape(scores[:, :returned], (-1,)))
+    return _result(output, request.outputs.as_dict)
+
+
+def _prompt_of(prompt: np.ndarray, input_ids: Any) -> Any:
+    """The start id of every source, however many there are."""
+    if input_ids.shape[0] is not None:
+        return tf.constant(prompt)
+    return tf.broadcast_to(tf.constant(prompt[:1]), (tf.shape(input_ids)[0], 1))

@@ -1,0 +1,72 @@
+"""SavedModels: the forward pass and generate, as programs that run without conjoin."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from conjoin.errors import GenerationError
+from conjoin.functional.requests import writing_of
+from conjoin.generation import plan as p
+from conjoin.generation import processor_plan
+from conjoin.pretrained.prompt import Inputs, read_request
+from conjoin.tensorflow.decoding import TARGET_BUCKET, random_state, write
+from conjoin.tensorflow.programs import How, forward
+
+if TYPE_CHECKING:
+    from conjoin.tensorflow.model import TFEncoderDecoderModel
+
+SOURCE = ("input_ids", "attention_mask")
+BOTH = (*SOURCE, "decoder_input_ids", "decoder_attention_mask")
+
+
+def save_program(model: "TFEncoderDecoderModel", folder: Path, settings: dict[str, Any]) -> None:
+    """Write a SavedModel; every signature takes any batch and any lengths.
+
+    Args:
+        settings: Of generate.
+    """
+    generate = _generate(model, settings)
+
+    def scores(given: dict[str, Any]) -> dict[str, Any]:
+        batch = {name: tf.cast(x, tf.int32) for name, x in given.items()}
+        output = forward(model.net, How(), model.scope(), batch)
+        return {"logits": output.logits, "encoder_last_hidden_state": output.encoder_last_hidden_state}
+
+    module: Any = tf.Module()
+    module.parameters = [variable.value for variable in model._held.table.values()]
+    module.serving_default = _traced(scores, BOTH, tf.int32)
+    module.int64_serving = _traced(scores, BOTH, tf.int64)
+    module.generate = _traced(generate, SOURCE, tf.int32)
+    module.int64_generate = _traced(generate, SOURCE, tf.int64)
+    names = ("serving_default", "int64_serving", "generate", "int64_generate")
+    tf.saved_model.save(module, str(folder), signatures={name: getattr(module, name) for name in names})
+
+
+def _traced(function: Any, names: tuple[str, ...], dtype: Any) -> Any:
+    specs = {name: tf.TensorSpec((None, None), dtype, name=name) for name in names}
+    return tf.function(function, input_signature=[specs], autograph=False)
+
+
+def _generate(model: "TFEncoderDecoderModel", settings: dict[str, Any]) -> Any:
+    """generate with settings that are fixed; ids are cut to the longest."""
+    given = Inputs(ids=np.zeros((1, 1), np.int32))
+    request, prompt, _ = read_request(model, model.spec.decoder, given, dict(settings), None)
+    if any(isinstance(spec, p.EncoderNoRepeatNGram) for spec in processor_plan(request)):
+        raise GenerationError("encoder_no_repeat_ngram_size: not possible in a SavedModel, which takes any length.")
+    writing = writing_of(request, model.spec.decoder, TARGET_BUCKET, (), "TensorFlow")
+    longest, returned = request.lengths.longest, request.num_return_sequences
+
+    def generate(given: dict[str, Any]) -> dict[str, Any]:
+        batch = {name: tf.cast(x, tf.int32) for name, x in given.items()}
+        rows = tf.shape(batch["input_ids"])[0]
+        batch |= {"prompt": tf.broadcast_to(prompt, (rows, 1)), "max_length": tf.constant(longest)}
+        ids, length, scores = write(model.net, writing, model.scope(), batch, random_state(None))
+        if scores is None:
+            return {"sequences": ids[:, :length]}
+        best = ids[:, :returned, : tf.reduce_max(length[:, :returned])]
+        best = tf.reshape(best, (-1, tf.shape(best)[-1]))
+        return {"sequences": best, "sequences_scores": tf.reshape(scores[:, :returned], (-1,))}
+
+    return generate

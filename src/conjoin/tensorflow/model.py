@@ -1,0 +1,345 @@
+"""TFEncoderDecoderModel: any encoder joined to any decoder, on TensorFlow."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from conjoin import spec
+from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, replacing_folder, resolve, take_framework
+from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.errors import ConfigError, MissingBackend
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.functional.loss import decoder_inputs
+from conjoin.functional.scope import Scope
+from conjoin.join import (
+    JoinReport,
+    OneFolder,
+    TwoFolders,
+    complete_tokens,
+    fill_special_tokens,
+    never_fresh,
+    pair_offer,
+    pair_spec,
+    plan_join,
+    plan_random,
+    target_tokenizer,
+    untied_head,
+)
+from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, route, untie_head
+from conjoin.pretrained.dtypes import stored_dtype
+from conjoin.pretrained.filling import fill, ties_of
+from conjoin.pretrained.halves import find_source, plan_sources
+from conjoin.pretrained.prompt import encoder_states
+from conjoin.pretrained.writing import write_pair
+from conjoin.tensorflow import calls
+from conjoin.tensorflow.decoding import Generates, Programs
+from conjoin.tensorflow.export import save_program
+from conjoin.tensorflow.keywords import refuse_torch_words
+from conjoin.tensorflow.ops import OPS
+from conjoin.tensorflow.outputs import EncoderOutput, Seq2SeqLMOutput
+from conjoin.tensorflow.programs import How, Net, encode, forward
+from conjoin.tensorflow.training import Trains
+
+if keras.backend.backend() != "tensorflow":
+    raise MissingBackend(
+        f"Keras runs on {keras.backend.backend()} in this process; TFEncoderDecoderModel needs it on TensorFlow.",
+        hint="set KERAS_BACKEND=tensorflow before anything imports keras; or use FlaxEncoderDecoderModel.",
+    )
+
+
+class Weights:
+    """A model's variables by canonical name; a shared one stands once. Keras must not count them a second time."""
+
+    def __init__(self, table: dict[str, keras.Variable]) -> None:
+        self.table = table
+
+
+class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
+    """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
+
+    Named and called as transformers 4's class. Everything that EncoderDecoderModel joins in PyTorch is joined here,
+    from and to the same files.
+
+    Args:
+        config: A pair's config, or a whole seq2seq model's (BART, T5).
+        seed: Of the random parameters.
+        dtype: Keras's dtype policy, "mixed_bfloat16" say; Keras's global one if missing.
+
+    Attributes:
+        join_report: Where every parameter came from; print it.
+    """
+
+    def __init__(
+        self,
+        config: PretrainedConfig | None = None,
+        encoder: Any = None,
+        decoder: Any = None,
+        *,
+        seed: int = 0,
+        dtype: Any = None,
+        name: str | None = None,
+    ) -> None:
+        if config is None or encoder is not None or decoder is not None:
+            raise ConfigError(
+                "TFEncoderDecoderModel(config) takes a config alone.",
+                hint="TFEncoderDecoderModel.from_encoder_decoder_pretrained(encoder_model=..., decoder_model=...)",
+            )
+        fill_special_tokens(config, None)
+        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
+        self._take(config, plan_random(pair_spec(config), init), dtype, seed=seed, name=name)
+
+    def _take(
+        self,
+        config: PretrainedConfig,
+        plan: JoinReport,
+        dtype: Any,
+        *,
+        seed: int = 0,
+        pair: spec.PairSpec | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
+        folder: Path | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Become the model of a plan."""
+        keras.Model.__init__(self, dtype=dtype, name=name or "tf_encoder_decoder_model")
+        self.config = config
+        self.spec = pair_spec(config) if pair is None else pair
+        self.join_report = plan
+        self.net = Net(self.spec, ties_of(plan))
+        self._chance = keras.random.SeedGenerator(seed)
+        arrays = fill(plan, self.variable_dtype, lambda array: array, seed=seed, given=given)
+        self._held = Weights({name: self._variable(name, array) for name, array in arrays.items()})
+        self._programs = Programs()
+        self.built = True
+        self.take_generation_config(folder)
+
+    def _variable(self, name: str, array: np.ndarray) -> keras.Variable:
+        def start(shape: Any, dtype: Any = None) -> Any:
+            return tf.constant(array)
+
+        return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        *,
+        share: Share = "none",
+        cross_attention_init: CrossAttentionInit = "normal",
+        dtype: Any = None,
+        seed: int = 0,
+        **keywords: Any,
+    ) -> Self:
+        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
+
+        Args:
+            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
+            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
+            dtype: Keras's dtype policy.
+            seed: Of the fresh parameters.
+            keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
+                `encoder_model=` (another TFEncoderDecoderModel, whose half is taken). `encoder_from_pt=True` (or
+                from_tf, from_flax) reads the weights that this framework wrote, where a folder has several. Without
+                prefix: values of the pair's own config, and such keywords for both.
+
+        Raises:
+            JoinError, ConfigError, WeightError, FileError: before anything is half done.
+        """
+        refuse_torch_words(keywords)
+        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
+        hub = {key: keywords.pop(key) for key in both if key in keywords}
+        encoder_words, decoder_words, values = route(keywords)
+        kind = TFEncoderDecoderModel
+        sources = (
+            find_source(kind, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
+            find_source(kind, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
+        )
+        values |= {"share": share, "cross_attention_init": cross_attention_init}
+        model = cls.__new__(cls)
+        with ExitStack() as files:
+            config, pair, plan = plan_sources(sources, values, files)
+            fill_special_tokens(config, target_tokenizer(sources[1].folder))
+            given = sources[0].arrays() | sources[1].arrays()
+            model._take(config, plan, dtype, seed=seed, pair=pair, given=given)
+        model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: PretrainedConfig | None = None,
+        dtype: Any = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5), whichever framework wrote it.
+
+        Args:
+            dtype: Keras's dtype policy; by default that of Keras, or the checkpoint's dtype if this is narrower.
+            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_pt,
+                from_tf or from_flax=True to read the weights that this framework wrote, where a folder has several.
+
+        Raises:
+            WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
+            ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
+        """
+        refuse_torch_words(overrides)
+        framework = take_framework(overrides)
+        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
+        folder = resolve(name_or_path, **hub)
+        found = find_config(folder, config, overrides)
+        pair = pair_spec(found)
+        model = cls.__new__(cls)
+        with open_checkpoint(folder, framework=framework) as checkpoint:
+            offer = pair_offer(found, pair, checkpoint)
+            if untied_head(pair, [offer]):
+                pair = untie_head(found, pair)
+            pair = loosen_sharing(found, pair, offer)
+            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
+            stored = stored_dtype(list(checkpoint.values()))
+            narrow = stored if stored in ("bfloat16", "float16") else None
+            model._take(found, plan, dtype or narrow, pair=pair, folder=folder)
+        model._tokenizer_folders = OneFolder(folder)
+        complete_tokens(found, folder)
+        return model
+
+    def save_pretrained(
+        self,
+        folder: str | PathLike[str],
+        saved_model: bool = False,
+        version: int = 1,
+        *,
+        max_shard_size: int | str = "5GB",
+        untied: bool = False,
+        **settings: Any,
+    ) -> None:
+        """Write config, weights (safetensors) and tokenizers, atomically; the files that PyTorch's class writes.
+
+        `conjoin convert FOLDER --to tensorflow` writes them as tf_model.h5.
+
+        Args:
+            saved_model: Write a SavedModel too, to `saved_model/{version}`, for TensorFlow Serving: signatures
+                serving_default, int64_serving, generate and int64_generate. It runs without conjoin.
+            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
+            settings: Of the generate signatures, such as max_new_tokens; others are the generation config's.
+        """
+        with replacing_folder(Path(folder)) as staging:
+            write_pair(self, staging, self.all_params(), max_shard_size=max_shard_size, untied=untied)
+        if saved_model:
+            save_program(self, Path(folder) / "saved_model" / str(version), settings)
+
+    def all_params(self) -> dict[str, np.ndarray]:
+        """Parameters as numpy arrays by canonical name, shared ones under every name."""
+        flat = {name: np.asarray(tf.convert_to_tensor(v.value)) for name, v in self._held.table.items()}
+        return flat | {name: flat[same] for name, same in self.net.ties}
+
+    def num_parameters(self) -> int:
+        """Numbers in the model, shared ones once."""
+        return sum(int(np.prod(variable.shape)) for variable in self._held.table.values())
+
+    def scope(self, training: bool = False) -> Scope:
+        """The parameters in the dtype of the computation, and in training the random state of dropout."""
+        rng = tf.bitcast(self._chance.next(), tf.int32) if training else None
+        dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
+        return self.net.scope({name: v.value for name, v in self._held.table.items()}, dtype, rng)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
+        """The start id, then labels[:-1]; -100 becomes the pad id."""
+        rules = calls.target_rules(self.config, {"labels": labels})
+        assert rules is not None
+        return decoder_inputs(OPS, rules, tf.cast(tf.convert_to_tensor(labels), tf.int32), None)
+
+    def encode(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> EncoderOutput:
+        """Vectors of every source position, to be given as `encoder_outputs`."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        how = How(hidden_states=output_hidden_states, attentions=output_attentions)
+        return encode(self.net, how, self.scope(), calls.prepared(given, self.spec))
+
+    def call(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
+        encoder_outputs: Any = None,
+        past_key_values: Any = None,
+        inputs_embeds: Any = None,
+        decoder_inputs_embeds: Any = None,
+        labels: Any = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        training: bool | None = False,
+        *,
+        position_ids: Any = None,
+        token_type_ids: Any = None,
+        segment_ids: Any = None,
+        decoder_position_ids: Any = None,
+        decoder_token_type_ids: Any = None,
+        decoder_segment_ids: Any = None,
+    ) -> Seq2SeqLMOutput | tuple[Any, ...]:
+        """Scores of the next token at every target position, and the loss where labels are given.
+
+        Args:
+            input_ids: [B, S]; or a dict of all inputs, as tf.data and `fit` give them.
+            attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
+            decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
+            encoder_outputs: What `encode` returned, in place of input_ids.
+            labels: labels[t] is what target position t must predict; -100 is not counted.
+            segment_ids, decoder_segment_ids: Packed rows.
+
+        Raises:
+            ShapeError: inputs that are missing, contradict each other or exceed the position table.
+            ConfigError: labels are given, but no start id is known.
+        """
+        if past_key_values is not None or use_cache:
+            raise ConfigError("past_key_values and use_cache: a call keeps no cache here.", hint="model.generate(...)")
+        if isinstance(input_ids, Mapping):
+            named = {"training": training, "return_dict": return_dict, **input_ids}
+            return self.call(**named, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "encoder_outputs": None if encoder_outputs is None else encoder_states(encoder_outputs),
+            "inputs_embeds": inputs_embeds,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+            "labels": labels,
+            "position_ids": position_ids,
+            "token_type_ids": token_type_ids,
+            "segment_ids": segment_ids,
+            "decoder_position_ids": decoder_position_ids,
+            "decoder_token_type_ids": decoder_token_type_ids,
+            "decoder_segment_ids": decoder_segment_ids,
+        }
+        batch = calls.prepared(given, self.spec)
+        rules = calls.target_rules(self.config, batch)
+        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions), rules=rules)
+        output = forward(self.net, how, self.scope(bool(training)), batch)
+        return output.to_tuple() if return_dict is False else output
