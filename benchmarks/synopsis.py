@@ -31,7 +31,7 @@ import transformers
 from _harness import report
 from _synopsis_report import judge, validation_loss, write_results
 
-PROBED = (1e-4, 3e-4, 1e-3)
+PROBED = (3e-4, 1e-3, 2e-3)
 
 
 def main() -> None:
