@@ -67,14 +67,14 @@ class Metrics:
 
 
 def parameter_table(model: "FlaxEncoderDecoderModel") -> dict[str, spec.Parameter]:
-    """What every parameter of a model is: its axes, whether weight decay applies, whether it is trained."""
+    """What every parameter of a model is: its axes, whether it is trained."""
     table = spec.pair_parameters(model.spec)
     return {name: table[name] for name in model.flat_params}
 
 
-def decays(model: "FlaxEncoderDecoderModel") -> dict[str, bool]:
-    """Which trained parameters weight decay applies to, matrices: optax's `mask`."""
-    return {name: len(kind.shape) > 1 for name, kind in parameter_table(model).items() if kind.trained}
+def decays(params: Params) -> dict[str, bool]:
+    """Which parameters weight decay applies to, matrices: what optax takes as `mask=decays`."""
+    return {name: value.ndim > 1 for name, value in params.items()}
 
 
 def init_state(
