@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, no_type_check
 
 import keras
 import numpy as np
@@ -52,6 +52,9 @@ if keras.backend.backend() != "tensorflow":
         hint="set KERAS_BACKEND=tensorflow before anything imports keras; or use FlaxEncoderDecoderModel.",
     )
 
+_SEEDS = 2**31 - 1
+"""Random states are int32; Keras's are wider."""
+
 
 class Weights:
     """A model's variables by canonical name; a shared one stands once. Keras must not count them a second time."""
@@ -75,6 +78,7 @@ class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
         join_report: Where every parameter came from; print it.
     """
 
+    @no_type_check  # a checker's wrapper would hide the arguments, which Keras reads from the function itself
     def __init__(
         self,
         config: PretrainedConfig | None = None,
@@ -247,7 +251,7 @@ class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
 
     def scope(self, training: bool = False) -> Scope:
         """The parameters in the dtype of the computation, and in training the random state of dropout."""
-        rng = tf.bitcast(self._chance.next(), tf.int32) if training else None
+        rng = tf.cast(tf.cast(self._chance.next(), tf.int64) % _SEEDS, tf.int32) if training else None
         dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
         return self.net.scope({name: v.value for name, v in self._held.table.items()}, dtype, rng)
 
