@@ -198,7 +198,6 @@ def test_the_best_word_is_argmax_and_the_first_of_equals(words: int) -> None:
     assert torch.equal(best(scores), scores.argmax(-1))
 
 
-
 def test_small_vocabularies_and_many_words_are_found_too() -> None:
     for words, k in ((7, 7), (53, 20), (5000, 4000), (4097, 64)):
         scores = torch.randn(2, words)
