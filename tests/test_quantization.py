@@ -93,6 +93,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     model.quantize()
     with pytest.raises(ConfigError, match="already"):
         model.quantize()
+    with pytest.raises(ConfigError, match="8 bits"):
+        model.resize_token_embeddings(encoder=70)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))

@@ -137,16 +137,17 @@ def _swap(model: nn.Module) -> None:
 
     def rounded(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
         if id(weight) not in made:
-            made[id(weight)] = QuantizedLinear(*map(_fixed, quantize_rows(weight.detach())), None)
+            whole, scale = quantize_rows(weight.detach())
+            made[id(weight)] = QuantizedLinear(_fixed(whole), _fixed(scale), None)
         return QuantizedLinear(made[id(weight)].weight, made[id(weight)].scale, bias)
 
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
-                setattr(module, name, rounded(child.weight, child.bias))
+                setattr(module, name, rounded(child.get_parameter("weight"), child.bias))
         head = getattr(module, "head", None)
         if isinstance(head, Head) and head.vocab is None:
-            head.vocab = rounded(module.get_submodule("embed.words").weight, None)  # pyright: ignore
+            head.vocab = rounded(module.get_parameter("embed.words.weight"), None)
 
 
 def _fixed(tensor: Tensor) -> nn.Parameter:

@@ -13,6 +13,8 @@ from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig, Role
 from conjoin.join import JoinReport, shared_names
 from conjoin.torch.halves import Decoder, Encoder, Half
+from conjoin.torch.linear import Linear
+from conjoin.torch.quantization import is_quantized
 
 NewRows = Literal["mean", "normal"]
 
@@ -50,8 +52,13 @@ class Resizing(nn.Module):
             The encoder's word table.
 
         Raises:
-            ConfigError: no size, one size for two separate tables, or different sizes for a shared one.
+            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model.
         """
+        if is_quantized(self.config):
+            raise ConfigError(
+                "This model is in 8 bits, and new words would need training.",
+                hint="resize the model that it was made of, train it, then call quantize('int8').",
+            )
         sizes = self._sizes(new_num_tokens, encoder, decoder)
         if pad_to_multiple_of:
             sizes = {role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()}
@@ -111,7 +118,7 @@ def _resize_half(half: Half, size: int, new_rows: NewRows) -> None:
     head = half.head
     assert half.spec.head is not None
     head.kind = half.spec.head
-    if head.vocab is not None:
+    if isinstance(head.vocab, Linear):
         head.vocab.weight = _resized(head.vocab.weight, size, parameters["head.vocab.weight"], new_rows)
         head.vocab.out_features = size
     if head.bias is not None:

@@ -198,7 +198,7 @@ class Steps:
         made.w, made.kind, (made.m, made.n) = weight.data_ptr(), kind, weight.shape
         made.bias = None if bias is None else self._small(bias)
         if kind == _KINDS[torch.int8]:
-            made.scale = self._small(brick.scale)
+            made.scale = self._small(brick.get_parameter("scale"))
             sums = brick.row_sums()  # pyright: ignore
             self._held.append(sums)
             made.sums = sums.data_ptr()
