@@ -1,6 +1,6 @@
 """TensorFlow's operations, under the names that conjoin.functional asks for.
 
-Each of them gives the same numbers eagerly, in a tf.function and compiled by XLA, and takes lengths that are not known
+Each of them but the random ones gives the same numbers eagerly, in a tf.function and compiled by XLA, and takes lengths that are not known
 while a function is traced.
 """
 
@@ -15,7 +15,7 @@ from conjoin.functional.ops import Array, Ops
 State = TypeVar("State")
 
 _RANDOM = "philox"
-"""XLA's own choice of random numbers differs from the kernels'; a named algorithm does not."""
+"""Named, so that numbers repeat on every kind of device; XLA's differ from the kernels' nevertheless."""
 
 
 class TFOps:
