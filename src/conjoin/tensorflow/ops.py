@@ -1,7 +1,7 @@
 """TensorFlow's operations, under the names that conjoin.functional asks for.
 
-Each of them but the random ones gives the same numbers eagerly, in a tf.function and compiled by XLA, and takes lengths that are not known
-while a function is traced.
+Each of them but the random ones gives the same numbers eagerly, in a tf.function and compiled by XLA, and takes lengths
+that are not known while a function is traced.
 """
 
 from collections.abc import Callable, Sequence
