@@ -73,7 +73,7 @@ def drawn_settings(seed: int) -> dict[str, Any]:
         "min_new_tokens": [3],
         "min_length": [5],
         "forced_bos_token_id": [20],
-        "forced_eos_token_id": [[7, 9]],
+        "forced_eos_token_id": [[7]],  # two forced ids would tie, and a tie has no order
         "suppress_tokens": [[11, 12, 13]],
         "begin_suppress_tokens": [[14, 15]],
         "bad_words_ids": [[[20], [21, 22], [23, 24, 25]]],
