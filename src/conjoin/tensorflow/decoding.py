@@ -131,7 +131,7 @@ class Generates(WithGenerationConfig):
         request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
         returned, as_dict = request.num_return_sequences, request.outputs.as_dict
         if request.lengths.longest == prompt.shape[1]:
-            return _result(GenerateOutput(sequences=tf.repeat(tf.constant(prompt), returned, axis=0)), as_dict)
+            return _result(GenerateOutput(sequences=tf.constant(np.repeat(prompt, returned, axis=0))), as_dict)
         writing = writing_of(request, model.spec.decoder, TARGET_BUCKET, callers, "TensorFlow")
         batch = _batch(model, given, request, widen=jit_compile)
         batch |= {"prompt": tf.constant(prompt), "max_length": tf.constant(request.lengths.longest)}
