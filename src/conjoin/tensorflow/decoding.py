@@ -137,8 +137,9 @@ class Generates(WithGenerationConfig):
         batch |= {"prompt": tf.constant(prompt), "max_length": tf.constant(request.lengths.longest)}
         if prompt_mask is not None:
             batch["prompt_mask"] = tf.constant(prompt_mask, tf.int32)
-        found = program(model, writing, batch, jit_compile=jit_compile)(batch, random_state(seed))
-        return _result(_cut(*found, returned), as_dict)
+        run = program(model, writing, batch, jit_compile=jit_compile)
+        ids, length, scores = run(batch, random_state(seed))
+        return _result(_cut(ids, length, scores, returned), as_dict)
 
 
 def program(model: "TFEncoderDecoderModel", writing: Writing, batch: Arrays, *, jit_compile: bool) -> Any:
