@@ -5,9 +5,7 @@ wins depends on the processor, the dtype and the number of rows, so each is trie
 """
 
 import time
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,9 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch import native
-from conjoin.torch.linear_grad import linear_with_gradient
-
-Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+from conjoin.torch.linear_grad import Product, linear_with_gradient, onednn
 
 _MOST_CLASSES = 9
 """1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
@@ -68,11 +64,6 @@ def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    operator: Any = torch.ops.mkldnn._linear_pointwise
-    return operator(x, weight, bias, "none", [], "")
-
-
 @lru_cache(maxsize=2 * _MOST_CLASSES)
 def _fastest(dtype: torch.dtype, size_class: int) -> Product:
     """The fastest way that is there and right on this machine for 2^(size_class - 1) rows and more.
@@ -96,7 +87,7 @@ def _others(dtype: torch.dtype) -> list[Product]:
     if native.has("float32" if dtype == torch.float32 else "bfloat16"):
         ways.append(native.linear)
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        ways.append(_onednn)
+        ways.append(onednn)
     return ways
 
 

@@ -64,7 +64,8 @@ def _is_trained_float32(x: Tensor, weight: Tensor, given: tuple[Tensor, ...]) ->
     )
 
 
-def _onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+def onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """a B^T + bias by oneDNN; the operator is private, so whoever calls this has tried it."""
     operator: Any = torch.ops.mkldnn._linear_pointwise
     return operator(a, b, bias, "none", [], "")
 
@@ -92,8 +93,8 @@ class Products:
         return _product(self.dw)(dy.t(), x.t(), None)
 
 
-def _product(onednn: bool) -> Product:
-    return _onednn if onednn else F.linear
+def _product(by_onednn: bool) -> Product:
+    return onednn if by_onednn else F.linear
 
 
 class _Linear(torch.autograd.Function):
@@ -177,7 +178,7 @@ def _measured() -> Products:
 
 def _is_right(a: Tensor, b: Tensor) -> bool:
     try:
-        return torch.allclose(_onednn(a, b, None), F.linear(a, b), rtol=1e-4, atol=1e-3)
+        return torch.allclose(onednn(a, b, None), F.linear(a, b), rtol=1e-4, atol=1e-3)
     except (RuntimeError, TypeError):  # another build's operator takes other arguments
         return False
 
@@ -186,7 +187,7 @@ def _seconds(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The best of several calls of PyTorch's way and of oneDNN."""
     best = [float("inf"), float("inf")]
     for _ in range(_PROBE_ROUNDS):
-        for way, product in enumerate((F.linear, _onednn)):
+        for way, product in enumerate((F.linear, onednn)):
             start = time.perf_counter()
             product(a, b, None)
             best[way] = min(best[way], time.perf_counter() - start)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Outputs, Tokens
+from conjoin.pretrained.prompt import padding_id
 from conjoin.torch.decoding.reader import Sources
 from conjoin.torch.outputs import EncoderOutput, as_encoder_output
 
@@ -140,12 +141,8 @@ def _cut(given: Given, limit: int | None) -> tuple[Tensor | None, Tensor | None,
 
 def _padding_mask(model: "EncoderDecoderModel", ids: Int[Tensor, "B S"]) -> Tensor | None:
     """Where the encoder's pad id can mean nothing else, True at ids that are not it."""
-    config = model.encoder.config
-    pad, eos = config.pad_token_id, config.eos_token_id
-    others = {config.bos_token_id, *(eos if isinstance(eos, list) else [eos])}
-    if pad is None or pad in others or not bool((ids == pad).any()):
-        return None
-    return ids != pad
+    pad = padding_id(model.encoder.config)
+    return None if pad is None or not bool((ids == pad).any()) else ids != pad
 
 
 def target_prompt(
