@@ -12,6 +12,7 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.mlp import build_mlp
 from conjoin.torch.norm import build_norm
+from conjoin.torch.packing import PackedMask, Packing, attend_packed
 from conjoin.torch.positions import Angles
 
 Branch = Callable[[Tensor], Tensor]
@@ -23,15 +24,18 @@ class Reading:
 
     Args:
         layer: Index of the layer (not of its weights), for the cache.
+        mask: Of self-attention; a PackedMask where x is a row of packed sources.
         source: Encoder output [B, S, M]; not needed once the cache holds its keys and values.
+        source_packing: Where `source` holds the real tokens only, [1, P, M]: how they stand in the batch.
         attentions, cross_attentions: Lists that collect weights, or None.
     """
 
     layer: int
-    mask: Mask
+    mask: Mask | PackedMask
     angles: Angles | None = None
     bias: Tensor | None = None
     source: Tensor | None = None
+    source_packing: Packing | None = None
     source_mask: Mask = field(default_factory=Mask)
     cache: KVCache | None = None
     attentions: list[Tensor] | None = None
@@ -96,6 +100,8 @@ class Block(nn.Module):
         q, k = turn(q, k, reading.angles)
         if reading.cache is not None:
             k, v = reading.cache.append(reading.layer, k, v)
+        if isinstance(reading.mask, PackedMask):
+            return attn.output(attend_packed(q, k, v, reading.mask, attn.kind, reading.bias))
         want = reading.attentions is not None
         out, weights = attend(
             q, k, v, reading.mask, attn.kind, bias=reading.bias, dropout=attn.dropout_now, want_weights=want
@@ -111,6 +117,8 @@ class Block(nn.Module):
         else:
             assert reading.source is not None
             k, v = self.cross_attn.keys_values(reading.source)
+            if reading.source_packing is not None:
+                k, v = reading.source_packing.unpack_heads(k), reading.source_packing.unpack_heads(v)
             if reading.cache is not None:
                 k, v = k.contiguous(), v.contiguous()  # read at every step from here on
                 reading.cache.cross.append((k, v))

@@ -1,6 +1,6 @@
 """One transformer stack, built from its spec."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +15,9 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.linear import plain_cpu_tensor
-from conjoin.torch.native import Steps
+from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
+from conjoin.torch.packing import Packing
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
 
@@ -30,6 +31,11 @@ class Record:
     hidden_states: list[Tensor] | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be collected."""
+        return self.hidden_states is self.attentions is self.cross_attentions is None
 
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
@@ -89,6 +95,9 @@ class Stack(nn.Module):
         self._check_segments(inputs, rows, length)
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
+        packing = self._packing(inputs, key_mask)
+        if packing is not None:
+            inputs, positions = _packed(inputs, packing), packing.pack(positions)
         x = self._embed(inputs, positions)
         steps = self._steps(inputs, key_mask, x)
         if steps is not None and inputs.cache is not None:
@@ -97,7 +106,7 @@ class Stack(nn.Module):
             allowed = self._source_mask(inputs, rows).allowed
             x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
         else:
-            x = self._run_blocks(inputs, key_mask, positions, x)
+            x = self._run_blocks(inputs, key_mask, positions, x, packing)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -105,16 +114,18 @@ class Stack(nn.Module):
             record.hidden_states.append(x)
         if inputs.cache:
             inputs.cache.advance(length)
-        return x
+        return x if packing is None else packing.unpack(x)
 
-    def _run_blocks(self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor) -> Tensor:
+    def _run_blocks(
+        self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor, packing: Packing | None
+    ) -> Tensor:
         record = inputs.record
         turning = {
             kind: rotary_angles(kind, self._where(inputs, positions), self.embed.words.weight.dtype)
             for kind in {block.self_attn.rotary for block in self.spec.blocks}
             if kind is not None
         }
-        readings = self._readings(inputs, key_mask, turning, x)
+        readings = self._readings(inputs, key_mask, turning, x, packing)
         for index, reading in zip(self.spec.weights_of, readings, strict=True):
             if record.hidden_states is not None:
                 record.hidden_states.append(x)
@@ -123,15 +134,14 @@ class Stack(nn.Module):
 
     def _steps(self, inputs: StackInputs, key_mask: Tensor | None, x: Tensor) -> Steps | None:
         """Kernels that run the blocks in one call, where this is a decoding step that they know."""
-        cache, record = inputs.cache, inputs.record
+        cache = inputs.cache
         if cache is None or cache.steps is False or cache.length == 0 or self.training or not plain_cpu_tensor(x):
             return None
-        collected = (record.hidden_states, record.attentions, record.cross_attentions)
         if (
             x.shape[0] * x.shape[1] > _FEW_TOKENS
             or key_mask is not None
             or self.relative_bias is not None
-            or any(kept is not None for kept in collected)
+            or not inputs.record.is_empty
             or len(cache.cross) != (len(self.spec.weights_of) if self.spec.has_cross_attention else 0)
             or cache.keys[0].dtype not in (torch.float32, torch.bfloat16)
         ):
@@ -139,6 +149,21 @@ class Stack(nn.Module):
         if cache.steps is None:
             cache.steps = Steps.of(self) or False
         return cache.steps or None
+
+    def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
+        """Where real tokens stand, if an encoder is to leave out the others: in inference on a CPU."""
+        reads_both_ways = inputs.cache is None and not any(block.causal for block in self.spec.blocks)
+        if key_mask is None or not reads_both_ways or inputs.segments is not None or not inputs.record.is_empty:
+            return None
+        packing = self._packed_by(key_mask)
+        return packing if packing is not None and packing.unbroken else None
+
+    def _packed_by(self, mask: Tensor) -> Packing | None:
+        """The packing of a mask, where nobody would notice that modules see packed rows."""
+        if not plain_cpu_tensor(mask) or self.training or is_watched(self):
+            return None
+        packing = Packing.of(mask.bool())
+        return packing if packing.runs else None
 
     def _layer(self, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -242,10 +267,15 @@ class Stack(nn.Module):
         return self.embed(words, positions, inputs.token_type_ids)
 
     def _readings(
-        self, inputs: StackInputs, key_mask: Tensor | None, turning: dict[spec.Rotary, Angles], x: Tensor
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        turning: dict[spec.Rotary, Angles],
+        x: Tensor,
+        packing: Packing | None,
     ) -> list[Reading]:
         """What each layer reads; masks are built once per kind of window."""
-        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1]
+        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
         bias = self.relative_bias(length, past + length) if self.relative_bias is not None else None
         masks = {
             (block.causal, block.self_attn.window): self_mask(
@@ -257,16 +287,20 @@ class Stack(nn.Module):
                 device=x.device,
                 segments=inputs.segments,
             )
+            if packing is None
+            else packing.mask(block.self_attn.window)
             for block in self.spec.blocks
         }
         source_mask = self._source_mask(inputs, x.shape[0])
+        source, source_packing = self._source(inputs)
         return [
             Reading(
                 layer=layer,
                 mask=masks[block.causal, block.self_attn.window],
                 angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
-                source=inputs.encoder_hidden_states,
+                source=source,
+                source_packing=source_packing,
                 source_mask=source_mask,
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
@@ -274,6 +308,14 @@ class Stack(nn.Module):
             )
             for layer, block in enumerate(self.spec.blocks)
         ]
+
+    def _source(self, inputs: StackInputs) -> tuple[Tensor | None, Packing | None]:
+        """What cross-attention makes keys and values of: in inference on a CPU, the real tokens only."""
+        source, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
+        if source is None or mask is None or (inputs.cache is not None and inputs.cache.cross):
+            return source, None
+        packing = self._packed_by(mask)
+        return (source, None) if packing is None else (packing.pack(source), packing)
 
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
         if not self.spec.has_cross_attention:
@@ -309,3 +351,10 @@ def _first_row(kind: spec.Position) -> int:
             return padding + 1
         case _:
             return 0
+
+
+def _packed(inputs: StackInputs, packing: Packing) -> StackInputs:
+    """The inputs of the real tokens."""
+    names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
+    given = {name: tensor for name in names if (tensor := getattr(inputs, name)) is not None}
+    return replace(inputs, attention_mask=None, **{name: packing.pack(tensor) for name, tensor in given.items()})

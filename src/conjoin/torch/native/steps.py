@@ -95,7 +95,7 @@ class Steps:
     def of(cls, stack: Any) -> "Steps | None":
         """The steps of a stack; None where it has bricks, hooks or numbers that the kernels do not know."""
         compiled = library()
-        if compiled is None or not has("float32") or any(_is_watched(module) for module in stack.modules()):
+        if compiled is None or not has("float32") or is_watched(stack):
             return None
         try:
             return cls(stack)
@@ -230,9 +230,9 @@ def _has(kind: int) -> bool:
     return has("bfloat16" if kind == _KINDS[torch.bfloat16] else "int8")
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether somebody hangs on what a module reads or makes."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def is_watched(stack: nn.Module) -> bool:
+    """Whether somebody hangs on what a module of this one reads or makes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in stack.modules())
 
 
 def _kept(tensors: list[Tensor]) -> Any:

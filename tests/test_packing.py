@@ -1,0 +1,187 @@
+"""Inference without padding: the same numbers at real tokens, and no row multiplied that nobody reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import oracle
+from conjoin import BertConfig, LlamaConfig, T5Config
+from conjoin.families import MODULES, PretrainedConfig
+from conjoin.torch import linear as linear_module
+from conjoin.torch import native
+from conjoin.torch.halves import Encoder
+from conjoin.torch.linear import Linear
+from conjoin.torch.packing import Packing
+from conjoin.torch.stack import Stack
+from generate_models import NAMES, models, sources
+from pairs import SOURCE, fresh, stir
+
+FAMILIES = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
+LENGTHS = (9, 4, 13, 0, 4, 1)
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def padded(side: str, pad: int, lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor]:
+    """Ids and their mask, padded on one side or on both."""
+    width = max(lengths) + 3
+    starts = {"right": [0] * len(lengths), "left": [width - n for n in lengths], "both": [2] * len(lengths)}[side]
+    here = torch.arange(width)
+    first, count = (torch.tensor(numbers)[:, None] for numbers in (starts, lengths))
+    mask = (here >= first) & (here < first + count)
+    ids = torch.randint(oracle.FIRST_ORDINARY_ID, 50, mask.shape, generator=torch.Generator().manual_seed(3))
+    return ids.masked_fill(~mask, pad), mask.long()
+
+
+def both_ways(encoder: Encoder, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    """What the encoder gives packed, and with padding."""
+    with torch.no_grad():
+        packed = encoder(*given, **named).last_hidden_state
+    assert torch.is_grad_enabled()
+    return packed, encoder(*given, **named).last_hidden_state.detach()
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_every_family_gives_the_same_states_without_padding(key: str, tmp_path: Path) -> None:
+    oracle.save_encoder(key, tmp_path)
+    encoder = Encoder.from_pretrained(tmp_path)
+    pad = oracle.TINY[key].get("pad_token_id") or 0
+    for side in ("right", "left", "both"):
+        ids, mask = padded(side, pad)
+        packed, plain = both_ways(encoder, ids, mask)
+        real = mask.bool()
+        torch.testing.assert_close(packed[real], plain[real], **CLOSE)
+        assert not packed[~real].any()
+
+
+def test_everything_that_belongs_to_a_token_goes_along() -> None:
+    encoder = stir(Encoder.from_config(SOURCE))
+    ids, mask = padded("right", 4)
+    positions = (torch.arange(ids.shape[1]) * 3 % 17).expand_as(ids)
+    types = torch.arange(ids.shape[1]).expand_as(ids) % 2
+    words = encoder.embed.words(ids).detach()
+    for given_ in ({"input_ids": ids}, {"inputs_embeds": words}):
+        packed, plain = both_ways(encoder, **given_, attention_mask=mask, position_ids=positions, token_type_ids=types)
+        torch.testing.assert_close(packed[mask.bool()], plain[mask.bool()], **CLOSE)
+
+
+@contextmanager
+def multiplied(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, list[int]]]:
+    """Rows that each linear layer is given, by the layer's id."""
+    rows: dict[int, list[int]] = {}
+    forward = Linear.forward
+
+    def counting(layer: Linear, input: Tensor) -> Tensor:
+        rows.setdefault(id(layer), []).append(input.numel() // input.shape[-1])
+        return forward(layer, input)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "forward", counting)
+        yield rows
+
+
+def layers(module: torch.nn.Module, *names: str) -> list[int]:
+    return [id(m) for name, m in module.named_modules() if isinstance(m, Linear) and name.endswith(names)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generating_multiplies_real_tokens_of_the_source_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = models(name)
+    lengths = (11, 3, 7, 3)
+    ids, mask = sources(name, 1, lengths)
+    with multiplied(monkeypatch) as rows:
+        model.generate(ids, attention_mask=mask, max_new_tokens=3, num_beams=2)
+    for layer in (*layers(model.encoder, ""), *layers(model.decoder, "cross_attn.k", "cross_attn.v")):
+        assert rows[layer] == [sum(lengths)]
+
+
+KINDS: tuple[dict[str, Any], ...] = ({}, {"num_beams": 3}, {"do_sample": True})
+CASES = [*((name, kind) for name in NAMES for kind in KINDS), ("bart", {"copy_speculation": True})]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_packing_changes_no_token(name: str, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = models(name)
+    ids, mask = sources(name, 2, (9, 2, 6, 9))
+
+    def tokens() -> list[list[int]]:
+        torch.manual_seed(0)
+        return model.generate(ids, attention_mask=mask, max_new_tokens=12, **kind).tolist()
+
+    packed = tokens()
+    monkeypatch.setattr(Stack, "_packed_by", lambda stack, mask: None)
+    assert tokens() == packed
+
+
+WIDE = (
+    BertConfig(vocab_size=61, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128),
+    T5Config(vocab_size=61, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"),
+    LlamaConfig(vocab_size=61, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128),
+)
+"""Whole vectors: what PyTorch computes beside them, at the end of a tensor, it rounds another way."""
+
+
+@pytest.mark.skipif(not native.has("float32"), reason="whether a library's product depends on other rows is its own")
+@pytest.mark.parametrize("config", WIDE, ids=lambda config: config.model_type)
+def test_a_source_gets_the_same_bits_alone_in_a_batch_and_beside_any_padding(
+    config: PretrainedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_module, "_fastest", lambda dtype, size_class: native.linear)
+    encoder = stir(Encoder.from_config(config)).eval()
+    lengths = (70, 5, 133, 70, 1)
+    ids, mask = padded("right", config.pad_token_id or 0, lengths)
+    with torch.no_grad():
+        together = encoder(ids, mask).last_hidden_state
+        for row, length in enumerate(lengths):
+            one = slice(row, row + 1)
+            for given_ in ((ids[one], mask[one]), (ids[one, :length], mask[one, :length]), (ids[one, :length],)):
+                alone = encoder(*given_).last_hidden_state
+                assert torch.equal(alone[0, :length], together[row, :length])
+
+
+def test_a_source_with_gaps_is_read_where_it_stands() -> None:
+    encoder = stir(Encoder.from_config(SOURCE))
+    ids, mask = padded("right", 4)
+    mask[0, 3] = 0
+    packed, plain = both_ways(encoder, ids, mask)
+    torch.testing.assert_close(packed, plain, **CLOSE)
+    assert packed[0, 3].any()
+
+
+def test_whoever_looks_inside_sees_the_batch_as_it_was_given() -> None:
+    model = stir(fresh()).eval()
+    ids, mask = padded("right", 4, (9, 4))
+    with torch.no_grad():
+        out = model.encoder(ids, mask, output_hidden_states=True, output_attentions=True)
+        assert {tuple(states.shape) for states in out.hidden_states} == {(*ids.shape, 20)}
+        assert out.attentions[0].shape == (2, 5, ids.shape[1], ids.shape[1])
+        seen: list[tuple[int, ...]] = []
+        hook = model.encoder.blocks[0].register_forward_hook(lambda _, __, made: seen.append(tuple(made.shape)))
+        model.encoder(ids, mask)
+        hook.remove()
+    assert seen == [(*ids.shape, 20)]
+
+
+def test_a_batch_of_padding_alone_is_no_error() -> None:
+    model = stir(fresh()).eval()
+    ids, mask = padded("right", 4, (0, 0))
+    with torch.no_grad():
+        assert model(ids, mask, torch.full((2, 3), 9)).logits.isfinite().all()
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
+def test_unpacking_undoes_packing(rows: list[list[bool]]) -> None:
+    mask = torch.tensor(rows)
+    packing = Packing.of(mask)
+    x = torch.arange(1.0, 1 + mask.numel() * 2).view(*mask.shape, 2)
+    assert torch.equal(packing.unpack(packing.pack(x)), x * mask[..., None])
+    assert torch.equal(packing.pack(x[:1]), packing.pack(x[:1].expand_as(x)))
+    held = [row[row.index(True) : len(row) - row[::-1].index(True)] for row in rows if any(row)]
+    assert packing.unbroken == all(all(row) for row in held)
+    assert sum(run.sources * run.length for run in packing.runs) == int(mask.sum())
