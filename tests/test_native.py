@@ -15,7 +15,7 @@ needs_float32 = pytest.mark.skipif(not native.has("float32"), reason="no C++ com
 needs_bfloat16 = pytest.mark.skipif(not native.has("bfloat16"), reason="no bf16 dot products here")
 needs_int8 = pytest.mark.skipif(not native.has("int8"), reason="no int8 dot products here")
 ROWS = (1, 2, 3, 5, 6, 7, 13, 64, 65, 300)
-SIZES = ((16, 8), (64, 7), (100, 33), (768, 1), (1, 9), (770, 130))
+SIZES = ((16, 8), (64, 7), (100, 33), (768, 1), (1, 9), (770, 130), (3100, 13))
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
