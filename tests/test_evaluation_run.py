@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conjoin.errors import DataError
 from conjoin.evaluation import TextSettings, evaluate, generate_stream, generate_texts
 from conjoin.evaluation.attention import record
 from conjoin.evaluation.sources import SourceFile
+from conjoin.training.torch.evaluating import cross_attention
 from pairs import stir, with_tokenizer
 
 SOURCES = ["the cat sat on the mat", "a dog", "hello world , again and again and again", "it ran"]
@@ -137,7 +139,8 @@ def test_losses_over_other_tokens_are_not_compared(model: EncoderDecoderModel) -
 
 
 def test_attention_is_recorded_row_by_row(model: EncoderDecoderModel, tmp_path: Path) -> None:
-    record(model, zip(SOURCES[:2], TARGETS[:2], strict=True), tmp_path / "attention.json")
+    read = partial(cross_attention, model)
+    record(model, read, zip(SOURCES[:2], TARGETS[:2], strict=True), tmp_path / "attention.json")
     first, second = json.loads((tmp_path / "attention.json").read_text())
     assert len(first["layers"]) == model.decoder.spec.num_layers
     weights = np.array(first["layers"])

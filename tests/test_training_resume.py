@@ -22,9 +22,10 @@ POINTS = [
     "step:1",
     "step:5",
     "step:8",
-    "weights:2",
-    "weights:6",
-    "optimizer:3",
+    "weights:3",
+    "weights:4",
+    "weights:11",
+    "random-states:2",
     "before-swap:2",
     "after-swap:2",
     "before-swap:6",
@@ -162,8 +163,15 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
     trainer_of(tmp_path).train()
-    (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").write_bytes(b"PK\x03\x04 no")
-    with pytest.raises(TrainingError, match=r"optimizer.pt: cannot be read"):
+    (tmp_path / "run" / "checkpoint-6" / "random.pt").write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(TrainingError, match=r"random.pt: cannot be read"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+    optimizer = tmp_path / "run" / "checkpoint-6" / "optimizer.safetensors"
+    optimizer.write_bytes(optimizer.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match=r"optimizer.safetensors: cannot be read: .*damaged"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+    optimizer.unlink()
+    with pytest.raises(TrainingError, match="holds no optimizer.safetensors"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
 
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, TrainingError
 from conjoin.training import TrainerCallback, batching
-from conjoin.training.torch.engine import Engine, Share
-from conjoin.training.torch.groups import group_of
+from conjoin.training.parts import group_of
+from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World
 from training_toys import arguments, halves, toy_model, toy_rows, weights
 
@@ -36,9 +36,9 @@ def gradients(model: EncoderDecoderModel, folder: Path, rows: int, **changes: An
     trainer = Seq2SeqTrainer(model, args=args, train_dataset=toy_rows(16))
     examples = trainer.train_examples
     assert examples is not None
-    collate, engine = trainer.collator(examples), Gradients(model, args, ALONE, 10, [])
-    shares = [Share(collate([[index] for index in range(at, at + rows)])) for at in range(0, 16, rows)]
-    engine.step(1, shares, int(examples.labels.lengths.sum()))
+    engine = Gradients(model, args, ALONE, 10)
+    batches = [[[index] for index in range(at, at + rows)] for at in range(0, 16, rows)]
+    engine.step(1, examples, batches, int(examples.labels.lengths.sum()))
     return engine.found
 
 

@@ -104,7 +104,7 @@ def killed(run: Path, point: str) -> None:
             callbacks = [DieAfter(count)]
         case "weights":
             weight_files._write_file = on_call(count, weight_files._write_file, half_of_the_weights)
-        case "optimizer":
+        case "random-states":
             torch.save = on_call(count, torch.save, half_of_a_pickle)
         case "before-swap":
             exchange.put_in_place = on_call(count, exchange.put_in_place, nothing)

@@ -138,10 +138,10 @@ def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple
     raise failure
 
 
-def source_limit(model: "EncoderDecoderModel", asked: int | None) -> int | None:
+def source_limit(model: Any, asked: int | None) -> int | None:
     """The longest source in tokens: what is asked for, within the position table and the tokenizer's own limit."""
     tokenizer_limit = model.tokenizer.model_max_length
-    known = [asked, model.encoder.spec.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
+    known = [asked, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
     return min((limit for limit in known if limit is not None), default=None)
 
 

@@ -16,6 +16,7 @@ from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.jax import calls
 from conjoin.jax.decoding import Generates
+from conjoin.jax.doctor import WithDoctor
 from conjoin.jax.dtypes import dtype_name
 from conjoin.jax.keywords import refuse_torch_words
 from conjoin.jax.loading import Params, fill
@@ -46,7 +47,7 @@ Given = Mapping[str, Any]
 """Parameters as users hold them: nested or flat."""
 
 
-class FlaxEncoderDecoderModel(Generates, WithTokenizer):
+class FlaxEncoderDecoderModel(Generates, WithDoctor, WithTokenizer):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class; it needs JAX alone. Everything that EncoderDecoderModel joins in PyTorch

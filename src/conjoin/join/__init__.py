@@ -3,6 +3,7 @@
 from conjoin.join.convert import convert_checkpoint
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
+from conjoin.join.parts import parts_named
 from conjoin.join.plan import (
     Copied,
     CopiedFresh,
@@ -59,6 +60,7 @@ __all__ = [
     "pair_offer",
     "pair_spec",
     "part_of",
+    "parts_named",
     "plan_half",
     "plan_join",
     "plan_random",

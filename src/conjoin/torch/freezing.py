@@ -1,14 +1,14 @@
 """Which parts of a joined model are trained."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 from torch import nn
 
 from conjoin import spec as specs
-from conjoin.errors import ConfigError, ConjoinWarning
-from conjoin.join import part_of
+from conjoin.errors import ConjoinWarning
+from conjoin.join import part_of, parts_named
 
 
 class Freezing(nn.Module):
@@ -27,7 +27,7 @@ class Freezing(nn.Module):
         Raises:
             ConfigError: no such part; lists those there are.
         """
-        self._set_trained(self._chosen(parts), False)
+        self._set_trained(parts_named(parts, self.parts()), False)
         return self
 
     def unfreeze(self, *parts: str) -> Self:
@@ -36,7 +36,7 @@ class Freezing(nn.Module):
         Raises:
             ConfigError: no such part; lists those there are.
         """
-        self._set_trained(self._chosen(parts) if parts else self.parts(), True)
+        self._set_trained(parts_named(parts, self.parts()) if parts else self.parts(), True)
         return self
 
     def train_only(self, *parts: str) -> Self:
@@ -45,7 +45,7 @@ class Freezing(nn.Module):
         Raises:
             ConfigError: no such part; lists those there are.
         """
-        chosen = self._chosen(parts)
+        chosen = parts_named(parts, self.parts())
         self.requires_grad_(False)
         self._set_trained(chosen, True)
         return self
@@ -63,18 +63,6 @@ class Freezing(nn.Module):
         for name, parameter in self.named_parameters(remove_duplicate=False):
             yield name, part_of(name), parameter
 
-    def _chosen(self, words: Iterable[str]) -> set[str]:
-        there = self.parts()
-        found = {word: {part for part in there if _names(word, part)} for word in words}
-        unknown = [word for word, parts in found.items() if not parts]
-        if unknown or not found:
-            known = sorted({word for part in there for word in (part, *part.split("."))})
-            raise ConfigError(
-                f"No part of this model is called {', '.join(map(repr, unknown)) or 'nothing at all'}.\n"
-                f"Expected any of: {', '.join(known)}."
-            )
-        return set().union(*found.values())
-
     def _set_trained(self, chosen: set[str], trained: bool) -> None:
         fixed = {name for name, parameter in specs.pair_parameters(self.spec).items() if not parameter.trained}
         touched = {id(parameter) for name, part, parameter in self._named() if part in chosen and name not in fixed}
@@ -90,8 +78,3 @@ class Freezing(nn.Module):
                 ConjoinWarning,
                 stacklevel=3,
             )
-
-
-def _names(word: str, part: str) -> bool:
-    word = "embedding" if word == "embeddings" else word.replace(".embeddings", ".embedding")
-    return word == part or word in part.split(".")

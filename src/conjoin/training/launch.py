@@ -1,12 +1,14 @@
 """From a recipe to a run: load or join the model, read the data, train."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from conjoin.errors import ConfigError
 from conjoin.training.callbacks import TrainerCallback
 from conjoin.training.datasets import columns_of
 from conjoin.training.reading import Pairs, load_hub, read_pairs
 from conjoin.training.recipe import Recipe
+from conjoin.training.trainer import Trainer
 
 
 def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
@@ -22,17 +24,9 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         ConjoinError: with one message; what was saved is untouched.
     """
     train, validation = read_data(recipe)
-    if recipe.sources.framework == "jax":
-        from conjoin.training.jax.launch import launch as launch_jax
-
-        launch_jax(recipe, train, validation, callbacks)
-        return recipe.arguments.output_dir
-    from conjoin.training.torch.launch import build_model
-    from conjoin.training.torch.trainer import Seq2SeqTrainer
-
-    model = build_model(recipe)
-    trainer = Seq2SeqTrainer(
-        model,
+    build_model, kind = _framework(recipe.sources.framework)
+    trainer = kind(
+        build_model(recipe),
         None,
         recipe.arguments,
         train_dataset=train,
@@ -46,6 +40,18 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         )
     trainer.train()
     return recipe.arguments.output_dir
+
+
+def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer]]:
+    """A framework's way to build a model, and its trainer; no other framework is imported."""
+    match name:
+        case "torch":
+            from conjoin.training.torch.launch import build_model
+            from conjoin.training.torch.trainer import Seq2SeqTrainer
+        case "jax":
+            from conjoin.training.jax.launch import build_model
+            from conjoin.training.jax.trainer import Seq2SeqTrainer
+    return build_model, Seq2SeqTrainer
 
 
 def read_data(recipe: Recipe) -> tuple[Pairs, Pairs | None]:

@@ -1,71 +1,78 @@
-"""Checkpoints of a run: model, moments, average and progress, in one folder that appears whole."""
+"""Checkpoints of a run: model, optimizer, average and progress, in one folder that appears whole."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from conjoin.checkpoint import replacing_folder, write_json
-from conjoin.errors import ConjoinError, TrainingError
+from conjoin.errors import TrainingError
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.saving import write_pair
-from conjoin.training.jax.adamw import Moments
-from conjoin.training.jax.engine import Engine
-from conjoin.training.run_folder import STATE_FILE, Checkpoint, RunFolder, as_training_error
+from conjoin.pretrained.dtypes import as_bits, with_meaning
+from conjoin.training.jax.adamw import Arrays, Moments
+from conjoin.training.moments import Moments as Saved
+from conjoin.training.moments import Stored, read_moments, write_moments
+from conjoin.training.run_folder import STATE_FILE
 from conjoin.training.state import TrainerState
 
-OPTIMIZER_FILE = "optimizer.npz"
+if TYPE_CHECKING:
+    from conjoin.training.jax.engine import Engine
 
 
-def save_checkpoint(run: RunFolder, engine: Engine, state: TrainerState) -> Path:
-    """Write the checkpoint of a step: whole, or not at all.
-
-    Raises:
-        TrainingError: the disk is full, or the folder cannot be written; checkpoints before are as they were.
-    """
-    folder = run.checkpoint(state.global_step)
-    try:
-        with replacing_folder(folder) as staging:
-            write_pair(engine.model, staging, engine.model.all_params(engine.params))
-            np.savez(staging.path(OPTIMIZER_FILE), allow_pickle=False, **_optimizer_arrays(engine))
-            write_json(staging / STATE_FILE, state.to_dict())
-    except ConjoinError as error:
-        raise as_training_error(error, run, state.global_step) from error
-    return folder
+def save_checkpoint(engine: "Engine", folder: Path, state: TrainerState) -> None:
+    """Write the checkpoint of a step: whole, or not at all."""
+    with replacing_folder(folder) as staging:
+        write_pair(engine.model, staging, engine.model.all_params())
+        write_moments(staging, _moments(engine))
+        write_json(staging / STATE_FILE, state.to_dict())
 
 
-def restore_checkpoint(checkpoint: Checkpoint, engine: Engine) -> None:
+def _moments(engine: "Engine") -> Saved:
+    """AdamW's state by name. Parameters that had no update yet have none."""
+    held = {name for name, count in engine.updates.items() if count}
+    first, second = ({name: _stored(value) for name, value in part.items() if name in held} for part in engine.moments)
+    average = None if engine.average is None else {name: _stored(value) for name, value in engine.average.items()}
+    return Saved(engine.updates, first, second, average)
+
+
+def _stored(value: jax.Array) -> Stored:
+    array = np.asarray(value)
+    return as_bits(array), array.dtype.name
+
+
+def restore_checkpoint(engine: "Engine", folder: Path) -> None:
     """Go on from a checkpoint.
 
     Raises:
-        TrainingError: another backend wrote it, or it trains other parameters.
+        TrainingError: it does not fit, or cannot be read.
     """
-    path = checkpoint.folder / OPTIMIZER_FILE
-    if not path.is_file():
+    engine.model.params = params = _weights(engine.model, folder)
+    saved = read_moments(folder, engine.trained, averaged=engine.average is not None)
+    engine.updates = dict(saved.updates)
+    engine.moments = Moments(*(_like(part, filled, params) for part, filled in _pairs(engine, saved)))
+    if saved.average is not None:
+        engine.average = _like(saved.average, engine.average or {}, params)
+
+
+def _pairs(engine: "Engine", saved: Saved) -> list[tuple[Mapping[str, Stored], Arrays]]:
+    return [(saved.first, engine.moments.first), (saved.second, engine.moments.second)]
+
+
+def _like(saved: Mapping[str, Stored], now: Arrays, params: Arrays) -> Arrays:
+    """What was saved, in the parameters' dtype; zeros where a parameter had no update yet."""
+    read = {name: jnp.asarray(with_meaning(*stored), params[name].dtype) for name, stored in saved.items()}
+    return {name: read[name] if name in read else jnp.zeros_like(value) for name, value in now.items()}
+
+
+def _weights(model: FlaxEncoderDecoderModel, folder: Path) -> Arrays:
+    """A saved model's weights, in this model's dtype and on its device."""
+    ours, saved = model.flat_params, FlaxEncoderDecoderModel.from_pretrained(folder).flat_params
+    if {n: x.shape for n, x in ours.items()} != {n: x.shape for n, x in saved.items()}:
         raise TrainingError(
-            f"{checkpoint.folder} holds no {OPTIMIZER_FILE}: another framework wrote this checkpoint.",
-            hint="resume with the run's own --framework.",
+            f"{folder} holds another model than the one to be trained.", hint="resume with the run's own model."
         )
-    saved = FlaxEncoderDecoderModel.from_pretrained(checkpoint.folder)
-    with np.load(path, allow_pickle=False) as arrays:
-        held = {name: jnp.asarray(arrays[name]) for name in arrays.files}
-    wanted = _optimizer_arrays(engine)
-    if set(held) != set(wanted):
-        odd = sorted(set(held) ^ set(wanted))
-        raise TrainingError(
-            f"{checkpoint.folder} trains other parameters than this run: {odd[0].partition('/')[2]}, for one.",
-            hint="resume with the run's own freeze and ema_decay.",
-        )
-    engine.params = dict(saved.flat_params)
-    first, second, average = (_part(held, part) for part in ("first", "second", "average"))
-    engine.moments = Moments(first, second)
-    engine.average = average or None
-
-
-def _optimizer_arrays(engine: Engine) -> dict[str, np.ndarray]:
-    parts = {"first": engine.moments.first, "second": engine.moments.second, "average": engine.average or {}}
-    return {f"{part}/{name}": np.asarray(value) for part, held in parts.items() for name, value in held.items()}
-
-
-def _part(held: dict[str, jnp.ndarray], part: str) -> dict[str, jnp.ndarray]:
-    return {name.removeprefix(f"{part}/"): value for name, value in held.items() if name.startswith(f"{part}/")}
+    return {name: jax.device_put(saved[name].astype(x.dtype), x.sharding) for name, x in ours.items()}

@@ -1,9 +1,13 @@
-"""One optimizer step on JAX: forward and backward over its batches, clipping, update, average."""
+"""A run on JAX: steps (forward, backward, clipping, update, average), evaluations, checkpoints.
 
-from collections.abc import Iterator, Mapping, Sequence
+The model holds the weights all the time, so callbacks and evaluations see the present ones. A step gives their arrays
+away; whoever wants to keep some copies them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,94 +15,140 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import ConfigError, TrainingError
+from conjoin.checkpoint import Staging
+from conjoin.errors import TrainingError
 from conjoin.jax.calls import target_rules
 from conjoin.jax.model import FlaxEncoderDecoderModel
-from conjoin.jax.programs import How, Net, forward
-from conjoin.jax.training import parameter_table
-from conjoin.join import part_of
+from conjoin.jax.programs import How, Net
+from conjoin.jax.saving import write_pair
 from conjoin.training.arguments import GROUPS, TrainingArguments
-from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw, zero_moments
+from conjoin.training.arrays import batch_arrays
+from conjoin.training.batching import Batch
+from conjoin.training.engine import Losses, out_of_memory
+from conjoin.training.evaluating import evaluation_batches, generated
+from conjoin.training.examples import Examples
+from conjoin.training.jax.adamw import Arrays, Settings, zero_moments
+from conjoin.training.jax.batches import in_few_shapes
+from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.jax.programs import averaged, gradients_of, sum_of, summed_loss, update
+from conjoin.training.jax.trained import trained_names
+from conjoin.training.parts import group_of
 from conjoin.training.schedules import group_rate
+from conjoin.training.state import TrainerState
 
-Batch = Mapping[str, NDArray[np.int32]]
+Made = Mapping[str, NDArray[np.int32]]
+"""Arrays of one batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """On the device still.
+class Tally:
+    """Losses of the steps since they were last read; kept on the device, which reading would make wait."""
 
-    Args:
-        loss: Mean over the step's counted labels.
-        grad_norm: Before clipping.
-    """
+    def __init__(self) -> None:
+        self._unread: list[tuple[jax.Array, jax.Array]] = []
+        self._norm = 0.0
+        self._asks = jax.default_backend() == "cpu"
 
-    loss: jax.Array
-    grad_norm: jax.Array
+    def add(self, loss: jax.Array, norm: jax.Array) -> bool:
+        """Take in a step; False where a CPU knows at once that it has no number."""
+        self._unread.append((loss, norm))
+        return not self._asks or _sound(loss, norm)
+
+    def read(self) -> Losses:
+        """Add up, and begin anew."""
+        unread, self._unread = self._unread, []
+        if unread:
+            self._norm = float(unread[-1][1])
+        sound = all(_sound(loss, norm) for loss, norm in unread)
+        return Losses(sum(float(loss) for loss, _ in unread), len(unread), self._norm, sound)
+
+
+def _sound(loss: jax.Array, norm: jax.Array) -> bool:
+    return bool(np.isfinite(loss) & np.isfinite(norm))
 
 
 class Engine:
-    """A model and what trains it.
+    """A model and what trains it (conjoin.training.engine.Engine).
+
+    Args:
+        total_steps: Of the run, for its schedules.
+        fresh: Names of the parameters that no checkpoint had.
+        source_pad: What fills up sources.
 
     Attributes:
         trained: Names of the parameters that are trained.
+        updates: How many each of them had.
         moments: What AdamW keeps of them.
         average: Their moving average, or None.
     """
 
     def __init__(
-        self, model: FlaxEncoderDecoderModel, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]
+        self,
+        model: FlaxEncoderDecoderModel,
+        arguments: TrainingArguments,
+        total_steps: int = 1,
+        fresh: Sequence[str] = (),
+        source_pad: int = 0,
     ) -> None:
         self.model, self.arguments = model, arguments
-        frozen = _frozen_parts(model, arguments)
-        table = parameter_table(model)
-        self.trained = [name for name, kind in table.items() if kind.trained and part_of(name) not in frozen]
-        if not self.trained:
-            raise TrainingError("Every parameter is frozen; there is nothing to train.", hint="leave --freeze out")
+        self.trained = trained_names(model, arguments)
+        self.updates: dict[str, int] = {}
+        self.moments = zero_moments({})
+        self.average: Arrays | None = None
         self._fresh = set(fresh)
+        self._source_pad = source_pad
         self._rates = {group: group_rate(arguments, group, total_steps) for group in GROUPS}
         self._key = jax.random.key(arguments.seed)
-        dtype = "bfloat16" if arguments.bf16 else None
-        self._net = model.net if dtype is None else replace(model.net, dtype=dtype)
-        self.params: Arrays = {name: jnp.array(value) for name, value in model.flat_params.items()}
-        self.moments = zero_moments({name: self.params[name] for name in self.trained})
-        self.average = {name: jnp.array(self.params[name]) for name in self.trained} if arguments.ema_decay else None
+        self._net: Net = replace(model.net, dtype="bfloat16") if arguments.bf16 else model.net
+        self._tally = Tally()
 
-    def rates_at(self, step: int) -> dict[str, float]:
-        """Learning rate by part of the model."""
-        used = {_group(name) for name in self.trained}
-        return {group: rate(step) for group, rate in self._rates.items() if group in used}
+    def begin(self, step: int) -> None:
+        """Get ready for the first step: copies of the weights, since the user's own must not be given away."""
+        if not self.trained:
+            raise TrainingError("Every parameter is frozen; there is nothing to train.", hint="leave --freeze out")
+        params = self.model.params = _copies(self.model.flat_params)
+        chosen = {name: params[name] for name in self.trained}
+        self.updates = dict.fromkeys(self.trained, 0)
+        self.moments = zero_moments(chosen)
+        self.average = _copies(chosen) if self.arguments.ema_decay else None
 
-    def step(self, number: int, batches: Sequence[Batch], counted: int) -> StepResult:
-        """Take one step.
+    def step(self, number: int, examples: Examples, batches: list[Batch], counted: int) -> bool:
+        """Take one step; False where a CPU knows at once that it has no number."""
+        made = [self._arrays(examples, batch) for batch in batches]
+        with _out_of_memory_explained(made, number):
+            return self._tally.add(*self._step(number, made, counted))
 
-        Args:
-            number: 1 for the first.
-            counted: Labels in the whole step, over all batches; its loss is their mean.
-        """
-        active = self._active(number)
+    def _step(self, number: int, batches: Sequence[Made], counted: int) -> tuple[jax.Array, jax.Array]:
+        """Mean loss over the step's labels, and the gradients' norm before clipping."""
+        active, params = self._active(number), self.model.flat_params
         gradients, losses = None, []
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
-            loss, found = _gradients(self._net, self._how(batch), active, self.params, batch, key, np.int32(counted))
-            gradients = found if gradients is None else _sum(gradients, found)
+            loss, found = gradients_of(self._net, self._how(batch), active, params, batch, key, np.int32(counted))
+            gradients = found if gradients is None else sum_of(gradients, found)
             losses.append(loss)
         assert gradients is not None
-        self.params, self.moments, norm = _update(
-            self._settings(), self.params, self.moments, gradients, *self._numbers(number, active)
+        self.updates |= {name: self.updates[name] + 1 for name in active}
+        params, self.moments, norm = update(
+            self._settings(), params, self.moments, gradients, *self._numbers(number, active)
         )
+        self.model.params = params
         if self.average is not None:
             decay = min(self.arguments.ema_decay or 0.0, (1 + number) / (10 + number))
-            live = {name: self.params[name] for name in self.trained}
-            self.average = _averaged(self.average, live, np.float32(1 - decay))
-        return StepResult(jnp.stack(losses).sum(), norm)
+            live = {name: params[name] for name in self.trained}
+            self.average = averaged(self.average, live, np.float32(1 - decay))
+        return jnp.stack(losses).sum(), norm
+
+    def _arrays(self, examples: Examples, batch: Batch) -> Made:
+        """Arrays of one batch, in one of few shapes."""
+        limits = (self.model.spec.encoder.max_positions, self.model.spec.decoder.max_positions)
+        return in_few_shapes(batch_arrays(examples, batch, self._source_pad), self._source_pad, limits)
 
     def _active(self, number: int) -> tuple[str, ...]:
         """What this step trains: only fresh parameters in the first fresh_first steps."""
         only_fresh = number <= self.arguments.fresh_first
         return tuple(name for name in self.trained if not only_fresh or name in self._fresh)
 
-    def _how(self, batch: Batch) -> How:
+    def _how(self, batch: Made) -> How:
         return How(
             recompute=self.arguments.gradient_checkpointing,
             smoothing=self.arguments.label_smoothing_factor,
@@ -113,87 +163,85 @@ class Engine:
     def _numbers(self, number: int, active: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Learning rate and count of updates of each parameter."""
         rates = self.rates_at(number)
-        late = self.arguments.fresh_first
-        counts = {name: number if name in self._fresh else number - late for name in active}
         return (
-            {name: np.float32(rates[_group(name)]) for name in active},
-            {name: np.int32(count) for name, count in counts.items()},
+            {name: np.float32(rates[group_of(name)]) for name in active},
+            {name: np.int32(self.updates[name]) for name in active},
         )
+
+    def losses(self) -> Losses:
+        """Read the losses of the steps since the last call."""
+        return self._tally.read()
+
+    def rates_at(self, step: int) -> dict[str, float]:
+        """Learning rate by part of the model."""
+        used = {group_of(name) for name in self.trained}
+        return {group: rate(step) for group, rate in self._rates.items() if group in used}
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Let the model have the weights that evaluations and saved models have: averaged ones where there are some."""
-        self.give(averaged=True)
+        """Let the model have the weights that evaluations and saved models have."""
+        live = self.model.flat_params
+        self.model.params = {**live, **(self.average or {})}
         try:
             yield
         finally:
-            self.give(averaged=False)
+            self.model.params = live
 
-    def give(self, *, averaged: bool) -> None:
-        """Let the model have the present weights. They are copies: a step gives its own arrays away."""
-        found = {**self.params, **(self.average or {})} if averaged else self.params
-        self.model.params = {name: jnp.array(value) for name, value in found.items()}
+    def mean_loss(self, examples: Examples) -> float:
+        """Loss per counted label, without label smoothing."""
+        total = 0.0
+        for batch in evaluation_batches(examples, self.arguments):
+            made = self._arrays(examples, batch)
+            how = replace(self._how(made), smoothing=0.0, recompute=False)
+            total += float(summed_loss(self._net, how, self.model.flat_params, made))
+        return total / int(examples.labels.lengths.sum())
 
-    def loss(self, batch: Batch) -> jax.Array:
-        """Summed loss of a batch with the model's weights, without label smoothing."""
-        how = replace(self._how(batch), smoothing=0.0, recompute=False)
-        return _summed_loss(self._net, how, self.model.flat_params, batch)
+    def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
+        """Generated ids of every example, in their order."""
+        found: dict[int, list[int]] = {}
+        for batch in evaluation_batches(examples, self.arguments):
+            found |= dict(zip((row[0] for row in batch), self.write(examples, batch, settings), strict=True))
+        return [found[index] for index in range(len(examples))]
 
+    def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+        """Generated ids of one batch."""
+        made = self._arrays(examples, batch)
+        output = self.model.generate(made["input_ids"], attention_mask=made["attention_mask"], **settings)
+        return generated(np.asarray(output.sequences)[: len(batch)].tolist(), self.model.config.pad_token_id)
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _gradients(
-    net: Net, how: How, active: tuple[str, ...], params: Arrays, batch: Any, key: jax.Array, counted: jax.Array
-) -> tuple[jax.Array, Arrays]:
-    def loss(chosen: Arrays) -> jax.Array:
-        found = forward(net, how, {**params, **chosen}, {**batch, "num_items_in_batch": counted}, key).loss
-        assert found is not None
-        return found
+    def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """What the decoder reads, layer by layer: [B, H, T, S]."""
+        output: Any = self.model(**batch, output_attentions=True)
+        return [np.asarray(layer, np.float32) for layer in output.cross_attentions or ()]
 
-    return jax.value_and_grad(loss)({name: params[name] for name in active})
+    def save(self, folder: Path, state: TrainerState) -> None:
+        """Write the checkpoint of a step."""
+        save_checkpoint(self, folder, state)
 
+    def restore(self, folder: Path, step: int) -> None:
+        """Go on from a checkpoint. Dropout needs no state: its keys are made of the seed and the step."""
+        restore_checkpoint(self, folder)
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def _update(
-    settings: Settings, params: Arrays, moments: Moments, gradients: Arrays, rates: Any, counts: Any
-) -> tuple[Arrays, Moments, jax.Array]:
-    return adamw(params, moments, gradients, rates, counts, settings)
+    def settle(self) -> None:
+        """Let the model have its final weights for good."""
+        self.model.params = {**self.model.flat_params, **_copies(self.average or {})}
 
-
-@partial(jax.jit, donate_argnums=0)
-def _sum(one: Arrays, other: Arrays) -> Arrays:
-    return {name: value + other[name] for name, value in one.items()}
-
-
-@partial(jax.jit, donate_argnums=0)
-def _averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
-    return {name: value + share * (live[name] - value) for name, value in average.items()}
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _summed_loss(net: Net, how: How, params: Arrays, batch: Any) -> jax.Array:
-    loss = forward(net, how, params, {**batch, "num_items_in_batch": jnp.int32(1)}, None).loss
-    assert loss is not None
-    return loss
+    def gathered(self) -> Callable[[Staging], None]:
+        """What writes model and tokenizers."""
+        return lambda staging: write_pair(self.model, staging, self.model.all_params())
 
 
-def _group(name: str) -> str:
-    part = part_of(name)
-    return "cross_attention" if part == "decoder.cross_attention" else part.partition(".")[0]
+def _copies(params: Mapping[str, jax.Array]) -> Arrays:
+    return {name: jnp.array(value) for name, value in params.items()}
 
 
-def _frozen_parts(model: FlaxEncoderDecoderModel, arguments: TrainingArguments) -> set[str]:
-    """The parts that the arguments name, whole or by one of their words."""
-    there = {part_of(name) for name in model.flat_params}
-    words = [word.strip() for word in arguments.freeze.split(",") if word.strip()]
-    found = {word: {part for part in there if _names(word, part)} for word in words}
-    if unknown := [word for word, parts in found.items() if not parts]:
-        known = sorted({word for part in there for word in (part, *part.split("."))})
-        raise ConfigError(
-            f"No part of this model is called {', '.join(map(repr, unknown))}.\nExpected any of: {', '.join(known)}."
-        )
-    return set().union(*found.values())
-
-
-def _names(word: str, part: str) -> bool:
-    word = word.replace("embeddings", "embedding")
-    return word == part or word in part.split(".")
+@contextmanager
+def _out_of_memory_explained(batches: Sequence[Made], step: int) -> Iterator[None]:
+    """Turn XLA's out-of-memory error into ours."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sources, targets = ([batch[name].shape for batch in batches] for name in ("input_ids", "labels"))
+        raise out_of_memory(step, sources, targets) from error

@@ -1,4 +1,4 @@
-"""The training loop in PyTorch."""
+"""Training in PyTorch: what the run of `training/run.py` does there. Read `engine.py` first."""
 
 from conjoin.training.torch.trainer import Seq2SeqTrainer, TrainOutput
 

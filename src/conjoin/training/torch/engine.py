@@ -1,22 +1,32 @@
-"""One optimizer step: forward and backward over its batches, clipping, update, average."""
+"""A run on PyTorch: steps (forward, backward, clipping, update, average), evaluations, checkpoints."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from conjoin.errors import TrainingError
+from conjoin.checkpoint import Staging
 from conjoin.torch.model import EncoderDecoderModel
+from conjoin.torch.saving import write_pair
 from conjoin.training.arguments import TrainingArguments
+from conjoin.training.batching import Batch, split_by_length
+from conjoin.training.engine import Losses, out_of_memory
+from conjoin.training.examples import Examples
+from conjoin.training.state import TrainerState
 from conjoin.training.torch.averaging import Average
-from conjoin.training.torch.collate import to_device
+from conjoin.training.torch.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.torch.collate import Collator, to_device
+from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
 from conjoin.training.torch.groups import Optimizing, build_optimizing
-from conjoin.training.torch.sharding import reshard, shard, unsynchronised, whole, wrap
+from conjoin.training.torch.sharding import reshard, shard, unsynchronised, whole, whole_state, wrap
 from conjoin.training.torch.world import World
 
 
@@ -28,28 +38,63 @@ class Share:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """On the device still: reading it there and then would make the device wait.
+class Tally:
+    """Losses of the steps since they were last read; added up on the device, which reading would make wait."""
 
-    Args:
-        loss: Of this process's share of the batch.
-        grad_norm: Before clipping.
-    """
+    def __init__(self, device: torch.device, *, lossy: bool) -> None:
+        self._lossy = lossy
+        self._norm = torch.zeros(())
+        self._start(device)
 
-    loss: Tensor
-    grad_norm: Tensor
+    def _start(self, device: torch.device) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # of finite losses, and how many they are
+        self._steps = 0
+
+    def add(self, loss: Tensor, norm: Tensor) -> bool:
+        """Take in a step; False where a CPU knows at once that it has no number.
+
+        Args:
+            loss: Of this process's share of the batch.
+            norm: Of the gradient; in float16 some overflow, and their steps are left out.
+        """
+        finite = loss.isfinite() & (norm.isfinite() | self._lossy)
+        self._sums += torch.stack((torch.where(finite, loss, 0.0).double(), finite.double()))
+        self._norm = norm
+        self._steps += 1
+        return self._sums.device.type != "cpu" or self._lossy or bool(finite)
+
+    def read(self, world: World) -> Losses:
+        """Add up over the processes, and begin anew."""
+        total, finite = world.sum(self._sums).tolist()
+        sound = finite == self._steps * world.size or (self._lossy and finite > 0)
+        found = Losses(total, self._steps, self._norm.item(), sound)
+        self._start(world.device)
+        return found
 
 
 class Engine:
-    """A model and what trains it."""
+    """A model and what trains it (conjoin.training.engine.Engine).
+
+    Args:
+        total_steps: Of the run, for its schedules.
+        fresh: Names of the parameters that no checkpoint had.
+        source_pad: What fills up sources.
+    """
 
     def __init__(
-        self, model: EncoderDecoderModel, arguments: TrainingArguments, world: World, total_steps: int, fresh: list[str]
+        self,
+        model: EncoderDecoderModel,
+        arguments: TrainingArguments,
+        world: World,
+        total_steps: int = 1,
+        fresh: Sequence[str] = (),
+        source_pad: int = 0,
     ) -> None:
         self.model = model
         self.arguments = arguments
         self.world = world
+        self._source_pad = source_pad
+        self._tally = Tally(world.device, lossy=arguments.fp16)
         if arguments.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         if arguments.fsdp == "full":
@@ -72,7 +117,7 @@ class Engine:
         return build_optimizing(self.trained, self.arguments, self.total_steps)
 
     def begin(self, step: int) -> None:
-        """Get ready for the step, 1 for the first: which parameters it trains, and its learning rates."""
+        """Get ready for the step: which parameters it trains, and its learning rates."""
         only_fresh = step <= self.arguments.fresh_first
         if self._wrapped is None or only_fresh != self._only_fresh:
             for name, parameter in self.trained.items():
@@ -82,23 +127,39 @@ class Engine:
         self.optimizing.set_rates(step)
         self.model.train()
 
-    def step(self, number: int, shares: Sequence[Share], counted: int) -> StepResult:
-        """Take one step.
-
-        Args:
-            shares: This process's batches.
-            counted: Labels in the whole step, over all batches and processes; its loss is their mean.
-
-        Raises:
-            TrainingError: out of memory, with what to change.
-        """
+    def step(self, number: int, examples: Examples, batches: list[Batch], counted: int) -> bool:
+        """Take one step; False where a CPU knows at once that it has no number."""
         self.begin(number)
+        shares = self._shares(Collator(self.model, examples, self._source_pad), batches)
         with out_of_memory_explained(shares, number):
             losses = [self._backward(share, counted, last=share is shares[-1]) for share in shares]
             norm = self._update()
         if self.average is not None:
             self.average.update(number)
-        return StepResult(torch.stack(losses).sum(), norm)
+        return self._tally.add(torch.stack(losses).sum(), norm)
+
+    def _shares(self, collator: Collator, chosen: list[Batch]) -> list[Share]:
+        """This process's batches of a step; every process has as many, if need be one that counts nothing."""
+        size, lengths = self.world.size, collator.examples.lengths
+        mine = [
+            Share(collator(part)) for batch in chosen[self.world.rank :: size] for part in self._parts(lengths, batch)
+        ]
+        if len(mine) < -(-len(chosen) // size):
+            mine.append(Share(collator(chosen[0]), weight=0.0))
+        return mine
+
+    def _parts(self, lengths: NDArray[np.int64], batch: Batch) -> list[Batch]:
+        """A batch in parts without much padding, where a pass is cheap beside its tokens: on one CPU."""
+        alone_on_cpu = self.world.device.type == "cpu" and not self.world.many
+        return split_by_length(lengths, batch) if alone_on_cpu else [batch]
+
+    def losses(self) -> Losses:
+        """Read the losses of the steps since the last call; every process must ask."""
+        return self._tally.read(self.world)
+
+    def rates_at(self, step: int) -> dict[str, float]:
+        """Learning rate by part of the model."""
+        return self.optimizing.rates_at(step)
 
     def _backward(self, share: Share, counted: int, *, last: bool) -> Tensor:
         assert self._wrapped is not None
@@ -137,12 +198,51 @@ class Engine:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """The weights that evaluations and the final model have: averaged ones where there are some."""
-        with contextlib.nullcontext() if self.average is None else self.average.applied():
+        """Let the model be as evaluations and saved models have it; random states are left as they were."""
+        was_training = self.model.training
+        self.model.eval()
+        average = contextlib.nullcontext() if self.average is None else self.average.applied()
+        with average, torch.random.fork_rng(enabled=True):
             try:
                 yield
             finally:
                 reshard(self.model)
+                self.model.train(was_training)
+
+    def mean_loss(self, examples: Examples) -> float:
+        """Loss per counted label, without label smoothing."""
+        return mean_loss(self, Collator(self.model, examples, self._source_pad))
+
+    def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
+        """Generated ids of every example, in their order; all processes together."""
+        return predict_ids(self, Collator(self.model, examples, self._source_pad), settings)
+
+    def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+        """Generated ids of one batch, by this process."""
+        return generate(self, Collator(self.model, examples, self._source_pad), batch, settings)
+
+    def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """What the decoder reads, layer by layer: [B, H, T, S]."""
+        return cross_attention(self.model, batch)
+
+    def save(self, folder: Path, state: TrainerState) -> None:
+        """Write the checkpoint of a step."""
+        save_checkpoint(self, folder, state)
+
+    def restore(self, folder: Path, step: int) -> None:
+        """Go on from a checkpoint."""
+        restore_checkpoint(self, folder, step)
+
+    def settle(self) -> None:
+        """Let the model have its final weights for good."""
+        if self.average is not None:
+            self.average.apply()
+        self.model.eval()
+
+    def gathered(self) -> Callable[[Staging], None]:
+        """Gather the weights, every process; what is returned writes model and tokenizers."""
+        weights = whole_state(self.model, self.world)
+        return lambda staging: write_pair(self.model, staging, state=weights)
 
 
 @contextmanager
@@ -154,10 +254,5 @@ def out_of_memory_explained(shares: Sequence[Share], step: int) -> Iterator[None
         text = str(error).lower()
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
             raise
-        source, target = (max(tuple(s.inputs[name].shape) for s in shares) for name in ("input_ids", "labels"))
-        raise TrainingError(
-            f"Out of memory at step {step}, with sources of {source} and targets of {target} (rows, tokens).",
-            hint="lower --tokens-per-batch (or --per-device-train-batch-size) and raise "
-            "--gradient-accumulation-steps by as much; or --gradient-checkpointing, or --bf16. "
-            "--resume goes on from the last checkpoint.",
-        ) from error
+        sources, targets = ([tuple(s.inputs[name].shape) for s in shares] for name in ("input_ids", "labels"))
+        raise out_of_memory(step, sources, targets) from error

@@ -8,15 +8,9 @@ import torch
 from torch import nn
 
 from conjoin.errors import TrainingError
-from conjoin.join import part_of
 from conjoin.training.arguments import GROUPS, TrainingArguments
+from conjoin.training.parts import group_of
 from conjoin.training.schedules import Factor, group_rate
-
-
-def group_of(name: str) -> str:
-    """The learning-rate group of a parameter; shared ones go by the encoder's name."""
-    part = part_of(name)
-    return "cross_attention" if part == "decoder.cross_attention" else part.partition(".")[0]
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

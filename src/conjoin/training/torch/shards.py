@@ -39,14 +39,17 @@ def _template(engine: Engine) -> dict[str, Any]:
     return {"optimizer": get_optimizer_state_dict(engine.model, engine.optimizing.optimizer)} | average
 
 
-def adopt_whole(engine: Engine, saved: dict[str, Any]) -> None:
-    """Give a sharded model's optimizer the state of one that was not sharded."""
+def adopt_whole(engine: Engine, states: dict[str, Any]) -> None:
+    """Give a sharded model's optimizer the state of one that was not sharded.
+
+    Args:
+        states: By the parameters' names.
+    """
     names = {id(parameter): name for name, parameter in engine.trained.items()}
     groups = engine.optimizing.optimizer.param_groups
-    order = [names[id(parameter)] for group in groups for parameter in group["params"]]
     by_name = {
-        "state": {order[index]: values for index, values in saved["state"].items()},
-        "param_groups": [g | {"params": [order[index] for index in g["params"]]} for g in saved["param_groups"]],
+        "state": states,
+        "param_groups": [g | {"params": [names[id(parameter)] for parameter in g["params"]]} for g in groups],
     }
     options = StateDictOptions(full_state_dict=True)
     set_optimizer_state_dict(engine.model, engine.optimizing.optimizer, by_name, options=options)

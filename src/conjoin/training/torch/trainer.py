@@ -1,287 +1,34 @@
-"""Seq2SeqTrainer: a model, a tokenizer, arguments and data; everything else follows."""
+"""Seq2SeqTrainer on PyTorch."""
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from conjoin.checkpoint import replacing_folder
-from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConfigError, TrainingError
-from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.saving import write_pair
 from conjoin.training.arguments import TrainingArguments
-from conjoin.training.callbacks import TrainerCallback, TrainerControl
-from conjoin.training.datasets import room_of, to_examples
-from conjoin.training.examples import Examples
-from conjoin.training.recipe import Recipe
-from conjoin.training.run_folder import Checkpoint, RunFolder
-from conjoin.training.scoring import score_texts, wanted_metrics
 from conjoin.training.torch.checkpoints import seed_all
-from conjoin.training.torch.collate import Collator
 from conjoin.training.torch.engine import Engine
-from conjoin.training.torch.evaluating import EvalPrediction, filled, generate, mean_loss, predict_ids
-from conjoin.training.torch.finish import write_final_model
-from conjoin.training.torch.run import Run
-from conjoin.training.torch.sharding import whole_state
 from conjoin.training.torch.world import World, join_world
-
-ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOutput:
-    """What a run came to (transformers' class of the same name)."""
-
-    global_step: int
-    training_loss: float
-    metrics: dict[str, Any]
+from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionOutput:
-    """What `predict` gives.
+class Seq2SeqTrainer(Trainer):
+    __doc__ = Trainer.__doc__
 
-    Args:
-        predictions: Texts, or [n, T] ids where there is no tokenizer.
-        label_ids: [n, T], filled up with -100.
-    """
+    world: World
 
-    predictions: Any
-    label_ids: Any
-    metrics: dict[str, float]
-
-
-class Seq2SeqTrainer:
-    """Trains and evaluates a joined model; Hugging Face's names where it has them.
-
-    Args:
-        tokenizer: The model's own by default. A single one for a joined pair is taken for both sides, and labels get
-            its end token.
-        train_dataset, eval_dataset: Rows with the columns that `args` names, or with `input_ids` and `labels`; lists,
-            `datasets.Dataset`s, paths of files, or ready `Examples`.
-        compute_metrics: Gets generated ids and labels of every evaluation; sets predict_with_generate.
-        recipe: What to write into the run's folder, where there is more to say than `args`.
-
-    Raises:
-        DataError, ConfigError: before anything is trained.
-    """
-
-    def __init__(
-        self,
-        model: EncoderDecoderModel,
-        tokenizer: Tokenizer | TokenizerPair | None = None,
-        args: TrainingArguments | None = None,
-        *,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        compute_metrics: ComputeMetrics | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
-        recipe: Recipe | None = None,
-    ) -> None:
-        self.args = args or TrainingArguments()
-        self.world: World = join_world(use_cpu=self.args.use_cpu)
-        self.model = model.to(self.world.device)
-        self.tokenizer = _tokenizer_for(model, tokenizer)
-        self.callbacks = list(callbacks)
-        self.recipe = recipe
-        self._compute_metrics = compute_metrics
-        wanted_metrics(self.args.metrics)
+    def place(self, model: Any) -> tuple[Any, World]:
+        """Join the processes, and put the model on this one's device."""
+        world = join_world(use_cpu=self.args.use_cpu)
         if self.args.freeze:
             model.freeze(*(part.strip() for part in self.args.freeze.split(",")))
-        self.train_examples = self._examples(train_dataset, "the training data")
-        self.eval_examples = self._examples(eval_dataset, "the validation data")
-        self._engine: Engine | None = None
+        return model.to(world.device), world
 
-    def _examples(self, data: Any, name: str) -> Examples | None:
-        if data is None:
-            return None
-        shown = self.world.first
-        return to_examples(data, name, self.args, self.model.spec, self.tokenizer, shown=shown)
+    def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
+        """What trains and evaluates the model."""
+        return Engine(self.model, arguments, self.world, total_steps, fresh, self.source_pad)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
-        """Train, evaluate, keep checkpoints, write the final model.
-
-        Args:
-            resume_from_checkpoint: A checkpoint's folder; True or "latest" for the newest, or the start if there is
-                none yet; `args.resume_from_checkpoint` by default.
-
-        Raises:
-            TrainingError: the run cannot start or go on; checkpoints stay whole.
-        """
-        if self.train_examples is None:
-            raise ConfigError("There is nothing to train on.", hint="Seq2SeqTrainer(..., train_dataset=...)")
-        folder = RunFolder(Path(self.args.output_dir))
-        wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        checkpoint = self._find(folder, "latest" if wanted is True else wanted)
-        run = Run(self, self.train_examples, folder, checkpoint)
-        self._engine = run.engine
-        run.go()
-        write_final_model(self, run)
-        state = run.state
-        metrics = {
-            "train_runtime": round(state.seconds, 3),
-            "train_loss": state.total_loss / max(state.global_step, 1),
-            "train_tokens_per_second": round(state.tokens_seen / max(state.seconds, 1e-9), 1),
-            "epoch": run.epoch,
-        }
-        return TrainOutput(state.global_step, metrics["train_loss"], metrics)
-
-    def _find(self, folder: RunFolder, wanted: str | bool | None) -> Checkpoint | None:
-        """The checkpoint to go on from; the folder is taken for a new run if there is none."""
-        found = folder.find(wanted) if isinstance(wanted, str) else None
-        overwrite = self.args.overwrite_output_dir
-        if found is None:
-            self.world.on_first(lambda: folder.claim(overwrite=overwrite))
-            seed_all(self.args.seed, self.world)
-        self.world.on_first(folder.sweep)
-        return found
-
-    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Loss per label, and metrics of texts if they are asked for.
-
-        Raises:
-            ConfigError: there are no validation data.
-        """
-        examples = self.eval_examples if eval_dataset is None else self._examples(eval_dataset, "the validation data")
-        if examples is None:
-            raise ConfigError("There is nothing to evaluate on.", hint="Seq2SeqTrainer(..., eval_dataset=...)")
-        metrics, _ = self._judge(examples, generates=self._generates)
-        return {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-
-    def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Generate a target for every source."""
-        examples = self._examples(test_dataset, "the test data")
-        assert examples is not None
-        metrics, ids = self._judge(examples, generates=True)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        predictions = filled(ids, self._pad) if self.tokenizer is None else self._decode(ids)
-        return PredictionOutput(predictions, filled(examples.labels), named)
-
-    @property
-    def _generates(self) -> bool:
-        return self.args.predict_with_generate or self._compute_metrics is not None
-
-    @property
-    def _pad(self) -> int:
-        pad = self.model.config.pad_token_id
-        return 0 if pad is None else pad
-
-    def _judge(self, examples: Examples, *, generates: bool) -> tuple[dict[str, float], list[list[int]]]:
-        engine = self.engine()
-        collator = self.collator(examples)
-        start = time.perf_counter()
-        was_training = self.model.training
-        self.model.eval()
-        ids: list[list[int]] = []
-        with engine.evaluated(), torch.random.fork_rng(enabled=True):
-            metrics = {"loss": mean_loss(engine, collator)}
-            if generates:
-                ids = predict_ids(engine, collator, self.generation_settings(examples))
-        self.model.train(was_training)
-        if generates:
-            metrics |= self._scores(examples, ids)
-        metrics["runtime"] = round(time.perf_counter() - start, 3)
-        return metrics, ids
-
-    def _scores(self, examples: Examples, ids: list[list[int]]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        if self._compute_metrics is not None:
-            found |= self._compute_metrics(EvalPrediction(filled(ids, self._pad), filled(examples.labels)))
-        if self.args.metrics:
-            found |= score_texts(self.args.metrics, self._decode(ids), self._targets(examples))
-        return found
-
-    def _targets(self, examples: Examples) -> list[str]:
-        if examples.texts is not None:
-            return examples.texts.targets
-        return self._decode([examples.labels[index].tolist() for index in range(len(examples))])
-
-    def _decode(self, ids: list[list[int]]) -> list[str]:
-        if self.tokenizer is None:
-            raise ConfigError(
-                "Texts are asked for, and there is no tokenizer.", hint="Seq2SeqTrainer(model, tokenizer)"
-            )
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-    def samples(self, examples: Examples, count: int) -> list[tuple[str, str, str]]:
-        """Source, target and prediction of the first examples; empty without a tokenizer."""
-        shared = self.args.fsdp != "none"
-        if self.tokenizer is None or not count or not (self.world.first or shared):
-            return []
-        engine, rows = self.engine(), list(range(min(count, len(examples))))
-        was_training = self.model.training
-        self.model.eval()
-        with engine.evaluated(), torch.random.fork_rng(enabled=True):
-            settings = self.generation_settings(examples)
-            ids = generate(engine, self.collator(examples), [[row] for row in rows], settings)
-        self.model.train(was_training)
-        sources = examples.texts.sources if examples.texts else self._source_texts(examples, rows)
-        targets = (
-            examples.texts.targets if examples.texts else self._decode([examples.labels[r].tolist() for r in rows])
-        )
-        return [(sources[row], targets[row], text) for row, text in zip(rows, self._decode(ids), strict=True)]
-
-    def _source_texts(self, examples: Examples, rows: list[int]) -> list[str]:
-        tokenizer = self.tokenizer.source if isinstance(self.tokenizer, TokenizerPair) else self.tokenizer
-        assert tokenizer is not None
-        return tokenizer.batch_decode([examples.sources[row].tolist() for row in rows], skip_special_tokens=True)
-
-    def generation_settings(self, examples: Examples) -> dict[str, Any]:
-        """How evaluations generate: long enough for the longest target, unless the arguments say otherwise."""
-        longest = self.args.generation_max_length or self.args.max_target_length or int(examples.labels.lengths.max())
-        limit = room_of(self.args, self.model.spec).target
-        settings: dict[str, Any] = {"max_new_tokens": min(longest, limit - 1) if limit else longest}
-        if self.args.generation_num_beams:
-            settings["num_beams"] = self.args.generation_num_beams
-        return settings
-
-    def collator(self, examples: Examples) -> Collator:
-        """Makes batches of some examples."""
-        source = self.tokenizer.source if isinstance(self.tokenizer, TokenizerPair) else self.tokenizer
-        pad = None if source is None else source.pad_token_id
-        pad = self.model.encoder.config.pad_token_id if pad is None else pad
-        return Collator(self.model, examples, 0 if pad is None else pad)
-
-    def engine(self) -> Engine:
-        """What evaluates: the run's own, or one made for the purpose."""
-        if self._engine is None:
-            self._engine = Engine(self.model, self.args.copy(ema_decay=None), self.world, 1, [])
-        return self._engine
-
-    def save_model(self, output_dir: str | None = None) -> None:
-        """Write model and tokenizers."""
-        weights = whole_state(self.model, self.world)
-
-        def write() -> None:
-            with replacing_folder(output_dir or self.args.output_dir) as staging:
-                write_pair(self.model, staging, state=weights)
-
-        self.world.on_first(write)
-
-    def call_back(self, event: str, run: Run, **keywords: Any) -> None:
-        """Tell every callback."""
-        for callback in self.callbacks:
-            getattr(callback, event)(self.args, run.state, run.control, model=self.model, **keywords)
+    def seed(self) -> None:
+        """Start every generator."""
+        seed_all(self.args.seed, self.world)
 
 
-def _tokenizer_for(
-    model: EncoderDecoderModel, given: Tokenizer | TokenizerPair | None
-) -> Tokenizer | TokenizerPair | None:
-    """The tokenizer to train with, which then travels with the model."""
-    if given is None:
-        try:
-            return model.tokenizer
-        except (ConfigError, TrainingError, ValueError):
-            return None
-    if isinstance(given, Tokenizer) and isinstance(model.config, EncoderDecoderConfig):
-        given = TokenizerPair(given, given, target_eos=given.end_token_id is not None)
-    model.tokenizer = given
-    return given
-
-
-__all__ = ["Seq2SeqTrainer", "TrainOutput", "TrainerControl"]
+__all__ = ["PredictionOutput", "Seq2SeqTrainer", "TrainOutput"]

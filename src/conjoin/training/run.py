@@ -1,19 +1,21 @@
-"""One run on JAX: steps, logs, evaluations and checkpoints in their order; the PyTorch run's files and rules."""
+"""One run: steps, logs, evaluations and checkpoints in their order, on any framework's engine."""
 
-import math
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING
 
-from conjoin.errors import ConfigError, TrainingError
+from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, TrainingError
 from conjoin.training.arrays import counted_labels, tokens_of
 from conjoin.training.batching import Plan, choose_batching
 from conjoin.training.callbacks import TrainerControl
+from conjoin.training.examination import examine
+from conjoin.training.examples import Examples
 from conjoin.training.interrupts import Interrupts
-from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
-from conjoin.training.jax.engine import Engine
-from conjoin.training.jax.trainer import Trainer
 from conjoin.training.recorder import Recorder
-from conjoin.training.run_folder import Checkpoint, RunFolder, check_same_plan
+from conjoin.training.run_folder import Checkpoint, RunFolder, as_training_error, check_same_plan
 from conjoin.training.state import TrainerState
+
+if TYPE_CHECKING:
+    from conjoin.training.trainer import Trainer
 
 
 class Run:
@@ -24,28 +26,24 @@ class Run:
         engine: What takes steps.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
-        self.trainer, self.args, self.folder = trainer, trainer.args, folder
-        self.examples = trainer.train_examples
+    def __init__(
+        self, trainer: "Trainer", examples: Examples, folder: RunFolder, checkpoint: Checkpoint | None
+    ) -> None:
+        self.trainer, self.examples, self.folder = trainer, examples, folder
+        self.args, self.world = trainer.args, trainer.world
         self.control = TrainerControl()
         self._check_validation()
-        fresh = list(trainer.model.join_report.fresh)
-        if self.args.fresh_first and not fresh and checkpoint is None:
-            raise ConfigError(
-                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole.",
-                hint="give --encoder and --decoder instead of --model, so that it is known what is fresh.",
-            )
-        wanted = self.args.gradient_accumulation_steps
-        new = TrainerState(fresh=fresh, batches_per_step=wanted, plan=self._facts())
-        self.state = checkpoint.state() if checkpoint else new
-        check_same_plan(self.state.plan, self._facts())
-        self.state.batches_per_step = wanted
+        self.resumed = checkpoint is not None
+        self.state = checkpoint.state() if checkpoint else self._new_state()
         self.plan = self._plan()
         self.state.max_steps = self._max_steps()
         self._batches = self.plan.epoch(self.state.epoch)
-        self.engine = Engine(trainer.model, self.args, self.state.max_steps, self.state.fresh)
+        if not self.resumed and self.args.doctor:
+            self.world.on_first(lambda: examine(trainer, examples, self._batches[0]))
+        self.engine = trainer.make_engine(self.args, self.state.max_steps, self.state.fresh)
+        self.engine.begin(self.state.global_step + 1)
         if checkpoint is not None:
-            restore_checkpoint(checkpoint, self.engine)
+            self.engine.restore(checkpoint.folder, checkpoint.step)
         self._norm = 0.0
         self.control.should_training_stop = self._out_of_patience
 
@@ -62,19 +60,43 @@ class Run:
         if without and asked:
             raise ConfigError(
                 f"No evaluation is made, but it is asked for: {', '.join(asked)}.",
-                hint="give validation data (--validation), and leave eval_strategy = no out.",
+                hint="give validation data (--validation, eval_dataset=), and leave eval_strategy = no out.",
             )
+
+    def _new_state(self) -> TrainerState:
+        fresh = list(self.trainer.model.join_report.fresh)
+        if self.args.fresh_first and not fresh:
+            raise ConfigError(
+                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole.",
+                hint="give --encoder and --decoder instead of --model, so that it is known what is fresh.",
+            )
+        return TrainerState(
+            fresh=fresh, batches_per_step=self.args.gradient_accumulation_steps * self.world.size, plan=self._facts()
+        )
 
     def _facts(self) -> dict[str, object]:
         """What the order of batches depends on."""
+        batching = choose_batching(self.args, self.examples.lengths)
         return {
             "training data": self.examples.fingerprint(),
-            "batches": repr(choose_batching(self.args, self.examples.lengths)),
+            "batches": repr(batching),
             "order": self.args.train_sampling_strategy,
             "seed": self.args.seed,
         }
 
     def _plan(self) -> Plan:
+        check_same_plan(self.state.plan, self._facts())
+        wanted = self.args.gradient_accumulation_steps * self.world.size
+        if self.state.batches_per_step != wanted:
+            kept = self.state.batches_per_step % self.world.size == 0
+            self.state.batches_per_step = self.state.batches_per_step if kept else wanted
+            warnings.warn(
+                f"The run had {self.state.batches_per_step if kept else 'another number of'} batches per step, "
+                f"the arguments and {self.world.size} processes make {wanted}; "
+                f"it goes on with {self.state.batches_per_step}.",
+                ConjoinWarning,
+                stacklevel=5,
+            )
         return Plan(
             lengths=self.examples.lengths,
             batching=choose_batching(self.args, self.examples.lengths),
@@ -100,9 +122,9 @@ class Run:
 
     def go(self) -> None:
         """Take all steps that are left."""
-        self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=True)
+        self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=self.world.first)
         try:
-            with Interrupts(watched=True) as interrupts:
+            with Interrupts(watched=not self.world.many) as interrupts:
                 self.trainer.call_back("on_train_begin", self)
                 while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
                     self._step()
@@ -115,12 +137,12 @@ class Run:
         state = self.state
         chosen = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
         counted = counted_labels(self.examples.labels.lengths, chosen)
-        batches = [self.trainer.arrays(self.examples, batch) for batch in chosen]
-        result = self.engine.step(state.global_step + 1, batches, counted)
+        finite = self.engine.step(state.global_step + 1, self.examples, chosen, counted)
         state.global_step += 1
         state.batches_seen += len(chosen)
         state.tokens_seen += tokens_of(self.examples.lengths.sum(1), chosen)
-        self._note(float(result.loss), float(result.grad_norm), chosen)
+        if not finite:
+            self._fail(self.examples.where(index for batch in chosen for row in batch for index in row))
         epoch_ends = state.batches_seen >= len(self._batches)
         if epoch_ends:
             state.epoch, state.batches_seen = state.epoch + 1, 0
@@ -129,26 +151,29 @@ class Run:
         self.trainer.call_back("on_step_end", self)
         self._after_step(epoch_ends=epoch_ends)
 
-    def _note(self, loss: float, norm: float, chosen: Any) -> None:
-        """Add up the loss.
+    def _read_losses(self) -> None:
+        """Move the losses from the engine into the state.
 
         Raises:
-            TrainingError: it is no number any more.
+            TrainingError: they are no numbers any more.
         """
-        state = self.state
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            newest = next(reversed(self.folder.checkpoints()), None)
-            kept = f"{newest.folder} is whole" if newest else "no checkpoint was written yet"
-            where = self.examples.where(index for batch in chosen for row in batch for index in row)
-            raise TrainingError(
-                f"The loss or its gradient is not a finite number any more at step {state.global_step} "
-                f"(batch: {where}). Nothing was saved since; {kept}.",
-                hint="lower learning_rate, raise warmup_steps, or look at these pairs.",
-            )
-        state.loss_sum += loss
-        state.total_loss += loss
-        state.loss_steps += 1
-        self._norm = norm
+        found = self.engine.losses()
+        if not found.sound:
+            self._fail(None)
+        self.state.loss_sum += found.total
+        self.state.total_loss += found.total
+        self.state.loss_steps += found.steps
+        self._norm = found.grad_norm
+
+    def _fail(self, where: str | None) -> None:
+        newest = next(reversed(self.folder.checkpoints()), None)
+        kept = f"{newest.folder} is whole" if newest else "no checkpoint was written yet"
+        since = f"at step {self.state.global_step}" if where else f"by step {self.state.global_step}"
+        raise TrainingError(
+            f"The loss or its gradient is not a finite number any more {since}"
+            f"{f' (batch: {where})' if where else ''}. Nothing was saved since; {kept}.",
+            hint="lower learning_rate, raise warmup_steps, use bf16 rather than fp16, or look at these pairs.",
+        )
 
     def _after_step(self, *, epoch_ends: bool) -> None:
         state, control = self.state, self.control
@@ -164,6 +189,7 @@ class Run:
         control.should_evaluate = control.should_save = False
 
     def _log(self) -> None:
+        self._read_losses()
         state = self.state
         loss = state.loss_sum / max(state.loss_steps, 1)
         logs = self.recorder.train(self.epoch, loss, self._norm, self.engine.rates_at(state.global_step))
@@ -185,21 +211,24 @@ class Run:
 
     def _saves(self, epoch_ends: bool, last: bool, evaluated: bool) -> bool:
         on_step = self.state.global_step % self.args.save_steps == 0
-        best = evaluated and self.args.load_best_model_at_end
         match self.args.save_strategy:
             case "no":
                 return False
             case "steps":
-                return on_step or last or best
+                return on_step or last or (evaluated and self.args.load_best_model_at_end)
             case "epoch":
-                return epoch_ends or last or best
+                return epoch_ends or last or (evaluated and self.args.load_best_model_at_end)
             case "auto":
                 return on_step or last or evaluated
 
     def _evaluate(self) -> None:
-        metrics = self.trainer.evaluate(self.engine)
+        self._read_losses()
+        examples = self.trainer.eval_examples
+        assert examples is not None
+        metrics = self.trainer.evaluate()
+        samples = self.trainer.samples(examples, self.args.eval_samples)
         self.recorder.evaluation(self.epoch, metrics)
-        for sample in self.trainer.samples(self.engine):
+        for sample in samples:
             self.recorder.sample(self.epoch, *sample)
         self._compare(metrics)
         self.recorder.pause()
@@ -213,10 +242,11 @@ class Run:
                 f"metric_for_best_model = {self.args.metric_for_best_model!r} is not among the metrics of an "
                 f"evaluation: {', '.join(key.removeprefix('eval_') for key in metrics)}."
             )
-        gain = 0.0 if state.best_metric is None else metrics[name] - state.best_metric
+        value = metrics[name]
+        gain = 0.0 if state.best_metric is None else value - state.best_metric
         gain = gain if self.args.better_when_greater else -gain
         if state.best_metric is None or gain > self.args.early_stopping_threshold:
-            state.best_metric, state.best_step = metrics[name], state.global_step
+            state.best_metric, state.best_step = value, state.global_step
             state.evaluations_without_progress = 0
             return
         state.evaluations_without_progress += 1
@@ -229,9 +259,14 @@ class Run:
 
     def save(self) -> None:
         """Keep a checkpoint."""
+        self._read_losses()
         self.recorder.tick()
-        save_checkpoint(self.folder, self.engine, self.state)
-        self.folder.rotate(self.args.save_total_limit, self.state.best_step)
+        step = self.state.global_step
+        try:
+            self.engine.save(self.folder.checkpoint(step), self.state)
+        except ConjoinError as error:
+            raise as_training_error(error, self.folder, step) from error
+        self.world.on_first(lambda: self.folder.rotate(self.args.save_total_limit, self.state.best_step))
         self.recorder.pause()
         self.trainer.call_back("on_save", self)
 

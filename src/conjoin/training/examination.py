@@ -1,11 +1,16 @@
 """The doctor before the first step: a look at model and batch that hours of training would otherwise replace."""
 
+from typing import TYPE_CHECKING
+
 from conjoin.errors import TrainingError
 from conjoin.join.diagnosis import Diagnosis
-from conjoin.torch.model import EncoderDecoderModel
+from conjoin.training.arrays import batch_arrays
 from conjoin.training.batching import Batch
+from conjoin.training.examples import Examples
 from conjoin.training.progress import show
-from conjoin.training.torch.collate import Collator
+
+if TYPE_CHECKING:
+    from conjoin.training.trainer import Trainer
 
 ROWS = 8
 """Pairs that the doctor sees: its checks need few, and each costs a forward pass."""
@@ -13,15 +18,15 @@ FATAL = ("ids", "labels", "start", "future", "source")
 """Checks whose failure makes training useless; others are shown and may be meant."""
 
 
-def examine(model: EncoderDecoderModel, collator: Collator, batch: Batch) -> Diagnosis:
+def examine(trainer: "Trainer", examples: Examples, batch: Batch) -> Diagnosis:
     """Show where parameters come from and what the doctor says of the first batch.
 
     Raises:
         TrainingError: training is bound to fail; with the fixes.
     """
     rows: Batch = [[index] for row in batch for index in row][:ROWS]
-    diagnosis = model.doctor(collator(rows, shifted=False))
-    show(model.join_report, diagnosis)
+    diagnosis = trainer.diagnose(batch_arrays(examples, rows, trainer.source_pad))
+    show(trainer.model.join_report, diagnosis)
     fatal = [finding for finding in diagnosis.failed if finding.check in FATAL]
     if fatal:
         lines = "\n".join(f"  {finding.check}: {finding.detail}\n    fix: {finding.fix}" for finding in fatal)

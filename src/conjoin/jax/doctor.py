@@ -1,0 +1,126 @@
+"""A joined model on a user's own batch, measured for the checks of `join/checks.py`."""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from conjoin.errors import ShapeError
+from conjoin.functional.loss import decoder_inputs, decoder_mask
+from conjoin.jax.calls import target_rules
+from conjoin.jax.ops import OPS
+from conjoin.jax.outputs import Seq2SeqLMOutput
+from conjoin.jax.training import parameter_table
+from conjoin.join.checks import ROUNDING, Ids, Moved, diagnose
+from conjoin.join.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    from conjoin.jax.model import FlaxEncoderDecoderModel
+
+
+class WithDoctor:
+    """A model that can be checked on a batch."""
+
+    def doctor(self, batch: Mapping[str, Any], trained: Collection[str] | None = None) -> Diagnosis:
+        """Check that this model can learn from this batch; run it on the first one. The checks of PyTorch's doctor.
+
+        Args:
+            batch: What a call takes, with `labels`.
+            trained: Names of the parameters that will be trained; all that can be if missing.
+
+        Returns:
+            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
+        """
+        model = cast("FlaxEncoderDecoderModel", self)
+        given = {name: np.asarray(value) for name, value in batch.items() if value is not None}
+        if "labels" not in given:
+            raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
+        labels = given.pop("labels")
+        table = parameter_table(model)
+        return diagnose(
+            model,
+            given,
+            labels,
+            {name: kind.trained if trained is None else name in trained for name, kind in table.items()},
+            shifted=lambda: np.asarray(_targets(model, labels)["decoder_input_ids"]),
+            admit=lambda decoder_ids: _Ward(model, given, labels, decoder_ids),
+        )
+
+
+def _targets(model: "FlaxEncoderDecoderModel", labels: Ids) -> dict[str, jax.Array]:
+    """Decoder inputs and their mask, as training makes them."""
+    rules, given = target_rules(model.config, {"labels": labels}), jnp.asarray(labels, jnp.int32)
+    assert rules is not None
+    mask = {"decoder_attention_mask": decoder_mask(OPS, rules, given, None)} if rules.masked else {}
+    return {"decoder_input_ids": decoder_inputs(OPS, rules, given, None), **mask}
+
+
+class _Ward:
+    """A batch, with decoder inputs and their mask as training makes them."""
+
+    def __init__(self, model: "FlaxEncoderDecoderModel", given: dict[str, Any], labels: Ids, decoder_ids: Ids) -> None:
+        self._model, self._labels = model, labels
+        made = {} if "decoder_input_ids" in given else _targets(model, labels)
+        self._inputs = {**made, **given, "decoder_input_ids": decoder_ids}
+
+    @cached_property
+    def gates(self) -> dict[str, bool]:
+        """Gates of cross-attention, and whether each is open at all."""
+        params = self._model.flat_params
+        return {name: bool(np.any(gate)) for name, gate in params.items() if name.endswith("cross_attn.gate")}
+
+    @cached_property
+    def _before(self) -> Seq2SeqLMOutput:
+        return self._call()
+
+    def _call(self, **changes: Any) -> Any:
+        """Labels are always given, so that one program serves logits and losses."""
+        return self._model(**{**self._inputs, "labels": self._labels, **changes})
+
+    def moved_by_target(self, decoder_input_ids: Ids, cut: int) -> Moved:
+        """How far other decoder inputs move the logits before position `cut`."""
+        return self._moved(self._call(decoder_input_ids=decoder_input_ids), cut)
+
+    def moved_by_source(self, input_ids: Ids | None) -> Moved:
+        """How far another source moves the logits."""
+        if input_ids is None:
+            return self._moved(self._call(inputs_embeds=self._inputs["inputs_embeds"][..., ::-1]), None)
+        return self._moved(self._call(input_ids=input_ids), None)
+
+    def _moved(self, after: Seq2SeqLMOutput, cut: int | None) -> Moved:
+        before = self._before.logits
+        assert before is not None and after.logits is not None
+        one, other = (np.asarray(logits[:, :cut], np.float32) for logits in (before, after.logits))
+        largest = float(jnp.abs(before.astype(jnp.float32)).max())
+        return float(np.abs(one - other).max()), ROUNDING * float(jnp.finfo(before.dtype).eps) * largest
+
+    def loss(self) -> float:
+        """The batch's loss."""
+        assert self._before.loss is not None
+        return float(self._before.loss)
+
+    def loss_alone(self) -> float:
+        """The loss of the decoder when no source position may be read."""
+        inputs = dict(self._inputs)
+        encoded = inputs.pop("encoder_outputs", None)
+        source = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids")
+        own = {name: inputs.pop(name) for name in source if name in inputs}
+        encoded = self._model.encode(**own) if encoded is None else encoded
+        states = encoded[0] if isinstance(encoded, tuple) else getattr(encoded, "last_hidden_state", encoded)
+        blind = {"encoder_outputs": states, "attention_mask": np.zeros(np.shape(states)[:2], np.int32)}
+        output: Any = self._model(**inputs, **blind, labels=self._labels)
+        return float(output.loss)
+
+    def reached(self, names: Sequence[str]) -> set[str]:
+        """Which parameters receive gradient that is not zero."""
+        held = self._model.flat_params
+
+        def loss(chosen: dict[str, jax.Array]) -> jax.Array:
+            output: Any = self._model(**self._inputs, labels=self._labels, params={**held, **chosen})
+            return output.loss
+
+        gradients = jax.jit(jax.grad(loss))({name: held[name] for name in names})
+        return {name for name, gradient in gradients.items() if bool(np.any(gradient))}

@@ -1,0 +1,57 @@
+"""The compiled programs of training; what they change is given away by the caller."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from conjoin.jax.programs import How, Net, forward
+from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def gradients_of(
+    net: Net, how: How, active: tuple[str, ...], params: Arrays, batch: Any, key: jax.Array, counted: jax.Array
+) -> tuple[jax.Array, Arrays]:
+    """A batch's part of the step's mean loss, and its gradients.
+
+    Args:
+        active: Names of the parameters that have gradients.
+        counted: Labels in the whole step.
+    """
+
+    def loss(chosen: Arrays) -> jax.Array:
+        found = forward(net, how, {**params, **chosen}, {**batch, "num_items_in_batch": counted}, key).loss
+        assert found is not None
+        return found
+
+    return jax.value_and_grad(loss)({name: params[name] for name in active})
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def update(
+    settings: Settings, params: Arrays, moments: Moments, gradients: Arrays, rates: Any, counts: Any
+) -> tuple[Arrays, Moments, jax.Array]:
+    """One update; see adamw."""
+    return adamw(params, moments, gradients, rates, counts, settings)
+
+
+@partial(jax.jit, donate_argnums=0)
+def sum_of(one: Arrays, other: Arrays) -> Arrays:
+    """Gradients of two batches."""
+    return {name: value + other[name] for name, value in one.items()}
+
+
+@partial(jax.jit, donate_argnums=0)
+def averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
+    """A moving average's next value."""
+    return {name: value + share * (live[name] - value) for name, value in average.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def summed_loss(net: Net, how: How, params: Arrays, batch: Any) -> jax.Array:
+    """The loss of a batch, summed over its labels, without dropout."""
+    loss = forward(net, how, params, {**batch, "num_items_in_batch": jnp.int32(1)}, None).loss
+    assert loss is not None
+    return loss
