@@ -153,7 +153,8 @@ class Stack(nn.Module):
     def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
         """Where real tokens stand, if an encoder is to leave out the others: in inference on a CPU."""
         reads_both_ways = inputs.cache is None and not any(block.causal for block in self.spec.blocks)
-        if key_mask is None or not reads_both_ways or inputs.segments is not None or not inputs.record.is_empty:
+        encodes = reads_both_ways and not self.spec.has_cross_attention
+        if key_mask is None or not encodes or inputs.segments is not None or not inputs.record.is_empty:
             return None
         packing = self._packed_by(key_mask)
         return packing if packing is not None and packing.unbroken else None
