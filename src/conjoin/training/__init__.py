@@ -1,6 +1,6 @@
-"""Training: data, batches, arguments, schedules, the run folder; and, in `training.torch`, the loop.
+"""Training: data, batches, arguments, schedules, the run and its folder; in `training.torch` and `training.jax`, engines.
 
-Nothing at this level imports a framework: another backend's loop reads the same data, arguments and run folder.
+Nothing at this level imports a framework.
 """
 
 from typing import TYPE_CHECKING
