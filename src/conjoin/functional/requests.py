@@ -92,6 +92,7 @@ def _check(request: Request, backend: str) -> None:
             "output_logits": request.outputs.logits,
             "output_attentions": request.outputs.attentions,
             "output_hidden_states": request.outputs.hidden_states,
+            "cache_implementation='quantized'": request.cache == "quantized",
         }.items()
         if asked
     ]

@@ -116,6 +116,11 @@ def _unsupported(asked: Asked) -> Iterator[str]:
     for name, words in _UNSUPPORTED.items():
         if asked.get(name) is not None and asked.get(name) not in _OFF.get(name, ()):
             yield f"{name} = {asked.get(name)!r}: {words}"
+    if asked.get("cache_implementation") == "quantized" and asked.get("cache_config") not in (None, {}, {"nbits": 8}):
+        yield (
+            f"cache_config = {asked.get('cache_config')!r}: conjoin's quantized cache has 8 bits, and a unit for every "
+            "position and head; set cache_config={'nbits': 8}, or leave it out"
+        )
     for name in asked.unknown:
         if name in GENERATE_ARGUMENTS:
             yield f"{name} stands in the generation config: pass it to generate() itself"

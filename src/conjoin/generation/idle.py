@@ -12,8 +12,8 @@ _BEAMS = ("early_stopping", "length_penalty")
 _ASSISTANT = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
 _OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
 _WITHOUT_EFFECT = {
-    "cache_implementation": "conjoin has one cache, grown in place",
-    "cache_config": "conjoin has one cache, grown in place",
+    "cache_implementation": "conjoin has one cache, grown in place; 'quantized' keeps it in 8 bits",
+    "cache_config": "it needs cache_implementation='quantized'",
     "max_cache_len": "conjoin has one cache, grown in place",
     "compile_config": "compile the model yourself: torch.compile(model)",
     "disable_compile": "generate() never compiles by itself",
@@ -35,7 +35,10 @@ def idle_settings(asked: Asked, tokens: Tokens, call: CallFacts) -> Iterator[str
         yield from _lines(asked, _OUTPUTS, "return_dict_in_generate=True")
     if not call.source_ids:
         yield from _source(asked)
+    quantized = asked.get("cache_implementation") == "quantized"
     for name, why in _WITHOUT_EFFECT.items():
+        if quantized and name in ("cache_implementation", "cache_config"):
+            continue
         if asked.has(name) and asked.get(name) != "dynamic":
             yield f"{name} = {asked.get(name)!r}: {why}; leave it out"
     for name in asked.unknown:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.checks import check
@@ -61,6 +61,7 @@ class Request:
         max_time_s: Stop after this many seconds, None never.
         stop_strings: Stop a row once its text holds one of these; () for none.
         truncation: Cut sources that exceed the encoder's positions.
+        cache: How keys and values are kept: as they are, or in 8 bits.
     """
 
     mode: Mode
@@ -71,6 +72,7 @@ class Request:
     max_time_s: float | None = None
     stop_strings: tuple[str, ...] = ()
     truncation: bool = False
+    cache: Literal["dynamic", "quantized"] = "dynamic"
 
     @property
     def num_beams(self) -> int:
@@ -128,6 +130,7 @@ def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
         max_time_s=asked.get("max_time"),
         stop_strings=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         truncation=asked.get("truncation"),
+        cache="quantized" if asked.get("cache_implementation") == "quantized" else "dynamic",
     )
 
 

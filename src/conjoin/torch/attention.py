@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from conjoin import spec
 from conjoin.torch import native
 from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.cache_rows import from_bytes
 from conjoin.torch.linear import Linear, plain_cpu_tensor
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
@@ -66,8 +67,8 @@ def self_mask(
 
 def attend(
     q: Float[Tensor, "R H T E"],
-    k: Float[Tensor, "B K S E"],
-    v: Float[Tensor, "B K S E"],
+    k: native.Kept,
+    v: native.Kept,
     mask: Mask,
     kind: spec.Attention,
     *,
@@ -78,7 +79,8 @@ def attend(
     """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
 
     A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head. R may be N times
-    k's rows: rows n*N .. n*N + N - 1 (beams) then read row n's keys, without copying them.
+    k's rows: rows n*N .. n*N + N - 1 (beams) then read row n's keys, without copying them. Keys and values may be rows
+    of a cache in 8 bits.
 
     Returns:
         The mixed values, and the weights if asked for.
@@ -86,6 +88,8 @@ def attend(
     open_wanted = want_weights or kind.softcap is not None
     if not open_wanted and not dropout and _few_cached_queries(q, k, v, mask):
         return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None
+    if k.dtype == torch.int8:
+        k, v = from_bytes(k, q.shape[-1], q.dtype), from_bytes(v, q.shape[-1], q.dtype)
     beams, length = q.shape[0] // k.shape[0], q.shape[2]
     if beams > 1:
         q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
@@ -109,8 +113,9 @@ def _few_cached_queries(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> bool:
         and not mask.causal
         and plain_cpu_tensor(q)
         and q.dtype in (torch.float32, torch.bfloat16)
-        and q.dtype == k.dtype == v.dtype
-        and native.has("float32" if q.dtype == torch.float32 else "bfloat16")
+        and k.dtype == v.dtype
+        and k.dtype in (q.dtype, torch.int8)
+        and native.has("bfloat16" if k.dtype == torch.bfloat16 else "float32")
     )
 
 
@@ -223,8 +228,8 @@ class CrossAttention(Attention):
     def read(
         self,
         x: Float[Tensor, "R T D"],
-        k: Float[Tensor, "B K S E"],
-        v: Float[Tensor, "B K S E"],
+        k: native.Kept,
+        v: native.Kept,
         mask: Mask,
         want_weights: bool = False,
     ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:

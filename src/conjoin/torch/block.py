@@ -120,8 +120,7 @@ class Block(nn.Module):
             if reading.source_packing is not None:
                 k, v = reading.source_packing.unpack_heads(k), reading.source_packing.unpack_heads(v)
             if reading.cache is not None:
-                k, v = k.contiguous(), v.contiguous()  # read at every step from here on
-                reading.cache.cross.append((k, v))
+                k, v = reading.cache.add_source(k, v)
         want = reading.cross_attentions is not None
         out, weights = self.cross_attn.read(x, k, v, reading.source_mask, want)
         if reading.cross_attentions is not None and weights is not None:

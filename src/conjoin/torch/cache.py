@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.torch.cache_rows import to_bytes
+
 
 @dataclass(slots=True)
 class KVCache:
@@ -16,6 +18,7 @@ class KVCache:
     Storage of the self part is [rows, K, room, E] per layer, preallocated; only the first `length` slots are filled.
 
     Args:
+        quantized: Keys and values of both parts are kept in 8 bits (`cache_rows`).
         room: Target positions to reserve; grows by doubling where it turns out too small.
         mask: What may be read among the filled positions, where a mask was given.
         counted: What RoBERTa's positions count among them: ids that are not padding.
@@ -23,6 +26,7 @@ class KVCache:
     """
 
     room: int = 16
+    quantized: bool = False
     length: int = 0
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
@@ -32,10 +36,9 @@ class KVCache:
     steps: Any = None
     _scratch: Tensor | None = None
 
-    def append(
-        self, layer: int, k: Float[Tensor, "R K T E"], v: Float[Tensor, "R K T E"]
-    ) -> tuple[Float[Tensor, "R K S E"], Float[Tensor, "R K S E"]]:
-        """Write new positions after the filled ones and return views of all of them; `advance` afterwards."""
+    def append(self, layer: int, k: Float[Tensor, "R K T E"], v: Float[Tensor, "R K T E"]) -> tuple[Tensor, Tensor]:
+        """Write new positions after the filled ones and return views of all of them, as kept; `advance` afterwards."""
+        k, v = self._as_kept(k), self._as_kept(v)
         end = self.length + k.shape[2]
         if layer == len(self.keys):
             self.room = max(self.room, end)
@@ -47,6 +50,15 @@ class KVCache:
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         return keys[:, :, :end], values[:, :, :end]
+
+    def add_source(self, k: Float[Tensor, "B K S E"], v: Float[Tensor, "B K S E"]) -> tuple[Tensor, Tensor]:
+        """Keep the next layer's keys and values of the source, and return them as kept."""
+        kept = self._as_kept(k).contiguous(), self._as_kept(v).contiguous()  # read at every step from here on
+        self.cross.append(kept)
+        return kept
+
+    def _as_kept(self, x: Tensor) -> Tensor:
+        return to_bytes(x) if self.quantized else x
 
     def reserve(self, count: int) -> None:
         """Make room for `count` new positions in every layer that holds some."""

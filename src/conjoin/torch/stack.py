@@ -143,7 +143,7 @@ class Stack(nn.Module):
             or self.relative_bias is not None
             or not inputs.record.is_empty
             or len(cache.cross) != (len(self.spec.weights_of) if self.spec.has_cross_attention else 0)
-            or cache.keys[0].dtype not in (torch.float32, torch.bfloat16)
+            or cache.keys[0].dtype not in (torch.float32, torch.bfloat16, torch.int8)
         ):
             return None
         if cache.steps is None:

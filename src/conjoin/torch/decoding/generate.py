@@ -200,6 +200,7 @@ class _Run:
             self.model.decoder,
             sources or self.sources,
             room=self.limits.max_length,
+            quantized=self.request.cache == "quantized",
             wants_attentions=outputs.attentions,
             wants_hidden_states=outputs.hidden_states,
         )

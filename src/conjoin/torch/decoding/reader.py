@@ -46,6 +46,7 @@ class Reader:
 
     Args:
         room: Target positions to reserve.
+        quantized: Keep keys and values in 8 bits.
         wants_attentions, wants_hidden_states: Collect them into `records`, one per call.
     """
 
@@ -55,13 +56,14 @@ class Reader:
         sources: Sources,
         *,
         room: int,
+        quantized: bool = False,
         wants_attentions: bool = False,
         wants_hidden_states: bool = False,
     ) -> None:
         self.decoder = decoder
         self.sources: Sources | None = sources
         self.source_mask = sources.mask
-        self.cache = KVCache(room=room)
+        self.cache = KVCache(room=room, quantized=quantized)
         self.rows_per_source = 1
         self.records: list[Record] = []
         self._wants = {"attentions": wants_attentions, "hidden_states": wants_hidden_states}

@@ -3,7 +3,7 @@
 Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
 """
 
-from conjoin.torch.native.kernels import attention, has, linear, linear_int8
+from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.native.steps import Steps, is_watched
 
-__all__ = ["Steps", "attention", "has", "is_watched", "linear", "linear_int8"]
+__all__ = ["Kept", "Steps", "attention", "has", "is_watched", "linear", "linear_int8"]

@@ -48,23 +48,22 @@ void linear_int8(const T* x, Long rows, Long x_stride, const int8_t* w, const fl
 }
 #endif
 
-
-template <class T>
-void attention(const Call<T, T>& c, int threads) {
+template <class Q, class T>
+void attention(const Call<Q, T, Q>& c, int threads) {
 #pragma omp parallel num_threads(threads)
   {
-    Scratch<T> scratch(c);
+    Scratch<T> scratch(c.queries(), c.size);
     for (Long task = omp_get_thread_num(); task < c.sources * c.kv_heads; task += omp_get_num_threads())
       read_head(c, task / c.kv_heads, task % c.kv_heads, scratch);
   }
 }
 
-template <class T>
-Call<T, T> make_call(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias, void* out,
-                     const Long* s, float scale) {
-  Call<T, T> c{};
-  c.q = static_cast<const T*>(q), c.k = static_cast<const T*>(k), c.v = static_cast<const T*>(v);
-  c.mask = mask, c.bias = bias, c.out = static_cast<T*>(out), c.scale = scale;
+template <class Q, class T>
+Call<Q, T, Q> make_call(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias, void* out,
+                        const Long* s, float scale) {
+  Call<Q, T, Q> c{};
+  c.q = static_cast<const Q*>(q), c.k = static_cast<const T*>(k), c.v = static_cast<const T*>(v);
+  c.mask = mask, c.bias = bias, c.out = static_cast<Q*>(out), c.scale = scale;
   Long* numbers[] = {&c.sources, &c.beams,  &c.heads,  &c.kv_heads,  &c.length,   &c.keys,     &c.size,      &c.q_row,
                      &c.q_head,  &c.q_time, &c.k_row,  &c.k_head,    &c.k_time,   &c.v_row,    &c.v_head,    &c.v_time,
                      &c.mask_row, &c.mask_time, &c.mask_key, &c.bias_head, &c.bias_time, &c.bias_key};
@@ -118,16 +117,29 @@ void conjoin_linear_int8_bf16(const bf16* x, Long rows, Long x_stride, const int
 // sizes: sources, beams, heads, kv_heads, length, keys, head size; then the strides in the order of Call.
 void conjoin_attention_f32(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
                            void* out, const Long* sizes, float scale, int threads) {
-  attention<float>(make_call<float>(q, k, v, mask, bias, out, sizes, scale), threads);
+  attention(make_call<float, float>(q, k, v, mask, bias, out, sizes, scale), threads);
 }
 
 void conjoin_attention_bf16(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
                             void* out, const Long* sizes, float scale, int threads) {
-  attention<bf16>(make_call<bf16>(q, k, v, mask, bias, out, sizes, scale), threads);
+  attention(make_call<bf16, bf16>(q, k, v, mask, bias, out, sizes, scale), threads);
 }
 
-// Whole blocks; see steps.h. The cache is float32 or bf16.
+// Keys and values in 8 bits, each row with its unit behind it.
+void conjoin_attention_int8_f32(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
+                                void* out, const Long* sizes, float scale, int threads) {
+  attention(make_call<float, int8_t>(q, k, v, mask, bias, out, sizes, scale), threads);
+}
+
+void conjoin_attention_int8_bf16(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
+                                 void* out, const Long* sizes, float scale, int threads) {
+  attention(make_call<bf16, int8_t>(q, k, v, mask, bias, out, sizes, scale), threads);
+}
+
+// Whole blocks; see steps.h. The cache is float32, bf16 or in 8 bits.
 void conjoin_steps_f32(const StepCall* call) { Steps<float>(*call).run(); }
 
 void conjoin_steps_bf16(const StepCall* call) { Steps<bf16>(*call).run(); }
+
+void conjoin_steps_int8(const StepCall* call) { Steps<int8_t>(*call).run(); }
 }

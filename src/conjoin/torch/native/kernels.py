@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conjoin.torch.native.build import library
 
+Kept = Float[Tensor, "B K S E"] | Int8[Tensor, "B K S bytes"]
 Kernel = Literal["float32", "bfloat16", "int8"]
 _FEATURES: dict[Kernel, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -109,8 +110,8 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
 
 def attention(
     q: Float[Tensor, "R H T E"],
-    k: Float[Tensor, "B K S E"],
-    v: Float[Tensor, "B K S E"],
+    k: Kept,
+    v: Kept,
     scale: float,
     allowed: Bool[Tensor, "#B 1 #T #S"] | None = None,
     bias: Float[Tensor, "1 H #T #S"] | None = None,
@@ -120,12 +121,14 @@ def attention(
     Keys and values are read once for all queries of a source. A query that may read nothing gets zeros.
 
     Args:
+        k, v: Of q's dtype, or rows of a cache in 8 bits (`cache_rows`).
         allowed: Broadcastable to the shape named.
         bias: float32, broadcastable to the shape named.
     """
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     rows, heads, length, size = q.shape
     sources, kv_heads, keys = k.shape[:3]
+    assert k.dtype == v.dtype and k.dtype in (q.dtype, torch.int8)
     if allowed is not None:
         allowed = allowed.expand(sources, 1, length, keys)
     if bias is not None:
@@ -137,7 +140,8 @@ def attention(
     numbers += (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *mask_strides, *bias_strides)
     sizes = (c_int64 * len(numbers))(*numbers)
     types = (*(c_void_p,) * 7, c_float, c_int)
-    _function(f"conjoin_attention_{_SUFFIX[q.dtype]}", *types)(
+    cached = "int8_" if k.dtype == torch.int8 else ""
+    _function(f"conjoin_attention_{cached}{_SUFFIX[q.dtype]}", *types)(
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),

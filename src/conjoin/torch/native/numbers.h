@@ -63,6 +63,16 @@ inline Floats load16(const bf16* p) {
 #endif
 }
 
+inline Floats load16(const int8_t* p) {
+#if defined(HAS_AVX512)
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  float wide[16];
+  for (int i = 0; i < 16; ++i) wide[i] = p[i];
+  return load16(wide);
+#endif
+}
+
 // e^x for x <= 0, within 2 units in the last place (range reduction and a polynomial, after Cephes' expf).
 inline float exp_negative(float x) {
   x = std::max(x, -87.0f);

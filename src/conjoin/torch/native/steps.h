@@ -43,7 +43,7 @@ struct LayerSpec {
   Long has_cross;
 };
 
-struct Kept {  // keys or values of one layer: [rows, kv_heads, room, size]
+struct Kept {  // keys or values of one layer: [rows, kv_heads, room, size], or rows of bytes
   void* data;
   Long row, head, time;
 };
@@ -165,7 +165,7 @@ class Steps {
   const StepCall& c;
   Long tokens, scratch_queries = 0, scratch_size = 0;
   std::vector<float> q, k, v, mixed, normed, out, start, middle, gated;
-  std::vector<T> placed;
+  std::vector<Number<T>> placed;
   Input input;
 
   void block(const Team& team, const LayerSpec& layer, Long index, Scratch<T>& scratch) {
@@ -283,7 +283,7 @@ class Steps {
       place_keys(team, a, NormSpec{}, -1, v.data(), c.self_v[index]);
     }
     team.wait();
-    Call<T, float> call = reading(a, index, cross);
+    auto call = reading(a, index, cross);
     for (Long task = team.id; task < call.sources * call.kv_heads; task += team.count)
       read_head(call, task / call.kv_heads, task % call.kv_heads, scratch);
     if (team.id == 0) input.wide = mixed.data();
@@ -293,9 +293,9 @@ class Steps {
     leave(team, layer, norm, post, a.gate);
   }
 
-  Call<T, float> reading(const AttentionSpec& a, Long index, bool cross) {
+  Call<Number<T>, T, float> reading(const AttentionSpec& a, Long index, bool cross) {
     const Kept &keys = cross ? c.cross_k[index] : c.self_k[index], &values = cross ? c.cross_v[index] : c.self_v[index];
-    Call<T, float> r{};
+    Call<Number<T>, T, float> r{};
     r.q = placed.data(), r.k = static_cast<const T*>(keys.data), r.v = static_cast<const T*>(values.data);
     r.out = mixed.data();
     r.sources = cross ? c.sources : c.rows;
@@ -343,7 +343,7 @@ class Steps {
       float* head = from + i * a.size;
       turn(a, norm, rotary, head, token);
       T* to = static_cast<T*>(kept.data) + row * kept.row + i % a.kv_heads * kept.head + time * kept.time;
-      for (Long e = 0; e < a.size; ++e) store(to + e, head[e]);
+      keep(to, head, a.size);
     }
   }
 };

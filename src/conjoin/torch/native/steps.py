@@ -67,6 +67,7 @@ class _Call(Structure):
 
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_CACHES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
 _ORDERS = (spec.PostNorm, spec.PreNorm, spec.SandwichNorm, spec.ParallelNorm)
 
@@ -245,4 +246,4 @@ def _kept(tensors: list[Tensor]) -> Any:
 def _function(dtype: torch.dtype) -> Any:
     compiled = library()
     assert compiled is not None
-    return compiled.conjoin_steps_f32 if dtype == torch.float32 else compiled.conjoin_steps_bf16
+    return compiled[f"conjoin_steps_{_CACHES[dtype]}"]
