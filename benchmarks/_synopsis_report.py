@@ -12,6 +12,7 @@ import torch
 import transformers
 from _harness import machine
 from _synopsis_contenders import SOURCE_TOKENS, TARGET_TOKENS, load
+from _synopsis_precision import precision_lines
 
 from conjoin import Seq2SeqTrainer, TrainingArguments
 from conjoin.evaluation import Comparison, Measure, TextSettings, compare, estimate, generate_texts, measure_texts
@@ -103,6 +104,7 @@ def write_results(
         *_seen_table(records, facts),
         "",
         *_comparisons(done, measures),
+        *precision_lines(out / "ours", pairs),
         *_probe_table(probes),
         "",
         "Policies:",
@@ -122,7 +124,7 @@ def write_results(
 def _machine_line() -> str:
     found = machine()
     return (
-        f"Machine: {found['cpu']}, {found['cores']} cores, one thread per contender, float32; "
+        f"Machine: {found['cpu']}, {found['cores']} cores, one thread per contender, bfloat16 with float32 weights; "
         f"torch {found['torch']}, transformers {found['transformers']}, Python {found['python']}."
     )
 

@@ -29,9 +29,10 @@ import _synopsis_contenders as contenders
 import torch
 import transformers
 from _harness import report
+from _synopsis_precision import judge_precisions
 from _synopsis_report import judge, validation_loss, write_results
 
-PROBED = (3e-4, 1e-3, 2e-3)
+PROBED = (1e-4, 2e-4, 5e-4)
 
 
 def main() -> None:
@@ -120,6 +121,8 @@ def _evaluate(asked: argparse.Namespace) -> None:
         if name not in every:
             raise SystemExit(f"{name} is not trained yet: python benchmarks/synopsis.py train {name} ...")
         judge(asked.out / name, pairs)
+    if "ours" in (asked.name or every):
+        judge_precisions(asked.out / "ours", pairs)
     path = write_results(asked.out, every, pairs, read_probes(asked.out), asked)
     report({"results": str(path)})
 
