@@ -12,7 +12,7 @@ from conjoin.errors import ShapeError
 from conjoin.functional.loss import decoder_inputs, decoder_mask
 from conjoin.jax.calls import target_rules
 from conjoin.jax.ops import OPS
-from conjoin.jax.outputs import Seq2SeqLMOutput
+from conjoin.jax.outputs import Seq2SeqLMOutput, as_encoder_output
 from conjoin.jax.training import parameter_table
 from conjoin.join.checks import ROUNDING, Ids, Moved, diagnose
 from conjoin.join.diagnosis import Diagnosis
@@ -66,7 +66,7 @@ class _Ward:
         made = {} if "decoder_input_ids" in given else _targets(model, labels)
         self._inputs = {**made, **given, "decoder_input_ids": decoder_ids}
 
-    @cached_property
+    @property
     def gates(self) -> dict[str, bool]:
         """Gates of cross-attention, and whether each is open at all."""
         params = self._model.flat_params
@@ -108,10 +108,10 @@ class _Ward:
         encoded = inputs.pop("encoder_outputs", None)
         source = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids")
         own = {name: inputs.pop(name) for name in source if name in inputs}
-        encoded = self._model.encode(**own) if encoded is None else encoded
-        states = encoded[0] if isinstance(encoded, tuple) else getattr(encoded, "last_hidden_state", encoded)
-        blind = {"encoder_outputs": states, "attention_mask": np.zeros(np.shape(states)[:2], np.int32)}
-        output: Any = self._model(**inputs, **blind, labels=self._labels)
+        output: Any = self._model.encode(**own) if encoded is None else as_encoder_output(encoded)
+        states = output.last_hidden_state
+        blind = {"encoder_outputs": states, "attention_mask": np.zeros(states.shape[:2], np.int32)}
+        output = self._model(**inputs, **blind, labels=self._labels)
         return float(output.loss)
 
     def reached(self, names: Sequence[str]) -> set[str]:

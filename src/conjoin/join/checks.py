@@ -174,10 +174,8 @@ def _padding_runs(ids: Ids, pad: int) -> Where:
     """Where two or more pads stand together at an end of a row; one alone may be an end of text with the same id."""
     is_pad = (ids == pad).astype(np.int64)
     behind, before = is_pad[:, ::-1].cumprod(1)[:, ::-1], is_pad.cumprod(1)
-    runs: Where = np.zeros(is_pad.shape, dtype=bool)
-    for run in (behind, before):
-        runs |= run.astype(bool) & (run.sum(1, keepdims=True) > 1)
-    return runs
+    found: list[Where] = [(run > 0) & (run.sum(1, keepdims=True) > 1) for run in (behind, before)]
+    return found[0] | found[1]
 
 
 def _check_labels(given: Mapping[str, Any], labels: Ids, tokens: SpecialTokens) -> Finding:

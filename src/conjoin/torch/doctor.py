@@ -93,7 +93,7 @@ class _Ward:
         if made_here and "decoder_attention_mask" not in given:
             self._inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
 
-    @cached_property
+    @property
     def gates(self) -> dict[str, bool]:
         """Gates of cross-attention, and whether each is open at all."""
         parameters = self._model.named_parameters()

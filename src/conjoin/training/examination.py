@@ -18,7 +18,7 @@ FATAL = ("ids", "labels", "start", "future", "source")
 """Checks whose failure makes training useless; others are shown and may be meant."""
 
 
-def examine(trainer: "Trainer", examples: Examples, batch: Batch) -> Diagnosis:
+def examine(trainer: "Trainer[Any]", examples: Examples, batch: Batch) -> Diagnosis:
     """Show where parameters come from and what the doctor says of the first batch.
 
     Raises:

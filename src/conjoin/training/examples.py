@@ -57,6 +57,10 @@ class Rows:
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         return self.ids[self.starts[row] : self.starts[row + 1]]
 
+    def take(self, rows: Iterable[int]) -> "Rows":
+        """Some of them, in this order."""
+        return Rows.of(self[row].tolist() for row in rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -83,6 +87,12 @@ class Examples:
     def lengths(self) -> NDArray[np.int64]:
         """[n, 2]: ids of source and labels."""
         return np.stack((self.sources.lengths, self.labels.lengths), 1)
+
+    def exchanged(self, most: int) -> tuple["Examples", "Examples"]:
+        """The first pairs, and their labels with the sources of other pairs among them."""
+        count = min(most, len(self))
+        labels, order = self.labels.take(range(count)), np.roll(np.arange(count), count // 2).tolist()
+        return Examples(self.sources.take(range(count)), labels), Examples(self.sources.take(order), labels)
 
     def fingerprint(self) -> str:
         """Changes with any id; a resumed run compares it."""

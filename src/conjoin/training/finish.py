@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "tokens_per_batch", "seed")
 
 
-def write_final_model(trainer: "Trainer", run: "Run") -> None:
+def write_final_model(trainer: "Trainer[Any]", run: "Run") -> None:
     """Let the model have its final weights and write it on top of the run's folder."""
     best = next((c for c in run.folder.checkpoints() if c.step == run.state.best_step), None)
     if trainer.args.load_best_model_at_end and best is not None:
@@ -28,7 +28,7 @@ def write_final_model(trainer: "Trainer", run: "Run") -> None:
     trainer.world.on_first(lambda: _write(trainer, run, write_pair))
 
 
-def _write(trainer: "Trainer", run: "Run", write_pair: Callable[[Staging], None]) -> None:
+def _write(trainer: "Trainer[Any]", run: "Run", write_pair: Callable[[Staging], None]) -> None:
     with replacing_folder(run.folder.path) as staging:
         write_pair(staging)
         staging.path("README.md").write_text(_card(trainer, run), encoding="utf-8")
@@ -37,7 +37,7 @@ def _write(trainer: "Trainer", run: "Run", write_pair: Callable[[Staging], None]
     _report(trainer, run)
 
 
-def _card(trainer: "Trainer", run: "Run") -> str:
+def _card(trainer: "Trainer[Any]", run: "Run") -> str:
     shown_step = run.state.best_step if trainer.args.load_best_model_at_end else None
     evaluations = [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
     chosen = [line for line in evaluations if shown_step in (None, line["step"])]
@@ -54,7 +54,7 @@ def _card(trainer: "Trainer", run: "Run") -> str:
     )
 
 
-def _origin(trainer: "Trainer") -> str:
+def _origin(trainer: "Trainer[Any]") -> str:
     sources = trainer.recipe.sources if trainer.recipe else None
     if sources and sources.encoder:
         return f"`{sources.encoder}` joined to `{sources.decoder}`"
@@ -66,7 +66,7 @@ def _origin(trainer: "Trainer") -> str:
     return f"A {config.model_type} model"
 
 
-def _report(trainer: "Trainer", run: "Run") -> None:
+def _report(trainer: "Trainer[Any]", run: "Run") -> None:
     """The evaluation room's page about the run, with what the decoder reads in the pairs that samples are shown of.
 
     The model is safe by now: a page that cannot be written is a warning.

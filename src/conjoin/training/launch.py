@@ -42,7 +42,7 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     return recipe.arguments.output_dir
 
 
-def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer]]:
+def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer[Any]]]:
     """A framework's way to build a model, and its trainer; no other framework is imported."""
     match name:
         case "torch":

@@ -1,5 +1,6 @@
 """One run: steps, logs, evaluations and checkpoints in their order, on any framework's engine."""
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ from conjoin.training.state import TrainerState
 if TYPE_CHECKING:
     from conjoin.training.trainer import Trainer
 
+UNREAD = 0.01
+"""Nats per label. What sources tell a model that reads them is far more, one or two as a rule."""
+UNREAD_STEPS = 200
+"""Before so many steps, no model reads yet."""
+
 
 class Run:
     """A run that begins, or goes on from a checkpoint.
@@ -27,7 +33,7 @@ class Run:
     """
 
     def __init__(
-        self, trainer: "Trainer", examples: Examples, folder: RunFolder, checkpoint: Checkpoint | None
+        self, trainer: "Trainer[Any]", examples: Examples, folder: RunFolder, checkpoint: Checkpoint | None
     ) -> None:
         self.trainer, self.examples, self.folder = trainer, examples, folder
         self.args, self.world = trainer.args, trainer.world
@@ -44,7 +50,7 @@ class Run:
         self.engine.begin(self.state.global_step + 1)
         if checkpoint is not None:
             self.engine.restore(checkpoint.folder, checkpoint.step)
-        self._norm = 0.0
+        self._norm, self._source_gain = 0.0, math.inf
         self.control.should_training_stop = self._out_of_patience
 
     def _check_validation(self) -> None:
@@ -230,9 +236,21 @@ class Run:
         self.recorder.evaluation(self.epoch, metrics)
         for sample in samples:
             self.recorder.sample(self.epoch, *sample)
+        self._source_gain = metrics.get("eval_source_gain", math.inf)
         self._compare(metrics)
         self.recorder.pause()
         self.trainer.call_back("on_evaluate", self, metrics=metrics)
+
+    def warn_of_unread_sources(self) -> None:
+        """Say so if the last evaluation found that the model writes without reading."""
+        if self.world.first and self._source_gain < UNREAD and self.state.global_step >= UNREAD_STEPS:
+            warnings.warn(
+                "The model does not read its sources: with the sources of other pairs its loss is the same "
+                f"(eval_source_gain = {self._source_gain:.4f}). Lower encoder_learning_rate, to a tenth of "
+                "learning_rate, say, so that the encoder keeps what it knows; or train longer.",
+                ConjoinWarning,
+                stacklevel=4,
+            )
 
     def _compare(self, metrics: dict[str, float]) -> None:
         """Note the best evaluation; stop after too many that were no better."""

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ from conjoin.training.run import Run
 from conjoin.training.run_folder import Checkpoint, RunFolder
 from conjoin.training.scoring import score_texts, wanted_metrics
 
+GAIN_PAIRS = 64
+"""Pairs whose sources are exchanged in an evaluation."""
+
+Place = TypeVar("Place", bound=World)
 ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
 
 
@@ -53,7 +57,7 @@ class PredictionOutput:
     metrics: dict[str, float]
 
 
-class Trainer(ABC):
+class Trainer(ABC, Generic[Place]):
     """Trains and evaluates a joined model; Hugging Face's names where it has them. A framework adds its engine.
 
     Args:
@@ -69,7 +73,7 @@ class Trainer(ABC):
     """
 
     model: Any
-    world: World
+    world: Place
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class Trainer(ABC):
         self._engine: Engine | None = None
 
     @abstractmethod
-    def place(self, model: Any) -> tuple[Any, World]:
+    def place(self, model: Any) -> tuple[Any, Place]:
         """Check the arguments, find this process's place, and put the model where it computes.
 
         Raises:
@@ -143,6 +147,7 @@ class Trainer(ABC):
         self._engine = run.engine
         run.go()
         write_final_model(self, run)
+        run.warn_of_unread_sources()
         state = run.state
         metrics = {
             "train_runtime": round(state.seconds, 3),
@@ -163,7 +168,10 @@ class Trainer(ABC):
         return found
 
     def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Loss per label, and metrics of texts if they are asked for.
+        """Loss per label, what the sources contribute to it, and metrics of texts if they are asked for.
+
+        `source_gain` is how much larger the loss is, in nats per label, where the first 64 pairs get each other's
+        sources. Near 0, the model writes without reading.
 
         Raises:
             ConfigError: there are no validation data.
@@ -197,7 +205,7 @@ class Trainer(ABC):
         start = time.perf_counter()
         ids: list[list[int]] = []
         with engine.evaluated():
-            metrics = {"loss": engine.mean_loss(examples)}
+            metrics = {"loss": engine.mean_loss(examples), **_source_gain(engine, examples)}
             if generates:
                 ids = engine.predict(examples, self.generation_settings(examples))
         if generates:
@@ -284,6 +292,12 @@ class Trainer(ABC):
         """Tell every callback."""
         for callback in self.callbacks:
             getattr(callback, event)(self.args, run.state, run.control, model=self.model, **keywords)
+
+
+def _source_gain(engine: Engine, examples: Examples) -> dict[str, float]:
+    """What the sources tell, in nats per label: the loss with other pairs' sources, less the loss with their own."""
+    own, others = examples.exchanged(GAIN_PAIRS)
+    return {"source_gain": engine.mean_loss(others) - engine.mean_loss(own)} if len(own) > 1 else {}
 
 
 def _tokenizer_for(model: Trainable, given: Tokenizer | TokenizerPair | None) -> Tokenizer | TokenizerPair | None:

@@ -211,7 +211,7 @@ class Engine:
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """What the decoder reads, layer by layer: [B, H, T, S]."""
-        output: Any = self.model(**batch, output_attentions=True)
+        output: Any = self.model(**{**batch, "output_attentions": True})
         return [np.asarray(layer, np.float32) for layer in output.cross_attentions or ()]
 
     def save(self, folder: Path, state: TrainerState) -> None:

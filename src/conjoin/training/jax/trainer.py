@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from conjoin.errors import ConfigError
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.arguments import TrainingArguments
-from conjoin.training.engine import Alone, World
+from conjoin.training.engine import Alone
 from conjoin.training.jax.engine import Engine
 from conjoin.training.jax.trained import trained_names
 from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
-class Seq2SeqTrainer(Trainer):
+class Seq2SeqTrainer(Trainer[Alone]):
     __doc__ = Trainer.__doc__
 
-    def place(self, model: Any) -> tuple[Any, World]:
+    def place(self, model: Any) -> tuple[Any, Alone]:
         """Refuse what only PyTorch does, and put the model on the CPU where that is asked for."""
         _check(self.args)
         if self.args.use_cpu:

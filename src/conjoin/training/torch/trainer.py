@@ -10,10 +10,8 @@ from conjoin.training.torch.world import World, join_world
 from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
-class Seq2SeqTrainer(Trainer):
+class Seq2SeqTrainer(Trainer[World]):
     __doc__ = Trainer.__doc__
-
-    world: World
 
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""
