@@ -1,6 +1,7 @@
 """A run evaluates, keeps the right checkpoints, stops when it should, and leaves a folder that tells its story."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_labels(tmp_path: Path) -> No
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
     by_tokens = trainer_of(tmp_path, tokens_per_batch=60)
     assert by_tokens.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_sources_tell_is_the_loss_that_others_sources_cost(tmp_path: Path) -> None:
+    trainer, rows = trainer_of(tmp_path), toy_rows(12, 1)
+    exchanged = [{**row, "source": rows[(place + 6) % 12]["source"]} for place, row in enumerate(rows)]
+    own, others = (trainer.evaluate(data) for data in (rows, exchanged))
+    assert own["eval_source_gain"] == pytest.approx(others["eval_loss"] - own["eval_loss"], abs=1e-5)
+    assert "eval_source_gain" not in trainer.evaluate(rows[:1])
+
+
+@pytest.mark.parametrize("gain", [0.001, 0.5])
+def test_a_model_that_does_not_read_is_told_of(gain: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conjoin.training.run.UNREAD_STEPS", 6)
+    trainer = trainer_of(tmp_path)
+    trainer.evaluate = lambda *_: {"eval_loss": 1.0, "eval_source_gain": gain}  # type: ignore[method-assign]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        trainer.train()
+    assert any("does not read its sources" in str(one.message) for one in found) == (gain < 0.01)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_predictions_are_those_of_generate_in_order(tmp_path: Path) -> None:
