@@ -1,53 +1,36 @@
 """FlaxEncoderDecoderModel: any encoder joined to any decoder, on JAX."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
-from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin import spec
 from conjoin.errors import ConfigError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.jax import calls
 from conjoin.jax.decoding import Generates
 from conjoin.jax.doctor import WithDoctor
 from conjoin.jax.dtypes import dtype_name
-from conjoin.jax.keywords import refuse_torch_words
 from conjoin.jax.loading import Params, fill
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.jax.params import cast, check_names, flatten, nest
 from conjoin.jax.programs import How, Net
 from conjoin.jax.saving import save_pair
-from conjoin.join import (
-    JoinReport,
-    OneFolder,
-    TwoFolders,
-    complete_tokens,
-    fill_special_tokens,
-    never_fresh,
-    pair_offer,
-    pair_spec,
-    plan_join,
-    plan_random,
-    target_tokenizer,
-    untied_head,
-)
-from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, route, untie_head
-from conjoin.pretrained.dtypes import stored_dtype
+from conjoin.join import JoinReport, plan_random
 from conjoin.pretrained.filling import ties_of
-from conjoin.pretrained.halves import find_source, plan_sources
+from conjoin.pretrained.joined import FromCheckpoints, random_plan
+from conjoin.pretrained.keywords import Placing
 
 Given = Mapping[str, Any]
 """Parameters as users hold them: nested or flat."""
 
 
-class FlaxEncoderDecoderModel(Generates, WithDoctor, WithTokenizer):
+class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class; it needs JAX alone. Everything that EncoderDecoderModel joins in PyTorch
@@ -66,6 +49,10 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, WithTokenizer):
     """
 
     bucket_size = 64
+    placing = Placing(
+        "JAX places arrays by itself.",
+        hint="jax.default_device(...), or conjoin.jax.sharding.shard_params for several devices.",
+    )
 
     def __init__(
         self,
@@ -77,113 +64,27 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, WithTokenizer):
     ) -> None:
         if not _do_init:
             raise ConfigError("_do_init=False: a model without parameters.", hint="give params= to each call instead.")
-        fill_special_tokens(config, None)
-        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
-        self._take(config, plan_random(pair_spec(config), init), "float32", dtype, seed=seed)
+        pair, plan = random_plan(config)
+        self._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed)
 
     def _take(
         self,
         config: PretrainedConfig,
+        pair: spec.PairSpec,
         plan: JoinReport,
+        *,
         stored: str,
         dtype: Any,
-        *,
         seed: int = 0,
-        spec: Any = None,
         given: Mapping[str, jax.Array] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Become the model of a plan."""
-        self.config = config
-        self.spec = pair_spec(config) if spec is None else spec
+        self.config, self.spec = config, pair
         self.dtype = None if dtype is None else dtype_name(dtype)
         self.join_report = plan
         self.net = Net(self.spec, ties_of(plan), self.dtype)
         self._params = fill(plan, stored, seed=seed, given=given)
         self.take_generation_config(folder)
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls,
-        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
-        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
-        *,
-        share: Share = "none",
-        cross_attention_init: CrossAttentionInit = "normal",
-        dtype: Any = None,
-        seed: int = 0,
-        **keywords: Any,
-    ) -> Self:
-        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
-
-        Args:
-            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
-            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
-            dtype: What numbers are computed in. Parameters are float32, since a join is there to be trained.
-            seed: Of the fresh parameters.
-            keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
-                `encoder_model=` (another FlaxEncoderDecoderModel, whose half is taken). `encoder_from_pt=True` (or
-                from_tf, from_flax) reads the weights that this framework wrote, where a folder has several. Without
-                prefix: values of the pair's own config, and such keywords for both.
-
-        Raises:
-            JoinError, ConfigError, WeightError, FileError: before anything is half done.
-        """
-        refuse_torch_words(keywords)
-        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
-        hub = {key: keywords.pop(key) for key in both if key in keywords}
-        encoder_words, decoder_words, values = route(keywords)
-        sources = (
-            find_source(FlaxEncoderDecoderModel, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
-            find_source(FlaxEncoderDecoderModel, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
-        )
-        values |= {"share": share, "cross_attention_init": cross_attention_init}
-        model = cls.__new__(cls)
-        with ExitStack() as files:
-            config, pair, plan = plan_sources(sources, values, files)
-            model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
-            fill_special_tokens(config, target_tokenizer(sources[1].folder))
-            given = sources[0].arrays() | sources[1].arrays()
-            model._take(config, plan, "float32", dtype, seed=seed, spec=pair, given=given)
-        return model
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | PathLike[str],
-        *,
-        config: PretrainedConfig | None = None,
-        dtype: Any = None,
-        **overrides: Any,
-    ) -> Self:
-        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5), whichever framework wrote it.
-
-        Args:
-            dtype: What numbers are computed in; parameters keep the checkpoint's dtype.
-            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_pt,
-                from_tf or from_flax=True to read the weights that this framework wrote, where a folder has several.
-
-        Raises:
-            WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
-            ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
-        """
-        refuse_torch_words(overrides)
-        framework = take_framework(overrides)
-        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        folder = resolve(name_or_path, **hub)
-        found = find_config(folder, config, overrides)
-        pair = pair_spec(found)
-        model = cls.__new__(cls)
-        with open_checkpoint(folder, framework=framework) as checkpoint:
-            offer = pair_offer(found, pair, checkpoint)
-            if untied_head(pair, [offer]):
-                pair = untie_head(found, pair)
-            pair = loosen_sharing(found, pair, offer)
-            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
-            model._tokenizer_folders = OneFolder(folder)
-            model._take(found, plan, stored_dtype(list(checkpoint.values())), dtype, spec=pair, folder=folder)
-        complete_tokens(found, folder)
-        return model
 
     def save_pretrained(
         self,

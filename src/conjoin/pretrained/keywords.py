@@ -2,13 +2,45 @@
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conjoin.configuration import AutoConfig
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families import PretrainedConfig
 from conjoin.generation import GenerationConfig
+
+_IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
+"""They choose among ways of loading and computing of which arrays have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Who decides where a framework's arrays lie, and how a user has a say."""
+
+    rule: str
+    hint: str
+
+
+def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:
+    """Take out of `keywords` what Hugging Face's users know and what is no config value here.
+
+    Raises:
+        ConfigError: a keyword asks for what models of plain arrays do not do.
+    """
+    idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
+    if idle:
+        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=3)
+    if keywords.pop("_do_init", True) is False:
+        raise ConfigError(
+            "_do_init=False: a model without parameters.", hint="leave it out; a call may be given others."
+        )
+    if keywords.pop("ignore_mismatched_sizes", False):
+        raise ConfigError("ignore_mismatched_sizes=True: tensors of other shapes are an error here.")
+    for name in ("device", "device_map"):
+        if name in keywords:
+            raise ConfigError(f"{name} = {keywords[name]!r}: {placing.rule}", hint=placing.hint)
 
 
 def find_config(

@@ -1,46 +1,29 @@
 """TFEncoderDecoderModel: any encoder joined to any decoder, on TensorFlow."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, no_type_check
+from typing import Any, no_type_check
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from conjoin import spec
-from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, replacing_folder, resolve, take_framework
-from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.checkpoint import replacing_folder
 from conjoin.errors import ConfigError, MissingBackend
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families import PretrainedConfig
 from conjoin.functional.loss import decoder_inputs
 from conjoin.functional.scope import Scope
-from conjoin.join import (
-    JoinReport,
-    OneFolder,
-    TwoFolders,
-    complete_tokens,
-    fill_special_tokens,
-    never_fresh,
-    pair_offer,
-    pair_spec,
-    plan_join,
-    plan_random,
-    target_tokenizer,
-    untied_head,
-)
-from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, route, untie_head
-from conjoin.pretrained.dtypes import stored_dtype
+from conjoin.join import JoinReport
 from conjoin.pretrained.filling import fill, ties_of
-from conjoin.pretrained.halves import find_source, plan_sources
+from conjoin.pretrained.joined import FromCheckpoints, random_plan
+from conjoin.pretrained.keywords import Placing
 from conjoin.pretrained.prompt import encoder_states
 from conjoin.pretrained.writing import write_pair
 from conjoin.tensorflow import calls
 from conjoin.tensorflow.decoding import Generates, Programs
 from conjoin.tensorflow.export import save_program
-from conjoin.tensorflow.keywords import refuse_torch_words
 from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.outputs import EncoderOutput, Seq2SeqLMOutput
 from conjoin.tensorflow.programs import How, Net, encode, forward
@@ -63,7 +46,7 @@ class Weights:
         self.table = table
 
 
-class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
+class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class. Everything that EncoderDecoderModel joins in PyTorch is joined here,
@@ -72,11 +55,17 @@ class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
     Args:
         config: A pair's config, or a whole seq2seq model's (BART, T5).
         seed: Of the random parameters.
-        dtype: Keras's dtype policy, "mixed_bfloat16" say; Keras's global one if missing.
+        dtype: Keras's dtype policy, "mixed_bfloat16" say; Keras's global one if missing, or the checkpoint's dtype if
+            this is narrower.
 
     Attributes:
         join_report: Where every parameter came from; print it.
     """
+
+    placing = Placing(
+        "TensorFlow places variables by itself.",
+        hint="with tf.device(...): or, for several devices, with strategy.scope():",
+    )
 
     @no_type_check  # a checker's wrapper would hide the arguments, which Keras reads from the function itself
     def __init__(
@@ -94,26 +83,25 @@ class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
                 "TFEncoderDecoderModel(config) takes a config alone.",
                 hint="TFEncoderDecoderModel.from_encoder_decoder_pretrained(encoder_model=..., decoder_model=...)",
             )
-        fill_special_tokens(config, None)
-        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
-        self._take(config, plan_random(pair_spec(config), init), dtype, seed=seed, name=name)
+        pair, plan = random_plan(config)
+        self._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed, name=name)
 
     def _take(
         self,
         config: PretrainedConfig,
+        pair: spec.PairSpec,
         plan: JoinReport,
-        dtype: Any,
         *,
+        stored: str,
+        dtype: Any,
         seed: int = 0,
-        pair: spec.PairSpec | None = None,
         given: Mapping[str, np.ndarray] | None = None,
         folder: Path | None = None,
         name: str | None = None,
     ) -> None:
-        """Become the model of a plan."""
+        dtype = dtype or (stored if stored in ("bfloat16", "float16") else None)
         keras.Model.__init__(self, dtype=dtype, name=name or "tf_encoder_decoder_model")
-        self.config = config
-        self.spec = pair_spec(config) if pair is None else pair
+        self.config, self.spec = config, pair
         self.join_report = plan
         self.net = Net(self.spec, ties_of(plan))
         self._chance = keras.random.SeedGenerator(seed)
@@ -128,92 +116,6 @@ class TFEncoderDecoderModel(Generates, WithTokenizer, Trains, keras.Model):
             return tf.constant(array)
 
         return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls,
-        encoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
-        decoder_pretrained_model_name_or_path: str | PathLike[str] | None = None,
-        *,
-        share: Share = "none",
-        cross_attention_init: CrossAttentionInit = "normal",
-        dtype: Any = None,
-        seed: int = 0,
-        **keywords: Any,
-    ) -> Self:
-        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
-
-        Args:
-            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
-            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
-            dtype: Keras's dtype policy.
-            seed: Of the fresh parameters.
-            keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
-                `encoder_model=` (another TFEncoderDecoderModel, whose half is taken). `encoder_from_pt=True` (or
-                from_tf, from_flax) reads the weights that this framework wrote, where a folder has several. Without
-                prefix: values of the pair's own config, and such keywords for both.
-
-        Raises:
-            JoinError, ConfigError, WeightError, FileError: before anything is half done.
-        """
-        refuse_torch_words(keywords)
-        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
-        hub = {key: keywords.pop(key) for key in both if key in keywords}
-        encoder_words, decoder_words, values = route(keywords)
-        kind = TFEncoderDecoderModel
-        sources = (
-            find_source(kind, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
-            find_source(kind, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
-        )
-        values |= {"share": share, "cross_attention_init": cross_attention_init}
-        model = cls.__new__(cls)
-        with ExitStack() as files:
-            config, pair, plan = plan_sources(sources, values, files)
-            fill_special_tokens(config, target_tokenizer(sources[1].folder))
-            given = sources[0].arrays() | sources[1].arrays()
-            model._take(config, plan, dtype, seed=seed, pair=pair, given=given)
-        model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
-        return model
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | PathLike[str],
-        *,
-        config: PretrainedConfig | None = None,
-        dtype: Any = None,
-        **overrides: Any,
-    ) -> Self:
-        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5), whichever framework wrote it.
-
-        Args:
-            dtype: Keras's dtype policy; by default that of Keras, or the checkpoint's dtype if this is narrower.
-            overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_pt,
-                from_tf or from_flax=True to read the weights that this framework wrote, where a folder has several.
-
-        Raises:
-            WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
-            ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
-        """
-        refuse_torch_words(overrides)
-        framework = take_framework(overrides)
-        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        folder = resolve(name_or_path, **hub)
-        found = find_config(folder, config, overrides)
-        pair = pair_spec(found)
-        model = cls.__new__(cls)
-        with open_checkpoint(folder, framework=framework) as checkpoint:
-            offer = pair_offer(found, pair, checkpoint)
-            if untied_head(pair, [offer]):
-                pair = untie_head(found, pair)
-            pair = loosen_sharing(found, pair, offer)
-            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
-            stored = stored_dtype(list(checkpoint.values()))
-            narrow = stored if stored in ("bfloat16", "float16") else None
-            model._take(found, plan, dtype or narrow, pair=pair, folder=folder)
-        model._tokenizer_folders = OneFolder(folder)
-        complete_tokens(found, folder)
-        return model
 
     def save_pretrained(
         self,
