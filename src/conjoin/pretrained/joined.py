@@ -1,4 +1,4 @@
-"""How a model of plain arrays comes about: from two checkpoints, from one, or from a config. For JAX and TensorFlow.
+"""How a model of plain arrays comes about: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

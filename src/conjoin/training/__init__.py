@@ -1,4 +1,4 @@
-"""Training: data, batches, arguments, schedules, the run and its folder; engines in `training.torch` and `training.jax`.
+"""Training: data, batches, arguments, schedules, the run and its folder; `training.torch` and `.jax` are the engines.
 
 Nothing at this level imports a framework.
 """
