@@ -1,6 +1,6 @@
 """The doctor before the first step: a look at model and batch that hours of training would otherwise replace."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import TrainingError
 from conjoin.join.diagnosis import Diagnosis

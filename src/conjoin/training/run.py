@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, TrainingError
 from conjoin.training.arrays import counted_labels, tokens_of
