@@ -99,7 +99,7 @@ def test_code_for_transformers_runs_with_another_import_only(capsys: pytest.Capt
 
 def run_lines(text: str) -> None:
     """Run the lines of a shell block, each a call of conjoin."""
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "conjoin", line
         told = CliRunner().invoke(app, arguments, catch_exceptions=False)
