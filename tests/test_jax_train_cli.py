@@ -215,7 +215,7 @@ assert sys.argv[2] not in sys.modules, sys.argv[2]
 def alone(framework: str, out: str, *, dies: int = 0, **changes: Any) -> subprocess.CompletedProcess[str]:
     """A run in a process of its own, which may not import the other framework and may be killed after a step."""
     words = {**RUN, "framework": framework, "out": out, "resume": True, **changes}
-    cache = {f"JAX_{name}": str(getattr(jax.config, f"jax_{name.lower()}")) for name in _CONFIG}
+    cache = {f"JAX_{name}": str(jax.config.values[f"jax_{name.lower()}"]) for name in _CONFIG}
     environment = {**os.environ, **cache, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     command = [sys.executable, "-W", "ignore", "-c", _ALONE, repr(words), OTHER[framework], str(dies)]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
