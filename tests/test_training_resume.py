@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"optimizer.safetensors: cannot be read: .*damaged"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
     optimizer.unlink()
-    with pytest.raises(TrainingError, match="holds no optimizer.safetensors"):
+    with pytest.raises(TrainingError, match=r"holds no optimizer\.safetensors"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
 
 

@@ -18,7 +18,7 @@ from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
 class Seq2SeqTrainer(Trainer[Alone]):
-    """Trains and evaluates an `FlaxEncoderDecoderModel`; what it takes and does stands at `conjoin.training.trainer.Trainer`."""
+    """Trains and evaluates a `FlaxEncoderDecoderModel`; see conjoin.training.trainer.Trainer."""
 
     def place(self, model: Any) -> tuple[Any, Alone]:
         """Refuse what only PyTorch does, and put the model on the CPU where that is asked for."""

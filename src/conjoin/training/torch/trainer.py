@@ -11,7 +11,7 @@ from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
 class Seq2SeqTrainer(Trainer[World]):
-    """Trains and evaluates an `EncoderDecoderModel`; what it takes and does stands at `conjoin.training.trainer.Trainer`."""
+    """Trains and evaluates an `EncoderDecoderModel`; see conjoin.training.trainer.Trainer."""
 
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""
