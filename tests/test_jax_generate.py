@@ -202,7 +202,8 @@ def test_the_callers_own_processor_runs_and_what_is_not_possible_says_so(root: P
 
     forced = ours.generate(ids, max_new_tokens=3, logits_processor=[only]).sequences
     assert (np.asarray(forced)[:, 1:] == 30).all()
-    for wrong in ({"penalty_alpha": 0.5, "top_k": 4}, {"output_scores": True, "return_dict_in_generate": True}):
+    scores = {"output_scores": True, "return_dict_in_generate": True}
+    for wrong in ({"penalty_alpha": 0.5, "top_k": 4}, scores, {"cache_implementation": "quantized"}):
         with pytest.raises(GenerationError, match="Not possible on JAX"):
             ours.generate(ids, max_new_tokens=3, **wrong)
     with pytest.raises(GenerationError, match="streamer"):

@@ -174,7 +174,8 @@ def test_scores_come_where_they_are_asked_for_and_what_is_not_possible_says_so(r
     asked = {**BEAMS, "return_dict_in_generate": True}
     found, expected = ours.generate(ids.numpy(), **asked), theirs.generate(ids, **asked, output_scores=True)
     np.testing.assert_allclose(found.sequences_scores, expected.sequences_scores.numpy(), rtol=1e-4)
-    for wrong in ({"penalty_alpha": 0.5, "top_k": 4}, {"output_scores": True, "return_dict_in_generate": True}):
+    scores = {"output_scores": True, "return_dict_in_generate": True}
+    for wrong in ({"penalty_alpha": 0.5, "top_k": 4}, scores, {"cache_implementation": "quantized"}):
         with pytest.raises(GenerationError, match="Not possible on TensorFlow"):
             ours.generate(ids.numpy(), max_new_tokens=3, **wrong)
     with pytest.raises(GenerationError, match="watermarking_config"):

@@ -2,71 +2,9 @@
 
 #pragma once
 
-#include <type_traits>
-
-#include "dots.h"
+#include "rows.h"
 
 namespace {
-
-constexpr Long kKeys = 128;  // keys looked at together
-
-// What a cache's numbers are multiplied as.
-template <class T>
-struct DotsOf {
-  using type = Wide<float>;
-};
-template <>
-struct DotsOf<bf16> {
-  using type = Brain;
-};
-template <class T>
-using Number = typename DotsOf<T>::type::X;
-
-// ---- rows of a cache: `size` numbers; in 8 bits, whole ones, then their unit as a float32 at the next multiple of 4 ----
-
-inline Long unit_at(Long size) { return (size + 3) / 4 * 4; }
-
-template <class T>
-inline void keep(T* row, const float* x, Long size) {
-  for (Long e = 0; e < size; ++e) store(row + e, x[e]);
-}
-
-inline void keep(int8_t* row, const float* x, Long size) {
-  float most = 0;
-#pragma omp simd reduction(max : most)
-  for (Long e = 0; e < size; ++e) most = std::max(most, std::fabs(x[e]));
-  float unit = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
-  for (Long e = 0; e < size; ++e) row[e] = static_cast<int8_t>(static_cast<int>(rintf(x[e] * inverse)));
-  std::memcpy(row + unit_at(size), &unit, sizeof(unit));
-}
-
-inline void widen(const int8_t* row, Long size, float* out) {
-  float unit;
-  std::memcpy(&unit, row + unit_at(size), sizeof(unit));
-  Long e = 0;
-  for (; e + 16 <= size; e += 16) {
-    Floats x = load16(row + e) * unit;
-    std::memcpy(out + e, &x, sizeof(x));
-  }
-  for (; e < size; ++e) out[e] = row[e] * unit;
-}
-
-template <class T>
-struct Rows {
-  const Number<T>* at;
-  Long stride;
-};
-
-// Rows as they are multiplied: where they lie, or widened into `room`.
-template <class T>
-inline Rows<T> rows_of(const T* from, Long stride, Long count, Long size, float* room) {
-  if constexpr (std::is_same_v<T, int8_t>) {
-    for (Long j = 0; j < count; ++j) widen(from + j * stride, size, room + j * size);
-    return {room, size};
-  } else {
-    return {from, stride};
-  }
-}
 
 // Queries [sources * beams, heads, length, size], keys and values [sources, kv_heads, keys, size], all with strides along
 // the first three axes; out [sources * beams, length, heads, size], contiguous.
@@ -90,13 +28,13 @@ struct Call {
 // What one thread needs to work on a head.
 template <class T>
 struct Scratch {
-  std::unique_ptr<float[]> scores, mixed, most, total, wide;
-  std::unique_ptr<Number<T>[]> queries;
+  std::unique_ptr<float[]> scores, mixed, most, total, units;
+  std::unique_ptr<typename Rows<T>::Query[]> queries;
 
   Scratch(Long count, Long size)
       : scores(new float[count * kKeys]), mixed(new float[count * size]), most(new float[count]),
-        total(new float[count]), wide(std::is_same_v<T, int8_t> ? new float[kKeys * size] : nullptr),
-        queries(new Number<T>[count * size]) {}
+        total(new float[count]), units(new float[count]),
+        queries(new typename Rows<T>::Query[count * Rows<T>::query_size(size)]) {}
 };
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
@@ -104,11 +42,11 @@ constexpr float kNothing = -std::numeric_limits<float>::infinity();
 // One key-value head of one source, for every query that reads it.
 template <class Q, class T, class Out>
 void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scratch) {
-  using D = typename DotsOf<T>::type;
   float *scores = scratch.scores.get(), *mixed = scratch.mixed.get();
   float *most = scratch.most.get(), *total = scratch.total.get();
-  Number<T>* queries = scratch.queries.get();
-  Long group = c.heads / c.kv_heads, count = c.queries();
+  float* units = scratch.units.get();
+  auto* queries = scratch.queries.get();
+  Long group = c.heads / c.kv_heads, count = c.queries(), query_size = Rows<T>::query_size(c.size);
   auto place = [&](Long i, Long* row, Long* time, Long* head) {
     *head = kv * group + i % group;
     *time = i / group % c.length;
@@ -118,12 +56,7 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
     Long row, time, head;
     place(i, &row, &time, &head);
     const Q* q = c.q + row * c.q_row + head * c.q_head + time * c.q_time;
-    for (Long e = 0; e < c.size; ++e) {
-      if constexpr (std::is_same_v<Q, Number<T>>)
-        queries[i * c.size + e] = q[e];
-      else
-        store(queries + i * c.size + e, to_float(q[e]));
-    }
+    units[i] = Rows<T>::take(q, c.size, queries + i * query_size) * c.scale;
     most[i] = kNothing;
     total[i] = 0;
     std::fill(mixed + i * c.size, mixed + (i + 1) * c.size, 0.0f);
@@ -131,14 +64,14 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
   const T* k = c.k + source * c.k_row + kv * c.k_head;
   const T* v = c.v + source * c.v_row + kv * c.v_head;
   Long keys = c.keys;  // the padding behind a source is not looked at
-  if (c.mask && !c.mask_time)
+  if (c.mask && (!c.mask_time || c.length == 1))
     while (keys && !c.mask[source * c.mask_row + (keys - 1) * c.mask_key]) --keys;
   for (Long begin = 0; begin < keys; begin += kKeys) {
     Long width = std::min(kKeys, keys - begin);
-    Rows<T> block = rows_of(k + begin * c.k_time, c.k_time, width, c.size, scratch.wide.get());
-    dots<D>(queries, count, c.size, block.at, block.stride, c.size, 0, width,
-            [&](Long r, Long o, float sum) { scores[r * kKeys + o] = sum * c.scale; });
-    block = rows_of(v + begin * c.v_time, c.v_time, width, c.size, scratch.wide.get());
+    const T *some_k = k + begin * c.k_time, *some_v = v + begin * c.v_time;
+    Rows<T>::scores(queries, units, count, some_k, c.k_time, c.size, width, scores);
+    float v_units[kKeys];
+    Rows<T>::units(some_v, c.v_time, c.size, width, v_units);
     for (Long i = 0; i < count; ++i) {
       Long row, time, head;
       place(i, &row, &time, &head);
@@ -162,7 +95,10 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
 #pragma omp simd reduction(max : top)
       for (Long j = 0; j < width; ++j) top = std::max(top, s[j]);
       float sum = 0, *acc = mixed + i * c.size;
-      if (top == kNothing) continue;  // nothing to read so far
+      if (top == kNothing) {  // nothing to read so far
+        std::fill(s, s + width, 0.0f);
+        continue;
+      }
       float keep = most[i] == top ? 1.0f : exp_negative(most[i] - top);
       if (keep != 1.0f)
         for (Long e = 0; e < c.size; ++e) acc[e] *= keep;
@@ -172,30 +108,11 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
       for (Long j = 0; j < width; ++j) sum += s[j];
       total[i] = total[i] * keep + sum;
       most[i] = top;
-      Long e = 0;
-      for (; e + 64 <= c.size; e += 64) {
-        Floats a0 = load16(acc + e), a1 = load16(acc + e + 16), a2 = load16(acc + e + 32), a3 = load16(acc + e + 48);
-        const Number<T>* p = block.at + e;
-        for (Long j = 0; j < width; ++j, p += block.stride) {
-          a0 += s[j] * load16(p);
-          a1 += s[j] * load16(p + 16);
-          a2 += s[j] * load16(p + 32);
-          a3 += s[j] * load16(p + 48);
-        }
-        std::memcpy(acc + e, &a0, 64);
-        std::memcpy(acc + e + 16, &a1, 64);
-        std::memcpy(acc + e + 32, &a2, 64);
-        std::memcpy(acc + e + 48, &a3, 64);
-      }
-      for (; e + 16 <= c.size; e += 16) {
-        Floats a = load16(acc + e);
-        const Number<T>* p = block.at + e;
-        for (Long j = 0; j < width; ++j, p += block.stride) a += s[j] * load16(p);
-        std::memcpy(acc + e, &a, 64);
-      }
-      for (; e < c.size; ++e)
-        for (Long j = 0; j < width; ++j) acc[e] += s[j] * to_float(block.at[j * block.stride + e]);
+      Rows<T>::weigh(s, v_units, width);
     }
+    Long i = 0;
+    for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, some_v, c.v_time, width, c.size, mixed + i * c.size);
+    for (; i < count; ++i) mix<1>(scores + i * kKeys, some_v, c.v_time, width, c.size, mixed + i * c.size);
   }
   for (Long i = 0; i < count; ++i) {  // out is [rows, length, heads, size], contiguous
     Long row, time, head;

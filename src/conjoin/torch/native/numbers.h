@@ -43,6 +43,7 @@ inline bf16 narrow(float x) {  // to nearest, ties to even; NaN stays NaN
 
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return widen(x); }
+inline float to_float(int8_t x) { return x; }
 inline void store(float* p, float x) { *p = x; }
 inline void store(bf16* p, float x) { *p = narrow(x); }
 

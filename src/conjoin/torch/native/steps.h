@@ -165,7 +165,7 @@ class Steps {
   const StepCall& c;
   Long tokens, scratch_queries = 0, scratch_size = 0;
   std::vector<float> q, k, v, mixed, normed, out, start, middle, gated;
-  std::vector<Number<T>> placed;
+  std::vector<typename Rows<T>::Handed> placed;
   Input input;
 
   void block(const Team& team, const LayerSpec& layer, Long index, Scratch<T>& scratch) {
@@ -293,9 +293,9 @@ class Steps {
     leave(team, layer, norm, post, a.gate);
   }
 
-  Call<Number<T>, T, float> reading(const AttentionSpec& a, Long index, bool cross) {
+  Call<typename Rows<T>::Handed, T, float> reading(const AttentionSpec& a, Long index, bool cross) {
     const Kept &keys = cross ? c.cross_k[index] : c.self_k[index], &values = cross ? c.cross_v[index] : c.self_v[index];
-    Call<Number<T>, T, float> r{};
+    Call<typename Rows<T>::Handed, T, float> r{};
     r.q = placed.data(), r.k = static_cast<const T*>(keys.data), r.v = static_cast<const T*>(values.data);
     r.out = mixed.data();
     r.sources = cross ? c.sources : c.rows;
@@ -343,7 +343,7 @@ class Steps {
       float* head = from + i * a.size;
       turn(a, norm, rotary, head, token);
       T* to = static_cast<T*>(kept.data) + row * kept.row + i % a.kv_heads * kept.head + time * kept.time;
-      keep(to, head, a.size);
+      Rows<T>::write(to, head, a.size);
     }
   }
 };

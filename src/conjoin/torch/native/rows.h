@@ -1,0 +1,187 @@
+// Rows of a cache, keys or values of one head: how they are written, multiplied with queries, and mixed.
+//
+// In 8 bits a row is `size` whole numbers and, at the next multiple of 4, their unit as a float32. Queries are then
+// rounded to 16 bits, so that products and sums are whole: what that loses is nothing beside the keys' own rounding.
+
+#pragma once
+
+#include "dots.h"
+
+namespace {
+
+constexpr Long kKeys = 128;  // keys looked at together; scores of a query stand so far from the next one's
+
+// float32 or bf16.
+template <class T, class D>
+struct PlainRows {
+  using Query = T;   // what queries are multiplied as
+  using Handed = T;  // what a step hands over
+  static Long query_size(Long size) { return size; }
+
+  static void write(T* row, const float* x, Long size) {
+    for (Long e = 0; e < size; ++e) store(row + e, x[e]);
+  }
+  // Returns what the query's products are multiplied with.
+  static float take(const T* q, Long size, Query* to) {
+    std::memcpy(to, q, size * sizeof(T));
+    return 1.0f;
+  }
+  static void scores(const Query* q, const float* units, Long count, const T* k, Long stride, Long size, Long width,
+                     float* out) {
+    dots<D>(q, count, size, k, stride, size, 0, width,
+            [&](Long r, Long o, float sum) { out[r * kKeys + o] = sum * units[r]; });
+  }
+  static void units(const T*, Long, Long, Long, float*) {}
+  static void weigh(float*, const float*, Long) {}
+};
+
+struct ByteRows {
+  using Query = int16_t;
+  using Handed = float;
+  static Long unit_at(Long size) { return (size + 3) / 4 * 4; }
+  static Long query_size(Long size) { return (size + 31) / 32 * 32; }
+  static float unit(const int8_t* row, Long size) {
+    float found;
+    std::memcpy(&found, row + unit_at(size), sizeof(found));
+    return found;
+  }
+
+  static void write(int8_t* row, const float* x, Long size) {
+    float unit = round(x, size, 127.0f, row);
+    std::memcpy(row + unit_at(size), &unit, sizeof(unit));
+  }
+  template <class Q>
+  static float take(const Q* q, Long size, Query* to) {
+    std::fill(to + size, to + query_size(size), Query{0});
+    return round(q, size, std::min(32767.0f, std::floor(16909320.0f / size)), to);  // 127 times their sum has 32 bits
+  }
+  static void scores(const Query* q, const float* units, Long count, const int8_t* k, Long stride, Long size,
+                     Long width, float* out) {
+    for (Long j = 0; j < width; j += 4) {
+      const int8_t* rows[4];
+      float k_units[4];
+      for (Long o = 0; o < 4; ++o) {
+        rows[o] = k + std::min(j + o, width - 1) * stride;
+        k_units[o] = unit(rows[o], size);
+      }
+      Long r = 0;
+      for (; r + 4 <= count; r += 4) tile<4>(q, units, r, rows, k_units, size, j, width, out);
+      for (; r < count; ++r) tile<1>(q, units, r, rows, k_units, size, j, width, out);
+    }
+  }
+  static void units(const int8_t* rows, Long stride, Long size, Long width, float* to) {
+    for (Long j = 0; j < width; ++j) to[j] = unit(rows + j * stride, size);
+  }
+  // Weights of values to weights of whole numbers.
+  static void weigh(float* weights, const float* units, Long width) {
+    for (Long j = 0; j < width; ++j) weights[j] *= units[j];
+  }
+
+ private:
+  template <class Q, class To>
+  static float round(const Q* x, Long size, float top, To* to) {
+    float most = 0;
+#pragma omp simd reduction(max : most)
+    for (Long e = 0; e < size; ++e) most = std::max(most, std::fabs(to_float(x[e])));
+    float inverse = most > 0 ? top / most : 0.0f;
+    for (Long e = 0; e < size; ++e) to[e] = static_cast<To>(static_cast<int>(rintf(to_float(x[e]) * inverse)));
+    return most / top;
+  }
+
+  // Scores of R queries against four keys.
+  template <int R>
+  static void tile(const Query* q, const float* units, Long first, const int8_t* const* rows, const float* k_units,
+                   Long size, Long j, Long width, float* out) {
+    float sums_of[R][4];
+    products<R>(q + first * query_size(size), query_size(size), rows, size, sums_of);
+    for (int r = 0; r < R; ++r)
+      for (Long o = 0; o < std::min<Long>(4, width - j); ++o)
+        out[(first + r) * kKeys + j + o] = sums_of[r][o] * (units[first + r] * k_units[o]);
+  }
+
+#if defined(HAS_AVX512)
+  template <int R>
+  static void products(const Query* q, Long q_stride, const int8_t* const* rows, Long size, float (*out)[4]) {
+    __m512i a[R][4];
+    for (int r = 0; r < R; ++r)
+      for (int o = 0; o < 4; ++o) a[r][o] = _mm512_setzero_si512();
+    for (Long e = 0; e < size; e += 32) {
+      __mmask32 real = static_cast<__mmask32>((1ull << std::min<Long>(32, size - e)) - 1);
+      __m512i x[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) x[r] = _mm512_loadu_si512(q + r * q_stride + e);
+#pragma GCC unroll 4
+      for (int o = 0; o < 4; ++o) {
+        __m512i w = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(real, rows[o] + e));
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) a[r][o] = _mm512_add_epi32(a[r][o], _mm512_madd_epi16(w, x[r]));
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      Floats wide[4];
+      for (int o = 0; o < 4; ++o) wide[o] = (Floats)_mm512_cvtepi32_ps(a[r][o]);
+      sums(wide, out[r]);
+    }
+  }
+#else
+  template <int R>
+  static void products(const Query* q, Long q_stride, const int8_t* const* rows, Long size, float (*out)[4]) {
+    for (int r = 0; r < R; ++r)
+      for (int o = 0; o < 4; ++o) {
+        int32_t sum = 0;
+        for (Long e = 0; e < size; ++e) sum += q[r * q_stride + e] * rows[o][e];
+        out[r][o] = static_cast<float>(sum);
+      }
+  }
+#endif
+};
+
+template <class T>
+struct RowsOf {
+  using type = PlainRows<T, Wide<T>>;
+};
+template <>
+struct RowsOf<bf16> {
+  using type = PlainRows<bf16, Brain>;
+};
+template <>
+struct RowsOf<int8_t> {
+  using type = ByteRows;
+};
+template <class T>
+using Rows = typename RowsOf<T>::type;
+
+// Add the values of `width` keys to what R queries have mixed, by their weights.
+template <int R, int V, class T>
+inline void mix_lines(const float* s, const T* v, Long stride, Long width, Long size, float* mixed) {
+  Floats a[R][V];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) a[r][i] = load16(mixed + r * size + 16 * i);
+  for (Long j = 0; j < width; ++j, v += stride) {
+    Floats x[V];
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) x[i] = load16(v + 16 * i);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) a[r][i] += s[r * kKeys + j] * x[i];
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int i = 0; i < V; ++i) std::memcpy(mixed + r * size + 16 * i, &a[r][i], sizeof(Floats));
+}
+
+template <int R, class T>
+inline void mix(const float* s, const T* v, Long stride, Long width, Long size, float* mixed) {
+  Long e = 0;
+  for (; e + 64 <= size; e += 64) mix_lines<R, 4>(s, v + e, stride, width, size, mixed + e);
+  for (; e + 16 <= size; e += 16) mix_lines<R, 1>(s, v + e, stride, width, size, mixed + e);
+  for (; e < size; ++e)
+    for (int r = 0; r < R; ++r)
+      for (Long j = 0; j < width; ++j) mixed[r * size + e] += s[r * kKeys + j] * to_float(v[j * stride + e]);
+}
+
+}  // namespace
