@@ -36,6 +36,15 @@ def build(name: str, seed: int = 0) -> Any:
             model = _pair(RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1), GPT2Config())
         case "MiniLM-L6 x MiniLM-L6":
             model = _pair(BertConfig(**MINILM), BertConfig(**MINILM))
+        case "4 layers of 256":
+            small: dict[str, Any] = {
+                "vocab_size": 2000,
+                "hidden_size": 256,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "intermediate_size": 1024,
+            }
+            model = _pair(BertConfig(**small), BertConfig(**small))
         case "bart-base":
             model = BartForConditionalGeneration(_bart())
         case "tiny":
