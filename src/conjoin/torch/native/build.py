@@ -15,7 +15,7 @@ import torch
 _SOURCES = sorted(Path(__file__).parent.glob("*.[ch]*"))
 _MAIN = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
-_SECONDS = 120
+_SECONDS = 600
 
 
 @lru_cache(maxsize=1)
