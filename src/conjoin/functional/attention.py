@@ -63,7 +63,7 @@ def attend(
     ops = here.ops
     rows, heads, length, size = ops.shape(q)
     sources, groups, keys = ops.shape(k)[:3]
-    split = (sources, rows // sources, groups, heads // groups)
+    split = (sources, -1, groups, heads // groups)
     scores = ops.einsum("bnkgte,bkse->bnkgts", ops.reshape(q, (*split, length, size)), k) * kind.scale
     scores = ops.cast(scores, "float32")
     if kind.softcap is not None:

@@ -21,7 +21,6 @@ _RANDOM = "philox"
 class TFOps:
     """See conjoin.functional.ops.Ops."""
 
-    reshape = staticmethod(tf.reshape)
     broadcast = staticmethod(tf.broadcast_to)
     concat = staticmethod(tf.concat)
     exp = staticmethod(tf.exp)
@@ -55,6 +54,14 @@ class TFOps:
         return tuple(told[axis] if size is None else size for axis, size in enumerate(known))
 
     @staticmethod
+    def reshape(x: Array, shape: Sequence[Any]) -> Array:
+        """The one size that is not known, if there is one, is left to the kernel: sizes cost a graph of their own."""
+        unknown = [size for size in shape if tf.is_tensor(size)]
+        if len(unknown) == 1 and not any(isinstance(size, int) and size == -1 for size in shape):
+            shape = [-1 if tf.is_tensor(size) else size for size in shape]
+        return tf.reshape(x, shape)
+
+    @staticmethod
     def repeat(x: Array, count: int) -> Array:
         return x if count == 1 else tf.repeat(x, count, axis=0)
 
@@ -84,6 +91,9 @@ class TFOps:
     def einsum(equation: str, *arrays: Array) -> Array:
         if equation == "...n,mn->...m":
             return _linear(*arrays)
+        if len(arrays) == 1:
+            before, after = equation.split("->")
+            return tf.transpose(arrays[0], [before.index(axis) for axis in after])
         return tf.einsum(equation, *arrays)
 
     @staticmethod
@@ -91,7 +101,9 @@ class TFOps:
         """Of rows: oneDNN's kernel takes no more than five axes."""
         if x.shape.rank <= 2:
             return tf.nn.softmax(x)
-        return tf.reshape(tf.nn.softmax(tf.reshape(x, (-1, TFOps.shape(x)[-1]))), TFOps.shape(x))
+        known = x.shape.as_list()
+        rows = tf.nn.softmax(TFOps.reshape(x, (-1, TFOps.shape(x)[-1])))
+        return tf.reshape(rows, known if None not in known else tf.shape(x))
 
     @staticmethod
     def argmax(x: Array) -> Array:
@@ -169,7 +181,7 @@ def _linear(x: Array, matrix: Array) -> Array:
         return tf.matmul(x, matrix, transpose_b=True)
     lead = TFOps.shape(x)[:-1]
     flat = tf.matmul(tf.reshape(x, (-1, matrix.shape[1])), matrix, transpose_b=True)
-    return tf.reshape(flat, (*lead, matrix.shape[0]))
+    return TFOps.reshape(flat, (*lead, matrix.shape[0]))
 
 
 OPS = cast(Ops, TFOps())
