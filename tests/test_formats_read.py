@@ -23,8 +23,10 @@ POOLERS = ("pooler", "position_ids")
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=IDS)
 def test_a_file_of_another_framework_gives_its_results(folder: Path) -> None:
-    inputs, wanted = expected(folder)
-    torch.testing.assert_close(results(load(folder, dtype="float32"), inputs), wanted, **CLOSE)
+    (inputs, wanted), model = expected(folder), load(folder, dtype="float32")
+    if isinstance(model, Encoder):
+        wanted = wanted * inputs["attention_mask"][..., None]  # nothing is computed at padding (decision 12)
+    torch.testing.assert_close(results(model, inputs), wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("folder", [f for f in FOLDERS if not f.name.startswith("half")], ids=lambda f: f.name)
