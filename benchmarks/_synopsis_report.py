@@ -205,8 +205,8 @@ def _probe_table(probes: Sequence[dict[str, Any]]) -> list[str]:
         return ["No learning rates were probed."]
     seconds = ", ".join(sorted({f"{probe['budget_cpu_s']:g}" for probe in probes}))
     text = (
-        f"Learning rates were chosen for each by the same protocol: {seconds} CPU seconds of training, then the loss "
-        f"of {probes[0]['validation_pairs']} validation pairs. Random weights use the rate of ours."
+        f"Learning rates that were probed: {seconds} CPU seconds of training, then the loss of "
+        f"{probes[0]['validation_pairs']} validation pairs. Random weights use the rate of ours."
     )
     ordered = sorted(probes, key=lambda probe: (probe["name"], probe["rate"]))
     rows = [[p["name"], f"{p['rate']:g}", p["steps"], p["pairs"], f"{p['validation_loss']:.3f}"] for p in ordered]
