@@ -1,6 +1,6 @@
 """A checked request of generate as what the decoding loops follow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -8,7 +8,8 @@ from conjoin import spec
 from conjoin.errors import GenerationError
 from conjoin.functional.beams import BeamRules
 from conjoin.functional.inputs import bucket
-from conjoin.functional.processors import check_plan
+from conjoin.functional.ops import Array, Ops
+from conjoin.functional.processors import Around, check_plan
 from conjoin.generation import (
     BeamSampling,
     BeamSearch,
@@ -40,6 +41,24 @@ class Writing:
     pad: int
     plan: tuple[ProcessorSpec, ...]
     callers: tuple[Callable[..., Any], ...] = ()
+
+    def around(self, ops: Ops, batch: Mapping[str, Array], source_mask: Array | None) -> Around:
+        """What processors know of a batch, for every row that is written.
+
+        Args:
+            source_mask: [B, S], True at real source tokens.
+        """
+        copies, prompt_mask = self.copies if self.beams is None else self.beams.num_beams, batch.get("prompt_mask")
+
+        def rows(x: Array | None) -> Array | None:
+            return None if x is None else ops.repeat(x, copies)
+
+        return Around(
+            source_ids=rows(batch.get("input_ids")),
+            source_mask=rows(source_mask),
+            first=rows(None if prompt_mask is None else ops.argmax(prompt_mask)[:, None]),
+            callers=self.callers,
+        )
 
 
 def writing_of(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from conjoin.functional.beams import beam_search
 from conjoin.functional.cache import empty_cache
-from conjoin.functional.processors import Around, build_processors
+from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader
 from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.sample import Limits, sample
@@ -57,7 +57,7 @@ def write(
     cache = empty_cache(OPS, decoder, prompt.shape[0], writing.room, dtype, cross)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
-    process = build_processors(OPS, writing.plan, _around(writing, batch, source_mask, prompt_mask))
+    process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
         return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)[:3]
@@ -66,23 +66,6 @@ def write(
 
 
 write_jit = partial(jax.jit, static_argnums=(0, 1))(write)
-
-
-def _around(
-    writing: Writing, batch: Mapping[str, jax.Array], source_mask: jax.Array | None, prompt_mask: jax.Array | None
-) -> Around:
-    copies = writing.copies if writing.beams is None else writing.beams.num_beams
-
-    def rows(x: jax.Array | None) -> Any:
-        return None if x is None else jnp.repeat(x, copies, axis=0)
-
-    first = None if prompt_mask is None else jnp.argmax(prompt_mask, axis=1)[:, None].astype(jnp.int32)
-    return Around(
-        source_ids=rows(batch.get("input_ids")),
-        source_mask=rows(source_mask),
-        first=rows(first),
-        callers=writing.callers,
-    )
 
 
 class Generates(WithGenerationConfig):

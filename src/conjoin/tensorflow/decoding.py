@@ -9,7 +9,7 @@ import tensorflow as tf
 from conjoin.errors import GenerationError
 from conjoin.functional.beams import beam_search
 from conjoin.functional.inputs import bucket, padding_filler
-from conjoin.functional.processors import Around, build_processors
+from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader
 from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.sample import Limits, sample
@@ -56,7 +56,7 @@ def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> 
     cache = start_cache(net, OPS.shape(prompt)[0], writing.room, model, states)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
-    process = build_processors(OPS, writing.plan, _around(writing, batch, source_mask, prompt_mask))
+    process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
         found = beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
@@ -67,21 +67,6 @@ def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> 
 
 def _bool(mask: Any) -> Any:
     return None if mask is None else tf.cast(mask, tf.bool)
-
-
-def _around(writing: Writing, batch: Arrays, source_mask: Any, prompt_mask: Any) -> Around:
-    copies = writing.copies if writing.beams is None else writing.beams.num_beams
-
-    def rows(x: Any) -> Any:
-        return None if x is None else OPS.repeat(x, copies)
-
-    first = None if prompt_mask is None else tf.argmax(batch["prompt_mask"], 1, output_type=tf.int32)[:, None]
-    return Around(
-        source_ids=rows(batch.get("input_ids")),
-        source_mask=rows(source_mask),
-        first=rows(first),
-        callers=writing.callers,
-    )
 
 
 class Generates(WithGenerationConfig):
