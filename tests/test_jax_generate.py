@@ -193,6 +193,22 @@ def test_another_length_runs_the_same_program(root: Path) -> None:
     assert lengths and write_jit._cache_size() == before
 
 
+@pytest.mark.parametrize("name", ["bert-gpt2", "bert-bert"])
+def test_changed_parameters_are_read_in_place_of_copies_of_the_old(name: str, root: Path) -> None:
+    ours, ids = FlaxEncoderDecoderModel.from_pretrained(folder(name, root)), sources(name)[0].numpy()
+    other = {key: -value if value.ndim == 2 else value for key, value in ours.flat_params.items()}
+
+    def written(**keywords: Any) -> list[Any]:
+        return ours.generate(ids, max_new_tokens=6, **keywords).sequences.tolist()
+
+    first, alone = written(), ours.generate(ids[:1], max_new_tokens=6, params=other).sequences[0].tolist()
+    changed = written(params=other)
+    assert changed[0][: len(alone)] == alone and changed != first
+    assert written() == first
+    ours.params = other
+    assert written() == changed
+
+
 def test_the_callers_own_processor_runs_and_what_is_not_possible_says_so(root: Path) -> None:
     ours = twins("bert-gpt2", root)[1]
     ids = jnp.asarray(sources("bert-gpt2")[0].numpy())

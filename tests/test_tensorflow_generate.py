@@ -33,10 +33,14 @@ def root_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
+def folder(name: str, root: Path) -> Path:
+    torch_model(name).save_pretrained(root / name)
+    return root / name
+
+
+@cache
 def twins(name: str, root: Path) -> tuple[EncoderDecoderModel, TFEncoderDecoderModel]:
-    model = torch_model(name)
-    model.save_pretrained(root / name)
-    return model, TFEncoderDecoderModel.from_pretrained(root / name)
+    return torch_model(name), TFEncoderDecoderModel.from_pretrained(folder(name, root))
 
 
 def sources(name: str, rows: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,6 +87,21 @@ def test_eager_traced_compiled_and_inside_a_function_are_the_same(settings: dict
         assert found.shape[1] == settings["max_new_tokens"] + 1
         width = len(expected[0])
         assert found[:, :width].tolist() == expected and (found[:, width:] == 3).all()
+
+
+@pytest.mark.parametrize("name", ["bert-gpt2", "bert-bert"])
+def test_a_compiled_program_reads_variables_as_they_are_now(name: str, root: Path) -> None:
+    ours, ids = TFEncoderDecoderModel.from_pretrained(folder(name, root)), sources(name)[0].numpy()
+
+    def written(**keywords: Any) -> list[Any]:
+        return ours.generate(ids, max_new_tokens=6, **keywords).numpy().tolist()
+
+    first = written(jit_compile=True)
+    assert first == written()
+    for variable in ours.trainable_variables:
+        if len(variable.shape) == 2:
+            variable.assign(-variable)
+    assert written(jit_compile=True) == written() != first
 
 
 PROCESSED: list[dict[str, Any]] = [

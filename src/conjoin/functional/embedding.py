@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 
 from conjoin import spec
-from conjoin.functional.layers import activate, linear, norm
+from conjoin.functional.layers import activate, linear, norm, product
 from conjoin.functional.ops import Array
 from conjoin.functional.scope import Scope
 
@@ -58,8 +58,7 @@ def score(here: Scope, kind: spec.Head, x: Float[Array, "*lead D"]) -> Float[Arr
         x = norm(head / "norm", kind.transform.norm, x)
     if kind.scale != 1.0:
         x = x * kind.scale
-    matrix = here["embed.words.weight"] if kind.tied else head["vocab.weight"]
-    logits = ops.einsum("...n,mn->...m", x, matrix)
+    logits = product(here, "embed.words.weight", x) if kind.tied else product(head, "vocab.weight", x)
     bias = head.get("bias")
     logits = logits if bias is None else logits + bias
     return logits if kind.softcap is None else ops.tanh(logits / kind.softcap) * kind.softcap

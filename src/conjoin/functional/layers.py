@@ -11,9 +11,16 @@ from conjoin.functional.scope import Scope
 
 def linear(here: Scope, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
     """x W^T + b; W is (out, in)."""
-    mapped = here.ops.einsum("...n,mn->...m", x, here["weight"])
-    bias = here.get("bias")
+    mapped, bias = product(here, "weight", x), here.get("bias")
     return mapped if bias is None else mapped + bias
+
+
+def product(here: Scope, name: str, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
+    """x W^T for the matrix of that name, of its turned copy where there is one."""
+    turned = here.turned(name)
+    if turned is None:
+        return here.ops.einsum("...n,mn->...m", x, here[name])
+    return here.ops.einsum("...n,nm->...m", x, turned)
 
 
 def norm(here: Scope, kind: spec.Norm, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:

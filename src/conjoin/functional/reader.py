@@ -33,3 +33,12 @@ class Reader:
         hidden, after = run_stack(self.here, self.kind, inputs)
         assert self.kind.head is not None and after is not None
         return self.here.ops.cast(score(self.here, self.kind.head, hidden[:, -1]), "float32"), after
+
+
+def step_matrices(pair: spec.PairSpec) -> tuple[str, ...]:
+    """Names of the matrices that a decoder multiplies by at every step: not those that read the source once."""
+    table = spec.stack_parameters(pair.decoder)
+    names = [name for name, parameter in table.items() if parameter.kind == "linear"]
+    names = [name for name in names if not name.endswith((".cross_attn.k.weight", ".cross_attn.v.weight"))]
+    assert pair.decoder.head is not None
+    return tuple(f"decoder.{name}" for name in names + ["embed.words.weight"] * pair.decoder.head.tied)

@@ -42,16 +42,21 @@ class Writing:
     plan: tuple[ProcessorSpec, ...]
     callers: tuple[Callable[..., Any], ...] = ()
 
+    @property
+    def rows(self) -> int:
+        """Rows that are written per source."""
+        return self.copies if self.beams is None else self.beams.num_beams
+
     def around(self, ops: Ops, batch: Mapping[str, Array], source_mask: Array | None) -> Around:
         """What processors know of a batch, for every row that is written.
 
         Args:
             source_mask: [B, S], True at real source tokens.
         """
-        copies, prompt_mask = self.copies if self.beams is None else self.beams.num_beams, batch.get("prompt_mask")
+        prompt_mask = batch.get("prompt_mask")
 
         def rows(x: Array | None) -> Array | None:
-            return None if x is None else ops.repeat(x, copies)
+            return None if x is None else ops.repeat(x, self.rows)
 
         return Around(
             source_ids=rows(batch.get("input_ids")),

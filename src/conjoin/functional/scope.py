@@ -10,6 +10,11 @@ Parameters = Mapping[str, Array]
 """Canonical name -> array."""
 
 
+def turned_name(name: str) -> str:
+    """The name of a matrix's copy in (in, out)."""
+    return f"{name}.T"
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """A brick's parameters.
@@ -30,6 +35,10 @@ class Scope:
 
     def __getitem__(self, name: str) -> Array:
         return self.parameters[self.prefix + name]
+
+    def turned(self, name: str) -> Array | None:
+        """The matrix as (in, out), None where it is held only as (out, in)."""
+        return self.parameters.get(turned_name(self.prefix + name))
 
     def get(self, name: str) -> Array | None:
         """The parameter, None where the model has none of that name."""

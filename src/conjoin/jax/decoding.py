@@ -115,6 +115,8 @@ class Generates(WithGenerationConfig):
         batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
         if prompt_mask is not None:
             batch["prompt_mask"] = jnp.asarray(prompt_mask)
+        if prompt.shape[0] * writing.rows > 1:
+            flat |= model.turned.of(flat)
         key = jax.random.key(0) if prng_key is None else prng_key
         if trace:
             ids, length, scores = write_jit(model.net, writing, flat, batch, key)

@@ -12,13 +12,14 @@ from conjoin import spec
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
+from conjoin.functional.reader import step_matrices
 from conjoin.jax import calls
 from conjoin.jax.decoding import Generates
 from conjoin.jax.doctor import WithDoctor
 from conjoin.jax.dtypes import dtype_name
 from conjoin.jax.loading import Params, fill
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
-from conjoin.jax.params import cast, check_names, flatten, nest
+from conjoin.jax.params import Turned, cast, check_names, flatten, nest
 from conjoin.jax.programs import How, Net
 from conjoin.jax.saving import save_pair
 from conjoin.join import JoinReport, plan_random
@@ -84,6 +85,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         self.join_report = plan
         self.net = Net(self.spec, ties_of(plan), self.dtype)
         self._params = fill(plan, stored, seed=seed, given=given)
+        self.turned = Turned(step_matrices(pair), self.net.ties)
         self.take_generation_config(folder)
 
     def save_pretrained(

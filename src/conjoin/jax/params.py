@@ -1,12 +1,14 @@
 """Parameters as users hold them: nested dicts, flat dicts, other dtypes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from weakref import ref
 
 import jax
 import jax.numpy as jnp
 
 from conjoin.errors import WeightError, listing
+from conjoin.functional.scope import turned_name
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -63,3 +65,37 @@ def cast(params: Mapping[str, Any], dtype: str, mask: Mapping[str, Any] | None =
 
     done = {name: one(name, value) for name, value in flat.items()}
     return done if set(params) == set(flat) else nest(done)
+
+
+class Turned:
+    """Copies of matrices as (in, out), made once per array.
+
+    On a CPU, XLA multiplies two or more rows by them about twice as fast as by (out, in), and turning inside a program
+    does not help: XLA turns back. One row is as fast by either, and other devices choose for themselves.
+
+    Args:
+        names: The matrices.
+        ties: (parameter, the one that it is).
+    """
+
+    def __init__(self, names: Iterable[str], ties: Iterable[tuple[str, str]]) -> None:
+        same = dict(ties)
+        self._stored = {name: same.get(name, name) for name in names}
+        self._held: dict[str, tuple[ref[jax.Array], jax.Array]] = {}
+
+    def of(self, params: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """The copies under their own names; none unless all matrices are arrays on CPUs."""
+        if not all(_is_on_cpu(params[stored]) for stored in self._stored.values()):
+            return {}
+        return {turned_name(name): self._one(stored, params[stored]) for name, stored in self._stored.items()}
+
+    def _one(self, name: str, matrix: jax.Array) -> jax.Array:
+        held = self._held.get(name)
+        if held is None or held[0]() is not matrix:
+            held = self._held[name] = ref(matrix), matrix.T
+        return held[1]
+
+
+def _is_on_cpu(x: Any) -> bool:
+    concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    return concrete and all(device.platform == "cpu" for device in x.devices())

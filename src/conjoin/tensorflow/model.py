@@ -151,11 +151,16 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         """Numbers in the model, shared ones once."""
         return sum(int(np.prod(variable.shape)) for variable in self._held.table.values())
 
-    def scope(self, training: bool = False) -> Scope:
-        """The parameters in the dtype of the computation, and in training the random state of dropout."""
+    def scope(self, training: bool = False, turned: Mapping[str, Any] | None = None) -> Scope:
+        """The parameters in the dtype of the computation, and in training the random state of dropout.
+
+        Args:
+            turned: Copies of matrices by their own names, beside the parameters.
+        """
         rng = tf.cast(tf.cast(self._chance.next(), tf.int64) % _SEEDS, tf.int32) if training else None
         dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
-        return self.net.scope({name: v.value for name, v in self._held.table.items()}, dtype, rng)
+        values = {name: v.value for name, v in self._held.table.items()}
+        return self.net.scope(values | dict(turned or {}), dtype, rng)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
         """The start id, then labels[:-1]; -100 becomes the pad id."""

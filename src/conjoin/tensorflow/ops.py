@@ -89,8 +89,8 @@ class TFOps:
 
     @staticmethod
     def einsum(equation: str, *arrays: Array) -> Array:
-        if equation == "...n,mn->...m":
-            return _linear(*arrays)
+        if equation in ("...n,mn->...m", "...n,nm->...m"):
+            return _linear(*arrays, turned=equation.endswith("nm->...m"))
         if len(arrays) == 1:
             before, after = equation.split("->")
             return tf.transpose(arrays[0], [before.index(axis) for axis in after])
@@ -175,13 +175,13 @@ class TFOps:
         return tf.random.stateless_uniform(shape, rng, alg=_RANDOM)
 
 
-def _linear(x: Array, matrix: Array) -> Array:
-    """x W^T as one product of matrices; W is (out, in)."""
+def _linear(x: Array, matrix: Array, *, turned: bool) -> Array:
+    """x W^T as one product of matrices; W is (out, in), or (in, out) where it is turned."""
     if x.shape.rank == 2:
-        return tf.matmul(x, matrix, transpose_b=True)
-    lead = TFOps.shape(x)[:-1]
-    flat = tf.matmul(tf.reshape(x, (-1, matrix.shape[1])), matrix, transpose_b=True)
-    return TFOps.reshape(flat, (*lead, matrix.shape[0]))
+        return tf.matmul(x, matrix, transpose_b=not turned)
+    lead, width = TFOps.shape(x)[:-1], matrix.shape[::-1] if turned else matrix.shape
+    flat = tf.matmul(tf.reshape(x, (-1, width[1])), matrix, transpose_b=not turned)
+    return TFOps.reshape(flat, (*lead, width[0]))
 
 
 OPS = cast(Ops, TFOps())
