@@ -63,13 +63,15 @@ def attend(
     ops = here.ops
     rows, heads, length, size = ops.shape(q)
     sources, groups, keys = ops.shape(k)[:3]
-    split = (sources, -1, groups, heads // groups)
-    scores = ops.einsum("bnkgte,bkse->bnkgts", ops.reshape(q, (*split, length, size)), k) * kind.scale
-    scores = ops.cast(scores, "float32")
+    shared, width = heads // groups, ops.shape(v)[-1]
+    grouped = ops.einsum("bnkgte->bkngte", ops.reshape(q, (sources, -1, groups, shared, length, size)))
+    alike = ops.shape(grouped)[:-1]
+    products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, turned=True)
+    scores = ops.cast(ops.reshape(products * kind.scale, (*alike, keys)), "float32")
     if kind.softcap is not None:
         scores = ops.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
-        scores = scores + ops.reshape(bias, (1, 1, *split[2:], length, keys))
+        scores = scores + ops.reshape(bias, (1, groups, 1, shared, length, keys))
     if allowed is not None:
         allowed = allowed[:, :, None, None]
         scores = ops.where(allowed, scores, _NEVER)
@@ -77,10 +79,11 @@ def attend(
     if allowed is not None:
         weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
     weights = ops.cast(weights, q.dtype)
-    mixed = ops.einsum("bnkgts,bkse->bnkgte", here.dropout(weights, kind.dropout, "weights"), v)
+    kept = here.dropout(weights, kind.dropout, "weights")
+    mixed = ops.reshape(ops.matmul(ops.reshape(kept, (sources, groups, -1, keys)), v), (*alike, width))
     return (
-        ops.reshape(mixed, (rows, heads, length, ops.shape(v)[-1])),
-        ops.reshape(weights, (rows, heads, length, keys)),
+        ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, width)),
+        ops.reshape(ops.einsum("bkngts->bnkgts", weights), (rows, heads, length, keys)),
     )
 
 

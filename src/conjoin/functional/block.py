@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from conjoin import spec
 from conjoin.functional.attention import attend, keys_values, output, queries
-from conjoin.functional.cache import Pair
+from conjoin.functional.cache import Pair, extended
 from conjoin.functional.layers import mlp, norm
 from conjoin.functional.ops import Array
 from conjoin.functional.positions import Angles, rotate
@@ -106,9 +106,10 @@ def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, reading: Reading
     if reading.angles is not None and kind.rotary is not None:
         q, k = rotate(ops, q, reading.angles), rotate(ops, k, reading.angles)
     if reading.cached is not None:
-        held = reading.cached
-        k, v = (ops.write_at(old, new, reading.past, 2) for old, new in zip(held, (k, v), strict=True))
-        written.append((k, v))
+        (old_k, old_v), split = reading.cached, ops.shape(k)[:2]
+        held = extended(ops, old_k, k, reading.past), extended(ops, old_v, v, reading.past)
+        written.append(held)
+        k, v = (ops.reshape(x, (*split, *ops.shape(x)[1:])) for x in held)
     out, weights = attend(attn, kind.attention, q, k, v, reading.allowed, reading.bias)
     if reading.record.attentions is not None:
         reading.record.attentions.append(weights)

@@ -1,6 +1,6 @@
 """Keys and values kept between decoding steps, in arrays whose shapes never change."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -17,15 +17,16 @@ class Cache(NamedTuple):
 
     Args:
         length: Positions filled, the same for all rows.
-        keys, values: Per layer, [R, K, room, E].
+        keys, values: Per layer, [R * K, room, E]. Rows and heads are one axis, as products take them: XLA then writes
+            in place, else it copies all of them at every step.
         mask: What may be read among the filled positions.
         counted: What RoBERTa's positions count among them: ids that are not padding.
         cross: Keys and values of the source per layer, [B, K, S, E]; rows n*N .. n*N + N - 1 read source n.
     """
 
     length: Int[Array, ""]
-    keys: tuple[Float[Array, "R K room E"], ...]
-    values: tuple[Float[Array, "R K room E"], ...]
+    keys: tuple[Float[Array, "RK room E"], ...]
+    values: tuple[Float[Array, "RK room E"], ...]
     mask: Bool[Array, "R room"]
     counted: Bool[Array, "R room"]
     cross: tuple[Pair, ...]
@@ -42,26 +43,38 @@ class Cache(NamedTuple):
 
     def rows(self, ops: Ops, index: Int[Array, " R2"]) -> "Cache":
         """The cache whose row r is row index[r] of this one; sources stay as they are."""
-        return self._replace(
-            keys=tuple(ops.take(k, index) for k in self.keys),
-            values=tuple(ops.take(v, index) for v in self.values),
-            mask=ops.take(self.mask, index),
-            counted=ops.take(self.counted, index),
-        )
+        return self._each_row(ops, lambda x: ops.take(x, index))
 
     def repeat(self, ops: Ops, copies: int) -> "Cache":
         """Every row `copies` times, side by side; sources stay as they are."""
+        return self._each_row(ops, lambda x: ops.repeat(x, copies))
+
+    def _each_row(self, ops: Ops, change: Callable[[Array], Array]) -> "Cache":
+        rows = ops.shape(self.mask)[0]
+
+        def changed(x: Array) -> Array:
+            room, size = ops.shape(x)[1:]
+            return ops.reshape(change(ops.reshape(x, (rows, -1, room, size))), (-1, room, size))
+
         return self._replace(
-            keys=tuple(ops.repeat(k, copies) for k in self.keys),
-            values=tuple(ops.repeat(v, copies) for v in self.values),
-            mask=ops.repeat(self.mask, copies),
-            counted=ops.repeat(self.counted, copies),
+            keys=tuple(changed(k) for k in self.keys),
+            values=tuple(changed(v) for v in self.values),
+            mask=change(self.mask),
+            counted=change(self.counted),
         )
+
+
+def extended(
+    ops: Ops, held: Float[Array, "RK room E"], new: Float[Array, "R K T E"], past: Array | int
+) -> Float[Array, "RK room E"]:
+    """What a layer keeps, with new positions behind `past` others."""
+    length, size = ops.shape(new)[2:]
+    return ops.write_at(held, ops.reshape(new, (-1, length, size)), past, 1)
 
 
 def empty_cache(ops: Ops, kind: spec.StackSpec, rows: int, room: int, dtype: object, cross: tuple[Pair, ...]) -> Cache:
     """A cache with room for `room` positions of every row."""
-    shapes = [(rows, a.num_kv_heads, room, a.head_size) for a in (b.self_attn.attention for b in kind.blocks)]
+    shapes = [(rows * a.num_kv_heads, room, a.head_size) for a in (b.self_attn.attention for b in kind.blocks)]
     return Cache(
         length=ops.constant(0, "int32"),
         keys=tuple(ops.full(shape, 0.0, dtype) for shape in shapes),

@@ -97,6 +97,10 @@ class TFOps:
         return tf.einsum(equation, *arrays)
 
     @staticmethod
+    def matmul(x: Array, y: Array, *, turned: bool = False) -> Array:
+        return tf.matmul(x, y, transpose_b=turned)
+
+    @staticmethod
     def softmax(x: Array) -> Array:
         """Of rows: oneDNN's kernel takes no more than five axes."""
         if x.shape.rank <= 2:
