@@ -14,6 +14,7 @@ bert-base x bert-base has no CTranslate2 peer: it has no class for a BERT that d
 """
 
 import argparse
+import contextlib
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+with contextlib.suppress(ImportError):
+    # Before PyTorch: after it, both would share one OpenMP, whose threads then sleep between any two products.
+    import ctranslate2  # noqa: F401
 
 import _copying
 import _speed

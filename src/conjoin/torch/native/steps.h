@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "attention.h"
@@ -63,11 +65,41 @@ struct StepCall {
   Long threads;
 };
 
+// Where threads meet, some seventy times a step. OpenMP's own barrier goes to sleep at once when a process has more of
+// its threads than processors, as one with a second thread that computes has, and waking costs more than a phase takes.
+class Meeting {
+ public:
+  void wait(int count) {
+    int mine = turn.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      arrived.store(0, std::memory_order_relaxed);
+      turn.store(mine + 1, std::memory_order_release);
+      return;
+    }
+    for (int tries = 0; turn.load(std::memory_order_acquire) == mine; ++tries) {
+      if (tries < patience)
+        pause();
+      else
+        std::this_thread::yield();  // whoever is awaited may need this processor
+    }
+  }
+
+ private:
+  static constexpr int patience = 4000;  // tens of microseconds
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<int> turn{0};
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+};
+
 struct Team {
   int id, count;
-  void wait() const {
-#pragma omp barrier
-  }
+  Meeting& meeting;
+  void wait() const { meeting.wait(count); }
   void share(Long outputs, Long* first, Long* last) const { ::share(outputs, id, count, first, last); }
 };
 
@@ -153,9 +185,10 @@ class Steps {
   }
 
   void run() {
+    Meeting meeting;
 #pragma omp parallel num_threads(static_cast<int>(c.threads))
     {
-      Team team{omp_get_thread_num(), omp_get_num_threads()};
+      Team team{omp_get_thread_num(), omp_get_num_threads(), meeting};
       Scratch<T> scratch(scratch_queries, scratch_size);
       for (Long i = 0; i < c.count; ++i) block(team, c.layers[i], i, scratch);
     }
