@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conjoin import EncoderDecoderModel
 from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.torch.decoding.drafters import CopyDrafter, paying_length
 from conjoin.torch.decoding.reader import Reader
 from generate_models import EOS, PAD, models, sources
 
@@ -154,6 +155,47 @@ def test_text_that_copies_its_source_is_read_in_fewer_passes(monkeypatch: pytest
         encoder_outputs=states, attention_mask=mask, max_new_tokens=30, copy_speculation=True, eos_token_id=8
     )
     assert found.equal(plain) and passes.of(model) < 15
+
+
+def passes_with_copies(source: list[int], target: list[int]) -> int:
+    """How often a model is read that writes the target whatever it is given, and drafts are copied from the source."""
+    drafter, ids, passes = CopyDrafter(source), [0], 0
+    while len(ids) <= len(target):
+        rest = target[len(ids) - 1 :]
+        draft = drafter.propose(ids, len(rest))[0] if len(ids) > 1 else []
+        agreed = next(
+            (i for i, (a, b) in enumerate(zip(draft, rest, strict=False)) if a != b), min(len(draft), len(rest))
+        )
+        ids += rest[: agreed + 1]
+        drafter.hear(len(draft), agreed)
+        passes += 1
+    return passes
+
+
+def test_a_copy_goes_on_behind_words_that_were_changed_left_out_or_added() -> None:
+    source = list(range(100, 180))
+    untouched = passes_with_copies(source, source)
+    assert untouched <= 2 + len(source) // 9
+    changed = [7, *source[1:20], 8, *source[21:40], 9, *source[41:]]
+    assert passes_with_copies(source, changed) <= untouched + 3
+    assert passes_with_copies(source, [*source[:30], *source[31:60], *source[61:]]) <= untouched + 2
+    assert passes_with_copies(source, [*source[:30], 7, 8, *source[30:]]) <= untouched + 4
+
+
+def test_text_that_is_never_copied_is_hardly_ever_drafted() -> None:
+    source, target = [i % 40 + 100 for i in range(0, 400, 7)], [(i * i) % 40 + 100 for i in range(200)]
+    drafter, rows, ids = CopyDrafter(source), 0, [0]
+    for word in target:
+        draft = drafter.propose(ids, 100)[0] if len(ids) > 1 else []
+        rows += len(draft)
+        drafter.hear(len(draft), 0)
+        ids.append(word)
+    assert rows < 60
+
+
+@pytest.mark.parametrize(("share", "length"), [(0.02, 1), (0.5, 3), (0.9, 13), (0.99, 16)])
+def test_drafts_are_as_long_as_pays(share: float, length: int) -> None:
+    assert paying_length(share, 16) == length
 
 
 def test_an_assistant_that_is_always_right_saves_most_passes(monkeypatch: pytest.MonkeyPatch) -> None:
