@@ -72,8 +72,8 @@ class JaxOps:
     @staticmethod
     def matmul(x: jax.Array, y: jax.Array, *, turned: bool = False) -> jax.Array:
         """Not jnp.einsum, which may put y first: XLA then copies it at every step of a loop."""
-        flat = (jnp.reshape(each, (-1, *each.shape[-2:])) for each in (x, y))
-        product = lax.dot_general(*flat, (((2,), (2 if turned else 1,)), ((0,), (0,))))
+        one, other = (jnp.reshape(each, (-1, *each.shape[-2:])) for each in (x, y))
+        product = lax.dot_general(one, other, (((2,), (2 if turned else 1,)), ((0,), (0,))))
         return jnp.reshape(product, (*x.shape[:-1], product.shape[-1]))
 
     @staticmethod

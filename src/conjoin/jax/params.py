@@ -6,6 +6,7 @@ from weakref import ref
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from conjoin.errors import WeightError, listing
 from conjoin.functional.scope import turned_name
@@ -97,5 +98,5 @@ class Turned:
 
 
 def _is_on_cpu(x: Any) -> bool:
-    concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    concrete = isinstance(x, jax.Array) and not isinstance(x, Tracer)
     return concrete and all(device.platform == "cpu" for device in x.devices())
