@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from conjoin.spec import StackSpec
 from conjoin.spec.parameters import stack_parameters
+from conjoin.torch import native
+from conjoin.torch.pages import weight_memory
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 MEGABYTES = 256
@@ -20,42 +22,60 @@ ROWS, INNER, OUTER = 1024, 1024, 4096
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The fastest way found to read memory.
+
+    Args:
+        run: To be raced with what reads memory too: a shared machine may give half of it a minute later.
+        size: Bytes that it reads.
+        gb_s: The best of several runs at the start.
+    """
+
+    run: Callable[[], Any]
+    size: int
+    gb_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Floors:
     """Rates that nothing on this machine beats, each the best of several ways.
 
     Args:
-        read_gb_s: Bandwidth of reading memory.
         gflops: Of a matrix product, per kind of number; None where this build cannot.
     """
 
-    read_gb_s: float
+    reading: Reading
     gflops: dict[str, float | None]
 
     def record(self) -> dict[str, Any]:
         """For a line of JSON."""
-        return asdict(self)
+        return {"read_gb_s": self.reading.gb_s, "gflops": self.gflops}
 
 
 def measure_floors() -> Floors:
     """Time every way, on the threads in use now."""
     with torch.inference_mode():
         rates = {"fp32": _fp32_rate(), "bf16": _bf16_rate(), "int8": _int8_rate()}
-        return Floors(_bandwidth(), {kind: rate and round(rate, 1) for kind, rate in rates.items()})
+        return Floors(_reading(), {kind: rate and round(rate, 1) for kind, rate in rates.items()})
 
 
-def _bandwidth() -> float:
+def _reading() -> Reading:
+    """In the pages that weights lie in, or in those that everybody has."""
     rows = MEGABYTES * 2**20 // 4 // 4096
-    big, x = torch.randn(rows, 4096), torch.randn(1, 4096)
-    half, y = big.to(torch.bfloat16), x.to(torch.bfloat16)
+    big, x = weight_memory((rows, 4096), torch.float32).normal_(), torch.randn(1, 4096)
+    small, half, y = torch.randn(rows, 4096), big.to(torch.bfloat16), x.to(torch.bfloat16)
     ways = (
         (big.sum, big),
         (big.amax, big),
-        (lambda: torch.mv(big, x[0]), big),
+        (small.sum, small),
+        (lambda: native.linear(x, big, None), big) if native.has("float32") else (None, big),
         (_packed_linear(x, big), big),
         (_packed_linear(y, half), half),
     )
-    rates = [tensor.numel() * tensor.element_size() / _best(way, 7) for way, tensor in ways if way]
-    return round(max(rates) / 1e9, 1)
+    sizes = {way: tensor.numel() * tensor.element_size() for way, tensor in ways if way}
+    rates = {way: size / _best(way, 7) / 1e9 for way, size in sizes.items()}
+    best = max(rates, key=rates.__getitem__)
+    return Reading(best, sizes[best], round(rates[best], 1))
 
 
 def _fp32_rate() -> float:
@@ -143,10 +163,10 @@ class Least:
         rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
         return self.encode_flop / rate / 1e9
 
-    def step_s(self, floors: Floors, kind: str) -> float:
+    def step_s(self, floors: Floors, kind: str, read_gb_s: float) -> float:
         """Seconds per token: reading or computing, whichever takes longer."""
         rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
-        return max(self.step_bytes / floors.read_gb_s, self.step_flop / rate) / 1e9
+        return max(self.step_bytes / read_gb_s, self.step_flop / rate) / 1e9
 
 
 def least_work(encoder: StackSpec, decoder: StackSpec, kind: str, source: int, new_tokens: int) -> Least:

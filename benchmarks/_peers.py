@@ -75,14 +75,11 @@ class Cast:
         return self._made[name]
 
     def _conjoin(self, kind: str) -> EncoderDecoderModel:
-        model = EncoderDecoderModel.from_pretrained(self.folder / "saved").eval()
-        match kind:
-            case "fp32":
-                return model
-            case "bf16":
-                return model.to(torch.bfloat16)
-            case _:
-                return _quantized(model, kind)
+        folder = self.folder / "saved"
+        if kind == "bf16":
+            return EncoderDecoderModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        model = EncoderDecoderModel.from_pretrained(folder).eval()
+        return model if kind == "fp32" else _quantized(model, kind)
 
     def _transformers(self, kind: str) -> Any:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]

@@ -1,5 +1,6 @@
 """One row of generation speed: tokens compared, contenders raced, the machine's floor beside it."""
 
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ TRIES = 2
 NEAR_TIE = 1e-4
 """Logits nearer than this are one to float32 (performance protocol, rule 1)."""
 
-AGAIN, SHORT = "conjoin, again", "conjoin, one token"
+AGAIN, SHORT, READING = "conjoin, again", "conjoin, one token", "reading memory"
 
 Tokens = list[list[int]]
 
@@ -45,7 +46,7 @@ def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, An
     tokens = _compare(row, cast, work, runs)
     contenders = runs | {AGAIN: runs[ours]}
     if row.floor_bar is not None:
-        contenders[SHORT] = cast.run(ours, Work(work.ids, 1, row.beams))
+        contenders |= {SHORT: cast.run(ours, Work(work.ids, 1, row.beams)), READING: floors.reading.run}
     timings = quiet_race(contenders, ours, rounds)
     peers = {name: ratio(timings[name], timings[ours]) for name in (*row.against, *row.beside)}
     best = min(row.against, key=lambda name: timings[name].median)
@@ -54,7 +55,9 @@ def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, An
         **peers[best],
         "peers": peers,
         "spread": spread(timings[ours], timings[AGAIN]),
-        "ms_per_step": {name: round(t.median / NEW_TOKENS * 1000, 3) for name, t in timings.items() if name != SHORT},
+        "ms_per_step": {
+            name: round(t.median / NEW_TOKENS * 1000, 3) for name, t in timings.items() if name not in (SHORT, READING)
+        },
         "tokens_per_s": round(row.batch * NEW_TOKENS / timings[ours].median, 1),
         "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
         "tokens": tokens,
@@ -73,19 +76,25 @@ def quiet_race(contenders: dict[str, Run], ours: str, rounds: int) -> dict[str, 
 
 
 def _share(row: Speed, model: Any, timings: dict[str, Timing], ours: str, floors: Floors) -> dict[str, Any]:
-    """How much of what the machine allows is used: decoding alone (all steps but the first), and with the encoder."""
+    """How much of what the machine allows is used: decoding alone (all steps but the first), and with the encoder.
+
+    Per round, with the bandwidth of that round.
+    """
     least = least_work(model.encoder.spec, model.decoder.spec, row.kind, row.source, NEW_TOKENS)
-    step, encode = least.step_s(floors, row.kind), least.encode_s(floors, row.kind)
-    rest = NEW_TOKENS - 1
-    pairs = zip(timings[ours].seconds, timings[SHORT].seconds, strict=True)
-    steps = sorted((whole - short) / rest for whole, short in pairs)
-    taken = steps[len(steps) // 2]
+    encode, rest = least.encode_s(floors, row.kind), NEW_TOKENS - 1
+    rates = [floors.reading.size / seconds / 1e9 for seconds in timings[READING].seconds]
+    floor = [least.step_s(floors, row.kind, rate) for rate in rates]
+    whole = timings[ours].seconds
+    taken = [(all_s - first_s) / rest for all_s, first_s in zip(whole, timings[SHORT].seconds, strict=True)]
     return {
-        "floor_share": round(step / taken, 3),
-        "floor_share_with_encoder": round((encode + NEW_TOKENS * step) / timings[ours].median, 3),
-        "floor_ms": {"encode": round(encode * 1000, 3), "step": round(step * 1000, 3)},
+        "floor_share": round(median(a / b for a, b in zip(floor, taken, strict=True)), 3),
+        "floor_share_with_encoder": round(
+            median((encode + NEW_TOKENS * a) / b for a, b in zip(floor, whole, strict=True)), 3
+        ),
+        "floor_ms": {"encode": round(encode * 1000, 3), "step": round(median(floor) * 1000, 3)},
+        "read_gb_s": [round(rate, 1) for rate in rates],
         "first_ms": round(timings[SHORT].median * 1000, 3),
-        "step_ms": round(taken * 1000, 3),
+        "step_ms": round(median(taken) * 1000, 3),
     }
 
 

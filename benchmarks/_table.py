@@ -15,7 +15,8 @@ HEAD = ("row", "what", "against", "ratio", "quartiles", "bar", "share of floor",
 
 LEGEND = f"""\
 ratio: the peer's time over ours, median of per-round ratios; above 1 we are faster.
-share of floor: the least time of a decoding step (bytes read / measured bandwidth) over ours; then with the encoder.
+share of floor: the least time of a decoding step (bytes read / bandwidth, measured in each round) over ours; then with
+the encoder.
 tokens: equal to those of transformers in float32; forced: each next word, given the same words before it.
 verdict: reached; short; noisy (a contender against itself spread over {NOISE:.0%}); wrong tokens; or why there is none.
 """

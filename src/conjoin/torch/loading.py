@@ -11,6 +11,7 @@ from conjoin import spec
 from conjoin.checkpoint import TensorInfo, nonfinite
 from conjoin.errors import ConfigError, WeightError, listing
 from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
+from conjoin.torch.pages import weight_memory
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,7 +44,9 @@ def stored_dtype(infos: Mapping[str, TensorInfo]) -> torch.dtype:
 
 def materialise(model: Model, dtype: torch.dtype, device: torch.device | str | None) -> Model:
     """Give a model that was built on the meta device real, uninitialised storage."""
-    return model.to(dtype).to_empty(device=device or "cpu")
+    if torch.device(device or "cpu").type != "cpu":
+        return model.to(dtype).to_empty(device=device)
+    return model.to(dtype)._apply(lambda t: weight_memory(t.shape, t.dtype))
 
 
 def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:

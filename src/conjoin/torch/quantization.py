@@ -22,6 +22,7 @@ from conjoin.torch import native
 from conjoin.torch.head import Head
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import as_tensor, materialise, stored_dtype, tie
+from conjoin.torch.pages import weight_memory
 
 METHOD = "conjoin-int8"
 _MOST = 127
@@ -133,21 +134,26 @@ def is_quantized(config: PretrainedConfig) -> bool:
 
 def _swap(model: nn.Module) -> None:
     """Replace linear layers and vocabulary matrices; what shared a weight shares it afterwards."""
-    made: dict[int, QuantizedLinear] = {}
+    made: dict[int, tuple[nn.Parameter, QuantizedLinear]] = {}
 
-    def rounded(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
+    def emptied(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
         if id(weight) not in made:
-            whole, scale = quantize_rows(weight.detach())
-            made[id(weight)] = QuantizedLinear(_fixed(whole), _fixed(scale), None)
-        return QuantizedLinear(made[id(weight)].weight, made[id(weight)].scale, bias)
+            on_cpu, scale = weight.device.type == "cpu", weight.new_empty(len(weight), dtype=torch.float32)
+            whole = weight_memory(weight.shape, torch.int8) if on_cpu else torch.empty_like(weight, dtype=torch.int8)
+            made[id(weight)] = weight, QuantizedLinear(_fixed(whole), _fixed(scale), None)
+        _, same = made[id(weight)]
+        return QuantizedLinear(same.weight, same.scale, bias)
 
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
-                setattr(module, name, rounded(child.get_parameter("weight"), child.bias))
+                setattr(module, name, emptied(child.get_parameter("weight"), child.bias))
         head = getattr(module, "head", None)
         if isinstance(head, Head) and head.vocab is None:
-            head.vocab = rounded(module.get_parameter("embed.words.weight"), None)
+            head.vocab = emptied(module.get_parameter("embed.words.weight"), None)
+    for weight, same in made.values():
+        for to, numbers in zip((same.weight, same.scale), quantize_rows(weight.detach()), strict=True):
+            to.copy_(numbers)
 
 
 def _fixed(tensor: Tensor) -> nn.Parameter:
