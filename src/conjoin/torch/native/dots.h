@@ -1,7 +1,8 @@
 // Dot products of rows of x with many rows of a matrix that is stored (out, in), row by row.
 //
-// Few rows read the matrix where it lies: memory is what they wait for. Many rows multiply, and do so on copies of a few
-// of the matrix's rows in which what is read together lies together (packed.h). The sums are the same, bit by bit.
+// Few rows, up to eight, read the matrix where it lies: memory is what they wait for. Many rows multiply, and do so on
+// copies of a few of the matrix's rows in which what is read together lies together (packed.h). The sums are the same,
+// bit by bit.
 
 #pragma once
 
@@ -118,6 +119,14 @@ void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D
 template <class D, class Finish>
 void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
           Long last, Finish finish) {
+  if (rows > 4 && rows <= 8 && n % D::step == 0) {
+    switch (rows) {
+      case 5: return direct_dots<D, 5>(x, x_stride, w, w_stride, n, first, last, finish);
+      case 6: return direct_dots<D, 6>(x, x_stride, w, w_stride, n, first, last, finish);
+      case 7: return direct_dots<D, 7>(x, x_stride, w, w_stride, n, first, last, finish);
+      default: return direct_dots<D, 8>(x, x_stride, w, w_stride, n, first, last, finish);
+    }
+  }
   bool packed = rows > 12 || (rows > 4 && packed_tile_fits<D>(n));
   if (packed)
     many_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);

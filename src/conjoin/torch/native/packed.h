@@ -81,6 +81,50 @@ inline void packed_strip(const Line* x, const Line* w, Long steps, const Ahead& 
     for (int o = 0; o < valid; ++o) finish(row + r, output + o, out[r][o]);
 }
 
+// Up to eight rows against C rows of weights that are read where they lie: memory is what they wait for, and a copy of
+// the weights would be made to be read once.
+template <class D, int R, int C>
+inline void direct_tile(const Line* x, const typename D::W* const* w, Long n, Long ahead, typename D::Sum (*out)[4]) {
+  typename D::Accumulator a[R][C] = {};
+  for (Long k = 0; k < n; k += D::step, x += R) {
+    typename D::Vector weights[C];
+#pragma GCC unroll 4
+    for (int o = 0; o < C; ++o) weights[o] = D::load(w[o] + k);
+#pragma GCC unroll 4
+    for (int o = 0; o < C; ++o) __builtin_prefetch(w[o] + k + ahead, 0, 2);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      typename D::Vector v = D::load_x(reinterpret_cast<const typename D::X*>(x + r));
+#pragma GCC unroll 4
+      for (int o = 0; o < C; ++o) a[r][o] = D::add(a[r][o], v, weights[o]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    typename D::Accumulator four[4] = {};
+    for (int o = 0; o < C; ++o) four[o] = a[r][o];
+    D::reduce(four, out[r]);
+  }
+}
+
+template <class D, int R, class Finish>
+void direct_dots(const typename D::X* x, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
+                 Long last, Finish finish) {
+  constexpr int C = R <= 6 ? 4 : 3;  // R * C sums, C weights and a row of x stay in 32 registers
+  static thread_local std::vector<Line> buffer;
+  Line* xs = lines(buffer, R * steps<D>(n));
+  interleave<D>(x, x_stride, R, n, xs, R);
+  for (Long o = first; o < last; o += C) {
+    const typename D::W* rows[C];
+    for (int j = 0; j < C; ++j) rows[j] = w + std::min(o + j, last - 1) * w_stride;
+    typename D::Sum out[R][4];
+    direct_tile<D, R, C>(xs, rows, n, o + 2 * C <= last ? C * w_stride : 0, out);
+    const int valid = static_cast<int>(std::min<Long>(C, last - o));
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < valid; ++j) finish(r, o + j, out[r][j]);
+  }
+}
+
 // Rows of x as tiles of at most six, all of nearly one height.
 struct Tiles {
   Long rows, count;
