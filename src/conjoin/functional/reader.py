@@ -1,5 +1,6 @@
 """The decoder reading new positions of every row."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
@@ -8,7 +9,7 @@ from conjoin import spec
 from conjoin.functional.cache import Cache
 from conjoin.functional.embedding import score
 from conjoin.functional.ops import Array
-from conjoin.functional.scope import Scope
+from conjoin.functional.scope import Scope, turned_name
 from conjoin.functional.stack import StackInputs, run_stack
 
 
@@ -35,10 +36,18 @@ class Reader:
         return self.here.ops.cast(score(self.here, self.kind.head, hidden[:, -1]), "float32"), after
 
 
-def step_matrices(pair: spec.PairSpec) -> tuple[str, ...]:
-    """Names of the matrices that a decoder multiplies by at every step: not those that read the source once."""
-    table = spec.stack_parameters(pair.decoder)
+def step_matrices(pair: spec.PairSpec, ties: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The matrices that a decoder multiplies by at every step: not those that read the source once.
+
+    Args:
+        ties: (parameter, the one that it is).
+
+    Returns:
+        What `Scope` calls the copy of each as (in, out) -> the parameter to copy.
+    """
+    table, same = spec.stack_parameters(pair.decoder), dict(ties)
     names = [name for name, parameter in table.items() if parameter.kind == "linear"]
     names = [name for name in names if not name.endswith((".cross_attn.k.weight", ".cross_attn.v.weight"))]
     assert pair.decoder.head is not None
-    return tuple(f"decoder.{name}" for name in names + ["embed.words.weight"] * pair.decoder.head.tied)
+    names = [f"decoder.{name}" for name in names + ["embed.words.weight"] * pair.decoder.head.tied]
+    return {turned_name(name): same.get(name, name) for name in names}

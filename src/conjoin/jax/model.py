@@ -85,7 +85,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         self.join_report = plan
         self.net = Net(self.spec, ties_of(plan), self.dtype)
         self._params = fill(plan, stored, seed=seed, given=given)
-        self.turned = Turned(step_matrices(pair), self.net.ties)
+        self.turned = Turned(step_matrices(pair, self.net.ties))
         self.take_generation_config(folder)
 
     def save_pretrained(

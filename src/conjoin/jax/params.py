@@ -1,6 +1,6 @@
 """Parameters as users hold them: nested dicts, flat dicts, other dtypes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from weakref import ref
 
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from conjoin.errors import WeightError, listing
-from conjoin.functional.scope import turned_name
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,20 +74,18 @@ class Turned:
     does not help: XLA turns back. One row is as fast by either, and other devices choose for themselves.
 
     Args:
-        names: The matrices.
-        ties: (parameter, the one that it is).
+        matrices: Name of the copy -> parameter.
     """
 
-    def __init__(self, names: Iterable[str], ties: Iterable[tuple[str, str]]) -> None:
-        same = dict(ties)
-        self._stored = {name: same.get(name, name) for name in names}
+    def __init__(self, matrices: Mapping[str, str]) -> None:
+        self._matrices = matrices
         self._held: dict[str, tuple[ref[jax.Array], jax.Array]] = {}
 
     def of(self, params: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The copies under their own names; none unless all matrices are arrays on CPUs."""
-        if not all(_is_on_cpu(params[stored]) for stored in self._stored.values()):
+        if not all(_is_on_cpu(params[name]) for name in self._matrices.values()):
             return {}
-        return {turned_name(name): self._one(stored, params[stored]) for name, stored in self._stored.items()}
+        return {copy: self._one(name, params[name]) for copy, name in self._matrices.items()}
 
     def _one(self, name: str, matrix: jax.Array) -> jax.Array:
         held = self._held.get(name)

@@ -13,7 +13,7 @@ from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader, step_matrices
 from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.sample import Limits, sample
-from conjoin.functional.scope import Scope, turned_name
+from conjoin.functional.scope import Scope
 from conjoin.generation import GenerationConfig, Request
 from conjoin.generation import plan as p
 from conjoin.pretrained import WithGenerationConfig
@@ -153,11 +153,10 @@ def turned(model: "TFEncoderDecoderModel") -> dict[str, Any]:
     """
     held = model._programs.held
     if turned not in held:
-        same = dict(model.net.ties)
+        matrices = step_matrices(model.spec, model.net.ties)
 
         def run() -> dict[str, Any]:
-            variables = {name: model._held.table[same.get(name, name)] for name in step_matrices(model.spec)}
-            return {turned_name(name): tf.transpose(matrix.value) for name, matrix in variables.items()}
+            return {copy: tf.transpose(model._held.table[name].value) for copy, name in matrices.items()}
 
         held[turned] = tf.function(run, autograph=False)
     return held[turned]()
