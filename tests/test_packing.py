@@ -1,4 +1,4 @@
-"""Inference without padding: the same numbers at real tokens, and no row multiplied that nobody reads."""
+"""Work without padding: the same numbers at real tokens, and no row multiplied that nobody reads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +10,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 import oracle
-from conjoin import BertConfig, LlamaConfig, T5Config
+from conjoin import BertConfig, EncoderDecoderModel, LlamaConfig, T5Config
 from conjoin.families import MODULES, PretrainedConfig
 from conjoin.torch import linear as linear_module
 from conjoin.torch import native
+from conjoin.torch import packing as packing_module
 from conjoin.torch.halves import Encoder
 from conjoin.torch.linear import Linear
-from conjoin.torch.packing import Packing
+from conjoin.torch.packing import Packing, collect, spread
 from conjoin.torch.stack import Stack
 from generate_models import NAMES, models, sources
 from pairs import SOURCE, fresh, stir
+from test_training_packing import PAIRS, WHOLE, config, joined, loss_and_gradients
 
 FAMILIES = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
 LENGTHS = (9, 4, 13, 0, 4, 1)
@@ -39,12 +42,19 @@ def padded(side: str, pad: int, lengths: tuple[int, ...] = LENGTHS) -> tuple[Ten
     return ids.masked_fill(~mask, pad), mask.long()
 
 
+@contextmanager
+def with_padding() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stack, "_can_pack", lambda stack, mask: False)
+        yield
+
+
+@torch.no_grad()
 def both_ways(encoder: Encoder, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:
     """What the encoder gives packed, and with padding."""
-    with torch.no_grad():
-        packed = encoder(*given, **named).last_hidden_state
-    assert torch.is_grad_enabled()
-    return packed, encoder(*given, **named).last_hidden_state.detach()
+    packed = encoder(*given, **named).last_hidden_state
+    with with_padding():
+        return packed, encoder(*given, **named).last_hidden_state
 
 
 @pytest.mark.parametrize("key", FAMILIES)
@@ -106,7 +116,7 @@ CASES = [*((name, kind) for name in NAMES for kind in KINDS), ("bart", {"copy_sp
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_packing_changes_no_token(name: str, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_changes_no_token(name: str, kind: dict[str, Any]) -> None:
     model, _ = models(name)
     ids, mask = sources(name, 2, (9, 2, 6, 9))
 
@@ -115,8 +125,8 @@ def test_packing_changes_no_token(name: str, kind: dict[str, Any], monkeypatch: 
         return model.generate(ids, attention_mask=mask, max_new_tokens=12, **kind).tolist()
 
     packed = tokens()
-    monkeypatch.setattr(Stack, "_packed_by", lambda stack, mask: None)
-    assert tokens() == packed
+    with with_padding():
+        assert tokens() == packed
 
 
 WIDE = (
@@ -184,4 +194,108 @@ def test_unpacking_undoes_packing(rows: list[list[bool]]) -> None:
     assert torch.equal(packing.pack(x[:1]), packing.pack(x[:1].expand_as(x)))
     held = [row[row.index(True) : len(row) - row[::-1].index(True)] for row in rows if any(row)]
     assert packing.unbroken == all(all(row) for row in held)
-    assert sum(run.sources * run.length for run in packing.runs) == int(mask.sum())
+    with torch.no_grad():
+        groups = [own for own, _, _ in packing.mask(causal=False, window=None).parts]
+    assert sum(group.sequences * group.length for group in groups) == int(mask.sum())
+
+
+SIZES = ((7, 3), (2, 5), (4, 4), (6, 1), (5, 9), (4, 4))
+TRAINED = [*PAIRS, *((key, None) for key in WHOLE)]
+
+
+def trained_pair(encoder: str, decoder: str | None) -> EncoderDecoderModel:
+    return stir(EncoderDecoderModel(config=config(encoder))) if decoder is None else joined(encoder, decoder)
+
+
+def padded_pairs() -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(5)
+    sides = [[torch.randint(11, 50, (size,), generator=draw) for size in side] for side in zip(*SIZES, strict=True)]
+    fill = {"input_ids": 4, "labels": -100}
+    given = {name: pad_sequence(rows, True, value) for (name, value), rows in zip(fill.items(), sides, strict=True)}
+    return given | {"attention_mask": pad_sequence([torch.ones_like(row) for row in sides[0]], True)}
+
+
+def check_same_lesson(model: EncoderDecoderModel, given: dict[str, Tensor], **settings: Any) -> None:
+    """Loss and gradients are those of the padded batch."""
+    settings = {"output_logits": False, **settings}
+    packed = loss_and_gradients(model, **given, **settings)
+    with with_padding():
+        padded = loss_and_gradients(model, **given, **settings)
+    torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("call_scores", [0, 20, 10**6])
+@pytest.mark.parametrize(("encoder", "decoder"), TRAINED)
+def test_a_batch_learns_the_same_without_its_padding(
+    encoder: str, decoder: str | None, call_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing_module, "CALL_SCORES", call_scores)
+    check_same_lesson(trained_pair(encoder, decoder), padded_pairs())
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [("bert", "gpt2"), ("modernbert", "llama/yarn"), ("t5", None)])
+def test_training_multiplies_real_tokens_only(encoder: str, decoder: str | None) -> None:
+    model = trained_pair(encoder, decoder).train()
+    sources, targets = (sum(side) for side in zip(*SIZES, strict=True))
+    with pytest.MonkeyPatch.context() as patch, multiplied(patch) as rows:
+        loss_and_gradients(model, **padded_pairs(), output_logits=False)
+    crossed = layers(model.decoder, "cross_attn.k", "cross_attn.v")
+    assert {tuple(rows[layer]) for layer in (*layers(model.encoder, ""), *crossed)} == {(sources,)}
+    own = [layer for layer in layers(model.decoder.blocks, "") if layer not in crossed]
+    assert {tuple(rows[layer]) for layer in own} == {(targets,)}
+
+
+def test_checkpointing_and_smoothing_know_nothing_of_it() -> None:
+    model = joined("roberta", "gpt2").train()
+    model.gradient_checkpointing_enable()
+    check_same_lesson(model, padded_pairs(), smoothing=0.1, num_items_in_batch=5)
+
+
+def gaps(labels: Tensor) -> Tensor:
+    changed = labels.clone()
+    changed[0, 1] = changed[2, 0] = -100
+    return changed
+
+
+LABELS: dict[str, Any] = {
+    "not counted in the middle": gaps,
+    "padded on the left": lambda labels: labels.flip(1),
+    "a target that does not count": lambda labels: labels.index_fill(0, torch.tensor([1]), -100),
+    "nothing counts": lambda labels: torch.full_like(labels, -100),
+}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("name", LABELS)
+def test_whatever_is_counted_is_computed(name: str, masked: bool) -> None:
+    model, given = joined("bert", "gpt2"), padded_pairs()
+    given["labels"] = LABELS[name](given["labels"])
+    if not masked:
+        given["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(given["labels"])
+    check_same_lesson(model, given)
+
+
+def test_batches_without_a_mask_or_with_logits_train_too() -> None:
+    model, given = joined("bert", "gpt2"), padded_pairs()
+    check_same_lesson(model, given, output_logits=True)
+    check_same_lesson(model, given | {"attention_mask": None})
+
+
+def test_a_source_of_padding_alone_trains() -> None:
+    given = padded_pairs()
+    given["attention_mask"][2] = 0
+    check_same_lesson(joined("bert", "bert/small"), given)
+
+
+def test_a_watched_half_sees_the_batch_as_it_was_given() -> None:
+    model, seen = joined("bert", "gpt2"), set[tuple[int, ...]]()
+    model.decoder.blocks[0].register_forward_hook(lambda _, __, made: seen.add(tuple(made.shape[:2])))
+    check_same_lesson(model, padded_pairs())
+    assert seen == {(6, 9)}
+
+
+def test_places_have_gradients_of_both_orders() -> None:
+    places, x = torch.tensor([3, 0, 4]), torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
+    for function in (lambda x: collect(x, places), lambda x: spread(x[:3], places, 7)):
+        assert torch.autograd.gradcheck(function, x)
+        assert torch.autograd.gradgradcheck(function, x)

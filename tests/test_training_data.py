@@ -11,7 +11,7 @@ import pytest
 from conjoin import ConfigError, DataError, TrainingArguments
 from conjoin.training import Pairs, read_pairs
 from conjoin.training.arrays import batch_arrays
-from conjoin.training.batching import SPLIT_TOKENS, ByRows, ByTokens, Plan, choose_batching, split_by_length
+from conjoin.training.batching import ByRows, ByTokens, Plan, choose_batching
 from conjoin.training.examples import Examples, Room, Rows, tokenize_pairs
 from conjoin.training.reading import Columns, load_hub
 from training_toys import tokenizers, toy_rows, write_rows
@@ -184,36 +184,6 @@ def test_batches_keep_the_budget_and_have_next_to_no_padding() -> None:
         assert cost <= 2000
         room += cost
     assert sizes.sum() / room > 0.85
-
-
-def _padded(lengths: Any, batches: list[Any]) -> int:
-    return sum(len(batch) * int(lengths[[row[0] for row in batch]].max(0).sum()) for batch in batches)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_parts_of_a_batch_hold_its_rows_and_cost_least(seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    lengths = draw.integers(1, 600, (9, 2))
-    batch = [[int(index)] for index in draw.permutation(9)[:7]]
-    parts = split_by_length(lengths, batch)
-    assert sorted(row for part in parts for row in part) == sorted(batch)
-
-    def cost(parts: list[Any]) -> int:
-        return _padded(lengths, parts) + len(parts) * SPLIT_TOKENS
-
-    rows = sorted(batch, key=lambda row: tuple(lengths[row[0]]))
-    ways = []
-    for cuts in range(2**6):
-        ends = [at + 1 for at in range(6) if cuts >> at & 1]
-        ways.append([rows[a:b] for a, b in zip([0, *ends], [*ends, 7], strict=True)])
-    assert cost(parts) == min(cost(way) for way in ways)
-
-
-def test_a_batch_of_like_lengths_or_of_packed_rows_is_left_whole() -> None:
-    lengths = np.array([[300, 20], [310, 25], [305, 22], [5, 5], [900, 90]])
-    assert split_by_length(lengths, [[0], [1], [2]]) == [[[0], [1], [2]]]
-    assert split_by_length(lengths, [[0, 3], [4]]) == [[[0, 3], [4]]]
-    assert split_by_length(lengths, [[0], [4], [1], [3]]) == [[[4]], [[0], [1]], [[3]]]
 
 
 def test_steps_are_counted_exactly() -> None:

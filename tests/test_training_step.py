@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, TrainingError
-from conjoin.training import TrainerCallback, batching
+from conjoin.training import TrainerCallback
 from conjoin.training.parts import group_of
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World
@@ -48,21 +48,6 @@ def test_accumulation_changes_no_gradient(rows: int, changes: dict[str, Any], tm
     model = toy_model(tmp_path)
     once = gradients(model, tmp_path, 16, **changes)
     torch.testing.assert_close(gradients(model, tmp_path, rows, **changes), once, **CLOSE)
-
-
-def test_parts_of_a_batch_without_padding_change_no_gradient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found: dict[str, tuple[float, dict[str, Tensor], int]] = {}
-    for name, cost in {"whole": 10**9, "parts": 1}.items():
-        monkeypatch.setattr(batching, "SPLIT_TOKENS", cost)
-        model = toy_model(tmp_path)
-        tokens: list[int] = []
-        model.encoder.register_forward_pre_hook(lambda _, given, tokens=tokens: tokens.append(given[0].numel()))
-        args = arguments(tmp_path / name, max_steps=3, per_device_train_batch_size=16, train_sampling_strategy="random")
-        out = Seq2SeqTrainer(model, args=args, train_dataset=toy_rows(48)).train()
-        found[name] = out.training_loss, weights(model), sum(tokens)
-    assert found["parts"][2] < 0.9 * found["whole"][2]
-    assert found["parts"][0] == pytest.approx(found["whole"][0], rel=1e-5)
-    torch.testing.assert_close(found["parts"][1], found["whole"][1], rtol=1e-3, atol=1e-4)
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_labels(tmp_path: Path) -> None:

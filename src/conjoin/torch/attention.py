@@ -225,19 +225,6 @@ class CrossAttention(Attention):
         super().__init__(kind.attention, hidden_size, kind.source_size)
         self.gate = nn.Parameter(torch.empty(1)) if kind.gated else None
 
-    def read(
-        self,
-        x: Float[Tensor, "R T D"],
-        k: native.Kept,
-        v: native.Kept,
-        mask: Mask,
-        want_weights: bool = False,
-    ) -> tuple[Float[Tensor, "R T D"], Float[Tensor, "R H T S"] | None]:
-        """Read the source; R is a multiple N of B, and rows n*N .. n*N + N - 1 read source n; ungated."""
-        q = self.queries(x)
-        out, weights = attend(q, k, v, mask, self.kind, dropout=self.dropout_now, want_weights=want_weights)
-        return self.output(out), weights
-
 
 def turn(q: Tensor, k: Tensor, angles: Angles | None) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys, where the block has rotary positions."""

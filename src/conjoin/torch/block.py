@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.torch.attention import CrossAttention, Mask, SelfAttention, attend, turn
+from conjoin.torch import native
+from conjoin.torch.attention import Attention, CrossAttention, Mask, SelfAttention, attend, turn
 from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.mlp import build_mlp
@@ -24,7 +25,7 @@ class Reading:
 
     Args:
         layer: Index of the layer (not of its weights), for the cache.
-        mask: Of self-attention; a PackedMask where x is a row of packed sources.
+        mask, source_mask: Of self- and cross-attention; PackedMasks where x is a row of packed sequences.
         source: Encoder output [B, S, M]; not needed once the cache holds its keys and values.
         source_packing: Where `source` holds the real tokens only, [1, P, M]: how they stand in the batch.
         attentions, cross_attentions: Lists that collect weights, or None.
@@ -36,7 +37,7 @@ class Reading:
     bias: Tensor | None = None
     source: Tensor | None = None
     source_packing: Packing | None = None
-    source_mask: Mask = field(default_factory=Mask)
+    source_mask: Mask | PackedMask = field(default_factory=Mask)
     cache: KVCache | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None
@@ -100,15 +101,7 @@ class Block(nn.Module):
         q, k = turn(q, k, reading.angles)
         if reading.cache is not None:
             k, v = reading.cache.append(reading.layer, k, v)
-        if isinstance(reading.mask, PackedMask):
-            return attn.output(attend_packed(q, k, v, reading.mask, attn.kind, reading.bias))
-        want = reading.attentions is not None
-        out, weights = attend(
-            q, k, v, reading.mask, attn.kind, bias=reading.bias, dropout=attn.dropout_now, want_weights=want
-        )
-        if reading.attentions is not None and weights is not None:
-            reading.attentions.append(weights)
-        return attn.output(out)
+        return attn.output(self._attend(attn, (q, k, v), reading.mask, reading.attentions, reading.bias))
 
     def _read_source(self, x: Tensor, reading: Reading) -> Tensor:
         assert self.cross_attn is not None
@@ -117,12 +110,30 @@ class Block(nn.Module):
         else:
             assert reading.source is not None
             k, v = self.cross_attn.keys_values(reading.source)
-            if reading.source_packing is not None:
-                k, v = reading.source_packing.unpack_heads(k), reading.source_packing.unpack_heads(v)
+            packing = reading.source_packing
+            if packing is not None and isinstance(reading.source_mask, Mask):
+                k, v = packing.unpack_heads(k), packing.unpack_heads(v)
             if reading.cache is not None:
                 k, v = reading.cache.add_source(k, v)
-        want = reading.cross_attentions is not None
-        out, weights = self.cross_attn.read(x, k, v, reading.source_mask, want)
-        if reading.cross_attentions is not None and weights is not None:
-            reading.cross_attentions.append(weights)
+        heads = (self.cross_attn.queries(x), k, v)
+        return self.cross_attn.output(
+            self._attend(self.cross_attn, heads, reading.source_mask, reading.cross_attentions)
+        )
+
+    def _attend(
+        self,
+        attn: Attention,
+        heads: tuple[Tensor, native.Kept, native.Kept],
+        mask: Mask | PackedMask,
+        collected: list[Tensor] | None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Mix the values; `collected` takes the weights, where it is a list."""
+        if isinstance(mask, PackedMask):
+            return attend_packed(*heads, mask, attn.kind, bias=bias, dropout=attn.dropout_now)
+        out, weights = attend(
+            *heads, mask, attn.kind, bias=bias, dropout=attn.dropout_now, want_weights=collected is not None
+        )
+        if collected is not None and weights is not None:
+            collected.append(weights)
         return out

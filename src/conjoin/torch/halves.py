@@ -5,7 +5,7 @@ from os import PathLike
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin import spec
@@ -156,6 +156,7 @@ class Decoder(Half):
         output_logits: bool = True,
         segment_ids: Int[Tensor, "R T"] | None = None,
         encoder_segment_ids: Int[Tensor, "B S"] | None = None,
+        wanted: Bool[Tensor, "R T"] | None = None,
     ) -> DecoderOutput | tuple[Any, ...]:
         """Scores of the next token at every target position.
 
@@ -163,6 +164,7 @@ class Decoder(Half):
             labels: labels[t] is what position t must predict: not shifted here, unlike in transformers' causal LMs.
             past_key_values: Positions that came before; grows in place.
             segment_ids, encoder_segment_ids: Which of the pairs in its row a token belongs to, from 1; 0 at padding.
+            wanted: True at the positions whose states and scores are read; elsewhere they may be zeros, for less work.
         """
         if use_cache and self.gradient_checkpointing and self.training:
             warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
@@ -180,6 +182,7 @@ class Decoder(Half):
                 encoder_attention_mask=encoder_attention_mask,
                 segments=segment_ids,
                 source_segments=encoder_segment_ids,
+                wanted=wanted,
                 cache=cache,
                 record=record,
             )

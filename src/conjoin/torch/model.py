@@ -333,6 +333,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             output_logits=output_logits,
             segment_ids=decoder_segment_ids,
             encoder_segment_ids=segment_ids,
+            wanted=None if labels is None or output_logits else labels != IGNORED,
         )
         output = Seq2SeqLMOutput(
             loss=self._loss(decoded, labels, num_items_in_batch, smoothing) if labels is not None else None,

@@ -1,120 +1,228 @@
-"""Inference without padding on a CPU: the real tokens of a padded batch stand one behind the other, in one row.
+"""Work without padding on a CPU: the real tokens of a padded batch stand one behind the other, in one row.
 
-Only attention knows of sources; everything else maps each token on its own. Sources of equal length stand side by side
-and attend in one call, each over exactly its own tokens: neither padding nor batch mates enter a source's result.
+Only attention knows of sequences; everything else maps each token on its own. Sequences of like length stand side by
+side and attend in one call.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch.attention import Mask, attend, self_mask
 
+CALL_SCORES = 1500
+"""Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
+
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Sources of equal length, side by side in the packed row."""
+class Group:
+    """Sequences that attend in one call, side by side in the packed row.
 
-    first: int
-    sources: int
+    Args:
+        tokens: Of all of them.
+        sequences: How many they are, each at most `length` tokens long.
+        places: Of each token in the group, padded and flattened; None where all are as long.
+    """
+
+    tokens: int
+    sequences: int
     length: int
+    places: Int[Tensor, " tokens"] | None
 
-    def heads(self, x: Float[Tensor, "1 H P E"]) -> Float[Tensor, "B H T E"]:
-        """The heads of these sources; a view."""
-        tokens = x[0, :, self.first : self.first + self.sources * self.length]
-        return tokens.unflatten(1, (self.sources, self.length)).transpose(0, 1)
+    @classmethod
+    def of(cls, lengths: Int[Tensor, " sequences"]) -> Self:
+        """A group of sequences of these lengths."""
+        tokens, longest = int(lengths.sum()), int(lengths.max())
+        real = torch.arange(longest) < lengths[:, None]
+        places = None if tokens == real.numel() else real.flatten().nonzero().squeeze(1)
+        return cls(tokens, len(lengths), longest, places)
+
+    @property
+    def real(self) -> Bool[Tensor, "sequences length"] | None:
+        """True at tokens; None where there is no padding."""
+        if self.places is None:
+            return None
+        flat = torch.zeros(self.sequences * self.length, dtype=torch.bool)
+        return flat.index_fill_(0, self.places, True).view(self.sequences, self.length)
+
+    def heads(self, x: Float[Tensor, "tokens H E"]) -> Float[Tensor, "sequences H length E"]:
+        """Heads of these sequences, padded; a view where there is no padding."""
+        padded = x if self.places is None else spread(x, self.places, self.sequences * self.length)
+        return padded.unflatten(0, (self.sequences, self.length)).transpose(1, 2)
+
+    def tokens_of(self, x: Float[Tensor, "sequences H length E"]) -> Float[Tensor, "tokens H E"]:
+        """Undo `heads`."""
+        flat = x.transpose(1, 2).flatten(0, 1)
+        return flat if self.places is None else collect(flat, self.places)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedMask:
-    """What the sources of each run read of their own tokens."""
+    """What the sequences of each group read: which group of them, queries and keys, and what of it."""
 
-    parts: tuple[tuple[Run, Mask], ...]
+    parts: tuple[tuple[Group, Group, Mask], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packing:
     """Where the real tokens of a batch [B, T] stand: P of them.
 
     Args:
-        places: Of each packed token in the batch, flattened. Short sources come first.
-        unbroken: The real tokens of every source stand together, so that distances between them are as in the batch.
+        places: Of each packed token in the batch, flattened.
+        order: In which the sequences stand.
+        counts: Tokens of each sequence, in that order.
+        unbroken: The real tokens of every sequence stand together, so that distances between them are as in the batch.
     """
 
     places: Int[Tensor, " P"]
-    runs: tuple[Run, ...]
+    order: Int[Tensor, " B"]
+    counts: Int[Tensor, " B"]
     unbroken: bool
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, mask: Bool[Tensor, "B T"]) -> Self:
-        """The packing of a batch that is real where the mask is True."""
+    def of(cls, mask: Bool[Tensor, "B T"], order: Int[Tensor, " B"] | None = None) -> Self:
+        """The packing of a batch that is real where the mask is True.
+
+        Args:
+            order: Of the sequences; short ones come first unless it says otherwise.
+        """
         counts = mask.sum(1)
-        order = counts.argsort(stable=True)
+        order = counts.argsort(stable=True) if order is None else order
         found = mask[order].flatten().nonzero().squeeze(1)
         length = mask.shape[1]
         places = order[found // length] * length + found % length
         begins = int((mask[:, 1:] & ~mask[:, :-1]).sum()) + int(mask[:, 0].sum())
-        return cls(places, _runs(counts[order]), begins == int((counts > 0).sum()), (len(mask), length))
+        return cls(places, order, counts[order], begins == int((counts > 0).sum()), (len(mask), length))
 
-    @property
+    @cached_property
     def longest(self) -> int:
-        """Tokens of the longest source."""
-        return self.runs[-1].length
+        """Tokens of the longest sequence."""
+        return int(self.counts.max())
 
     def pack(self, x: Tensor) -> Tensor:
         """[B, T, ...] to [1, P, ...]; a single row stands for B equal ones."""
-        return x.expand(*self.shape, *x.shape[2:]).flatten(0, 1)[self.places][None]
+        return collect(x.expand(*self.shape, *x.shape[2:]).flatten(0, 1), self.places)[None]
 
     def unpack(self, x: Tensor) -> Tensor:
         """[1, P, ...] to [B, T, ...], zeros at padding."""
         rows, length = self.shape
-        return x.new_zeros(rows * length, *x.shape[2:]).index_copy_(0, self.places, x[0]).unflatten(0, self.shape)
+        return spread(x[0], self.places, rows * length).unflatten(0, self.shape)
 
     def unpack_heads(self, x: Float[Tensor, "1 K P E"]) -> Float[Tensor, "B K S E"]:
         """Heads of the packed tokens to heads of the batch."""
         return self.unpack(x.transpose(1, 2)).transpose(1, 2)
 
-    def mask(self, window: int | None) -> PackedMask:
-        """Every source reads its own tokens, `window` of them to either side."""
-        device = self.places.device
+    def mask(self, *, causal: bool, window: int | None) -> PackedMask:
+        """Every sequence reads its own tokens: `window` of them to either side, and those before if causal."""
         return PackedMask(
             tuple(
-                (run, self_mask(None, causal=False, window=window, past=0, length=run.length, device=device))
-                for run in self.runs
+                (
+                    group,
+                    group,
+                    self_mask(
+                        group.real, causal=causal, window=window, past=0, length=group.length, device=self.places.device
+                    ),
+                )
+                for (group,) in _groups(self.counts)
+            )
+        )
+
+    def mask_reading(self, source: "Packing") -> PackedMask:
+        """Every sequence reads all tokens of its source, which stand in the same order."""
+        return PackedMask(
+            tuple(
+                (own, read, Mask(None if read.real is None else read.real[:, None, None]))
+                for own, read in _groups(self.counts, source.counts)
             )
         )
 
 
-def _runs(counts: Int[Tensor, " B"]) -> tuple[Run, ...]:
-    """Sources of equal length together, where counts ascend; sources of no token are left out."""
-    runs, first = [], 0
-    lengths, sources = counts[counts > 0].unique_consecutive(return_counts=True)
-    for length, number in zip(lengths.tolist(), sources.tolist(), strict=True):
-        runs.append(Run(first, number, length))
-        first += number * length
-    return tuple(runs)
+def _groups(*sides: Int[Tensor, " B"]) -> list[tuple[Group, ...]]:
+    """Neighbours that attend together, as a group of each side; sequences of no token are left out.
+
+    In inference they are of equal length, so that neither padding nor batch mates enter a result.
+    """
+    slack = CALL_SCORES if torch.is_grad_enabled() else 0
+    counts = torch.stack([sides[0], sides[-1]])
+    lengths: list[Sequence[int]] = counts.T.tolist()
+    groups: list[tuple[Group, ...]] = []
+    first, tall, wide = 0, 0, 0
+    for at, (queries, keys) in enumerate([*lengths, (0, 0)]):
+        high, broad = max(tall, queries), max(wide, keys)
+        more = (at - first + 1) * high * broad - (at - first) * tall * wide - queries * keys
+        if at == len(lengths) or (at > first and (more > slack or not tall)):
+            if tall:
+                groups.append(tuple(Group.of(side[first:at]) for side in sides))
+            first, high, broad = at, queries, keys
+        tall, wide = high, broad
+    return groups
 
 
 def attend_packed(
     q: Float[Tensor, "1 H P E"],
-    k: Float[Tensor, "1 K P E"],
-    v: Float[Tensor, "1 K P E"],
+    k: Float[Tensor, "1 K N E"],
+    v: Float[Tensor, "1 K N E"],
     mask: PackedMask,
     kind: spec.Attention,
+    *,
     bias: Float[Tensor, "1 H L L"] | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "1 H P E"]:
-    """`attend`, every source over its own tokens.
+    """`attend`, every sequence over its own tokens or its own source's.
 
     Args:
-        bias: Of the longest source, and a matter of distances: shorter ones take its corner.
+        bias: Of the longest sequence, and a matter of distances: shorter ones take its corner.
     """
-    out = q.new_empty(1, q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
-    for run, own in mask.parts:
-        corner = None if bias is None else bias[..., : run.length, : run.length]
-        mixed, _ = attend(run.heads(q), run.heads(k), run.heads(v), own, kind, bias=corner)
-        run.heads(out).copy_(mixed)
-    return out
+    own = [group.tokens for group, _, _ in mask.parts]
+    read = [group.tokens for _, group, _ in mask.parts]
+    queries, keys, values = (
+        x.transpose(1, 2).flatten(0, 1).split(sizes) for x, sizes in ((q, own), (k, read), (v, read))
+    )
+    mixed: list[Tensor] = []
+    for at, (group, source, allowed) in enumerate(mask.parts):
+        corner = None if bias is None else bias[..., : group.length, : source.length]
+        heads = (group.heads(queries[at]), source.heads(keys[at]), source.heads(values[at]))
+        out, _ = attend(*heads, allowed, kind, bias=corner, dropout=dropout)
+        mixed.append(group.tokens_of(out))
+    return torch.cat(mixed).transpose(0, 1)[None]
+
+
+def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " P"]) -> Shaped[Tensor, "P *any"]:
+    """Some rows, each at most once."""
+    return _Collect.apply(x, places)  # pyright: ignore[reportReturnType]
+
+
+def spread(x: Float[Tensor, "P *any"], places: Int[Tensor, " P"], size: int) -> Float[Tensor, "size *any"]:
+    """Rows at their places among zeros."""
+    return _Spread.apply(x, places, size)  # pyright: ignore[reportReturnType]
+
+
+class _Collect(torch.autograd.Function):
+    """Its gradient knows that no row is taken twice, so nothing has to be added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.places, ctx.size = places, len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return spread(dy, ctx.places, ctx.size), None
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.places = places
+        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return collect(dy, ctx.places), None, None

@@ -15,6 +15,7 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.linear import plain_cpu_tensor
+from conjoin.torch.linear_grad import ordinary
 from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import Packing
@@ -44,6 +45,14 @@ class Record:
         return cls(*lists)
 
 
+@dataclass(frozen=True, slots=True)
+class _Packings:
+    """Where packed tokens stand: the stack's own, and those of its source."""
+
+    own: Packing | None
+    source: Packing | None
+
+
 @dataclass(slots=True, kw_only=True)
 class StackInputs:
     """What a stack reads.
@@ -54,6 +63,7 @@ class StackInputs:
         position_ids: [R, T], counted from 0 as the user sees them.
         encoder_hidden_states: [B, S, M], R a multiple of B.
         encoder_attention_mask: [B, S].
+        wanted: [R, T], True at the positions whose states somebody reads; elsewhere they may be zeros.
         segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
             its own segment, here and in the source, and counts its position from there.
     """
@@ -65,6 +75,7 @@ class StackInputs:
     token_type_ids: Int[Tensor, "R T"] | None = None
     encoder_hidden_states: Float[Tensor, "B S M"] | None = None
     encoder_attention_mask: Tensor | None = None
+    wanted: Bool[Tensor, "R T"] | None = None
     segments: Int[Tensor, "R T"] | None = None
     source_segments: Int[Tensor, "B S"] | None = None
     cache: KVCache | None = None
@@ -96,6 +107,7 @@ class Stack(nn.Module):
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
         packing = self._packing(inputs, key_mask)
+        source = self._source_packing(inputs, packing)
         if packing is not None:
             inputs, positions = _packed(inputs, packing), packing.pack(positions)
         x = self._embed(inputs, positions)
@@ -106,7 +118,7 @@ class Stack(nn.Module):
             allowed = self._source_mask(inputs, rows).allowed
             x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
         else:
-            x = self._run_blocks(inputs, key_mask, positions, x, packing)
+            x = self._run_blocks(inputs, key_mask, positions, x, _Packings(packing, source))
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -117,7 +129,7 @@ class Stack(nn.Module):
         return x if packing is None else packing.unpack(x)
 
     def _run_blocks(
-        self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor, packing: Packing | None
+        self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor, packings: _Packings
     ) -> Tensor:
         record = inputs.record
         turning = {
@@ -125,7 +137,7 @@ class Stack(nn.Module):
             for kind in {block.self_attn.rotary for block in self.spec.blocks}
             if kind is not None
         }
-        readings = self._readings(inputs, key_mask, turning, x, packing)
+        readings = self._readings(inputs, key_mask, turning, x, packings)
         for index, reading in zip(self.spec.weights_of, readings, strict=True):
             if record.hidden_states is not None:
                 record.hidden_states.append(x)
@@ -151,20 +163,51 @@ class Stack(nn.Module):
         return cache.steps or None
 
     def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
-        """Where real tokens stand, if an encoder is to leave out the others: in inference on a CPU."""
-        reads_both_ways = inputs.cache is None and not any(block.causal for block in self.spec.blocks)
-        encodes = reads_both_ways and not self.spec.has_cross_attention
-        if key_mask is None or not encodes or inputs.segments is not None or not inputs.record.is_empty:
+        """Where the tokens stand that are computed, if others are left out; a decoder's in its sources' order."""
+        mask = self._read_tokens(inputs, key_mask)
+        if mask is None or inputs.cache is not None or inputs.segments is not None or not inputs.record.is_empty:
             return None
-        packing = self._packed_by(key_mask)
-        return packing if packing is not None and packing.unbroken else None
+        if not self._can_pack(mask):
+            return None
+        if not self.spec.has_cross_attention:
+            packing = Packing.of(mask)
+            return packing if packing.unbroken and packing.longest else None
+        sources = self._source_tokens(inputs)
+        if sources is None or len(sources) != len(mask):
+            return None
+        read, wanted = sources.sum(1), mask.sum(1)
+        order = (read * (mask.shape[1] + 1) + wanted).argsort(stable=True)
+        return Packing.of(mask, order) if bool((read > 0).all() & (wanted > 0).all()) else None
 
-    def _packed_by(self, mask: Tensor) -> Packing | None:
-        """The packing of a mask, where nobody would notice that modules see packed rows."""
-        if not plain_cpu_tensor(mask) or self.training or is_watched(self):
+    def _read_tokens(self, inputs: StackInputs, key_mask: Tensor | None) -> Bool[Tensor, "R T"] | None:
+        """True at tokens whose states enter a result; None where that is not known."""
+        if not any(block.causal for block in self.spec.blocks):
+            return key_mask
+        if inputs.wanted is None or not all(block.causal for block in self.spec.blocks):
             return None
-        packing = Packing.of(mask.bool())
-        return packing if packing.runs else None
+        before = inputs.wanted.flip(1).cummax(1).values.flip(1)
+        hidden = key_mask is not None and bool((before & ~key_mask).any())
+        return None if hidden else before
+
+    def _source_tokens(self, inputs: StackInputs) -> Bool[Tensor, "B S"] | None:
+        source, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
+        if source is None or mask is not None:
+            return None if source is None or mask is None else mask.bool()
+        return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
+
+    def _source_packing(self, inputs: StackInputs, own: Packing | None) -> Packing | None:
+        """Where the tokens of the source stand, where cross-attention makes keys and values of no others."""
+        mask = inputs.encoder_attention_mask if own is None else self._source_tokens(inputs)
+        if mask is None or inputs.encoder_hidden_states is None or not self._can_pack(mask):
+            return None
+        if inputs.cache is not None and inputs.cache.cross:
+            return None
+        packing = Packing.of(mask.bool(), None if own is None else own.order)
+        return packing if packing.longest else None
+
+    def _can_pack(self, mask: Tensor) -> bool:
+        """Whether nobody would notice that modules see packed rows; on a CPU, where they pay."""
+        return mask.device.type == "cpu" and ordinary(mask) and not is_watched(self)
 
     def _layer(self, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
@@ -273,10 +316,11 @@ class Stack(nn.Module):
         key_mask: Tensor | None,
         turning: dict[spec.Rotary, Angles],
         x: Tensor,
-        packing: Packing | None,
+        packings: _Packings,
     ) -> list[Reading]:
         """What each layer reads; masks are built once per kind of window."""
-        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
+        own = packings.own
+        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if own is None else own.longest
         bias = self.relative_bias(length, past + length) if self.relative_bias is not None else None
         masks = {
             (block.causal, block.self_attn.window): self_mask(
@@ -288,12 +332,18 @@ class Stack(nn.Module):
                 device=x.device,
                 segments=inputs.segments,
             )
-            if packing is None
-            else packing.mask(block.self_attn.window)
+            if own is None
+            else own.mask(causal=block.causal, window=block.self_attn.window)
             for block in self.spec.blocks
         }
-        source_mask = self._source_mask(inputs, x.shape[0])
-        source, source_packing = self._source(inputs)
+        source, from_source = inputs.encoder_hidden_states, packings.source
+        if source is not None and from_source is not None:
+            source = from_source.pack(source)
+        source_mask = (
+            self._source_mask(inputs, x.shape[0])
+            if own is None or from_source is None
+            else own.mask_reading(from_source)
+        )
         return [
             Reading(
                 layer=layer,
@@ -301,7 +351,7 @@ class Stack(nn.Module):
                 angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
                 source=source,
-                source_packing=source_packing,
+                source_packing=from_source,
                 source_mask=source_mask,
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
@@ -309,14 +359,6 @@ class Stack(nn.Module):
             )
             for layer, block in enumerate(self.spec.blocks)
         ]
-
-    def _source(self, inputs: StackInputs) -> tuple[Tensor | None, Packing | None]:
-        """What cross-attention makes keys and values of: in inference on a CPU, the real tokens only."""
-        source, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
-        if source is None or mask is None or (inputs.cache is not None and inputs.cache.cross):
-            return source, None
-        packing = self._packed_by(mask)
-        return (source, None) if packing is None else (packing.pack(source), packing)
 
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
         if not self.spec.has_cross_attention:
@@ -358,4 +400,5 @@ def _packed(inputs: StackInputs, packing: Packing) -> StackInputs:
     """The inputs of the real tokens."""
     names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
     given = {name: tensor for name in names if (tensor := getattr(inputs, name)) is not None}
-    return replace(inputs, attention_mask=None, **{name: packing.pack(tensor) for name, tensor in given.items()})
+    packed = {name: packing.pack(tensor) for name, tensor in given.items()}
+    return replace(inputs, attention_mask=None, wanted=None, **packed)

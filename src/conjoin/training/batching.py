@@ -185,38 +185,6 @@ def _alike(lengths: Lengths, bins: int) -> NDArray[np.int64]:
     return np.lexsort((np.where(bin_of % 2, -target, target), bin_of))
 
 
-SPLIT_TOKENS = 256
-"""What one more forward and backward pass costs, in tokens: gradients to add up, small operators, smaller products.
-
-Measured with two halves of 11 million parameters on one core of AMD Zen 4; larger models have more to do per token.
-"""
-
-
-def split_by_length(lengths: Lengths, batch: Batch) -> list[Batch]:
-    """Parts of a batch whose rows are of like length, where that saves more padding than so many passes cost.
-
-    The longest come first, so that memory runs out at once or never. Losses and gradients add up to the batch's. Rows
-    that hold several pairs are left together.
-    """
-    if any(len(row) > 1 for row in batch):
-        return [batch]
-    rows = sorted(batch, key=lambda row: tuple(lengths[row[0]]))
-    source, target = lengths[[row[0] for row in rows]].T
-    if len(rows) * (source.max() + target.max()) - source.sum() - target.sum() <= SPLIT_TOKENS:
-        return [batch]
-    best, cut = [0.0], [0]
-    for end in range(1, len(rows) + 1):
-        high = np.maximum.accumulate(target[:end][::-1])[::-1]
-        costs = np.array(best) + np.arange(end, 0, -1) * (source[end - 1] + high) + SPLIT_TOKENS
-        cut.append(int(costs.argmin()))
-        best.append(float(costs.min()))
-    parts, end = [], len(rows)
-    while end:
-        parts.append(rows[cut[end] : end])
-        end = cut[end]
-    return parts
-
-
 def _share(part: float, steps: int) -> int:
     return int(np.ceil(part * steps - 1e-9))
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from conjoin.checkpoint import Staging
 from conjoin.torch.model import EncoderDecoderModel
+from conjoin.torch.pages import give_freed_memory_back, keep_freed_memory
 from conjoin.torch.saving import write_pair
 from conjoin.training.arguments import TrainingArguments
-from conjoin.training.batching import Batch, split_by_length
+from conjoin.training.batching import Batch
 from conjoin.training.engine import Losses, out_of_memory
 from conjoin.training.examples import Examples
 from conjoin.training.state import TrainerState
@@ -119,6 +120,8 @@ class Engine:
     def begin(self, step: int) -> None:
         """Get ready for the step: which parameters it trains, and its learning rates."""
         only_fresh = step <= self.arguments.fresh_first
+        if self.world.device.type == "cpu":
+            keep_freed_memory()
         if self._wrapped is None or only_fresh != self._only_fresh:
             for name, parameter in self.trained.items():
                 parameter.requires_grad_(not only_fresh or name in self._fresh)
@@ -140,18 +143,11 @@ class Engine:
 
     def _shares(self, collator: Collator, chosen: list[Batch]) -> list[Share]:
         """This process's batches of a step; every process has as many, if need be one that counts nothing."""
-        size, lengths = self.world.size, collator.examples.lengths
-        mine = [
-            Share(collator(part)) for batch in chosen[self.world.rank :: size] for part in self._parts(lengths, batch)
-        ]
+        size = self.world.size
+        mine = [Share(collator(batch)) for batch in chosen[self.world.rank :: size]]
         if len(mine) < -(-len(chosen) // size):
             mine.append(Share(collator(chosen[0]), weight=0.0))
         return mine
-
-    def _parts(self, lengths: NDArray[np.int64], batch: Batch) -> list[Batch]:
-        """A batch in parts without much padding, where a pass is cheap beside its tokens: on one CPU."""
-        alone_on_cpu = self.world.device.type == "cpu" and not self.world.many
-        return split_by_length(lengths, batch) if alone_on_cpu else [batch]
 
     def losses(self) -> Losses:
         """Read the losses of the steps since the last call; every process must ask."""
@@ -238,6 +234,8 @@ class Engine:
         if self.average is not None:
             self.average.apply()
         self.model.eval()
+        if self.world.device.type == "cpu":
+            give_freed_memory_back()
 
     def gathered(self) -> Callable[[Staging], None]:
         """Gather the weights, every process; what is returned writes model and tokenizers."""
