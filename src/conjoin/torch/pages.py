@@ -32,28 +32,35 @@ def weight_memory(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
-@lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
     """Let this process keep memory that it frees, where malloc is glibc's (mallopt(3)).
 
     A step of training frees gigabytes, and the next one needs them again: to take them from Linux each time, in pages
-    of 4 KB full of zeros, costs as much as a tenth of the step.
+    of 4 KB full of zeros, costs as much as a tenth of the step. `give_freed_memory_back` ends it.
     """
-    libc = _glibc()
-    if libc is not None:
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
-        libc.mallopt(_M_MMAP_MAX, 0)
+    _set_malloc({_M_TRIM_THRESHOLD: -1, _M_MMAP_MAX: 0})
 
 
 def give_freed_memory_back() -> None:
-    """Hand to Linux what is kept and not in use (malloc_trim(3))."""
+    """Hand to Linux what is kept and not in use (malloc_trim(3)), and from now on what is freed.
+
+    malloc's thresholds are then where its own rule takes them in a process that has freed large tensors.
+    """
+    _set_malloc({_M_TRIM_THRESHOLD: 64 * 2**20, _M_MMAP_THRESHOLD: 32 * 2**20, _M_MMAP_MAX: 65536})
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
+def _set_malloc(values: dict[int, int]) -> None:
+    libc = _glibc()
+    for name, value in values.items() if libc is not None else ():
+        libc.mallopt(name, value)
+
+
+@lru_cache(maxsize=1)
 def _glibc() -> ctypes.CDLL | None:
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -120,7 +120,7 @@ class Engine:
     def begin(self, step: int) -> None:
         """Get ready for the step: which parameters it trains, and its learning rates."""
         only_fresh = step <= self.arguments.fresh_first
-        if self.world.device.type == "cpu":
+        if self._wrapped is None and self.world.device.type == "cpu":
             keep_freed_memory()
         if self._wrapped is None or only_fresh != self._only_fresh:
             for name, parameter in self.trained.items():
