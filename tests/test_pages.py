@@ -1,5 +1,7 @@
-"""Weights lie in large pages, side by side, each in storage of its own."""
+"""Weights lie in large pages, side by side, each in storage of its own; what training frees is kept until it ends."""
 
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,3 +59,28 @@ def _flags(address: int) -> list[str]:
         elif inside and head == "VmFlags:":
             return rest.split()
     raise AssertionError(f"{address:x} is in no mapping")
+
+
+KEEPING = """
+import resource, torch
+from conjoin.torch.pages import give_freed_memory_back, keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(50_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+counts = [faults(), faults()]
+keep_freed_memory()
+counts += [faults(), faults()]
+give_freed_memory_back()
+counts += [faults(), faults()]
+print(*counts)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is another's")
+def test_memory_that_training_frees_is_kept_until_it_ends() -> None:
+    told = subprocess.run([sys.executable, "-c", KEEPING], capture_output=True, text=True, check=True)
+    usual, again, first, kept, after, at_last = (int(count) for count in told.stdout.split())
+    assert kept < 100 < min(usual, again, first, after, at_last)

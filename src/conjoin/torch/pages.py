@@ -47,8 +47,7 @@ def give_freed_memory_back() -> None:
     malloc's thresholds are then where its own rule takes them in a process that has freed large tensors.
     """
     _set_malloc({_M_TRIM_THRESHOLD: 64 * 2**20, _M_MMAP_THRESHOLD: 32 * 2**20, _M_MMAP_MAX: 65536})
-    libc = _glibc()
-    if libc is not None:
+    if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
 
@@ -56,9 +55,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
 def _set_malloc(values: dict[int, int]) -> None:
-    libc = _glibc()
-    for name, value in values.items() if libc is not None else ():
-        libc.mallopt(name, value)
+    if (libc := _glibc()) is not None:
+        for name, value in values.items():
+            libc.mallopt(name, value)
 
 
 @lru_cache(maxsize=1)
