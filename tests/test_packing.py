@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import oracle
-from conjoin import BertConfig, EncoderDecoderModel, LlamaConfig, T5Config
+from conjoin import BertConfig, EncoderDecoderModel, LlamaConfig, ShapeError, T5Config
 from conjoin.families import MODULES, PretrainedConfig
 from conjoin.torch import linear as linear_module
 from conjoin.torch import native
@@ -285,6 +285,18 @@ def test_a_source_of_padding_alone_trains() -> None:
     given = padded_pairs()
     given["attention_mask"][2] = 0
     check_same_lesson(joined("bert", "bert/small"), given)
+
+
+def test_a_mask_that_does_not_fit_its_source_is_refused() -> None:
+    model, given = joined("bert", "gpt2"), padded_pairs()
+    encoded = model.encoder(given["input_ids"], given["attention_mask"])
+    with pytest.raises(ShapeError, match=r"encoder_attention_mask has shape \(6, 5\)"):
+        model(
+            encoder_outputs=encoded,
+            attention_mask=given["attention_mask"][:, :5],
+            labels=given["labels"],
+            output_logits=False,
+        )
 
 
 def test_a_watched_half_sees_the_batch_as_it_was_given() -> None:

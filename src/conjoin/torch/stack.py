@@ -18,7 +18,7 @@ from conjoin.torch.linear import plain_cpu_tensor
 from conjoin.torch.linear_grad import ordinary
 from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
-from conjoin.torch.packing import Packing
+from conjoin.torch.packing import PackedMask, Packing
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
 
@@ -46,11 +46,11 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packings:
-    """Where packed tokens stand: the stack's own, and those of its source."""
+class _Source:
+    """What cross-attention may read, and where the source's tokens stand if they are packed."""
 
-    own: Packing | None
-    source: Packing | None
+    mask: Mask | PackedMask
+    packing: Packing | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,8 +106,9 @@ class Stack(nn.Module):
         self._check_segments(inputs, rows, length)
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
+        source_mask = self._source_mask(inputs, rows)
         packing = self._packing(inputs, key_mask)
-        source = self._source_packing(inputs, packing)
+        source = self._source(inputs, source_mask, packing)
         if packing is not None:
             inputs, positions = _packed(inputs, packing), packing.pack(positions)
         x = self._embed(inputs, positions)
@@ -115,10 +116,10 @@ class Stack(nn.Module):
         if steps is not None and inputs.cache is not None:
             where = self._where(inputs, positions)
             angles = [rotary_angles(kind, where, torch.float32) for kind in steps.rotary]
-            allowed = self._source_mask(inputs, rows).allowed
+            allowed = source_mask.allowed
             x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
         else:
-            x = self._run_blocks(inputs, key_mask, positions, x, _Packings(packing, source))
+            x = self._run_blocks(inputs, key_mask, positions, x, packing, source)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -129,7 +130,13 @@ class Stack(nn.Module):
         return x if packing is None else packing.unpack(x)
 
     def _run_blocks(
-        self, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor, packings: _Packings
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        positions: Tensor,
+        x: Tensor,
+        packing: Packing | None,
+        source: _Source,
     ) -> Tensor:
         record = inputs.record
         turning = {
@@ -137,7 +144,7 @@ class Stack(nn.Module):
             for kind in {block.self_attn.rotary for block in self.spec.blocks}
             if kind is not None
         }
-        readings = self._readings(inputs, key_mask, turning, x, packings)
+        readings = self._readings(inputs, key_mask, turning, x, packing, source)
         for index, reading in zip(self.spec.weights_of, readings, strict=True):
             if record.hidden_states is not None:
                 record.hidden_states.append(x)
@@ -195,15 +202,16 @@ class Stack(nn.Module):
             return None if source is None or mask is None else mask.bool()
         return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
 
-    def _source_packing(self, inputs: StackInputs, own: Packing | None) -> Packing | None:
-        """Where the tokens of the source stand, where cross-attention makes keys and values of no others."""
-        mask = inputs.encoder_attention_mask if own is None else self._source_tokens(inputs)
-        if mask is None or inputs.encoder_hidden_states is None or not self._can_pack(mask):
-            return None
-        if inputs.cache is not None and inputs.cache.cross:
-            return None
-        packing = Packing.of(mask.bool(), None if own is None else own.order)
-        return packing if packing.longest else None
+    def _source(self, inputs: StackInputs, mask: Mask, own: Packing | None) -> _Source:
+        """The source without its padding, where cross-attention makes keys and values of it."""
+        tokens = inputs.encoder_attention_mask if own is None else self._source_tokens(inputs)
+        kept = inputs.encoder_hidden_states is None or (inputs.cache is not None and inputs.cache.cross)
+        if tokens is None or kept or not self._can_pack(tokens):
+            return _Source(mask, None)
+        packing = Packing.of(tokens.bool(), None if own is None else own.order)
+        if not packing.longest:
+            return _Source(mask, None)
+        return _Source(mask if own is None else own.mask_reading(packing), packing)
 
     def _can_pack(self, mask: Tensor) -> bool:
         """Whether nobody would notice that modules see packed rows; on a CPU, where they pay."""
@@ -316,11 +324,11 @@ class Stack(nn.Module):
         key_mask: Tensor | None,
         turning: dict[spec.Rotary, Angles],
         x: Tensor,
-        packings: _Packings,
+        packing: Packing | None,
+        source: _Source,
     ) -> list[Reading]:
         """What each layer reads; masks are built once per kind of window."""
-        own = packings.own
-        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if own is None else own.longest
+        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
         bias = self.relative_bias(length, past + length) if self.relative_bias is not None else None
         masks = {
             (block.causal, block.self_attn.window): self_mask(
@@ -332,27 +340,22 @@ class Stack(nn.Module):
                 device=x.device,
                 segments=inputs.segments,
             )
-            if own is None
-            else own.mask(causal=block.causal, window=block.self_attn.window)
+            if packing is None
+            else packing.mask(causal=block.causal, window=block.self_attn.window)
             for block in self.spec.blocks
         }
-        source, from_source = inputs.encoder_hidden_states, packings.source
-        if source is not None and from_source is not None:
-            source = from_source.pack(source)
-        source_mask = (
-            self._source_mask(inputs, x.shape[0])
-            if own is None or from_source is None
-            else own.mask_reading(from_source)
-        )
+        states = inputs.encoder_hidden_states
+        if states is not None and source.packing is not None:
+            states = source.packing.pack(states)
         return [
             Reading(
                 layer=layer,
                 mask=masks[block.causal, block.self_attn.window],
                 angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
-                source=source,
-                source_packing=from_source,
-                source_mask=source_mask,
+                source=states,
+                source_packing=source.packing,
+                source_mask=source.mask,
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
                 cross_attentions=inputs.record.cross_attentions,
