@@ -22,7 +22,8 @@ from conjoin.torch.loss import token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.saving import save_half
-from conjoin.torch.stack import Record, Stack, StackInputs
+from conjoin.torch.stack import Stack
+from conjoin.torch.stack_inputs import Record, StackInputs
 
 
 class Half(Stack, Pretrained):

@@ -106,9 +106,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         self.eval()
 
     def _adopt(self, config: PretrainedConfig | None, encoder: Encoder, decoder: Decoder) -> None:
-        values = {} if config is None else pair_values(config)
         sources = (Source("encoder", encoder.config, module=encoder), Source("decoder", decoder.config, module=decoder))
-        self._join(sources, values, dtype=None, device=None)
+        self._join(sources, {} if config is None else pair_values(config), dtype=None, device=None)
 
     def _join(
         self,

@@ -1,6 +1,6 @@
 """One transformer stack, built from its spec."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +11,6 @@ from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.torch.attention import Mask, self_mask
 from conjoin.torch.block import Block, Reading
-from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.linear import plain_cpu_tensor
@@ -21,28 +20,9 @@ from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing
 from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
+from conjoin.torch.stack_inputs import StackInputs
 
 _FEW_TOKENS = 64
-
-
-@dataclass(slots=True)
-class Record:
-    """What to collect on the way; a list that is None is not collected."""
-
-    hidden_states: list[Tensor] | None = None
-    attentions: list[Tensor] | None = None
-    cross_attentions: list[Tensor] | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is to be collected."""
-        return self.hidden_states is self.attentions is self.cross_attentions is None
-
-    @classmethod
-    def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
-        """A record that collects what is asked for."""
-        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
-        return cls(*lists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +31,6 @@ class _Source:
 
     mask: Mask | PackedMask
     packing: Packing | None
-
-
-@dataclass(slots=True, kw_only=True)
-class StackInputs:
-    """What a stack reads.
-
-    Args:
-        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
-        attention_mask: [R, past + T] (or [R, T]: past positions count as real); True or 1 at real tokens.
-        position_ids: [R, T], counted from 0 as the user sees them.
-        encoder_hidden_states: [B, S, M], R a multiple of B.
-        encoder_attention_mask: [B, S].
-        wanted: [R, T], True at the positions whose states somebody reads; elsewhere they may be zeros.
-        segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
-            its own segment, here and in the source, and counts its position from there.
-    """
-
-    input_ids: Int[Tensor, "R T"] | None = None
-    inputs_embeds: Float[Tensor, "R T C"] | None = None
-    attention_mask: Tensor | None = None
-    position_ids: Int[Tensor, "R T"] | None = None
-    token_type_ids: Int[Tensor, "R T"] | None = None
-    encoder_hidden_states: Float[Tensor, "B S M"] | None = None
-    encoder_attention_mask: Tensor | None = None
-    wanted: Bool[Tensor, "R T"] | None = None
-    segments: Int[Tensor, "R T"] | None = None
-    source_segments: Int[Tensor, "B S"] | None = None
-    cache: KVCache | None = None
-    record: Record = field(default_factory=Record)
 
 
 class Stack(nn.Module):
@@ -110,7 +61,7 @@ class Stack(nn.Module):
         packing = self._packing(inputs, key_mask)
         source = self._source(inputs, source_mask, packing)
         if packing is not None:
-            inputs, positions = _packed(inputs, packing), packing.pack(positions)
+            inputs, positions = inputs.packed(packing), packing.pack(positions)
         x = self._embed(inputs, positions)
         steps = self._steps(inputs, key_mask, x)
         if steps is not None and inputs.cache is not None:
@@ -179,7 +130,7 @@ class Stack(nn.Module):
         if not self.spec.has_cross_attention:
             packing = Packing.of(mask)
             return packing if packing.unbroken and packing.longest else None
-        sources = self._source_tokens(inputs)
+        sources = inputs.source_tokens
         if sources is None or len(sources) != len(mask):
             return None
         read, wanted = sources.sum(1), mask.sum(1)
@@ -196,15 +147,9 @@ class Stack(nn.Module):
         hidden = key_mask is not None and bool((before & ~key_mask).any())
         return None if hidden else before
 
-    def _source_tokens(self, inputs: StackInputs) -> Bool[Tensor, "B S"] | None:
-        source, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
-        if source is None or mask is not None:
-            return None if source is None or mask is None else mask.bool()
-        return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
-
     def _source(self, inputs: StackInputs, mask: Mask, own: Packing | None) -> _Source:
         """The source without its padding, where cross-attention makes keys and values of it."""
-        tokens = inputs.encoder_attention_mask if own is None else self._source_tokens(inputs)
+        tokens = inputs.encoder_attention_mask if own is None else inputs.source_tokens
         kept = inputs.encoder_hidden_states is None or (inputs.cache is not None and inputs.cache.cross)
         if tokens is None or kept or not self._can_pack(tokens):
             return _Source(mask, None)
@@ -397,11 +342,3 @@ def _first_row(kind: spec.Position) -> int:
             return padding + 1
         case _:
             return 0
-
-
-def _packed(inputs: StackInputs, packing: Packing) -> StackInputs:
-    """The inputs of the real tokens."""
-    names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
-    given = {name: tensor for name in names if (tensor := getattr(inputs, name)) is not None}
-    packed = {name: packing.pack(tensor) for name, tensor in given.items()}
-    return replace(inputs, attention_mask=None, wanted=None, **packed)

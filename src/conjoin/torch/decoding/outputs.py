@@ -13,7 +13,7 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.loop import Decoded, Trace
 from conjoin.torch.decoding.reader import Reader
 from conjoin.torch.outputs import EncoderOutput, ModelOutput
-from conjoin.torch.stack import Record
+from conjoin.torch.stack_inputs import Record
 
 Layers = tuple[Tensor, ...]
 

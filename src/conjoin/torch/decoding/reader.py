@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conjoin.torch.cache import KVCache, keep_order
 from conjoin.torch.halves import Decoder
-from conjoin.torch.stack import Record, StackInputs
+from conjoin.torch.stack_inputs import Record, StackInputs
 
 
 @dataclass(frozen=True, slots=True)
