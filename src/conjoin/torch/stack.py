@@ -122,10 +122,10 @@ class Stack(nn.Module):
 
     def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
         """Where the tokens stand that are computed, if others are left out; a decoder's in its sources' order."""
-        mask = self._read_tokens(inputs, key_mask)
-        if mask is None or inputs.cache is not None or inputs.segments is not None or not inputs.record.is_empty:
+        if inputs.cache is not None or inputs.segments is not None or not inputs.record.is_empty:
             return None
-        if not self._can_pack(mask):
+        mask = self._read_tokens(inputs, key_mask)
+        if mask is None:
             return None
         if not self.spec.has_cross_attention:
             packing = Packing.of(mask)
@@ -138,12 +138,15 @@ class Stack(nn.Module):
         return Packing.of(mask, order) if bool((read > 0).all() & (wanted > 0).all()) else None
 
     def _read_tokens(self, inputs: StackInputs, key_mask: Tensor | None) -> Bool[Tensor, "R T"] | None:
-        """True at tokens whose states enter a result; None where that is not known."""
-        if not any(block.causal for block in self.spec.blocks):
-            return key_mask
-        if inputs.wanted is None or not all(block.causal for block in self.spec.blocks):
+        """True at tokens whose states enter a result; None where that is not known, or others must not be left out."""
+        causal = all(block.causal for block in self.spec.blocks)
+        encodes = not self.spec.has_cross_attention and not any(block.causal for block in self.spec.blocks)
+        given = inputs.wanted if causal else key_mask if encodes else None
+        if given is None or not self._can_pack(given):
             return None
-        before = inputs.wanted.flip(1).cummax(1).values.flip(1)
+        if encodes:
+            return given
+        before = given.flip(1).cummax(1).values.flip(1)
         hidden = key_mask is not None and bool((before & ~key_mask).any())
         return None if hidden else before
 
