@@ -20,36 +20,32 @@ CALL_SCORES = 1500
 """Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """Sequences that attend in one call, side by side in the packed row.
 
     Args:
         tokens: Of all of them.
         sequences: How many they are, each at most `length` tokens long.
-        places: Of each token in the group, padded and flattened; None where all are as long.
+        real: True at tokens of the padded group; None where all are as long.
     """
 
     tokens: int
     sequences: int
     length: int
-    places: Int[Tensor, " tokens"] | None
+    real: Bool[Tensor, "sequences length"] | None
 
     @classmethod
     def of(cls, lengths: Int[Tensor, " sequences"]) -> Self:
         """A group of sequences of these lengths."""
         tokens, longest = int(lengths.sum()), int(lengths.max())
         real = torch.arange(longest) < lengths[:, None]
-        places = None if tokens == real.numel() else real.flatten().nonzero().squeeze(1)
-        return cls(tokens, len(lengths), longest, places)
+        return cls(tokens, len(lengths), longest, None if tokens == real.numel() else real)
 
-    @property
-    def real(self) -> Bool[Tensor, "sequences length"] | None:
-        """True at tokens; None where there is no padding."""
-        if self.places is None:
-            return None
-        flat = torch.zeros(self.sequences * self.length, dtype=torch.bool)
-        return flat.index_fill_(0, self.places, True).view(self.sequences, self.length)
+    @cached_property
+    def places(self) -> Int[Tensor, " tokens"] | None:
+        """Of each token in the padded group, flattened."""
+        return None if self.real is None else self.real.flatten().nonzero().squeeze(1)
 
     def heads(self, x: Float[Tensor, "tokens H E"]) -> Float[Tensor, "sequences H length E"]:
         """Heads of these sequences, padded; a view where there is no padding."""
