@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin import spec
-from conjoin.torch import attention_grad
+from conjoin.torch import attention_grad, native
 from conjoin.torch.attention import Mask, attend
 from conjoin.torch.attention_grad import Attending, attend_in_training, attend_plainly
 from conjoin.torch.dropout import draw, draws_fast, dropout, keep, scale_of
@@ -17,10 +17,14 @@ from conjoin.torch.dropout import draw, draws_fast, dropout, keep, scale_of
 R, H, K, T, S, E = 5, 6, 2, 7, 11, 8
 
 
-@pytest.fixture(autouse=True)
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two rows at once, so that five rows are three groups."""
+@pytest.fixture(autouse=True, params=["by kernels", "in plain steps"])
+def small_groups(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows at once, so that five rows are three groups; with the kernels, and as where there are none."""
     monkeypatch.setattr(attention_grad, "_GROUP_SCORES", 2 * H * T * S)
+    if request.param == "in plain steps":
+        monkeypatch.setattr(native, "has", lambda kernel: False)
+    elif not native.has("float32"):
+        pytest.skip("no kernels on this machine")
     torch.manual_seed(0)
 
 
@@ -57,6 +61,12 @@ def _close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> Non
         assert (one - other).norm() <= tolerance * other.norm()
 
 
+def _kept(y: Tensor) -> Tensor:
+    """Which weights an attention in training has kept."""
+    assert y.grad_fn is not None
+    return ~y.grad_fn.saved_tensors[5].signbit()
+
+
 @pytest.mark.parametrize("allowed", [*_masks()])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("kv_heads", [H, K])
@@ -68,8 +78,7 @@ def test_attention_and_its_gradients_are_those_of_plain_steps(
     bias = _bias() if biased else None
     wanted = given if bias is None else [*given, bias]
     found = attend_in_training(*given, allowed, bias, how)
-    mask = found.grad_fn.saved_tensors[6]
-    expected = attend_plainly(*given, allowed, bias, how, mask)
+    expected = attend_plainly(*given, allowed, bias, how, _kept(found))
     if allowed is not None and not allowed.any(-1).all():
         assert not found[3].any() and not found[2, :, 3].any()
     _close(_gradients(found, wanted, dy), _gradients(expected, wanted, dy), 1e-5)
@@ -89,7 +98,7 @@ def test_bfloat16_is_as_near_to_float32_as_pytorch_s(rate: float) -> None:
     wide = [x.detach().float().requires_grad_() for x in given]
     how = Attending(0.3, rate)
     y = attend_in_training(*given, None, None, how)
-    exact = _gradients(attend_plainly(*wide, None, None, how, y.grad_fn.saved_tensors[6]), wide, dy)
+    exact = _gradients(attend_plainly(*wide, None, None, how, _kept(y)), wide, dy)
     errors = [
         float((a.float() - b).norm() / b.norm())
         for a, b in zip(_gradients(y, given, dy.bfloat16()), exact, strict=True)
@@ -104,7 +113,7 @@ def test_bfloat16_is_as_near_to_float32_as_pytorch_s(rate: float) -> None:
 def test_the_gradient_of_attention_can_be_differentiated_again() -> None:
     given, how = _given(K), Attending(0.3, 0.3)
     y = attend_in_training(*given, None, None, how)
-    plain = attend_plainly(*given, None, None, how, y.grad_fn.saved_tensors[6])
+    plain = attend_plainly(*given, None, None, how, _kept(y))
     found, expected = (
         torch.autograd.grad(
             sum(first.pow(2).sum() for first in torch.autograd.grad(each.pow(2).sum(), given, create_graph=True)), given
@@ -156,7 +165,7 @@ def test_attend_gives_the_same_by_either_way(causal: bool, monkeypatch: pytest.M
 def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, rate: float) -> None:
     x = torch.ones(1000, 301, dtype=dtype).requires_grad_()
     y = dropout(x, rate)
-    assert y.grad_fn.name() == "_DropoutBackward"
+    assert y.grad_fn.name() == ("_SeededBackward" if native.has("float32") else "_DrawnBackward")
     kept = y != 0
     share = float(kept.float().mean())
     assert abs(share - (1 - rate)) < 5 * (rate * (1 - rate) / x.numel()) ** 0.5
@@ -165,8 +174,17 @@ def test_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype, rate: fl
     assert torch.equal(slope, y)
 
 
-def test_draws_are_independent_along_every_axis() -> None:
-    mask = -draw([64, 64, 64], 0.3).float() - 0.7
+@pytest.mark.parametrize("what", ["drawn masks", "dropout", "attention"])
+def test_draws_are_independent_along_every_axis(what: str) -> None:
+    match what:
+        case "drawn masks":
+            kept = draw([64, 64, 64], 0.3) != 0
+        case "dropout":
+            kept = dropout(torch.ones(64, 64, 64), 0.3) != 0
+        case _:
+            q, k, v = (torch.randn(1, 64, 64, 4).requires_grad_() for _ in range(3))
+            kept = _kept(attend_in_training(q, k, v, None, None, Attending(0.3, 0.3)))[0]
+    mask = kept.float() - 0.7
     for axis in range(3):
         for step in (1, 2, 3, 4, 5, 8):
             apart = (mask * mask.roll(step, axis)).mean() / 0.21
@@ -182,6 +200,57 @@ def test_seeds_decide_draws_and_a_restored_state_goes_on() -> None:
     assert torch.equal(dropout(x, 0.5), second)
     torch.manual_seed(3)
     assert torch.equal(dropout(x, 0.5), first)
+
+
+def _philox(counter: list[int], key: int) -> list[int]:
+    """Philox4x32-10 as its paper gives it (Salmon et al. 2011, section 3.3, and its table of constants)."""
+    low, high = key % 2**32, key >> 32
+    for _ in range(10):
+        one, two = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [(two >> 32) ^ counter[1] ^ low, two % 2**32, (one >> 32) ^ counter[3] ^ high, one % 2**32]
+        low, high = (low + 0x9E3779B9) % 2**32, (high + 0xBB67AE85) % 2**32
+    return counter
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_kernel_draws_by_philox_whatever_the_threads(threads: int) -> None:
+    if not native.has("float32"):
+        pytest.skip("no kernels")
+    # Random123's file of known answers.
+    assert _philox([0] * 4, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert _philox([2**32 - 1] * 4, 2**64 - 1) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+    seed, kept = 0xFEDCBA9876543210, 40000
+    expected = []
+    for block in range(3):  # a block is 16 counters, their first words, then their second ones ...
+        words = torch.tensor([_philox([counter, block, 0, 0], seed) for counter in range(16)]).T.flatten()
+        expected += [words % 2**16, words >> 16]
+        expected[-2:] = [torch.stack(expected[-2:], -1).flatten() < kept]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = native.drop(torch.ones(300), kept=kept, seed=seed)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found != 0, torch.cat(expected)[:300])
+
+
+def test_attention_s_draws_do_not_hang_on_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.has("float32"):
+        pytest.skip("a mask is drawn per group")
+    given, found = _given(K), []
+    for scores in (1, 2 * H * T * S, 2**20):
+        monkeypatch.setattr(attention_grad, "_GROUP_SCORES", scores)
+        torch.manual_seed(1)
+        found.append(attend_in_training(*given, None, None, Attending(0.3, 0.3)))
+    assert _kept(found[0]).equal(_kept(found[1])) and _kept(found[1]).equal(_kept(found[2]))
+
+
+def test_what_is_no_number_stays_none() -> None:
+    q, k, v = _given(K)
+    broken = q.detach().clone()
+    broken[1, 2, 3] = float("nan")
+    y = attend_in_training(broken.requires_grad_(), k, v, None, None, Attending(0.3, 0.3))
+    assert y[1, 2, 3].isnan().all() and int(y.isnan().sum()) == E
 
 
 def test_dropout_s_gradient_can_be_differentiated_again() -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int16
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from conjoin.torch.dropout import draw, draws_fast, keep, scale_of
+from conjoin.torch.dropout import draws_fast, scale_of
 from conjoin.torch.linear_grad import ordinary
+from conjoin.torch.softening import Softening, softmax_over
 
 _GROUP_SCORES = 2**20
 """Scores per group of rows: 4 MB, what a core's share of the last cache holds."""
@@ -64,38 +65,6 @@ def attend_in_training(
         return _Attention.apply(q, k, v, bias, allowed, how)  # pyright: ignore[reportReturnType]
 
 
-@dataclass(frozen=True, slots=True)
-class _Masks:
-    """A mask as numbers to add to scores, 0 or -inf, and which queries read anything at all."""
-
-    added: Float[Tensor, "..."] | None
-    alive: Float[Tensor, "..."] | None
-
-    @classmethod
-    def of(cls, allowed: Tensor | None) -> "_Masks":
-        """Made of a boolean mask that broadcasts to [R, H, T, S]."""
-        if allowed is None:
-            return cls(None, None)
-        alive = allowed.any(-1, keepdim=True)
-        if bool(alive.all()):
-            return cls(torch.zeros(allowed.shape).masked_fill_(~allowed, float("-inf")), None)
-        return cls(torch.zeros(allowed.shape).masked_fill_(~allowed & alive, float("-inf")), alive.float())
-
-    def weights(self, scores: Float[Tensor, "n H T S"], at: slice, bias: Tensor | None) -> Float[Tensor, "n H T S"]:
-        """Softmax of scores, which are changed."""
-        for more in (bias, _rows(self.added, at)):
-            if more is not None:
-                scores += more
-        weights = torch.softmax(scores, -1)
-        alive = _rows(self.alive, at)
-        return weights if alive is None else weights.mul_(alive)
-
-
-def _rows(x: Tensor | None, at: slice) -> Tensor | None:
-    """Some rows of what may be the same for all rows."""
-    return x if x is None or len(x) == 1 else x[at]
-
-
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -103,39 +72,31 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         rows, heads, queries, _ = q.shape
         weights = q.new_empty(rows, heads, queries, k.shape[2])
-        mask = torch.empty(weights.shape if how.dropout else 0, dtype=torch.int16)
         out = _like_tokens(q)
-        masks = _Masks.of(allowed)
+        softening = Softening.of(allowed, bias, how.scale, how.dropout)
         for at in _groups(weights.shape):
             scores = _grouped(q[at], k).float() @ _folded(k[at]).float().mT
-            scores = scores.view(weights[at].shape).mul_(how.scale)
-            weights[at] = masks.weights(scores, at, None if bias is None else bias.float())
-            read = weights[at]
-            if how.dropout:
-                mask[at] = draw(read.shape, how.dropout)
-                read = keep(read, mask[at])
+            read = softening.forward(scores.view(weights[at].shape), at, weights[at])
             out[at] = (_grouped(read, k) @ _folded(v[at])).view(q[at].shape)
         out *= scale_of(how.dropout)
-        ctx.save_for_backward(q, k, v, bias, allowed, weights, mask, out)
-        ctx.how = how
+        ctx.save_for_backward(q, k, v, bias, allowed, weights)
+        ctx.how, ctx.softening = how, softening
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        q, k, v, bias, _, weights, mask, out = ctx.saved_tensors
-        how: Attending = ctx.how
         if torch.is_grad_enabled():
             return _differentiable(ctx, dy)
+        q, k, v, bias, _, weights = ctx.saved_tensors
+        how: Attending = ctx.how
         dq, dk, dv = (_like_tokens(x) for x in (q, k, v))
         dbias = torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
         dy = dy * scale_of(how.dropout)
-        part = (dy * out).sum(-1, keepdim=True) / scale_of(how.dropout)
         for at in _groups(weights.shape):
-            whole, slope = weights[at], _grouped(dy[at], k)
-            read = keep(whole, mask[at]) if how.dropout else whole
+            slope = _grouped(dy[at], k)
+            ds = (slope @ _folded(v[at]).mT).view(weights[at].shape)
+            read, ds = ctx.softening.backward(weights[at], ds)
             dv[at] = (_grouped(read, k).mT @ slope).view(v[at].shape)
-            ds = (slope @ _folded(v[at]).mT).view(whole.shape)
-            ds.mul_(read).addcmul_(whole, part[at], value=-1)
             if dbias is not None:
                 dbias += ds.float().sum_to_size(bias.shape)
             ds = _grouped(ds, k)
@@ -166,8 +127,8 @@ def _grouped(x: Float[Tensor, "n H T any"], k: Float[Tensor, "R K S E"]) -> Floa
 
 def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again: those of the same function made of PyTorch's own operators."""
-    q, k, v, bias, allowed, _, mask, _ = ctx.saved_tensors
-    y = attend_plainly(q, k, v, allowed, bias, ctx.how, mask)
+    q, k, v, bias, allowed, weights = ctx.saved_tensors
+    y = attend_plainly(q, k, v, allowed, bias, ctx.how, ~weights.signbit())
     wanted = [x for x, needed in zip((q, k, v, bias), ctx.needs_input_grad, strict=False) if needed]
     found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
     return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None, None)
@@ -180,15 +141,10 @@ def attend_plainly(
     allowed: Bool[Tensor, "..."] | None,
     bias: Float[Tensor, "1 H T S"] | None,
     how: Attending,
-    mask: Int16[Tensor, "..."],
+    kept: Bool[Tensor, "R H T S"],
 ) -> Float[Tensor, "R H T E"]:
-    """`attend_in_training` in plain steps, with a mask that was drawn before."""
-    masks = _Masks.of(allowed)
+    """`attend_in_training` in plain steps, where it is known which weights are kept."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q.float() @ k.float().mT * how.scale
-    for more in (bias, masks.added):
-        scores = scores if more is None else scores + more
-    weights = torch.softmax(scores, -1)
-    weights = weights if masks.alive is None else weights * masks.alive
-    kept = -mask * scale_of(how.dropout) if how.dropout else 1.0
-    return ((weights * kept).to(v.dtype) @ v).to(q.dtype)
+    weights = softmax_over(scores if bias is None else scores + bias, allowed)
+    return ((weights * kept * scale_of(how.dropout)).to(v.dtype) @ v).to(q.dtype)

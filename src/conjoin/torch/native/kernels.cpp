@@ -1,4 +1,5 @@
-// Kernels for decoding on a CPU: linear layers over few rows, and attention of few queries over cached keys.
+// Kernels for a CPU. Decoding: linear layers over few rows, attention of few queries over cached keys. Training: what
+// stands between the products of attention, and dropout.
 //
 // Plain C interface over raw pointers, no library's headers: compiles in seconds with any g++ or clang++, and every
 // framework may call it. Written for AVX-512 (with its bf16 and int8 dot products where the compiler's target has
@@ -7,6 +8,7 @@
 // Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, nothing packed. Each
 // output is the same sequence of operations whatever the number of rows, so a row's result does not depend on its batch.
 
+#include "softmax.h"
 #include "steps.h"
 
 namespace {
@@ -67,6 +69,15 @@ Call<Q, T, Q> make_call(const void* q, const void* k, const void* v, const uint8
   Long* numbers[] = {&c.sources, &c.beams,  &c.heads,  &c.kv_heads,  &c.length,   &c.keys,     &c.size,      &c.q_row,
                      &c.q_head,  &c.q_time, &c.k_row,  &c.k_head,    &c.k_time,   &c.v_row,    &c.v_head,    &c.v_time,
                      &c.mask_row, &c.mask_time, &c.mask_key, &c.bias_head, &c.bias_time, &c.bias_key};
+  for (Long* number : numbers) *number = *s++;
+  return c;
+}
+
+Softmax make_softmax(const uint8_t* mask, const float* bias, const Long* s, float scale, uint64_t seed) {
+  Softmax c{};
+  c.mask = mask, c.bias = bias, c.scale = scale, c.dropout.seed = seed;
+  Long* numbers[] = {&c.rows,     &c.heads,     &c.queries,    &c.keys,      &c.mask_row, &c.mask_head,
+                     &c.mask_query, &c.bias_row, &c.bias_head, &c.bias_query, &c.first_row, &c.dropout.kept};
   for (Long* number : numbers) *number = *s++;
   return c;
 }
@@ -134,6 +145,35 @@ void conjoin_attention_int8_f32(const void* q, const void* k, const void* v, con
 void conjoin_attention_int8_bf16(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
                                  void* out, const Long* sizes, float scale, int threads) {
   attention(make_call<bf16, int8_t>(q, k, v, mask, bias, out, sizes, scale), threads);
+}
+
+// What stands between the products of attention in training; see softmax.h. sizes: the whole numbers of Softmax in its
+// order, then what is kept, of 65536. `read` may be null without dropout.
+void conjoin_soften_f32(const float* scores, float* weights, float* read, const uint8_t* mask, const float* bias,
+                        const Long* sizes, float scale, uint64_t seed, int threads) {
+  soften(make_softmax(mask, bias, sizes, scale, seed), scores, weights, read, threads);
+}
+
+void conjoin_soften_bf16(const float* scores, bf16* weights, bf16* read, const uint8_t* mask, const float* bias,
+                         const Long* sizes, float scale, uint64_t seed, int threads) {
+  soften(make_softmax(mask, bias, sizes, scale, seed), scores, weights, read, threads);
+}
+
+void conjoin_soften_backward_f32(const float* weights, float* slope, float* read, Long rows, Long keys, int threads) {
+  soften_backward(weights, slope, read, rows, keys, threads);
+}
+
+void conjoin_soften_backward_bf16(const bf16* weights, bf16* slope, bf16* read, Long rows, Long keys, int threads) {
+  soften_backward(weights, slope, read, rows, keys, threads);
+}
+
+// Dropout by seed; kept is of 65536.
+void conjoin_drop_f32(const float* x, float* y, Long count, uint64_t seed, Long kept, float scale, int threads) {
+  drop(x, y, count, Dropout{seed, kept}, scale, threads);
+}
+
+void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long kept, float scale, int threads) {
+  drop(x, y, count, Dropout{seed, kept}, scale, threads);
 }
 
 // Whole blocks; see steps.h. The cache is float32, bf16 or in 8 bits.

@@ -14,7 +14,7 @@ from conjoin.torch.native.build import library
 Kept = Float[Tensor, "B K S E"] | Int8[Tensor, "B K S bytes"]
 Kernel = Literal["float32", "bfloat16", "int8"]
 _FEATURES: dict[Kernel, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
-_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 @lru_cache(maxsize=8)
@@ -24,8 +24,8 @@ def has(kernel: Kernel) -> bool:
     return compiled is not None and bool(compiled.conjoin_features() & _FEATURES[kernel])
 
 
-@lru_cache(maxsize=16)
-def _function(name: str, *arguments: Any) -> Any:
+@lru_cache(maxsize=None)
+def compiled_function(name: str, *arguments: Any) -> Any:
     compiled = library()
     assert compiled is not None, "ask has() first"
     function = compiled[name]
@@ -35,8 +35,8 @@ def _function(name: str, *arguments: Any) -> Any:
 
 def _linear_function(dtype: torch.dtype) -> Any:
     pointer, size = c_void_p, c_int64
-    return _function(
-        f"conjoin_linear_{_SUFFIX[dtype]}", pointer, size, size, pointer, pointer, pointer, size, size, c_int
+    return compiled_function(
+        f"conjoin_linear_{SUFFIX[dtype]}", pointer, size, size, pointer, pointer, pointer, size, size, c_int
     )
 
 
@@ -84,7 +84,7 @@ def linear_int8(
     y = x.new_empty(*x.shape[:-1], outputs)
     pointer, size = c_void_p, c_int64
     types = (pointer, size, size, pointer, pointer, pointer, pointer, pointer, size, size, c_int)
-    _function(f"conjoin_linear_int8_{_SUFFIX[x.dtype]}", *types)(
+    compiled_function(f"conjoin_linear_int8_{SUFFIX[x.dtype]}", *types)(
         rows.data_ptr(),
         rows.shape[0],
         stride,
@@ -141,7 +141,7 @@ def attention(
     sizes = (c_int64 * len(numbers))(*numbers)
     types = (*(c_void_p,) * 7, c_float, c_int)
     cached = "int8_" if k.dtype == torch.int8 else ""
-    _function(f"conjoin_attention_{cached}{_SUFFIX[q.dtype]}", *types)(
+    compiled_function(f"conjoin_attention_{cached}{SUFFIX[q.dtype]}", *types)(
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),
