@@ -80,9 +80,7 @@ class Softening:
         return weights if read is None else read, slope
 
 
-def softmax_over(
-    scores: Float[Tensor, "*lead T S"], allowed: Bool[Tensor, "..."] | None
-) -> Float[Tensor, "*lead T S"]:
+def softmax_over(scores: Float[Tensor, "*lead T S"], allowed: Bool[Tensor, "..."] | None) -> Float[Tensor, "*lead T S"]:
     """Softmax over what is allowed; zeros where nothing is."""
     if allowed is None:
         return scores.softmax(-1)

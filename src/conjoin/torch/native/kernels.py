@@ -2,7 +2,7 @@
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ def has(kernel: Kernel) -> bool:
     return compiled is not None and bool(compiled.conjoin_features() & _FEATURES[kernel])
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled_function(name: str, *arguments: Any) -> Any:
     compiled = library()
     assert compiled is not None, "ask has() first"
