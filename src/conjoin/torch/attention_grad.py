@@ -78,7 +78,6 @@ class _Attention(torch.autograd.Function):
             scores = _grouped(q[at], k).float() @ _folded(k[at]).float().mT
             read = softening.forward(scores.view(weights[at].shape), at, weights[at])
             out[at] = (_grouped(read, k) @ _folded(v[at])).view(q[at].shape)
-        out *= scale_of(how.dropout)
         ctx.save_for_backward(q, k, v, bias, allowed, weights)
         ctx.how, ctx.softening = how, softening
         return out
@@ -88,21 +87,19 @@ class _Attention(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _differentiable(ctx, dy)
         q, k, v, bias, _, weights = ctx.saved_tensors
-        how: Attending = ctx.how
         dq, dk, dv = (_like_tokens(x) for x in (q, k, v))
         dbias = torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
-        dy = dy * scale_of(how.dropout)
         for at in _groups(weights.shape):
             slope = _grouped(dy[at], k)
             ds = (slope @ _folded(v[at]).mT).view(weights[at].shape)
             read, ds = ctx.softening.backward(weights[at], ds)
             dv[at] = (_grouped(read, k).mT @ slope).view(v[at].shape)
             if dbias is not None:
-                dbias += ds.float().sum_to_size(bias.shape)
+                dbias += ds.float().sum_to_size(bias.shape) / ctx.how.scale
             ds = _grouped(ds, k)
             dq[at] = (ds @ _folded(k[at])).view(q[at].shape)
             dk[at] = (ds.mT @ _grouped(q[at], k)).view(k[at].shape)
-        return dq.mul_(how.scale), dk.mul_(how.scale), dv, None if dbias is None else dbias.to(bias.dtype), None, None
+        return dq, dk, dv, None if dbias is None else dbias.to(bias.dtype), None, None
 
 
 def _groups(shape: torch.Size) -> list[slice]:

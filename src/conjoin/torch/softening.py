@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from conjoin.torch import native
-from conjoin.torch.dropout import draw, keep, new_seed, share_kept
+from conjoin.torch.dropout import draw, keep, new_seed, scale_of, share_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Softening:
 
     Args:
         allowed: Broadcasts to [R, H, T, S]; None allows everything. A query that may read nothing has weights of 0.
-        dropout: The share of weights that is set to 0; the others are not scaled up here.
+        dropout: The share of weights that is set to 0; the others grow when they are read.
         seed: Of the kernel's draws; None where plain steps do the work.
     """
 
@@ -64,19 +64,19 @@ class Softening:
             return weights.copy_(plain)
         mask = draw(plain.shape, self.dropout)
         weights.copy_(torch.where(mask != 0, plain, -plain))
-        return keep(plain, mask)
+        return keep(plain, mask).mul_(scale_of(self.dropout))
 
     def backward(
         self, weights: Float[Tensor, "n H T S"], slope: Float[Tensor, "n H T S"]
     ) -> tuple[Float[Tensor, "n H T S"], Float[Tensor, "n H T S"]]:
-        """What was read, and the gradient of scores * scale + bias by that of what was read, which is used up."""
+        """What was read, and the gradient of scores by that of what was read, which is used up."""
         if self.seed is None:
-            read = weights.clamp_min(0)
+            read = weights.clamp_min(0) * scale_of(self.dropout)
             slope.mul_(read)
             part = slope.sum(-1, keepdim=True, dtype=torch.float32)
-            return read, slope.sub_(weights.abs() * part)
+            return read, slope.sub_(weights.abs() * part).mul_(self.scale)
         read = torch.empty_like(weights) if self.dropout else None
-        native.soften_backward(weights, slope, read)
+        native.soften_backward(weights, slope, read, self.scale, kept=share_kept(self.dropout))
         return weights if read is None else read, slope
 
 

@@ -159,21 +159,23 @@ void conjoin_soften_bf16(const float* scores, bf16* weights, bf16* read, const u
   soften(make_softmax(mask, bias, sizes, scale, seed), scores, weights, read, threads);
 }
 
-void conjoin_soften_backward_f32(const float* weights, float* slope, float* read, Long rows, Long keys, int threads) {
-  soften_backward(weights, slope, read, rows, keys, threads);
+void conjoin_soften_backward_f32(const float* weights, float* slope, float* read, Long rows, Long keys, float growth,
+                                  float scale, int threads) {
+  soften_backward(weights, slope, read, rows, keys, growth, scale, threads);
 }
 
-void conjoin_soften_backward_bf16(const bf16* weights, bf16* slope, bf16* read, Long rows, Long keys, int threads) {
-  soften_backward(weights, slope, read, rows, keys, threads);
+void conjoin_soften_backward_bf16(const bf16* weights, bf16* slope, bf16* read, Long rows, Long keys, float growth,
+                                  float scale, int threads) {
+  soften_backward(weights, slope, read, rows, keys, growth, scale, threads);
 }
 
 // Dropout by seed; kept is of 65536.
-void conjoin_drop_f32(const float* x, float* y, Long count, uint64_t seed, Long kept, float scale, int threads) {
-  drop(x, y, count, Dropout{seed, kept}, scale, threads);
+void conjoin_drop_f32(const float* x, float* y, Long count, uint64_t seed, Long kept, int threads) {
+  drop(x, y, count, Dropout{seed, kept}, threads);
 }
 
-void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long kept, float scale, int threads) {
-  drop(x, y, count, Dropout{seed, kept}, scale, threads);
+void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long kept, int threads) {
+  drop(x, y, count, Dropout{seed, kept}, threads);
 }
 
 // Whole blocks; see steps.h. The cache is float32, bf16 or in 8 bits.

@@ -46,18 +46,19 @@ inline void draw(uint64_t key, uint64_t row, Long block, uint16_t* out) {
   std::memcpy(out, c, sizeof(c));
 }
 
-// Values whose draw is below `kept`, of 65536, are kept.
+// Values whose draw is below `kept`, of 65536, are kept, and grow so that the mean stays.
 struct Dropout {
   uint64_t seed;
   Long kept;
 
+  float growth() const { return 65536.0f / kept; }
   bool drops() const { return kept < 65536; }
   Chosen keeps(const uint16_t* draws) const { return drops() ? below(draws, static_cast<uint16_t>(kept)) : kAll; }
 };
 
-// y = x * scale where it is kept, 0 elsewhere.
+// y = x, grown, where it is kept, 0 elsewhere.
 template <class T>
-void drop(const T* x, T* y, Long count, Dropout dropout, float scale, int threads) {
+void drop(const T* x, T* y, Long count, Dropout dropout, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (Long block = 0; block < (count + kDraws - 1) / kDraws; ++block) {
     uint16_t draws[kDraws];
@@ -67,7 +68,7 @@ void drop(const T* x, T* y, Long count, Dropout dropout, float scale, int thread
     Long width = std::min<Long>(kDraws, count - block * kDraws);
     for (Long j = 0; j < width; j += 16) {
       Chosen there = first_of(width - j);
-      Floats kept = choose(dropout.keeps(draws + j), load_chosen(from + j, there, 0.0f) * scale, Floats{});
+      Floats kept = choose(dropout.keeps(draws + j), load_chosen(from + j, there, 0.0f) * dropout.growth(), Floats{});
       store_chosen(to + j, kept, there);
     }
   }

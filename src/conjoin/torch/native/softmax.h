@@ -17,8 +17,8 @@ struct Softmax {
   Dropout dropout;
 };
 
-// One row of scores to weights; a dropped weight is negative. `read`, if there is one, has 0 in its place. `x` has room
-// for whole vectors behind the row.
+// One row of scores to weights; a dropped weight is negative. `read`, if there is one, has 0 in its place, and the others
+// grown. `x` has room for whole vectors behind the row.
 template <class T>
 void soften_row(const Softmax& c, const float* scores, const uint8_t* mask, const float* bias, uint64_t row, float* x,
                 T* weights, T* read) {
@@ -52,7 +52,7 @@ void soften_row(const Softmax& c, const float* scores, const uint8_t* mask, cons
       Floats weight = load16(x + j) * inverse;
       if (read) {
         Chosen kept = c.dropout.keeps(draws + (j - begin));
-        store_chosen(read + j, choose(kept, weight, Floats{}), there);
+        store_chosen(read + j, choose(kept, weight * c.dropout.growth(), Floats{}), there);
         weight = choose(kept, weight, -weight);
       }
       store_chosen(weights + j, weight, there);
@@ -77,16 +77,16 @@ void soften(const Softmax& c, const float* scores, T* weights, T* read, int thre
   }
 }
 
-// The gradient of what was read to that of scores, before their scale, in its place: w (d_w - sum w d_w), where d_w is
-// that of what was read where it is kept and 0 where it was dropped. `read`, if wanted, is made again.
+// The gradient of what was read to that of scores, in its place: scale w (d_w - sum w d_w), where d_w is that of what was
+// read, grown where it is kept and 0 where it was dropped. `read`, if wanted, is made again.
 template <class T>
-void soften_backward(const T* weights, T* slope, T* read, Long rows, Long keys, int threads) {
+void soften_backward(const T* weights, T* slope, T* read, Long rows, Long keys, float growth, float scale, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (Long i = 0; i < rows; ++i) {
     const T* w = weights + i * keys;
     T* d = slope + i * keys;
     Floats parts{};
-    auto kept_of = [&](Floats weight) { return larger(Floats{}, weight); };  // NaN is kept
+    auto kept_of = [&](Floats weight) { return larger(Floats{}, weight) * growth; };  // NaN stays
     for (Long j = 0; j < keys; j += 16) {
       Chosen there = first_of(keys - j);
       Floats kept = kept_of(load_chosen(w + j, there, 0.0f));
@@ -97,7 +97,8 @@ void soften_backward(const T* weights, T* slope, T* read, Long rows, Long keys, 
     for (Long j = 0; j < keys; j += 16) {
       Chosen there = first_of(keys - j);
       Floats weight = load_chosen(w + j, there, 0.0f);
-      store_chosen(d + j, load_chosen(d + j, there, 0.0f) * kept_of(weight) - part * size_of(weight), there);
+      Floats some = load_chosen(d + j, there, 0.0f) * kept_of(weight) - part * size_of(weight);
+      store_chosen(d + j, some * scale, there);
     }
   }
 }

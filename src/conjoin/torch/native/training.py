@@ -30,7 +30,7 @@ def soften(
     Args:
         scores: float32.
         weights: Dropped ones get a negative sign.
-        read: Gets the weights with 0 where they are dropped; may be None if all are kept.
+        read: Gets 0 where weights are dropped, and the others, grown so that the mean stays; may be None if all are kept.
         kept: Of 65536, not dropped.
         seed: Of draws by Philox, counted on from `first_row` rows: the same draws however rows are grouped.
     """
@@ -62,21 +62,28 @@ def _laid_out(x: Tensor | None, shape: torch.Size) -> tuple[Tensor | None, tuple
 
 
 def soften_backward(
-    weights: Float[Tensor, "n H T S"], slope: Float[Tensor, "n H T S"], read: Float[Tensor, "n H T S"] | None
+    weights: Float[Tensor, "n H T S"],
+    slope: Float[Tensor, "n H T S"],
+    read: Float[Tensor, "n H T S"] | None,
+    scale: float,
+    *,
+    kept: int = STEPS,
 ) -> None:
-    """Turn the gradient of what was read into that of scores * scale + bias, in place.
+    """Turn the gradient of what was read into that of scores, in place.
 
     Args:
         weights: As `soften` wrote them.
         read: Gets what `soften` gave as such.
     """
-    types = (*(c_void_p,) * 3, c_int64, c_int64, c_int)
+    types = (*(c_void_p,) * 3, c_int64, c_int64, c_float, c_float, c_int)
     compiled_function(f"conjoin_soften_backward_{SUFFIX[weights.dtype]}", *types)(
         weights.data_ptr(),
         slope.data_ptr(),
         None if read is None else read.data_ptr(),
         weights.shape[:-1].numel(),
         weights.shape[-1],
+        STEPS / kept,
+        scale,
         torch.get_num_threads(),
     )
 
@@ -89,8 +96,8 @@ def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*a
     """
     x = x.contiguous()
     y = torch.empty_like(x)
-    types = (c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_float, c_int)
+    types = (c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_int)
     compiled_function(f"conjoin_drop_{SUFFIX[x.dtype]}", *types)(
-        x.data_ptr(), y.data_ptr(), x.numel(), seed, kept, STEPS / kept, torch.get_num_threads()
+        x.data_ptr(), y.data_ptr(), x.numel(), seed, kept, torch.get_num_threads()
     )
     return y
