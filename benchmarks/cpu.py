@@ -43,7 +43,7 @@ from _rows import ROWS, SMALL, Copying, Row, Speed, Training
 from _table import LEGEND, Results, aligned, table, verdict, write_results
 
 from conjoin.errors import ConjoinError
-from conjoin.torch.native.build import library
+from conjoin.torch.native.library import library
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from conjoin.native import build
 from conjoin.torch import native
-from conjoin.torch.native import build
 
 needs_float32 = pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
 needs_bfloat16 = pytest.mark.skipif(not native.has("bfloat16"), reason="no bf16 dot products here")
@@ -151,7 +151,4 @@ def test_without_a_compiler_everything_works(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_compiler_that_fails_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "_compiler", lambda: "false")
-    monkeypatch.setattr(build, "_MAIN", build._MAIN.with_name("build.py"))
-    build.library.cache_clear()
-    assert build.library() is None
-    build.library.cache_clear()
+    assert build.load("kernels.cpp", "-DNEVER_COMPILED_BEFORE") is None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from conjoin.functional.beams import beam_search
 from conjoin.functional.cache import empty_cache
+from conjoin.functional.ops import Ops
 from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader
 from conjoin.functional.requests import Writing, writing_of
@@ -18,7 +19,7 @@ from conjoin.generation import (
     GenerationConfig,
     Request,
 )
-from conjoin.jax import programs
+from conjoin.jax import kernels, programs
 from conjoin.jax.calls import prepared
 from conjoin.jax.ops import OPS
 from conjoin.jax.outputs import GenerateOutput, as_encoder_output
@@ -35,17 +36,23 @@ TARGET_BUCKET = 16
 
 
 def write(
-    net: Net, writing: Writing, params: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], rng: jax.Array
+    net: Net,
+    ops: Ops,
+    writing: Writing,
+    params: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    rng: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Encoder and decoding loop.
 
     Args:
+        ops: JAX's, or those that call kernels of our own.
         batch: The sources, or encoder_outputs; prompt [B, P], prompt_mask, max_length.
 
     Returns:
         Ids [R, room] (or [B, N, room]), how many of them are written, and scores of beams.
     """
-    model = net.scope(params)
+    model = net.scope(params, ops=ops)
     encoded = programs.encode_with(model, net, How(), batch).last_hidden_state
     decoder, prompt = net.pair.decoder, batch["prompt"]
     source_mask = batch.get("attention_mask")
@@ -54,10 +61,10 @@ def write(
     prompt_mask = None if prompt_mask is None else prompt_mask.astype(jnp.bool_)
     cross = source_pairs(model / "decoder", decoder, project(model, net.pair, encoded))
     dtype = model["decoder.embed.words.weight"].dtype
-    cache = empty_cache(OPS, decoder, prompt.shape[0], writing.room, dtype, cross)
+    cache = empty_cache(ops, decoder, prompt.shape[0], writing.room, dtype, cross)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
-    process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))
+    process = build_processors(ops, writing.plan, writing.around(ops, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
         return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)[:3]
@@ -65,7 +72,7 @@ def write(
     return ids, length, None
 
 
-write_jit = partial(jax.jit, static_argnums=(0, 1))(write)
+write_jit = partial(jax.jit, static_argnums=(0, 1, 2))(write)
 
 
 class Generates(WithGenerationConfig):
@@ -115,15 +122,18 @@ class Generates(WithGenerationConfig):
         batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
         if prompt_mask is not None:
             batch["prompt_mask"] = jnp.asarray(prompt_mask)
-        if prompt.shape[0] * writing.rows > 1:
+        ops = OPS
+        if kernels.take(flat.values()):
+            ops = kernels.OPS
+        elif prompt.shape[0] * writing.rows > 1:
             flat |= model.turned.of(flat)
         key = jax.random.key(0) if prng_key is None else prng_key
         if trace:
-            ids, length, scores = write_jit(model.net, writing, flat, batch, key)
+            ids, length, scores = write_jit(model.net, ops, writing, flat, batch, key)
         else:
             with jax.disable_jit():
                 ids, length, scores = write(
-                    model.net, writing, flat, {n: jnp.asarray(x) for n, x in batch.items()}, key
+                    model.net, ops, writing, flat, {n: jnp.asarray(x) for n, x in batch.items()}, key
                 )
         return _result(ids, length, scores, returned)
 

@@ -13,6 +13,7 @@ from conjoin.functional.block import Record
 from conjoin.functional.cache import Cache, empty_cache
 from conjoin.functional.embedding import score
 from conjoin.functional.loss import TargetRules, decoder_inputs, decoder_mask, token_loss
+from conjoin.functional.ops import Ops
 from conjoin.functional.scope import Scope
 from conjoin.functional.stack import StackInputs, project, run_stack, source_pairs
 from conjoin.jax.ops import OPS
@@ -40,11 +41,11 @@ class Net:
     def __hash__(self) -> int:
         return self._hash  # pyright: ignore[reportAttributeAccessIssue]  # a spec is large, and hashed at every call
 
-    def scope(self, params: Arrays, rng: jax.Array | None = None) -> Scope:
+    def scope(self, params: Arrays, rng: jax.Array | None = None, ops: Ops = OPS) -> Scope:
         """The model's parameters, shared ones under every name, in the dtype of the computation."""
         dtype = self.dtype
         cast = {name: value if dtype is None else value.astype(dtype) for name, value in params.items()}
-        return Scope(OPS, cast | {name: cast[same] for name, same in self.ties}, rng=rng)
+        return Scope(ops, cast | {name: cast[same] for name, same in self.ties}, rng=rng)
 
 
 @dataclass(frozen=True, kw_only=True)

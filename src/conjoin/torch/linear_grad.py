@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conjoin.torch.native.build import cache_folder, processor
+from conjoin.native.build import cache_folder, processor
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """a, B and a bias: a B^T + bias."""

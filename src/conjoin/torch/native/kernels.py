@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
-from conjoin.torch.native.build import library
+from conjoin.torch.native.library import library
 
 Kept = Float[Tensor, "B K S E"] | Int8[Tensor, "B K S bytes"]
 Kernel = Literal["float32", "bfloat16", "int8"]

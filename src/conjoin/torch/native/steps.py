@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.torch.native.build import library
 from conjoin.torch.native.kernels import has
+from conjoin.torch.native.library import library
 
 
 def _fields(pointers: str = "", whole: str = "", **others: Any) -> list[tuple[str, Any]]:

@@ -30,7 +30,7 @@ def soften(
     Args:
         scores: float32.
         weights: Dropped ones get a negative sign.
-        read: Gets 0 where weights are dropped, and the others, grown so that the mean stays; may be None if all are kept.
+        read: Gets 0 where weights are dropped, and the others, grown so that the mean stays; None if all are kept.
         kept: Of 65536, not dropped.
         seed: Of draws by Philox, counted on from `first_row` rows: the same draws however rows are grouped.
     """

@@ -9,7 +9,6 @@
 #include <limits>
 #include <memory>
 
-#include <omp.h>
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #define HAS_AVX512 1

@@ -8,6 +8,9 @@
 // Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, nothing packed. Each
 // output is the same sequence of operations whatever the number of rows, so a row's result does not depend on its batch.
 
+#include <omp.h>
+
+#include "features.h"
 #include "softmax.h"
 #include "steps.h"
 
@@ -85,21 +88,6 @@ Softmax make_softmax(const uint8_t* mask, const float* bias, const Long* s, floa
 }  // namespace
 
 extern "C" {
-
-// Bit 0: AVX-512; bit 1: bf16 dot products; bit 2: int8 dot products.
-int conjoin_features() {
-  int found = 0;
-#if defined(HAS_AVX512)
-  found |= 1;
-#endif
-#if defined(HAS_BF16_DOT)
-  found |= 2;
-#endif
-#if defined(HAS_INT8_DOT)
-  found |= 4;
-#endif
-  return found;
-}
 
 // y[rows, m] = x[rows, n] w[m, n]^T + bias[m]; y and w contiguous, x with unit stride along n.
 void conjoin_linear_f32(const float* x, Long rows, Long x_stride, const float* w, const float* bias, float* y, Long n,

@@ -7,29 +7,28 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 
-import torch
-
-_SOURCES = sorted(Path(__file__).parent.glob("*.[ch]*"))
-_MAIN = Path(__file__).with_name("kernels.cpp")
-_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared")
+_FOLDER = Path(__file__).parent
+_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _SECONDS = 600
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there is no compiler, it fails, or CONJOIN_NATIVE=0 forbids it.
+def load(main: str, *flags: str) -> ctypes.CDLL | None:
+    """Compiled kernels; None where there is no compiler, it fails, or CONJOIN_NATIVE=0 forbids it.
 
     The first call on a machine compiles for some seconds; the result is kept under the user's cache folder
-    (XDG_CACHE_HOME, or ~/.cache), by a name that changes with the source, the compiler and the processor.
+    (XDG_CACHE_HOME, or ~/.cache), by a name that changes with the sources, the compiler and the processor.
+
+    Args:
+        main: A file of this room.
+        flags: Of the compiler, beside the room's own: folders of headers, libraries.
     """
     compiler = _compiler()
     if compiler is None:
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        return ctypes.CDLL(str(_built(compiler, main, flags)))
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -41,17 +40,18 @@ def _compiler() -> str | None:
     return next((found for name in (asked, "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
 
 
-def _built(compiler: str) -> Path:
+def _built(compiler: str, main: str, flags: tuple[str, ...]) -> Path:
     """The library's file, compiled if it is not there yet."""
+    source = _FOLDER / main
     command = [compiler, *_FLAGS]
-    facts = (*(file.read_text() for file in _SOURCES), *command, processor(), *map(str, _openmp()))
-    key = hashlib.sha256("\0".join(facts).encode())
-    file = cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    facts = (*(file.read_text() for file in sorted(_FOLDER.glob("*.h"))), source.read_text(), *command, *flags)
+    key = hashlib.sha256("\0".join((*facts, processor())).encode())
+    file = cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not file.exists():
         # Written under another name first: a process that is killed, or a second one, leaves no half a library.
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             made = Path(scratch) / file.name
-            call = [*command, str(_MAIN), "-o", str(made), *map(str, _openmp())]
+            call = [*command, str(source), "-o", str(made), *flags]
             subprocess.run(call, check=True, capture_output=True, timeout=_SECONDS)
             made.replace(file)
     return file
@@ -68,11 +68,6 @@ def cache_folder() -> Path:
         if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
             return folder
     raise OSError("no folder can be written")
-
-
-def _openmp() -> list[Path]:
-    """PyTorch's own OpenMP library, so that one pool of threads serves both."""
-    return sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))[:1]
 
 
 def processor() -> str:

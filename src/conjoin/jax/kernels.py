@@ -1,0 +1,65 @@
+"""Products of few rows by a kernel of our own, which XLA calls from inside a compiled program (decision 16).
+
+A decoding step reads every matrix once, for a row per hypothesis. XLA packs each for more than one row; the kernel reads
+it as it lies, with XLA's threads.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from conjoin.functional.ops import Ops
+from conjoin.jax.ops import JaxOps
+from conjoin.native.build import load
+
+MOST_ROWS = 16
+"""From so many rows on products are work, not reading, and XLA's own are as fast."""
+_TARGET = "conjoin_multiply"
+_DTYPES = ("float32", "bfloat16")
+
+
+class KernelOps(JaxOps):
+    """JAX's operations, few rows times a matrix apart. Without gradients, and for arrays of one CPU."""
+
+    @staticmethod
+    def einsum(equation: str, *arrays: jax.Array) -> jax.Array:
+        """x W^T by the kernel where x has few rows."""
+        if equation != "...n,mn->...m" or not _is_for_kernel(*arrays):
+            return jnp.einsum(equation, *arrays)
+        x, matrix = arrays
+        rows = jnp.reshape(x, (-1, x.shape[-1]))
+        shape = jax.ShapeDtypeStruct((rows.shape[0], matrix.shape[0]), x.dtype)
+        return jnp.reshape(jax.ffi.ffi_call(_TARGET, shape)(rows, matrix), (*x.shape[:-1], matrix.shape[0]))
+
+
+OPS = cast(Ops, KernelOps())
+
+
+def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
+    rows = x.size // x.shape[-1] if x.size else 0
+    return 0 < rows <= MOST_ROWS and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
+
+
+def take(parameters: Iterable[Any]) -> bool:
+    """Whether the kernel is there, and these are arrays of one CPU that it may read."""
+    return all(_is_on_one_cpu(x) for x in parameters) and _registered()
+
+
+def _is_on_one_cpu(x: Any) -> bool:
+    if not isinstance(x, jax.Array) or isinstance(x, Tracer):
+        return False
+    return [device.platform for device in x.devices()] == ["cpu"]
+
+
+@lru_cache(maxsize=1)
+def _registered() -> bool:
+    """Compile the kernel, unless it is kept from before, and make it known to XLA."""
+    library = load("xla.cpp", "-fopenmp-simd", f"-I{jax.ffi.include_dir()}")
+    if library is None or not library.conjoin_features() & 1:
+        return False
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.conjoin_multiply), platform="cpu")
+    return True

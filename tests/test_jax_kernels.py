@@ -1,0 +1,141 @@
+"""The kernel that XLA calls for few rows: what JAX's own product gives, with any rows beside, from any threads."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import generate_models
+import jax_models  # noqa: F401  # its settings of JAX
+from conjoin import FlaxEncoderDecoderModel
+from conjoin.jax import decoding, kernels
+from generate_models import sources
+
+LINEAR = "...n,mn->...m"
+
+
+@pytest.fixture(autouse=True)
+def _on_this_machine() -> None:
+    if not kernels.take([jnp.zeros(1)]):
+        pytest.skip("no compiler, or no AVX-512")
+
+
+def _numbers(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 1e-2)])
+@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (kernels.MOST_ROWS,), (2, kernels.MOST_ROWS), (0, 3)])
+@pytest.mark.parametrize(("m", "n"), [(53, 37), (8, 1), (1000, 300)])
+def test_it_multiplies_as_jax_does(
+    m: int, n: int, lead: tuple[int, ...], dtype: str, tolerance: float, traced: bool
+) -> None:
+    x, matrix = _numbers(*lead, n, dtype=dtype), _numbers(m, n, seed=1, dtype=dtype)
+    product = jax.jit(kernels.OPS.einsum, static_argnums=0) if traced else kernels.OPS.einsum
+    found, exact = product(LINEAR, x, matrix), np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
+    assert found.dtype == x.dtype and found.shape == (*lead, m)
+    np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance * n**0.5)
+
+
+def test_few_rows_go_to_it_and_nothing_else_does() -> None:
+    def called(*arrays: jax.Array, equation: str = LINEAR) -> bool:
+        return "conjoin_multiply" in jax.jit(kernels.OPS.einsum, static_argnums=0).lower(equation, *arrays).as_text()
+
+    matrix = _numbers(5, 7)
+    assert called(_numbers(3, 7), matrix) and called(_numbers(kernels.MOST_ROWS, 7), matrix)
+    assert not called(_numbers(kernels.MOST_ROWS + 1, 7), matrix)
+    assert not called(_numbers(3, 7, dtype="bfloat16"), matrix)
+    assert not called(_numbers(3, 7, dtype="float16"), matrix.astype("float16"))
+    assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
+
+
+def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
+    x, matrix = _numbers(kernels.MOST_ROWS, 300), _numbers(1000, 300, seed=1)
+    whole = kernels.OPS.einsum(LINEAR, x, matrix)
+    for rows in (1, 2, 5, 9):
+        assert jnp.array_equal(kernels.OPS.einsum(LINEAR, x[:rows], matrix), whole[:rows])
+
+
+def test_callers_of_many_threads_never_wait_for_each_other_for_good() -> None:
+    x, matrices = _numbers(4, 256), [_numbers(1024, 256, seed=seed) for seed in range(4)]
+    expected = [np.asarray(x) @ np.asarray(matrix).T for matrix in matrices]
+    product = jax.jit(kernels.OPS.einsum, static_argnums=0)
+
+    def work(number: int) -> np.ndarray:
+        return np.asarray(product(LINEAR, x, matrices[number % 4]))
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, found in enumerate(pool.map(work, range(400))):
+            np.testing.assert_allclose(found, expected[number % 4], rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_of_several_devices_and_traced_ones_are_left_to_xla() -> None:
+    assert not kernels.take([jnp.zeros(1), np.zeros(1)])
+    assert not jax.jit(lambda x: jnp.asarray(kernels.take([x])))(jnp.zeros(1))
+
+
+def test_generate_calls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    generate_models.models("bert-gpt2")[0].save_pretrained(tmp_path)
+    model = FlaxEncoderDecoderModel.from_pretrained(tmp_path)
+    ids, mask = (jnp.asarray(x.numpy()) for x in sources("bert-gpt2", 0))
+    seen = []
+    monkeypatch.setattr(
+        decoding, "write_jit", lambda net, ops, *rest: seen.append(ops) or decoding.write(net, ops, *rest)
+    )
+    model.generate(ids, attention_mask=mask, max_new_tokens=2)
+    monkeypatch.setattr(kernels, "take", lambda parameters: False)
+    model.generate(ids, attention_mask=mask, max_new_tokens=2)
+    assert seen == [kernels.OPS, decoding.OPS]
+
+
+WITHOUT = """
+import sys
+import jax.numpy as jnp, numpy as np
+from conjoin import FlaxEncoderDecoderModel
+from conjoin.jax import kernels
+model = FlaxEncoderDecoderModel.from_pretrained(sys.argv[1])
+ids, mask = (jnp.asarray(np.load(name)) for name in sys.argv[2:])
+assert not kernels.take([jnp.zeros(1)])
+print(*np.asarray(model.generate(ids, attention_mask=mask, max_new_tokens=9).sequences).ravel())
+"""
+
+
+def test_without_a_compiler_the_same_words_are_written(tmp_path: Path) -> None:
+    generate_models.models("bert-gpt2")[0].save_pretrained(tmp_path / "model")
+    given = sources("bert-gpt2", 0)
+    files = [str(tmp_path / name) for name in ("ids.npy", "mask.npy")]
+    for file, tensor in zip(files, given, strict=True):
+        np.save(file, tensor.numpy())
+    model = FlaxEncoderDecoderModel.from_pretrained(tmp_path / "model")
+    ids, mask = (jnp.asarray(x.numpy()) for x in given)
+    expected = np.asarray(model.generate(ids, attention_mask=mask, max_new_tokens=9).sequences)
+    told = subprocess.run(
+        [sys.executable, "-c", WITHOUT, str(tmp_path / "model"), *files],
+        env={**os.environ, "CONJOIN_NATIVE": "0", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [int(word) for word in told.stdout.split()] == expected.ravel().tolist()
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from conjoin.jax import kernels
+mesh = Mesh(np.array(jax.devices()), ("data",))
+assert kernels.take([jnp.zeros(4)])
+assert not kernels.take([jax.device_put(jnp.zeros(4), NamedSharding(mesh, PartitionSpec("data")))])
+"""
+
+
+def test_sharded_parameters_are_left_to_xla() -> None:
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SHARDED], env={**os.environ, **flags}, check=True)
