@@ -1,7 +1,7 @@
 """Products of few rows by a kernel of our own, which XLA calls from inside a compiled program (decision 16).
 
-A decoding step reads every matrix once, for a row per hypothesis. XLA packs each for more than one row; the kernel reads
-it as it lies, with XLA's threads.
+A decoding step reads every matrix once, for a row per hypothesis. XLA packs each for more than one row; the kernel
+reads it as it lies, with XLA's threads.
 """
 
 from collections.abc import Iterable
