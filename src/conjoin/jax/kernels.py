@@ -58,7 +58,7 @@ def _is_on_one_cpu(x: Any) -> bool:
 @lru_cache(maxsize=1)
 def _registered() -> bool:
     """Compile the kernel, unless it is kept from before, and make it known to XLA."""
-    library = load("xla.cpp", "-fopenmp-simd", f"-I{jax.ffi.include_dir()}")
+    library = load("xla_jax.cpp", "-fopenmp-simd", f"-I{jax.ffi.include_dir()}")
     if library is None or not library.conjoin_features() & 1:
         return False
     jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.conjoin_multiply), platform="cpu")

@@ -9,6 +9,7 @@ import tensorflow as tf
 from conjoin.errors import GenerationError
 from conjoin.functional.beams import beam_search
 from conjoin.functional.inputs import bucket, padding_filler
+from conjoin.functional.ops import Ops
 from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader, step_matrices
 from conjoin.functional.requests import Writing, writing_of
@@ -18,6 +19,7 @@ from conjoin.generation import GenerationConfig, Request
 from conjoin.generation import plan as p
 from conjoin.pretrained import WithGenerationConfig
 from conjoin.pretrained.prompt import Inputs, encoder_states, padding_id, padding_mask, read_request, take_inputs
+from conjoin.tensorflow import kernels
 from conjoin.tensorflow.calls import is_known, prepared
 from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.outputs import GenerateOutput
@@ -122,22 +124,27 @@ class Generates(WithGenerationConfig):
         batch |= {"prompt": tf.constant(prompt), "max_length": tf.constant(request.lengths.longest)}
         if prompt_mask is not None:
             batch["prompt_mask"] = tf.constant(prompt_mask, tf.int32)
-        run = program(model, writing, batch, jit_compile=jit_compile)
-        more = turned(model) if jit_compile and prompt.shape[0] * writing.rows > 1 else {}
+        ops = OPS
+        if jit_compile and kernels.take(variable.value for variable in model._held.table.values()):
+            ops = kernels.OPS
+        run = program(model, writing, batch, jit_compile=jit_compile, ops=ops)
+        more = turned(model) if jit_compile and ops is OPS and prompt.shape[0] * writing.rows > 1 else {}
         ids, length, scores = run(batch, random_state(seed), more)
         return _result(_cut(ids, length, scores, returned), as_dict)
 
 
-def program(model: "TFEncoderDecoderModel", writing: Writing, batch: Arrays, *, jit_compile: bool) -> Any:
+def program(
+    model: "TFEncoderDecoderModel", writing: Writing, batch: Arrays, *, jit_compile: bool, ops: Ops = OPS
+) -> Any:
     """The traced function of such requests. Lengths and batch are left open where that is possible."""
     still = jit_compile or any(isinstance(spec, p.EncoderNoRepeatNGram) for spec in writing.plan)
     kinds = tuple((name, x.shape.rank, x.dtype) for name, x in sorted(batch.items()))
-    key = (writing, jit_compile, still, kinds, batch["prompt"].shape[1])
+    key = (writing, jit_compile, ops, still, kinds, batch["prompt"].shape[1])
     held = model._programs.held
     if key not in held:
 
         def run(batch: Arrays, rng: Any, turned: Arrays) -> Any:
-            return write(model.net, writing, model.scope(turned=turned), batch, rng)
+            return write(model.net, writing, model.scope(turned=turned, ops=ops), batch, rng)
 
         signature = None if still else [_specs(batch), tf.TensorSpec((2,), tf.int32), {}]
         held[key] = tf.function(run, input_signature=signature, autograph=False, jit_compile=jit_compile)

@@ -14,6 +14,7 @@ from conjoin.checkpoint import replacing_folder
 from conjoin.errors import ConfigError, MissingBackend
 from conjoin.families import PretrainedConfig
 from conjoin.functional.loss import decoder_inputs
+from conjoin.functional.ops import Ops
 from conjoin.functional.scope import Scope
 from conjoin.join import JoinReport
 from conjoin.pretrained.filling import fill, ties_of
@@ -151,16 +152,17 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         """Numbers in the model, shared ones once."""
         return sum(int(np.prod(variable.shape)) for variable in self._held.table.values())
 
-    def scope(self, training: bool = False, turned: Mapping[str, Any] | None = None) -> Scope:
+    def scope(self, training: bool = False, turned: Mapping[str, Any] | None = None, ops: Ops = OPS) -> Scope:
         """The parameters in the dtype of the computation, and in training the random state of dropout.
 
         Args:
             turned: Copies of matrices by their own names, beside the parameters.
+            ops: TensorFlow's, or those that call kernels of our own.
         """
         rng = tf.cast(tf.cast(self._chance.next(), tf.int64) % _SEEDS, tf.int32) if training else None
         dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
         values = {name: v.value for name, v in self._held.table.items()}
-        return self.net.scope(values | dict(turned or {}), dtype, rng)
+        return self.net.scope(values | dict(turned or {}), dtype, rng, ops)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
         """The start id, then labels[:-1]; -100 becomes the pad id."""

@@ -11,7 +11,7 @@ from conjoin.functional.block import Record
 from conjoin.functional.cache import Cache, empty_cache
 from conjoin.functional.embedding import score
 from conjoin.functional.loss import TargetRules, decoder_inputs, decoder_mask, token_loss
-from conjoin.functional.ops import Array
+from conjoin.functional.ops import Array, Ops
 from conjoin.functional.scope import Scope
 from conjoin.functional.stack import StackInputs, project, run_stack, source_pairs
 from conjoin.tensorflow.ops import OPS
@@ -31,7 +31,7 @@ class Net:
     pair: spec.PairSpec
     ties: tuple[tuple[str, str], ...] = ()
 
-    def scope(self, params: Mapping[str, Any], dtype: Any = None, rng: Array | None = None) -> Scope:
+    def scope(self, params: Mapping[str, Any], dtype: Any = None, rng: Array | None = None, ops: Ops = OPS) -> Scope:
         """The model's parameters, shared ones under every name, in the dtype of the computation.
 
         Args:
@@ -39,7 +39,7 @@ class Net:
         """
         read = {name: tf.convert_to_tensor(value) for name, value in params.items()}
         read = read if dtype is None else {name: tf.cast(value, dtype) for name, value in read.items()}
-        return Scope(OPS, read | {name: read[same] for name, same in self.ties}, rng=rng)
+        return Scope(ops, read | {name: read[same] for name, same in self.ties}, rng=rng)
 
 
 @dataclass(frozen=True, kw_only=True)

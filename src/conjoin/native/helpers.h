@@ -1,0 +1,63 @@
+// Threads that wait for work which comes every few microseconds: they look for it a while before they sleep.
+
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace {
+
+class Helpers {
+ public:
+  // Those of this process: made when first wanted, never ended.
+  static Helpers& all() {
+    static auto* helpers = new Helpers;
+    return *helpers;
+  }
+
+  // Lets `count` threads call a function, once each, when they are free; what they have not begun by the next call of this
+  // is not called by them.
+  void offer(int count, std::function<void()> work) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (; threads_ < count; ++threads_) std::thread([this] { run(); }).detach();
+      work_ = std::move(work);
+      version_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+  }
+
+ private:
+  void run() {
+    for (uint64_t seen = 0;;) {
+      for (int looks = 0; looks < kLooks && version_.load(std::memory_order_acquire) == seen; ++looks) pause();
+      std::function<void()> work;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return version_.load() != seen; });
+        seen = version_.load();
+        work = work_;
+      }
+      work();
+    }
+  }
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  static constexpr int kLooks = 2000;  // some tens of microseconds: longer than what lies between two products
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::function<void()> work_;
+  std::atomic<uint64_t> version_{0};
+  int threads_ = 0;
+};
+
+}  // namespace

@@ -1,0 +1,85 @@
+"""Products of few rows by a kernel of our own, which XLA calls from inside a compiled program (decision 16)."""
+
+import importlib
+import os
+from functools import lru_cache
+from typing import Any, cast
+
+import tensorflow as tf
+
+from conjoin.functional.ops import Array, Ops
+from conjoin.native.build import load
+from conjoin.tensorflow.ops import TFOps
+
+MOST_ROWS = 16
+"""From so many rows on products are work, not reading, and XLA's own are as fast."""
+_TARGET = "conjoin_multiply"
+_BYTES = {tf.float32: 4, tf.bfloat16: 2}
+
+
+class KernelOps(TFOps):
+    """TensorFlow's operations, few rows times a matrix apart. For programs that XLA compiles for a CPU."""
+
+    @staticmethod
+    def einsum(equation: str, *arrays: Array) -> Array:
+        """x W^T by the kernel where x has few rows."""
+        if equation != "...n,mn->...m" or not _is_for_kernel(*arrays):
+            return TFOps.einsum(equation, *arrays)
+        x, matrix = arrays
+        (m, n), rows = matrix.shape, x.shape[:-1].num_elements()
+        (product,) = _custom_call()(
+            operands=[tf.reshape(x, (rows, n)), matrix],
+            call_target_name=_TARGET,
+            backend_config=f"{_BYTES[x.dtype]} {rows} {n} {m} {_threads()}",
+            has_side_effect=False,
+            result_dtypes=[x.dtype],
+            result_shapes=[tf.TensorShape((rows, m))],
+        )
+        return tf.reshape(product, (*x.shape[:-1], m))
+
+
+OPS = cast(Ops, KernelOps())
+
+
+def _is_for_kernel(x: Array, matrix: Array) -> bool:
+    known = x.shape.is_fully_defined() and matrix.shape.is_fully_defined()
+    return known and 0 < x.shape[:-1].num_elements() <= MOST_ROWS and x.dtype == matrix.dtype and x.dtype in _BYTES
+
+
+def _threads() -> int:
+    """As many as TensorFlow's own products take."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+
+
+def take(parameters: Any) -> bool:
+    """Whether the kernel is there, and these variables lie where it may read them."""
+    return all("CPU" in variable.device for variable in parameters) and _registered()
+
+
+@lru_cache(maxsize=1)
+def _custom_call() -> Any:
+    return importlib.import_module("tensorflow.compiler.tf2xla.ops.gen_xla_ops").xla_custom_call_v2
+
+
+@lru_cache(maxsize=1)
+def _registered() -> bool:
+    """Compile the kernel, unless it is kept from before, make it known to XLA, and try it.
+
+    It leans on names that TensorFlow does not promise: where one is missing, XLA's own products do the work.
+    """
+    try:
+        _custom_call()
+        flags = (f"-I{tf.sysconfig.get_include()}", *tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags())
+        library = load("xla_tensorflow.cpp", "-fopenmp-simd", "-pthread", *flags)
+        if library is None or not library.conjoin_features() & 1:
+            return False
+        library.conjoin_register()
+        return _is_right()
+    except (ImportError, AttributeError, OSError, tf.errors.OpError):
+        return False
+
+
+def _is_right() -> bool:
+    x, matrix = tf.reshape(tf.range(6.0), (2, 3)), tf.reshape(tf.range(12.0), (4, 3))
+    found = tf.function(OPS.einsum, jit_compile=True, autograph=False)("...n,mn->...m", x, matrix)
+    return bool(tf.reduce_all(found == tf.matmul(x, matrix, transpose_b=True)))
