@@ -1,1 +1,1 @@
-"""Kernels in C++, of no framework: compiled here, called by torch and jax."""
+"""Kernels in C++, of no framework: compiled here, called by the backends."""
