@@ -2,7 +2,7 @@
 
 It is asked for one shape, one kind of number and pairs of natural lengths. The figure is the ratio to transformers'
 Trainer as it comes, in the same kind of number; the better of two settings of ours, batches of as many rows and batches
-of as many tokens. Its other peers stand in the record.
+of as many tokens.
 """
 
 import json
@@ -15,8 +15,8 @@ from _peers import Absent
 from _rows import Training
 
 PROGRAM = Path(__file__).with_name("train.py")
-SETTINGS = ("batch_of_equal_rows", "batch_of_equal_tokens")
-"""Of train.py's line, each with ratio, low and high."""
+CONTENDERS = ("transformers", "conjoin", "conjoin, by tokens")
+"""Of train.py's; against transformers as it comes."""
 
 MOST_ROUNDS = 3
 """A round is an epoch of every contender: minutes."""
@@ -32,11 +32,11 @@ def measure(row: Training, rounds: int, threads: int) -> dict[str, Any]:
     if not PROGRAM.exists():
         raise Absent("there is no benchmarks/train.py")
     sizes = {"--rounds": min(rounds, MOST_ROUNDS), "--pairs": row.pairs, "--threads": threads}
-    asked = ["--shapes", row.shape, "--kinds", row.kind, "--tasks", "natural"]
+    asked = ["--shapes", row.shape, "--kinds", row.kind, "--tasks", "natural", "--contenders", *CONTENDERS]
     printed = _run(*asked, *(str(word) for pair in sizes.items() for word in pair))
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"')]  # Trainer prints dicts
     line = next(line for line in lines if line.get("task") == "natural")
-    best = max((line[setting] for setting in SETTINGS), key=lambda figure: figure["ratio"])
+    best = max((ours["transformers"] for ours in line["against"].values()), key=lambda figure: figure["ratio"])
     return {"best_peer": "transformers Trainer", **best, "training": line}
 
 

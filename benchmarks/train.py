@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +89,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--contenders", nargs="*", choices=CONTENDERS, default=[*CONTENDERS], help="fewer, for more rounds"
+    )
     parser.add_argument("--quick", action="store_true", help="the small shape, natural lengths, 24 pairs, two rounds")
     asked = parser.parse_args()
     if asked.quick:
@@ -104,7 +108,8 @@ def main() -> None:
             _without_dropout(Path(folder) / "start", Path(folder) / "exact")
             for kind, task in itertools.product(asked.kinds, asked.tasks):
                 about = {"shape": shape, "kind": kind, "task": task, "pairs": asked.pairs}
-                report(about | _race(Work(Path(folder), pairs(task, asked.pairs, words), kind), asked.rounds))
+                work = Work(Path(folder), pairs(task, asked.pairs, words), kind)
+                report(about | _race(work, asked.rounds, asked.contenders))
 
 
 def _without_dropout(folder: Path, copy: Path) -> None:
@@ -126,29 +131,21 @@ def pairs(task: str, count: int, words: int) -> list[Row]:
     return rows
 
 
-def _race(work: Work, rounds: int) -> dict[str, Any]:
+def _race(work: Work, rounds: int, names: list[str]) -> dict[str, Any]:
     """Interleaved rounds, each an epoch over the same pairs from the same weights."""
     same = _compare(Work(work.folder, work.rows[: SAME_STEPS * BATCH], work.kind, "exact"))
-    contenders = {
-        "transformers": lambda: _theirs(work),
-        "transformers, grouped": lambda: _theirs(work, train_sampling_strategy="group_by_length"),
-        "conjoin": lambda: _ours(work),
-        "conjoin, by tokens": lambda: _ours(work, tokens_per_batch=_budget(work)),
-    }
-    if work.kind == "bf16":
-        contenders["transformers fp32"] = lambda: _theirs(Work(work.folder, work.rows, "fp32"))
-    timings = {name: Timing(name) for name in contenders}
+    timings = {name: Timing(name) for name in names if work.kind == "bf16" or name != "transformers fp32"}
     for index in range(rounds):
-        for name in list(contenders)[:: 1 if index % 2 else -1]:
-            timings[name].seconds.append(contenders[name]().seconds)
-    by_tokens = timings["conjoin, by tokens"]
-    others = {name: timing for name, timing in timings.items() if not name.startswith("conjoin")}
+        for name in list(timings)[:: 1 if index % 2 else -1]:
+            timings[name].seconds.append(CONTENDERS[name](work).seconds)
+    ours = {name: timing for name, timing in timings.items() if name.startswith("conjoin")}
     return same | {
         "tokens_per_s": {name: round(work.tokens / timing.median, 1) for name, timing in timings.items()},
-        "batch_of_equal_rows": ratio(timings["transformers"], timings["conjoin"]),
-        "batch_of_equal_tokens": ratio(timings["transformers"], by_tokens),
-        "against": {name: ratio(timing, timings["conjoin"]) for name, timing in others.items()},
-        "by_tokens_against": {name: ratio(timing, by_tokens) for name, timing in others.items()},
+        "seconds": {name: [round(each, 2) for each in timing.seconds] for name, timing in timings.items()},
+        "against": {
+            name: {other: ratio(timing, mine) for other, timing in timings.items() if other not in ours}
+            for name, mine in ours.items()
+        },
     }
 
 
@@ -233,6 +230,16 @@ def _ours(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
     if keep:
         model.save_pretrained(work.folder / "ours-weights", untied=True)
     return Trained(out.metrics["train_runtime"], out.training_loss, work.folder / "ours-weights")
+
+
+CONTENDERS: dict[str, Callable[[Work], Trained]] = {
+    "transformers": _theirs,
+    "transformers, grouped": lambda work: _theirs(work, train_sampling_strategy="group_by_length"),
+    "transformers fp32": lambda work: _theirs(Work(work.folder, work.rows, "fp32")),
+    "conjoin": _ours,
+    "conjoin, by tokens": lambda work: _ours(work, tokens_per_batch=_budget(work)),
+}
+"""What is raced; transformers in float32 beside bfloat16 only."""
 
 
 if __name__ == "__main__":
