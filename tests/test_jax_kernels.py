@@ -1,10 +1,11 @@
-"""The kernel that XLA calls for few rows: what JAX's own product gives, with any rows beside, from any threads."""
+"""The kernels that XLA calls for few rows: what JAX's own operations give, with any rows beside, from any threads."""
 
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,14 @@ import pytest
 
 import generate_models
 import jax_models  # noqa: F401  # its settings of JAX
-from conjoin import FlaxEncoderDecoderModel
+from conjoin import FlaxEncoderDecoderModel, spec
+from conjoin.functional.attention import attend
+from conjoin.functional.scope import Scope
 from conjoin.jax import decoding, kernels
 from generate_models import sources
 
 LINEAR = "...n,mn->...m"
+BIASES = {f"{name}_bias": False for name in "qkvo"}
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +58,52 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
     assert not called(_numbers(3, 7, dtype="bfloat16"), matrix)
     assert not called(_numbers(3, 7, dtype="float16"), matrix.astype("float16"))
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("beams", "length"), [(1, 1), (3, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("mask", [None, (1, 1), (5, 1), (1, "T"), (5, "T")])
+@pytest.mark.parametrize("bias", [None, 1, "T"])
+def test_it_attends_as_plain_steps_do(
+    beams: int, length: int, mask: Any, bias: Any, dtype: str, tolerance: float, traced: bool
+) -> None:
+    sources, heads, groups, keys, size = 5, 6, 2, 70, 24
+    q = _numbers(sources * beams, heads, length, size, dtype=dtype)
+    k, v = (_numbers(sources, groups, keys, size, seed=seed, dtype=dtype) for seed in (1, 2))
+    wide = {"T": length}
+    allowed = None
+    if mask is not None:
+        allowed = _numbers(mask[0], 1, wide.get(mask[1], 1), keys, seed=3) > 0.3
+        allowed = allowed.at[-1, :, -1].set(False)  # a query that may read nothing
+    bias = None if bias is None else _numbers(1, heads, wide.get(bias, 1), keys, seed=4)
+    kind = spec.Attention(num_heads=heads, num_kv_heads=groups, head_size=size, scale=0.3, **BIASES)
+
+    def run(ops: Any) -> Any:
+        def attention(q: Any, k: Any, v: Any, allowed: Any, bias: Any) -> Any:
+            if bias is not None:
+                bias = jnp.broadcast_to(bias, (1, heads, length, keys)) if ops is decoding.OPS else bias
+            return attend(Scope(ops, {}), kind, q, k, v, allowed, bias)[0]
+
+        return (jax.jit(attention) if traced else attention)(q, k, v, allowed, bias)
+
+    found, expected = (np.asarray(run(ops), np.float32) for ops in (kernels.OPS, decoding.OPS))
+    assert kernels.OPS.attend(q, k, v, allowed, bias, 0.3) is not None
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_attention_of_many_queries_or_other_numbers_is_jax_s_and_so_is_one_whose_weights_are_wanted() -> None:
+    q, k = _numbers(2, 6, 1, 8), _numbers(2, 2, 9, 8)
+    assert kernels.OPS.attend(q, k, k, None, None, 1.0) is not None
+    many = _numbers(2, 6, kernels.MOST_QUERIES, 8)
+    for other in ((many, k, k), (q, k, k[..., :4]), (q, k, k.astype("bfloat16")), (q, k[:, :, :0], k[:, :, :0])):
+        assert kernels.OPS.attend(*other, None, None, 1.0) is None
+    half = [x.astype("float16") for x in (q, k, k)]
+    assert kernels.OPS.attend(*half, None, None, 1.0) is None
+    kind = spec.Attention(num_heads=6, num_kv_heads=2, head_size=8, scale=0.3, **BIASES)
+    _, weights = attend(Scope(kernels.OPS, {}), kind, q, k, k, None, want_weights=True)
+    np.testing.assert_allclose(weights.sum(-1), 1.0, rtol=1e-5)
+    assert attend(Scope(kernels.OPS, {}), kind, q, k, k, None)[1] is None
 
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
@@ -98,7 +148,9 @@ def test_generate_calls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 WITHOUT = """
 import sys
 import jax.numpy as jnp, numpy as np
-from conjoin import FlaxEncoderDecoderModel
+from conjoin import FlaxEncoderDecoderModel, spec
+from conjoin.functional.attention import attend
+from conjoin.functional.scope import Scope
 from conjoin.jax import kernels
 model = FlaxEncoderDecoderModel.from_pretrained(sys.argv[1])
 ids, mask = (jnp.asarray(np.load(name)) for name in sys.argv[2:])

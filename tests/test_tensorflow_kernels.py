@@ -1,4 +1,4 @@
-"""The kernel that TensorFlow's XLA calls for few rows: what TensorFlow's own product gives."""
+"""The kernels that TensorFlow's XLA calls for few rows: what TensorFlow's own operations give."""
 
 import os
 import re
@@ -13,11 +13,14 @@ import pytest
 import tensorflow as tf
 
 import generate_models
-from conjoin import TFEncoderDecoderModel
+from conjoin import TFEncoderDecoderModel, spec
+from conjoin.functional.attention import attend
+from conjoin.functional.scope import Scope
 from conjoin.tensorflow import decoding, kernels
 from generate_models import sources
 
 LINEAR = "...n,mn->...m"
+BIASES = {f"{name}_bias": False for name in "qkvo"}
 compiled = tf.function(kernels.OPS.einsum, jit_compile=True, autograph=False)
 
 
@@ -58,6 +61,46 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
     assert not called(_numbers(kernels.MOST_ROWS + 1, 7), matrix)
     assert not called(_numbers(3, 7, dtype=tf.float16), _numbers(5, 7, dtype=tf.float16))
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 2e-6), (tf.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("beams", "length"), [(1, 1), (3, 1), (2, 2)])
+@pytest.mark.parametrize("mask", [None, (5, 1), (5, "T")])
+@pytest.mark.parametrize("biased", [False, True])
+def test_it_attends_as_plain_steps_do(
+    beams: int,
+    length: int,
+    mask: Any,
+    biased: bool,
+    dtype: Any,
+    tolerance: float,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "_threads", lambda: threads)
+    sources, heads, groups, keys, size = 5, 6, 2, 70, 24
+    q = _numbers(sources * beams, length, heads, size, dtype=dtype)
+    k, v = (_numbers(sources, keys, groups, size, seed=seed, dtype=dtype) for seed in (1, 2))
+    allowed = None
+    if mask is not None:
+        chosen = np.random.default_rng(3).random((mask[0], 1, length if mask[1] == "T" else 1, keys)) > 0.6
+        chosen[-1, :, -1] = False  # a query that may read nothing
+        allowed = tf.constant(chosen)
+    bias = _numbers(1, heads, length, keys, seed=4) if biased else None
+    kind = spec.Attention(num_heads=heads, num_kv_heads=groups, head_size=size, scale=0.3, **BIASES)
+
+    def run(ops: Any) -> np.ndarray:
+        def attention() -> tf.Tensor:
+            given = (tf.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))  # which XLA would rather not move
+            return tf.cast(attend(Scope(ops, {}), kind, *given, allowed, bias)[0], tf.float32)
+
+        program = tf.function(attention, jit_compile=True, autograph=False)
+        nodes = program.get_concrete_function().graph.get_operations()
+        assert any(node.type == "XlaCustomCallV2" for node in nodes) == (ops is kernels.OPS)
+        return program().numpy()
+
+    np.testing.assert_allclose(run(kernels.OPS), run(decoding.OPS), rtol=tolerance, atol=tolerance)
 
 
 def test_rows_that_lie_otherwise_are_laid_out_for_it() -> None:
@@ -105,7 +148,9 @@ def test_compiled_generate_calls_it_and_nothing_else_does(monkeypatch: pytest.Mo
 WITHOUT = """
 import sys
 import numpy as np
-from conjoin import TFEncoderDecoderModel
+from conjoin import TFEncoderDecoderModel, spec
+from conjoin.functional.attention import attend
+from conjoin.functional.scope import Scope
 from conjoin.tensorflow import kernels
 model = TFEncoderDecoderModel.from_pretrained(sys.argv[1])
 ids, mask = (np.load(name) for name in sys.argv[2:])

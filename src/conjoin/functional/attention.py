@@ -51,16 +51,22 @@ def attend(
     v: Float[Array, "B K S E"],
     allowed: Bool[Array, "X 1 Y S"] | None,
     bias: Float[Array, "1 H T S"] | None = None,
-) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T S"]]:
+    *,
+    want_weights: bool = False,
+) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T S"] | None]:
     """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
 
     A query that may read nothing returns zeros. H / K query heads share a key head; R may be N times B: rows
     n*N .. n*N + N - 1 then read row n's keys.
 
     Returns:
-        The mixed values, and the weights.
+        The mixed values, and the weights if asked for.
     """
     ops = here.ops
+    if not want_weights and kind.softcap is None and here.rng is None:
+        mixed = ops.attend(q, k, v, allowed, bias, kind.scale)
+        if mixed is not None:
+            return mixed, None
     rows, heads, length, size = ops.shape(q)
     sources, groups, keys = ops.shape(k)[:3]
     shared, width = heads // groups, ops.shape(v)[-1]
@@ -81,10 +87,16 @@ def attend(
     weights = ops.cast(weights, q.dtype)
     kept = here.dropout(weights, kind.dropout, "weights")
     mixed = ops.reshape(ops.matmul(ops.reshape(kept, (sources, groups, -1, keys)), v), (*alike, width))
-    return (
-        ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, width)),
-        ops.reshape(ops.einsum("bkngts->bnkgts", weights), (rows, heads, length, keys)),
-    )
+    mixed = ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, width))
+    if not want_weights:
+        return mixed, None
+    return mixed, ops.reshape(ops.einsum("bkngts->bnkgts", weights), (rows, heads, length, keys))
+
+
+def few_queries(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], most: int) -> bool:
+    """Whether arrays of these shapes, as `attend` takes them, have at most so many queries per key head."""
+    (rows, heads, length, _), (sources, groups, keys, _) = q, k
+    return k == v and sources * groups * keys > 0 and 0 < rows // sources * length * (heads // groups) <= most
 
 
 def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:

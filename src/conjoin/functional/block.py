@@ -110,15 +110,19 @@ def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, reading: Reading
         held = extended(ops, old_k, k, reading.past), extended(ops, old_v, v, reading.past)
         written.append(held)
         k, v = (ops.reshape(x, (*split, *ops.shape(x)[1:])) for x in held)
-    out, weights = attend(attn, kind.attention, q, k, v, reading.allowed, reading.bias)
-    if reading.record.attentions is not None:
-        reading.record.attentions.append(weights)
+    collected = reading.record.attentions
+    out, weights = attend(
+        attn, kind.attention, q, k, v, reading.allowed, reading.bias, want_weights=collected is not None
+    )
+    if collected is not None:
+        collected.append(weights)
     return output(attn, out)
 
 
 def _read_source(here: Scope, kind: spec.CrossAttention, x: Array, reading: Reading) -> Array:
     k, v = reading.cross if reading.cross is not None else keys_values(here, kind.attention, reading.source)
-    out, weights = attend(here, kind.attention, queries(here, kind.attention, x), k, v, reading.source_allowed)
-    if reading.record.cross_attentions is not None:
-        reading.record.cross_attentions.append(weights)
+    q, collected = queries(here, kind.attention, x), reading.record.cross_attentions
+    out, weights = attend(here, kind.attention, q, k, v, reading.source_allowed, want_weights=collected is not None)
+    if collected is not None:
+        collected.append(weights)
     return output(here, out)

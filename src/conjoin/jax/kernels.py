@@ -1,4 +1,4 @@
-"""Products of few rows by a kernel of our own, which XLA calls from inside a compiled program (decision 16).
+"""Decoding by kernels of our own, which XLA calls from inside a compiled program (decision 16).
 
 A decoding step reads every matrix once, for a row per hypothesis. XLA packs each for more than one row; the kernel
 reads it as it lies, with XLA's threads.
@@ -10,20 +10,24 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
+from conjoin.functional.attention import few_queries
 from conjoin.functional.ops import Ops
 from conjoin.jax.ops import JaxOps
 from conjoin.native.build import load
 
 MOST_ROWS = 16
 """From so many rows on products are work, not reading, and XLA's own are as fast."""
-_TARGET = "conjoin_multiply"
+MOST_QUERIES = 16
+"""Of a key head."""
+_MULTIPLY, _ATTEND = "conjoin_multiply", "conjoin_attend"
 _DTYPES = ("float32", "bfloat16")
 
 
 class KernelOps(JaxOps):
-    """JAX's operations, few rows times a matrix apart. Without gradients, and for arrays of one CPU."""
+    """JAX's operations, those on few rows apart. Without gradients, and for arrays of one CPU."""
 
     @staticmethod
     def einsum(equation: str, *arrays: jax.Array) -> jax.Array:
@@ -33,7 +37,23 @@ class KernelOps(JaxOps):
         x, matrix = arrays
         rows = jnp.reshape(x, (-1, x.shape[-1]))
         shape = jax.ShapeDtypeStruct((rows.shape[0], matrix.shape[0]), x.dtype)
-        return jnp.reshape(jax.ffi.ffi_call(_TARGET, shape)(rows, matrix), (*x.shape[:-1], matrix.shape[0]))
+        return jnp.reshape(jax.ffi.ffi_call(_MULTIPLY, shape)(rows, matrix), (*x.shape[:-1], matrix.shape[0]))
+
+    @staticmethod
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, bias: jax.Array | None, scale: float
+    ) -> jax.Array | None:
+        """Attention by the kernel where few queries read a key head."""
+        alike = q.dtype == k.dtype == v.dtype and q.dtype.name in _DTYPES
+        if not alike or not few_queries(q.shape, k.shape, v.shape, MOST_QUERIES):
+            return None
+        none = jnp.zeros(1)
+        kept = (jnp.reshape(x, (-1, *x.shape[2:])) for x in (k, v))
+        given = (q, *kept, none if allowed is None else allowed, none if bias is None else bias.astype("float32"))
+        rows, heads, length, size = q.shape
+        shape = jax.ShapeDtypeStruct((rows, length, heads, size), q.dtype)
+        mixed = jax.ffi.ffi_call(_ATTEND, shape)(*given, kv_heads=np.int64(k.shape[1]), scale=np.float32(scale))
+        return jnp.einsum("rthe->rhte", mixed)
 
 
 OPS = cast(Ops, KernelOps())
@@ -61,5 +81,6 @@ def _registered() -> bool:
     library = load("xla_jax.cpp", "-fopenmp-simd", f"-I{jax.ffi.include_dir()}")
     if library is None or not library.conjoin_features() & 1:
         return False
-    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(library.conjoin_multiply), platform="cpu")
+    for name in (_MULTIPLY, _ATTEND):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library[name]), platform="cpu")
     return True

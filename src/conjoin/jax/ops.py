@@ -77,6 +77,13 @@ class JaxOps:
         return jnp.reshape(product, (*x.shape[:-1], product.shape[-1]))
 
     @staticmethod
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, bias: jax.Array | None, scale: float
+    ) -> jax.Array | None:
+        """No such call here."""
+        return None
+
+    @staticmethod
     def argmax(x: jax.Array) -> jax.Array:
         return jnp.argmax(x, axis=-1).astype(jnp.int32)
 

@@ -4,22 +4,27 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include "attend.h"
 #include "features.h"
-#include "multiply.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
 
+auto on(ffi::ThreadPool& pool) {
+  return [&](int count, const std::function<void()>& work) {
+    for (int i = 0; i < count; ++i) pool.Schedule(std::function<void()>(work));
+  };
+}
+
+ffi::Error other_kind() { return ffi::Error::InvalidArgument("float32 or bfloat16 expected"); }
+
 // y [rows, m] = x [rows, n] w [m, n]^T.
 ffi::Error multiply_arrays(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {
   Long m = w.dimensions()[0], n = w.dimensions()[1], rows = x.dimensions()[0];
   int threads = static_cast<int>(pool.num_threads());
-  auto schedule = [&](int count, const std::function<void()>& work) {
-    for (int i = 0; i < count; ++i) pool.Schedule(std::function<void()>(work));
-  };
   auto by = [&](auto product) {
-    product(x.untyped_data(), rows, w.untyped_data(), y->untyped_data(), n, m, threads, schedule);
+    product(x.untyped_data(), rows, w.untyped_data(), y->untyped_data(), n, m, threads, on(pool));
     return ffi::Error::Success();
   };
   switch (w.element_type()) {
@@ -28,11 +33,48 @@ ffi::Error multiply_arrays(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
     case ffi::DataType::BF16:
       return by([](auto&&... all) { multiply<Brain, bf16>(all...); });
     default:
-      return ffi::Error::InvalidArgument("float32 or bfloat16 expected");
+      return other_kind();
+  }
+}
+
+// Rows and heads of keys and values are one axis, as caches hold them: behind a reshape XLA would copy a cache at every
+// step. A mask or bias without four axes is none.
+ffi::Error attend_arrays(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer mask,
+                         ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> out, int64_t kv_heads, float scale) {
+  auto queries = q.dimensions(), keys = k.dimensions(), masks = mask.dimensions(), biases = bias.dimensions();
+  bool masked = masks.size() == 4, biased = biases.size() == 4;
+  Long sources = keys[0] / kv_heads;
+  AttendSizes sizes{sources, queries[0] / sources,  queries[1],             kv_heads, queries[2], keys[1],
+                    keys[2], masked ? masks[0] : 0, masked ? masks[2] : 0, biased ? biases[2] : 0};
+  int threads = static_cast<int>(pool.num_threads());
+  auto by = [&](auto attention) {
+    attention(sizes, scale, q.untyped_data(), k.untyped_data(), v.untyped_data(), mask.untyped_data(),
+              bias.untyped_data(), out->untyped_data(), threads, on(pool));
+    return ffi::Error::Success();
+  };
+  switch (q.element_type()) {
+    case ffi::DataType::F32:
+      return by([](auto&&... all) { attend<float>(all...); });
+    case ffi::DataType::BF16:
+      return by([](auto&&... all) { attend<bf16>(all...); });
+    default:
+      return other_kind();
   }
 }
 
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(conjoin_attend, attend_arrays,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("kv_heads")
+                                  .Attr<float>("scale"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(conjoin_multiply, multiply_arrays,
                               ffi::Ffi::Bind()

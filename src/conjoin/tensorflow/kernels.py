@@ -1,4 +1,4 @@
-"""Products of few rows by a kernel of our own, which XLA calls from inside a compiled program (decision 16)."""
+"""Decoding by kernels of our own, which XLA calls from inside a compiled program (decision 16)."""
 
 import importlib
 import os
@@ -7,18 +7,20 @@ from typing import Any, cast
 
 import tensorflow as tf
 
+from conjoin.functional.attention import few_queries
 from conjoin.functional.ops import Array, Ops
 from conjoin.native.build import load
 from conjoin.tensorflow.ops import TFOps
 
 MOST_ROWS = 16
 """From so many rows on products are work, not reading, and XLA's own are as fast."""
-_TARGET = "conjoin_multiply"
+MOST_QUERIES = 16
+"""Of a key head."""
 _BYTES = {tf.float32: 4, tf.bfloat16: 2}
 
 
 class KernelOps(TFOps):
-    """TensorFlow's operations, few rows times a matrix apart. For programs that XLA compiles for a CPU."""
+    """TensorFlow's operations, those on few rows apart. For programs that XLA compiles for a CPU."""
 
     @staticmethod
     def einsum(equation: str, *arrays: Array) -> Array:
@@ -27,15 +29,41 @@ class KernelOps(TFOps):
             return TFOps.einsum(equation, *arrays)
         x, matrix = arrays
         (m, n), rows = matrix.shape, x.shape[:-1].num_elements()
-        (product,) = _custom_call()(
-            operands=[tf.reshape(x, (rows, n)), matrix],
-            call_target_name=_TARGET,
-            backend_config=f"{_BYTES[x.dtype]} {rows} {n} {m} {_threads()}",
-            has_side_effect=False,
-            result_dtypes=[x.dtype],
-            result_shapes=[tf.TensorShape((rows, m))],
-        )
+        product = _call("conjoin_multiply", [tf.reshape(x, (rows, n)), matrix], (rows, n, m), (rows, m))
         return tf.reshape(product, (*x.shape[:-1], m))
+
+    @staticmethod
+    def attend(q: Array, k: Array, v: Array, allowed: Array | None, bias: Array | None, scale: float) -> Array | None:
+        """Attention by the kernel where few queries read a key head."""
+        arrays = [q, k, v, *(x for x in (allowed, bias) if x is not None)]
+        if not all(x.shape.is_fully_defined() for x in arrays) or not (q.dtype == k.dtype == v.dtype in _BYTES):
+            return None
+        shape_q, shape_k, shape_v = (tuple(x.shape.as_list()) for x in (q, k, v))
+        if not few_queries(shape_q, shape_k, shape_v, MOST_QUERIES):
+            return None
+        (rows, heads, length, size), (sources, groups, keys, _) = shape_q, shape_k
+        masks = (0, 0) if allowed is None else (allowed.shape[0], allowed.shape[2])
+        biases = 0 if bias is None else bias.shape[2]
+        sizes = (sources, rows // sources, heads, groups, length, keys, size, *masks, biases)
+        none = tf.zeros(1)
+        given = [none if allowed is None else allowed, none if bias is None else tf.cast(bias, tf.float32)]
+        kept = [tf.reshape(x, (-1, keys, size)) for x in (k, v)]  # as caches are held, else XLA copies them
+        given = [q, *kept, *given, tf.constant([scale], tf.float32)]
+        return tf.transpose(_call("conjoin_attend", given, sizes, (rows, length, heads, size)), (0, 2, 1, 3))
+
+
+def _call(name: str, arrays: list[Array], sizes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """A custom call whose result has the dtype of the first array."""
+    dtype = arrays[0].dtype
+    (found,) = _custom_call()(
+        operands=arrays,
+        call_target_name=name,
+        backend_config=" ".join(map(str, (_BYTES[dtype], _threads(), *sizes))),
+        has_side_effect=False,
+        result_dtypes=[dtype],
+        result_shapes=[tf.TensorShape(shape)],
+    )
+    return found
 
 
 OPS = cast(Ops, KernelOps())

@@ -101,6 +101,11 @@ class TFOps:
         return tf.matmul(x, y, transpose_b=turned)
 
     @staticmethod
+    def attend(q: Array, k: Array, v: Array, allowed: Array | None, bias: Array | None, scale: float) -> Array | None:
+        """No such call here."""
+        return None
+
+    @staticmethod
     def softmax(x: Array) -> Array:
         """Of rows: oneDNN's kernel takes no more than five axes."""
         if x.shape.rank <= 2:
