@@ -16,6 +16,7 @@ import generate_models
 import jax_models  # noqa: F401  # its settings of JAX
 from conjoin import FlaxEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
+from conjoin.functional.few import MOST_QUERIES, MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.jax import decoding, kernels
 from generate_models import sources
@@ -36,7 +37,7 @@ def _numbers(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Array:
 
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 1e-2)])
-@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (kernels.MOST_ROWS,), (2, kernels.MOST_ROWS), (0, 3)])
+@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS), (0, 3)])
 @pytest.mark.parametrize(("m", "n"), [(53, 37), (8, 1), (1000, 300)])
 def test_it_multiplies_as_jax_does(
     m: int, n: int, lead: tuple[int, ...], dtype: str, tolerance: float, traced: bool
@@ -53,8 +54,8 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
         return "conjoin_multiply" in jax.jit(kernels.OPS.einsum, static_argnums=0).lower(equation, *arrays).as_text()
 
     matrix = _numbers(5, 7)
-    assert called(_numbers(3, 7), matrix) and called(_numbers(kernels.MOST_ROWS, 7), matrix)
-    assert not called(_numbers(kernels.MOST_ROWS + 1, 7), matrix)
+    assert called(_numbers(3, 7), matrix) and called(_numbers(MOST_ROWS, 7), matrix)
+    assert not called(_numbers(MOST_ROWS + 1, 7), matrix)
     assert not called(_numbers(3, 7, dtype="bfloat16"), matrix)
     assert not called(_numbers(3, 7, dtype="float16"), matrix.astype("float16"))
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
@@ -95,7 +96,7 @@ def test_it_attends_as_plain_steps_do(
 def test_attention_of_many_queries_or_other_numbers_is_jax_s_and_so_is_one_whose_weights_are_wanted() -> None:
     q, k = _numbers(2, 6, 1, 8), _numbers(2, 2, 9, 8)
     assert kernels.OPS.attend(q, k, k, None, None, 1.0) is not None
-    many = _numbers(2, 6, kernels.MOST_QUERIES, 8)
+    many = _numbers(2, 6, MOST_QUERIES, 8)
     for other in ((many, k, k), (q, k, k[..., :4]), (q, k, k.astype("bfloat16")), (q, k[:, :, :0], k[:, :, :0])):
         assert kernels.OPS.attend(*other, None, None, 1.0) is None
     half = [x.astype("float16") for x in (q, k, k)]
@@ -107,7 +108,7 @@ def test_attention_of_many_queries_or_other_numbers_is_jax_s_and_so_is_one_whose
 
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
-    x, matrix = _numbers(kernels.MOST_ROWS, 300), _numbers(1000, 300, seed=1)
+    x, matrix = _numbers(MOST_ROWS, 300), _numbers(1000, 300, seed=1)
     whole = kernels.OPS.einsum(LINEAR, x, matrix)
     for rows in (1, 2, 5, 9):
         assert jnp.array_equal(kernels.OPS.einsum(LINEAR, x[:rows], matrix), whole[:rows])
@@ -150,6 +151,7 @@ import sys
 import jax.numpy as jnp, numpy as np
 from conjoin import FlaxEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
+from conjoin.functional.few import MOST_QUERIES, MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.jax import kernels
 model = FlaxEncoderDecoderModel.from_pretrained(sys.argv[1])

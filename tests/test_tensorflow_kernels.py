@@ -15,6 +15,7 @@ import tensorflow as tf
 import generate_models
 from conjoin import TFEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
+from conjoin.functional.few import MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.tensorflow import decoding, kernels
 from generate_models import sources
@@ -36,7 +37,7 @@ def _numbers(*shape: int, seed: int = 0, dtype: Any = tf.float32) -> tf.Tensor:
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.bfloat16, 2e-2)])
-@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (kernels.MOST_ROWS,), (2, kernels.MOST_ROWS)])
+@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS)])
 @pytest.mark.parametrize(("m", "n"), [(53, 37), (1000, 300)])
 def test_it_multiplies_as_tensorflow_does(
     m: int, n: int, lead: tuple[int, ...], dtype: Any, tolerance: float, threads: int, monkeypatch: pytest.MonkeyPatch
@@ -57,8 +58,8 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
         return any(node.type == "XlaCustomCallV2" for node in nodes)
 
     matrix = _numbers(5, 7)
-    assert called(_numbers(3, 7), matrix) and called(_numbers(kernels.MOST_ROWS, 7), matrix)
-    assert not called(_numbers(kernels.MOST_ROWS + 1, 7), matrix)
+    assert called(_numbers(3, 7), matrix) and called(_numbers(MOST_ROWS, 7), matrix)
+    assert not called(_numbers(MOST_ROWS + 1, 7), matrix)
     assert not called(_numbers(3, 7, dtype=tf.float16), _numbers(5, 7, dtype=tf.float16))
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
 
@@ -150,6 +151,7 @@ import sys
 import numpy as np
 from conjoin import TFEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
+from conjoin.functional.few import MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.tensorflow import kernels
 model = TFEncoderDecoderModel.from_pretrained(sys.argv[1])

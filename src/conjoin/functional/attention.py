@@ -93,12 +93,6 @@ def attend(
     return mixed, ops.reshape(ops.einsum("bkngts->bnkgts", weights), (rows, heads, length, keys))
 
 
-def few_queries(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], most: int) -> bool:
-    """Whether arrays of these shapes, as `attend` takes them, have at most so many queries per key head."""
-    (rows, heads, length, _), (sources, groups, keys, _) = q, k
-    return k == v and sources * groups * keys > 0 and 0 < rows // sources * length * (heads // groups) <= most
-
-
 def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:
     """Query heads."""
     return _heads(here, "q", kind, kind.num_heads, x)

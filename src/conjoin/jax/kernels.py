@@ -13,15 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from conjoin.functional.attention import few_queries
+from conjoin.functional.few import few_queries, few_rows
 from conjoin.functional.ops import Ops
 from conjoin.jax.ops import JaxOps
 from conjoin.native.build import load
 
-MOST_ROWS = 16
-"""From so many rows on products are work, not reading, and XLA's own are as fast."""
-MOST_QUERIES = 16
-"""Of a key head."""
 _MULTIPLY, _ATTEND = "conjoin_multiply", "conjoin_attend"
 _DTYPES = ("float32", "bfloat16")
 
@@ -45,7 +41,7 @@ class KernelOps(JaxOps):
     ) -> jax.Array | None:
         """Attention by the kernel where few queries read a key head."""
         alike = q.dtype == k.dtype == v.dtype and q.dtype.name in _DTYPES
-        if not alike or not few_queries(q.shape, k.shape, v.shape, MOST_QUERIES):
+        if not alike or not few_queries(q.shape, k.shape, v.shape):
             return None
         none = jnp.zeros(1)
         kept = (jnp.reshape(x, (-1, *x.shape[2:])) for x in (k, v))
@@ -61,7 +57,7 @@ OPS = cast(Ops, KernelOps())
 
 def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
     rows = x.size // x.shape[-1] if x.size else 0
-    return 0 < rows <= MOST_ROWS and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
+    return few_rows(rows) and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
 
 
 def take(parameters: Iterable[Any]) -> bool:

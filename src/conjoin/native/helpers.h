@@ -8,6 +8,8 @@
 #include <mutex>
 #include <thread>
 
+#include "numbers.h"
+
 namespace {
 
 class Helpers {
@@ -33,7 +35,7 @@ class Helpers {
  private:
   void run() {
     for (uint64_t seen = 0;;) {
-      for (int looks = 0; looks < kLooks && version_.load(std::memory_order_acquire) == seen; ++looks) pause();
+      for (int looks = 0; looks < kLooks && version_.load(std::memory_order_acquire) == seen; ++looks) relax();
       std::function<void()> work;
       {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -43,12 +45,6 @@ class Helpers {
       }
       work();
     }
-  }
-
-  static void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
   }
 
   static constexpr int kLooks = 2000;  // some tens of microseconds: longer than what lies between two products

@@ -29,11 +29,7 @@ void share_out(int threads, int pieces, const Schedule& schedule, const Work& wo
   int helpers = std::min(threads, pieces) - 1;
   if (helpers > 0) schedule(helpers, std::function<void()>(take));
   take();
-  while (state->done.load(std::memory_order_acquire) < pieces) {
-#if defined(HAS_AVX512)
-    _mm_pause();
-#endif
-  }
+  while (state->done.load(std::memory_order_acquire) < pieces) relax();
 }
 
 // x [rows, n], w [m, n], y [rows, m]. schedule(count, function) lets so many other threads call a function.

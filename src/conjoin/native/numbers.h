@@ -73,22 +73,36 @@ inline Floats load16(const int8_t* p) {
 #endif
 }
 
-// e^x for x <= 0, within 2 units in the last place (range reduction and a polynomial, after Cephes' expf).
-inline float exp_negative(float x) {
-  x = std::max(x, -87.0f);
-  float whole = rintf(x * 1.44269504088896341f);
-  float rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
+// Between two looks at what another thread writes.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// e^x / 2^whole, where whole is x / ln 2 rounded (range reduction and a polynomial, after Cephes' expf).
+template <class F>
+inline F exp_reduced(F x, F whole) {
+  F rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+  F p = F{} + 1.9875691500e-4f;
   p = p * rest + 1.3981999507e-3f;
   p = p * rest + 8.3334519073e-3f;
   p = p * rest + 4.1665795894e-2f;
   p = p * rest + 1.6666665459e-1f;
   p = p * rest + 5.0000001201e-1f;
-  p = p * rest * rest + rest + 1.0f;
+  return p * rest * rest + rest + 1.0f;
+}
+
+constexpr float kPerDoubling = 1.44269504088896341f;  // 1 / ln 2
+
+// e^x for x <= 0, within 2 units in the last place.
+inline float exp_negative(float x) {
+  x = std::max(x, -87.0f);
+  float whole = rintf(x * kPerDoubling);
   int32_t bits = (static_cast<int32_t>(whole) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, 4);
-  return p * power;
+  return exp_reduced(x, whole) * power;
 }
 
 // erf(x) within 4 units in the last place, as a ratio of polynomials on [-4, 4] (the one of Eigen and XLA).

@@ -78,7 +78,7 @@ class Meeting {
     }
     for (int tries = 0; turn.load(std::memory_order_acquire) == mine; ++tries) {
       if (tries < patience)
-        pause();
+        relax();
       else
         std::this_thread::yield();  // whoever is awaited may need this processor
     }
@@ -88,12 +88,6 @@ class Meeting {
   static constexpr int patience = 4000;  // tens of microseconds
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<int> turn{0};
-
-  static void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-  }
 };
 
 struct Team {

@@ -103,16 +103,8 @@ inline Floats times_power_of_two(Floats x, Floats power) {
 inline Floats exp_negative(Floats x) {
   constexpr float least = -104.0f;  // e to this is nothing in float32
   Floats held = x < least ? Floats{} + least : x;
-  Floats whole = rounded(held * 1.44269504088896341f);
-  Floats rest = held - whole * 0.693359375f + whole * 2.12194440e-4f;
-  Floats p = Floats{} + 1.9875691500e-4f;
-  p = p * rest + 1.3981999507e-3f;
-  p = p * rest + 8.3334519073e-3f;
-  p = p * rest + 4.1665795894e-2f;
-  p = p * rest + 1.6666665459e-1f;
-  p = p * rest + 5.0000001201e-1f;
-  p = p * rest * rest + rest + 1.0f;
-  return times_power_of_two(p, whole);
+  Floats whole = rounded(held * kPerDoubling);
+  return times_power_of_two(exp_reduced(held, whole), whole);
 }
 
 }  // namespace

@@ -7,15 +7,11 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from conjoin.functional.attention import few_queries
+from conjoin.functional.few import few_queries, few_rows
 from conjoin.functional.ops import Array, Ops
 from conjoin.native.build import load
 from conjoin.tensorflow.ops import TFOps
 
-MOST_ROWS = 16
-"""From so many rows on products are work, not reading, and XLA's own are as fast."""
-MOST_QUERIES = 16
-"""Of a key head."""
 _BYTES = {tf.float32: 4, tf.bfloat16: 2}
 
 
@@ -39,7 +35,7 @@ class KernelOps(TFOps):
         if not all(x.shape.is_fully_defined() for x in arrays) or not (q.dtype == k.dtype == v.dtype in _BYTES):
             return None
         shape_q, shape_k, shape_v = (tuple(x.shape.as_list()) for x in (q, k, v))
-        if not few_queries(shape_q, shape_k, shape_v, MOST_QUERIES):
+        if not few_queries(shape_q, shape_k, shape_v):
             return None
         (rows, heads, length, size), (sources, groups, keys, _) = shape_q, shape_k
         masks = (0, 0) if allowed is None else (allowed.shape[0], allowed.shape[2])
@@ -71,7 +67,7 @@ OPS = cast(Ops, KernelOps())
 
 def _is_for_kernel(x: Array, matrix: Array) -> bool:
     known = x.shape.is_fully_defined() and matrix.shape.is_fully_defined()
-    return known and 0 < x.shape[:-1].num_elements() <= MOST_ROWS and x.dtype == matrix.dtype and x.dtype in _BYTES
+    return known and few_rows(x.shape[:-1].num_elements()) and x.dtype == matrix.dtype and x.dtype in _BYTES
 
 
 def _threads() -> int:

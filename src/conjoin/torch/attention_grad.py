@@ -4,7 +4,6 @@ With dropout PyTorch has no fused attention on a CPU, and its plain one draws ma
 bfloat16 the fused one is slower than plain products.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,23 +12,10 @@ from torch import Tensor
 
 from conjoin.torch.dropout import draws_fast, scale_of
 from conjoin.torch.linear_grad import ordinary
-from conjoin.torch.softening import Softening, softmax_over
+from conjoin.torch.softening import Attending, Softening, softmax_over
 
 _GROUP_SCORES = 2**20
 """Scores per group of rows: 4 MB, what a core's share of the last cache holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attending:
-    """What is the same for all rows.
-
-    Args:
-        scale: Of scores.
-        dropout: Of weights.
-    """
-
-    scale: float
-    dropout: float
 
 
 def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> bool:
@@ -73,13 +59,13 @@ class _Attention(torch.autograd.Function):
         rows, heads, queries, _ = q.shape
         weights = q.new_empty(rows, heads, queries, k.shape[2])
         out = _like_tokens(q)
-        softening = Softening.of(allowed, bias, how.scale, how.dropout)
+        softening = Softening.of(allowed, bias, how)
         for at in _groups(weights.shape):
             scores = _grouped(q[at], k).float() @ _folded(k[at]).float().mT
             read = softening.forward(scores.view(weights[at].shape), at, weights[at])
             out[at] = (_grouped(read, k) @ _folded(v[at])).view(q[at].shape)
         ctx.save_for_backward(q, k, v, bias, allowed, weights)
-        ctx.how, ctx.softening = how, softening
+        ctx.softening = softening
         return out
 
     @staticmethod
@@ -95,7 +81,7 @@ class _Attention(torch.autograd.Function):
             read, ds = ctx.softening.backward(weights[at], ds)
             dv[at] = (_grouped(read, k).mT @ slope).view(v[at].shape)
             if dbias is not None:
-                dbias += ds.float().sum_to_size(bias.shape) / ctx.how.scale
+                dbias += ds.float().sum_to_size(bias.shape) / ctx.softening.how.scale
             ds = _grouped(ds, k)
             dq[at] = (ds @ _folded(k[at])).view(q[at].shape)
             dk[at] = (ds.mT @ _grouped(q[at], k)).view(k[at].shape)
@@ -125,7 +111,7 @@ def _grouped(x: Float[Tensor, "n H T any"], k: Float[Tensor, "R K S E"]) -> Floa
 def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients that can be differentiated again: those of the same function made of PyTorch's own operators."""
     q, k, v, bias, allowed, weights = ctx.saved_tensors
-    y = attend_plainly(q, k, v, allowed, bias, ctx.how, ~weights.signbit())
+    y = attend_plainly(q, k, v, allowed, bias, ctx.softening.how, ~weights.signbit())
     wanted = [x for x, needed in zip((q, k, v, bias), ctx.needs_input_grad, strict=False) if needed]
     found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
     return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None, None)

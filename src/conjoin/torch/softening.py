@@ -11,6 +11,19 @@ from conjoin.torch.dropout import draw, keep, new_seed, scale_of, share_kept
 
 
 @dataclass(frozen=True, slots=True)
+class Attending:
+    """What is the same for all rows.
+
+    Args:
+        scale: Of scores.
+        dropout: Of weights: the share that is set to 0; the others grow when they are read.
+    """
+
+    scale: float
+    dropout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Softening:
     """softmax(scores * scale + bias) over what is allowed, then dropout, for some rows at a time.
 
@@ -18,65 +31,63 @@ class Softening:
 
     Args:
         allowed: Broadcasts to [R, H, T, S]; None allows everything. A query that may read nothing has weights of 0.
-        dropout: The share of weights that is set to 0; the others grow when they are read.
         seed: Of the kernel's draws; None where plain steps do the work.
     """
 
     allowed: Bool[Tensor, "..."] | None
     bias: Float[Tensor, "1 H T S"] | None
-    scale: float
-    dropout: float
+    how: Attending
     seed: int | None
 
     @classmethod
     def of(
-        cls, allowed: Bool[Tensor, "..."] | None, bias: Float[Tensor, "1 H T S"] | None, scale: float, dropout: float
+        cls, allowed: Bool[Tensor, "..."] | None, bias: Float[Tensor, "1 H T S"] | None, how: Attending
     ) -> "Softening":
         """By the kernel, where there is one."""
         seed = None
         if native.has("float32"):
-            seed = new_seed() if dropout else 0
+            seed = new_seed() if how.dropout else 0
         bias = None if bias is None else bias.float()
-        return cls(allowed, bias, scale, dropout, seed)
+        return cls(allowed, bias, how, seed)
 
     def forward(
         self, scores: Float[Tensor, "n H T S"], at: slice, weights: Float[Tensor, "n H T S"]
     ) -> Float[Tensor, "n H T S"]:
         """Write the weights of some rows, and return what of them is read. Scores are float32, and used up."""
-        read = torch.empty_like(weights) if self.dropout else weights
-        allowed = None if self.allowed is None else rows_of(_four_axes(self.allowed), at)
+        read = torch.empty_like(weights) if self.how.dropout else weights
+        allowed = None if self.allowed is None else _rows_of(_four_axes(self.allowed), at)
         if self.seed is not None:
             native.soften(
                 scores,
                 weights,
-                read if self.dropout else None,
-                self.scale,
+                read if self.how.dropout else None,
+                self.how.scale,
                 allowed,
                 self.bias,
-                kept=share_kept(self.dropout),
+                kept=share_kept(self.how.dropout),
                 seed=self.seed,
                 first_row=at.start,
             )
             return read
-        scores *= self.scale
+        scores *= self.how.scale
         plain = softmax_over(scores if self.bias is None else scores + self.bias, allowed).to(weights.dtype)
-        if not self.dropout:
+        if not self.how.dropout:
             return weights.copy_(plain)
-        mask = draw(plain.shape, self.dropout)
+        mask = draw(plain.shape, self.how.dropout)
         weights.copy_(torch.where(mask != 0, plain, -plain))
-        return keep(plain, mask).mul_(scale_of(self.dropout))
+        return keep(plain, mask).mul_(scale_of(self.how.dropout))
 
     def backward(
         self, weights: Float[Tensor, "n H T S"], slope: Float[Tensor, "n H T S"]
     ) -> tuple[Float[Tensor, "n H T S"], Float[Tensor, "n H T S"]]:
         """What was read, and the gradient of scores by that of what was read, which is used up."""
         if self.seed is None:
-            read = weights.clamp_min(0) * scale_of(self.dropout)
+            read = weights.clamp_min(0) * scale_of(self.how.dropout)
             slope.mul_(read)
             part = slope.sum(-1, keepdim=True, dtype=torch.float32)
-            return read, slope.sub_(weights.abs() * part).mul_(self.scale)
-        read = torch.empty_like(weights) if self.dropout else None
-        native.soften_backward(weights, slope, read, self.scale, kept=share_kept(self.dropout))
+            return read, slope.sub_(weights.abs() * part).mul_(self.how.scale)
+        read = torch.empty_like(weights) if self.how.dropout else None
+        native.soften_backward(weights, slope, read, self.how.scale, kept=share_kept(self.how.dropout))
         return weights if read is None else read, slope
 
 
@@ -89,7 +100,7 @@ def softmax_over(scores: Float[Tensor, "*lead T S"], allowed: Bool[Tensor, "..."
     return weights if bool(alive.all()) else weights.masked_fill(~alive, 0.0)
 
 
-def rows_of(x: Tensor, at: slice) -> Tensor:
+def _rows_of(x: Tensor, at: slice) -> Tensor:
     """Some rows of what may be the same for all rows."""
     return x if len(x) == 1 else x[at]
 
