@@ -1,5 +1,5 @@
-// Kernels for a CPU. Decoding: linear layers over few rows, attention of few queries over cached keys. Training: what
-// stands between the products of attention, and dropout.
+// Kernels for a CPU. Decoding: linear layers over few rows, attention of few queries over cached keys. Training:
+// attention with dropout, its gradients, and dropout.
 //
 // Plain C interface over raw pointers, no library's headers: compiles in seconds with any g++ or clang++, and every
 // framework may call it. Written for AVX-512 (with its bf16 and int8 dot products where the compiler's target has
@@ -11,8 +11,8 @@
 #include <omp.h>
 
 #include "features.h"
-#include "softmax.h"
 #include "steps.h"
+#include "training.h"
 
 namespace {
 
@@ -76,13 +76,48 @@ Call<Q, T, Q> make_call(const void* q, const void* k, const void* v, const uint8
   return c;
 }
 
-Softmax make_softmax(const uint8_t* mask, const float* bias, const Long* s, float scale, uint64_t seed) {
-  Softmax c{};
-  c.mask = mask, c.bias = bias, c.scale = scale, c.dropout.seed = seed;
-  Long* numbers[] = {&c.rows,     &c.heads,     &c.queries,    &c.keys,      &c.mask_row, &c.mask_head,
-                     &c.mask_query, &c.bias_row, &c.bias_head, &c.bias_query, &c.first_row, &c.dropout.kept};
-  for (Long* number : numbers) *number = *s++;
+// Whole numbers of a call, in turn.
+struct Numbers {
+  const Long* next;
+
+  Long one() { return *next++; }
+  template <class T>
+  Heads<T> heads(const void* p) {
+    Long row = one(), head = one(), time = one();
+    return {static_cast<T*>(const_cast<void*>(p)), row, head, time};
+  }
+};
+
+// Tensors and numbers of attention in training; see native/training.py, which gives them in this order.
+template <class T>
+Training<T> make_training(const void* const* tensors, Numbers& n, float scale, uint64_t seed) {
+  Training<T> c{};
+  c.spans = static_cast<const Span*>(tensors[3]), c.mask = static_cast<const uint8_t*>(tensors[4]);
+  c.bias = static_cast<const float*>(tensors[5]), c.scale = scale, c.dropout.seed = seed;
+  Long* numbers[] = {&c.sequences, &c.heads,    &c.kv_heads,  &c.size,       &c.value_size, &c.causal,    &c.window,
+                     &c.dropout.kept, &c.mask_row, &c.mask_head, &c.mask_query, &c.bias_head,  &c.bias_query};
+  for (Long* number : numbers) *number = n.one();
+  c.q = n.heads<const T>(tensors[0]), c.k = n.heads<const T>(tensors[1]), c.v = n.heads<const T>(tensors[2]);
   return c;
+}
+
+template <class T>
+void train(const void* const* tensors, const Long* numbers, float scale, uint64_t seed, int threads) {
+  Numbers n{numbers};
+  Training<T> c = make_training<T>(tensors, n, scale, seed);
+  Heads<T> out = n.heads<T>(tensors[6]);
+  attend_training(c, out, static_cast<T*>(const_cast<void*>(tensors[7])), threads);
+}
+
+template <class T>
+void train_backward(const void* const* tensors, const Long* numbers, float scale, int threads) {
+  Numbers n{numbers};
+  Training<T> c = make_training<T>(tensors, n, scale, 0);
+  Slopes<T> d{};
+  d.out = n.heads<const T>(tensors[6]);
+  d.q = n.heads<T>(tensors[8]), d.k = n.heads<T>(tensors[9]), d.v = n.heads<T>(tensors[10]);
+  d.bias = static_cast<float*>(const_cast<void*>(tensors[11]));
+  attend_training_backward(c, d, static_cast<const T*>(tensors[7]), threads);
 }
 
 }  // namespace
@@ -135,26 +170,24 @@ void conjoin_attention_int8_bf16(const void* q, const void* k, const void* v, co
   attention(make_call<bf16, int8_t>(q, k, v, mask, bias, out, sizes, scale), threads);
 }
 
-// What stands between the products of attention in training; see softmax.h. sizes: the whole numbers of Softmax in its
-// order, then what is kept, of 65536. `read` may be null without dropout.
-void conjoin_soften_f32(const float* scores, float* weights, float* read, const uint8_t* mask, const float* bias,
-                        const Long* sizes, float scale, uint64_t seed, int threads) {
-  soften(make_softmax(mask, bias, sizes, scale, seed), scores, weights, read, threads);
+// Attention in training. Tensors: q, k, v, spans, mask, bias, out, weights; numbers: those of make_training, then out's
+// strides.
+void conjoin_train_f32(const void* const* tensors, const Long* numbers, float scale, uint64_t seed, int threads) {
+  train<float>(tensors, numbers, scale, seed, threads);
 }
 
-void conjoin_soften_bf16(const float* scores, bf16* weights, bf16* read, const uint8_t* mask, const float* bias,
-                         const Long* sizes, float scale, uint64_t seed, int threads) {
-  soften(make_softmax(mask, bias, sizes, scale, seed), scores, weights, read, threads);
+void conjoin_train_bf16(const void* const* tensors, const Long* numbers, float scale, uint64_t seed, int threads) {
+  train<bf16>(tensors, numbers, scale, seed, threads);
 }
 
-void conjoin_soften_backward_f32(const float* weights, float* slope, float* read, Long rows, Long keys, float growth,
-                                  float scale, int threads) {
-  soften_backward(weights, slope, read, rows, keys, growth, scale, threads);
+// Tensors: the same with out's gradient in its place, then the gradients of q, k, v and, in float32 and laid out as
+// weights, that of biased scores, or null. Numbers: the same, then the strides of those of q, k and v.
+void conjoin_train_backward_f32(const void* const* tensors, const Long* numbers, float scale, int threads) {
+  train_backward<float>(tensors, numbers, scale, threads);
 }
 
-void conjoin_soften_backward_bf16(const bf16* weights, bf16* slope, bf16* read, Long rows, Long keys, float growth,
-                                  float scale, int threads) {
-  soften_backward(weights, slope, read, rows, keys, growth, scale, threads);
+void conjoin_train_backward_bf16(const void* const* tensors, const Long* numbers, float scale, int threads) {
+  train_backward<bf16>(tensors, numbers, scale, threads);
 }
 
 // Dropout by seed; kept is of 65536.

@@ -125,7 +125,8 @@ def _attend_fused(
     """By PyTorch's fused attention, or our own where gradients are wanted on a CPU."""
     if trains_fast(q, k, v, bias, dropout):
         visible = _causal(q, k) if mask.causal else mask.allowed
-        return attend_in_training(q, k, v, visible, bias, Attending(kind.scale, dropout)), None
+        reads = native.Reads.of_rows(q, k, visible)
+        return attend_in_training(q, k, v, reads, bias, Attending(kind.scale, dropout)), None
     allowed = mask.allowed
     if bias is not None:
         shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)

@@ -1,21 +1,37 @@
-"""Attention that trains on a CPU: plain matrix products over groups of rows small enough for the cache.
+"""Attention that trains on a CPU: by a kernel, or else by plain products over groups of rows that fit the cache.
 
 With dropout PyTorch has no fused attention on a CPU, and its plain one draws masks slowly, in float32 throughout; in
 bfloat16 the fused one is slower than plain products.
 """
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from conjoin.torch.dropout import draws_fast, scale_of
+from conjoin.torch import native
+from conjoin.torch.dropout import draw, draws_fast, keep, new_seed, scale_of, share_kept
 from conjoin.torch.linear_grad import ordinary
-from conjoin.torch.softening import Attending, Softening, softmax_over
 
 _GROUP_SCORES = 2**20
 """Scores per group of rows: 4 MB, what a core's share of the last cache holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What is the same for all rows.
+
+    Args:
+        scale: Of scores.
+        dropout: Of weights: the share that is set to 0; the others grow when they are read.
+    """
+
+    scale: float
+    dropout: float
 
 
 def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> bool:
@@ -26,7 +42,7 @@ def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: f
     return (
         all(_dtype(tensor) in (torch.float32, torch.bfloat16) for tensor in given)
         and any(tensor.requires_grad for tensor in given)
-        and (draws_fast(q, dropout) if dropout else _dtype(q) == torch.bfloat16)
+        and (draws_fast(q, dropout) if dropout else native.has("float32") or _dtype(q) == torch.bfloat16)
         and ordinary(*given)
         and k.numel() > 0
         and q.numel() > 0
@@ -41,17 +57,91 @@ def attend_in_training(
     q: Float[Tensor, "R H T E"],
     k: Float[Tensor, "R K S E"],
     v: Float[Tensor, "R K S E"],
-    allowed: Bool[Tensor, "..."] | None,
-    bias: Float[Tensor, "1 H T S"] | None,
+    reads: native.Reads,
+    bias: Float[Tensor, "1 H L M"] | None,
     how: Attending,
 ) -> Float[Tensor, "R H T E"]:
-    """dropout(softmax(q k^T * scale + bias)) v over what is allowed; a query that may read nothing gives zeros."""
+    """dropout(softmax(q k^T * scale + bias)) v over what may be read; a query that may read nothing gives zeros.
+
+    Args:
+        bias: Of the longest sequence; shorter ones take its corner.
+        reads: Rows that hold more than one sequence, causality and windows need the kernel.
+    """
     q, k, v = (x.to(_dtype(x)) for x in (q, k, v))
     with torch.autocast("cpu", enabled=False):
-        return _Attention.apply(q, k, v, bias, allowed, how)  # pyright: ignore[reportReturnType]
+        if native.has("float32"):
+            return _ByKernel.apply(q, k, v, bias, reads, how)  # pyright: ignore[reportReturnType]
+        return _InGroups.apply(q, k, v, bias, reads.allowed, how)  # pyright: ignore[reportReturnType]
 
 
-class _Attention(torch.autograd.Function):
+class _ByKernel(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, reads: native.Reads, how: Attending
+    ) -> Tensor:
+        seed = new_seed() if how.dropout else 0
+        drawn = native.Attending(how.scale, share_kept(how.dropout), seed)
+        out, weights = native.Call(q, k, v, None if bias is None else bias.float(), reads, drawn).forward()
+        ctx.save_for_backward(q, k, v, bias, weights)
+        ctx.reads, ctx.how, ctx.drawn = reads, how, drawn
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, bias, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiated(ctx, (q, k, v, bias), _plainly(ctx), dy)
+        call = native.Call(q, k, v, None, ctx.reads, ctx.drawn)
+        *found, slopes = call.backward(dy, weights, of_bias=ctx.needs_input_grad[3])
+        return *found, None if slopes is None else _slope_of_bias(bias, slopes, ctx.reads, q), None, None
+
+
+def _plainly(ctx: Any) -> Tensor:
+    """What the kernel computed, in steps of PyTorch's own."""
+    q, k, v, bias, weights = ctx.saved_tensors
+    y = q.new_zeros(*q.shape[:3], v.shape[-1])
+    for one, kept in _sequences(ctx.reads, weights, q):
+        row, queries, keys = one
+        allowed = _allowed_in(ctx.reads, row, kept)
+        corner = None if bias is None else bias[..., : kept.shape[-2], : kept.shape[-1]]
+        own, source = (slice(row, row + 1), slice(None), queries), (slice(row, row + 1), slice(None), keys)
+        y[own] = attend_plainly(q[own], k[source], v[source], allowed, corner, ctx.how, ~kept.signbit())
+    return y
+
+
+def _sequences(
+    reads: native.Reads, weights: Float[Tensor, " weights"], q: Float[Tensor, "rows H T E"]
+) -> Iterator[tuple[tuple[int, slice, slice], Float[Tensor, "1 H queries keys"]]]:
+    """Each sequence's row, queries and keys, and what is its own of numbers that are laid out as weights."""
+    begin = 0
+    for at, (query, queries, key, keys) in enumerate(reads.spans.tolist()):
+        shape = (1, q.shape[1], queries, keys)
+        end = begin + math.prod(shape)
+        row = at if len(q) > 1 else 0
+        yield (row, slice(query, query + queries), slice(key, key + keys)), weights[begin:end].view(shape)
+        begin = end
+
+
+def _allowed_in(reads: native.Reads, row: int, of: Float[Tensor, "1 H queries keys"]) -> Bool[Tensor, "..."] | None:
+    """What may be read in a sequence, as a mask."""
+    if reads.allowed is not None:
+        return reads.allowed[row : row + 1] if len(reads.allowed) > 1 else reads.allowed
+    queries = torch.arange(of.shape[-1] - of.shape[-2], of.shape[-1])[:, None]
+    apart = queries - torch.arange(of.shape[-1])
+    allowed = apart >= 0 if reads.causal else torch.ones_like(apart, dtype=torch.bool)
+    return allowed if reads.window is None else allowed & (apart.abs() < reads.window)
+
+
+def _slope_of_bias(bias: Tensor, slopes: Float[Tensor, " weights"], reads: native.Reads, q: Tensor) -> Tensor:
+    """Summed over all sequences."""
+    total = torch.zeros(bias.shape)
+    for _, slope in _sequences(reads, slopes, q):
+        corner = total[..., : slope.shape[-2], : slope.shape[-1]]
+        corner += slope.sum_to_size(corner.shape)
+    return total.to(bias.dtype)
+
+
+class _InGroups(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, allowed: Tensor | None, how: Attending
@@ -59,33 +149,48 @@ class _Attention(torch.autograd.Function):
         rows, heads, queries, _ = q.shape
         weights = q.new_empty(rows, heads, queries, k.shape[2])
         out = _like_tokens(q)
-        softening = Softening.of(allowed, bias, how)
         for at in _groups(weights.shape):
-            scores = _grouped(q[at], k).float() @ _folded(k[at]).float().mT
-            read = softening.forward(scores.view(weights[at].shape), at, weights[at])
+            scores = (_grouped(q[at], k).float() @ _folded(k[at]).float().mT).view(weights[at].shape).mul_(how.scale)
+            visible = allowed if allowed is None or len(allowed) == 1 else allowed[at]
+            plain = softmax_over(scores if bias is None else scores + bias.float(), visible).to(weights.dtype)
+            weights[at] = read = plain
+            if how.dropout:
+                mask = draw(plain.shape, how.dropout)
+                weights[at] = torch.where(mask != 0, plain, -plain)
+                read = keep(plain, mask).mul_(scale_of(how.dropout))
             out[at] = (_grouped(read, k) @ _folded(v[at])).view(q[at].shape)
         ctx.save_for_backward(q, k, v, bias, allowed, weights)
-        ctx.softening = softening
+        ctx.how = how
         return out
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        q, k, v, bias, allowed, weights = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable(ctx, dy)
-        q, k, v, bias, _, weights = ctx.saved_tensors
+            y = attend_plainly(q, k, v, allowed, bias, ctx.how, ~weights.signbit())
+            return _differentiated(ctx, (q, k, v, bias), y, dy)
         dq, dk, dv = (_like_tokens(x) for x in (q, k, v))
         dbias = torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
         for at in _groups(weights.shape):
             slope = _grouped(dy[at], k)
-            ds = (slope @ _folded(v[at]).mT).view(weights[at].shape)
-            read, ds = ctx.softening.backward(weights[at], ds)
+            read = weights[at].clamp_min(0) * scale_of(ctx.how.dropout)
+            ds = (slope @ _folded(v[at]).mT).view(weights[at].shape).mul_(read)
+            ds.sub_(weights[at].abs() * ds.sum(-1, keepdim=True, dtype=torch.float32))
             dv[at] = (_grouped(read, k).mT @ slope).view(v[at].shape)
             if dbias is not None:
-                dbias += ds.float().sum_to_size(bias.shape) / ctx.softening.how.scale
-            ds = _grouped(ds, k)
+                dbias += ds.float().sum_to_size(bias.shape)
+            ds = _grouped(ds.mul_(ctx.how.scale), k)
             dq[at] = (ds @ _folded(k[at])).view(q[at].shape)
             dk[at] = (ds.mT @ _grouped(q[at], k)).view(k[at].shape)
         return dq, dk, dv, None if dbias is None else dbias.to(bias.dtype), None, None
+
+
+def _differentiated(ctx: Any, given: tuple[Tensor | None, ...], y: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again: those of y, the same function made of PyTorch's own operators."""
+    needed = ctx.needs_input_grad[: len(given)]
+    wanted = [x for x, needs in zip(given, needed, strict=True) if x is not None and needs]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return (*(next(found) if needs else None for needs in needed), None, None)
 
 
 def _groups(shape: torch.Size) -> list[slice]:
@@ -108,15 +213,6 @@ def _grouped(x: Float[Tensor, "n H T any"], k: Float[Tensor, "R K S E"]) -> Floa
     return x.reshape(x.shape[0] * k.shape[1], -1, x.shape[-1])
 
 
-def _differentiable(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients that can be differentiated again: those of the same function made of PyTorch's own operators."""
-    q, k, v, bias, allowed, weights = ctx.saved_tensors
-    y = attend_plainly(q, k, v, allowed, bias, ctx.softening.how, ~weights.signbit())
-    wanted = [x for x, needed in zip((q, k, v, bias), ctx.needs_input_grad, strict=False) if needed]
-    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-    return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None, None)
-
-
 def attend_plainly(
     q: Float[Tensor, "R H T E"],
     k: Float[Tensor, "R K S E"],
@@ -131,3 +227,12 @@ def attend_plainly(
     scores = q.float() @ k.float().mT * how.scale
     weights = softmax_over(scores if bias is None else scores + bias, allowed)
     return ((weights * kept * scale_of(how.dropout)).to(v.dtype) @ v).to(q.dtype)
+
+
+def softmax_over(scores: Float[Tensor, "*lead T S"], allowed: Bool[Tensor, "..."] | None) -> Float[Tensor, "*lead T S"]:
+    """Softmax over what is allowed; zeros where nothing is."""
+    if allowed is None:
+        return scores.softmax(-1)
+    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
+    alive = allowed.any(-1, keepdim=True)
+    return weights if bool(alive.all()) else weights.masked_fill(~alive, 0.0)

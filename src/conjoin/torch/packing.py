@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from conjoin import spec
+from conjoin.torch import native
 from conjoin.torch.attention import Mask, attend, self_mask
+from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
 
 CALL_SCORES = 1500
 """Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
@@ -58,11 +60,37 @@ class Group:
         return flat if self.places is None else collect(flat, self.places)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PackedMask:
-    """What the sequences of each group read: which group of them, queries and keys, and what of it."""
+    """What each sequence of a packed row reads: all of its source's tokens, or its own.
 
-    parts: tuple[tuple[Group, Group, Mask], ...]
+    Args:
+        own, read: Tokens of each sequence: its queries, and the keys that they read.
+        causal, window: As `self_mask` has them.
+    """
+
+    own: Int[Tensor, " B"]
+    read: Int[Tensor, " B"]
+    causal: bool = False
+    window: int | None = None
+
+    @cached_property
+    def reads(self) -> native.Reads:
+        """As the kernel of training takes it."""
+        ends = (self.own.cumsum(0) - self.own, self.own, self.read.cumsum(0) - self.read, self.read)
+        return native.Reads(torch.stack(ends, 1), None, self.causal, self.window)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[Group, Group, Mask], ...]:
+        """Groups that attend together, what they read, and what of it."""
+        return tuple((own, read, self._mask(own, read)) for own, read in _groups(self.own, self.read))
+
+    def _mask(self, own: Group, read: Group) -> Mask:
+        if not self.causal and self.window is None:
+            return Mask(None if read.real is None else read.real[:, None, None])
+        return self_mask(
+            own.real, causal=self.causal, window=self.window, past=0, length=own.length, device=self.own.device
+        )
 
 
 @dataclass(frozen=True)
@@ -117,45 +145,28 @@ class Packing:
 
     def mask(self, *, causal: bool, window: int | None) -> PackedMask:
         """Every sequence reads its own tokens: `window` of them to either side, and those before if causal."""
-        return PackedMask(
-            tuple(
-                (
-                    group,
-                    group,
-                    self_mask(
-                        group.real, causal=causal, window=window, past=0, length=group.length, device=self.places.device
-                    ),
-                )
-                for (group,) in _groups(self.counts)
-            )
-        )
+        return PackedMask(self.counts, self.counts, causal, window)
 
     def mask_reading(self, source: "Packing") -> PackedMask:
         """Every sequence reads all tokens of its source, which stand in the same order."""
-        return PackedMask(
-            tuple(
-                (own, read, Mask(None if read.real is None else read.real[:, None, None]))
-                for own, read in _groups(self.counts, source.counts)
-            )
-        )
+        return PackedMask(self.counts, source.counts)
 
 
-def _groups(*sides: Int[Tensor, " B"]) -> list[tuple[Group, ...]]:
-    """Neighbours that attend together, as a group of each side; sequences of no token are left out.
+def _groups(own: Int[Tensor, " B"], read: Int[Tensor, " B"]) -> list[tuple[Group, Group]]:
+    """Neighbours that attend together, and what they read; sequences of no token are left out.
 
     In inference they are of equal length, so that neither padding nor batch mates enter a result.
     """
     slack = CALL_SCORES if torch.is_grad_enabled() else 0
-    counts = torch.stack([sides[0], sides[-1]])
-    lengths: list[Sequence[int]] = counts.T.tolist()
-    groups: list[tuple[Group, ...]] = []
+    lengths: list[Sequence[int]] = torch.stack([own, read]).T.tolist()
+    groups: list[tuple[Group, Group]] = []
     first, tall, wide = 0, 0, 0
     for at, (queries, keys) in enumerate([*lengths, (0, 0)]):
         high, broad = max(tall, queries), max(wide, keys)
         more = (at - first + 1) * high * broad - (at - first) * tall * wide - queries * keys
         if at == len(lengths) or (at > first and (more > slack or not tall)):
             if tall:
-                groups.append(tuple(Group.of(side[first:at]) for side in sides))
+                groups.append((Group.of(own[first:at]), Group.of(read[first:at])))
             first, high, broad = at, queries, keys
         tall, wide = high, broad
     return groups
@@ -176,6 +187,8 @@ def attend_packed(
     Args:
         bias: Of the longest sequence, and a matter of distances: shorter ones take its corner.
     """
+    if kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
+        return attend_in_training(q, k, v, mask.reads, bias, Attending(kind.scale, dropout))
     own = [group.tokens for group, _, _ in mask.parts]
     read = [group.tokens for _, group, _ in mask.parts]
     queries, keys, values = (

@@ -1,16 +1,19 @@
 """Kernels of our own for a CPU: linear layers over few rows, attention of few queries over cached keys, whole decoding
-steps; and of training, what stands between the products of attention, and dropout.
+steps; in training, attention with dropout, and its gradients.
 
 Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
 """
 
 from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.native.steps import Steps, is_watched
-from conjoin.torch.native.training import STEPS, drop, soften, soften_backward
+from conjoin.torch.native.training import STEPS, Attending, Call, Reads, drop
 
 __all__ = [
     "STEPS",
+    "Attending",
+    "Call",
     "Kept",
+    "Reads",
     "Steps",
     "attention",
     "drop",
@@ -18,6 +21,4 @@ __all__ = [
     "is_watched",
     "linear",
     "linear_int8",
-    "soften",
-    "soften_backward",
 ]

@@ -1,10 +1,11 @@
-"""The kernels of training as functions of tensors: contiguous ones, of float32 or bfloat16."""
+"""The kernels of training as functions of tensors of float32 or bfloat16."""
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.torch.native.kernels import SUFFIX, compiled_function
@@ -13,79 +14,135 @@ STEPS = 2**16
 """Shares of what dropout keeps are told in 65536ths."""
 
 
-def soften(
-    scores: Float[Tensor, "n H T S"],
-    weights: Float[Tensor, "n H T S"],
-    read: Float[Tensor, "n H T S"] | None,
-    scale: float,
-    allowed: Bool[Tensor, "#n #H #T #S"] | None,
-    bias: Float[Tensor, "#n #H #T #S"] | None,
-    *,
-    kept: int = STEPS,
-    seed: int = 0,
-    first_row: int = 0,
-) -> None:
-    """Write softmax(scores * scale + bias) over what is allowed to weights; nothing allowed gives zeros.
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Which keys the queries of each of n sequences read.
 
     Args:
-        scores: float32.
-        weights: Dropped ones get a negative sign.
-        read: Gets 0 where weights are dropped, and the others, grown so that the mean stays; None if all are kept.
-        kept: Of 65536, not dropped.
-        seed: Of draws by Philox, counted on from `first_row` rows: the same draws however rows are grouped.
+        spans: int64: where its queries begin in its row of tokens, how many they are, and the same of its keys. Spans
+            share no token and leave none out.
+        allowed: By the batch of sequences; None where one row holds them all, or everything may be read.
+        causal: A sequence's last query stands at its last key, and none reads later keys.
+        window: Keys k with |q - k| < window are read; None reads all.
     """
-    mask_at, mask_strides = _laid_out(allowed, scores.shape)
-    bias_at, bias_strides = _laid_out(None if bias is None else bias.float(), scores.shape)
-    numbers = (*scores.shape, *mask_strides, *bias_strides, first_row, kept)
-    sizes = (c_int64 * len(numbers))(*numbers)
-    types = (*(c_void_p,) * 6, c_float, c_uint64, c_int)
-    compiled_function(f"conjoin_soften_{SUFFIX[weights.dtype]}", *types)(
-        scores.data_ptr(),
-        weights.data_ptr(),
-        None if read is None else read.data_ptr(),
-        None if mask_at is None else mask_at.data_ptr(),
-        None if bias_at is None else bias_at.data_ptr(),
-        ctypes.addressof(sizes),
-        scale,
-        seed,
-        torch.get_num_threads(),
-    )
+
+    spans: Int[Tensor, "n 4"]
+    allowed: Bool[Tensor, "..."] | None = None
+    causal: bool = False
+    window: int | None = None
+
+    @classmethod
+    def of_rows(cls, q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"], allowed: Tensor | None) -> "Reads":
+        """Each row is a sequence."""
+        return cls(torch.tensor([[0, q.shape[2], 0, k.shape[2]]]).repeat(len(q), 1), allowed)
 
 
-def _laid_out(x: Tensor | None, shape: torch.Size) -> tuple[Tensor | None, tuple[int, ...]]:
-    """x with its last axis side by side, and the strides of the others where it stands for all of a shape."""
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What is the same for all rows.
+
+    Args:
+        scale: Of scores.
+        kept: Of weights, in 65536ths; the others are set to 0, and the kept ones grow when they are read.
+        seed: Of draws by Philox, which hang on a weight's place alone.
+    """
+
+    scale: float
+    kept: int = STEPS
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Attention in training: softmax(q k^T * scale + bias), dropout, and the product with v, or their gradients.
+
+    Args:
+        q, k, v: Heads with any strides, of n rows, or of one that holds all sequences.
+        bias: float32, of the longest sequence; shorter ones take its corner.
+    """
+
+    q: Float[Tensor, "rows H T E"]
+    k: Float[Tensor, "rows K S E"]
+    v: Float[Tensor, "rows K S F"]
+    bias: Float[Tensor, "1 #H #L M"] | None
+    reads: Reads
+    how: Attending
+
+    def forward(self) -> tuple[Float[Tensor, "rows H T F"], Float[Tensor, " weights"]]:
+        """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
+        spans = self.reads.spans
+        weights = self.q.new_empty(int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1])
+        out = _like_tokens(self.q, self.v.shape[-1])
+        tensors, numbers = self._given()
+        types = (c_void_p, c_void_p, c_float, c_uint64, c_int)
+        compiled_function(f"conjoin_train_{SUFFIX[self.q.dtype]}", *types)(
+            _pointers(*tensors, out, weights),
+            _numbers(*numbers, *_strides(out)),
+            self.how.scale,
+            self.how.seed,
+            torch.get_num_threads(),
+        )
+        return out, weights
+
+    def backward(
+        self, dout: Float[Tensor, "rows H T F"], weights: Float[Tensor, " weights"], *, of_bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " weights"] | None]:
+        """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
+        dout = _whole_heads(dout)
+        dq, dk, dv = (_like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
+        slopes = torch.zeros(weights.shape) if of_bias else None
+        tensors, numbers = self._given()
+        compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
+            _pointers(*tensors, dout, weights, dq, dk, dv, slopes),
+            _numbers(*numbers, *(stride for x in (dout, dq, dk, dv) for stride in _strides(x))),
+            self.how.scale,
+            torch.get_num_threads(),
+        )
+        return dq, dk, dv, slopes
+
+    def _given(self) -> tuple[list[Tensor | None], list[int]]:
+        """Tensors and numbers as `make_training` reads them."""
+        mask, mask_strides = _laid_out(self.reads.allowed, self.k.shape[2])
+        bias, bias_strides = _laid_out(self.bias, self.k.shape[2])
+        whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
+        sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
+        numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.how.kept]
+        numbers += [*mask_strides, *bias_strides[1:], *(stride for x in whole for stride in _strides(x))]
+        return [*whole, self.reads.spans, mask, bias], numbers
+
+
+def _like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
+    """Room for as many heads, those of a token side by side, as the linear layers before and after want them."""
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
+
+
+def _whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _strides(x: Float[Tensor, "R H T E"]) -> tuple[int, int, int]:
+    """From sequence to sequence, head to head, token to token; sequences of one row begin where spans say."""
+    row, head, token, _ = x.stride()
+    return (0 if len(x) == 1 else row), head, token
+
+
+def _laid_out(x: Tensor | None, keys: int) -> tuple[Tensor | None, tuple[int, ...]]:
+    """x with its last axis side by side, and strides of the three others, of which those of length 1 stand for all."""
     if x is None:
         return None, (0, 0, 0)
-    if x.shape[-1] != shape[-1] or (shape[-1] > 1 and x.stride(-1) != 1):
-        x = x.expand(*x.shape[:-1], shape[-1]).contiguous()
-    return x, x.expand(shape).stride()[:3]
+    x = x[(None,) * (4 - x.dim())]
+    if x.shape[-1] == 1 or x.stride(-1) != 1:
+        x = x.expand(*x.shape[:-1], keys if x.shape[-1] == 1 else -1).contiguous()
+    return x, tuple(0 if size == 1 else stride for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True))
 
 
-def soften_backward(
-    weights: Float[Tensor, "n H T S"],
-    slope: Float[Tensor, "n H T S"],
-    read: Float[Tensor, "n H T S"] | None,
-    scale: float,
-    *,
-    kept: int = STEPS,
-) -> None:
-    """Turn the gradient of what was read into that of scores, in place.
+def _pointers(*tensors: Tensor | None) -> ctypes.Array[c_void_p]:
+    """Whoever calls keeps the tensors until the kernel is done."""
+    return (c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))
 
-    Args:
-        weights: As `soften` wrote them.
-        read: Gets what `soften` gave as such.
-    """
-    types = (*(c_void_p,) * 3, c_int64, c_int64, c_float, c_float, c_int)
-    compiled_function(f"conjoin_soften_backward_{SUFFIX[weights.dtype]}", *types)(
-        weights.data_ptr(),
-        slope.data_ptr(),
-        None if read is None else read.data_ptr(),
-        weights.shape[:-1].numel(),
-        weights.shape[-1],
-        STEPS / kept,
-        scale,
-        torch.get_num_threads(),
-    )
+
+def _numbers(*numbers: int) -> ctypes.Array[c_int64]:
+    return (c_int64 * len(numbers))(*numbers)
 
 
 def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*any"]:

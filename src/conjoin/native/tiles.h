@@ -1,0 +1,75 @@
+// Products of matrices of float32 that stay in the second cache: attention's, head by head.
+
+#pragma once
+
+#include "vectors.h"
+
+namespace {
+
+constexpr Long kPanel = 64;     // columns of a second factor that lie together
+constexpr Long kTileRows = 12;  // at most; scratch has so many rows behind its last
+
+inline Long rounded_up(Long count, Long unit) { return (count + unit - 1) / unit * unit; }
+
+// A second factor: [columns / 64, rows, 64], with zeros behind its last column.
+struct Panels {
+  float* p;
+  Long rows;
+
+  static Long size(Long rows, Long columns) { return rows * rounded_up(columns, kPanel); }
+  float* panel(Long column) const { return p + column * rows; }  // of a column that begins one
+};
+
+// A first factor: element (i, k) at i * row + k * step.
+struct Factor {
+  const float* p;
+  Long row, step;
+};
+
+template <int R, int V>
+inline void product_tile(Factor a, const float* b, Long depth, float* c, Long c_row, bool add) {
+  Floats sums[R][V];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) sums[r][v] = add ? load16(c + r * c_row + 16 * v) : Floats{};
+  for (Long k = 0; k < depth; ++k, b += kPanel) {
+    Floats factors[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) factors[v] = load16(b + 16 * v);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      Floats x = Floats{} + a.p[r * a.row + k * a.step];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sums[r][v] += x * factors[v];
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) std::memcpy(c + r * c_row + 16 * v, &sums[r][v], 64);
+}
+
+template <int R, int V>
+void product_strip(Factor a, Long rows, const float* b, Long depth, float* c, Long c_row, bool add) {
+  for (Long r = 0; r < rows; r += R)
+    product_tile<R, V>({a.p + r * a.row, a.row, a.step}, b, depth, c + r * c_row, c_row, add);
+}
+
+// c = a b, or c += a b: `rows` of a, rows first .. first + depth of b, columns begin .. end; begin starts a panel. Whole
+// tiles are written: up to kTileRows rows and 16 columns more.
+inline void product(Factor a, Long rows, const Panels& b, Long first, Long depth, Long begin, Long end, float* c,
+                    Long c_row, bool add = false) {
+  for (Long at = begin; at < end; at += kPanel) {
+    const float* panel = b.panel(at) + first * kPanel;
+    float* to = c + at;
+    switch ((std::min(kPanel, end - at) + 15) / 16) {
+      case 1: product_strip<12, 1>(a, rows, panel, depth, to, c_row, add); break;
+      case 2: product_strip<12, 2>(a, rows, panel, depth, to, c_row, add); break;
+      case 3: product_strip<8, 3>(a, rows, panel, depth, to, c_row, add); break;
+      default: product_strip<6, 4>(a, rows, panel, depth, to, c_row, add); break;
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,262 @@
+// Attention in training: products, softmax and dropout of one head at a time, in cache, and their gradients.
+
+#pragma once
+
+#include <vector>
+
+#include "softmax.h"
+#include "tiles.h"
+
+namespace {
+
+constexpr Long kBlockScores = 40 * 1024;  // of so many queries at a time that their scores stay in the second cache
+
+// Heads of tokens: element (sequence, head, token, i) at p + sequence * row + head * head + token * time + i.
+template <class T>
+struct Heads {
+  T* p;
+  Long row, head_step, time;
+
+  T* at(Long sequence, Long head, Long token) const { return p + sequence * row + head * head_step + token * time; }
+};
+
+// Where a sequence's queries and keys begin among tokens, and how many they are.
+struct Span {
+  Long query, queries, key, keys;
+};
+
+// `heads` query heads of `size` numbers, read by groups that share one of `kv_heads` key heads.
+template <class T>
+struct Training {
+  Heads<const T> q, k, v;
+  const Span* spans;
+  const uint8_t* mask;  // per sequence, head and query, with strides; nonzero: may be read; null: everything
+  const float* bias;    // per head and query, with strides; null: none
+  Long sequences, heads, kv_heads, size, value_size;
+  Long mask_row, mask_head, mask_query, bias_head, bias_query;
+  Long causal, window;  // a query reads no later keys; those less than `window` away; 0: all
+  float scale;
+  Dropout dropout;
+
+  Long group() const { return heads / kv_heads; }
+
+  // Query t is the keys' position t + keys - queries.
+  Reach reach(const Span& span, Long t) const {
+    Long own = t + span.keys - span.queries;
+    return {window ? std::max<Long>(0, own - window + 1) : 0,
+            std::max<Long>(0, std::min(causal ? own + 1 : span.keys, window ? own + window : span.keys))};
+  }
+};
+
+// A thread's memory, kept between calls; what `take` gives begins a cache line.
+class Workspace {
+ public:
+  float* take(Long rows, Long width) {
+    if (used_ == pieces_.size()) pieces_.emplace_back();
+    std::vector<Floats>& piece = pieces_[used_++];
+    size_t size = static_cast<size_t>((rows + kTileRows) * width + 15) / 16;  // whole tiles may be written
+    if (piece.size() < size) piece.resize(size);
+    return reinterpret_cast<float*>(piece.data());
+  }
+
+  static Workspace& own() {
+    static thread_local Workspace workspace;
+    workspace.used_ = 0;
+    return workspace;
+  }
+
+ private:
+  std::vector<std::vector<Floats>> pieces_;
+  size_t used_ = 0;
+};
+
+// Tokens [first, first + count) of a head.
+template <class T>
+struct Tokens {
+  Heads<T> heads;
+  Long sequence, head, first, count, size;
+
+  T* operator[](Long r) const { return heads.at(sequence, head, first + r); }
+};
+
+template <class T>
+void copy(const Tokens<const T>& from, float* to) {
+  for (Long r = 0; r < from.count; ++r)
+    for (Long i = 0; i < from.size; ++i) to[r * from.size + i] = to_float(from[r][i]);
+}
+
+template <class T>
+Panels copy_panels(const Tokens<const T>& from, float* to) {
+  Panels made{to, from.count};
+  for (Long at = 0; at < from.size; at += kPanel) {
+    Long width = std::min(kPanel, from.size - at);
+    for (Long r = 0; r < from.count; ++r) {
+      const T* p = from[r] + at;
+      float* row = made.panel(at) + r * kPanel;
+      for (Long i = 0; i < width; ++i) row[i] = to_float(p[i]);
+      std::fill(row + width, row + kPanel, 0.0f);
+    }
+  }
+  return made;
+}
+
+// A column per token.
+template <class T>
+Panels turn_panels(const Tokens<const T>& from, float* to) {
+  Panels made{to, from.size};
+  for (Long at = 0; at < from.count; at += kPanel) {
+    Long width = std::min(kPanel, from.count - at);
+    float* panel = made.panel(at);
+    for (Long r = 0; r < width; ++r) {
+      const T* p = from[at + r];
+      for (Long i = 0; i < from.size; ++i) panel[i * kPanel + r] = to_float(p[i]);
+    }
+    for (Long i = 0; i < from.size; ++i) std::fill(panel + i * kPanel + width, panel + (i + 1) * kPanel, 0.0f);
+  }
+  return made;
+}
+
+template <class T>
+void write(const float* from, Long width, float scale, const Tokens<T>& to) {
+  for (Long r = 0; r < to.count; ++r)
+    for (Long i = 0; i < to.size; i += 16)
+      store_chosen(to[r] + i, load16(from + r * width + i) * scale, first_of(to.size - i));
+}
+
+// Queries [first, last) of a head, and the keys [begin, end) that any of them reads.
+struct Block {
+  Long first, last, begin, end;
+
+  Long rows() const { return last - first; }
+};
+
+// Room for a row of scores, and for whole tiles behind its end; not a multiple of what the first cache is laid out by.
+inline Long score_width(Long keys) {
+  Long width = rounded_up(keys, 16) + kPanel;
+  return width % 512 ? width : width + 16;
+}
+
+inline Long block_rows(Long width) { return std::max<Long>(24, kBlockScores / width / 24 * 24); }
+
+template <class T>
+Block block_at(const Training<T>& c, const Span& span, Long first, Long rows) {
+  Block b{first, std::min(first + rows, span.queries), 0, span.keys};
+  Long begin = c.reach(span, b.first).first, end = c.reach(span, b.last - 1).last;
+  b.begin = std::min(begin, span.keys) / kDraws * kDraws;
+  b.end = std::min(span.keys, rounded_up(std::max(end, b.begin + 1), kPanel));
+  return b;
+}
+
+// What stands behind a row's end is read by tiles that go beyond it.
+inline void clear_behind(float* row, Long end) { std::fill(row + end, row + end + kPanel, 0.0f); }
+
+template <class T>
+struct Slopes {
+  Heads<const T> out;
+  Heads<T> q, k, v;
+  float* bias;  // of every sequence's biased scores, laid out as weights; null: not wanted
+};
+
+// One key head of one sequence, for all query heads that read it. Weights, and the places of their draws, are those of
+// the sequence.
+template <class T>
+void attend_head(const Training<T>& c, Heads<T> out, Long sequence, Long kv, T* weights, Long place) {
+  const Span& span = c.spans[sequence];
+  Workspace& space = Workspace::own();
+  Long width = score_width(span.keys), many = block_rows(width), wide = rounded_up(c.value_size, kPanel);
+  Panels keys = turn_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size},
+                               space.take(c.size, rounded_up(span.keys, kPanel)));
+  Panels values = copy_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size}, space.take(span.keys, wide));
+  float *queries = space.take(many, c.size), *scores = space.take(many, width), *mixed = space.take(many, wide);
+  for (Long head = kv * c.group(); head < (kv + 1) * c.group(); ++head) {
+    for (Long first = 0; first < span.queries; first += many) {
+      Block b = block_at(c, span, first, many);
+      copy<T>({c.q, sequence, head, span.query + first, b.rows(), c.size}, queries);
+      product({queries, c.size, 1}, b.rows(), keys, 0, c.size, b.begin, b.end, scores, width);
+      for (Long t = b.first; t < b.last; ++t) {
+        Long at = head * span.queries + t;
+        T* kept = weights + at * span.keys;
+        Row row{scores + (t - first) * width, b.begin, b.end, c.reach(span, t), nullptr, nullptr};
+        if (c.mask) row.mask = c.mask + sequence * c.mask_row + head * c.mask_head + t * c.mask_query;
+        if (c.bias) row.bias = c.bias + head * c.bias_head + t * c.bias_query;
+        soften_row(row, c.scale, c.dropout, place + at, kept);
+        std::fill(kept, kept + b.begin, T{});
+        std::fill(kept + b.end, kept + span.keys, T{});
+      }
+      product({scores + b.begin, width, 1}, b.rows(), values, b.begin, b.end - b.begin, 0, c.value_size, mixed, wide);
+      write<T>(mixed, wide, 1.0f, {out, sequence, head, span.query + first, b.rows(), c.value_size});
+    }
+  }
+}
+
+template <class T>
+void attend_head_backward(const Training<T>& c, const Slopes<T>& d, Long sequence, Long kv, const T* weights, float* bias) {
+  const Span& span = c.spans[sequence];
+  Workspace& space = Workspace::own();
+  Long wide = rounded_up(c.size, kPanel), value_wide = rounded_up(c.value_size, kPanel);
+  Long width = score_width(span.keys), many = block_rows(2 * width);
+  Panels keys = copy_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size}, space.take(span.keys, wide));
+  Panels values = turn_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size},
+                                 space.take(c.value_size, rounded_up(span.keys, kPanel)));
+  float *queries_at = space.take(many, wide), *out_at = space.take(many, value_wide), *out = space.take(many, c.value_size);
+  float *slope = space.take(many, width), *read = space.take(many, width);
+  float *dq = space.take(many, wide), *dk = space.take(span.keys, wide), *dv = space.take(span.keys, value_wide);
+  std::fill(dk, dk + span.keys * wide, 0.0f);
+  std::fill(dv, dv + span.keys * value_wide, 0.0f);
+  for (Long head = kv * c.group(); head < (kv + 1) * c.group(); ++head) {
+    for (Long first = 0; first < span.queries; first += many) {
+      Block b = block_at(c, span, first, many);
+      Long rows = b.rows(), depth = b.end - b.begin;
+      Tokens<const T> dout{d.out, sequence, head, span.query + first, rows, c.value_size};
+      Panels queries = copy_panels<T>({c.q, sequence, head, span.query + first, rows, c.size}, queries_at);
+      Panels outs = copy_panels<T>(dout, out_at);
+      copy<T>(dout, out);
+      product({out, c.value_size, 1}, rows, values, 0, c.value_size, b.begin, b.end, slope, width);
+      for (Long t = b.first; t < b.last; ++t) {
+        Long at = (head * span.queries + t) * span.keys;
+        float *s = slope + (t - first) * width, *r = read + (t - first) * width;
+        soften_row_backward(weights + at, s, r, b.begin, b.end, c.dropout.growth());
+        if (bias) std::copy(s + b.begin, s + b.end, bias + at + b.begin);
+        clear_behind(s, b.end);
+        clear_behind(r, b.end);
+      }
+      product({read + b.begin, 1, width}, depth, outs, 0, rows, 0, c.value_size, dv + b.begin * value_wide, value_wide, true);
+      product({slope + b.begin, 1, width}, depth, queries, 0, rows, 0, c.size, dk + b.begin * wide, wide, true);
+      product({slope + b.begin, width, 1}, rows, keys, b.begin, depth, 0, c.size, dq, wide);
+      write<T>(dq, wide, c.scale, {d.q, sequence, head, span.query + first, rows, c.size});
+    }
+  }
+  write<T>(dk, wide, c.scale, {d.k, sequence, kv, span.key, span.keys, c.size});
+  write<T>(dv, value_wide, 1.0f, {d.v, sequence, kv, span.key, span.keys, c.value_size});
+}
+
+// work(sequence, key head, weights of the sequences before, rows of weights before), the last and longest first.
+template <class T, class Work>
+void for_heads(const Training<T>& c, int threads, const Work& work) {
+  std::vector<Long> weights{0}, rows{0};
+  for (Long i = 0; i < c.sequences; ++i) {
+    rows.push_back(rows[i] + c.heads * c.spans[i].queries);
+    weights.push_back(weights[i] + c.heads * c.spans[i].queries * c.spans[i].keys);
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (Long task = c.sequences * c.kv_heads - 1; task >= 0; --task) {
+    Long sequence = task / c.kv_heads;
+    work(sequence, task % c.kv_heads, weights[sequence], rows[sequence]);
+  }
+}
+
+template <class T>
+void attend_training(const Training<T>& c, Heads<T> out, T* weights, int threads) {
+  for_heads(c, threads, [&](Long sequence, Long kv, Long before, Long place) {
+    attend_head(c, out, sequence, kv, weights + before, place);
+  });
+}
+
+template <class T>
+void attend_training_backward(const Training<T>& c, const Slopes<T>& d, const T* weights, int threads) {
+  for_heads(c, threads, [&](Long sequence, Long kv, Long before, Long) {
+    attend_head_backward(c, d, sequence, kv, weights + before, d.bias ? d.bias + before : nullptr);
+  });
+}
+
+}  // namespace
