@@ -1,5 +1,5 @@
 // Kernels for a CPU. Decoding: linear layers over few rows, attention of few queries over cached keys. Training:
-// attention with dropout, its gradients, and dropout.
+// attention with dropout, its gradients, those of weights, and dropout.
 //
 // Plain C interface over raw pointers, no library's headers: compiles in seconds with any g++ or clang++, and every
 // framework may call it. Written for AVX-512 (with its bf16 and int8 dot products where the compiler's target has
@@ -11,6 +11,7 @@
 #include <omp.h>
 
 #include "features.h"
+#include "gradient.h"
 #include "steps.h"
 #include "training.h"
 
@@ -188,6 +189,11 @@ void conjoin_train_backward_f32(const void* const* tensors, const Long* numbers,
 
 void conjoin_train_backward_bf16(const void* const* tensors, const Long* numbers, float scale, int threads) {
   train_backward<bf16>(tensors, numbers, scale, threads);
+}
+
+// dw[m, n] = dy[rows, m]^T x[rows, n], contiguous.
+void conjoin_weight_gradient_f32(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int threads) {
+  weight_gradient(dy, x, dw, rows, m, n, threads);
 }
 
 // Dropout by seed; kept is of 65536.

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "vectors.h"
 
 namespace {
@@ -71,5 +73,27 @@ inline void product(Factor a, Long rows, const Panels& b, Long first, Long depth
     }
   }
 }
+
+// A thread's memory, kept between calls; what `take` gives begins a cache line.
+class Workspace {
+ public:
+  float* take(Long rows, Long width) {
+    if (used_ == pieces_.size()) pieces_.emplace_back();
+    std::vector<Floats>& piece = pieces_[used_++];
+    size_t size = static_cast<size_t>((rows + kTileRows) * width + 15) / 16;  // whole tiles may be written
+    if (piece.size() < size) piece.resize(size);
+    return reinterpret_cast<float*>(piece.data());
+  }
+
+  static Workspace& own() {
+    static thread_local Workspace workspace;
+    workspace.used_ = 0;
+    return workspace;
+  }
+
+ private:
+  std::vector<std::vector<Floats>> pieces_;
+  size_t used_ = 0;
+};
 
 }  // namespace

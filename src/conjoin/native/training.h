@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <vector>
-
 #include "softmax.h"
 #include "tiles.h"
 
@@ -46,28 +44,6 @@ struct Training {
     return {window ? std::max<Long>(0, own - window + 1) : 0,
             std::max<Long>(0, std::min(causal ? own + 1 : span.keys, window ? own + window : span.keys))};
   }
-};
-
-// A thread's memory, kept between calls; what `take` gives begins a cache line.
-class Workspace {
- public:
-  float* take(Long rows, Long width) {
-    if (used_ == pieces_.size()) pieces_.emplace_back();
-    std::vector<Floats>& piece = pieces_[used_++];
-    size_t size = static_cast<size_t>((rows + kTileRows) * width + 15) / 16;  // whole tiles may be written
-    if (piece.size() < size) piece.resize(size);
-    return reinterpret_cast<float*>(piece.data());
-  }
-
-  static Workspace& own() {
-    static thread_local Workspace workspace;
-    workspace.used_ = 0;
-    return workspace;
-  }
-
- private:
-  std::vector<std::vector<Floats>> pieces_;
-  size_t used_ = 0;
 };
 
 // Tokens [first, first + count) of a head.

@@ -1,7 +1,7 @@
-"""The linear layer where gradients are wanted on a CPU: each of its products by the faster of two libraries.
+"""The linear layer where gradients are wanted on a CPU: each of its products by whoever is fastest.
 
 y = x W^T + b, dx = dy W and dW = dy^T x are all a B^T of some a and B. `F.linear` gives them to MKL; oneDNN takes B as
-it lies, transposed or not, but copies an a that is transposed, which costs more than it gains: dW stays with MKL.
+it lies, transposed or not, but copies an a that is transposed, which costs more than it gains: dW has a kernel.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.native.build import cache_folder, processor
+from conjoin.torch import native
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """a, B and a bias: a B^T + bias."""
+Name = Literal["y", "dx", "dw"]
 
 _PROBE_ROWS, _PROBE_SIZES, _PROBE_ROUNDS = 512, (384, 768), 5
 _LEAST_GAIN = 1.03
@@ -72,10 +74,11 @@ def onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Which of them go to oneDNN."""
+    """Which of them do not go to MKL: y and dx to oneDNN, dW to the kernel."""
 
     y: bool = False
     dx: bool = False
+    dw: bool = False
 
     def forward(
         self, x: Float[Tensor, "rows n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
@@ -89,11 +92,16 @@ class Products:
 
     def to_weight(self, dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
         """dy^T x."""
-        return F.linear(dy.t(), x.t())
+        return _turned(dy.t(), x.t(), None) if self.dw else F.linear(dy.t(), x.t())
 
 
 def _product(by_onednn: bool) -> Product:
     return onednn if by_onednn else F.linear
+
+
+def _turned(a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], _: None) -> Float[Tensor, "m n"]:
+    """a B^T, where both are views of what lies the other way."""
+    return native.weight_gradient(a.t().contiguous(), b.t().contiguous())
 
 
 class _Linear(torch.autograd.Function):
@@ -121,13 +129,11 @@ class _Linear(torch.autograd.Function):
 
 @lru_cache(maxsize=1)
 def fastest_products() -> Products:
-    """Which products oneDNN computes, rightly and faster, on this machine.
+    """Which products others than MKL compute, rightly and faster, on this machine.
 
     Measured once per machine and kept in the user's cache: two processes that chose differently would round
     differently, and a run that is resumed must go on to the bit.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return Products()
     file = _kept()
     if file is None:
         return _measured()
@@ -162,31 +168,44 @@ def _write_first(file: Path, products: Products) -> None:
 
 def _measured() -> Products:
     """Time the products at sizes of training, both ways in turn."""
+    others = _others()
     generator = torch.Generator().manual_seed(0)
-    gains = {"y": [0.0, 0.0], "dx": [0.0, 0.0]}
+    seconds = {name: [0.0, 0.0] for name in others}
     for size in _PROBE_SIZES:
         x, dy = torch.randn(2, _PROBE_ROWS, size, generator=generator).unbind()
         weight = torch.randn(size, size, generator=generator)
-        for name, a, b in (("y", x, weight), ("dx", dy, weight.t())):
-            if not _is_right(a, b):
-                return Products()
-            for way, seconds in enumerate(_seconds(a, b)):
-                gains[name][way] += seconds
-    return Products(**{name: plain > _LEAST_GAIN * onednn for name, (plain, onednn) in gains.items()})
+        given = {"y": (x, weight), "dx": (dy, weight.t()), "dw": (dy.t(), x.t())}
+        for name, other in list(others.items()):
+            if not _is_right(other, *given[name]):
+                del others[name]
+                continue
+            for way, taken in enumerate(_seconds(other, *given[name])):
+                seconds[name][way] += taken
+    return Products(**{name: seconds[name][0] > _LEAST_GAIN * seconds[name][1] for name in others})
 
 
-def _is_right(a: Tensor, b: Tensor) -> bool:
+def _others() -> dict[Name, Product]:
+    """What this machine has beside MKL."""
+    found: dict[Name, Product] = {}
+    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        found |= {"y": onednn, "dx": onednn}
+    if native.has("float32"):
+        found["dw"] = _turned
+    return found
+
+
+def _is_right(product: Product, a: Tensor, b: Tensor) -> bool:
     try:
-        return torch.allclose(onednn(a, b, None), F.linear(a, b), rtol=1e-4, atol=1e-3)
+        return torch.allclose(product(a, b, None), F.linear(a, b), rtol=1e-4, atol=1e-3)
     except (RuntimeError, TypeError):  # another build's operator takes other arguments
         return False
 
 
-def _seconds(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The best of several calls of PyTorch's way and of oneDNN."""
+def _seconds(other: Product, a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The best of several calls of PyTorch's way and of the other."""
     best = [float("inf"), float("inf")]
     for _ in range(_PROBE_ROUNDS):
-        for way, product in enumerate((F.linear, onednn)):
+        for way, product in enumerate((F.linear, other)):
             start = time.perf_counter()
             product(a, b, None)
             best[way] = min(best[way], time.perf_counter() - start)

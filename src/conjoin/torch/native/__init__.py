@@ -6,7 +6,7 @@ Compiled when first used, where a C++ compiler is at hand; everything works with
 
 from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.native.steps import Steps, is_watched
-from conjoin.torch.native.training import STEPS, Attending, Call, Reads, drop
+from conjoin.torch.native.training import STEPS, Attending, Call, Reads, drop, weight_gradient
 
 __all__ = [
     "STEPS",
@@ -21,4 +21,5 @@ __all__ = [
     "is_watched",
     "linear",
     "linear_int8",
+    "weight_gradient",
 ]

@@ -145,6 +145,16 @@ def _numbers(*numbers: int) -> ctypes.Array[c_int64]:
     return (c_int64 * len(numbers))(*numbers)
 
 
+def weight_gradient(dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
+    """dy^T x of contiguous float32."""
+    dw = dy.new_empty(dy.shape[1], x.shape[1])
+    types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int)
+    compiled_function("conjoin_weight_gradient_f32", *types)(
+        dy.data_ptr(), x.data_ptr(), dw.data_ptr(), *dy.shape, x.shape[1], torch.get_num_threads()
+    )
+    return dw
+
+
 def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*any"]:
     """x / share where it is kept, 0 elsewhere; a seed keeps the same places each time.
 

@@ -1,0 +1,41 @@
+// The gradient of a linear layer's weight, dW = dY^T X: libraries copy a factor that they want turned.
+
+#pragma once
+
+#include "tiles.h"
+
+namespace {
+
+// Of dW, what one task makes: its rows' factor stays in the second cache, and columns are fewer where threads are many.
+constexpr Long kBlockRows = 32 * kTileRows, kBlockColumns = 12 * kPanel, kLeastColumns = 3 * kPanel, kBlockDepth = 384;
+constexpr Long kBlockStride = kBlockRows + 16;  // so that lines below each other fall on different places of the first cache
+
+// dw [m, n] = dy [rows, m]^T x [rows, n], all contiguous; sums are over blocks of rows, in order, whatever the threads.
+inline void weight_gradient(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int threads) {
+  Long blocks = rounded_up(m, kBlockRows) / kBlockRows, columns = kBlockColumns;
+  while (columns > kLeastColumns && blocks * rounded_up(n, columns) / columns < 2 * threads) columns /= 2;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+  for (Long top = 0; top < m; top += kBlockRows) {
+    for (Long left = 0; left < n; left += columns) {
+      Workspace& space = Workspace::own();
+      float *a = space.take(kBlockDepth, kBlockStride), *b = space.take(kBlockDepth, kPanel);
+      float* c = space.take(kBlockRows, columns);
+      Long height = std::min(kBlockRows, m - top), width = std::min(columns, n - left);
+      for (Long first = 0; first < rows; first += kBlockDepth) {
+        Long depth = std::min(kBlockDepth, rows - first);
+        for (Long k = 0; k < depth; ++k) std::copy_n(dy + (first + k) * m + top, height, a + k * kBlockStride);
+        for (Long at = 0; at < width; at += kPanel) {
+          Long some = std::min(kPanel, width - at);
+          for (Long k = 0; k < depth; ++k) {
+            std::copy_n(x + (first + k) * n + left + at, some, b + k * kPanel);
+            std::fill(b + k * kPanel + some, b + (k + 1) * kPanel, 0.0f);
+          }
+          product({a, 1, kBlockStride}, height, {b, depth}, 0, depth, 0, some, c + at, columns, first > 0);
+        }
+      }
+      for (Long r = 0; r < height; ++r) std::copy_n(c + r * columns, width, dw + (top + r) * n + left);
+    }
+  }
+}
+
+}  // namespace
