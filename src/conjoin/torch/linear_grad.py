@@ -99,7 +99,7 @@ def _product(by_onednn: bool) -> Product:
     return onednn if by_onednn else F.linear
 
 
-def _turned(a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], _: None) -> Float[Tensor, "m n"]:
+def _turned(a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], _: Tensor | None) -> Float[Tensor, "m n"]:
     """a B^T, where both are views of what lies the other way."""
     return native.weight_gradient(a.t().contiguous(), b.t().contiguous())
 
