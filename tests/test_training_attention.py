@@ -209,6 +209,14 @@ def test_seeds_decide_draws_and_a_restored_state_goes_on() -> None:
     assert torch.equal(dropout(x, 0.5), first)
 
 
+def test_a_profiler_may_watch_with_shapes() -> None:
+    given = _given(K)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True):
+        for seed in range(8):
+            torch.manual_seed(seed)
+            dropout(attend_in_training(*given, None, None, Attending(0.3, 0.3)), 0.5).sum().backward()
+
+
 def _philox(counter: list[int], key: int) -> list[int]:
     """Philox4x32-10 as its paper gives it (Salmon et al. 2011, section 3.3, and its table of constants)."""
     low, high = key % 2**32, key >> 32

@@ -10,8 +10,13 @@ namespace {
 constexpr Long kBlockRows = 32 * kTileRows, kBlockColumns = 12 * kPanel, kLeastColumns = 3 * kPanel, kBlockDepth = 384;
 constexpr Long kBlockStride = kBlockRows + 16;  // so that lines below each other fall on different places of the first cache
 
-// dw [m, n] = dy [rows, m]^T x [rows, n], all contiguous; sums are over blocks of rows, in order, whatever the threads.
-inline void weight_gradient(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int threads) {
+// dw [m, n] = dy [rows, m]^T x [rows, n], or added to what it is; all contiguous. Sums are over blocks of rows, in order,
+// whatever the threads.
+template <class T>
+void weight_gradient(const T* dy, const T* x, float* dw, Long rows, Long m, Long n, bool add, int threads) {
+  auto copy = [](const T* from, Long count, float* to) {
+    for (Long i = 0; i < count; ++i) to[i] = to_float(from[i]);
+  };
   Long blocks = rounded_up(m, kBlockRows) / kBlockRows, columns = kBlockColumns;
   while (columns > kLeastColumns && blocks * rounded_up(n, columns) / columns < 2 * threads) columns /= 2;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
@@ -23,17 +28,20 @@ inline void weight_gradient(const float* dy, const float* x, float* dw, Long row
       Long height = std::min(kBlockRows, m - top), width = std::min(columns, n - left);
       for (Long first = 0; first < rows; first += kBlockDepth) {
         Long depth = std::min(kBlockDepth, rows - first);
-        for (Long k = 0; k < depth; ++k) std::copy_n(dy + (first + k) * m + top, height, a + k * kBlockStride);
+        for (Long k = 0; k < depth; ++k) copy(dy + (first + k) * m + top, height, a + k * kBlockStride);
         for (Long at = 0; at < width; at += kPanel) {
           Long some = std::min(kPanel, width - at);
           for (Long k = 0; k < depth; ++k) {
-            std::copy_n(x + (first + k) * n + left + at, some, b + k * kPanel);
+            copy(x + (first + k) * n + left + at, some, b + k * kPanel);
             std::fill(b + k * kPanel + some, b + (k + 1) * kPanel, 0.0f);
           }
           product({a, 1, kBlockStride}, height, {b, depth}, 0, depth, 0, some, c + at, columns, first > 0);
         }
       }
-      for (Long r = 0; r < height; ++r) std::copy_n(c + r * columns, width, dw + (top + r) * n + left);
+      for (Long r = 0; r < height; ++r) {
+        float* to = dw + (top + r) * n + left;
+        for (Long i = 0; i < width; ++i) to[i] = add ? to[i] + c[r * columns + i] : c[r * columns + i];
+      }
     }
   }
 }

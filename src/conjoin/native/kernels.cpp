@@ -191,9 +191,15 @@ void conjoin_train_backward_bf16(const void* const* tensors, const Long* numbers
   train_backward<bf16>(tensors, numbers, scale, threads);
 }
 
-// dw[m, n] = dy[rows, m]^T x[rows, n], contiguous.
-void conjoin_weight_gradient_f32(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int threads) {
-  weight_gradient(dy, x, dw, rows, m, n, threads);
+// dw[m, n] = dy[rows, m]^T x[rows, n], contiguous, or added to what it is; dw is float32.
+void conjoin_weight_gradient_f32(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int add,
+                                 int threads) {
+  weight_gradient(dy, x, dw, rows, m, n, add != 0, threads);
+}
+
+void conjoin_weight_gradient_bf16(const bf16* dy, const bf16* x, float* dw, Long rows, Long m, Long n, int add,
+                                  int threads) {
+  weight_gradient(dy, x, dw, rows, m, n, add != 0, threads);
 }
 
 // Dropout by seed; kept is of 65536.

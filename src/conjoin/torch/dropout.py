@@ -52,8 +52,8 @@ def scale_of(rate: float) -> float:
 
 
 def new_seed() -> int:
-    """64 bits of PyTorch's generator."""
-    return int(torch.empty((), dtype=torch.int64).random_(-(2**63), None)) % 2**64
+    """63 bits of PyTorch's generator: what its profiler, too, takes for a whole number."""
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
 def draw(shape: torch.Size | list[int], rate: float) -> Int16[Tensor, "*shape"]:

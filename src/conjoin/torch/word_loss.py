@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conjoin.torch import native
 from conjoin.torch.linear_grad import Products, fastest_products, ordinary
 
 CHUNK_SCORES = {"cpu": 2**23, "cuda": 2**27}
@@ -120,6 +121,16 @@ def _chunk(rows: Tensor, words: Words, labels: Tensor, smoothing: float, *, with
     return _Chunk(loss, slope.to(rows.dtype))
 
 
+def _with_product(
+    total: Float[Tensor, "*weight"], slope: Float[Tensor, "rows m"], rows: Float[Tensor, "rows n"]
+) -> Float[Tensor, "m n"]:
+    """total + slope^T rows, in float32; the total is used up, and one of no axes is nothing yet."""
+    if slope.device.type == "cpu" and slope.dtype in (torch.float32, torch.bfloat16) and fastest_products().dw:
+        return native.weight_gradient(slope.contiguous(), rows.contiguous(), total if total.dim() else None)
+    part = Products().to_weight(slope, rows).float()
+    return total.add_(part) if total.dim() else part
+
+
 class _Sums:
     """The gradients so far. Those of the words are sums over chunks, held in float32."""
 
@@ -131,12 +142,10 @@ class _Sums:
 
     def add(self, at: slice, rows: Tensor, words: Words, slope: Tensor) -> None:
         """Add what a chunk gives."""
-        products = _products(rows.dtype, rows.device.type)
         if self.x is not None:
-            self.x[at] = products.to_input(slope, words.weight)
+            self.x[at] = _products(rows.dtype, rows.device.type).to_input(slope, words.weight)
         if self.weight is not None:
-            part = products.to_weight(slope, rows).float()
-            self.weight = part if self.weight.dim() == 0 else self.weight.add_(part)
+            self.weight = _with_product(self.weight, slope, rows)
         if self.bias is not None:
             self.bias += slope.sum(0, dtype=torch.float32)
 

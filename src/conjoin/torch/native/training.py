@@ -145,12 +145,14 @@ def _numbers(*numbers: int) -> ctypes.Array[c_int64]:
     return (c_int64 * len(numbers))(*numbers)
 
 
-def weight_gradient(dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
-    """dy^T x of contiguous float32."""
-    dw = dy.new_empty(dy.shape[1], x.shape[1])
-    types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int)
-    compiled_function("conjoin_weight_gradient_f32", *types)(
-        dy.data_ptr(), x.data_ptr(), dw.data_ptr(), *dy.shape, x.shape[1], torch.get_num_threads()
+def weight_gradient(
+    dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"], into: Float[Tensor, "m n"] | None = None
+) -> Float[Tensor, "m n"]:
+    """dy^T x of contiguous tensors, in float32; added to `into`, if that is given."""
+    dw = torch.empty(dy.shape[1], x.shape[1]) if into is None else into
+    types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int, c_int)
+    compiled_function(f"conjoin_weight_gradient_{SUFFIX[dy.dtype]}", *types)(
+        dy.data_ptr(), x.data_ptr(), dw.data_ptr(), *dy.shape, x.shape[1], into is not None, torch.get_num_threads()
     )
     return dw
 
