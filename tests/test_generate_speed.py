@@ -1,6 +1,7 @@
 """What decoding costs, in calls, rows and bytes; nothing here looks at a clock."""
 
 import gc
+import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conjoin import EncoderDecoderModel
+from conjoin.torch import native
 from conjoin.torch.cache import KVCache, keep_order
 from conjoin.torch.decoding.reader import Reader
 from conjoin.torch.decoding.results import Results
@@ -125,39 +127,93 @@ def test_finished_sources_leave_the_batch(kind: str, watch: Watch) -> None:
     assert cache.cross[0][0].shape[0] == 1 and cache.keys[0].shape[0] == ROWS[kind]
 
 
-def test_only_rows_with_another_parent_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = KVCache(room=9)
+@pytest.fixture(params=["by kernel", "in plain steps"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in plain steps":
+        monkeypatch.setattr(native, "has", lambda kernel: False)
+
+
+def _append(cache: KVCache, count: int, rows: int = 6) -> None:
     for layer in range(2):
-        cache.append(layer, torch.randn(6, 2, 4, 3), torch.randn(6, 2, 4, 3))
-    cache.advance(4)
-    before = [tensor.clone() for tensor in (*cache.keys, *cache.values)]
-    moved: list[int] = []
-    gathered = KVCache._gathered
-
-    def watched(self: KVCache, tensor: Tensor, rows: Tensor) -> Tensor:
-        moved.append(len(rows))
-        return gathered(self, tensor, rows)
-
-    monkeypatch.setattr(KVCache, "_gathered", watched)
-    cache.reorder(torch.arange(6))
-    assert moved == []
-    parents = torch.tensor([0, 0, 2, 5, 4, 4])
-    cache.reorder(parents)
-    assert moved == [3] * 4
-    for tensor, old in zip((*cache.keys, *cache.values), before, strict=True):
-        assert tensor[:, :, :4].equal(old[parents][:, :, :4])
+        cache.append(layer, torch.randn(rows, 2, count, 3), torch.randn(rows, 2, count, 3))
+    cache.advance(count)
 
 
-def test_the_buffer_for_moving_is_made_once() -> None:
+def _held(cache: KVCache) -> list[Tensor]:
+    return [tensor[:, :, : cache.length].clone() for tensor in (*cache.keys, *cache.values)]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_rows_with_another_parent_get_what_they_do_not_share_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[tuple[int, list[int]]] = []
+    move = KVCache._move
+
+    def watched(self: KVCache, first: int, to: Tensor, sources: Tensor) -> None:
+        moved.append((first, to.tolist()))
+        move(self, first, to, sources)
+
+    monkeypatch.setattr(KVCache, "_move", watched)
     cache = KVCache(room=9)
-    cache.append(0, torch.randn(6, 2, 4, 3), torch.randn(6, 2, 4, 3))
-    cache.advance(4)
+    _append(cache, 4)
+    for parents, expected in (
+        ([0, 1, 2, 3, 4, 5], []),
+        ([0, 0, 2, 5, 4, 4], [(0, [1, 3, 5])]),
+        ([1, 0, 2, 3, 5, 4], [(5, [0, 1, 4, 5])]),  # what came before the last time they have in common
+        ([0, 1, 4, 3, 4, 5], [(0, [2])]),
+    ):
+        moved.clear()
+        before = _held(cache)
+        cache.reorder(torch.tensor(parents))
+        assert moved == expected
+        for tensor, old in zip(_held(cache), before, strict=True):
+            assert tensor.equal(old[parents])
+        _append(cache, 1)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_done_to_rows_they_hold_what_they_should(seed: int) -> None:
+    draw = random.Random(seed)
+    cache, rows = KVCache(room=3), 6
+    _append(cache, 2)
+    expected = _held(cache)
+    for _ in range(40):
+        match draw.choice(["reorder", "reorder", "append", "append", "crop", "expand", "keep"]):
+            case "reorder":
+                parents = [draw.randrange(rows) for _ in range(rows)]
+                cache.reorder(torch.tensor(parents))
+                expected = [tensor[parents] for tensor in expected]
+            case "append":
+                _append(cache, draw.choice([1, 1, 3]), rows)
+                count = expected[0].shape[2]
+                expected = [
+                    torch.cat([old, new[:, :, count:]], 2) for old, new in zip(expected, _held(cache), strict=True)
+                ]
+            case "crop":
+                length = max(1, cache.length - draw.randrange(3))
+                cache.crop(length)
+                expected = [tensor[:, :, :length] for tensor in expected]
+            case "expand" if rows < 12:
+                cache.expand(2)
+                rows, expected = 2 * rows, [tensor.repeat_interleave(2, 0) for tensor in expected]
+            case "keep" if rows > 6:
+                order = keep_order(sorted(draw.sample(range(rows), rows - 3)))
+                cache.keep(order, 1)
+                rows, expected = rows - 3, [tensor[order] for tensor in expected]
+            case _:
+                continue
+        assert all(found.equal(old) for found, old in zip(_held(cache), expected, strict=True))
+
+
+def test_the_buffer_for_moving_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "has", lambda kernel: False)
+    cache = KVCache(room=9)
+    _append(cache, 4)
     cache.reorder(torch.tensor([1, 0, 2, 3, 4, 5]))
     made = cache._scratch
-    cache.append(0, torch.randn(6, 2, 1, 3), torch.randn(6, 2, 1, 3))
-    cache.advance(1)
+    _append(cache, 1)
     cache.reorder(torch.tensor([5, 4, 3, 2, 1, 0]))
-    assert cache._scratch is made
+    assert made is not None and cache._scratch is made
 
 
 def test_what_is_kept_stays_where_it_can() -> None:

@@ -211,6 +211,11 @@ void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long k
   drop(x, y, count, Dropout{seed, kept}, threads);
 }
 
+// Rows of a cache take over what others hold; see rows.h. A count of tensors, then of rows.
+void conjoin_move_rows(const Moving* tensors, Long count, const Long* to, const Long* from, Long rows, int threads) {
+  move_rows(tensors, count, to, from, rows, threads);
+}
+
 // Whole blocks; see steps.h. The cache is float32, bf16 or in 8 bits.
 void conjoin_steps_f32(const StepCall* call) { Steps<float>(*call).run(); }
 

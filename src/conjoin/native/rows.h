@@ -184,4 +184,28 @@ inline void mix(const float* s, const T* v, Long stride, Long width, Long size, 
       for (Long j = 0; j < width; ++j) mixed[r * size + e] += s[r * kKeys + j] * to_float(v[j * stride + e]);
 }
 
+// What is moved of a cache's tensor: so many bytes of each of its rows' heads.
+struct Moving {
+  char* data;
+  Long row, head, heads, bytes;
+};
+
+// Row to[i] takes over what from[i] held before any was changed.
+inline void move_rows(const Moving* tensors, Long count, const Long* to, const Long* from, Long rows, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<char> held;
+#pragma omp for schedule(dynamic)
+    for (Long t = 0; t < count; ++t) {
+      const Moving& m = tensors[t];
+      held.resize(rows * m.bytes);
+      for (Long head = 0; head < m.heads; ++head) {
+        char* at = m.data + head * m.head;
+        for (Long i = 0; i < rows; ++i) std::memcpy(held.data() + i * m.bytes, at + from[i] * m.row, m.bytes);
+        for (Long i = 0; i < rows; ++i) std::memcpy(at + to[i] * m.row, held.data() + i * m.bytes, m.bytes);
+      }
+    }
+  }
+}
+
 }  // namespace

@@ -1,5 +1,6 @@
 """Keys and values kept between decoding steps."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.torch import native
 from conjoin.torch.cache_rows import to_bytes
 
 
@@ -22,6 +24,8 @@ class KVCache:
         room: Target positions to reserve; grows by doubling where it turns out too small.
         mask: What may be read among the filled positions, where a mask was given.
         counted: What RoBERTa's positions count among them: ids that are not padding.
+        writers: Which row computed each filled position, from the first `reorder` on: where that is the same, rows hold
+            the same.
         steps: The stack's blocks as our kernels take them, made by the stack that fills this cache; False: they do not.
     """
 
@@ -33,6 +37,7 @@ class KVCache:
     cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     mask: Bool[Tensor, "R T"] | None = None
     counted: Bool[Tensor, "R T"] | None = None
+    writers: Int[Tensor, "R T"] | None = None
     steps: Any = None
     _scratch: Tensor | None = None
 
@@ -76,6 +81,9 @@ class KVCache:
     def advance(self, count: int) -> None:
         """Count `count` new positions as filled, once per forward pass."""
         self.length += count
+        if self.writers is not None:
+            rows = torch.arange(len(self.writers))
+            self.writers = torch.cat([self.writers, rows[:, None].expand(-1, count)], 1)
 
     def crop(self, length: int) -> None:
         """Forget every target position from `length` on."""
@@ -95,29 +103,44 @@ class KVCache:
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Let row r continue what row parents[r] held.
 
-        On a CPU, rows that keep their place are not touched. A GPU moves all: to learn which it may leave, the program
-        would have to wait for it.
+        On a CPU, rows that keep their place are not touched, nor is what a row shares with the one it continues: beams
+        have most of their past in common. A GPU moves all: to learn what it may leave, it would have to be waited for.
         """
         if parents.device.type == "cpu":
             moved = (parents != torch.arange(len(parents))).nonzero().squeeze(1)
             if len(moved) == 0:
                 return
             sources = parents[moved]
-            for tensor in (*self.keys, *self.values):
-                tensor[moved, :, : self.length] = self._gathered(tensor, sources)
+            self._move(self._shared(moved, sources), moved, sources)
         else:
             for tensor in (*self.keys, *self.values):
-                tensor[:, :, : self.length] = self._gathered(tensor, parents)
+                filled = tensor[:, :, : self.length]
+                filled[:] = self._gathered(filled, parents)
         self._change_rows(lambda rows: rows.index_select(0, parents))
 
-    def _gathered(self, tensor: Tensor, rows: Tensor) -> Tensor:
-        """A copy of some rows' filled part, in a buffer that is used again and again."""
-        if self._scratch is None or self._scratch.numel() < tensor.numel():
-            self._scratch = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-        shape = (len(rows), tensor.shape[1], self.length, tensor.shape[3])
-        size = shape[0] * shape[1] * shape[2] * shape[3]
-        out = self._scratch[:size].view(shape)
-        return torch.index_select(tensor[:, :, : self.length], 0, rows, out=out)
+    def _move(self, first: int, to: Int[Tensor, " r"], sources: Int[Tensor, " r"]) -> None:
+        """Let rows take over what others hold from a position on."""
+        filled = [tensor[:, :, first : self.length] for tensor in (*self.keys, *self.values)]
+        if native.has("float32"):
+            return native.move_rows(filled, to, sources)
+        for tensor in filled:
+            tensor[to] = self._gathered(tensor, sources)
+
+    def _shared(self, moved: Int[Tensor, " r"], sources: Int[Tensor, " r"]) -> int:
+        """So many first positions of every moved row hold what its source's do."""
+        if self.writers is None:
+            rows = self.keys[0].shape[0]
+            self.writers = torch.arange(rows)[:, None].expand(rows, self.length)
+        apart = (self.writers[moved] != self.writers[sources]).any(0)
+        return int(apart.int().argmax()) if bool(apart.any()) else self.length
+
+    def _gathered(self, filled: Tensor, rows: Tensor) -> Tensor:
+        """A copy of some rows, in a buffer that is used again and again."""
+        most = filled.untyped_storage().nbytes() // filled.element_size()
+        if self._scratch is None or self._scratch.numel() < most:
+            self._scratch = filled.new_empty(most)
+        shape = (len(rows), *filled.shape[1:])
+        return torch.index_select(filled, 0, rows, out=self._scratch[: math.prod(shape)].view(shape))
 
     def keep(self, order: list[int], rows_per_source: int) -> None:
         """Keep the sources of `order` (made by `keep_order`) and their rows; the others' storage is given up.
@@ -142,6 +165,7 @@ class KVCache:
         """Change what is known of every position."""
         self.mask = None if self.mask is None else change(self.mask)
         self.counted = None if self.counted is None else change(self.counted)
+        self.writers = None if self.writers is None else change(self.writers)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Target positions held (transformers' name)."""

@@ -1,10 +1,11 @@
 """Kernels of our own for a CPU: linear layers over few rows, attention of few queries over cached keys, whole decoding
-steps; in training, attention with dropout, and its gradients.
+steps, rows of a cache; in training, attention with dropout, and its gradients.
 
 Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
 """
 
 from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
+from conjoin.torch.native.moving import move_rows
 from conjoin.torch.native.steps import Steps, is_watched
 from conjoin.torch.native.training import STEPS, Attending, Call, Reads, drop, weight_gradient
 
@@ -21,5 +22,6 @@ __all__ = [
     "is_watched",
     "linear",
     "linear_int8",
+    "move_rows",
     "weight_gradient",
 ]
