@@ -1,8 +1,7 @@
 // Dot products of rows of x with many rows of a matrix that is stored (out, in), row by row.
 //
-// Few rows, up to eight, read the matrix where it lies: memory is what they wait for. Many rows multiply, and do so on
-// copies of a few of the matrix's rows in which what is read together lies together (packed.h). The sums are the same,
-// bit by bit.
+// Few rows, up to eight, wait for memory: each row of the matrix is read once, whole. Many rows multiply, a group of the
+// matrix's rows at a time (packed.h). The sums are the same, bit by bit.
 
 #pragma once
 
@@ -127,8 +126,7 @@ void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W*
       default: return direct_dots<D, 8>(x, x_stride, w, w_stride, n, first, last, finish);
     }
   }
-  bool packed = rows > 12 || (rows > 4 && packed_tile_fits<D>(n));
-  if (packed)
+  if (rows > 4)
     many_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
   else
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);

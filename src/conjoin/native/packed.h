@@ -1,7 +1,5 @@
-// Dot products of many rows: tiles of six rows by four outputs over copies in which a tile's lines lie in a row.
-//
-// Read where they lie, rows of 768 or 3072 numbers fall on the same few places of the first cache and push each other
-// out. The copies cost one pass over the matrix for up to `kept_bytes` of x.
+// Dot products of many rows: tiles of six rows by four outputs. x lies in copies in which a tile's lines lie in a row; the
+// matrix is read where it lies, a group of its rows at a time, which the second cache holds until all of x has passed.
 
 #pragma once
 
@@ -11,7 +9,7 @@
 
 namespace {
 
-constexpr Long first_cache_bytes = 32 * 1024, group_bytes = 48 * 1024, kept_bytes = 512 * 1024;
+constexpr Long group_bytes = 48 * 1024, kept_bytes = 512 * 1024;
 
 struct alignas(64) Line {  // what one load takes
   char bytes[64];
@@ -26,11 +24,6 @@ inline Line* lines(std::vector<Line>& buffer, Long count) {
 template <class D>
 inline Long steps(Long n) {
   return (n + D::step - 1) / D::step;
-}
-
-template <class D>
-inline bool packed_tile_fits(Long n) {
-  return steps<D>(n) * 6 * static_cast<Long>(sizeof(Line)) <= first_cache_bytes;
 }
 
 // Copy rows of n numbers to [steps][width] lines, the last step filled up with zeros.
@@ -53,13 +46,19 @@ struct Ahead {  // rows to be fetched while a tile is computed
   int count;
 };
 
+// Four rows of weights: where each begins, and how many bytes further on its next line is.
+struct Four {
+  const char* rows[4];
+  Long step;
+};
+
 template <class D, int R>
-inline void packed_tile(const Line* x, const Line* w, Long steps, const Ahead& ahead, typename D::Sum (*out)[4]) {
+inline void packed_tile(const Line* x, const Four& w, Long steps, const Ahead& ahead, typename D::Sum (*out)[4]) {
   typename D::Accumulator a[R][4] = {};
-  for (Long s = 0; s < steps; ++s, x += R, w += 4) {
+  for (Long s = 0; s < steps; ++s, x += R) {
     typename D::Vector weights[4];
 #pragma GCC unroll 4
-    for (int o = 0; o < 4; ++o) weights[o] = D::load(reinterpret_cast<const typename D::W*>(w + o));
+    for (int o = 0; o < 4; ++o) weights[o] = D::load(reinterpret_cast<const typename D::W*>(w.rows[o] + s * w.step));
     for (int o = 0; o < ahead.count; ++o) __builtin_prefetch(ahead.rows[o] + s * sizeof(Line), 0, 2);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
@@ -73,7 +72,7 @@ inline void packed_tile(const Line* x, const Line* w, Long steps, const Ahead& a
 }
 
 template <class D, int R, class Finish>
-inline void packed_strip(const Line* x, const Line* w, Long steps, const Ahead& ahead, Long row, Long output, int valid,
+inline void packed_strip(const Line* x, const Four& w, Long steps, const Ahead& ahead, Long row, Long output, int valid,
                          Finish finish) {
   typename D::Sum out[R][4];
   packed_tile<D, R>(x, w, steps, ahead, out);
@@ -139,6 +138,7 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
   static thread_local std::vector<Line> x_buffer, w_buffer;
   const Long length = steps<D>(n), line = sizeof(Line);
   const Long group = 4 * std::max<Long>(1, group_bytes / (4 * line * length));
+  const bool copied = n % D::step;  // a last step that is filled up with zeros
   const Long most = std::max<Long>(6, kept_bytes / (line * length)), pieces = (rows + most - 1) / most;
   Line* xs = lines(x_buffer, (rows + pieces - 1) / pieces * length);
   Line* ws = lines(w_buffer, group * length);
@@ -150,7 +150,7 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
                     xs + tiles.begin(t) * length, tiles.height(t));
     for (Long g = first; g < last; g += group) {
       const Long stop = std::min(last, g + group);
-      for (Long o = g; o < stop; o += 4)
+      for (Long o = g; copied && o < stop; o += 4)
         interleave<D>(w + o * w_stride, w_stride, std::min<Long>(4, last - o), n, ws + (o - g) * length, 4);
       for (Long t = 0; t < tiles.count; ++t) {
         const Line* mine = xs + tiles.begin(t) * length;
@@ -161,7 +161,10 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
           for (Long j = 4 * t / tiles.count; j < 4 * (t + 1) / tiles.count; ++j)
             if (o + group + j < last)
               ahead.rows[ahead.count++] = reinterpret_cast<const char*>(w + (o + group + j) * w_stride);
-          const Line* theirs = ws + (o - g) * length;
+          Four theirs{{}, copied ? 4 * line : line};
+          for (Long j = 0; j < 4; ++j)
+            theirs.rows[j] = copied ? ws[(o - g) * length + j].bytes
+                                    : reinterpret_cast<const char*>(w + std::min(o + j, last - 1) * w_stride);
           switch (tiles.height(t)) {
             case 6: packed_strip<D, 6>(mine, theirs, length, ahead, row, o, valid, finish); break;
             case 5: packed_strip<D, 5>(mine, theirs, length, ahead, row, o, valid, finish); break;

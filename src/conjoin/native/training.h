@@ -99,7 +99,8 @@ void write(const float* from, Long width, float scale, const Tokens<T>& to) {
       store_chosen(to[r] + i, load16(from + r * width + i) * scale, first_of(to.size - i));
 }
 
-// Queries [first, last) of a head, and the keys [begin, end) that any of them reads.
+// Queries [first, last) of a head, and the keys [begin, end) that any of them reads; a block of draws begins at `begin`, and
+// a panel at `end`, if it is not the last.
 struct Block {
   Long first, last, begin, end;
 

@@ -80,11 +80,10 @@ class _ByKernel(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, reads: native.Reads, how: Attending
     ) -> Tensor:
-        seed = new_seed() if how.dropout else 0
-        drawn = native.Attending(how.scale, share_kept(how.dropout), seed)
-        out, weights = native.Call(q, k, v, None if bias is None else bias.float(), reads, drawn).forward()
+        seed, wide = new_seed() if how.dropout else 0, None if bias is None else bias.float()
+        out, weights = native.Call(q, k, v, wide, reads, how.scale, share_kept(how.dropout), seed).forward()
         ctx.save_for_backward(q, k, v, bias, weights)
-        ctx.reads, ctx.how, ctx.drawn = reads, how, drawn
+        ctx.reads, ctx.how = reads, how
         return out
 
     @staticmethod
@@ -92,7 +91,7 @@ class _ByKernel(torch.autograd.Function):
         q, k, v, bias, weights = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _differentiated(ctx, (q, k, v, bias), _plainly(ctx), dy)
-        call = native.Call(q, k, v, None, ctx.reads, ctx.drawn)
+        call = native.Call(q, k, v, None, ctx.reads, ctx.how.scale, share_kept(ctx.how.dropout))
         *found, slopes = call.backward(dy, weights, of_bias=ctx.needs_input_grad[3])
         return *found, None if slopes is None else _slope_of_bias(bias, slopes, ctx.reads, q), None, None
 

@@ -7,11 +7,10 @@ Compiled when first used, where a C++ compiler is at hand; everything works with
 from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.native.moving import move_rows
 from conjoin.torch.native.steps import Steps, is_watched
-from conjoin.torch.native.training import STEPS, Attending, Call, Reads, drop, weight_gradient
+from conjoin.torch.native.training import STEPS, Call, Reads, drop, weight_gradient
 
 __all__ = [
     "STEPS",
-    "Attending",
     "Call",
     "Kept",
     "Reads",

@@ -38,27 +38,14 @@ class Reads:
 
 
 @dataclass(frozen=True, slots=True)
-class Attending:
-    """What is the same for all rows.
-
-    Args:
-        scale: Of scores.
-        kept: Of weights, in 65536ths; the others are set to 0, and the kept ones grow when they are read.
-        seed: Of draws by Philox, which hang on a weight's place alone.
-    """
-
-    scale: float
-    kept: int = STEPS
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """Attention in training: softmax(q k^T * scale + bias), dropout, and the product with v, or their gradients.
 
     Args:
         q, k, v: Heads with any strides, of n rows, or of one that holds all sequences.
         bias: float32, of the longest sequence; shorter ones take its corner.
+        kept: Of weights, in 65536ths; the others are set to 0, and the kept ones grow when they are read.
+        seed: Of draws by Philox, which hang on a weight's place alone.
     """
 
     q: Float[Tensor, "rows H T E"]
@@ -66,7 +53,9 @@ class Call:
     v: Float[Tensor, "rows K S F"]
     bias: Float[Tensor, "1 #H #L M"] | None
     reads: Reads
-    how: Attending
+    scale: float
+    kept: int = STEPS
+    seed: int = 0
 
     def forward(self) -> tuple[Float[Tensor, "rows H T F"], Float[Tensor, " weights"]]:
         """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
@@ -78,8 +67,8 @@ class Call:
         compiled_function(f"conjoin_train_{SUFFIX[self.q.dtype]}", *types)(
             _pointers(*tensors, out, weights),
             _numbers(*numbers, *_strides(out)),
-            self.how.scale,
-            self.how.seed,
+            self.scale,
+            self.seed,
             torch.get_num_threads(),
         )
         return out, weights
@@ -95,7 +84,7 @@ class Call:
         compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
             _pointers(*tensors, dout, weights, dq, dk, dv, slopes),
             _numbers(*numbers, *(stride for x in (dout, dq, dk, dv) for stride in _strides(x))),
-            self.how.scale,
+            self.scale,
             torch.get_num_threads(),
         )
         return dq, dk, dv, slopes
@@ -106,7 +95,7 @@ class Call:
         bias, bias_strides = _laid_out(self.bias, self.k.shape[2])
         whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
         sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
-        numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.how.kept]
+        numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.kept]
         numbers += [*mask_strides, *bias_strides[1:], *(stride for x in whole for stride in _strides(x))]
         return [*whole, self.reads.spans, mask, bias], numbers
 
