@@ -26,6 +26,7 @@ void weight_gradient(const T* dy, const T* x, float* dw, Long rows, Long m, Long
       float *a = space.take(kBlockDepth, kBlockStride), *b = space.take(kBlockDepth, kPanel);
       float* c = space.take(kBlockRows, columns);
       Long height = std::min(kBlockRows, m - top), width = std::min(columns, n - left);
+      if (!rows) std::fill(c, c + height * columns, 0.0f);
       for (Long first = 0; first < rows; first += kBlockDepth) {
         Long depth = std::min(kBlockDepth, rows - first);
         for (Long k = 0; k < depth; ++k) copy(dy + (first + k) * m + top, height, a + k * kBlockStride);

@@ -126,15 +126,15 @@ def _allowed_in(reads: native.Reads, row: int, of: Float[Tensor, "1 H queries ke
     """What may be read in a sequence, as a mask."""
     if reads.allowed is not None:
         return reads.allowed[row : row + 1] if len(reads.allowed) > 1 else reads.allowed
-    queries = torch.arange(of.shape[-1] - of.shape[-2], of.shape[-1])[:, None]
-    apart = queries - torch.arange(of.shape[-1])
+    queries, keys = of.shape[-2:]
+    apart = torch.arange(keys - queries, keys, device=of.device)[:, None] - torch.arange(keys, device=of.device)
     allowed = apart >= 0 if reads.causal else torch.ones_like(apart, dtype=torch.bool)
     return allowed if reads.window is None else allowed & (apart.abs() < reads.window)
 
 
 def _slope_of_bias(bias: Tensor, slopes: Float[Tensor, " weights"], reads: native.Reads, q: Tensor) -> Tensor:
     """Summed over all sequences."""
-    total = torch.zeros(bias.shape)
+    total = torch.zeros_like(bias, dtype=torch.float32)
     for _, slope in _sequences(reads, slopes, q):
         corner = total[..., : slope.shape[-2], : slope.shape[-1]]
         corner += slope.sum_to_size(corner.shape)

@@ -82,7 +82,7 @@ class KVCache:
         """Count `count` new positions as filled, once per forward pass."""
         self.length += count
         if self.writers is not None:
-            rows = torch.arange(len(self.writers))
+            rows = torch.arange(len(self.writers), device=self.writers.device)
             self.writers = torch.cat([self.writers, rows[:, None].expand(-1, count)], 1)
 
     def crop(self, length: int) -> None:
@@ -111,7 +111,9 @@ class KVCache:
             if len(moved) == 0:
                 return
             sources = parents[moved]
-            self._move(self._shared(moved, sources), moved, sources)
+            first = self._shared(moved, sources, len(parents))
+            if first < self.length:
+                self._move(first, moved, sources)
         else:
             for tensor in (*self.keys, *self.values):
                 filled = tensor[:, :, : self.length]
@@ -126,11 +128,10 @@ class KVCache:
         for tensor in filled:
             tensor[to] = self._gathered(tensor, sources)
 
-    def _shared(self, moved: Int[Tensor, " r"], sources: Int[Tensor, " r"]) -> int:
+    def _shared(self, moved: Int[Tensor, " r"], sources: Int[Tensor, " r"], rows: int) -> int:
         """So many first positions of every moved row hold what its source's do."""
         if self.writers is None:
-            rows = self.keys[0].shape[0]
-            self.writers = torch.arange(rows)[:, None].expand(rows, self.length)
+            self.writers = torch.arange(rows, device=moved.device)[:, None].expand(rows, self.length)
         apart = (self.writers[moved] != self.writers[sources]).any(0)
         return int(apart.int().argmax()) if bool(apart.any()) else self.length
 

@@ -19,7 +19,7 @@ def move_rows(tensors: list[Shaped[Tensor, "R K t E"]], to: Int[Tensor, " r"], s
 
     Args:
         tensors: A head's positions lie side by side.
-        to, source: int64; no row is named twice in `to`.
+        to: No row is named twice.
     """
     made = (_Moving * len(tensors))()
     for moving, tensor in zip(made, tensors, strict=True):
@@ -27,7 +27,7 @@ def move_rows(tensors: list[Shaped[Tensor, "R K t E"]], to: Int[Tensor, " r"], s
         moving.data, moving.heads, moving.bytes = tensor.data_ptr(), tensor.shape[1], tensor[0, 0].numel() * size
         moving.row, moving.head = tensor.stride(0) * size, tensor.stride(1) * size
     types = (c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int)
-    to, source = to.contiguous(), source.contiguous()
+    to, source = (rows.to(torch.int64).contiguous() for rows in (to, source))
     compiled_function("conjoin_move_rows", *types)(
         ctypes.addressof(made), len(tensors), to.data_ptr(), source.data_ptr(), len(to), torch.get_num_threads()
     )

@@ -34,7 +34,7 @@ class Reads:
     @classmethod
     def of_rows(cls, q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"], allowed: Tensor | None) -> "Reads":
         """Each row is a sequence."""
-        return cls(torch.tensor([[0, q.shape[2], 0, k.shape[2]]]).repeat(len(q), 1), allowed)
+        return cls(torch.tensor([[0, q.shape[2], 0, k.shape[2]]], device=q.device).repeat(len(q), 1), allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Call:
         """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
         dout = _whole_heads(dout)
         dq, dk, dv = (_like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
-        slopes = torch.zeros(weights.shape) if of_bias else None
+        slopes = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
         tensors, numbers = self._given()
         compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
             _pointers(*tensors, dout, weights, dq, dk, dv, slopes),
@@ -138,7 +138,7 @@ def weight_gradient(
     dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"], into: Float[Tensor, "m n"] | None = None
 ) -> Float[Tensor, "m n"]:
     """dy^T x of contiguous tensors, in float32; added to `into`, if that is given."""
-    dw = torch.empty(dy.shape[1], x.shape[1]) if into is None else into
+    dw = dy.new_empty(dy.shape[1], x.shape[1], dtype=torch.float32) if into is None else into
     types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int, c_int)
     compiled_function(f"conjoin_weight_gradient_{SUFFIX[dy.dtype]}", *types)(
         dy.data_ptr(), x.data_ptr(), dw.data_ptr(), *dy.shape, x.shape[1], into is not None, torch.get_num_threads()
