@@ -1,4 +1,4 @@
-// Products of matrices of float32 that stay in the second cache: attention's, head by head.
+// Products of matrices of float32 that stay in the second cache: attention's, head by head, and blocks of larger ones.
 
 #pragma once
 
@@ -18,7 +18,6 @@ struct Panels {
   float* p;
   Long rows;
 
-  static Long size(Long rows, Long columns) { return rows * rounded_up(columns, kPanel); }
   float* panel(Long column) const { return p + column * rows; }  // of a column that begins one
 };
 

@@ -148,7 +148,7 @@ class _InGroups(torch.autograd.Function):
     ) -> Tensor:
         rows, heads, queries, _ = q.shape
         weights = q.new_empty(rows, heads, queries, k.shape[2])
-        out = _like_tokens(q)
+        out = native.like_tokens(q, v.shape[-1])
         for at in _groups(weights.shape):
             scores = (_grouped(q[at], k).float() @ _folded(k[at]).float().mT).view(weights[at].shape).mul_(how.scale)
             visible = allowed if allowed is None or len(allowed) == 1 else allowed[at]
@@ -169,7 +169,7 @@ class _InGroups(torch.autograd.Function):
         if torch.is_grad_enabled():
             y = attend_plainly(q, k, v, allowed, bias, ctx.how, ~weights.signbit())
             return _differentiated(ctx, (q, k, v, bias), y, dy)
-        dq, dk, dv = (_like_tokens(x) for x in (q, k, v))
+        dq, dk, dv = (native.like_tokens(x, x.shape[-1]) for x in (q, k, v))
         dbias = torch.zeros(bias.shape) if ctx.needs_input_grad[3] else None
         for at in _groups(weights.shape):
             slope = _grouped(dy[at], k)
@@ -197,11 +197,6 @@ def _groups(shape: torch.Size) -> list[slice]:
     """Rows that are computed together."""
     size = max(1, _GROUP_SCORES // shape[1:].numel())
     return [slice(at, at + size) for at in range(0, shape[0], size)]
-
-
-def _like_tokens(x: Float[Tensor, "R H T E"]) -> Float[Tensor, "R H T E"]:
-    """Room for as much, heads of a token side by side, as the linear layers before and after want them."""
-    return x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
 
 def _folded(x: Float[Tensor, "n K S E"]) -> Float[Tensor, "nK S E"]:

@@ -7,7 +7,7 @@ Compiled when first used, where a C++ compiler is at hand; everything works with
 from conjoin.torch.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.native.moving import move_rows
 from conjoin.torch.native.steps import Steps, is_watched
-from conjoin.torch.native.training import STEPS, Call, Reads, drop, weight_gradient
+from conjoin.torch.native.training import STEPS, Call, Reads, drop, like_tokens, weight_gradient
 
 __all__ = [
     "STEPS",
@@ -19,6 +19,7 @@ __all__ = [
     "drop",
     "has",
     "is_watched",
+    "like_tokens",
     "linear",
     "linear_int8",
     "move_rows",

@@ -61,7 +61,7 @@ class Call:
         """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
         spans = self.reads.spans
         weights = self.q.new_empty(int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1])
-        out = _like_tokens(self.q, self.v.shape[-1])
+        out = like_tokens(self.q, self.v.shape[-1])
         tensors, numbers = self._given()
         types = (c_void_p, c_void_p, c_float, c_uint64, c_int)
         compiled_function(f"conjoin_train_{SUFFIX[self.q.dtype]}", *types)(
@@ -78,7 +78,7 @@ class Call:
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " weights"] | None]:
         """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
         dout = _whole_heads(dout)
-        dq, dk, dv = (_like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
+        dq, dk, dv = (like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
         slopes = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
         tensors, numbers = self._given()
         compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
@@ -100,7 +100,7 @@ class Call:
         return [*whole, self.reads.spans, mask, bias], numbers
 
 
-def _like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
+def like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
     """Room for as many heads, those of a token side by side, as the linear layers before and after want them."""
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
 
