@@ -4,11 +4,16 @@ import json
 import math
 import os
 import platform
+import signal
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +72,17 @@ def spread(same: Timing, again: Timing) -> float:
     """
     found = ratio(same, again)
     return round(max(abs(found["ratio"] - 1), (found["high"] - found["low"]) / found["ratio"]), 3)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for gigabytes of models; it goes at the end, also when `timeout` or a scheduler sends SIGTERM."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def machine() -> dict[str, Any]:

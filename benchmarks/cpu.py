@@ -18,7 +18,6 @@ import contextlib
 import shlex
 import subprocess
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ import _training
 import torch
 import transformers
 from _floors import Floors, measure_floors
-from _harness import machine, report
+from _harness import machine, report, scratch
 from _peers import Absent, Cast
 from _rows import ROWS, SMALL, Copying, Row, Speed, Training
 from _table import LEGEND, Results, aligned, table, verdict, write_results
@@ -100,11 +99,11 @@ def _commit() -> str | None:
 def _all(asked: Any, floors: Floors) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Every row and what was found; the checkpoint of a shape is made once."""
     for (kind, shape), rows in groupby(asked.rows, key=lambda row: (type(row), row.shape)):
-        with tempfile.TemporaryDirectory() as folder:
-            cast = Cast(shape, Path(folder), asked.threads) if kind is Speed else None
+        with scratch() as folder:
+            cast = Cast(shape, folder, asked.threads) if kind is Speed else None
             for row in rows:
                 print(f"# {row.name}", file=sys.stderr, flush=True)
-                yield row, _one(row, cast, Path(folder), asked, floors)
+                yield row, _one(row, cast, folder, asked, floors)
 
 
 def _one(row: Row, cast: Cast | None, folder: Path, asked: Any, floors: Floors) -> dict[str, Any]:

@@ -22,7 +22,6 @@ import importlib.util
 import itertools
 import os
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -60,16 +59,16 @@ def main() -> None:
     warnings.simplefilter("ignore")
     _pin(asked.threads)
 
-    from _harness import floors, machine, report
+    from _harness import floors, machine, report, scratch
 
     found = {name: number for name in PACKAGES if (number := _version(name))}
     report({"question": "frameworks", "machine": machine() | found, "floors": floors()})
     for shape in asked.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            _save(shape, Path(folder))
+        with scratch() as folder:
+            _save(shape, folder)
             for source, batch, mode in itertools.product(asked.sources, asked.batches, asked.modes):
                 setting = {"shape": shape, "source": source, "batch": batch, "mode": mode, "new_tokens": NEW_TOKENS}
-                report(setting | _measure(Path(folder), asked.frameworks, source, batch, MODES[mode], asked.rounds))
+                report(setting | _measure(folder, asked.frameworks, source, batch, MODES[mode], asked.rounds))
 
 
 def _pin(threads: int) -> None:

@@ -7,14 +7,12 @@ Prints one JSON line per setting. Tokens are compared before anything is timed; 
 
 import argparse
 import itertools
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import _shapes as shapes
 import torch
-from _harness import floors, machine, race, ratio, report
+from _harness import floors, machine, race, ratio, report, scratch
 
 from conjoin.torch import EncoderDecoderModel
 
@@ -38,8 +36,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     report({"question": "generate", "machine": machine(), "floors": floors()})
     for shape in asked.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            theirs = shapes.save(shape, Path(folder))
+        with scratch() as folder:
+            theirs = shapes.save(shape, folder)
             ours = EncoderDecoderModel.from_pretrained(folder)
         for source, batch, mode in itertools.product(asked.sources, asked.batches, MODES):
             report(

@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import _shapes as shapes
 import numpy as np
 import torch
 import transformers
-from _harness import Timing, floors, machine, ratio, report
+from _harness import Timing, floors, machine, ratio, report, scratch
 from torch import Tensor, nn
 
 from conjoin import EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments
@@ -103,12 +102,12 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     report({"question": "train", "machine": machine(), "floors": floors()})
     for shape in asked.shapes:
-        with tempfile.TemporaryDirectory() as folder:
-            words = shapes.save(shape, Path(folder) / "start").get_output_embeddings().weight.shape[0]
-            _without_dropout(Path(folder) / "start", Path(folder) / "exact")
+        with scratch() as folder:
+            words = shapes.save(shape, folder / "start").get_output_embeddings().weight.shape[0]
+            _without_dropout(folder / "start", folder / "exact")
             for kind, task in itertools.product(asked.kinds, asked.tasks):
                 about = {"shape": shape, "kind": kind, "task": task, "pairs": asked.pairs}
-                work = Work(Path(folder), pairs(task, asked.pairs, words), kind)
+                work = Work(folder, pairs(task, asked.pairs, words), kind)
                 report(about | _race(work, asked.rounds, asked.contenders))
 
 
