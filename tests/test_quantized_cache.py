@@ -13,10 +13,11 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel, GenerationConfig
 from conjoin.errors import GenerationError
 from conjoin.torch import native
-from conjoin.torch.attention import Mask, attend
+from conjoin.torch.attention import attend
 from conjoin.torch.cache import KVCache
 from conjoin.torch.cache_rows import from_bytes, to_bytes
 from conjoin.torch.decoding.reader import Reader
+from conjoin.torch.masks import Mask
 from conjoin.torch.native import Steps
 from generate_models import models, sources
 from pairs import joined, stir

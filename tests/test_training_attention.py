@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.torch import attention_grad, native
-from conjoin.torch.attention import Mask, attend
+from conjoin.torch.attention import attend
 from conjoin.torch.attention_grad import Attending, attend_plainly
 from conjoin.torch.dropout import draw, draws_fast, dropout, keep, scale_of
+from conjoin.torch.masks import Mask
 
 R, H, K, T, S, E = 5, 6, 2, 7, 11, 8
 

@@ -14,9 +14,6 @@ constexpr Long kBlockStride = kBlockRows + 16;  // so that lines below each othe
 // whatever the threads.
 template <class T>
 void weight_gradient(const T* dy, const T* x, float* dw, Long rows, Long m, Long n, bool add, int threads) {
-  auto copy = [](const T* from, Long count, float* to) {
-    for (Long i = 0; i < count; ++i) to[i] = to_float(from[i]);
-  };
   Long blocks = rounded_up(m, kBlockRows) / kBlockRows, columns = kBlockColumns;
   while (columns > kLeastColumns && blocks * rounded_up(n, columns) / columns < 2 * threads) columns /= 2;
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
@@ -29,14 +26,11 @@ void weight_gradient(const T* dy, const T* x, float* dw, Long rows, Long m, Long
       if (!rows) std::fill(c, c + height * columns, 0.0f);
       for (Long first = 0; first < rows; first += kBlockDepth) {
         Long depth = std::min(kBlockDepth, rows - first);
-        for (Long k = 0; k < depth; ++k) copy(dy + (first + k) * m + top, height, a + k * kBlockStride);
+        copy_rows(dy + first * m + top, m, depth, height, a, kBlockStride);
         for (Long at = 0; at < width; at += kPanel) {
           Long some = std::min(kPanel, width - at);
-          for (Long k = 0; k < depth; ++k) {
-            copy(x + (first + k) * n + left + at, some, b + k * kPanel);
-            std::fill(b + k * kPanel + some, b + (k + 1) * kPanel, 0.0f);
-          }
-          product({a, 1, kBlockStride}, height, {b, depth}, 0, depth, 0, some, c + at, columns, first > 0);
+          Panels panel = copy_panels(x + first * n + left + at, n, depth, some, b);
+          product({a, 1, kBlockStride}, height, panel, 0, depth, 0, some, c + at, columns, first > 0);
         }
       }
       for (Long r = 0; r < height; ++r) {

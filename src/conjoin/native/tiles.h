@@ -21,6 +21,24 @@ struct Panels {
   float* panel(Long column) const { return p + column * rows; }  // of a column that begins one
 };
 
+template <class T>
+void copy_rows(const T* from, Long step, Long rows, Long columns, float* to, Long to_step) {
+  for (Long r = 0; r < rows; ++r)
+    for (Long i = 0; i < columns; ++i) to[r * to_step + i] = to_float(from[r * step + i]);
+}
+
+template <class T>
+Panels copy_panels(const T* from, Long step, Long rows, Long columns, float* to) {
+  Panels made{to, rows};
+  for (Long at = 0; at < columns; at += kPanel) {
+    Long width = std::min(kPanel, columns - at);
+    float* panel = made.panel(at);
+    copy_rows(from + at, step, rows, width, panel, kPanel);
+    for (Long r = 0; r < rows; ++r) std::fill(panel + r * kPanel + width, panel + (r + 1) * kPanel, 0.0f);
+  }
+  return made;
+}
+
 // A first factor: element (i, k) at i * row + k * step.
 struct Factor {
   const float* p;

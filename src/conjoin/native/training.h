@@ -57,23 +57,12 @@ struct Tokens {
 
 template <class T>
 void copy(const Tokens<const T>& from, float* to) {
-  for (Long r = 0; r < from.count; ++r)
-    for (Long i = 0; i < from.size; ++i) to[r * from.size + i] = to_float(from[r][i]);
+  copy_rows(from[0], from.heads.time, from.count, from.size, to, from.size);
 }
 
 template <class T>
 Panels copy_panels(const Tokens<const T>& from, float* to) {
-  Panels made{to, from.count};
-  for (Long at = 0; at < from.size; at += kPanel) {
-    Long width = std::min(kPanel, from.size - at);
-    for (Long r = 0; r < from.count; ++r) {
-      const T* p = from[r] + at;
-      float* row = made.panel(at) + r * kPanel;
-      for (Long i = 0; i < width; ++i) row[i] = to_float(p[i]);
-      std::fill(row + width, row + kPanel, 0.0f);
-    }
-  }
-  return made;
+  return copy_panels(from[0], from.heads.time, from.count, from.size, to);
 }
 
 // A column per token.

@@ -1,9 +1,7 @@
-"""Attention, top to bottom: masks, scores, and the two bricks that use them."""
-
-from dataclasses import dataclass
+"""Attention, top to bottom: scores, and the two bricks that use them."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,57 +10,9 @@ from conjoin.torch import native
 from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
 from conjoin.torch.cache_rows import from_bytes
 from conjoin.torch.linear import Linear, plain_cpu_tensor
+from conjoin.torch.masks import Mask, readable
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
-from conjoin.torch.segments import same_segment
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """What queries may read.
-
-    Args:
-        allowed: Bool, True = may be read, broadcastable to [R, H, T, S]; None allows everything.
-        causal: Only for `allowed=None` and T = S: position t reads 0..t.
-    """
-
-    allowed: Bool[Tensor, "R 1 T S"] | None = None
-    causal: bool = False
-
-
-def self_mask(
-    key_mask: Bool[Tensor, "R S"] | None,
-    *,
-    causal: bool,
-    window: int | None,
-    past: int,
-    length: int,
-    device: torch.device,
-    segments: Int[Tensor, "R T"] | None = None,
-) -> Mask:
-    """The mask of `length` new positions that follow `past` others, over all of them.
-
-    Args:
-        key_mask: True at real tokens, over past and new ones.
-        window: Keys k with |q - k| < window are read; None reads all.
-        segments: Positions read only their own; without `past`.
-    """
-    total = past + length
-    narrow = window is not None and total > window
-    apart = None if segments is None else same_segment(segments, segments)
-    allowed = None
-    if narrow or (causal and length > 1 and (past or key_mask is not None or apart is not None)):
-        queries = torch.arange(past, total, device=device)[:, None]
-        keys = torch.arange(total, device=device)[None]
-        allowed = keys <= queries if causal else torch.ones_like(keys <= queries)
-        if narrow and window is not None:
-            allowed = allowed & ((queries - keys).abs() < window)
-        allowed = allowed[None, None]
-    padding = None if key_mask is None else key_mask[:, None, None, :]
-    for more in (apart, padding):
-        if more is not None:
-            allowed = more if allowed is None else allowed & more
-    return Mask(allowed, causal=causal and length > 1 and allowed is None)
 
 
 def attend(
@@ -147,8 +97,7 @@ def _attend_fused(
 
 
 def _causal(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 T S"]:
-    ones = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
-    return ones.tril(k.shape[-2] - q.shape[-2])[None, None]
+    return readable(q.shape[-2], k.shape[-2], causal=True, window=None, device=q.device)[None, None]
 
 
 def _attend_openly(

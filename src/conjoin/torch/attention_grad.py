@@ -16,6 +16,7 @@ from torch import Tensor
 from conjoin.torch import native
 from conjoin.torch.dropout import draw, draws_fast, keep, new_seed, scale_of, share_kept
 from conjoin.torch.linear_grad import ordinary
+from conjoin.torch.masks import readable
 
 _GROUP_SCORES = 2**20
 """Scores per group of rows: 4 MB, what a core's share of the last cache holds."""
@@ -126,10 +127,7 @@ def _allowed_in(reads: native.Reads, row: int, of: Float[Tensor, "1 H queries ke
     """What may be read in a sequence, as a mask."""
     if reads.allowed is not None:
         return reads.allowed[row : row + 1] if len(reads.allowed) > 1 else reads.allowed
-    queries, keys = of.shape[-2:]
-    apart = torch.arange(keys - queries, keys, device=of.device)[:, None] - torch.arange(keys, device=of.device)
-    allowed = apart >= 0 if reads.causal else torch.ones_like(apart, dtype=torch.bool)
-    return allowed if reads.window is None else allowed & (apart.abs() < reads.window)
+    return readable(*of.shape[-2:], causal=reads.causal, window=reads.window, device=of.device)
 
 
 def _slope_of_bias(bias: Tensor, slopes: Float[Tensor, " weights"], reads: native.Reads, q: Tensor) -> Tensor:

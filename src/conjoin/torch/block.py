@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.torch import native
-from conjoin.torch.attention import Attention, CrossAttention, Mask, SelfAttention, attend, turn
+from conjoin.torch.attention import Attention, CrossAttention, SelfAttention, attend, turn
 from conjoin.torch.cache import KVCache
 from conjoin.torch.dropout import dropout
+from conjoin.torch.masks import Mask
 from conjoin.torch.mlp import build_mlp
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing, attend_packed

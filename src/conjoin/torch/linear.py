@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch import native
-from conjoin.torch.linear_grad import Product, linear_with_gradient, onednn
+from conjoin.torch.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn
 
 _MOST_CLASSES = 9
 """1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
@@ -75,7 +75,8 @@ def _fastest(dtype: torch.dtype, size_class: int) -> Product:
     x = torch.randn(3 * 2 ** (size_class - 1) // 2, _PROBE_SIZE, generator=generator).to(dtype)
     shape = (_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE)
     matrices = torch.randn(shape, generator=generator).to(dtype).unbind()
-    ways = [F.linear, *(way for way in _others(dtype) if _is_right(way, x, matrices[0]))]
+    atol = 1e-3 if dtype == torch.float32 else 1.0
+    ways = [F.linear, *(way for way in _others(dtype) if is_right(way, x, matrices[0], rtol=1e-2, atol=atol))]
     seconds = {way: min(_seconds(way, x, matrices) for _ in range(3)) for way in ways}
     if native.linear in seconds:
         seconds[native.linear] *= _CLEARLY
@@ -86,18 +87,9 @@ def _others(dtype: torch.dtype) -> list[Product]:
     ways: list[Product] = []
     if native.has("float32" if dtype == torch.float32 else "bfloat16"):
         ways.append(native.linear)
-    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if has_onednn():
         ways.append(onednn)
     return ways
-
-
-def _is_right(way: Product, x: Tensor, matrix: Tensor) -> bool:
-    expected = F.linear(x.float(), matrix.float())
-    tolerance = 1e-3 if x.dtype == torch.float32 else 1.0
-    try:
-        return torch.allclose(way(x, matrix, None).float(), expected, rtol=1e-2, atol=tolerance)
-    except (RuntimeError, TypeError):  # another build's operator takes other arguments
-        return False
 
 
 def _seconds(way: Product, x: Tensor, matrices: tuple[Tensor, ...]) -> float:

@@ -72,6 +72,11 @@ def onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     return operator(a, b, bias, "none", [], "")
 
 
+def has_onednn() -> bool:
+    """Whether PyTorch was built with oneDNN and its operator."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @dataclass(frozen=True, slots=True)
 class Products:
     """Which of them do not go to MKL: y and dx to oneDNN, dW to the kernel."""
@@ -176,7 +181,7 @@ def _measured() -> Products:
         weight = torch.randn(size, size, generator=generator)
         given = {"y": (x, weight), "dx": (dy, weight.t()), "dw": (dy.t(), x.t())}
         for name, other in list(others.items()):
-            if not _is_right(other, *given[name]):
+            if not is_right(other, *given[name]):
                 del others[name]
                 continue
             for way, taken in enumerate(_seconds(other, *given[name])):
@@ -187,16 +192,17 @@ def _measured() -> Products:
 def _others() -> dict[Name, Product]:
     """What this machine has beside MKL."""
     found: dict[Name, Product] = {}
-    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if has_onednn():
         found |= {"y": onednn, "dx": onednn}
     if native.has("float32"):
         found["dw"] = _turned
     return found
 
 
-def _is_right(product: Product, a: Tensor, b: Tensor) -> bool:
+def is_right(product: Product, a: Tensor, b: Tensor, *, rtol: float = 1e-4, atol: float = 1e-3) -> bool:
+    """Whether a product runs here and gives a B^T."""
     try:
-        return torch.allclose(product(a, b, None), F.linear(a, b), rtol=1e-4, atol=1e-3)
+        return torch.allclose(product(a, b, None).float(), F.linear(a.float(), b.float()), rtol=rtol, atol=atol)
     except (RuntimeError, TypeError):  # another build's operator takes other arguments
         return False
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch import native
-from conjoin.torch.attention import Mask, attend, self_mask
+from conjoin.torch.attention import attend
 from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.masks import Mask, self_mask
 
 CALL_SCORES = 1500
 """Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""

@@ -9,12 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 from conjoin import spec
 from conjoin.errors import ShapeError
-from conjoin.torch.attention import Mask, self_mask
 from conjoin.torch.block import Block, Reading
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.linear import plain_cpu_tensor
 from conjoin.torch.linear_grad import ordinary
+from conjoin.torch.masks import Mask, self_mask
 from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing
