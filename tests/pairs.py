@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import oracle
-from conjoin import AutoTokenizer, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config
+from conjoin import AutoTokenizer, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config, LlamaConfig
 from conjoin.join import special_tokens
 from conjoin.torch.halves import Decoder
 from tokenizer_samples import raw_folder
@@ -36,6 +36,15 @@ GPT_SMALL: dict[str, Any] = {
     "attn_pdrop": 0.0,
 }
 GPT = GPT2Config(vocab_size=53, **GPT_SMALL)
+LLAMA = LlamaConfig(
+    vocab_size=53,
+    hidden_size=32,
+    intermediate_size=37,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+)
 IDS = {"decoder_start_token_id": 9, "pad_token_id": 3, "eos_token_id": 7, "bos_token_id": 5}
 
 

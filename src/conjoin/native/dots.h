@@ -143,9 +143,11 @@ inline void share(Long outputs, int thread, int threads, Long* first, Long* last
 // One row as unsigned bytes around 128; returns the size of a unit.
 template <class T>
 float quantise(const T* x, Long n, uint8_t* out) {
-  float most = 0;
-#pragma omp simd reduction(max : most)
-  for (Long i = 0; i < n; ++i) most = std::max(most, std::fabs(to_float(x[i])));
+  float most = largest(x, n);
+  if (std::isnan(most)) {
+    std::fill(out, out + n, uint8_t{128});
+    return most;
+  }
   float scale = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0.0f;
   for (Long i = 0; i < n; ++i)
     out[i] = static_cast<uint8_t>(128 + static_cast<int>(rintf(to_float(x[i]) * inverse)));

@@ -43,6 +43,19 @@ inline bf16 narrow(float x) {  // to nearest, ties to even; NaN stays NaN
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return widen(x); }
 inline float to_float(int8_t x) { return x; }
+
+// The largest magnitude; NaN where a number is not finite.
+template <class T>
+float largest(const T* x, Long n) {
+  float most = 0, poison = 0;
+#pragma omp simd reduction(max : most) reduction(+ : poison)
+  for (Long i = 0; i < n; ++i) {
+    float v = to_float(x[i]);
+    most = std::max(most, std::fabs(v));
+    poison += v - v;
+  }
+  return most + poison;
+}
 inline void store(float* p, float x) { *p = x; }
 inline void store(bf16* p, float x) { *p = narrow(x); }
 

@@ -80,9 +80,11 @@ struct ByteRows {
  private:
   template <class Q, class To>
   static float round(const Q* x, Long size, float top, To* to) {
-    float most = 0;
-#pragma omp simd reduction(max : most)
-    for (Long e = 0; e < size; ++e) most = std::max(most, std::fabs(to_float(x[e])));
+    float most = largest(x, size);
+    if (std::isnan(most)) {
+      std::fill(to, to + size, To{0});
+      return most;
+    }
     float inverse = most > 0 ? top / most : 0.0f;
     for (Long e = 0; e < size; ++e) to[e] = static_cast<To>(static_cast<int>(rintf(to_float(x[e]) * inverse)));
     return most / top;

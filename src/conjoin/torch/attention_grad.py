@@ -52,7 +52,8 @@ def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: f
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype("cpu") if cast else x.dtype
 
 
 def attend_in_training(

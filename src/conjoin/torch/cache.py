@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class KVCache:
     writers: Int[Tensor, "R T"] | None = None
     steps: Any = None
     _scratch: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is made anew where it is needed: copies and pickles do without pointers."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("steps", "_scratch")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.steps, self._scratch = None, None
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def append(self, layer: int, k: Float[Tensor, "R K T E"], v: Float[Tensor, "R K T E"]) -> tuple[Tensor, Tensor]:
         """Write new positions after the filled ones and return views of all of them, as kept; `advance` afterwards."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch import native
-from conjoin.torch.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn
+from conjoin.torch.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn, ordinary
 
 _MOST_CLASSES = 9
 """1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
@@ -46,9 +46,8 @@ def plain_cpu_tensor(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and type(x) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and ordinary(x)
         and x.numel() > 0
     )
 
@@ -60,7 +59,10 @@ def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or bias.dtype == x.dtype)
         and type(weight) in (Tensor, nn.Parameter)
         and weight.is_contiguous()
+        and (bias is None or bias.is_contiguous())
         and plain_cpu_tensor(x)
+        and x.dim() > 0
+        and x.shape[-1] == weight.shape[1]
     )
 
 

@@ -49,6 +49,7 @@ def ordinary(*tensors: Tensor) -> bool:
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, as make_fx does
         and torch.autograd.forward_ad._current_level < 0
     )
 

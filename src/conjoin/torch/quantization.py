@@ -5,7 +5,7 @@ without its outlier columns). Embedding tables, norms and biases keep their dtyp
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from conjoin import spec
 from conjoin.checkpoint import Checkpoint, Staging, parse_size, write_tensors
 from conjoin.errors import ConfigError, WeightError, listing
 from conjoin.families import PretrainedConfig
-from conjoin.join import shared_names
+from conjoin.join import QUANTIZED, is_quantized, shared_names
 from conjoin.torch import native
 from conjoin.torch.head import Head
 from conjoin.torch.linear import Linear
+from conjoin.torch.linear_grad import ordinary
 from conjoin.torch.loading import as_tensor, materialise, stored_dtype, tie
 from conjoin.torch.pages import weight_memory
 
-METHOD = "conjoin-int8"
 _MOST = 127
 
 
@@ -51,6 +51,7 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.weight, self.scale, self.bias = weight, scale, bias
         self._sums: Tensor | None = None
+        self._summed: tuple[int, int] | None = None
 
     def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
         """Map every vector. Nothing here has a gradient."""
@@ -66,16 +67,21 @@ class QuantizedLinear(nn.Module):
         return (
             x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.bfloat16)
-            and (self.bias is None or self.bias.dtype == x.dtype)
+            and (self.bias is None or (self.bias.dtype == x.dtype and self.bias.is_contiguous()))
+            and ordinary(x)
             and x.numel() > 0
-            and not torch.compiler.is_compiling()
+            and x.dim() > 0
+            and x.shape[-1] == self.weight.shape[1]
+            and self.weight.is_contiguous()
             and native.has("int8")
         )
 
     def row_sums(self) -> Tensor:
         """int32 [m], what the kernel takes off because it holds x around 128."""
-        if self._sums is None:
+        version = 0 if self.weight.is_inference() else self.weight._version
+        if self._sums is None or self._summed != (self.weight.data_ptr(), version):
             self._sums = self.weight.sum(1, dtype=torch.int32)
+            self._summed = (self.weight.data_ptr(), version)
         return self._sums
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -107,29 +113,11 @@ class Quantizing(nn.Module):
         if is_quantized(self.config):
             raise ConfigError("This model is quantised already.")
         _swap(self)
-        self.config.update({"quantization_config": {"quant_method": METHOD, "bits": 8}})
+        self.config.update({"quantization_config": {"quant_method": QUANTIZED, "bits": 8}})
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self.eval()
         return self
-
-
-def is_quantized(config: PretrainedConfig) -> bool:
-    """Whether a config is of a model that `quantize` made.
-
-    Raises:
-        ConfigError: it is quantised in a way of somebody else's.
-    """
-    found: Any = getattr(config, "quantization_config", None)
-    if not found:
-        return False
-    if found.get("quant_method") != METHOD:
-        raise ConfigError(
-            f"config.json: quantization_config has quant_method {found.get('quant_method')!r}; this library reads "
-            f"{METHOD!r} only.",
-            hint="load the model that this one was made of, and call model.quantize('int8').",
-        )
-    return True
 
 
 def _swap(model: nn.Module) -> None:

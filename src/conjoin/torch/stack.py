@@ -22,7 +22,8 @@ from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_p
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.stack_inputs import StackInputs
 
-_FEW_TOKENS = 64
+_MOST_TOKENS = 1024
+"""Of a decoding step that our kernels run. Beyond, bricks do: in bfloat16 these round more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,16 @@ class _Source:
 
 
 class Stack(nn.Module):
-    """Embedding, blocks, final norm. Layers that share weights share a Block."""
+    """Embedding, blocks, final norm. Layers that share weights share a Block.
+
+    Attributes:
+        checkpoint_every: Recompute one block of so many in the backward pass; 0 none.
+    """
 
     def __init__(self, kind: spec.StackSpec) -> None:
         super().__init__()
         self.spec = kind
-        self.gradient_checkpointing = False
+        self.checkpoint_every = 0
         self.embed = Embedding(kind.embedding, kind.hidden_size)
         heads = kind.blocks[0].self_attn.attention.num_heads
         bias = kind.relative_bias
@@ -54,6 +59,14 @@ class Stack(nn.Module):
         record = inputs.record
         rows, length = self._shape(inputs)
         past = inputs.cache.length if inputs.cache else 0
+        if inputs.cache and inputs.cache.keys and len(inputs.cache.keys[0]) != rows:
+            held = len(inputs.cache.keys[0])
+            raise ShapeError(f"{self.spec.family}: {rows} rows, but past_key_values holds {held}.")
+        where = inputs.position_ids
+        if where is not None and not (where.dim() == 2 and len(where) in (1, rows) and where.shape[1] in (1, length)):
+            raise ShapeError(
+                f"{self.spec.family}: position_ids has shape {tuple(where.shape)}; expected {(rows, length)}."
+            )
         self._check_segments(inputs, rows, length)
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
@@ -66,7 +79,7 @@ class Stack(nn.Module):
         steps = self._steps(inputs, key_mask, x)
         if steps is not None and inputs.cache is not None:
             where = self._where(inputs, positions)
-            angles = [rotary_angles(kind, where, torch.float32) for kind in steps.rotary]
+            angles = [rotary_angles(kind, where.expand(-1, length), torch.float32) for kind in steps.rotary]
             allowed = source_mask.allowed
             x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
         else:
@@ -96,10 +109,10 @@ class Stack(nn.Module):
             if kind is not None
         }
         readings = self._readings(inputs, key_mask, turning, x, packing, source)
-        for index, reading in zip(self.spec.weights_of, readings, strict=True):
+        for layer, (index, reading) in enumerate(zip(self.spec.weights_of, readings, strict=True)):
             if record.hidden_states is not None:
                 record.hidden_states.append(x)
-            x = self._layer(self.blocks[index], x, reading)
+            x = self._layer(layer, self.blocks[index], x, reading)
         return x
 
     def _steps(self, inputs: StackInputs, key_mask: Tensor | None, x: Tensor) -> Steps | None:
@@ -108,7 +121,7 @@ class Stack(nn.Module):
         if cache is None or cache.steps is False or cache.length == 0 or self.training or not plain_cpu_tensor(x):
             return None
         if (
-            x.shape[0] * x.shape[1] > _FEW_TOKENS
+            x.shape[0] * x.shape[1] > _MOST_TOKENS
             or key_mask is not None
             or self.relative_bias is not None
             or not inputs.record.is_empty
@@ -165,8 +178,9 @@ class Stack(nn.Module):
         """Whether nobody would notice that modules see packed rows; on a CPU, where they pay."""
         return mask.device.type == "cpu" and ordinary(mask) and not is_watched(self)
 
-    def _layer(self, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+    def _layer(self, layer: int, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
+        recomputed = self.checkpoint_every and layer % self.checkpoint_every == 0
+        if recomputed and self.training and torch.is_grad_enabled():
             return checkpoint(block, x, reading, use_reentrant=False)
         return block(x, reading)
 
@@ -317,12 +331,13 @@ class Stack(nn.Module):
         source, mask, cache = inputs.encoder_hidden_states, inputs.encoder_attention_mask, inputs.cache
         if source is None and not (cache and cache.cross):
             raise ShapeError(f"{self.spec.family}: this decoder reads an encoder; encoder_hidden_states is missing.")
-        sources = source.shape[0] if source is not None else cache.cross[0][0].shape[0]  # pyright: ignore
+        read = cache.cross[0][0] if cache and cache.cross else None
+        sources = read.shape[0] if read is not None else source.shape[0]  # pyright: ignore
         if rows % sources:
             raise ShapeError(f"{self.spec.family}: {rows} target rows for {sources} sources; expected a multiple.")
         if mask is None and inputs.source_segments is None:
             return Mask()
-        length = source.shape[1] if source is not None else cache.cross[0][0].shape[2]  # pyright: ignore
+        length = read.shape[2] if read is not None else source.shape[1]  # pyright: ignore
         check_segments(inputs.source_segments, (sources, length), "the source's segment_ids")
         if mask is not None and tuple(mask.shape) != (sources, length):
             raise ShapeError(

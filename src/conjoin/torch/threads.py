@@ -14,6 +14,8 @@ _OLD_QUOTA = Path("/sys/fs/cgroup/cpu")
 def set_threads(count: int | None = None) -> int:
     """Compute with so many threads from here on, in PyTorch and in our own kernels.
 
+    This is the calling thread's number, and that of threads that have not used PyTorch yet; others keep theirs.
+
     A server with W workers, threads or processes, gives each `usable_threads() // W`: more threads than cores slow each
     other down. Processes that a data loader starts use one each by themselves.
 

@@ -69,6 +69,12 @@ class _Call(Structure):
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _CACHES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
+_LINEARS = (
+    "torch.nn.modules.linear.Linear",
+    "conjoin.torch.linear.Linear",
+    "conjoin.torch.quantization.QuantizedLinear",
+)
+"""With their modules: an adapter around one of them is called Linear as well, and has its weight (peft's)."""
 _ORDERS = (spec.PostNorm, spec.PreNorm, spec.SandwichNorm, spec.ParallelNorm)
 
 
@@ -190,7 +196,8 @@ class Steps:
 
     def _linear(self, made: _Linear, brick: nn.Module) -> None:
         weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
-        if type(brick).__name__ not in ("Linear", "QuantizedLinear") or type(weight) is not nn.Parameter:
+        known = f"{type(brick).__module__}.{type(brick).__name__}" in _LINEARS
+        if not known or type(weight) is not nn.Parameter:
             raise _Unknown
         kind = _KINDS.get(weight.dtype)
         if kind is None or not weight.is_contiguous() or weight.device.type != "cpu" or (kind and not _has(kind)):
