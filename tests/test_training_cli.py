@@ -106,6 +106,18 @@ BAD: list[tuple[list[str], int, str]] = [
     ([*HALVES, *DATA, "--out", "run", "--lr-scheduler-type", "wavy"], 1, "lr_scheduler_type = 'wavy'; expected one of"),
     ([*HALVES, *DATA, "--out", "run", "--freeze", "head,nose"], 1, "'nose'"),
     ([*HALVES, *DATA, "--out", "run", "--metrics", "rogue", "--predict-with-generate"], 1, "rogue"),
+    (["--model", "m", *DATA, "--out", "run", "--share", "all"], 1, "share = all with model = m: a joined model stays"),
+    (
+        ["--model", "m", *DATA, "--out", "run", "--framework", "jax", "--cross-attention-init", "zero_gate"],
+        1,
+        "cross_attention_init = zero_gate with model = m",
+    ),
+    (["--model", "small", *DATA, "--out", "run"], 1, "The model is in 8 bits, which is for inference only"),
+    (["--model", "small", *DATA, "--out", "run", "--framework", "jax"], 1, "The model is in 8 bits"),
+    ([*HALVES, *DATA, "--out", "run", "--learning-rate", "-1"], 1, "learning_rate = -1.0; expected 0 or more."),
+    ([*HALVES, *DATA, "--out", "run", "--seed", "-1"], 1, "seed = -1; expected a whole number from 0 to 4294967295."),
+    ([*HALVES, *DATA, "--out", "run", "--report-to", "wandb"], 1, "report_to = 'wandb'; expected one of auto, tensorb"),
+    ([*HALVES, *DATA, "--out", "bad.yaml/run", *QUICK], 1, "bad.yaml/run: cannot be written: File exists"),
     (["--config", "none.yaml"], 1, "none.yaml: the recipe cannot be read"),
     (["--config", "bad.yaml"], 1, "bad.yaml: not YAML"),
     (["--config", "odd.yaml"], 1, "Unknown words in the recipe: learning_rat"),
@@ -119,11 +131,13 @@ def test_what_goes_wrong_is_one_message(
     Path("bad.jsonl").write_text('{"source": "w1", "target": "w2"}\n{"source": "w1", "ta\n')
     Path("bad.yaml").write_text("learning-rate: [1\n")
     Path("odd.yaml").write_text("learning-rat: 1\n")
+    Path("small").mkdir()
+    Path("small/config.json").write_text('{"quantization_config": {"quant_method": "conjoin-int8", "bits": 8}}')
     assert run(*words) == code
     err = " ".join(capsys.readouterr().err.split())
     assert told in err
     assert "Traceback" not in err
-    assert not list(Path().glob("run/checkpoint-*"))
+    assert not Path("run").exists()
 
 
 def test_nothing_outside_of_its_folder_loads_a_framework() -> None:

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import math
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -104,6 +106,8 @@ BAD: list[tuple[str, str, str]] = [
     ("a.jsonl", '{"source": "a", "text": "b"}\n', "line 1: has no column 'target'; it has 'source', 'text'"),
     ("a.jsonl", '{"source": "a", "target": 7}\n', "line 1: target is a int, expected text"),
     ("a.jsonl", '{"source": "a", "target": ""}\n', "line 1: target is empty"),
+    ("a.jsonl", '{"source": "a", "target": "b"}\n{"source": "\\ud800", "target": "b"}\n', "line 2: source holds a"),
+    ("a.jsonl", '{"source": "a", "target": "b \\udfff c"}\n', r"line 1: target holds a lone surrogate.*'b \\udfff c'"),
     ("a.jsonl", '{"source": "  ", "target": "b"}\n', "line 1: source is empty"),
     ("a.jsonl", "", "a.jsonl is empty; expected at least one pair"),
     ("a.csv", "", "a.csv is empty; expected at least one pair"),
@@ -134,6 +138,8 @@ def test_all_bad_lines_come_in_one_error_with_what_to_do(tmp_path: Path) -> None
 def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_pairs(tmp_path / "none.jsonl", COLUMNS)
+    with pytest.raises(DataError, match="is a folder; expected a file of pairs"):
+        read_pairs(tmp_path, COLUMNS)
     (tmp_path / "a.jsonl").write_bytes(b'{"source": "a", "target": "b"}\n\xff\xfe\n')
     with pytest.raises(DataError, match="not UTF-8"):
         read_pairs(tmp_path / "a.jsonl", COLUMNS)
@@ -241,3 +247,45 @@ def test_arguments_that_cannot_be_used_are_told_at_once() -> None:
         "gradient_accumulation_steps = 0; expected 1 or more",
     ):
         assert told in text
+
+
+def arguments_with(name: str, value: Any) -> TrainingArguments:
+    changes: dict[str, Any] = {name: value}
+    return TrainingArguments(**changes)
+
+
+def test_every_number_has_a_range() -> None:
+    for each in fields(TrainingArguments):
+        kinds = {int, float} & {each.type, *get_args(each.type)}
+        assert bool(kinds) == (each.metadata["range"] is not None), each.name
+        for odd in (math.nan, math.inf, -math.inf, -3) if kinds else ():
+            with pytest.raises(ConfigError, match=rf"{each.name} = -?(nan|inf|3); expected"):
+                arguments_with(each.name, odd)
+
+
+EDGES: dict[str, tuple[list[float], list[float]]] = {
+    "learning_rate": ([0, 1e-9, 5], [-1e-9]),
+    "max_steps": ([-1, 1], [0, -2]),
+    "num_train_epochs": ([0.1], [0]),
+    "seed": ([0, 2**32 - 1], [-1, 2**32]),
+    "weight_decay": ([0], [-1]),
+    "warmup_steps": ([0, 0.1, 100], [-0.1]),
+    "max_grad_norm": ([0, 0.5], [-1]),
+    "adam_beta2": ([0, 0.999], [1]),
+    "adam_epsilon": ([1e-12], [0]),
+    "ema_decay": ([0.5], [0, 1]),
+    "label_smoothing_factor": ([0, 0.9], [1]),
+    "eval_samples": ([0], [-1]),
+    "eval_steps": ([1], [0]),
+    "early_stopping_patience": ([1], [0]),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_numbers_are_taken_up_to_the_edge_of_their_range(name: str) -> None:
+    taken, refused = EDGES[name]
+    for value in taken:
+        assert getattr(arguments_with(name, value), name) == value
+    for value in refused:
+        with pytest.raises(ConfigError, match=f"{name} = {value}; expected "):
+            arguments_with(name, value)

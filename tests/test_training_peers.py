@@ -42,6 +42,23 @@ def batches(model: EncoderDecoderModel) -> list[dict[str, Tensor]]:
     return [collate(rows[at : at + ROWS]) for at in range(0, len(rows), ROWS)]
 
 
+def sources(batch: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def written(model: Any, batch: dict[str, Tensor], **settings: Any) -> Tensor:
+    return model.generate(**sources(batch), max_new_tokens=6, **settings)
+
+
+def stirred(adapted: Any) -> Any:
+    """Adapters that change what the model says; peft starts them at zero."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    return adapted.eval()
+
+
 def plain_loop(model: EncoderDecoderModel) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     model.train()
@@ -133,6 +150,78 @@ def test_peft_trains_adapters_and_merges_them(model: EncoderDecoderModel, tmp_pa
     with torch.no_grad():
         found = EncoderDecoderModel.from_pretrained(tmp_path / "merged")(**batch).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# peft's warning is the same as above.
+@pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied")
+@pytest.mark.parametrize("targets", [["q", "v"], "all-linear"])
+def test_peft_with_a_task_type_generates_saves_loads_and_merges(
+    targets: list[str] | str, model: EncoderDecoderModel, tmp_path: Path
+) -> None:
+    batch = batches(model)[0]
+    plain = toy_model(tmp_path)
+    adapted = stirred(oracle_training.lora(model, targets, task_type="SEQ_2_SEQ_LM"))
+    ids = written(adapted, batch, num_beams=2)
+    with torch.no_grad():
+        logits = adapted(**batch).logits
+        assert not torch.allclose(logits, plain.eval()(**batch).logits, atol=1e-2)
+    with adapted.disable_adapter():
+        unchanged = written(adapted, batch)
+    assert torch.equal(unchanged, written(plain, batch))
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded = oracle_training.with_adapter(plain, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=0)
+    merged = loaded.merge_and_unload()
+    assert type(merged) is EncoderDecoderModel
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**batch).logits, logits, rtol=1e-4, atol=1e-5)
+    assert torch.equal(written(merged, batch, num_beams=2), ids)
+
+
+def test_adapters_are_in_every_step_that_generate_takes(model: EncoderDecoderModel) -> None:
+    """Their layers are called Linear too: our kernels must not take them for layers of ours."""
+    batch = sources(batches(model)[0])
+    adapted = stirred(oracle_training.lora(model, ["q", "v", "up"], task_type="SEQ_2_SEQ_LM"))
+    found = adapted.generate(**batch, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
+    with torch.no_grad():
+        expected = adapted(**batch, decoder_input_ids=found.sequences[:, :-1]).logits
+    for step, logits in enumerate(found.logits):
+        torch.testing.assert_close(logits, expected[:, step], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_of_ones_own_over_prepared_steps_writes_what_generate_writes(model: EncoderDecoderModel) -> None:
+    batch = sources(batches(model)[0])
+    model.config.eos_token_id = None
+    ids = torch.full((ROWS, 1), 2)
+    given: dict[str, Any] = {"attention_mask": batch["attention_mask"], "use_cache": True, "labels": None}
+    given = model._prepare_encoder_decoder_kwargs_for_generation(batch["input_ids"], given)
+    assert torch.equal(given["encoder_outputs"].last_hidden_state, model.encoder(**batch).last_hidden_state)
+    lengths: list[int] = []
+    for _ in range(6):
+        inputs = model.prepare_inputs_for_generation(ids, **given)
+        lengths.append(inputs["decoder_input_ids"].shape[1])
+        with torch.no_grad():
+            output = model(**inputs)
+        given["past_key_values"] = output.past_key_values
+        ids = torch.cat((ids, output.logits[:, -1:].argmax(-1)), 1)
+    assert lengths == [1] * 6
+    assert torch.equal(ids, written(model, batch))
+
+
+def test_prepared_steps_cut_what_belongs_to_the_ids(model: EncoderDecoderModel) -> None:
+    ids = torch.arange(12).view(2, 6)
+    found = model.prepare_inputs_for_generation(
+        ids,
+        next_sequence_length=2,
+        decoder_position_ids=ids,
+        is_first_iteration=True,
+        labels=ids,
+        encoder_outputs=(ids,),
+    )
+    assert set(found) == {"decoder_input_ids", "decoder_position_ids", "encoder_outputs"}
+    assert torch.equal(found["decoder_input_ids"], ids[:, -2:])
+    assert torch.equal(found["decoder_position_ids"], ids[:, -2:])
 
 
 @pytest.mark.parametrize(("ours", "theirs", "warmup", "keywords"), SCHEDULES)

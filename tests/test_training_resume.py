@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +175,45 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
     optimizer.unlink()
     with pytest.raises(TrainingError, match=r"holds no optimizer\.safetensors"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights": cut_weights,
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "state": lambda folder: (folder / "trainer_state.json").write_text('{"global_step": 6,'),
+    "another state": lambda folder: (folder / "trainer_state.json").write_text('{"steps": 6}'),
+    "config": lambda folder: (folder / "config.json").write_text("{"),
+    "no optimizer": lambda folder: (folder / "optimizer.safetensors").unlink(),
+    "random states": lambda folder: (folder / "random.pt").write_bytes(b"PK"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with three checkpoints."""
+    folder = tmp_path_factory.mktemp("finished")
+    trainer_of(folder, save_total_limit=None).train()
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_older_checkpoint_is_named_where_the_newest_is_damaged(damage: str, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    DAMAGES[damage](run / "checkpoint-6")
+    told = re.escape(f"hint: --resume-from-checkpoint {run / 'checkpoint-4'} goes on")
+    with pytest.raises(TrainingError, match=rf"checkpoint-6 is damaged(.|\n)*{told}"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+    cut_weights(run / "checkpoint-4")
+    with pytest.raises(TrainingError, match=rf"hint: --resume-from-checkpoint {re.escape(str(run / 'checkpoint-2'))} "):
+        trainer_of(tmp_path).train(resume_from_checkpoint=True)
+    shutil.rmtree(run / "checkpoint-2")
+    with pytest.raises(TrainingError, match=r"hint: (no older checkpoint|begin a new run from its weights)"):
         trainer_of(tmp_path).train(resume_from_checkpoint=True)
 
 

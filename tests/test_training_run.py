@@ -1,6 +1,9 @@
 """A run evaluates, keeps the right checkpoints, stops when it should, and leaves a folder that tells its story."""
 
 import json
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,8 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from conjoin import ConfigError, ConjoinWarning, DataError, EncoderDecoderModel, Seq2SeqTrainer, TrainingError
+from conjoin import (
+    ConfigError,
+    ConjoinWarning,
+    DataError,
+    EncoderDecoderModel,
+    FileError,
+    Seq2SeqTrainer,
+    TrainingError,
+)
 from conjoin.training import TrainerCallback
+from conjoin.training.engine import Alone
+from conjoin.training.lock import locked
 from conjoin.training.torch.evaluating import EvalPrediction
 from training_toys import arguments, toy_model, toy_rows, weights
 
@@ -160,12 +173,36 @@ def test_a_run_stops_early(tmp_path: Path) -> None:
     assert out.global_step == 4
 
 
-def test_a_metric_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="metric_for_best_model = 'rouge9' is not among"):
-        trainer_of(tmp_path, metric_for_best_model="rouge9").train()
+WITH_TEXTS: dict[str, Any] = {"predict_with_generate": True, "metrics": "rouge,bleu"}
 
 
-@pytest.mark.parametrize("changes", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
+@pytest.mark.parametrize(
+    "changes", [{"metric_for_best_model": "rougeL"}, {"metric_for_best_model": "chrf"} | WITH_TEXTS]
+)
+def test_a_metric_that_is_not_computed_is_told_before_the_first_step(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"metric_for_best_model = '\w+' is not among .*: loss, source_gain, .*runtime"
+    ):
+        trainer_of(tmp_path, **changes).train()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["eval_rougeL", "bleu"])
+def test_a_metric_that_is_computed_may_choose_the_best_model(name: str, tmp_path: Path) -> None:
+    trainer_of(tmp_path, metric_for_best_model=name, **WITH_TEXTS).train()
+    state = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert state["best_metric"] == lines(tmp_path, "eval")[-1][f"eval_{name.removeprefix('eval_')}"]
+
+
+def test_a_metric_of_the_user_s_own_is_looked_for_when_it_is_computed(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, compute_metrics=lambda _: {"many": 1.0}, metric_for_best_model="few")
+    with pytest.raises(ConfigError, match=r"metric_for_best_model = 'few' is not among .*: loss, source_gain, many"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}, {"metric_for_best_model": "rougeL"}]
+)
 def test_settings_that_need_evaluations_are_refused_without(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"No evaluation is made, but it is asked for: {next(iter(changes))}"):
         trainer_of(tmp_path, eval_strategy="no", **changes).train()
@@ -255,6 +292,64 @@ def test_a_folder_with_a_run_is_not_overwritten_by_mistake(tmp_path: Path) -> No
     trainer_of(tmp_path, max_steps=2, overwrite_output_dir=True).train()
     assert checkpoints(tmp_path) == ["checkpoint-2"]
     assert [line["step"] for line in lines(tmp_path, "train")] == [2]
+
+
+@pytest.mark.parametrize("fault", ["batches", "doctor", "engine"])
+def test_an_old_run_stays_until_the_new_one_can_start(fault: str, tmp_path: Path) -> None:
+    trainer_of(tmp_path, max_steps=1).train()
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    changes = {"batches": {"tokens_per_batch": 2}, "doctor": {"doctor": True}, "engine": {"freeze": "encoder,decoder"}}
+    trainer = trainer_of(tmp_path, overwrite_output_dir=True, **changes[fault])
+    if fault == "doctor":
+        trainer.model.generation_config.decoder_start_token_id = 7
+    with pytest.raises((DataError, TrainingError)):
+        trainer.train()
+    assert checkpoints(tmp_path) == ["checkpoint-1"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_second_run_in_one_folder_is_refused(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, overwrite_output_dir=True)
+    with locked(Alone(), tmp_path / "run"), pytest.raises(FileError, match="run: another process is writing it"):
+        trainer.train()
+    assert not (tmp_path / "run").exists()
+    trainer.train()
+    with locked(Alone(), tmp_path / "run"), pytest.raises(FileError, match="run: another process is writing it"):
+        trainer.train(resume_from_checkpoint=True)
+    assert not list(tmp_path.glob(".run.*"))
+
+
+def test_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from conjoin.training.engine import Alone
+from conjoin.training.lock import locked
+with locked(Alone(), Path({str(tmp_path / "run")!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / ".run.lock").is_file()
+    trainer_of(tmp_path, max_steps=1).train()
+    assert not list(tmp_path.glob(".run.*"))
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_folder_that_cannot_be_written_is_told_first(out: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    trainer = trainer_of(tmp_path)
+    trainer.args.output_dir = str(tmp_path / out)
+    with pytest.raises(FileError, match=f"{out}: cannot be written: "):
+        trainer.train()
+
+
+def test_a_model_in_8_bits_is_not_trained(tmp_path: Path) -> None:
+    toy_model(tmp_path).quantize().save_pretrained(tmp_path / "small")
+    for model in (toy_model(tmp_path).quantize(), EncoderDecoderModel.from_pretrained(tmp_path / "small")):
+        trainer = Seq2SeqTrainer(model, args=arguments(tmp_path / "run"), train_dataset=toy_rows(8))
+        with pytest.raises(ConfigError, match=r"8 bits, which is for inference only: it cannot be trained"):
+            trainer.train()
+    assert not (tmp_path / "run").exists()
 
 
 def test_ids_outside_the_vocabulary_are_told_before_the_run(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Journal:
         except OSError as error:
             raise FileError(f"{self.partial}: cannot be written: {error.strerror}.") from None
         try:
-            _lock(self._file, self.partial)
+            lock_file(self._file, self.partial)
             if overwrite:
                 self._file.truncate(0)
             self._take_up(json.loads(json.dumps(run)))
@@ -164,16 +164,22 @@ def fingerprint(text: str) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Keep a second process out; where there is no fcntl (Windows), the user does."""
+def lock_file(file: IO[bytes], path: Path) -> None:
+    """Keep a second process out of `path` until the file is closed; where there are no locks (Windows), the user does.
+
+    Raises:
+        FileError: another process has the lock; the file is closed.
+    """
     try:
         import fcntl
     except ImportError:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         raise FileError(
             f"{path}: another process is writing it.", hint="wait for it, or name another output."
         ) from None
+    except OSError:  # a file system without locks, as some network folders are
+        return

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from conjoin.training.reading import read_pairs as read_pairs
     from conjoin.training.recipe import Recipe as Recipe
     from conjoin.training.state import TrainerState as TrainerState
+    from conjoin.training.torch.saving import SavesPretrained as SavesPretrained
     from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 
 _HOMES = {
     "Examples": "examples",
     "Pairs": "reading",
     "Recipe": "recipe",
+    "SavesPretrained": "torch.saving",
     "Seq2SeqTrainer": "torch.trainer",
     "TrainerCallback": "callbacks",
     "TrainerControl": "callbacks",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from conjoin.errors import TrainingError
+from conjoin.errors import ConfigError, TrainingError
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.arrays import batch_arrays
 from conjoin.training.batching import Batch
@@ -16,6 +16,22 @@ ROWS = 8
 """Pairs that the doctor sees: its checks need few, and each costs a forward pass."""
 FATAL = ("ids", "labels", "start", "future", "source")
 """Checks whose failure makes training useless; others are shown and may be meant."""
+
+
+def refuse_quantized(quantization: object) -> None:
+    """Refuse a model in 8 bits.
+
+    Args:
+        quantization: `quantization_config` of its config, if there is one.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if quantization:
+        raise ConfigError(
+            "The model is in 8 bits, which is for inference only: it cannot be trained.",
+            hint="train the model that it was made of, then call model.quantize('int8').",
+        )
 
 
 def examine(trainer: "Trainer[Any]", examples: Examples, batch: Batch) -> Diagnosis:

@@ -1,11 +1,14 @@
 """From a recipe to a run: load or join the model, read the data, train."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError
 from conjoin.training.callbacks import TrainerCallback
 from conjoin.training.datasets import columns_of
+from conjoin.training.examination import refuse_quantized
 from conjoin.training.reading import Pairs, load_hub, read_pairs
 from conjoin.training.recipe import Recipe
 from conjoin.training.trainer import Trainer
@@ -23,6 +26,8 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     Raises:
         ConjoinError: with one message; what was saved is untouched.
     """
+    recipe.sources.require()
+    _refuse_quantized(recipe.sources.model)
     train, validation = read_data(recipe)
     build_model, kind = _framework(recipe.sources.framework)
     trainer = kind(
@@ -40,6 +45,13 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         )
     trainer.train()
     return recipe.arguments.output_dir
+
+
+def _refuse_quantized(model: str | None) -> None:
+    """Tell from a folder's config.json, before anything is loaded, that it cannot be trained."""
+    config = Path(model, "config.json") if model is not None else None
+    if config is not None and config.is_file():
+        refuse_quantized(read_json(config).get("quantization_config"))
 
 
 def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer[Any]]]:

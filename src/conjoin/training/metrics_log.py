@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from conjoin.errors import MissingBackend
+from conjoin.errors import FileError, MissingBackend
 
 Kind = Literal["train", "eval", "sample"]
 FILE = "metrics.jsonl"
@@ -96,18 +96,34 @@ def open_sinks(folder: Path, step: int, report_to: str) -> list[Sink]:
 
     Raises:
         MissingBackend: tensorboard is asked for and not installed.
+        FileError: the folder cannot be written.
     """
-    forget_after(folder, step)
-    sinks: list[Sink] = [MetricsLog(folder)]
+    try:
+        forget_after(folder, step)
+        sinks: list[Sink] = [MetricsLog(folder)]
+    except OSError as error:
+        raise FileError(f"{folder / FILE}: cannot be written: {error.strerror or error}.") from None
     if report_to != "none":
-        sinks += _tensorboard(folder, required=report_to == "tensorboard")
+        require_sinks(report_to)
+        sinks += _tensorboard(folder)
     return sinks
 
 
-def _tensorboard(folder: Path, *, required: bool) -> list[Sink]:
+def require_sinks(report_to: str) -> None:
+    """Check, before a run changes anything, that its logs can be written.
+
+    Raises:
+        MissingBackend: tensorboard is asked for and not installed.
+    """
+    if report_to == "tensorboard":
+        try:
+            from tensorboard.summary import Writer  # noqa: F401  (asked for, not used)
+        except ImportError:
+            raise MissingBackend("report_to='tensorboard' needs tensorboard: pip install tensorboard") from None
+
+
+def _tensorboard(folder: Path) -> list[Sink]:
     try:
         return [TensorBoard(folder)]
     except ImportError:
-        if required:
-            raise MissingBackend("report_to='tensorboard' needs tensorboard: pip install tensorboard") from None
         return []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from conjoin.checkpoint import Form, Staging, Tensor, open_checkpoint, parse_size, write_tensors
 from conjoin.errors import TrainingError
+from conjoin.training.state import DamagedCheckpoint
 
 OPTIMIZER = Form("optimizer", "safetensors", ("pt",))
 _ONE_FILE = parse_size("8TB")
@@ -73,7 +74,7 @@ def read_moments(folder: Path, trained: Collection[str], *, averaged: bool) -> M
         with open_checkpoint(path) as held:
             moments = _sorted({name: (np.array(held.array(name)), held[name].dtype) for name in held})
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}.") from error
+        raise DamagedCheckpoint(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}.") from error
     _check_fit(folder, moments, set(trained), averaged)
     return moments
 
@@ -85,7 +86,7 @@ def _no_file(folder: Path) -> TrainingError:
             hint="resume with --framework torch and without --fsdp, and stop after a step (Ctrl-C): "
             "the checkpoint that this leaves is for any framework.",
         )
-    return TrainingError(
+    return DamagedCheckpoint(
         f"{folder} holds no {OPTIMIZER.file}: the state of the optimizer is missing.",
         hint="begin a new run from its weights: --model with this folder, and another --out.",
     )

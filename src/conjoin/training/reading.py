@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from conjoin.errors import DataError, MissingBackend, listing
+from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate
 
 MANY = 20
 """Problems after which reading stops; more of them teach nothing."""
@@ -62,7 +62,8 @@ def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> 
         name: What messages call rows in memory.
 
     Raises:
-        DataError: no such file, unknown kind of file, missing columns, bad lines, empty texts, no pairs.
+        DataError: no such file, a folder, unknown kind of file, missing columns, bad lines, texts that are empty or
+            that UTF-8 cannot hold, no pairs.
     """
     if isinstance(data, Pairs):
         return data
@@ -116,6 +117,8 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
             value = ""
         if not isinstance(value, str):
             return f"{column} is a {type(value).__name__}, expected text."
+        if problem := lone_surrogate(value):
+            return f"{column} {problem}"
         values.append(value)
     return values[0], values[1]
 
@@ -135,6 +138,9 @@ def _inner(row: Mapping[str, Any], column: str) -> Any:
 
 
 def _rows_of_file(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
+    if path.is_dir():
+        hint = "name the file in it, or give conjoin train a folder that `datasets` reads with --dataset."
+        raise DataError(f"{path} is a folder; expected a file of pairs.", hint=hint)
     if not path.is_file():
         raise DataError(f"{path}: no such file.", hint="for a data set of the hub, give --dataset NAME instead.")
     kind = "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()

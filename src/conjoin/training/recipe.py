@@ -48,10 +48,10 @@ class Sources:
             raise ConfigError(f"This recipe cannot be used:\n{listing(wrong)}")
 
     def require(self) -> None:
-        """Check that there is one model and one source of data.
+        """Check that there is one model and one source of data, and that every word has an effect.
 
         Raises:
-            ConfigError: none, half of one, or two of them.
+            ConfigError: none, half of one, or two of them; or words of a join beside a joined model.
         """
         halves = [name for name in ("encoder", "decoder") if getattr(self, name)]
         if bool(self.model) == bool(halves) or len(halves) == 1:
@@ -64,6 +64,16 @@ class Sources:
             raise ConfigError(
                 f"{'Both train and dataset are' if self.train else 'Neither train nor dataset is'} given.",
                 hint="--train pairs.jsonl, or --dataset NAME --train-split train.",
+            )
+        self._refuse_join_words()
+
+    def _refuse_join_words(self) -> None:
+        names = ("share", "cross_attention_init")
+        given = [f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) != getattr(Sources, name)]
+        if self.model is not None and given:
+            raise ConfigError(
+                f"{' and '.join(given)} with model = {self.model}: a joined model stays as it was joined.",
+                hint="give --encoder and --decoder instead of --model, or leave these words out.",
             )
 
 

@@ -2,15 +2,18 @@
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, TrainingError
 from conjoin.training.arrays import counted_labels, tokens_of
 from conjoin.training.batching import Plan, choose_batching
 from conjoin.training.callbacks import TrainerControl
+from conjoin.training.damage import older_one_named
 from conjoin.training.examination import examine
 from conjoin.training.examples import Examples
 from conjoin.training.interrupts import Interrupts
+from conjoin.training.metrics_log import require_sinks
 from conjoin.training.recorder import Recorder
 from conjoin.training.run_folder import Checkpoint, RunFolder, as_training_error, check_same_plan
 from conjoin.training.state import TrainerState
@@ -22,6 +25,14 @@ UNREAD = 0.01
 """Nats per label. What sources tell a model that reads them is far more, one or two as a rule."""
 UNREAD_STEPS = 200
 """Before so many steps, no model reads yet."""
+
+
+LOSS = "eval_loss"
+
+
+def _eval_name(metric: str) -> str:
+    """A metric as evaluations name it; users may leave the prefix out."""
+    return f"eval_{metric.removeprefix('eval_')}"
 
 
 class Run:
@@ -39,8 +50,9 @@ class Run:
         self.args, self.world = trainer.args, trainer.world
         self.control = TrainerControl()
         self._check_validation()
+        require_sinks(self.args.report_to)
         self.resumed = checkpoint is not None
-        self.state = checkpoint.state() if checkpoint else self._new_state()
+        self.state = self._state_of(checkpoint) if checkpoint else self._new_state()
         self.plan = self._plan()
         self.state.max_steps = self._max_steps()
         self._batches = self.plan.epoch(self.state.epoch)
@@ -49,17 +61,19 @@ class Run:
         self.engine = trainer.make_engine(self.args, self.state.max_steps, self.state.fresh)
         self.engine.begin(self.state.global_step + 1)
         if checkpoint is not None:
-            self.engine.restore(checkpoint.folder, checkpoint.step)
+            with older_one_named(checkpoint):
+                self.engine.restore(checkpoint.folder, checkpoint.step)
         self._norm, self._source_gain = 0.0, math.inf
         self.control.should_training_stop = self._out_of_patience
 
     def _check_validation(self) -> None:
-        """Refuse settings that would have no effect without validation data."""
-        args = self.args
-        without = self.trainer.eval_examples is None or args.eval_strategy == "no"
+        """Refuse settings that would have no effect without validation data, and a metric that is not computed."""
+        args, examples = self.args, self.trainer.eval_examples
+        without = examples is None or args.eval_strategy == "no"
         idle = {
             "early_stopping_patience": args.early_stopping_patience is not None,
             "load_best_model_at_end": args.load_best_model_at_end,
+            f"metric_for_best_model = {args.metric_for_best_model}": _eval_name(args.metric_for_best_model) != LOSS,
             f"eval_strategy = {args.eval_strategy}": args.eval_strategy in ("steps", "epoch"),
         }
         asked = [name for name, is_set in idle.items() if is_set]
@@ -68,6 +82,22 @@ class Run:
                 f"No evaluation is made, but it is asked for: {', '.join(asked)}.",
                 hint="give validation data (--validation, eval_dataset=), and leave eval_strategy = no out.",
             )
+        if examples is not None and not without:
+            self._require_metric(self.trainer.metric_names(examples))
+
+    def _require_metric(self, names: Iterable[str] | None) -> None:
+        """Refuse a metric_for_best_model that evaluations do not give; None where nobody knows yet what they give."""
+        wanted = self.args.metric_for_best_model
+        if names is not None and _eval_name(wanted) not in map(_eval_name, names):
+            raise ConfigError(
+                f"metric_for_best_model = {wanted!r} is not among the metrics of an evaluation: {', '.join(names)}.",
+                hint="metrics of texts are computed with --metrics NAME --predict-with-generate.",
+            )
+
+    @staticmethod
+    def _state_of(checkpoint: Checkpoint) -> TrainerState:
+        with older_one_named(checkpoint):
+            return checkpoint.state()
 
     def _new_state(self) -> TrainerState:
         fresh = list(self.trainer.model.join_report.fresh)
@@ -254,13 +284,8 @@ class Run:
 
     def _compare(self, metrics: dict[str, float]) -> None:
         """Note the best evaluation; stop after too many that were no better."""
-        state, name = self.state, f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
-        if name not in metrics:
-            raise ConfigError(
-                f"metric_for_best_model = {self.args.metric_for_best_model!r} is not among the metrics of an "
-                f"evaluation: {', '.join(key.removeprefix('eval_') for key in metrics)}."
-            )
-        value = metrics[name]
+        self._require_metric([key.removeprefix("eval_") for key in metrics])
+        state, value = self.state, metrics[_eval_name(self.args.metric_for_best_model)]
         gain = 0.0 if state.best_metric is None else value - state.best_metric
         gain = gain if self.args.better_when_greater else -gain
         if state.best_metric is None or gain > self.args.early_stopping_threshold:

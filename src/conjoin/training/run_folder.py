@@ -1,12 +1,13 @@
 """The folder of a run: what lies where, which checkpoints there are, which may go."""
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from conjoin.checkpoint import read_json
-from conjoin.errors import ConjoinError, TrainingError
+from conjoin.errors import ConjoinError, FileError, TrainingError
 from conjoin.training.state import TrainerState
 
 STATE_FILE = "trainer_state.json"
@@ -63,24 +64,42 @@ class RunFolder:
             )
         return Checkpoint(step, folder)
 
-    def claim(self, *, overwrite: bool) -> None:
-        """Take the folder for a new run.
+    def _held(self) -> str | None:
+        """What the folder has of a run."""
+        there = self.checkpoints()
+        return there[-1].folder.name if there else "a model" if (self.path / "config.json").is_file() else None
+
+    def require_claimable(self, *, overwrite: bool) -> None:
+        """Check that a new run may have the folder; nothing is changed.
 
         Raises:
             TrainingError: it holds a run already, and that is not to be overwritten.
+            FileError: it cannot be written.
         """
-        there = self.checkpoints()
-        held = there[-1].folder.name if there else "a model" if (self.path / "config.json").is_file() else None
+        held = self._held()
         if held and not overwrite:
             raise TrainingError(
                 f"{self.path} holds a run already ({held}); nothing was changed.",
                 hint="--resume goes on with it, --overwrite-output-dir starts anew, or choose another --out.",
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._discard(checkpoint.folder for checkpoint in there)
-        if held:
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
-            shutil.rmtree(self.path / "events", ignore_errors=True)
+        if self.path.exists() and not (self.path.is_dir() and os.access(self.path, os.W_OK | os.X_OK)):
+            what = "nobody may write into it" if self.path.is_dir() else "it is a file, expected a folder"
+            raise FileError(f"{self.path}: cannot be written: {what}.", hint="choose another --out.")
+
+    def claim(self) -> None:
+        """Take the folder for a new run: what it holds of another one is deleted.
+
+        Raises:
+            TrainingError, FileError: it cannot be made, or not be deleted.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self._held():
+                self._discard(checkpoint.folder for checkpoint in self.checkpoints())
+                (self.path / "metrics.jsonl").unlink(missing_ok=True)
+                shutil.rmtree(self.path / "events", ignore_errors=True)
+        except OSError as error:
+            raise FileError(f"{self.path}: cannot be written: {error.strerror or error}.") from None
 
     def rotate(self, limit: int | None, best_step: int | None) -> None:
         """Delete the oldest checkpoints beyond the limit, but never the best or the newest one."""

@@ -3,6 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from conjoin.errors import TrainingError
+
+
+class DamagedCheckpoint(TrainingError):
+    """A checkpoint's files are missing or cannot be read."""
+
 
 @dataclass(kw_only=True)
 class TrainerState:
@@ -44,5 +50,12 @@ class TrainerState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` gave."""
-        return cls(**values)
+        """Read what `to_dict` gave.
+
+        Raises:
+            DamagedCheckpoint: it is something else.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise DamagedCheckpoint(f"This is not the state of a run: {error}.") from None

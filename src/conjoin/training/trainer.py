@@ -20,8 +20,10 @@ from conjoin.training.callbacks import TrainerCallback
 from conjoin.training.datasets import room_of, to_examples
 from conjoin.training.engine import Engine, Trainable, World
 from conjoin.training.evaluating import EvalPrediction, filled
+from conjoin.training.examination import refuse_quantized
 from conjoin.training.examples import Examples
 from conjoin.training.finish import write_final_model
+from conjoin.training.lock import locked
 from conjoin.training.recipe import Recipe
 from conjoin.training.run import Run
 from conjoin.training.run_folder import Checkpoint, RunFolder
@@ -137,16 +139,22 @@ class Trainer(ABC, Generic[Place]):
 
         Raises:
             TrainingError: the run cannot start or go on; checkpoints stay whole.
+            ConfigError: the model, or an argument, is not for training.
+            FileError: another process writes the run, or nobody can.
         """
         if self.train_examples is None:
             raise ConfigError("There is nothing to train on.", hint="Seq2SeqTrainer(..., train_dataset=...)")
+        refuse_quantized(getattr(self.model.config, "quantization_config", None))
         folder = RunFolder(Path(self.args.output_dir))
         wanted = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        checkpoint = self._find(folder, "latest" if wanted is True else wanted)
-        run = Run(self, self.train_examples, folder, checkpoint)
-        self._engine = run.engine
-        run.go()
-        write_final_model(self, run)
+        with locked(self.world, folder.path):
+            checkpoint = self._find(folder, "latest" if wanted is True else wanted)
+            run = Run(self, self.train_examples, folder, checkpoint)
+            self._engine = run.engine
+            if checkpoint is None:
+                self.world.on_first(folder.claim)  # only now: every check has passed
+            run.go()
+            write_final_model(self, run)
         run.warn_of_unread_sources()
         state = run.state
         metrics = {
@@ -158,11 +166,11 @@ class Trainer(ABC, Generic[Place]):
         return TrainOutput(state.global_step, metrics["train_loss"], metrics)
 
     def _find(self, folder: RunFolder, wanted: str | bool | None) -> Checkpoint | None:
-        """The checkpoint to go on from; the folder is taken for a new run if there is none."""
+        """The checkpoint to go on from; for a new run, the folder must be free."""
         found = folder.find(wanted) if isinstance(wanted, str) else None
         overwrite = self.args.overwrite_output_dir
         if found is None:
-            self.world.on_first(lambda: folder.claim(overwrite=overwrite))
+            self.world.on_first(lambda: folder.require_claimable(overwrite=overwrite))
             self.seed()
         self.world.on_first(folder.sweep)
         return found
@@ -199,6 +207,20 @@ class Trainer(ABC, Generic[Place]):
     def _pad(self) -> int:
         pad = self.model.config.pad_token_id
         return 0 if pad is None else pad
+
+    def metric_names(self, examples: Examples) -> list[str] | None:
+        """What an evaluation gives, by name; None where the user's own code has a say in it.
+
+        Raises:
+            ConfigError: metrics of texts, and no tokenizer to make texts.
+            MissingBackend: a metric's package is not installed.
+        """
+        if self._compute_metrics is not None or type(self).evaluate is not Trainer.evaluate:
+            return None
+        names = ["loss", *(["source_gain"] if len(examples) > 1 else [])]
+        if self.args.metrics:
+            names += score_texts(self.args.metrics, self._decode([[]]), ["a trial"])
+        return [*names, "runtime"]
 
     def _judge(self, examples: Examples, *, generates: bool) -> tuple[dict[str, float], list[list[int]]]:
         engine = self.engine()

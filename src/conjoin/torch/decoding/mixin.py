@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, cast
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conjoin.generation import GenerationConfig
 from conjoin.pretrained import WithGenerationConfig
 from conjoin.torch.decoding.generate import generate
 from conjoin.torch.decoding.loop import Streamer
 from conjoin.torch.decoding.outputs import GenerateOutput, compute_transition_scores
+from conjoin.torch.decoding.preparing import PreparesInputs
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
 
 
-class Generates(WithGenerationConfig):
+class Generates(PreparesInputs, WithGenerationConfig):
     """A model with generation settings."""
 
     def can_generate(self) -> bool:
@@ -26,7 +26,7 @@ class Generates(WithGenerationConfig):
     def generate(
         self,
         inputs: Int[Tensor, "B S"] | None = None,
-        generation_config: GenerationConfig | None = None,
+        generation_config: Any | None = None,
         logits_processor: Any | None = None,
         stopping_criteria: Any | None = None,
         prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
@@ -38,7 +38,8 @@ class Generates(WithGenerationConfig):
 
         Args:
             inputs: Source ids.
-            generation_config: Settings of this call; keywords win over it, it wins over the model's own.
+            generation_config: Settings of this call, as a GenerationConfig, ours or transformers', or a dict. Keywords
+                win over it, it wins over the model's own.
             logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for.
                 Finished sources leave the batch otherwise; with these all rows stay in their place, unless every
                 processor has a `select(rows)` that tells it which rows are left.

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from conjoin.torch.pretrained import plain_state
 from conjoin.torch.saving import write_pair
 from conjoin.training.moments import Moments, Stored, read_moments, write_moments
 from conjoin.training.run_folder import STATE_FILE
-from conjoin.training.state import TrainerState
+from conjoin.training.state import DamagedCheckpoint, TrainerState
 from conjoin.training.torch.sharding import copy_into, whole_state
 from conjoin.training.torch.world import World
 
@@ -168,8 +169,8 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise TrainingError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}.") from error
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise DamagedCheckpoint(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}.") from error
 
 
 def random_state(world: World) -> dict[str, Any]:
