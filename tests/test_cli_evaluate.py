@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from command_line import folder_fixture, run_fixture  # noqa: F401  (fixtures)
-from conjoin import EncoderDecoderModel
-from conjoin.evaluation import evaluate
+from conjoin import EncoderDecoderModel, FileError
+from conjoin.evaluation import Evaluation, evaluate
 
 PAIRS = [("the cat sat", "a cat"), ("a dog ran to the mat", "the dog"), ("hello", "hello world")]
 
@@ -82,3 +82,63 @@ def test_an_unknown_metric_is_told_before_the_model_is_loaded(run: Any, data: Pa
     told = run("evaluate", "no/model", data, "--metrics", "blue")
     assert told.code == 1
     assert "No metric is called 'blue'" in told.err
+
+
+def no_model(*_: object) -> None:
+    raise AssertionError("the model was loaded before the output was looked at")
+
+
+def test_predictions_replace_a_file_only_when_told_to(
+    run: Any, folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("evaluate", folder, data, "--limit", "1", "--metrics", "exact_match", "--predictions")
+    (tmp_path / "p.against.jsonl").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("conjoin.cli._options.load", no_model)
+        told = run(*words, tmp_path / "p.jsonl", "--against", folder)
+    assert (told.code, told.out) == (1, "")
+    assert told.err.startswith(f"FileError: {tmp_path / 'p.against.jsonl'} exists already.")
+    assert "hint: --overwrite replaces it." in told.err
+    assert (tmp_path / "p.against.jsonl").read_text() == "mine"
+    assert run(*words, tmp_path / "p.against.jsonl", "--overwrite").code == 0
+    assert json.loads((tmp_path / "p.against.jsonl").read_text())["source"] == "the cat sat"
+
+
+def test_predictions_never_replace_the_data(
+    run: Any, folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjoin.cli._options.load", no_model)
+    before, against = data.read_text(), tmp_path / "q.against.jsonl"
+    (tmp_path / "link.jsonl").symlink_to(data)
+    against.write_text(before)
+    for read, written, more in (
+        (data, data, ()),
+        (data, tmp_path / "link.jsonl", ()),
+        (against, tmp_path / "q.jsonl", ("--against", folder)),
+    ):
+        told = run("evaluate", folder, read, "--predictions", written, "--overwrite", *more)
+        assert (told.code, told.out) == (1, "")
+        assert "is what this command reads" in told.err
+    assert data.read_text() == against.read_text() == before
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "is a folder"), ("pairs.jsonl/p.jsonl", "cannot be written")])
+def test_predictions_that_cannot_be_written_are_told_before_the_model_is_loaded(
+    run: Any, data: Path, tmp_path: Path, name: str, message: str
+) -> None:
+    told = run("evaluate", "no/model", data, "--predictions", tmp_path / name)
+    assert told.code == 1
+    assert message in told.err
+
+
+def test_scores_are_printed_though_predictions_could_not_be_written(
+    run: Any, folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise FileError("p.jsonl: cannot be written: No space left on device.")
+
+    monkeypatch.setattr(Evaluation, "save_predictions", full)
+    told = run("evaluate", folder, data, "--json", "--metrics", "exact_match", "--predictions", tmp_path / "p.jsonl")
+    assert told.code == 1
+    assert "exact_match" in json.loads(told.out)["scores"]
+    assert told.err.startswith("FileError: p.jsonl: cannot be written")

@@ -1,6 +1,8 @@
 """`conjoin generate`: sources in from anywhere, results out in their order, a run that is cut off goes on."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from command_line import folder_fixture, run_fixture, start  # noqa: F401  (fixt
 from conjoin import ConjoinError, EncoderDecoderModel
 from conjoin.cli import main
 from conjoin.evaluation import TextSettings, generate_texts
+from conjoin.evaluation.journal import Journal
 
 SOURCES = ["the cat sat", "a dog ran to the old mat", "hello"]
 
@@ -83,11 +86,83 @@ def test_damaged_input_is_one_message_before_anything_is_generated(run: Any, fol
     assert not list(tmp_path.glob("out*"))
 
 
+SURROGATES = {
+    "source": '{"source": "the cat"}\n{"source": "the \\ud800 cat"}\n',
+    "text": '"the cat"\n"the \\ud800 cat"\n',
+    "another key": '{"source": "the cat"}\n{"source": "the", "note": ["\\ud800 cat"]}\n',
+}
+
+
+@pytest.mark.parametrize("case", SURROGATES)
+def test_half_a_character_is_told_by_its_line_before_anything_is_generated(run: Any, tmp_path: Path, case: str) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(SURROGATES[case])
+    told = run("generate", "no/model", "-i", path, "-o", tmp_path / "out.jsonl")
+    assert told.code == 1
+    assert told.err.startswith(f"DataError: {path} cannot be used:\n  line 2: holds a lone surrogate")
+    assert "\\ud800 cat" in told.err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_both_halves_of_a_character_are_one(run: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"source": "the \\ud83d\\ude00 cat"}\n')
+    told = run("generate", folder, "-i", tmp_path / "in.jsonl", "--json")
+    assert json.loads(told.out)["source"] == "the \U0001f600 cat"
+
+
+def test_results_never_replace_the_input(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("the cat\n")
+    told = run("generate", "no/model", "-i", tmp_path / "in.txt", "-o", tmp_path / "in.txt", "--overwrite")
+    assert told.code == 1
+    assert "is what this command reads" in told.err
+    assert (tmp_path / "in.txt").read_text() == "the cat\n"
+
+
+@pytest.mark.parametrize("change", ["weights", "config and tokenizers", "dtype"])
+def test_a_run_that_was_cut_off_goes_on_with_the_same_model_only(
+    run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    model, output = tmp_path / "model", tmp_path / "out.jsonl"
+    shutil.copytree(folder, model)
+    (tmp_path / "in.txt").write_text("\n".join(SOURCES) + "\n")
+    words = ("generate", model, "-i", tmp_path / "in.txt", "-o", output, "--batch-size", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("conjoin.cli.generate._to_file", cut_off)
+        assert run(*words).code == 1
+    kept = (tmp_path / "out.jsonl.partial").read_bytes()
+    shutil.copytree(model, tmp_path / "copy")
+    if change == "weights":
+        path = model / "model.safetensors"
+        times, found = path.stat(), bytearray(path.read_bytes())
+        found[-1] ^= 1
+        path.write_bytes(found)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif change == "dtype":
+        words += ("--dtype", "bfloat16")
+    else:
+        (model / "generation_config.json").write_text('{"max_new_tokens": 3}')
+    told = run(*words)
+    assert told.code == 1
+    assert "this one is different:\n  " + change in told.err
+    assert (tmp_path / "out.jsonl.partial").read_bytes() == kept
+    shutil.rmtree(model)
+    (tmp_path / "copy").rename(model)
+    assert "1 results are there already" in run(*words[:8]).err
+    assert len(output.read_text().splitlines()) == 3
+
+
+def cut_off(run: Any, journal: Journal, _: object) -> None:
+    for batch in run.results(lambda texts: texts):
+        journal.add(batch)
+        raise KeyError("killed")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["{model}"], "give sources as arguments"),
         (["{model}", "a", "--input", "b"], "not both"),
+        (["{model}", "a", "b\udcff"], "text 2 holds a lone surrogate"),
         (["{model}", "a", "--set", "num_beams"], "not NAME=VALUE"),
         (["{model}", "a", "--device", "gpu"], "--device"),
     ],

@@ -7,6 +7,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import oracle
 from command_line import folder_fixture, run_fixture
@@ -176,10 +178,53 @@ def test_convert_chooses_among_several_sources(tmp_path: Path, run: Any) -> None
     fresh().save_pretrained(tmp_path)
     run("convert", tmp_path, "--to", "flax")
     fresh().save_pretrained(tmp_path)
-    told = run("convert", tmp_path, "--from", "flax", "--to", "tensorflow", "--safetensors")
+    out = tmp_path / "out"
+    told = run("convert", tmp_path, "--from", "flax", "--to", "tensorflow", "--safetensors", "--out", out)
     assert told.code == 0, told.err
-    assert_same(arrays(tmp_path), arrays(tmp_path, framework="flax"))
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "encoder-decoder"
+    assert_same(arrays(out), arrays(tmp_path, framework="flax"))
+    assert json.loads((out / "config.json").read_text())["model_type"] == "encoder-decoder"
+
+
+@pytest.mark.parametrize("framework", ["flax", "tensorflow"])
+def test_convert_keeps_the_weights_of_other_frameworks(tmp_path: Path, run: Any, framework: str) -> None:
+    fresh().save_pretrained(tmp_path, max_shard_size="10KB")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*")}
+    told = run("convert", tmp_path, "--to", framework, "--safetensors")
+    assert (told.code, told.lines) == (1, [])
+    assert told.err.startswith(f"FileError: {tmp_path} holds PyTorch's model.safetensors.index.json")
+    assert "--out" in told.err and "leave --safetensors" in told.err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*")} == before
+    out = tmp_path / "out"
+    for _ in range(2):  # its own file, it may write again
+        assert run("convert", tmp_path, "--to", framework, "--safetensors", "--out", out).code == 0
+    assert run("convert", out, "--to", framework, "--safetensors").code == 0
+    told = run("convert", out, "--to", "torch")
+    assert told.code == 1
+    assert "model.safetensors, which PyTorch's model.safetensors would replace" in told.err
+
+
+def test_convert_keeps_an_old_pytorch_file(tmp_path: Path, run: Any) -> None:
+    model = fresh()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "kept.safetensors")
+    torch.save(load_file(tmp_path / "kept.safetensors"), tmp_path / "pytorch_model.bin")
+    told = run("convert", tmp_path, "--to", "flax", "--safetensors")
+    assert told.code == 1
+    assert "holds PyTorch's pytorch_model.bin" in told.err
+    assert run("convert", tmp_path, "--to", "torch").code == 0
+
+
+@pytest.mark.parametrize("framework", ["flax", "tensorflow"])
+def test_convert_refuses_an_8_bit_model(tmp_path: Path, run: Any, framework: str) -> None:
+    fresh().quantize().save_pretrained(tmp_path)
+    told = run("convert", tmp_path, "--to", framework, "--out", tmp_path / "out")
+    assert (told.code, told.lines) == (1, [])
+    assert told.err.startswith(f"ConfigError: {tmp_path} is quantised")
+    assert "hint: convert the float model" in told.err
+    assert not (tmp_path / "out").exists()
+    assert run("convert", tmp_path, "--to", "torch", "--out", tmp_path / "out").code == 0
+    weights = "model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / weights).read_bytes()
 
 
 def test_convert_refuses_what_it_cannot_do(tmp_path: Path, run: Any) -> None:

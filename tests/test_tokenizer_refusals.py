@@ -89,7 +89,9 @@ BAD_CALLS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     (("a",), {"return_tensors": "torch"}, "return_tensors = 'torch', expected one of: pt, np, jax, tf"),
     ((["a", "a b c"],), {"return_tensors": "pt"}, "input_ids has rows of 3 to 5 ids.*\n\nhint: pass padding=True"),
     (("a", "b b b b"), {"truncation": "only_first", "max_length": 5}, "cannot encode this text"),
-    (("a\ud800b",), {}, "cannot encode this text"),
+    (("a\ud800b",), {}, r"text holds a lone surrogate, half of a character: 'a\\ud800b'"),
+    ((["a", f"{'x' * 99}\udc00y"],), {}, r"text\[1\] holds a lone surrogate, half of a character: 'x{15}\\udc00y'"),
+    (([["a", "b\ud800"]],), {"is_split_into_words": True}, r"text\[0\] holds .* 'b\\ud800'"),
 ]
 
 

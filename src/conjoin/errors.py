@@ -34,6 +34,10 @@ class TokenizerError(ConjoinError, ValueError):
     """Tokenizer files or tokenizer arguments are unusable."""
 
 
+class NoTokenizerError(TokenizerError, AttributeError):
+    """A model has no tokenizers; `hasattr` and its like take it for what it is."""
+
+
 class JoinError(ConjoinError, ValueError):
     """This encoder and this decoder cannot be joined as asked."""
 
@@ -64,3 +68,13 @@ def listing(problems: list[str], *, limit: int = 20) -> str:
     if len(problems) > limit:
         shown.append(f"  ... and {len(problems) - limit} more")
     return "\n".join(shown)
+
+
+def lone_surrogate(text: str) -> str | None:
+    """What an error says of a text that UTF-8 cannot hold, as JSON's "\\ud800" without its other half; else None."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 15) : error.start + 16]
+        return f"holds a lone surrogate, half of a character: {around!r}."
+    return None

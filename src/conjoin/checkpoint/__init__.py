@@ -5,6 +5,7 @@ from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Fram
 from conjoin.checkpoint.dtypes import nonfinite
 from conjoin.checkpoint.files import Staging, read_json, replacing_file, replacing_folder, write_json
 from conjoin.checkpoint.find import TARGET_FOLDER, resolve
+from conjoin.checkpoint.fingerprint import fingerprints
 from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, is_weight_file, own_form
 from conjoin.checkpoint.header import TensorInfo
 from conjoin.checkpoint.layouts import (
@@ -18,7 +19,7 @@ from conjoin.checkpoint.layouts import (
     Transposed,
 )
 from conjoin.checkpoint.names import Match, NameTable, Plan, Rule, Undo
-from conjoin.checkpoint.tensors import Checkpoint, check_finite, open_checkpoint
+from conjoin.checkpoint.tensors import Checkpoint, check_finite, open_checkpoint, writers_replaced
 from conjoin.checkpoint.write import Tensor, parse_size, write_dialect, write_tensors
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Undo",
     "audit",
     "check_finite",
+    "fingerprints",
     "is_weight_file",
     "nonfinite",
     "open_checkpoint",
@@ -66,4 +68,5 @@ __all__ = [
     "write_dialect",
     "write_json",
     "write_tensors",
+    "writers_replaced",
 ]

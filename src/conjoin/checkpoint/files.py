@@ -199,8 +199,11 @@ def _keep(old: Path, new: Path, inner: PurePosixPath, removed: set[str]) -> None
         if str(name) in removed:
             continue
         if entry.is_dir(follow_symlinks=False):
+            untouched = not kept.exists()
             kept.mkdir(exist_ok=True)
             _keep(old, new, name, removed)
+            if untouched:  # trainers tell by its age which of their checkpoints to delete
+                shutil.copystat(old / name, kept)
         elif not os.path.lexists(kept):
             _link(Path(entry.path), kept)
     shutil.copymode(old / inner, new / inner)

@@ -76,6 +76,11 @@ def own_form(framework: Framework) -> Form:
     return {"pt": SAFETENSORS, "tf": H5, "flax": MSGPACK}[framework]
 
 
+def replaces(form: Form) -> tuple[Form, ...]:
+    """The forms whose files a new one takes the place of: an old .bin would be a second set of weights."""
+    return (SAFETENSORS, BIN) if form == SAFETENSORS else (form,)
+
+
 def spelled(framework: Framework | None) -> str:
     """What is looked for, as a sentence has it."""
     names = [form.file for form in lookup(framework)]

@@ -18,7 +18,7 @@ from conjoin.checkpoint._mapping import map_bytes
 from conjoin.checkpoint.bins import BinFile
 from conjoin.checkpoint.dialects import FRAMEWORKS, Framework, torch_names
 from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
-from conjoin.checkpoint.forms import lookup, spelled
+from conjoin.checkpoint.forms import Form, lookup, replaces, spelled
 from conjoin.checkpoint.hdf5 import H5File
 from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
 from conjoin.checkpoint.index import Index, read_index
@@ -164,13 +164,29 @@ def open_checkpoint(
     for form in lookup(framework):
         if (path := form.found(folder, variant)) is None:
             continue
-        index = read_index(path) if path.suffix == ".json" else None
-        checkpoint = _opened_parts(folder, index.files if index else [path], index)
+        checkpoint = _opened_weights(folder, path)
         if framework in (None, checkpoint.format):
             return checkpoint
         checkpoint.close()
         written.append(f"{path.name} is {FRAMEWORKS[checkpoint.format]}'s")
     raise _no_weights(folder, variant, framework, written)
+
+
+def writers_replaced(folder: str | os.PathLike[str], form: Form) -> dict[str, Framework]:
+    """Weight files (or the index) that a file of this form would replace in a folder, and whose they are.
+
+    Raises:
+        WeightError: such files are damaged.
+    """
+    found: dict[str, Framework] = {}
+    for each in replaces(form):
+        if (path := each.found(Path(folder), None)) is None:
+            continue
+        found[path.name] = each.frameworks[0]
+        if len(each.frameworks) > 1:
+            with _opened_weights(Path(folder), path) as checkpoint:
+                found[path.name] = checkpoint.format
+    return found
 
 
 def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> None:
@@ -189,6 +205,12 @@ def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
             f"{checkpoint.folder}: these tensors hold NaN or infinite numbers:\n{listing(problems)}",
             hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint",
         )
+
+
+def _opened_weights(folder: Path, path: Path) -> Checkpoint:
+    """Open the only file, or what an index names."""
+    index = read_index(path) if path.suffix == ".json" else None
+    return _opened_parts(folder, index.files if index else [path], index)
 
 
 def _opened_parts(folder: Path, paths: list[Path], index: Index | None = None) -> Checkpoint:

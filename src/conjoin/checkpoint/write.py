@@ -20,7 +20,7 @@ from conjoin.checkpoint._packing import write_msgpack
 from conjoin.checkpoint.dialects import Dialect
 from conjoin.checkpoint.dtypes import BY_NAME
 from conjoin.checkpoint.files import Staging, write_json
-from conjoin.checkpoint.forms import BIN, H5, MSGPACK, SAFETENSORS, Form
+from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, replaces
 from conjoin.checkpoint.hdf5 import scoped, write_h5
 from conjoin.errors import ConfigError, WeightError
 
@@ -70,8 +70,7 @@ def write_tensors(
     Raises:
         WeightError: a name given twice, an unknown dtype, or an array that does not hold that dtype.
     """
-    replaced = (SAFETENSORS, BIN) if form == SAFETENSORS else (form,)
-    for stale in [name for name in staging.names() if any(each.has(name) for each in replaced)]:
+    for stale in [name for name in staging.names() if any(each.has(name) for each in replaces(form))]:
         staging.remove(stale)
     shards: list[Path] = []
     weight_map: dict[str, int] = {}

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from conjoin.cli import _options as options
+from conjoin.cli._outputs import claim_file
 from conjoin.cli._talk import progress, say
+from conjoin.errors import FileError
 from conjoin.evaluation.evaluate import Evaluation, comparison_dict, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
 from conjoin.evaluation.resampling import Comparison
@@ -34,6 +36,9 @@ def evaluate_model(
     predictions: Annotated[
         Path | None, typer.Option(help="Write source, target, prediction and loss of every pair here, as JSON lines.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --predictions replace what is there; never the data.")
+    ] = False,
     test: Annotated[Method, typer.Option(help="Of --against: paired bootstrap or approximate randomisation.")] = (
         Method.bootstrap
     ),
@@ -62,15 +67,22 @@ def evaluate_model(
     columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
     pairs = read_pairs(data, columns)
     pairs = Pairs(pairs.name, pairs.sources[:limit], pairs.targets[:limit], pairs.lines[:limit])
+    models = [model, *([against] if against else [])]
+    written = _written(predictions, len(models))
+    for path in written:
+        claim_file(path, inputs=[data], overwrite=overwrite)
     found: list[Evaluation] = []
-    for name in [model, *([against] if against else [])]:
+    unsaved: list[str] = []
+    for number, name in enumerate(models):
         found.append(_evaluate(options.load(name, dtype, device), name, pairs, names, settings))
-        _save(found[-1], predictions, second=len(found) == 2)
+        unsaved += _save(found[-1], written[number]) if written else []
     compared = found[0].compare(found[1], method=test.value) if against else []
     if as_json:
         typer.echo(json.dumps(_as_dict(model, data, found, against, test, compared), indent=2, ensure_ascii=False))
     else:
-        _print_table(found, [model, *([against] if against else [])], compared)
+        _print_table(found, models, compared)
+    if unsaved:
+        raise FileError("\n".join(unsaved))
 
 
 def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
@@ -81,13 +93,23 @@ def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], setting
     return found
 
 
-def _save(found: Evaluation, path: Path | None, *, second: bool) -> None:
+def _written(path: Path | None, models: int) -> list[Path]:
     """The second model's predictions go beside the first one's: pairs.jsonl, pairs.against.jsonl."""
     if path is None:
-        return
-    written = path.with_suffix(f".against{path.suffix}") if second else path
-    found.save_predictions(written)
-    say(f"{written}: {len(found.predictions):,} predictions.")
+        return []
+    if not path.name:
+        raise FileError(f"{path} is a folder; expected a file to write.")
+    return [path, path.with_suffix(f".against{path.suffix}")][:models]
+
+
+def _save(found: Evaluation, path: Path) -> list[str]:
+    """Write predictions; what keeps them from being written is for later, since scores come first."""
+    try:
+        found.save_predictions(path)
+    except FileError as error:
+        return [str(error)]
+    say(f"{path}: {len(found.predictions):,} predictions.")
+    return []
 
 
 def _as_dict(

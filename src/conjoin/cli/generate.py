@@ -10,8 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from conjoin.checkpoint import fingerprints, resolve
 from conjoin.cli import _options as options
+from conjoin.cli._outputs import claim_file
 from conjoin.cli._talk import progress, say
+from conjoin.errors import lone_surrogate
 from conjoin.evaluation.journal import Journal
 from conjoin.evaluation.sources import JSON_SUFFIXES, STDIN, SourceFile
 from conjoin.evaluation.texts import Generated, TextSettings, generate_stream, source_limit
@@ -85,7 +88,15 @@ def generate_targets(
         loaded = options.load(model, dtype, device)
         _to_stdout(_Run(loaded, settings, rows, total), spell)
         return
-    same = {"model": model, "generation": settings.generation, "seed": seed, "max_source_length": max_source_length}
+    claim_file(output, inputs=[input] if input not in (None, STDIN) else [], overwrite=overwrite)
+    same = {
+        "model": model,
+        **fingerprints(resolve(model)),
+        "dtype": dtype,
+        "generation": settings.generation,
+        "seed": seed,
+        "max_source_length": max_source_length,
+    }
     with Journal(output, same, overwrite=overwrite) as journal:
         if journal.done:
             say(f"{len(journal.done):,} results are there already; going on with the others.")
@@ -100,6 +111,10 @@ def _input(
     """Sources with the objects that they stand in, and how many there are, where that is known."""
     if texts and name:
         raise typer.BadParameter("give sources as arguments or --input, not both", param_hint="TEXTS")
+    if problems := [
+        f"text {index} {problem}" for index, text in enumerate(texts or [], 1) if (problem := lone_surrogate(text))
+    ]:
+        raise typer.BadParameter("\n".join(problems), param_hint="TEXTS")
     if texts:
         return [(text, {"source": text}) for text in texts], len(texts)
     if name is None and sys.stdin.isatty():

@@ -11,15 +11,18 @@ from conjoin.checkpoint import open_checkpoint, resolve
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
 from conjoin.families import PretrainedConfig, family
 from conjoin.join import (
+    QUANTIZED,
     JoinReport,
     half_offer,
     half_spec,
     has_tokenizer,
+    is_quantized,
     never_fresh,
     pair_offer,
     pair_spec,
     plan_half,
     plan_join,
+    plan_quantized,
     special_tokens,
 )
 
@@ -35,6 +38,7 @@ def inspect_folder(
     facts: dict[str, Any] = {
         "folder": str(folder),
         "model_type": config.model_type,
+        "quantization": _quantization(config),
         **{role: _facts(stack) for role, stack in stacks.items()},
         "special_tokens": _ids(config),
         "tokenizers": _tokenizers(folder),
@@ -57,7 +61,7 @@ def inspect_folder(
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {inner}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
-    return str(value)
+    return "none" if value is None else str(value)
 
 
 def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str, spec.StackSpec]]:
@@ -66,11 +70,21 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
     with open_checkpoint(folder) as checkpoint:
         if isinstance(config, EncoderDecoderConfig) or whole:
             pair = pair_spec(config)
+            stacks = {"encoder": pair.encoder, "decoder": pair.decoder}
+            if is_quantized(config):
+                return plan_quantized(pair, checkpoint), stacks
             plan = plan_join(pair, [pair_offer(config, pair, checkpoint)], init="normal", fresh_allowed=never_fresh)
-            return plan, {"encoder": pair.encoder, "decoder": pair.decoder}
+            return plan, stacks
         role = "decoder" if family(config.model_type).encoder == "bidirectional" else "encoder"
         stack = half_spec(config, role)
         return plan_half(stack, half_offer(stack, role, checkpoint)), {role: stack}
+
+
+def _quantization(config: PretrainedConfig) -> str | None:
+    """What linear layers and the vocabulary matrix are, where they are not floats."""
+    found: Any = getattr(config, "quantization_config", None) or {}
+    method = found.get("quant_method")
+    return "int8" if method == QUANTIZED else method
 
 
 def _facts(stack: spec.StackSpec) -> dict[str, Any]:

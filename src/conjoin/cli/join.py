@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from conjoin.cli._outputs import claim_folder
+
 
 class Share(StrEnum):
     """What the halves share."""
@@ -30,8 +32,12 @@ def join_halves(
     share: Annotated[Share, typer.Option(help="Parameters that both halves use.")] = Share.none,
     cross_attention_init: Annotated[Init, typer.Option(help="Start of fresh cross-attention.")] = Init.normal,
     dtype: Annotated[str, typer.Option(help="Of the parameters.")] = "float32",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model in --out; other files there are kept.")
+    ] = False,
 ) -> None:
     """Join two checkpoints into one sequence-to-sequence model, which must then be trained."""
+    claim_folder(out, inputs=[encoder, decoder], overwrite=overwrite)
     from rich.console import Console
 
     from conjoin import EncoderDecoderModel

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from conjoin.errors import DataError, listing
+from conjoin.errors import DataError, listing, lone_surrogate
 
 Kind = Literal["text", "jsonl"]
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -124,6 +124,8 @@ class SourceFile:
             return f"not JSON at column {error.colno}: {error.msg}: {line.strip()[:60]}"
         except RecursionError:
             return "not JSON: nested too deeply."
+        if "\\u" in line and (problem := lone_surrogate(json.dumps(row, ensure_ascii=False))):  # all of it is written
+            return problem
         if isinstance(row, str):
             return row, {"source": row}
         if not isinstance(row, dict):

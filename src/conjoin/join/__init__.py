@@ -22,6 +22,7 @@ from conjoin.join.plan import (
     unshared,
     untied_head,
 )
+from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized
 from conjoin.join.sinusoids import sinusoids
 from conjoin.join.tokenizers import OneFolder, TwoFolders, complete_tokens, has_tokenizer, target_tokenizer
 from conjoin.join.tokens import (
@@ -35,6 +36,7 @@ from conjoin.join.tokens import (
 )
 
 __all__ = [
+    "QUANTIZED",
     "Copied",
     "CopiedFresh",
     "Drawn",
@@ -53,6 +55,7 @@ __all__ = [
     "half_offer",
     "half_spec",
     "has_tokenizer",
+    "is_quantized",
     "lacks_tokens",
     "may_be_fresh",
     "never_fresh",
@@ -63,6 +66,7 @@ __all__ = [
     "parts_named",
     "plan_half",
     "plan_join",
+    "plan_quantized",
     "plan_random",
     "random_half",
     "require_pad",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conjoin.checkpoint import (
+    FRAMEWORKS,
     H5,
     TARGET_FOLDER,
     Checkpoint,
@@ -19,9 +20,10 @@ from conjoin.checkpoint import (
     parse_size,
     replacing_folder,
     write_dialect,
+    writers_replaced,
 )
 from conjoin.configuration import AutoConfig
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import ConfigError, ConjoinWarning, FileError
 from conjoin.join.names import dialect, left_out
 
 
@@ -40,7 +42,7 @@ def convert_checkpoint(
 
     Args:
         out: Folder to write, with copies of the config and of the tokenizers; by default the weights are put beside
-            those that are there.
+            those that are there. Only weights of the same framework are ever replaced.
         source: Read the weights that this framework wrote, where a folder has several.
         form: Kind of file; the framework's own by default.
 
@@ -48,10 +50,17 @@ def convert_checkpoint(
         Names of the files written, the index last where there is one.
 
     Raises:
-        FileError, WeightError, ConfigError: the checkpoint is not there or not usable.
+        FileError, WeightError, ConfigError: the checkpoint is not there, not usable, or quantised and to be written for
+            another framework; or another framework's weights have the place.
         MissingBackend: TensorFlow's .h5 files take h5py.
     """
     config, form = AutoConfig.from_pretrained(folder), form or own_form(framework)
+    if framework != "pt" and getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"{folder} is quantised; {FRAMEWORKS[framework]}'s classes have no names for its weights.",
+            hint="convert the float model that it was made of.",
+        )
+    _refuse_to_replace(out or folder, framework, form)
     with open_checkpoint(folder, framework=source) as checkpoint, replacing_folder(out or folder) as staging:
         if form == H5 and any(info.dtype == "bfloat16" for info in checkpoint.values()):
             warnings.warn("HDF5 cannot hold bfloat16: written as float32.", ConjoinWarning, stacklevel=2)
@@ -65,6 +74,19 @@ def convert_checkpoint(
         if out is not None:
             _copy_the_rest(folder, staging)
     return [path.name for path in written]
+
+
+def _refuse_to_replace(folder: Path, framework: Framework, form: Form) -> None:
+    """Keep the weights of other frameworks, which a file of this form would take the place of."""
+    there = writers_replaced(folder, form).items()
+    if others := [f"{FRAMEWORKS[writer]}'s {name}" for name, writer in there if writer != framework]:
+        own = own_form(framework)
+        hint = "" if own == form else f", or let {own.file} be written beside it: leave --safetensors (form=) out"
+        raise FileError(
+            f"{folder} holds {' and '.join(others)}, which {FRAMEWORKS[framework]}'s {form.file} would replace.\n"
+            "Nothing was changed.",
+            hint=f"give another folder with --out (out=){hint}.",
+        )
 
 
 def _tensors(checkpoint: Checkpoint, unwanted: set[str]) -> Iterator[Tensor]:

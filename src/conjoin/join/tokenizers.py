@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConjoinError, ConjoinWarning, TokenizerError
+from conjoin.errors import ConjoinError, ConjoinWarning, NoTokenizerError
 from conjoin.families import PretrainedConfig
 from conjoin.join.tokens import fill_special_tokens, lacks_tokens
 
@@ -71,13 +71,13 @@ def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":
     """Load what a folder holds.
 
     Raises:
-        TokenizerError: it holds none, with the line to write.
+        NoTokenizerError: it holds none, with the line to write.
     """
     from conjoin.tokenizer import AutoTokenizer
 
     if folder is None or not has_tokenizer(folder):
         where = "No folder is known" if folder is None else f"{folder} has no tokenizer files"
-        raise TokenizerError(
+        raise NoTokenizerError(
             f"This model has no tokenizer. {where}.",
             hint="model.tokenizer = TokenizerPair(source, target)  # each from AutoTokenizer.from_pretrained(...)",
         )

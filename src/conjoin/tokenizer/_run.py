@@ -1,7 +1,7 @@
 """Drive the Rust tokenizer: set its limits, encode a batch, collect the columns."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -9,7 +9,7 @@ from typing import Any, Self
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, listing, lone_surrogate
 from conjoin.tokenizer._limits import Asked, Limits
 from conjoin.tokenizer._rust import set_limits
 from conjoin.tokenizer._texts import Texts
@@ -109,7 +109,7 @@ class Runner:
                     texts.rows, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
                 )
             except Exception as error:  # tokenizers raises bare Exception
-                raise TokenizerError(f"the tokenizers library cannot encode this text: {error}.") from error
+                raise _refusal(texts, error) from error
             finally:
                 set_limits(self.backend, None, None)
 
@@ -142,6 +142,31 @@ class Runner:
                 "pad_to_multiple_of": limits.pad_to_multiple_of,
             }
         set_limits(self.backend, padding, truncation)
+
+
+def _refusal(texts: Texts, error: Exception) -> TokenizerError:
+    """Name the texts with lone surrogates, which Rust cannot take; else say what Rust says."""
+    broken = [
+        f"{f'text[{index}]' if texts.is_batch else 'text'} {problem}"
+        for index, row in enumerate(texts.rows)
+        for text in _strings(row)
+        if (problem := lone_surrogate(text))
+    ]
+    if not broken:
+        return TokenizerError(f"the tokenizers library cannot encode this text: {error}.")
+    return TokenizerError(
+        f"The tokenizers library takes text that UTF-8 can hold.\n{listing(broken, limit=5)}",
+        hint="""text.encode("utf-8", "replace").decode() puts a "?" in its place.""",
+    )
+
+
+def _strings(row: Any) -> Iterator[str]:
+    """The texts or words of a row."""
+    if isinstance(row, str):
+        yield row
+        return
+    for part in row:
+        yield from _strings(part)
 
 
 def collect(encodings: list[Encoding], columns: Columns, *, is_batch: bool) -> BatchEncoding:

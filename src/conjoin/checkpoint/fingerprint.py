@@ -1,0 +1,45 @@
+"""What tells one model folder from another that lies, or lay, at the same place."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from conjoin.checkpoint.find import DEFAULT_PATTERNS, TARGET_FOLDER
+from conjoin.checkpoint.forms import is_weight_file
+from conjoin.checkpoint.tensors import open_checkpoint
+from conjoin.errors import FileError
+
+
+def fingerprints(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """Hashes of a model's weights, and of its configs and tokenizers: of every byte that loading it may read.
+
+    Nothing less tells a model from itself one epoch on: names, shapes and sizes stay, and times change with a copy
+    (`cp`) or stay with another model's (`rsync -t`). A gigabyte takes about 0.6 s where the CPU has SHA instructions.
+
+    Raises:
+        FileError, WeightError: no folder, or no usable weights in it.
+    """
+    folder = Path(folder)
+    with open_checkpoint(folder) as checkpoint:
+        weights = checkpoint.files
+    small = {
+        path
+        for place in (folder, folder / TARGET_FOLDER)
+        for pattern in DEFAULT_PATTERNS
+        for path in place.glob(pattern)
+        if path.is_file() and not is_weight_file(path.name)
+    }
+    return {"weights": _digest(folder, weights), "config and tokenizers": _digest(folder, sorted(small))}
+
+
+def _digest(folder: Path, paths: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        whole.update(str(path.relative_to(folder)).encode() + b"\0" + digest)
+    return whole.hexdigest()[:32]
