@@ -28,6 +28,9 @@ EVERYWHERE = {
     "cls_token_id": "an id of generation",
     "decoder_start_token_id": "an id of generation",
     "use_cache": "a choice of the caller",
+    "output_attentions": "a choice of the caller",
+    "output_hidden_states": "a choice of the caller",
+    "return_dict": "a choice of the caller",
     "cross_attention_hidden_size": "own cross-attention reads its own width; a pair checks it (join/pair.py)",
 }
 ANOTHER_HEAD = "of a head that conjoin does not have"

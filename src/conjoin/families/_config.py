@@ -40,6 +40,9 @@ class PretrainedConfig:
     sep_token_id: int | None = None
     decoder_start_token_id: int | None = None
     use_cache: bool = True
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
 
     def __init__(self, **values: Any) -> None:
         values = {self.attribute_map.get(name, name): value for name, value in values.items()}
@@ -129,9 +132,9 @@ class PretrainedConfig:
         folder = resolve(name_or_path, allow_patterns=[CONFIG_NAME], **hub)
         return cls.from_dict(read_json(folder / CONFIG_NAME), **overrides)
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
         """Write config.json, atomically."""
-        with replacing_folder(Path(folder)) as staging:
+        with replacing_folder(Path(save_directory)) as staging:
             staging.path(CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
 
 

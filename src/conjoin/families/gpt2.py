@@ -79,6 +79,7 @@ def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
             vocab_size=config.vocab_size,
             size=config.n_embd,
             position=spec.Learned(max_positions=config.n_positions),
+            token_types="words",
             dropout=config.embd_pdrop,
         ),
         blocks=tuple(block(config, role, layer) for layer in range(config.n_layer)),

@@ -29,9 +29,12 @@ def embed(
         positions: Rows of the position table; not read where there is no table.
     """
     x, ops = words, here.ops
-    if kind.token_types:
+    if kind.type_rows:
         table = here["token_types.weight"]
         x = x + (table[0] if token_type_ids is None else ops.take(table, token_type_ids))
+    elif token_type_ids is not None:
+        kind.require_types()
+        x = x + ops.take(here["words.weight"], token_type_ids)
     if kind.projection is not None and kind.projection.when == "words":
         x = linear(here / "projection", x)
     if kind.position_rows:

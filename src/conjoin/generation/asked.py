@@ -48,7 +48,7 @@ class Asked:
         return name in self.by_caller and self.values.get(name) not in (None, DEFAULTS.get(name))
 
 
-def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: GenerationConfig | None = None) -> Asked:
+def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Any | None = None) -> Asked:
     """Merge the settings of a call.
 
     Args:
@@ -62,9 +62,10 @@ def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Gener
     wrong = [_unknown(name) for name in overrides if name not in GenerationConfig.FIELDS]
     if wrong:
         raise GenerationError(f"generate() does not know these arguments:\n{listing(wrong)}")
-    caller = given.set_values() if given is not None and given is not config else {}
+    said = None if given is None or given is config else GenerationConfig.of(given)
+    caller = said.set_values() if said is not None else {}
     caller |= {name: value for name, value in overrides.items() if value is not None}
-    extras = given.extras if given is not None and given is not config else {}
+    extras = said.extras if said is not None else {}
     inherited = config.extras
     unknown = tuple(
         name for name, value in extras.items() if name not in METADATA and inherited.get(name, extras) != value
@@ -98,16 +99,20 @@ def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
 
     The start falls back to bos, and pad to the first eos, as in transformers.
     """
-    bos = _first(asked.values.get("bos_token_id"), known.bos)
+    bos = _single(_first(asked.values.get("bos_token_id"), known.bos))
     eos = _ids(_first(asked.values.get("eos_token_id"), known.eos))
     start = _first(asked.values.get("decoder_start_token_id"), known.start, bos)
-    pad = _first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None)
+    pad = _single(_first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None))
     return Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
 
 
 def _ids(value: Any) -> tuple[int, ...]:
     value = value.tolist() if hasattr(value, "tolist") else value
     return tuple(cast(Sequence[int], value)) if isinstance(value, list | tuple) else (value,)
+
+
+def _single(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
 
 
 def _first(*values: Any) -> Any:

@@ -4,12 +4,13 @@ import ast
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
+from conjoin.errors import GenerationError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 
 GENERATION_CONFIG_NAME = "generation_config.json"
@@ -77,6 +78,14 @@ class WatermarkingConfig:
     def to_dict(self) -> dict[str, Any]:
         """What generation_config.json holds."""
         return asdict(self)
+
+    @classmethod
+    def of(cls, given: Any) -> "WatermarkingConfig | None":
+        """Made of a dict or of another library's config, such as transformers'; None where it is something else."""
+        if isinstance(given, WatermarkingConfig):
+            return given
+        said = _mapping(given)
+        return None if said is None or not said.keys() <= {each.name for each in fields(cls)} else cls(**said)
 
 
 class GenerationConfig:
@@ -241,6 +250,20 @@ class GenerationConfig:
         return cls(**merged)
 
     @classmethod
+    def of(cls, given: Any) -> "GenerationConfig":
+        """A config as it is; or made of a dict or of another library's config, such as transformers'.
+
+        Raises:
+            GenerationError: neither of these.
+        """
+        if isinstance(given, GenerationConfig):
+            return given
+        said = _mapping(given)
+        if said is None:
+            raise GenerationError(f"generation_config is a {type(given).__name__}; expected a GenerationConfig.")
+        return cls.from_dict({name: value for name, value in said.items() if value is not None})
+
+    @classmethod
     def from_model_config(cls, config: PretrainedConfig) -> Self:
         """Read the settings that older checkpoints keep in config.json, the pair's own before its decoder's.
 
@@ -282,6 +305,12 @@ GenerationConfig.FIELDS = tuple(name for name in GenerationConfig.__annotations_
 
 _NOT_GENERATION = ("use_cache", "output_attentions", "output_hidden_states")
 """Keys that config.json shares with generation_config.json but means for the forward pass."""
+
+
+def _mapping(given: Any) -> Mapping[str, Any] | None:
+    """A dict, or what another library's config says of itself."""
+    said = given.to_dict() if hasattr(given, "to_dict") else given
+    return cast(Mapping[str, Any], said) if isinstance(said, Mapping) else None
 
 
 def _said(config: GenerationConfig) -> dict[str, Any]:

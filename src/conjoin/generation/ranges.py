@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, cast
 
@@ -93,16 +93,12 @@ def _is_strings(value: Any) -> bool:
 
 
 def _is_watermark(value: Any) -> bool:
-    if isinstance(value, dict):
-        said = cast(dict[str, Any], value)
-        if not said.keys() <= {field.name for field in fields(WatermarkingConfig)}:
-            return False
-        value = WatermarkingConfig(**said)
+    made = WatermarkingConfig.of(value)
     return (
-        isinstance(value, WatermarkingConfig)
-        and 0 < value.greenlist_ratio < 1
-        and value.seeding_scheme in ("lefthash", "selfhash")
-        and value.context_width >= 1
+        made is not None
+        and 0 < made.greenlist_ratio < 1
+        and made.seeding_scheme in ("lefthash", "selfhash")
+        and made.context_width >= 1
     )
 
 

@@ -162,7 +162,7 @@ def _rules(asked: Asked, call: CallFacts) -> Rules:
         exponential_decay=None if decay is None else (decay[0], decay[1]),
         suppress=_ids(asked.get("suppress_tokens")),
         begin_suppress=_ids(asked.get("begin_suppress_tokens")),
-        watermark=_watermark(asked.get("watermarking_config")),
+        watermark=WatermarkingConfig.of(asked.get("watermarking_config")),
         renormalize=asked.get("renormalize_logits"),
     )
 
@@ -173,7 +173,3 @@ def _bias(value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
 
 def _ids(value: int | list[int] | None) -> tuple[int, ...]:
     return () if value is None else (value,) if isinstance(value, int) else tuple(value)
-
-
-def _watermark(value: WatermarkingConfig | dict[str, Any] | None) -> WatermarkingConfig | None:
-    return WatermarkingConfig(**value) if isinstance(value, dict) else value

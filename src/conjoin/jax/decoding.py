@@ -16,7 +16,6 @@ from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.sample import Limits, sample
 from conjoin.functional.stack import project, source_pairs
 from conjoin.generation import (
-    GenerationConfig,
     Request,
 )
 from conjoin.jax import kernels, programs
@@ -85,7 +84,7 @@ class Generates(WithGenerationConfig):
     def generate(
         self,
         input_ids: Any = None,
-        generation_config: GenerationConfig | None = None,
+        generation_config: Any | None = None,
         prng_key: jax.Array | None = None,
         trace: bool = True,
         params: Mapping[str, Any] | None = None,

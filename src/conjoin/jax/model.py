@@ -90,7 +90,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
 
     def save_pretrained(
         self,
-        folder: str | PathLike[str],
+        save_directory: str | PathLike[str],
         params: Given | None = None,
         *,
         max_shard_size: int | str = "5GB",
@@ -103,7 +103,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
         """
         state = self.all_params(self._flat(params))
-        save_pair(self, state, folder, max_shard_size=max_shard_size, untied=untied)
+        save_pair(self, state, save_directory, max_shard_size=max_shard_size, untied=untied)
 
     @property
     def params(self) -> dict[str, Any]:

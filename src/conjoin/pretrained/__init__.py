@@ -1,6 +1,12 @@
 """What every backend does around its arrays: keywords, plans, tokenizers and settings that travel with a model."""
 
-from conjoin.pretrained.keywords import find_config, pair_values, route
+from conjoin.pretrained.keywords import (
+    find_config,
+    pair_values,
+    refuse_dtype_of_half,
+    route,
+    take_loading_words,
+)
 from conjoin.pretrained.plans import joining_offer, loosen_sharing, untie_head
 from conjoin.pretrained.settings import WithGenerationConfig
 from conjoin.pretrained.tokenizing import WithTokenizer
@@ -12,6 +18,8 @@ __all__ = [
     "joining_offer",
     "loosen_sharing",
     "pair_values",
+    "refuse_dtype_of_half",
     "route",
+    "take_loading_words",
     "untie_head",
 ]

@@ -28,6 +28,7 @@ from conjoin.pretrained.dtypes import stored_dtype
 from conjoin.pretrained.halves import find_source, plan_sources
 from conjoin.pretrained.keywords import Placing, find_config, refuse_torch_words, route
 from conjoin.pretrained.plans import loosen_sharing, untie_head
+from conjoin.pretrained.settings import WithGenerationConfig
 from conjoin.pretrained.tokenizing import WithTokenizer
 
 
@@ -39,7 +40,7 @@ def random_plan(config: PretrainedConfig) -> tuple[spec.PairSpec, JoinReport]:
     return pair, plan_random(pair, init)
 
 
-class FromCheckpoints(WithTokenizer):
+class FromCheckpoints(WithTokenizer, WithGenerationConfig):
     """A joined model's constructors; a framework's class says how it becomes what a plan describes."""
 
     placing: ClassVar[Placing]
@@ -127,12 +128,14 @@ class FromCheckpoints(WithTokenizer):
         *,
         config: PretrainedConfig | None = None,
         dtype: Any = None,
+        generation_config: Any | None = None,
         **overrides: Any,
     ) -> Self:
         """Load a joined pair, or a whole seq2seq checkpoint (BART, T5), whichever framework wrote it.
 
         Args:
             dtype: As the class takes it.
+            generation_config: In place of the folder's.
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_pt,
                 from_tf or from_flax=True to read the weights that this framework wrote, where a folder has several.
 
@@ -154,6 +157,8 @@ class FromCheckpoints(WithTokenizer):
             pair = loosen_sharing(found, pair, offer)
             plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
             model._take(found, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype, folder=folder)
+        if generation_config is not None:
+            model.take_generation_config(None, generation_config)
         model._tokenizer_folders = OneFolder(folder)
         complete_tokens(found, folder)
         return model

@@ -1,5 +1,6 @@
 """Keywords of from_pretrained and of joining, sorted; and the config that they leave."""
 
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,21 @@ from conjoin.families import PretrainedConfig
 from conjoin.generation import GenerationConfig
 
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
-"""They choose among ways of loading and computing of which arrays have one."""
+"""They choose among ways of loading and computing of which there is one here."""
+_REFUSED = (
+    "force_download",
+    "ignore_mismatched_sizes",
+    "max_memory",
+    "offload_folder",
+    "output_loading_info",
+    "proxies",
+    "quantization_config",
+    "return_unused_kwargs",
+    "state_dict",
+    "tp_plan",
+    "variant",
+)
+"""Loading in a way that is not built here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +38,41 @@ class Placing:
     hint: str
 
 
+def take_loading_words(keywords: dict[str, Any]) -> None:
+    """Take out of `keywords` what tells transformers how to load.
+
+    Raises:
+        ConfigError: a keyword asks for what is not built here.
+    """
+    idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
+    if idle:
+        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=4)
+    refused = [f"{name}={value!r}" for name in _REFUSED if (value := keywords.pop(name, None))]
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)}: no such way of loading.",
+            hint="tensors of other shapes are always an error; model.quantize makes 8 bits of a loaded model.",
+        )
+
+
+def refuse_dtype_of_half(role: str, keywords: Iterable[str]) -> None:
+    """Raises ConfigError where a half is asked to have a dtype of its own."""
+    for name in ("dtype", "torch_dtype"):
+        if name in keywords:
+            raise ConfigError(f"{role}_{name}: both halves of a pair have one dtype.", hint="dtype= sets it.")
+
+
 def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:
     """Take out of `keywords` what Hugging Face's users know and what is no config value here.
 
     Raises:
         ConfigError: a keyword asks for what models of plain arrays do not do.
     """
-    idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
-    if idle:
-        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=3)
+    take_loading_words(keywords)
     if keywords.pop("_do_init", True) is False:
         raise ConfigError(
             "_do_init=False: a model without parameters.", hint="leave it out; a call may be given others."
         )
-    if keywords.pop("ignore_mismatched_sizes", False):
-        raise ConfigError("ignore_mismatched_sizes=True: tensors of other shapes are an error here.")
     for name in ("device", "device_map"):
         if name in keywords:
             raise ConfigError(f"{name} = {keywords[name]!r}: {placing.rule}", hint=placing.hint)
@@ -52,14 +87,23 @@ def find_config(
         prefix: What the user wrote before the names of values.
 
     Raises:
-        ConfigError: unknown model_type, bad JSON, or values of the wrong type.
+        ConfigError: unknown model_type, bad JSON, or values of the wrong type, or that no config.json can hold.
     """
+    _refuse_unwritable(values, prefix)
     if config is None:
         found = AutoConfig.from_pretrained(folder, **values)
     else:
         found = config.copy(**values) if values else config
     _warn_of_unknown(found, values, prefix)
     return found
+
+
+def _refuse_unwritable(values: dict[str, Any], prefix: str) -> None:
+    for name, value in values.items():
+        try:
+            json.dumps(value.to_dict() if isinstance(value, PretrainedConfig) else value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{prefix}{name}: config.json cannot hold a {type(value).__name__}.") from None
 
 
 def _warn_of_unknown(config: PretrainedConfig, names: Iterable[str], prefix: str) -> None:

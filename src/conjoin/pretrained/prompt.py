@@ -12,7 +12,6 @@ from conjoin.errors import GenerationError, ShapeError
 from conjoin.families import PretrainedConfig
 from conjoin.generation import (
     CallFacts,
-    GenerationConfig,
     ModelFacts,
     Request,
     Tokens,
@@ -131,7 +130,7 @@ def read_request(
     decoder: spec.StackSpec,
     given: Inputs,
     keywords: dict[str, Any],
-    config: GenerationConfig | None,
+    config: Any | None,
 ) -> tuple[Request, Int[np.ndarray, "B P"], np.ndarray | None]:
     """The checked request, the prompt of every target, and its mask."""
     known = special_tokens(model.config)

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from conjoin.checkpoint import Staging, write_json
 from conjoin.errors import ConjoinWarning
@@ -14,18 +15,29 @@ IDS = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 class WithGenerationConfig:
-    """A model with generation settings.
+    """A model with generation settings."""
 
-    Attributes:
-        generation_config: Defaults of `generate`. Special ids are not in it: they live in `config`.
-    """
-
-    generation_config: GenerationConfig
     config: PretrainedConfig
+    _generation_config: GenerationConfig
 
-    def take_generation_config(self, folder: Path | None) -> None:
-        """Read generation_config.json, or what older files keep in config.json; move the special ids into `config`."""
-        if folder is not None and (folder / FILE).exists():
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """Defaults of `generate`. Special ids are not in it: they live in `config`."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, given: Any) -> None:
+        self._generation_config = GenerationConfig.of(given)
+
+    def take_generation_config(self, folder: Path | None, given: Any | None = None) -> None:
+        """Read generation_config.json, or what older files keep in config.json; move the special ids into `config`.
+
+        Args:
+            given: In place of what the folder says.
+        """
+        if given is not None:
+            found = GenerationConfig.of(given).copy()
+        elif folder is not None and (folder / FILE).exists():
             found = GenerationConfig.from_pretrained(folder)
         else:
             found = GenerationConfig.from_model_config(self.config)

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from conjoin.checkpoint import Staging
 from conjoin.errors import ConjoinError, ConjoinWarning
@@ -25,11 +25,20 @@ class WithTokenizer:
         """The tokenizers of source and target, called as one; loaded when first asked for, saved with the model.
 
         Raises:
-            TokenizerError: the model's folders have none, with the line to write.
+            NoTokenizerError: the model's folders have none, with the line to write.
         """
+        return self._loaded_tokenizer()
+
+    def _loaded_tokenizer(self) -> "Tokenizer | TokenizerPair":
         if self._tokenizer is None:
             self._tokenizer = self._tokenizer_folders.load()
         return self._tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        """Where `tokenizer` raises an AttributeError, since there is none, Python asks here: say it again."""
+        if name == "tokenizer":
+            return self._loaded_tokenizer()
+        return cast(Any, super()).__getattr__(name)
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: "Tokenizer | TokenizerPair") -> None:

@@ -115,8 +115,8 @@ def _embedding(embedding: Embedding, hidden_size: int) -> Named:
         shape = (rows, positions_size)
         table = Parameter(shape=shape, kind=kind, axes=("position", "hidden"), trained=not computed)
         yield "embed.positions.weight", table
-    if embedding.token_types:
-        shape = (embedding.token_types, size)
+    if embedding.type_rows:
+        shape = (embedding.type_rows, size)
         yield "embed.token_types.weight", Parameter(shape=shape, kind="embedding", axes=("other", "hidden"))
     if embedding.norm:
         yield from _norm("embed.norm", embedding.norm, positions_size)

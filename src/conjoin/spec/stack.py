@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, ShapeError
 from conjoin.spec.bricks import Activation, Block, CrossAttention, Norm, RelativeBias
 
 
@@ -69,7 +69,7 @@ class Embedding:
     Args:
         size: Width of the word table; differs from hidden_size only where there is a projection.
         round_scale: Round the scale to the weights' dtype before multiplying (Gemma).
-        token_types: Rows of the token type table, 0 for none.
+        token_types: Rows of the token type table, 0 for none; "words": types are ids of words, and added where given.
     """
 
     vocab_size: int
@@ -78,10 +78,20 @@ class Embedding:
     padding_id: int | None = None
     scale: float = 1.0
     round_scale: bool = False
-    token_types: int = 0
+    token_types: int | Literal["words"] = 0
     norm: Norm | None = None
     projection: Projection | None = None
     dropout: float = 0.0
+
+    @property
+    def type_rows(self) -> int:
+        """Rows of the token type table, 0 where there is none."""
+        return 0 if self.token_types == "words" else self.token_types
+
+    def require_types(self) -> None:
+        """Raises ShapeError where token types have no meaning."""
+        if not self.token_types:
+            raise ShapeError("token_type_ids: this half knows no token types.", hint="leave them out.")
 
     @property
     def position_rows(self) -> int:

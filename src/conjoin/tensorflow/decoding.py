@@ -83,7 +83,7 @@ class Generates(WithGenerationConfig):
     def generate(
         self,
         input_ids: Any = None,
-        generation_config: GenerationConfig | None = None,
+        generation_config: Any | None = None,
         logits_processor: Sequence[Callable[..., Any]] | None = None,
         seed: int | tuple[int, int] | None = None,
         *,

@@ -120,7 +120,7 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
 
     def save_pretrained(
         self,
-        folder: str | PathLike[str],
+        save_directory: str | PathLike[str],
         saved_model: bool = False,
         version: int = 1,
         *,
@@ -138,10 +138,10 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
             untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
             settings: Of the generate signatures, such as max_new_tokens; others are the generation config's.
         """
-        with replacing_folder(Path(folder)) as staging:
+        with replacing_folder(Path(save_directory)) as staging:
             write_pair(self, staging, self.all_params(), max_shard_size=max_shard_size, untied=untied)
         if saved_model:
-            save_program(self, Path(folder) / "saved_model" / str(version), settings)
+            save_program(self, Path(save_directory) / "saved_model" / str(version), settings)
 
     def all_params(self) -> dict[str, np.ndarray]:
         """Parameters as numpy arrays by canonical name, shared ones under every name."""

@@ -22,7 +22,7 @@ class Embedding(nn.Module):
         self.positions = _table(kind.position_rows, inner) if kind.position_rows else None
         if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
             self.positions.weight.requires_grad_(False)
-        self.token_types = _table(kind.token_types, kind.size) if kind.token_types else None
+        self.token_types = _table(kind.type_rows, kind.size) if kind.type_rows else None
         self.norm = build_norm(kind.norm, inner) if kind.norm else None
         self.projection = (
             Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
@@ -44,6 +44,9 @@ class Embedding(nn.Module):
         if self.token_types is not None:
             types = self.token_types.weight[0] if token_type_ids is None else self.token_types(token_type_ids)
             x = x + types
+        elif token_type_ids is not None:
+            kind.require_types()
+            x = x + self.words(token_type_ids)
         if self.projection is not None and kind.projection is not None and kind.projection.when == "words":
             x = self.projection(x)
         if self.positions is not None:

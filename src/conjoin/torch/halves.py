@@ -16,7 +16,7 @@ from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
 from conjoin.torch.cache import KVCache
 from conjoin.torch.head import Head
-from conjoin.torch.keywords import take_dtype
+from conjoin.torch.keywords import refuse_saving_words, take_device, take_dtype
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
@@ -56,7 +56,8 @@ class Half(Stack, Pretrained):
             WeightError, ConfigError, FileError: all problems of a kind in one error.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
+        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
+        framework = take_framework(overrides)
         folder = resolve(name_or_path, framework=framework, **hub)
         found = find_config(folder, config, overrides)
         kind = half_spec(found, cls.role)
@@ -77,9 +78,30 @@ class Half(Stack, Pretrained):
         fill(model, random_half(model.spec, cls.role), prefix=f"{cls.role}.")
         return model.eval()
 
-    def save_pretrained(self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
-        """Write config.json and weights, as transformers' class for this half does."""
-        save_half(self, self.config, self.spec, self.role, folder, max_shard_size)
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        is_main_process: bool = True,
+        max_shard_size: int | str = "5GB",
+        **keywords: Any,
+    ) -> None:
+        """Write config.json and weights, as transformers' class for this half does.
+
+        Args:
+            is_main_process: False writes nothing.
+            keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
+        """
+        refuse_saving_words(keywords)
+        if is_main_process:
+            save_half(self, self.config, self.spec, self.role, save_directory, max_shard_size)
+
+    def _record(self, hidden_states: bool | None, attentions: bool | None) -> Record:
+        """What a call collects: as it says, else as the config does."""
+        return Record.of(
+            hidden_states=chosen(hidden_states, self.config.output_hidden_states),
+            attentions=chosen(attentions, self.config.output_attentions),
+        )
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         """The word table."""
@@ -100,7 +122,7 @@ class Encoder(Half):
         input_ids: Int[Tensor, "B S"] | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Int[Tensor, "B S"] | None = None,
-        position_ids: Int[Tensor, "B S"] | None = None,
+        position_ids: Int[Tensor, "#B #S"] | None = None,
         inputs_embeds: Float[Tensor, "B S C"] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -113,7 +135,7 @@ class Encoder(Half):
             attention_mask: 1 at real tokens; all are real if it is missing.
             segment_ids: Which of the sequences in its row a token belongs to, from 1; 0 at padding.
         """
-        record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        record = self._record(output_hidden_states, output_attentions)
         last = self.run(
             StackInputs(
                 input_ids=input_ids,
@@ -126,7 +148,7 @@ class Encoder(Half):
             )
         )
         output = EncoderOutput(last, _tuple(record.hidden_states), _tuple(record.attentions))
-        return output.to_tuple() if return_dict is False else output
+        return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
 
 class Decoder(Half):
@@ -150,7 +172,7 @@ class Decoder(Half):
         labels: Int[Tensor, "R T"] | None = None,
         use_cache: bool | None = None,
         token_type_ids: Int[Tensor, "R T"] | None = None,
-        position_ids: Int[Tensor, "R T"] | None = None,
+        position_ids: Int[Tensor, "#R #T"] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -167,11 +189,11 @@ class Decoder(Half):
             segment_ids, encoder_segment_ids: Which of the pairs in its row a token belongs to, from 1; 0 at padding.
             wanted: True at the positions whose states and scores are read; elsewhere they may be zeros, for less work.
         """
-        if use_cache and self.gradient_checkpointing and self.training:
+        if use_cache and self.checkpoint_every and self.training:
             warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
             use_cache = False
         cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
-        record = Record.of(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        record = self._record(output_hidden_states, output_attentions)
         last = self.run(
             StackInputs(
                 input_ids=input_ids,
@@ -198,7 +220,7 @@ class Decoder(Half):
             cross_attentions=_tuple(record.cross_attentions) or None,
             last_hidden_state=last,
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
     def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
         """Scores over the vocabulary."""
@@ -211,6 +233,11 @@ class Decoder(Half):
     def get_output_embeddings(self) -> torch.nn.Module:
         """The layer whose weight is the vocabulary matrix; the word table where the head is tied."""
         return self.embed.words if self.head.vocab is None else self.head.vocab
+
+
+def chosen(given: bool | None, otherwise: bool) -> bool:
+    """What a call says, else what its config does."""
+    return otherwise if given is None else given
 
 
 def _tuple(collected: list[Tensor] | None) -> tuple[Tensor, ...] | None:

@@ -12,7 +12,7 @@ from conjoin.errors import FileError
 class Savable(Protocol):
     """What writes everything that loads it again."""
 
-    def save_pretrained(self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB") -> None: ...
+    def save_pretrained(self, save_directory: str | PathLike[str], *, max_shard_size: int | str = "5GB") -> None: ...
 
 
 class OnHub:

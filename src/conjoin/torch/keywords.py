@@ -1,31 +1,62 @@
-"""Keywords of from_pretrained that Hugging Face's users know: taken, refused or told to have no effect."""
+"""Keywords of loading and saving that Hugging Face's users know: taken, refused or told to have no effect."""
 
-import warnings
 from typing import Any
 
 import torch
 
-from conjoin.errors import ConfigError, ConjoinWarning
+from conjoin.errors import ConfigError
+from conjoin.pretrained import take_loading_words
 from conjoin.torch.loading import to_dtype
-
-_IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
-"""They choose among ways of loading and computing of which there is one here."""
 
 
 def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
     """The dtype that is asked for, None for the default; takes what is no config value out of `keywords`.
 
     Raises:
-        ConfigError: no such dtype, or device_map is given.
+        ConfigError: no such dtype, or a keyword asks for what is not built here.
     """
+    take_loading_words(keywords)
     older = keywords.pop("torch_dtype", None)
     dtype = older if dtype is None else dtype
-    if "device_map" in keywords:
-        raise ConfigError(
-            f"device_map = {keywords['device_map']!r}: a model is on one device.",
-            hint='device="cuda"; several devices share one through conjoin.training (FSDP).',
-        )
-    idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
-    if idle:
-        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=3)
     return None if dtype is None or dtype == "auto" else to_dtype(dtype)
+
+
+def take_device(device: torch.device | str | None, keywords: dict[str, Any]) -> torch.device | str | None:
+    """The device that is asked for, None for the default, by `device` or by a `device_map` that names one.
+
+    Raises:
+        ConfigError: a device_map of several devices.
+    """
+    given = keywords.pop("device_map", None)
+    named = given.get("") if isinstance(given, dict) and len(given) == 1 else given
+    if named is None and given is None:
+        return device
+    if isinstance(named, int) or (isinstance(named, str | torch.device) and named not in _SPREADING):
+        return device or torch.device(named)
+    raise ConfigError(
+        f"device_map = {given!r}: a model is on one device.",
+        hint='device="cuda"; several devices share one through conjoin.training (FSDP).',
+    )
+
+
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def refuse_saving_words(keywords: dict[str, Any]) -> None:
+    """Look at what tells transformers how to save; all of it but `save_function` changes what is written.
+
+    Raises:
+        ConfigError: a keyword asks for what is not built here.
+        TypeError: no such keyword.
+    """
+    neutral = {"save_function": None, "safe_serialization": True, "push_to_hub": False, "variant": None, "token": None}
+    hints = {
+        "safe_serialization": "weights are written as safetensors; `conjoin convert` writes other frameworks' files.",
+        "push_to_hub": "model.push_to_hub(repo_id)",
+    }
+    unknown = [name for name in keywords if name not in neutral]
+    if unknown:
+        raise TypeError(f"save_pretrained() got unexpected keyword arguments: {', '.join(unknown)}")
+    for name, value in keywords.items():
+        if name not in ("save_function", "token") and value != neutral[name]:
+            raise ConfigError(f"save_pretrained({name}={value!r}): not built here.", hint=hints.get(name))

@@ -37,7 +37,7 @@ from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
 from conjoin.torch.freezing import Freezing
-from conjoin.torch.halves import Decoder, Encoder
+from conjoin.torch.halves import Decoder, Encoder, chosen
 from conjoin.torch.hub import OnHub
 from conjoin.torch.joining import (
     Source,
@@ -46,7 +46,7 @@ from conjoin.torch.joining import (
     materialise_rest,
     plan_sources,
 )
-from conjoin.torch.keywords import take_dtype
+from conjoin.torch.keywords import take_device, take_dtype
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
@@ -54,11 +54,15 @@ from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput,
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
-from conjoin.torch.saving import save_pair
+from conjoin.torch.saving import Saves
 
 
-class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor, WithTokenizer, OnHub, Pretrained):
+class EncoderDecoderModel(
+    Generates, Resizing, Freezing, Quantizing, WithDoctor, WithTokenizer, Saves, OnHub, Pretrained
+):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
+
+    However it comes about, it is in evaluation mode at first.
 
     Args:
         config: A pair's config; built from the halves if they are given.
@@ -99,9 +103,9 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
             self.enc_to_dec_proj = Linear(*sizes) if pair.projection else None
 
-    def _fill(self, plan: JoinReport, folder: Path | None = None) -> None:
+    def _fill(self, plan: JoinReport, folder: Path | None = None, given: Any | None = None) -> None:
         fill(self, plan)
-        self.take_generation_config(folder)
+        self.take_generation_config(folder, given)
         self.join_report = plan
         self.eval()
 
@@ -162,7 +166,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         """
         both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
         hub = {key: keywords.pop(key) for key in both if key in keywords}
-        wanted = take_dtype(dtype, keywords)
+        wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
         encoder_words, decoder_words, values = route(keywords)
         sources = (
             find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
@@ -182,12 +186,14 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         config: PretrainedConfig | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        generation_config: Any | None = None,
         **overrides: Any,
     ) -> Self:
         """Load a joined pair, or a whole seq2seq checkpoint (BART, T5); also what transformers saved, in any framework.
 
         Args:
             dtype: Of the parameters; the checkpoint's own by default.
+            generation_config: In place of the folder's; a GenerationConfig of ours or of transformers', or a dict.
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
                 from_flax or from_pt=True to read the weights that this framework wrote, where a folder has several.
 
@@ -196,12 +202,13 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted, framework = take_dtype(dtype, overrides), take_framework(overrides)
+        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
+        framework = take_framework(overrides)
         folder = resolve(name_or_path, framework=framework, **hub)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         if is_quantized(found):
-            return cls._load_quantized(found, pair, folder, wanted, device)
+            return cls._load_quantized(found, pair, folder, wanted, device, generation_config)
         with open_checkpoint(folder, framework=framework) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
             if untied_head(pair, [offer]):
@@ -213,7 +220,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             model._build(found, pair)
             model._tokenizer_folders = OneFolder(folder)
             materialise(model, wanted or stored_dtype(checkpoint), device)
-            model._fill(plan, folder)
+            model._fill(plan, folder, generation_config)
         complete_tokens(found, folder)
         return model
 
@@ -225,6 +232,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         folder: Path,
         dtype: torch.dtype | None,
         device: torch.device | str | None,
+        generation_config: Any | None,
     ) -> Self:
         """What `quantize` made and `save_pretrained` wrote."""
         model = cls.__new__(cls)
@@ -233,21 +241,9 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         model._tokenizer_folders = OneFolder(folder)
         with open_checkpoint(folder) as checkpoint:
             fill_quantized(model, pair, checkpoint, dtype, device)
-        model.take_generation_config(folder)
+        model.take_generation_config(folder, generation_config)
         complete_tokens(config, folder)
         return model.eval()
-
-    def save_pretrained(
-        self, folder: str | PathLike[str], *, max_shard_size: int | str = "5GB", untied: bool = False
-    ) -> None:
-        """Write config, weights and tokenizers, atomically: a killed save leaves the old folder or the new one.
-
-        transformers reads the result wherever it can hold such a pair.
-
-        Args:
-            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
-        """
-        save_pair(self, folder, max_shard_size=max_shard_size, untied=untied)
 
     def forward(
         self,
@@ -262,8 +258,8 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
         labels: Int[Tensor, "R T"] | None = None,
         use_cache: bool | None = None,
         token_type_ids: Int[Tensor, "B S"] | None = None,
-        position_ids: Int[Tensor, "B S"] | None = None,
-        decoder_position_ids: Int[Tensor, "R T"] | None = None,
+        position_ids: Int[Tensor, "#B #S"] | None = None,
+        decoder_position_ids: Int[Tensor, "#R #T"] | None = None,
         decoder_token_type_ids: Int[Tensor, "R T"] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -305,6 +301,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
                 inputs_embeds,
                 output_attentions,
                 output_hidden_states,
+                return_dict=True,
                 segment_ids=segment_ids,
             )
         encoded = as_encoder_output(encoder_outputs)
@@ -329,6 +326,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             position_ids=decoder_position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
             output_logits=output_logits,
             segment_ids=decoder_segment_ids,
             encoder_segment_ids=segment_ids,
@@ -345,7 +343,7 @@ class EncoderDecoderModel(Generates, Resizing, Freezing, Quantizing, WithDoctor,
             encoder_hidden_states=encoded.hidden_states,
             encoder_attentions=encoded.attentions,
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
     def _caches(self, labels: Tensor | None) -> bool:
         """Whether a caller who does not say gets past_key_values."""

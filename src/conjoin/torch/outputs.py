@@ -1,12 +1,15 @@
 """What forward passes return: by attribute, by key, and as a tuple of what is there (transformers' contract)."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from conjoin.errors import ShapeError
 from conjoin.torch.cache import KVCache
+
+Output = TypeVar("Output", bound="ModelOutput")
 
 
 class ModelOutput(dict[str, Any]):
@@ -47,6 +50,26 @@ class ModelOutput(dict[str, Any]):
         return tuple(value for value in values if value is not None)
 
 
+def _register(cls: type[Output]) -> type[Output]:
+    """Let PyTorch's exporter and transforms look into an output."""
+
+    def flatten(output: Output) -> tuple[list[Any], list[str]]:
+        return list(output.values()), list(output)
+
+    def flatten_with_keys(output: Output) -> tuple[list[Any], list[str]]:
+        return [(pytree.MappingKey(name), value) for name, value in output.items()], list(output)
+
+    pytree.register_pytree_node(
+        cls,
+        flatten,
+        lambda values, names: cls(**dict(zip(cast(list[str], names), values, strict=True))),
+        flatten_with_keys_fn=cast(pytree.FlattenWithKeysFn, flatten_with_keys),
+        serialized_type_name=f"{cls.__module__}.{cls.__name__}",
+    )
+    return cls
+
+
+@_register
 @dataclass(eq=False)
 class EncoderOutput(ModelOutput):
     """What an encoder returns (transformers' BaseModelOutput).
@@ -62,6 +85,7 @@ class EncoderOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+@_register
 @dataclass(eq=False)
 class DecoderOutput(ModelOutput):
     """What a decoder returns (transformers' CausalLMOutputWithCrossAttentions, plus last_hidden_state)."""
@@ -75,6 +99,7 @@ class DecoderOutput(ModelOutput):
     last_hidden_state: Tensor | None = None
 
 
+@_register
 @dataclass(eq=False)
 class Seq2SeqLMOutput(ModelOutput):
     """What a joined model returns (transformers' class of the same name).

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 
 
@@ -37,23 +38,50 @@ class Pretrained(nn.Module):
             p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in tables
         )
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, object] | None = None) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations.
+
+        Args:
+            gradient_checkpointing_kwargs: Of `torch.utils.checkpoint`, which is never re-entrant here; without effect.
+            every_n_layers: Recompute one block of so many.
+
+        Raises:
+            ConfigError: every_n_layers is below 1, or activations shall be moved to another memory.
+        """
+        if offload or every_n_layers < 1:
+            raise ConfigError(
+                f"Gradient checkpointing with every_n_layers={every_n_layers}, offload={offload}: expected 1 or more, "
+                "and activations that stay on their device."
+            )
         for stack in self._stacks():
-            stack.gradient_checkpointing = True
+            stack.checkpoint_every = every_n_layers
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, object] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """`gradient_checkpointing_enable`, as transformers calls it from 5.23 on."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
         for stack in self._stacks():
-            stack.gradient_checkpointing = False
+            stack.checkpoint_every = 0
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether any stack recomputes its blocks."""
-        return any(stack.gradient_checkpointing for stack in self._stacks())
+        return any(stack.checkpoint_every for stack in self._stacks())
 
     def _stacks(self) -> Iterator[Any]:
-        return (module for module in self.modules() if hasattr(module, "gradient_checkpointing"))
+        return (module for module in self.modules() if hasattr(module, "checkpoint_every"))
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,13 +12,48 @@ from torch import Tensor, nn
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Staging, parse_size, replacing_folder, write_tensors
 from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import WeightError, listing
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join import pair_names, shared_names
+from conjoin.torch.keywords import refuse_saving_words
 from conjoin.torch.pretrained import plain_state
 from conjoin.torch.quantization import is_quantized, write_quantized
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
+
+
+class Saves:
+    """A joined model that can be written to disk."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+        untied: bool = False,
+        **keywords: Any,
+    ) -> None:
+        """Write config, weights and tokenizers, atomically: a killed save leaves the old folder or the new one.
+
+        transformers reads the result wherever it can hold such a pair.
+
+        Args:
+            is_main_process: False writes nothing.
+            state_dict: Parameters in place of the model's own, by the names of `model.state_dict()`.
+            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
+            keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
+
+        Raises:
+            FileError: the folder cannot be written.
+            WeightError: state_dict lacks parameters, or has others.
+        """
+        refuse_saving_words(keywords)
+        if is_main_process:
+            model = cast("EncoderDecoderModel", self)
+            save_pair(model, save_directory, max_shard_size=max_shard_size, untied=untied, state=state_dict)
 
 
 def save_half(
@@ -62,11 +97,31 @@ def dtype_name(model: nn.Module) -> str:
 
 
 def save_pair(
-    model: "EncoderDecoderModel", folder: str | PathLike[str], *, max_shard_size: int | str, untied: bool
+    model: "EncoderDecoderModel",
+    folder: str | PathLike[str],
+    *,
+    max_shard_size: int | str,
+    untied: bool,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a joined pair as one checkpoint."""
+    """Write a joined pair as one checkpoint.
+
+    Args:
+        state: As `write_pair` has it.
+    """
+    if state is not None:
+        _check_names(state, plain_state(model))
     with replacing_folder(Path(folder)) as staging:
-        write_pair(model, staging, max_shard_size=max_shard_size, untied=untied)
+        write_pair(model, staging, max_shard_size=max_shard_size, untied=untied, state=state)
+
+
+def _check_names(given: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or foreign:
+        raise WeightError(
+            f"state_dict: {len(missing)} parameters missing, {len(foreign)} unknown:\n{listing(missing + foreign)}",
+            hint="give model.state_dict().",
+        )
 
 
 def write_pair(

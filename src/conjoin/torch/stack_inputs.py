@@ -48,7 +48,7 @@ class StackInputs:
     input_ids: Int[Tensor, "R T"] | None = None
     inputs_embeds: Float[Tensor, "R T C"] | None = None
     attention_mask: Tensor | None = None
-    position_ids: Int[Tensor, "R T"] | None = None
+    position_ids: Int[Tensor, "#R #T"] | None = None
     token_type_ids: Int[Tensor, "R T"] | None = None
     encoder_hidden_states: Float[Tensor, "B S M"] | None = None
     encoder_attention_mask: Tensor | None = None

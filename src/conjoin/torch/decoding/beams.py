@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from conjoin.torch.decoding.select import is_any_of, top_k
+from conjoin.torch.decoding.select import draw, is_any_of, top_k
 
 NEVER = -1.0e9
 """Added to scores that must not win."""
@@ -73,6 +73,10 @@ class Beams:
     """Running and finished hypotheses of every live source.
 
     Shapes: ids [B, N, L], scores [B, N], origins [B, N, L - prompt] (the row that each token came from).
+
+    Args:
+        sources: How many there were at the start.
+        places: Where the live ones stood then; None while none has left.
     """
 
     rules: BeamRules
@@ -86,6 +90,8 @@ class Beams:
     finished_lengths: Int[Tensor, "B N"]
     origins: Int[Tensor, "B N O"] | None = None
     finished_origins: Int[Tensor, "B N O"] | None = None
+    sources: int = 0
+    places: Int[Tensor, " B"] | None = None
     _spare: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @classmethod
@@ -114,6 +120,7 @@ class Beams:
             finished_lengths=torch.full(shape, rules.prompt, device=device),
             origins=lost,
             finished_origins=None if lost is None else lost.clone(),
+            sources=batch,
         )
 
     @property
@@ -141,7 +148,7 @@ class Beams:
         count = min(self.rules.candidates, width * words)
         if self.rules.sample:
             total = (scores.view(batch, rows, -1) + self.scores[:, :, None]).flatten(1)
-            picked = torch.multinomial(total.softmax(-1), count)
+            picked = draw(total.softmax(-1), count, self.places, self.sources)
             return total.gather(1, picked), picked // words, picked % words
         few = min(count, words)
         best, tokens = top_k(scores, few)
@@ -242,6 +249,8 @@ class Beams:
 
     def keep(self, order: list[int]) -> None:
         """Keep these sources, in this order."""
+        if self.places is None:
+            self.places = torch.arange(len(self.scores), device=self.scores.device)
         for name in (
             "running",
             "scores",
@@ -252,6 +261,7 @@ class Beams:
             "finished_lengths",
             "origins",
             "finished_origins",
+            "places",
         ):
             held = getattr(self, name)
             if held is not None:

@@ -20,7 +20,6 @@ from conjoin.generation import (
     Contrastive,
     CopySpeculation,
     DiverseBeams,
-    GenerationConfig,
     Greedy,
     ModelFacts,
     Outputs,
@@ -64,7 +63,7 @@ GPU_PATIENCE = 8
 def generate(
     model: "EncoderDecoderModel",
     inputs: Int[Tensor, "B S"] | None = None,
-    generation_config: GenerationConfig | None = None,
+    generation_config: Any | None = None,
     logits_processor: Any | None = None,
     stopping_criteria: Any | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,

@@ -173,7 +173,13 @@ def target_prompt(
         )
     start = torch.tensor(tokens.start, device=device).expand(batch)[:, None]
     if given is None:
-        return start, None
+        if mask is not None and mask.shape != start.shape:
+            raise GenerationError(
+                f"decoder_attention_mask has shape {tuple(mask.shape)}, and decoder_input_ids is missing; "
+                f"expected {tuple(start.shape)}, of the start ids alone.",
+                hint="give decoder_input_ids, or leave it out.",
+            )
+        return start, mask
     if given.shape[1] and _begins_with(start, given, mask):
         return given, mask
     return torch.cat((start, given), 1), None if mask is None else torch.cat((torch.ones_like(mask[:, :1]), mask), 1)

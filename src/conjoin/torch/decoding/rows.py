@@ -13,19 +13,24 @@ class Rows:
 
     Args:
         copies: Rows per source, side by side.
+
+    Attributes:
+        count: Rows at the start.
+        places: Where the rows that are in the batch stood then; None while none has left.
     """
 
     def __init__(self, prompt: Int[Tensor, "R P"], limits: Limits, copies: int = 1) -> None:
         rows, device = len(prompt), prompt.device
         self.limits = limits
         self.copies = copies
+        self.count = rows
         self.length = limits.prompt
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self._tokens = torch.full((rows, limits.max_length), limits.pad, dtype=torch.long, device=device)
         self._tokens[:, : limits.prompt] = prompt
         self._lengths = torch.full((rows,), limits.prompt, device=device)
         self._all = (self._tokens, self._lengths)
-        self._where: Tensor | None = None
+        self.places: Tensor | None = None
 
     @property
     def ids(self) -> Int[Tensor, "R t"]:
@@ -68,7 +73,7 @@ class Rows:
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep these rows in the batch, in this order; what the others wrote is put aside."""
         self._put_aside()
-        self._where = rows if self._where is None else self._where[rows]
+        self.places = rows if self.places is None else self.places[rows]
         self._tokens, self._lengths, self.ended = self._tokens[rows], self._lengths[rows], self.ended[rows]
 
     def result(self) -> Int[Tensor, "All t"]:
@@ -78,6 +83,6 @@ class Rows:
         return tokens[:, : int(lengths.max())]
 
     def _put_aside(self) -> None:
-        if self._where is not None:
-            self._all[0][self._where] = self._tokens
-            self._all[1][self._where] = self._lengths
+        if self.places is not None:
+            self._all[0][self.places] = self._tokens
+            self._all[1][self.places] = self._lengths

@@ -1,6 +1,5 @@
 """Greedy decoding and sampling: one hypothesis per row."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -8,15 +7,10 @@ from conjoin.errors import GenerationError
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.rows import Rows
-from conjoin.torch.decoding.select import best
+from conjoin.torch.decoding.select import best, draw
 
 
-def pick_best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
-    """The likeliest word of every row."""
-    return best(scores)
-
-
-def pick_randomly(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
+def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows) -> Int[Tensor, " R"]:
     """A word of every row, drawn from the softmax of its scores.
 
     Raises:
@@ -28,7 +22,7 @@ def pick_randomly(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
             "There is no word to draw: the processors left none, or the scores are not numbers.",
             hint="loosen bad_words_ids, suppress_tokens or prefix_allowed_tokens_fn; check the model for NaN.",
         )
-    return torch.multinomial(probabilities, 1).squeeze(1)
+    return draw(probabilities, 1, rows.places, rows.count).squeeze(1)
 
 
 def sample(
@@ -50,13 +44,12 @@ def sample(
         mask: [B, P], for prompts that are padded on the left.
     """
     rows = Rows(prompt.repeat_interleave(copies, 0), limits, copies)
-    pick = pick_randomly if randomly else pick_best
     scores = reader.first_scores(prompt, mask, copies, together=control.rows_may_leave)
     while True:
         logits = scores.float()
         edited = control.processed(rows.ids, logits)
         control.trace.note(logits, edited)
-        tokens = rows.add(pick(edited))
+        tokens = rows.add(pick_randomly(edited, rows) if randomly else best(edited))
         control.put(tokens)
         rows.end(tokens, control.stopped(rows.ids))
         if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):

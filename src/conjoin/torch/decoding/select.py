@@ -48,6 +48,23 @@ def best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
     return torch.where(behind > inner.amax(-1), where + blocks * _BLOCK, found)
 
 
+def draw(
+    probabilities: Float[Tensor, "r V"], count: int, places: Int[Tensor, " r"] | None = None, rows: int = 0
+) -> Int[Tensor, "r count"]:
+    """Words of every row, drawn without replacement.
+
+    Args:
+        places: Where these rows stood in a batch of `rows`, if others have left it. They draw what they would draw
+            there, so that a row does not depend on when its neighbours end.
+    """
+    if places is None:
+        return torch.multinomial(probabilities, count)
+    whole = probabilities.new_zeros(rows, probabilities.shape[1])
+    whole[:, :count] = 1.0
+    whole[places] = probabilities
+    return torch.multinomial(whole, count)[places]
+
+
 def is_any_of(tokens: Int[Tensor, "*n"], wanted: tuple[int, ...]) -> Tensor:
     """Which tokens are among a few ids."""
     hits = torch.zeros_like(tokens, dtype=torch.bool)
