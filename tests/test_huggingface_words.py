@@ -11,7 +11,7 @@ import oracle
 import oracle_generation
 from conjoin import ConfigError, EncoderDecoderModel, GenerationConfig, GenerationError, ShapeError, WeightError
 from conjoin.torch.halves import Encoder
-from pairs import CLOSE, GPT, LLAMA, batch, fresh, save_half, stir
+from pairs import CLOSE, GPT, LLAMA, TARGET, batch, fresh, save_half, stir
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +220,36 @@ def test_adapters_take_part_in_every_step() -> None:
 
 def test_halves_take_the_words_too(halves: tuple[Path, Path]) -> None:
     assert Encoder.from_pretrained(halves[0], device_map="cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("target", [TARGET, LLAMA], ids=["bert", "llama"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_beams": 3}, {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5}], ids=str
+)
+def test_generate_goes_on_from_a_cache_and_leaves_it_as_it_is(target: Any, settings: dict[str, Any]) -> None:
+    model, data = stir(fresh(decoder=target)), batch()
+    source = {name: data[name] for name in ("input_ids", "attention_mask")}
+    first = model.generate(**source, max_new_tokens=4, min_new_tokens=4, return_dict_in_generate=True)
+    prefix = {**source, "decoder_input_ids": first.sequences, **settings, "max_new_tokens": 8}
+    expected = model.generate(**prefix)
+    for _ in range(2):
+        assert torch.equal(model.generate(**prefix, past_key_values=first.past_key_values), expected)
+    assert first.past_key_values.get_seq_length() == 4
+    with pytest.raises(GenerationError, match="past_key_values holds 4 positions of 2 rows"):
+        model.generate(**{**prefix, "decoder_input_ids": first.sequences[:, :3]}, past_key_values=first.past_key_values)
+    with pytest.raises(GenerationError, match="past_key_values with CopySpeculation"):
+        model.generate(
+            **source,
+            decoder_input_ids=first.sequences,
+            past_key_values=first.past_key_values,
+            copy_speculation=True,
+            max_new_tokens=8,
+        )
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_ids_beyond_the_vocabulary_are_named(side: str) -> None:
+    model, given = fresh(), inputs()
+    given["input_ids" if side == "source" else "decoder_input_ids"][1, 2] = 99_999
+    with pytest.raises(ShapeError, match="to 99999; expected 0 to "):
+        model(**given)

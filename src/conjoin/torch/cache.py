@@ -1,5 +1,6 @@
 """Keys and values kept between decoding steps."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -49,6 +50,13 @@ class KVCache:
         self.steps, self._scratch = None, None
         for name, value in state.items():
             setattr(self, name, value)
+
+    def fork(self) -> "KVCache":
+        """Another cache that goes on from here; the source's part, which nothing changes, is held in common."""
+        twin = copy.copy(self)
+        twin.keys, twin.values = ([tensor.clone() for tensor in store] for store in (self.keys, self.values))
+        twin.cross = list(self.cross)
+        return twin
 
     def append(self, layer: int, k: Float[Tensor, "R K T E"], v: Float[Tensor, "R K T E"]) -> tuple[Tensor, Tensor]:
         """Write new positions after the filled ones and return views of all of them, as kept; `advance` afterwards."""

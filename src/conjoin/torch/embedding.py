@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.errors import ShapeError
 from conjoin.torch.dropout import dropout
 from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
@@ -59,8 +60,19 @@ class Embedding(nn.Module):
         return x
 
     def look_up(self, input_ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T C"]:
-        """Scaled word vectors."""
-        words = self.words(input_ids)
+        """Scaled word vectors.
+
+        Raises:
+            ShapeError: on a CPU, ids beyond the table.
+        """
+        try:
+            words = self.words(input_ids)
+        except IndexError:
+            least, most = (int(found) for found in input_ids.aminmax())
+            raise ShapeError(
+                f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
+                hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
+            ) from None
         if self.kind.scale == 1.0:
             return words
         scale = words.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale

@@ -31,6 +31,7 @@ from conjoin.generation import (
     resolve_tokens,
 )
 from conjoin.join import special_tokens
+from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.beam_search import beam_search
 from conjoin.torch.decoding.beams import BeamRules
 from conjoin.torch.decoding.constrained import constrained_beam_search
@@ -40,7 +41,7 @@ from conjoin.torch.decoding.diverse import diverse_beam_search
 from conjoin.torch.decoding.drafters import CopyDrafter, Drafter, ModelDrafter, check_assistant
 from conjoin.torch.decoding.loop import Control, Decoded, Limits, Streamer, Trace
 from conjoin.torch.decoding.outputs import GenerateOutput, output_of
-from conjoin.torch.decoding.prompt import Given, encode, take_inputs, target_prompt
+from conjoin.torch.decoding.prompt import Given, encode, take_inputs, target_prompt, usable_cache
 from conjoin.torch.decoding.reader import Reader, Sources
 from conjoin.torch.decoding.sample import sample
 from conjoin.torch.decoding.speculative import speculate
@@ -105,7 +106,8 @@ def generate(
     # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
     with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
         sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
-        run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers)
+        cache = usable_cache(given.cache, prompt, request.mode)
+        run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
         decoded = run.decode()
     if not request.outputs.as_dict:
         return decoded.sequences.clone()
@@ -135,9 +137,11 @@ class _Run:
         sources: Sources,
         assistant: "EncoderDecoderModel | None",
         callers: _Callers,
+        cache: KVCache | None,
     ) -> None:
         self.model = model
         self.callers = callers
+        self.cache = cache
         self.traces: list[Trace] = []
         self.request = request
         self.prompt = prompt
@@ -200,6 +204,7 @@ class _Run:
             sources or self.sources,
             room=self.limits.max_length,
             quantized=self.request.cache == "quantized",
+            cache=self.cache,
             wants_attentions=outputs.attentions,
             wants_hidden_states=outputs.hidden_states,
         )

@@ -47,7 +47,8 @@ class Generates(PreparesInputs, WithGenerationConfig):
             assistant_model: A smaller joined model that drafts.
             streamer: Gets tokens as they are certain: of beams, what all that may still win have in common.
             keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
-                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer.
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer; and
+                past_key_values, which an earlier call kept of decoder_input_ids' first words. It stays as it is.
                 max_new_tokens=0 gives the prompts back.
 
         Returns:

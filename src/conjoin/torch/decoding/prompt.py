@@ -8,8 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from conjoin.errors import GenerationError, ShapeError
-from conjoin.generation import Outputs, Tokens
+from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs, Tokens
 from conjoin.pretrained.prompt import padding_id
+from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.reader import Sources
 from conjoin.torch.outputs import EncoderOutput, as_encoder_output
 
@@ -28,6 +29,7 @@ class Given:
         ids, mask: Of the sources, [B, S].
         prefix, prefix_mask: Of the targets, [B, P].
         encoded: The encoder's output, in place of ids.
+        cache: What an earlier call kept of the prefix's first words.
         keywords: Further inputs of the encoder.
     """
 
@@ -36,6 +38,7 @@ class Given:
     prefix: Tensor | None = None
     prefix_mask: Tensor | None = None
     encoded: EncoderOutput | None = None
+    cache: KVCache | None = None
     keywords: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -76,6 +79,7 @@ def take_inputs(inputs: Any, keywords: dict[str, Any]) -> Given:
         prefix=tensors["decoder_input_ids"],
         prefix_mask=tensors["decoder_attention_mask"],
         encoded=None if encoded is None else as_encoder_output(encoded),
+        cache=keywords.pop("past_key_values", None),
         keywords={name: value for name in ENCODER_KEYWORDS if (value := keywords.pop(name, None)) is not None},
     )
     _check_source(given)
@@ -183,6 +187,26 @@ def target_prompt(
     if given.shape[1] and _begins_with(start, given, mask):
         return given, mask
     return torch.cat((start, given), 1), None if mask is None else torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
+
+
+def usable_cache(cache: KVCache | None, prompt: Int[Tensor, "B P"], mode: Mode) -> KVCache | None:
+    """What an earlier call kept, to go on from; that cache itself stays as it is.
+
+    Raises:
+        GenerationError: it does not hold the beginning of the prompt, a row per source; or the mode cannot use it.
+    """
+    if cache is None:
+        return None
+    if isinstance(mode, Assisted | CopySpeculation | Contrastive):
+        raise GenerationError(f"past_key_values with {type(mode).__name__}: not possible.", hint="leave it out.")
+    rows = len(cache.keys[0]) if cache.keys else 0
+    if rows != len(prompt) or len(cache.cross[0][0] if cache.cross else ()) != rows or cache.length >= prompt.shape[1]:
+        raise GenerationError(
+            f"past_key_values holds {cache.length} positions of {rows} rows; expected the beginning of "
+            f"{prompt.shape[1]} positions, with one left to read at least, of {len(prompt)} sources.",
+            hint="give the words that it holds, and more, as decoder_input_ids; a beam search's has a row per beam.",
+        )
+    return cache.fork()
 
 
 def _check_prefix(given: Tensor, mask: Tensor | None, batch: int) -> None:

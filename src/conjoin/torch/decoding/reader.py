@@ -47,6 +47,7 @@ class Reader:
     Args:
         room: Target positions to reserve.
         quantized: Keep keys and values in 8 bits.
+        cache: Goes on from the positions that it holds; the first call gives their ids once more.
         wants_attentions, wants_hidden_states: Collect them into `records`, one per call.
     """
 
@@ -57,19 +58,21 @@ class Reader:
         *,
         room: int,
         quantized: bool = False,
+        cache: KVCache | None = None,
         wants_attentions: bool = False,
         wants_hidden_states: bool = False,
     ) -> None:
         self.decoder = decoder
         self.sources: Sources | None = sources
         self.source_mask = sources.mask
-        self.cache = KVCache(room=room, quantized=quantized)
+        self.cache = KVCache(room=room, quantized=quantized) if cache is None else cache
         self.rows_per_source = 1
         self.records: list[Record] = []
         self._wants = {"attentions": wants_attentions, "hidden_states": wants_hidden_states}
 
-    def read(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R T D"]:
+    def read(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R t D"]:
         """Hidden states of new positions, which are then in the cache."""
+        ids = ids if self.sources is None else ids[:, self.cache.length :]
         record = Record.of(**self._wants)
         hidden = self.decoder.run(
             StackInputs(
