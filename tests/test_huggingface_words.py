@@ -9,7 +9,15 @@ import torch
 
 import oracle
 import oracle_generation
-from conjoin import ConfigError, EncoderDecoderModel, GenerationConfig, GenerationError, ShapeError, WeightError
+from conjoin import (
+    ConfigError,
+    EncoderDecoderModel,
+    FileError,
+    GenerationConfig,
+    GenerationError,
+    ShapeError,
+    WeightError,
+)
 from conjoin.torch.halves import Encoder
 from pairs import CLOSE, GPT, LLAMA, TARGET, batch, fresh, save_half, stir
 
@@ -253,3 +261,9 @@ def test_ids_beyond_the_vocabulary_are_named(side: str) -> None:
     given["input_ids" if side == "source" else "decoder_input_ids"][1, 2] = 99_999
     with pytest.raises(ShapeError, match="to 99999; expected 0 to "):
         model(**given)
+
+
+def test_weights_without_a_config_say_who_writes_such(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(FileError, match=r"no config\.json[\s\S]*SavesPretrained"):
+        EncoderDecoderModel.from_pretrained(tmp_path)

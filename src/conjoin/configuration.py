@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
-from conjoin.checkpoint import read_json, resolve
-from conjoin.errors import ConfigError
+from conjoin.checkpoint import SAFETENSORS, read_json, resolve
+from conjoin.errors import ConfigError, FileError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family
 
 Share = Literal["none", "embeddings", "all"]
@@ -131,4 +132,15 @@ class AutoConfig:
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
         folder = resolve(name_or_path, allow_patterns=["config.json"], **hub)
+        _require_config(folder)
         return cls.from_dict({**read_json(folder / "config.json"), **overrides})
+
+
+def _require_config(folder: Path) -> None:
+    """Say where weights without a config come from, mostly."""
+    if not (folder / "config.json").exists() and (folder / SAFETENSORS.file).exists():
+        raise FileError(
+            f"{folder} has weights, but no config.json.",
+            hint="a Trainer of transformers writes that; put conjoin.training.SavesPretrained in front of it "
+            "(docs/training.md, Other trainers), or save with model.save_pretrained.",
+        )
