@@ -3,9 +3,9 @@
 from conjoin.pretrained.keywords import (
     find_config,
     pair_values,
-    refuse_dtype_of_half,
     route,
     take_loading_words,
+    take_words_of_half,
 )
 from conjoin.pretrained.plans import joining_offer, loosen_sharing, untie_head
 from conjoin.pretrained.settings import WithGenerationConfig
@@ -18,8 +18,8 @@ __all__ = [
     "joining_offer",
     "loosen_sharing",
     "pair_values",
-    "refuse_dtype_of_half",
     "route",
     "take_loading_words",
+    "take_words_of_half",
     "untie_head",
 ]

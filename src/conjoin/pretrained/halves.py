@@ -12,7 +12,7 @@ from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import JoinError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import JoinReport, may_be_fresh, pair_spec, plan_join, untied_head
-from conjoin.pretrained.keywords import find_config, refuse_dtype_of_half, take_loading_words
+from conjoin.pretrained.keywords import find_config, take_words_of_half
 from conjoin.pretrained.plans import joining_offer, untie_head
 
 
@@ -50,8 +50,7 @@ def find_source(
         JoinError: neither a name nor a model is given, or both, or the folder holds a pair.
     """
     model, config = keywords.pop("model", None), keywords.pop("config", None)
-    refuse_dtype_of_half(role, keywords)
-    take_loading_words(keywords)
+    take_words_of_half(role, keywords)
     framework = take_framework(keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     if (model is None) == (name_or_path is None):

@@ -55,11 +55,16 @@ def take_loading_words(keywords: dict[str, Any]) -> None:
         )
 
 
-def refuse_dtype_of_half(role: str, keywords: Iterable[str]) -> None:
-    """Raises ConfigError where a half is asked to have a dtype of its own."""
+def take_words_of_half(role: str, keywords: dict[str, Any]) -> None:
+    """`take_loading_words` of one half, which has no dtype of its own.
+
+    Raises:
+        ConfigError: it is asked to have one, or for what is not built here.
+    """
     for name in ("dtype", "torch_dtype"):
         if name in keywords:
             raise ConfigError(f"{role}_{name}: both halves of a pair have one dtype.", hint="dtype= sets it.")
+    take_loading_words(keywords)
 
 
 def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:

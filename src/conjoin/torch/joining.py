@@ -25,8 +25,7 @@ from conjoin.join import (
 from conjoin.pretrained import (
     find_config,
     joining_offer,
-    refuse_dtype_of_half,
-    take_loading_words,
+    take_words_of_half,
     untie_head,
 )
 from conjoin.torch.halves import Decoder, Encoder
@@ -58,8 +57,7 @@ def find_source(role: Role, name_or_path: str | PathLike[str] | None, keywords: 
         JoinError: neither a name nor a model is given, or both, or the folder holds a pair.
     """
     module, config, framework = keywords.pop("model", None), keywords.pop("config", None), take_framework(keywords)
-    refuse_dtype_of_half(role, keywords)
-    take_loading_words(keywords)
+    take_words_of_half(role, keywords)
     hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
     if (module is None) == (name_or_path is None):
         raise JoinError(

@@ -4,6 +4,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from conjoin.errors import ConfigError, listing
+from conjoin.generation.ranges import Range
 from conjoin.training.ranges import (
     AVERAGED,
     COUNT,
@@ -13,7 +14,6 @@ from conjoin.training.ranges import (
     SEED,
     SHARE,
     STEPS,
-    Range,
     out_of_range,
 )
 
