@@ -1,0 +1,23 @@
+"""The largest numbers that conjoin takes from a file or a caller, each in one place with its reason.
+
+A limit stands far above what real models need and far below what takes a machine down: it turns a typing mistake or
+a hostile file into an error instead of an hour of waiting. Standard library only, like `errors`.
+"""
+
+JSON_BYTES = 1 << 29
+"""Bytes of one JSON file: 512 MiB. The largest tokenizer.json known has 35 MB; parsing takes ten times the memory."""
+
+JSON_DEPTH = 100
+"""Lists and objects inside one another in JSON. Real files have less than 12; copying and writing recurse per level."""
+
+LAYERS = 4096
+"""Layers of one stack. The deepest published transformer has 1,000 (DeepNet); building takes time for each."""
+
+WIDTH = 1 << 20
+"""hidden_size, intermediate_size, heads and head sizes. The widest published layer has 131,072 units."""
+
+VOCAB = 1 << 24
+"""Rows of an embedding table. The largest published vocabulary has 1,000,000 tokens (XLM-V)."""
+
+POSITIONS = 1 << 28
+"""Positions that a config may promise. The longest published context has 10 million tokens (Llama 4)."""
