@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 
 import conjoin.checkpoint
-from conjoin.checkpoint import _exchange, open_checkpoint, read_json, replacing_folder, resolve, write_json
+from conjoin.checkpoint import (
+    _exchange,
+    open_checkpoint,
+    read_json,
+    replacing_folder,
+    resolve,
+    write_json,
+)
 from conjoin.errors import ConfigError, FileError
+from conjoin.jsons import JsonError, parse_json
 
 
 @pytest.fixture
@@ -50,6 +58,9 @@ def test_json_is_written_as_transformers_writes_it(tmp_path: Path) -> None:
         ("[1]", r"holds a JSON list, expected an object"),
         ("[" * 100_000, "not JSON: maximum recursion"),
         ('{"a": ' + "1" * 5000 + "}", "not JSON: Exceeds the limit"),
+        ('{\n"a": ' + "1" * 5000 + "}", "a number of 5000 at line 2, column 6"),
+        ("\n" + "[" * 200 + "]" * 200, "more than 100 lists and objects inside one another at line 2, column 101"),
+        ('{"text": "[[", "a": ' + '{"a": ' * 300 + "1" + "}" * 301, "more than 100 .* at line 1, column 615"),
     ],
 )
 def test_bad_json_names_file_line_and_column(tmp_path: Path, text: str, words: str) -> None:
@@ -66,6 +77,19 @@ def test_json_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not JSON: 'utf-8' codec"):
         read_json(tmp_path / "bytes.json")
+
+
+def test_json_of_a_hundred_levels_is_read_and_one_more_is_not(tmp_path: Path) -> None:
+    assert parse_json("[" * 100 + "]" * 100)
+    with pytest.raises(JsonError, match="column 101"):
+        parse_json("[" * 101 + "]" * 101)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_place_of_a_json_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(FileError, match="not a file, but a pipe"):
+        read_json(tmp_path / "config.json")
 
 
 def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:

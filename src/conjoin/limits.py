@@ -21,3 +21,6 @@ VOCAB = 1 << 24
 
 POSITIONS = 1 << 28
 """Positions that a config may promise. The longest published context has 10 million tokens (Llama 4)."""
+
+JSON_DIGITS = 4300
+"""Digits of a whole number in JSON: Python's own limit, above which turning text into a number takes quadratic time."""

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,30 +12,44 @@ from typing import IO, Any, cast
 
 from conjoin.checkpoint import _exchange
 from conjoin.errors import ConfigError, FileError
+from conjoin.jsons import JsonError, parse_json
+from conjoin.limits import JSON_BYTES
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        FileError: no such file, or it cannot be read.
+        FileError: no such file, or it cannot be read, or it is a pipe.
         ConfigError: not JSON (with line and column), or not an object.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        data = json.loads(text)
-    except FileNotFoundError:
-        raise FileError(f"{path}: no such file.") from None
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
-    except (ValueError, RecursionError) as error:
+        data = parse_json(_text(path))
+    except JsonError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds a JSON {type(data).__name__}, expected an object: {{...}}.")
     return cast(dict[str, Any], data)
+
+
+def _text(path: Path) -> str:
+    """What a plain file holds. A pipe or a device would be waited for, for ever."""
+    try:
+        found = path.stat()
+        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+            raise FileError(f"{path}: not a file, but a pipe or a device.")
+        if found.st_size > JSON_BYTES:
+            raise FileError(f"{path}: {found.st_size:,} bytes of JSON; expected at most {JSON_BYTES:,}.")
+        return path.read_text(encoding="utf-8-sig")
+    except FileError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import FileError, TokenizerError
+from conjoin.jsons import JsonError, parse_json
 from conjoin.tokenizer._rust import limits_of
 from conjoin.tokenizer._sentencepiece import PieceType, merges_of, read_sentencepiece
 
@@ -46,10 +47,11 @@ def read_json(path: Path) -> dict[str, Any]:
         TokenizerError: not JSON, or not an object.
     """
     try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        value = parse_json(_text(path))
+    except JsonError as error:
         raise TokenizerError(
-            f"{path}: not valid JSON: {error}.", hint="fetch the file again, or repair it at the place named."
+            f"{path}: {str(error).replace('not JSON', 'not valid JSON', 1)}",
+            hint="fetch the file again, or repair it at the place named.",
         ) from error
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
