@@ -24,3 +24,6 @@ POSITIONS = 1 << 28
 
 JSON_DIGITS = 4300
 """Digits of a whole number in JSON: Python's own limit, above which turning text into a number takes quadratic time."""
+
+ROW_TOKENS = 1 << 24
+"""Tokens that one text is filled up to. The longest published context has 10 million; each takes some 60 bytes."""

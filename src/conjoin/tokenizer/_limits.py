@@ -1,9 +1,11 @@
 """How long the rows of a batch may and must be: padding and truncation, checked once per call."""
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 from conjoin.errors import TokenizerError
+from conjoin.limits import ROW_TOKENS
 from conjoin.tokenizer._warn import warn
 
 NO_LIMIT = int(1e30)
@@ -116,6 +118,8 @@ def _check_numbers(asked: Asked) -> None:
         lowest = 0 if name == "stride" else 1
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
             raise TokenizerError(f"{name} = {value!r}, expected a whole number of at least {lowest}.")
+        if value is not None and value > sys.maxsize:
+            raise TokenizerError(f"{name} = {value}, expected at most {sys.maxsize}; leave it out for no limit.")
 
 
 def _check_possible(limits: Limits, facts: Facts) -> None:
@@ -126,6 +130,12 @@ def _check_possible(limits: Limits, facts: Facts) -> None:
             "or tokenizer.add_special_tokens({'pad_token': '[PAD]'}) and resize the model's embeddings.",
         )
     multiple, length = limits.pad_to_multiple_of, limits.max_length
+    filled = max(multiple or 1, (length or 1) if limits.padding == "max_length" else 1)
+    if limits.pads and filled > ROW_TOKENS:
+        raise TokenizerError(
+            f"every row would be filled up to {filled:,} tokens, expected at most {ROW_TOKENS:,} (ROW_TOKENS).",
+            hint="padding=True fills up to the longest row of the batch.",
+        )
     if limits.pads and limits.truncates and multiple and length and length % multiple:
         raise TokenizerError(
             f"max_length = {length} is not a multiple of pad_to_multiple_of = {multiple}, so truncated rows cannot be.",

@@ -1,6 +1,5 @@
 """Drive the Rust tokenizer: set its limits, encode a batch, collect the columns."""
 
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError, listing, lone_surrogate
 from conjoin.tokenizer._limits import Asked, Limits
-from conjoin.tokenizer._rust import set_limits
+from conjoin.tokenizer._rust import guard, no_panics, set_limits
 from conjoin.tokenizer._texts import Texts
 from conjoin.tokenizer.batch import BatchEncoding
 
@@ -60,29 +59,35 @@ class Runner:
     each other's texts (or meet "Already borrowed").
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self._lock = threading.RLock()
+    def __init__(self, backend: Backend, origin: str) -> None:
+        """Take over a Rust tokenizer, alone or from another Runner, whose lock is shared then.
+
+        Args:
+            origin: the file that an error names.
+        """
+        self.origin = origin
+        self._rust, self.backend, self.lock = guard(backend, origin)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"backend": self.backend}
+        with self.lock:  # text, so that what is written later is what the tokenizer is now
+            return {"document": self._rust.to_str(), "origin": self.origin}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["backend"])
+        self.__init__(Backend.from_str(state["document"]), state["origin"])
 
     @contextmanager
     def template(self, post_processor: Any) -> Generator[None]:
         """Encode with another post-processor for a while; None keeps the tokenizer's own."""
-        with self._lock:
+        with self.lock:
             if post_processor is None:
                 yield
                 return
-            own = self.backend.post_processor
-            self.backend.post_processor = post_processor
+            own = self._rust.post_processor
+            self._rust.post_processor = post_processor
             try:
                 yield
             finally:
-                self.backend.post_processor = own
+                self._rust.post_processor = own
 
     def encode(
         self,
@@ -99,22 +104,25 @@ class Runner:
         Raises:
             TokenizerError: the limits leave no room, or Rust refuses a text; its own words are kept.
         """
-        with self._lock:
+        with self.lock:
             if limits.truncates and add_special_tokens:
                 self._check_room(limits, is_pair=any(isinstance(row, tuple) for row in texts.rows))
-            self._set_limits(limits, pad)
-            self.backend.encode_special_tokens = split_special_tokens
             try:
-                return self.backend.encode_batch(
-                    texts.rows, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
-                )
+                self._set_limits(limits, pad)
+                self._rust.encode_special_tokens = split_special_tokens
+                with no_panics(self.origin):
+                    return self._rust.encode_batch(
+                        texts.rows, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens
+                    )
+            except TokenizerError:
+                raise
             except Exception as error:  # tokenizers raises bare Exception
                 raise _refusal(texts, error) from error
             finally:
-                set_limits(self.backend, None, None)
+                set_limits(self._rust, None, None)
 
     def _check_room(self, limits: Limits, *, is_pair: bool) -> None:
-        special = self.backend.num_special_tokens_to_add(is_pair)
+        special = self._rust.num_special_tokens_to_add(is_pair)
         room = (limits.max_length or 0) - special
         if room < 0 or (limits.stride and room <= limits.stride):
             raise TokenizerError(
@@ -141,7 +149,7 @@ class Runner:
                 "pad_type_id": 0,
                 "pad_to_multiple_of": limits.pad_to_multiple_of,
             }
-        set_limits(self.backend, padding, truncation)
+        set_limits(self._rust, padding, truncation)
 
 
 def _refusal(texts: Texts, error: Exception) -> TokenizerError:

@@ -1,11 +1,107 @@
-"""The few calls of the `tokenizers` library that its type stubs leave untyped."""
+"""The Rust tokenizer behind one lock, and the few of its calls that its type stubs leave untyped."""
 
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from tokenizers import AddedToken, Tokenizer
 
+from conjoin.errors import TokenizerError
+
 Options = dict[str, Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def no_panics(origin: str) -> Generator[None]:
+    """Turn a panic of the Rust library, which no `except Exception` catches, into an error that names the file.
+
+    Raises:
+        TokenizerError: the library panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":  # where PanicException lives; it cannot be imported
+            raise
+        raise TokenizerError(
+            f"{origin}: the tokenizers library broke down on what this file holds: {str(error)[:300]}.",
+            hint="fetch the tokenizer's files again.",
+        ) from error
+
+
+class Guarded:
+    """A Rust tokenizer whose reads and writes wait until no other thread uses it; `isinstance` takes it for the real one.
+
+    A call keeps its padding, truncation and frame inside the Rust tokenizer while it runs: nothing else may see them.
+    """
+
+    def __init__(self, rust: Any, origin: str) -> None:
+        shared: dict[str, Any] = vars(rust) if type(rust) is Guarded else {}  # two over one backend share its lock
+        vars(self).update(rust=shared.get("rust", rust), lock=shared.get("lock") or threading.RLock(), origin=origin)
+
+    @property
+    def __class__(self) -> type[Tokenizer]:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
+        return Tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        own = vars(self)
+        with own["lock"], no_panics(own["origin"]):
+            value = getattr(own["rust"], name)
+        return self._in_turn(value) if callable(value) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = vars(self)
+        with own["lock"], no_panics(own["origin"]):
+            setattr(own["rust"], name, value)
+
+    def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
+        return Tokenizer.from_str, (self.to_str(),)
+
+    def __repr__(self) -> str:
+        return repr(vars(self)["rust"])
+
+    def _in_turn(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        own = vars(self)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with own["lock"], no_panics(own["origin"]):
+                return method(*args, **kwargs)
+
+        return run
+
+
+def guard(rust: Tokenizer, origin: str) -> tuple[Tokenizer, Tokenizer, Any]:
+    """The Rust tokenizer itself, the same behind its lock, and the lock."""
+    guarded = Guarded(rust, origin)
+    own = vars(guarded)
+    return own["rust"], cast(Tokenizer, guarded), own["lock"]
+
+
+class Locked(Protocol):
+    """What has a lock of its own."""
+
+    @property
+    def lock(self) -> Any:
+        """Held by whoever uses the tokenizer."""
+        ...
+
+
+L = TypeVar("L", bound=Locked)
+
+
+def in_turn(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
+    """Let a method run as one step, while no other thread uses the tokenizer."""
+
+    @wraps(method)
+    def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 def limits_of(backend: Tokenizer) -> tuple[Options | None, Options | None]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,11 +20,12 @@ _IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # its post-processor sa
 
 def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
     """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
-    config = _config(tokenizer)
-    texts = _chat_files(config)
-    texts[TOKENIZER_CONFIG] = to_json(config)
-    texts[TOKENIZER_JSON] = tokenizer.backend.to_str(pretty=True)
-    return tuple(write_text(folder / name, text) for name, text in texts.items())
+    with tokenizer.lock:  # held while writing too, so that two threads never mix two states in one folder
+        config = _config(tokenizer)
+        texts = _chat_files(config)
+        texts[TOKENIZER_CONFIG] = to_json(config)
+        texts[TOKENIZER_JSON] = tokenizer.backend.to_str(pretty=True)
+        return tuple(write_text(folder / name, text) for name, text in texts.items())
 
 
 def write_text(path: Path, text: str) -> str:
@@ -32,7 +34,7 @@ def write_text(path: Path, text: str) -> str:
     Raises:
         FileError: the folder cannot be made or written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="\n") as file:

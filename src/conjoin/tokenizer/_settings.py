@@ -13,6 +13,7 @@ from conjoin.tokenizer._find import (
     CHAT_TEMPLATES,
     SPECIAL_TOKENS_MAP,
     TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
     Files,
 )
 from conjoin.tokenizer._read import read_json
@@ -42,6 +43,7 @@ class Settings:
         extra: special tokens without a name; None when no file says anything about them.
         family_extra: unnamed special tokens that a family merges with its own (mBART's language codes).
         added: tokens to add to the vocabulary, by id.
+        origin: where the tokenizer was read; errors name it.
     """
 
     options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -49,6 +51,7 @@ class Settings:
     extra: list[Token] | None = None
     family_extra: list[Token] | None = None
     added: dict[int, AddedToken] = field(default_factory=dict[int, AddedToken])
+    origin: str = "this tokenizer"
 
 
 def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> Settings:
@@ -76,7 +79,9 @@ def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: M
         added = _added_tokens(files, config, document or {})
     for key in _BOOKKEEPING:
         config.pop(key, None)
-    return _sort_out(config, added)
+    settings = _sort_out(config, added)
+    settings.origin = str(files.get(TOKENIZER_JSON) or files.folder)
+    return settings
 
 
 def as_token(value: Any, name: str) -> Token:

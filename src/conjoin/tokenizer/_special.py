@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer._rust import add
+from conjoin.tokenizer._rust import add, in_turn
 from conjoin.tokenizer._settings import NAMED, Settings, Token, text_of
 from conjoin.tokenizer._warn import warn
 
@@ -46,14 +46,16 @@ class NamedTokenId:
     def __get__(self, tokenizer: "SpecialTokens | None", owner: type) -> "Self | int | None":
         if tokenizer is None:
             return self
-        token = tokenizer.settings.named.get(self._name)
-        return None if token is None else tokenizer.id_of(text_of(token))
+        with tokenizer.lock:
+            token = tokenizer.settings.named.get(self._name)
+            return None if token is None else tokenizer.id_of(text_of(token))
 
     def __set__(self, tokenizer: "SpecialTokens", value: int | None) -> None:
-        text = None if value is None else tokenizer.backend.id_to_token(value)
-        if value is not None and text is None:
-            raise TokenizerError(f"{self._name}_id = {value}, but the vocabulary has {len(tokenizer)} tokens.")
-        tokenizer.name_token(self._name, text)
+        with tokenizer.lock:
+            text = None if value is None else tokenizer.token_of(value)
+            if value is not None and text is None:
+                raise TokenizerError(f"{self._name}_id = {value}, but the vocabulary has {len(tokenizer)} tokens.")
+            tokenizer.name_token(self._name, text)
 
 
 class SpecialTokens:
@@ -61,6 +63,7 @@ class SpecialTokens:
 
     backend: Backend
     settings: Settings
+    lock: Any
 
     bos_token, bos_token_id = NamedToken(), NamedTokenId()
     eos_token, eos_token_id = NamedToken(), NamedTokenId()
@@ -71,6 +74,7 @@ class SpecialTokens:
     mask_token, mask_token_id = NamedToken(), NamedTokenId()
 
     @property
+    @in_turn
     def special_tokens_map(self) -> dict[str, str]:
         """Every named special token that is set: name -> text."""
         named = {name: self.settings.named.get(name) for name in NAMED} | self.settings.named
@@ -82,21 +86,25 @@ class SpecialTokens:
         return [text_of(token) for token in self.settings.extra or []]
 
     @property
+    @in_turn
     def all_special_tokens(self) -> list[str]:
         """Named special tokens, then the others, each once."""
         return list(dict.fromkeys([*self.special_tokens_map.values(), *self.extra_special_tokens]))
 
     @property
+    @in_turn
     def all_special_ids(self) -> list[int | None]:
         """The ids of `all_special_tokens`, in the same order."""
         return [self.id_of(token) for token in self.all_special_tokens]
 
     @property
+    @in_turn
     def end_token_id(self) -> int | None:
         """The id that ends a text: eos, else sep. BERT has no eos, its texts end in [SEP]."""
         return self.sep_token_id if self.eos_token_id is None else self.eos_token_id
 
     @property
+    @in_turn
     def start_token_id(self) -> int | None:
         """The id that starts a text: bos, else cls. BERT has no bos, its texts start with [CLS]."""
         return self.cls_token_id if self.bos_token_id is None else self.bos_token_id
@@ -107,6 +115,7 @@ class SpecialTokens:
         return bool(self.settings.options.get("add_bos_token", False))
 
     @add_bos_token.setter
+    @in_turn
     def add_bos_token(self, value: bool) -> None:
         self.settings.options["add_bos_token"] = value
         self.set_bos_eos_template()
@@ -117,6 +126,7 @@ class SpecialTokens:
         return bool(self.settings.options.get("add_eos_token", False))
 
     @add_eos_token.setter
+    @in_turn
     def add_eos_token(self, value: bool) -> None:
         self.settings.options["add_eos_token"] = value
         self.set_bos_eos_template()
@@ -128,6 +138,7 @@ class SpecialTokens:
     def __bool__(self) -> bool:
         return True
 
+    @in_turn
     def id_of(self, token: str) -> int | None:
         """The id of one token; an unknown one gets the unknown token's id, None if there is none."""
         index = self.backend.token_to_id(token)
@@ -136,6 +147,11 @@ class SpecialTokens:
         unknown = self.settings.named.get("unk_token")
         return None if unknown is None else self.backend.token_to_id(text_of(unknown))
 
+    def token_of(self, index: int) -> str | None:
+        """The token of an id; None outside the vocabulary."""
+        return self.backend.id_to_token(index) if 0 <= index < 1 << 32 else None  # Rust's ids are 32 bits wide
+
+    @in_turn
     def name_token(self, name: str, value: Any) -> None:
         """Say which token plays the role `name`; the vocabulary stays as it is.
 
@@ -160,6 +176,7 @@ class SpecialTokens:
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
         return add(self.backend, tokens, special=special_tokens) if tokens else 0
 
+    @in_turn
     def add_special_tokens(
         self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
     ) -> int:
@@ -188,6 +205,7 @@ class SpecialTokens:
                 )
         return self.add_tokens(new, special_tokens=True)
 
+    @in_turn
     def set_bos_eos_template(self) -> None:
         """Make encoding add bos and eos as `add_bos_token` and `add_eos_token` say."""
         bos = self.bos_token if self.add_bos_token else None

@@ -242,6 +242,10 @@ class TokenizerPair:
         return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {self.rules})"
 
     def _targets(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
+        with self.target.lock:  # what the target puts around a text and the text itself by the same settings
+            return self._target_columns(text, text_pair, wish, as_labels=as_labels)
+
+    def _target_columns(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
         facts = self._label_facts() if as_labels else self.target.facts()
         limits = resolve_limits(wish.limits, facts)
         frame = self._frame() if wish.add_special_tokens else Frame()

@@ -1,6 +1,7 @@
 """`Tokenizer`: text to ids and back, called as transformers' tokenizers are called."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -15,7 +16,7 @@ from conjoin.tokenizer._load import load
 from conjoin.tokenizer._pad import array_kind, as_columns, as_lists, pad_columns
 from conjoin.tokenizer._read import Vocabulary
 from conjoin.tokenizer._run import Columns, Pad, Runner, Wish, collect
-from conjoin.tokenizer._rust import limits_of, set_limits
+from conjoin.tokenizer._rust import in_turn, limits_of, set_limits
 from conjoin.tokenizer._save import save
 from conjoin.tokenizer._settings import Settings, Token
 from conjoin.tokenizer._special import SpecialTokens
@@ -27,7 +28,8 @@ from conjoin.tokenizer.batch import BatchEncoding, TensorKind
 class Tokenizer(SpecialTokens):
     """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
 
-    Ids and decoded text equal those of transformers' fast tokenizers. Safe to call from several threads.
+    Ids and decoded text equal those of transformers' fast tokenizers. Calls, settings, copies and files are safe to use
+    from several threads: each is one step, and no step sees the middle of another.
     """
 
     kind: ClassVar[str | None] = None
@@ -45,8 +47,8 @@ class Tokenizer(SpecialTokens):
 
     def __init__(self, backend: Backend, settings: Settings | None = None) -> None:
         """Wrap a Rust tokenizer; `from_pretrained` is the usual way in."""
-        self._runner = Runner(backend)
         self.settings = settings or Settings()
+        self._runner = Runner(backend, self.settings.origin)
         self._warned_long = False
         self._take_over_limits()
         self.register_tokens()
@@ -111,8 +113,22 @@ class Tokenizer(SpecialTokens):
 
     @property
     def backend(self) -> Backend:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The Rust tokenizer inside."""
+        """The Rust tokenizer inside; what is read of it or written to it waits for calls in other threads."""
         return self._runner.backend
+
+    @property
+    def lock(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Held while the tokenizer is used; `with tokenizer.lock:` makes several steps one."""
+        return self._runner.lock
+
+    @in_turn
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"settings": deepcopy(self.settings), "_runner": self._runner.__getstate__()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        runner = Runner.__new__(Runner)
+        runner.__setstate__(state["_runner"])
+        vars(self).update(state, _runner=runner)
 
     @property
     def model_max_length(self) -> int:
@@ -219,9 +235,10 @@ class Tokenizer(SpecialTokens):
         target_wish = wish if max_target_length is None else wish.with_max_length(max_target_length)
         if text is None:
             return self.run_target(text_target, text_pair_target, target_wish).convert_to_tensors(return_tensors)
-        batch = self.run(text, text_pair, wish)
-        if text_target is not None:
-            batch["labels"] = self.run_target(text_target, text_pair_target, target_wish)["input_ids"]
+        with self.lock:  # both sides by the same settings
+            batch = self.run(text, text_pair, wish)
+            if text_target is not None:
+                batch["labels"] = self.run_target(text_target, text_pair_target, target_wish)["input_ids"]
         return batch.convert_to_tensors(return_tensors)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
@@ -236,6 +253,7 @@ class Tokenizer(SpecialTokens):
         """Tokenize as `wish` says; lists, never tensors."""
         return self._run(text, text_pair, wish, template=None)
 
+    @in_turn
     def run_target(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
         """Tokenize target texts: as `run`, with the target language's tokens where a family has them."""
         return self._run(text, text_pair, wish, template=self.target_template())
@@ -297,24 +315,29 @@ class Tokenizer(SpecialTokens):
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
 
+    @in_turn
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """Look up one token or many; an unknown one gets the unknown token's id, None if there is none."""
         return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
 
+    @in_turn
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Look up one id or many; an id outside the vocabulary gives None."""
         if isinstance(ids, int):
-            return self.backend.id_to_token(ids)
+            return self.token_of(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
-        return [self.backend.id_to_token(index) for index in as_lists(ids) if index not in skipped]
+        return [self.token_of(index) for index in as_lists(ids) if index not in skipped]
 
+    @in_turn
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join pieces into the text they stand for."""
         return self.backend.decoder.decode(tokens) if self.backend.decoder is not None else " ".join(tokens)
 
+    @in_turn
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} tokens, {self.special_tokens_map})"
 
+    @in_turn
     def _run(self, text: Any, text_pair: Any, wish: Wish, *, template: Any) -> BatchEncoding:
         texts = as_texts(text, text_pair, is_split_into_words=wish.is_split_into_words)
         limits = resolve_limits(wish.limits, self.facts())
@@ -332,6 +355,7 @@ class Tokenizer(SpecialTokens):
             self._warn_too_long(encodings)
         return collect(encodings, wish.columns, is_batch=texts.is_batch or wish.keep_batch)
 
+    @in_turn
     def _decode(self, rows: list[list[int]], skip_special_tokens: bool, clean_up: bool | None) -> list[str]:
         texts = decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens)
         if clean_up is None:
@@ -346,6 +370,7 @@ class Tokenizer(SpecialTokens):
     def _wants(self, column: str, asked: bool | None) -> bool:
         return column in self.model_input_names if asked is None else asked
 
+    @in_turn
     def facts(self) -> Facts:
         """What decides whether padding and truncation can be had."""
         return Facts(

@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._rust import in_turn
 from conjoin.tokenizer._settings import Settings, Token, text_of
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
 from conjoin.tokenizer.tokenizer import Tokenizer
@@ -241,7 +242,9 @@ class MBartTokenizer(UnigramTokenizer):
         return self.settings.options.get("src_lang") or "en_XX"
 
     @src_lang.setter
+    @in_turn
     def src_lang(self, code: str) -> None:
+        self._template(code)  # refuses an unknown one before anything changes
         self.settings.options["src_lang"] = code
         self.finish()
 
@@ -251,6 +254,7 @@ class MBartTokenizer(UnigramTokenizer):
         return self.settings.options.get("tgt_lang") or self.src_lang
 
     @tgt_lang.setter
+    @in_turn
     def tgt_lang(self, code: str) -> None:
         self._template(code)
         self.settings.options["tgt_lang"] = code
