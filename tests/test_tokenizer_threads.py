@@ -1,4 +1,4 @@
-"""One tokenizer in several threads: calls, settings, copies and files are one step each, and none sees half of another."""
+"""One tokenizer in several threads: calls, settings, copies and files are one step each, and see no half of another."""
 
 import copy
 import json

@@ -25,5 +25,8 @@ POSITIONS = 1 << 28
 JSON_DIGITS = 4300
 """Digits of a whole number in JSON: Python's own limit, above which turning text into a number takes quadratic time."""
 
+EXTRA_IDS = 1 << 14
+"""Sentinels `<extra_id_...>` that T5's settings ask for. Published checkpoints have 100 to 300."""
+
 ROW_TOKENS = 1 << 24
 """Tokens that one text is filled up to. The longest published context has 10 million; each takes some 60 bytes."""

@@ -8,6 +8,8 @@ from conjoin.tokenizer._warn import warn
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 """transformers' key for tokenizer_config.json; the name is its own warning."""
 
+_IDS = 1 << 32  # Rust's ids are 32 bits wide
+
 _CLEAN_UP = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
     (" ' ", "'"),
@@ -22,10 +24,10 @@ def decode_rows(backend: Backend, rows: list[list[int]], *, skip_special_tokens:
         TokenizerError: a row holds something that is not an id.
     """
     for index, row in enumerate(rows):
-        if any(not isinstance(token, int) or token < 0 for token in row):  # pyright: ignore[reportUnnecessaryIsInstance]
-            bad = next(token for token in row if not isinstance(token, int) or token < 0)  # pyright: ignore[reportUnnecessaryIsInstance]
+        bad = [token for token in row if not (isinstance(token, int) and 0 <= token < _IDS)]  # pyright: ignore[reportUnnecessaryIsInstance]
+        if bad:
             raise TokenizerError(
-                f"row {index} holds {bad!r}, which is not a token id.",
+                f"row {index} holds {bad[0]!r}, which is not a token id.",
                 hint="labels hide positions with -100; drop those: [[i for i in row if i >= 0] for row in labels].",
             )
     return backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)

@@ -63,6 +63,23 @@ class Limits:
         return self.truncation != "do_not_truncate"
 
 
+def length_limit(value: Any) -> int:
+    """`model_max_length` as a file or a caller gives it; None: no limit is known.
+
+    Raises:
+        TokenizerError: it is no whole number, or less than 1.
+    """
+    if value is None:
+        return NO_LIMIT
+    is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
+    if not is_whole or not 1 <= value < float("inf"):
+        raise TokenizerError(
+            f"model_max_length = {str(value)[:40]!r}, expected a whole number of at least 1.",
+            hint="from_pretrained(..., model_max_length=512) wins over the file.",
+        )
+    return int(value)
+
+
 def resolve_limits(asked: Asked, facts: Facts) -> Limits:
     """Turn a wish into limits.
 

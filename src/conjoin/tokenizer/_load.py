@@ -17,7 +17,8 @@ from conjoin.tokenizer._read import (
     read_tokenizer_json,
     read_wordpiece,
 )
-from conjoin.tokenizer._rust import set_limits
+from conjoin.tokenizer._refuse import check_document
+from conjoin.tokenizer._rust import no_panics, set_limits
 from conjoin.tokenizer._settings import Settings, Token, read_settings
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
         TokenizerError: they are unreadable or of another family.
     """
     try:
-        return _load(cls, files, overrides)
+        with no_panics(str(files.get(TOKENIZER_JSON) or files.folder)):
+            return _load(cls, files, overrides)
     except ConjoinError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise TokenizerError(
             f"{files.folder}: a tokenizer file holds something of an unexpected shape: {type(error).__name__}: {error}."
         ) from error
@@ -52,6 +54,8 @@ def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
 def _load(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
     path = files.get(TOKENIZER_JSON)
     document = read_json(path) if path else None
+    if path is not None and document is not None:
+        check_document(document, path)
     settings = read_settings(files, document, overrides)
     if cls.kind is None:
         if path is None:

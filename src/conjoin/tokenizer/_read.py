@@ -11,7 +11,8 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import FileError, TokenizerError
 from conjoin.jsons import JsonError, parse_json
-from conjoin.tokenizer._rust import limits_of
+from conjoin.tokenizer._refuse import check_charsmap, check_ids
+from conjoin.tokenizer._rust import limits_of, no_panics
 from conjoin.tokenizer._sentencepiece import PieceType, merges_of, read_sentencepiece
 
 # What Rust's str::trim_end strips; Python's rstrip() would take U+001C..U+001F too, which may end a real token.
@@ -65,7 +66,10 @@ def read_backend(path: Path) -> Backend:
         TokenizerError: the `tokenizers` library refuses the file; its own words are kept.
     """
     try:
-        return Backend.from_file(str(path))
+        with no_panics(str(path)):
+            return Backend.from_file(str(path))
+    except TokenizerError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
 
@@ -106,7 +110,10 @@ def _settings_only(document: dict[str, Any], path: Path) -> Backend:
     """Parse everything but the vocabulary, which for 250 000 pieces would take most of the time."""
     empty = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
     try:
-        return Backend.from_str(json.dumps(document | {"model": empty, "added_tokens": []}))
+        with no_panics(str(path)):
+            return Backend.from_str(json.dumps(document | {"model": empty, "added_tokens": []}))
+    except TokenizerError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
 
@@ -129,6 +136,7 @@ def read_byte_level(vocab: Path, merges: Path) -> Vocabulary:
         TokenizerError: a merge names a piece that the vocabulary lacks, or is not two pieces.
     """
     ids = cast(dict[str, int], read_json(vocab))
+    check_ids(ids.values(), vocab)
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(_text(merges).split("\n"), start=1):
         if line.startswith("#version") or not line.strip():
@@ -150,6 +158,8 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
         TokenizerError: unreadable, or the file is of the other kind (unigram or BPE).
     """
     model = read_sentencepiece(path)
+    if model.charsmap is not None:
+        check_charsmap(model.charsmap, path)
     if model.is_unigram == as_bpe:
         kinds = ("unigram", "BPE") if as_bpe else ("BPE (or word, char)", "unigram")
         raise TokenizerError(

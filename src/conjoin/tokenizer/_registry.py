@@ -62,14 +62,14 @@ def _class_name(files: Files) -> str | None:
     path = files.get(TOKENIZER_CONFIG)
     config_path = files.get(MODEL_CONFIG)
     model = read_json(config_path) if config_path else {}
-    model_type = model.get("model_type")
+    model_type = str(model.get("model_type"))
     named = (read_json(path).get("tokenizer_class") if path else None) or model.get("tokenizer_class")
     if named is None:
         if model_type in ("encoder-decoder", "vision-encoder-decoder") and isinstance(model.get("encoder"), dict):
-            model_type = model["encoder"].get("model_type")
-        return CLASS_OF_TYPE.get(str(model_type))
+            model_type = str(model["encoder"].get("model_type"))
+        return CLASS_OF_TYPE.get(model_type)
     name = str(named).removesuffix("Fast")
-    of_type = CLASS_OF_TYPE.get(str(model_type))
+    of_type = CLASS_OF_TYPE.get(model_type)
     if of_type in _GENERIC and name != of_type.removesuffix("Fast"):
         return None
     return of_type if model_type in _TYPE_WINS else name

@@ -34,9 +34,10 @@ def no_panics(origin: str) -> Generator[None]:
 
 
 class Guarded:
-    """A Rust tokenizer whose reads and writes wait until no other thread uses it; `isinstance` takes it for the real one.
+    """A Rust tokenizer whose reads and writes wait until no other thread uses it.
 
-    A call keeps its padding, truncation and frame inside the Rust tokenizer while it runs: nothing else may see them.
+    `isinstance` takes it for the real one. A call keeps its padding, truncation and frame inside the Rust tokenizer
+    while it runs: nothing else may see them.
     """
 
     def __init__(self, rust: Any, origin: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import AddedToken
 
-from conjoin.errors import FileError, TokenizerError
+from conjoin.errors import FileError, TokenizerError, lone_surrogate
 from conjoin.tokenizer._find import CHAT_TEMPLATE, CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_JSON
 
 if TYPE_CHECKING:
@@ -56,8 +56,11 @@ def to_json(value: dict[str, Any]) -> str:
         TokenizerError: a setting is no JSON value.
     """
     try:
-        return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_added_token) + "\n"
-    except TypeError as error:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_added_token) + "\n"
+        if lone_surrogate(text) is None:
+            return text
+        return json.dumps(value, indent=2, sort_keys=True, default=_added_token) + "\n"  # as it came: "\\ud800"
+    except (TypeError, ValueError, RecursionError) as error:
         raise TokenizerError(f"a tokenizer setting cannot be saved: {error}.") from error
 
 
@@ -76,17 +79,34 @@ def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
 def _chat_files(config: dict[str, Any]) -> dict[str, str]:
     """Move chat templates out of the config into files, where transformers keeps them."""
     template = config.pop("chat_template", None)
-    if isinstance(template, list):  # older configs: [{"name": ..., "template": ...}]
-        template = {item["name"]: item["template"] for item in cast(list[dict[str, str]], template)}
-    if isinstance(template, str):
-        return {CHAT_TEMPLATE: template}
-    named = cast(dict[str, str], template or {})
-    unsafe = [name for name in named if Path(name).name != name or name.startswith(".")]
+    named = chat_templates(template)
+    unsafe = [name for name in named if Path(name).name != name or name.startswith(".") or "\0" in name]
     if unsafe:
         raise TokenizerError(f"chat_template has the name {unsafe[0]!r}, which is not a file name.")
     return {
         CHAT_TEMPLATE if name == "default" else f"{CHAT_TEMPLATES}/{name}.jinja": text for name, text in named.items()
     }
+
+
+def chat_templates(value: Any) -> dict[str, str]:
+    """Chat templates by name, however a config writes them: text, or names with texts.
+
+    Raises:
+        TokenizerError: `value` is neither, or UTF-8 cannot hold it.
+    """
+    named: dict[Any, Any]
+    match value:
+        case dict():
+            named = cast(dict[Any, Any], value)
+        case [{}, *_]:  # older configs: [{"name": ..., "template": ...}]
+            named = {item["name"]: item["template"] for item in cast(list[dict[str, Any]], value)}
+        case _:
+            named = {"default": value} if value else {}
+    if not all(isinstance(text, str) and lone_surrogate(text) is None for item in named.items() for text in item):
+        raise TokenizerError(
+            f"chat_template = {str(cast(object, value))[:60]!r}, expected text, or names with texts, all of UTF-8."
+        )
+    return named
 
 
 def _added_token(value: Any) -> Any:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import takewhile
 from pathlib import Path
 
 from conjoin.errors import TokenizerError
@@ -77,7 +78,14 @@ def merges_of(vocab: dict[str, int]) -> list[tuple[str, str]]:
     the shortest left part first.
     """
     pieces = sorted(vocab, key=vocab.__getitem__)
-    cuts = ((piece[:at], piece[at:]) for piece in pieces for at in range(1, len(piece)))
+    lengths = sorted({len(piece) for piece in pieces})  # few: n letters in all make less than sqrt(2n) of them
+    known = set(lengths)
+    cuts = (
+        (piece[:at], piece[at:])
+        for piece in pieces
+        for at in takewhile(len(piece).__gt__, lengths)
+        if at and len(piece) - at in known
+    )
     return [(left, right) for left, right in cuts if left in vocab and right in vocab]
 
 

@@ -17,6 +17,7 @@ from conjoin.tokenizer._find import (
     Files,
 )
 from conjoin.tokenizer._read import read_json
+from conjoin.tokenizer._refuse import check_ids
 
 Token = str | AddedToken
 
@@ -73,7 +74,7 @@ def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: M
         config["extra_special_tokens"] = config.pop("additional_special_tokens")
     if "added_tokens_decoder" in config:
         listed: dict[str, Any] = config["added_tokens_decoder"]
-        added = {int(index): _as_added(value, "added_tokens_decoder") for index, value in listed.items()}
+        added = {_index(index, files): _as_added(value, "added_tokens_decoder") for index, value in listed.items()}
     else:
         _merge_special_tokens_map(files, config, overrides)
         added = _added_tokens(files, config, document or {})
@@ -119,10 +120,10 @@ def _added_tokens(files: Files, config: dict[str, Any], document: Mapping[str, A
     if path:
         special = _special_texts(config)
         for text, index in read_json(path).items():
-            added[int(index)] = AddedToken(text, normalized=text not in special, special=text in special)
+            added[_index(index, files)] = AddedToken(text, normalized=text not in special, special=text in special)
     listed: list[dict[str, Any]] = document.get("added_tokens") or []
     for value in listed:
-        added[int(value["id"])] = _as_added(value, "added_tokens")
+        added[_index(value["id"], files)] = _as_added(value, "added_tokens")
     return added
 
 
@@ -134,7 +135,8 @@ def _merge_special_tokens_map(files: Files, config: dict[str, Any], overrides: M
             continue
         if key == "extra_special_tokens" and isinstance(value, list):
             have: list[Any] = list(config.get(key) or [])
-            config[key] = have + [token for token in cast(list[Any], value) if token not in have]
+            known = {repr(token) for token in have}
+            config[key] = have + [token for token in cast(list[Any], value) if repr(token) not in known]
         else:
             config[key] = value
 
@@ -174,6 +176,13 @@ def _tokens(values: Any, name: str) -> list[Token] | None:
     if not isinstance(values, list | tuple):
         raise TokenizerError(f"{name} = {values!r}, expected a list of tokens.")
     return [as_token(value, name) for value in cast(list[Any], values)]
+
+
+def _index(value: Any, files: Files) -> int:
+    """The id of an added token, which some files write as text."""
+    index = int(value)
+    check_ids([index], files.folder)
+    return index
 
 
 def _as_added(value: Any, name: str) -> AddedToken:

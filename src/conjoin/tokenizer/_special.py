@@ -226,8 +226,9 @@ class SpecialTokens:
         known = {token.content for token in self.backend.get_added_tokens_decoder().values()}
         known |= {text_of(token) for token in adding}
         named = [self.settings.named.get(name) for name in {**dict.fromkeys(NAMED), **self.settings.named}]
-        for token in [*named, *(self.settings.extra or [])]:
-            if token is not None and text_of(token) not in known and token not in adding:
+        listed = [token for token in (*named, *(self.settings.extra or [])) if token is not None]
+        for token in {repr(token): token for token in listed}.values():  # each spelling once
+            if text_of(token) not in known:
                 adding.append(token)
         texts = {text_of(token) for token in named if token is not None}
         self.add_tokens([_as_special(token, force=text_of(token) in texts) for token in adding])
@@ -238,7 +239,7 @@ class SpecialTokens:
         ):
             raise TokenizerError(f"extra_special_tokens = {values!r}, expected a list of tokens.")
         tokens = cast(Sequence[Token], values)
-        have = self.extra_special_tokens
+        have = set(self.extra_special_tokens)
         new = [_as_special(token, force=False) for token in tokens if replace or text_of(token) not in have]
         self.settings.extra = [*new] if replace and new else [*(self.settings.extra or []), *new]
         return new

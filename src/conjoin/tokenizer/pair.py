@@ -38,6 +38,17 @@ class LabelRules:
     target_bos: bool = False
     label_pad_token_id: int = -100
 
+    def check(self) -> None:
+        """Refuse values of the wrong kind, as a file may hold them.
+
+        Raises:
+            TokenizerError: one of them is.
+        """
+        for name, value in asdict(self).items():
+            kind, expected = (int, "an id") if name == "label_pad_token_id" else (bool, "true or false")
+            if type(value) is not kind or abs(value) >= 1 << 31:
+                raise TokenizerError(f"{name} = {str(value)[:40]!r}, expected {expected}.")
+
 
 class _OfTarget(Generic[T]):
     """A special token of the pair: the target's, because that is what labels and generation are made of."""
@@ -81,6 +92,7 @@ class TokenizerPair:
         """
         self.source, self.target = source, target
         self.rules = LabelRules(target_eos=target_eos, target_bos=target_bos, label_pad_token_id=label_pad_token_id)
+        self.rules.check()
         if target_eos and target.end_token_id is None:
             raise TokenizerError(
                 f"the target {target!r} has no eos and no sep token, so labels cannot end in one.",

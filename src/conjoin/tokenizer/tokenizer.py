@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer._decode import CLEAN_UP_BPE, can_clean_up, clean_up_spaces, decode_rows, warn_no_clean_up
 from conjoin.tokenizer._find import Source
-from conjoin.tokenizer._limits import NO_LIMIT, Asked, Facts, resolve_limits
+from conjoin.tokenizer._limits import Asked, Facts, length_limit, resolve_limits
 from conjoin.tokenizer._load import load
 from conjoin.tokenizer._pad import array_kind, as_columns, as_lists, pad_columns
 from conjoin.tokenizer._read import Vocabulary
@@ -133,12 +133,11 @@ class Tokenizer(SpecialTokens):
     @property
     def model_max_length(self) -> int:
         """The longest row the model takes; 1e30 when no file says."""
-        value = self.settings.options.get("model_max_length")
-        return NO_LIMIT if value is None else int(value)
+        return length_limit(self.settings.options.get("model_max_length"))
 
     @model_max_length.setter
     def model_max_length(self, value: int) -> None:
-        self.settings.options["model_max_length"] = value
+        self.settings.options["model_max_length"] = length_limit(value)
 
     @property
     def init_kwargs(self) -> dict[str, Any]:
@@ -393,7 +392,8 @@ class Tokenizer(SpecialTokens):
             options.setdefault("truncation_side", truncation["direction"])
         self.padding_side = options.pop("padding_side", self.padding_side)
         self.truncation_side = options.pop("truncation_side", self.truncation_side)
-        self.model_input_names = tuple(options.get("model_input_names") or self.model_input_names)
+        self.model_input_names = _names(options.get("model_input_names") or self.model_input_names)
+        length_limit(options.get("model_max_length"))
 
     def _warn_too_long(self, encodings: list[Encoding]) -> None:
         longest = max((len(encoding) for encoding in encodings), default=0)
@@ -403,3 +403,10 @@ class Tokenizer(SpecialTokens):
                 f"a text has {longest} tokens, but the model takes {self.model_max_length}. "
                 "Pass truncation=True, or set tokenizer.model_max_length if the model takes more."
             )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = tuple(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TokenizerError(f"model_input_names = {value!r}, expected a list of names.")
+    return names

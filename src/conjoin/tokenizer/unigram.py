@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
+from conjoin.limits import EXTRA_IDS
 from conjoin.tokenizer._read import Vocabulary
 from conjoin.tokenizer._rust import in_turn
 from conjoin.tokenizer._settings import Settings, Token, text_of
@@ -177,7 +178,7 @@ class T5Tokenizer(UnigramTokenizer):
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        count = settings.options.get("extra_ids", 100)
+        count = _sentinels(settings)
         return [*pieces, *((f"<extra_id_{index}>", 0.0) for index in reversed(range(count)))]
 
     @classmethod
@@ -188,7 +189,7 @@ class T5Tokenizer(UnigramTokenizer):
     @classmethod
     def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
         """The sentinels; `extra_ids` says how many."""
-        count = settings.options.setdefault("extra_ids", 100)
+        settings.options["extra_ids"] = count = _sentinels(settings)
         sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(count)]
         if given is None:
             return sentinels
@@ -313,6 +314,16 @@ class MBart50Tokenizer(MBartTokenizer):
 
     def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
         return [code], [eos]
+
+
+def _sentinels(settings: Settings) -> int:
+    """How many `<extra_id_...>` there are."""
+    count = settings.options.get("extra_ids", 100)
+    if type(count) is not int or not 0 <= count <= EXTRA_IDS:
+        raise TokenizerError(
+            f"extra_ids = {str(count)[:40]}, expected a whole number from 0 to {EXTRA_IDS:,} (limits.EXTRA_IDS)."
+        )
+    return count
 
 
 def _frame(settings: Settings) -> Scores:
