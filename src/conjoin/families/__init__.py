@@ -1,6 +1,7 @@
 """Checkpoint families: config.json -> spec, and tensor names <-> canonical names. No arrays, no framework."""
 
 from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families._ids import is_id_field, without_negative
 from conjoin.families._kit import Family, Role, Whole, whole_names
 from conjoin.families.registry import MODULES, config_from_dict, families, family
 
@@ -14,5 +15,7 @@ __all__ = [
     "config_from_dict",
     "families",
     "family",
+    "is_id_field",
     "whole_names",
+    "without_negative",
 ]

@@ -1,7 +1,7 @@
 """Configs in Hugging Face's words: typed fields with defaults, unknown keys kept, from and to config.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, ge
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import ConfigError, listing
+from conjoin.families._generation import GenerationWords
+from conjoin.families._ids import is_id_field, without_negative
 
 CONFIG_NAME = "config.json"
 
@@ -58,16 +60,56 @@ class PretrainedConfig:
         for name, default in _defaults(type(self)).items():
             values.setdefault(name, default)
         for name, value in values.items():
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, _meant(name, value))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, self.attribute_map.get(name, name), value)
+        name = self.attribute_map.get(name, name)
+        words = vars(self).get("_generation")
+        if words is not None and name in words.names:
+            words.set(type(self).__name__, name, value)
+            return
+        object.__setattr__(self, name, _meant(name, value))
+        if words is not None and isinstance(value, PretrainedConfig):
+            words.adopt(value, writes=name != "encoder")
 
     def __getattr__(self, name: str) -> Any:
         mapped = type(self).attribute_map.get(name)
-        if mapped is None:
+        if mapped is not None:
+            return getattr(self, mapped)
+        words = vars(self).get("_generation")
+        value = words.get(name) if words is not None and name in words.names else None
+        if value is None:
             raise AttributeError(f"{type(self).__name__} has no field {name!r}.")
-        return getattr(self, mapped)
+        return value
+
+    def __delattr__(self, name: str) -> None:
+        words = vars(self).get("_generation")
+        if words is not None and name in words.names:
+            words.set(type(self).__name__, name, None)
+        else:
+            object.__delattr__(self, self.attribute_map.get(name, name))
+
+    def bind_generation(
+        self, names: Iterable[str], target: Any, *, writes: bool = True, instead_of: Any = None
+    ) -> dict[str, Any]:
+        """Belong to a model: settings of `generate` written here from now on are written to its generation settings.
+
+        Args:
+            names: All such settings.
+            writes: False refuses them: an encoder writes no tokens.
+            instead_of: The generation settings that these replace.
+
+        Returns:
+            Those that stood here; the caller sees to it that they are honoured.
+        """
+        words: GenerationWords | None = vars(self).get("_generation")
+        if words is None:
+            words = GenerationWords(names, _defaults(type(self)), writes=writes)
+            object.__setattr__(self, "_generation", words)
+        words.serve(target, instead_of)
+        found = {name: vars(self).pop(name) for name in words.names & vars(self).keys()} if writes else {}
+        words.note(found)
+        return found
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()
@@ -80,7 +122,8 @@ class PretrainedConfig:
     def to_dict(self) -> dict[str, Any]:
         """Every field and every extra key, as config.json holds them."""
         plain = {name: _plain(value) for name, value in vars(self).items() if not name.startswith("_")}
-        return {**plain, "model_type": self.model_type}
+        words: GenerationWords | None = vars(self).get("_generation")
+        return {**plain, **(words.said() if words else {}), "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Only what differs from the defaults."""
@@ -96,9 +139,11 @@ class PretrainedConfig:
         return json.dumps(self.to_diff_dict() if use_diff else self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def update(self, values: Mapping[str, Any]) -> None:
-        """Set several fields, checked as in the constructor."""
-        checked = type(self)(**{**self.to_dict(), **values})
-        vars(self).update(vars(checked))
+        """Set several fields, checked as in the constructor; all others keep their objects."""
+        checked = type(self).from_dict({**self.to_dict(), **values})
+        for name, value in vars(checked).items():
+            if name not in vars(self) or vars(self)[name] != value:
+                setattr(self, name, value)
 
     def copy(self, **changes: Any) -> Self:
         """A new config with some fields changed."""
@@ -148,6 +193,10 @@ def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:
         for name in vars(base).get("__annotations__", {})
         if name not in ("model_type", "attribute_map") and hasattr(cls, name)
     }
+
+
+def _meant(name: str, value: Any) -> Any:
+    return without_negative(value) if is_id_field(name) else value
 
 
 def _plain(value: Any) -> Any:

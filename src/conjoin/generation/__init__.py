@@ -1,7 +1,7 @@
 """Generation without a framework: settings, checked requests, and which processors they need."""
 
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
-from conjoin.generation.config import DEFAULTS, GenerationConfig, WatermarkingConfig
+from conjoin.generation.config import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig, WatermarkingConfig
 from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.lengths import Lengths
 from conjoin.generation.modes import (
@@ -27,6 +27,8 @@ from conjoin.generation.request import Outputs, Request, Rules, resolve, resolve
 
 __all__ = [
     "DEFAULTS",
+    "GENERATION_WORDS",
+    "IDS",
     "AnyOf",
     "Asked",
     "Assisted",

@@ -1,9 +1,9 @@
 """GenerationConfig: what generation_config.json says, in transformers' words."""
 
-import ast
 import copy
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, cast
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import GenerationError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, is_id_field, without_negative
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
@@ -176,6 +176,8 @@ class GenerationConfig:
     FIELDS: ClassVar[tuple[str, ...]] = ()
     """Names of all settings."""
 
+    __slots__ = ("__dict__", "__weakref__", "_home")
+
     def __init__(self, **values: Any) -> None:
         for name in self.FIELDS:
             setattr(self, name, values.pop(name, None))
@@ -189,7 +191,14 @@ class GenerationConfig:
 
     def set_values(self) -> dict[str, Any]:
         """The settings that are not None."""
-        return {name: getattr(self, name) for name in self.FIELDS if getattr(self, name) is not None}
+        return {name: value for name in self.FIELDS if (value := vars(self).get(name)) is not None}
+
+    def belong_to(self, config: PretrainedConfig) -> Self:
+        """These settings as a model's own, whose config answers for the special ids that they lack."""
+        home = getattr(self, "_home", None)
+        own = self if home is None or home is config else self.copy()
+        own._home = config
+        return own
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GenerationConfig) and _said(self) == _said(other)
@@ -244,9 +253,7 @@ class GenerationConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from what generation_config.json holds."""
-        merged = {**values, **overrides}
-        if isinstance(merged.get("sequence_bias"), Mapping):
-            merged["sequence_bias"] = _with_tuple_keys(cast(Mapping[Any, float], merged["sequence_bias"]))
+        merged = {name: _meant(name, value) for name, value in {**values, **overrides}.items()}
         return cls(**merged)
 
     @classmethod
@@ -301,10 +308,41 @@ class GenerationConfig:
             path.write_text(self.to_json_string(), encoding="utf-8")
 
 
+class _Id:
+    """A special id: a model's generation settings answer with the model's config where they hold none of their own."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, config: GenerationConfig | None, owner: Any = None) -> Any:
+        if config is None:
+            return None
+        own = vars(config).get(self._name)
+        return getattr(getattr(config, "_home", None), self._name, None) if own is None else own
+
+    def __set__(self, config: GenerationConfig, value: Any) -> None:
+        vars(config)[self._name] = value
+
+
+IDS = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+"""Settings that a model's config has too, since its loss needs them."""
+for _name in IDS:
+    setattr(GenerationConfig, _name, _Id(_name))
+
 GenerationConfig.FIELDS = tuple(name for name in GenerationConfig.__annotations__ if name != "FIELDS")
 
 _NOT_GENERATION = ("use_cache", "output_attentions", "output_hidden_states")
 """Keys that config.json shares with generation_config.json but means for the forward pass."""
+
+GENERATION_WORDS = frozenset(GenerationConfig.FIELDS) - {*IDS, *_NOT_GENERATION}
+"""Settings whose only home is a model's generation settings; older files keep them in config.json."""
+
+
+def _meant(name: str, value: Any) -> Any:
+    """A value as the file that holds it means it."""
+    if name == "sequence_bias" and isinstance(value, Mapping):
+        return _with_tuple_keys(cast(Mapping[Any, float], value))
+    return without_negative(value) if is_id_field(name) else value
 
 
 def _mapping(given: Any) -> Mapping[str, Any] | None:
@@ -331,6 +369,19 @@ def _to_json(value: Any) -> Any:
     return sorted(cast(set[int], value)) if isinstance(value, set) else str(value)
 
 
-def _with_tuple_keys(bias: Mapping[Any, float]) -> dict[tuple[int, ...], float]:
-    """transformers writes tuple keys as text, "(3, 4)", which it cannot read again; conjoin can."""
-    return {tuple(ast.literal_eval(key)) if isinstance(key, str) else tuple(key): bias[key] for key in bias}
+_TUPLE = re.compile(r"\(\s*\d+(\s*,\s*\d+)*\s*,?\s*\)")
+
+
+def _with_tuple_keys(bias: Mapping[Any, float]) -> dict[Any, float]:
+    """transformers writes tuple keys as text, "(3, 4)", which it cannot read again; conjoin can.
+
+    Other keys are kept for the check of ranges to name.
+    """
+    return {_tuple_key(key): value for key, value in bias.items()}
+
+
+def _tuple_key(key: Any) -> Any:
+    if isinstance(key, str):
+        digits = re.findall(r"\d+", key) if _TUPLE.fullmatch(key) else []
+        return tuple(map(int, digits)) if digits and max(map(len, digits)) < 20 else key
+    return tuple(cast(Iterable[Any], key)) if isinstance(key, Iterable) else key

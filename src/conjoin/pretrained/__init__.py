@@ -4,11 +4,12 @@ from conjoin.pretrained.keywords import (
     find_config,
     pair_values,
     route,
+    take_generation_words,
     take_loading_words,
     take_words_of_half,
 )
 from conjoin.pretrained.plans import joining_offer, loosen_sharing, untie_head
-from conjoin.pretrained.settings import WithGenerationConfig
+from conjoin.pretrained.settings import WithGenerationConfig, without_generation_words
 from conjoin.pretrained.tokenizing import WithTokenizer
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "loosen_sharing",
     "pair_values",
     "route",
+    "take_generation_words",
     "take_loading_words",
     "take_words_of_half",
     "untie_head",
+    "without_generation_words",
 ]

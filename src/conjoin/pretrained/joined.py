@@ -26,7 +26,7 @@ from conjoin.join import (
 )
 from conjoin.pretrained.dtypes import stored_dtype
 from conjoin.pretrained.halves import find_source, plan_sources
-from conjoin.pretrained.keywords import Placing, find_config, refuse_torch_words, route
+from conjoin.pretrained.keywords import Placing, find_config, refuse_torch_words, route, take_generation_words
 from conjoin.pretrained.plans import loosen_sharing, untie_head
 from conjoin.pretrained.settings import WithGenerationConfig
 from conjoin.pretrained.tokenizing import WithTokenizer
@@ -147,6 +147,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
         framework = take_framework(overrides)
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
         folder = resolve(name_or_path, **hub)
+        words = take_generation_words(overrides)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         model = cls.__new__(cls)
@@ -157,8 +158,8 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
             pair = loosen_sharing(found, pair, offer)
             plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
             model._take(found, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype, folder=folder)
-        if generation_config is not None:
-            model.take_generation_config(None, generation_config)
+        if generation_config is not None or words:
+            model.take_generation_config(None, generation_config or model.generation_config, words)
         model._tokenizer_folders = OneFolder(folder)
         complete_tokens(found, folder)
         return model

@@ -10,7 +10,7 @@ from typing import Any
 from conjoin.configuration import AutoConfig
 from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families import PretrainedConfig
-from conjoin.generation import GenerationConfig
+from conjoin.generation import GENERATION_WORDS, GenerationConfig
 
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 """They choose among ways of loading and computing of which there is one here."""
@@ -65,6 +65,11 @@ def take_words_of_half(role: str, keywords: dict[str, Any]) -> None:
         if name in keywords:
             raise ConfigError(f"{role}_{name}: both halves of a pair have one dtype.", hint="dtype= sets it.")
     take_loading_words(keywords)
+
+
+def take_generation_words(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Take out of the keywords of from_pretrained the settings of `generate`, which win over what the files say."""
+    return {name: keywords.pop(name) for name in sorted(GENERATION_WORDS & keywords.keys())}
 
 
 def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:

@@ -11,6 +11,7 @@ from conjoin.configuration import EncoderDecoderConfig
 from conjoin.families import PretrainedConfig, family
 from conjoin.join import pair_names, shared_names
 from conjoin.pretrained.dtypes import as_bits
+from conjoin.pretrained.settings import without_generation_words
 
 
 class Savable(Protocol):
@@ -37,7 +38,8 @@ def write_pair(
         arrays: Every parameter, shared ones under every name.
     """
     arrays = dict(arrays)
-    config = model.config.copy(dtype=arrays["decoder.embed.words.weight"].dtype.name)
+    config = without_generation_words(model.config)
+    config.dtype = arrays["decoder.embed.words.weight"].dtype.name
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
         config.share = "none" if untied else config.share

@@ -1,12 +1,43 @@
 """Keywords of loading and saving that Hugging Face's users know: taken, refused or told to have no effect."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from conjoin.checkpoint import Framework, take_framework
 from conjoin.errors import ConfigError
-from conjoin.pretrained import take_loading_words
+from conjoin.families import HUB_KEYWORDS
+from conjoin.pretrained import take_generation_words, take_loading_words
 from conjoin.torch.loading import to_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How from_pretrained shall load, taken out of its keywords.
+
+    Args:
+        settings: The generation settings in place of the folder's, and those that win over them by name.
+    """
+
+    hub: dict[str, Any]
+    framework: Framework | None
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+    settings: tuple[Any, dict[str, Any]]
+
+
+def take_loading(
+    keywords: dict[str, Any], dtype: torch.dtype | str | None, device: torch.device | str | None, settings: Any
+) -> Loading:
+    """Take out of `keywords` what is no value of the config.
+
+    Raises:
+        ConfigError: no such dtype or device, or a keyword asks for what is not built here.
+    """
+    hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
+    wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
+    return Loading(hub, take_framework(keywords), wanted, device, (settings, take_generation_words(keywords)))
 
 
 def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:

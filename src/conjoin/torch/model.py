@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
+from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
@@ -39,14 +39,8 @@ from conjoin.torch.doctor import WithDoctor
 from conjoin.torch.freezing import Freezing
 from conjoin.torch.halves import Decoder, Encoder, chosen
 from conjoin.torch.hub import OnHub
-from conjoin.torch.joining import (
-    Source,
-    adopt_modules,
-    find_source,
-    materialise_rest,
-    plan_sources,
-)
-from conjoin.torch.keywords import take_device, take_dtype
+from conjoin.torch.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources
+from conjoin.torch.keywords import Loading, take_device, take_dtype, take_loading
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
@@ -95,17 +89,23 @@ class EncoderDecoderModel(
         """Modules on the meta device: shapes, no storage."""
         self.config = config
         self.spec = pair
-        self.enc_to_dec_proj: nn.Linear | None
         joined = isinstance(config, EncoderDecoderConfig)
         with torch.device("meta"):
             self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
             self.decoder = Decoder(config.decoder if joined else config, pair.decoder)
             sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
-            self.enc_to_dec_proj = Linear(*sizes) if pair.projection else None
+            self.enc_to_dec_proj: nn.Linear | None = Linear(*sizes) if pair.projection else None
 
-    def _fill(self, plan: JoinReport, folder: Path | None = None, given: Any | None = None) -> None:
+    @classmethod
+    def _empty(cls, config: PretrainedConfig, pair: spec.PairSpec) -> Self:
+        model = cls.__new__(cls)
+        Pretrained.__init__(model)
+        model._build(config, pair)
+        return model
+
+    def _fill(self, plan: JoinReport, folder: Path | None = None, *settings: Any) -> None:
         fill(self, plan)
-        self.take_generation_config(folder, given)
+        self.take_generation_config(folder, *settings)
         self.join_report = plan
         self.eval()
 
@@ -201,47 +201,33 @@ class EncoderDecoderModel(
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
-        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
-        framework = take_framework(overrides)
-        folder = resolve(name_or_path, framework=framework, **hub)
+        how = take_loading(overrides, dtype, device, generation_config)
+        folder = resolve(name_or_path, framework=how.framework, **how.hub)
         found = find_config(folder, config, overrides)
         pair = pair_spec(found)
         if is_quantized(found):
-            return cls._load_quantized(found, pair, folder, wanted, device, generation_config)
-        with open_checkpoint(folder, framework=framework) as checkpoint:
+            return cls._load_quantized(found, pair, folder, how)
+        with open_checkpoint(folder, framework=how.framework) as checkpoint:
             offer = pair_offer(found, pair, checkpoint)
             if untied_head(pair, [offer]):
                 pair = untie_head(found, pair)
             pair = loosen_sharing(found, pair, offer)
             plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
-            model = cls.__new__(cls)
-            Pretrained.__init__(model)
-            model._build(found, pair)
+            model = cls._empty(found, pair)
             model._tokenizer_folders = OneFolder(folder)
-            materialise(model, wanted or stored_dtype(checkpoint), device)
-            model._fill(plan, folder, generation_config)
+            materialise(model, how.dtype or stored_dtype(checkpoint), how.device)
+            model._fill(plan, folder, *how.settings)
         complete_tokens(found, folder)
         return model
 
     @classmethod
-    def _load_quantized(
-        cls,
-        config: PretrainedConfig,
-        pair: spec.PairSpec,
-        folder: Path,
-        dtype: torch.dtype | None,
-        device: torch.device | str | None,
-        generation_config: Any | None,
-    ) -> Self:
+    def _load_quantized(cls, config: PretrainedConfig, pair: spec.PairSpec, folder: Path, how: Loading) -> Self:
         """What `quantize` made and `save_pretrained` wrote."""
-        model = cls.__new__(cls)
-        Pretrained.__init__(model)
-        model._build(config, pair)
+        model = cls._empty(config, pair)
         model._tokenizer_folders = OneFolder(folder)
         with open_checkpoint(folder) as checkpoint:
-            fill_quantized(model, pair, checkpoint, dtype, device)
-        model.take_generation_config(folder, generation_config)
+            fill_quantized(model, pair, checkpoint, how.dtype, how.device)
+        model.take_generation_config(folder, *how.settings)
         complete_tokens(config, folder)
         return model.eval()
 

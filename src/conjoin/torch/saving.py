@@ -15,6 +15,7 @@ from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import WeightError, listing
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join import pair_names, shared_names
+from conjoin.pretrained import without_generation_words
 from conjoin.torch.keywords import refuse_saving_words
 from conjoin.torch.pretrained import plain_state
 from conjoin.torch.quantization import is_quantized, write_quantized
@@ -138,7 +139,8 @@ def write_pair(
         state: Parameters by canonical name in place of the model's own, which may be sharded.
     """
     state = plain_state(model) if state is None else dict(state)
-    config = model.config.copy(dtype=dtype_name(model))
+    config = without_generation_words(model.config)
+    config.dtype = dtype_name(model)
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
         config.share = "none" if untied else config.share
