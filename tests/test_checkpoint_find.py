@@ -264,3 +264,14 @@ def test_each_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     text = _failing(monkeypatch, error)
     assert text.startswith("org/name ")
     assert words in text
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "./" + "x/" * 3000, "~nobody-of-this-name/model", "./a\0b", "./circle/model"]
+)
+def test_a_name_that_the_system_refuses_is_an_error_of_ours(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
+    with pytest.raises(FileError) as caught:
+        resolve(name, local_files_only=True)
+    assert len(str(caught.value)) < 1500

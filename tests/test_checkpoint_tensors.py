@@ -356,3 +356,34 @@ def test_loading_takes_less_than_1_3_times_the_models_size(tmp_path: Path, kind:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert 1.0 <= float(done.stdout) < 1.3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"])
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileError, match=rf"{name}: not a file, but a pipe or a device"):
+        open_checkpoint(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=rf"{name}: not a file, but a pipe or a device"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["x" * 5000, "a/" * 3000 + "b", "a\0b", "circle"])
+def test_a_shard_whose_name_the_system_refuses_is_named(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(WeightError, match="unusable shards") as caught:
+        open_checkpoint(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_names_from_files_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    name = "\x1b[2J\x07\u202e\u2028\ud800\n"
+    header = json.dumps({name: _entry([3], 0, 4)}).encode()
+    (tmp_path / "model.safetensors").write_bytes(_raw(header, b"\0" * 4))
+    with pytest.raises(WeightError) as caught:
+        open_checkpoint(tmp_path)
+    assert r"\x1b[2J\x07\u202e\u2028\ud800" in str(caught.value)
+    assert all(sign == "\n" or sign.isprintable() for sign in str(caught.value))

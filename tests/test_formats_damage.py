@@ -184,6 +184,67 @@ def test_an_h5_file_cannot_lead_to_another_one(tmp_path: Path) -> None:
     assert "bert/d:0: listed, but not in the file" in text
 
 
+def _odd_h5(tmp_path: Path, change: Any) -> str:
+    with _h5(tmp_path, layer_names=["bert"]) as file:
+        group = file.create_group("bert")
+        group.attrs["weight_names"] = ["m/bert/x:0"]
+        group["m/bert/x:0"] = np.ones(3, "f4")
+        change(file)
+    return _error(tmp_path)
+
+
+def _replaced(key: str, value: Any) -> Any:
+    def change(file: Any) -> None:
+        del file[key]
+        file[key] = value
+
+    return change
+
+
+H5_DAMAGE: dict[str, tuple[Any, str]] = {
+    "an empty dataset": (_replaced("bert/m/bert/x:0", h5py.Empty("f4")), "bert/x:0: an empty place, expected an array"),
+    "links in a circle": (
+        _replaced("bert/m/bert/x:0", h5py.SoftLink("/bert/m/bert/x:0")),
+        "bert/x:0: cannot be read: ",
+    ),
+    "a layer in a circle": (_replaced("bert", h5py.SoftLink("/bert")), "bert: "),
+    "names that are numbers": (
+        lambda file: file["bert"].attrs.__setitem__("weight_names", [1, 2]),
+        "the attribute weight_names of /bert is no list of names",
+    ),
+    "one number for names": (
+        lambda file: file.attrs.__setitem__("layer_names", 5),
+        "the attribute layer_names of /: cannot be read",
+    ),
+    "names that are no text": (
+        lambda file: file["bert"].attrs.__setitem__("weight_names", np.array([b"\xff\xfe"])),
+        "the attribute weight_names of /bert: cannot be read: 'utf-8' codec",
+    ),
+    "no attribute's value": (
+        lambda file: file.attrs.__setitem__("layer_names", h5py.Empty("f4")),
+        "the attribute layer_names of /: cannot be read",
+    ),
+    "compound numbers": (
+        _replaced("bert/m/bert/x:0", np.zeros(3, [("a", "f4"), ("b", "i2")])),
+        "bert/x:0: dtype [('a', '<f4'), ('b', '<i2')] is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", H5_DAMAGE)
+def test_every_place_of_an_h5_file_that_cannot_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    change, words = H5_DAMAGE[kind]
+    assert words in _odd_h5(tmp_path, change)
+
+
+def test_numbers_that_were_never_written_are_no_zeros(tmp_path: Path) -> None:
+    def change(file: Any) -> None:
+        del file["bert/m/bert/x:0"]
+        file["bert"].create_dataset("m/bert/x:0", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
+
+    assert "bert/x:0: its numbers were never written" in _odd_h5(tmp_path, change)
+
+
 def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingBackend, match=r"reading TensorFlow's \.h5 files takes h5py.*(?s:.)*conjoin\[convert\]"):

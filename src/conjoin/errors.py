@@ -1,8 +1,19 @@
 """One error tree. Every message says what happened, what was expected and what to do."""
 
+import re
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal, turns the reading direction, ends a line unseen, or cannot be printed at all."""
+_LINE = 400
+
+
+def plain(text: str) -> str:
+    """Text that may be printed whoever wrote it: what steers a terminal is spelled out, as in \\x1b."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class ConjoinError(Exception):
-    """Base of every error that conjoin raises on purpose.
+    """Base of every error that conjoin raises on purpose. Names and values from files are spelled out as `plain` does.
 
     Args:
         what: What happened, with the value, and what was expected.
@@ -10,7 +21,7 @@ class ConjoinError(Exception):
     """
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{what}\n\nhint: {hint}" if hint else what)
+        super().__init__(plain(f"{what}\n\nhint: {hint}" if hint else what))
         self.hint = hint
 
 
@@ -63,8 +74,8 @@ class ConjoinWarning(UserWarning):
 
 
 def listing(problems: list[str], *, limit: int = 20) -> str:
-    """Indent problems one per line; beyond `limit`, say how many more there are."""
-    shown = [f"  {problem}" for problem in problems[:limit]]
+    """Indent problems one per line, the long ones cut; beyond `limit`, say how many more there are."""
+    shown = [f"  {problem if len(problem) <= _LINE else problem[:_LINE] + ' ...'}" for problem in problems[:limit]]
     if len(problems) > limit:
         shown.append(f"  ... and {len(problems) - limit} more")
     return "\n".join(shown)

@@ -3,7 +3,16 @@
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
 from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, take_framework
 from conjoin.checkpoint.dtypes import nonfinite
-from conjoin.checkpoint.files import Staging, read_json, replacing_file, replacing_folder, write_json
+from conjoin.checkpoint.files import (
+    Staging,
+    expanded,
+    read_json,
+    reading,
+    replacing_file,
+    replacing_folder,
+    require_file,
+    write_json,
+)
 from conjoin.checkpoint.find import TARGET_FOLDER, resolve
 from conjoin.checkpoint.fingerprint import fingerprints
 from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, is_weight_file, own_form
@@ -54,6 +63,7 @@ __all__ = [
     "Undo",
     "audit",
     "check_finite",
+    "expanded",
     "fingerprints",
     "is_weight_file",
     "nonfinite",
@@ -61,8 +71,10 @@ __all__ = [
     "own_form",
     "parse_size",
     "read_json",
+    "reading",
     "replacing_file",
     "replacing_folder",
+    "require_file",
     "resolve",
     "take_framework",
     "write_dialect",

@@ -1,6 +1,7 @@
 """PyTorch's `.bin` files, read through torch without ever running what is in them."""
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 
 from conjoin.checkpoint._mapping import borrow_bytes
 from conjoin.checkpoint.dtypes import BY_NAME
+from conjoin.checkpoint.files import require_file
 from conjoin.checkpoint.header import BadHeader, TensorInfo
-from conjoin.errors import FileError, MissingBackend, WeightError
+from conjoin.checkpoint.pickles import Unsafe, check_pickles
+from conjoin.errors import MissingBackend, WeightError
 
 _CONVERT = "convert it where it came from: safetensors.torch.save_file(torch.load(file), 'model.safetensors')"
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "module")
@@ -29,6 +32,7 @@ class BinFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata = {"format": "pt"}
+        require_file(path)
         self._mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip files, and cannot be mapped
         self._tensors = _tensors(path, _load(path, mapped=self._mapped))
         self.infos = {name: _info(name, tensor) for name, tensor in self._tensors.items()}
@@ -67,41 +71,57 @@ def _load(path: Path, *, mapped: bool) -> Any:
             f"{path}: reading .bin files takes torch, which is not installed.",
             hint="pip install 'conjoin[torch]', or convert the file to safetensors",
         ) from None
-    if not path.is_file():
-        raise FileError(f"{path}: no such file.")
     try:
+        check_pickles(path, zipped=mapped)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
+    except (Unsafe, pickle.UnpicklingError) as error:
         raise WeightError(
-            f"{path}: holds more than tensors, and conjoin runs nothing out of a file: {reason}", hint=_CONVERT
+            f"{path}: holds more than tensors, and conjoin runs nothing out of a file: {_reason(error)}", hint=_CONVERT
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise BadHeader([f"{path.name}: not a readable PyTorch file: {reason}"]) from None
+    except Exception as error:  # damage makes torch's reader meet anything
+        raise BadHeader([f"{path.name}: not a readable PyTorch file: {_reason(error)}"]) from None
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of torch's that says what it met; what it says around it is advice to trust the file."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    _, found, reason = text.partition("WeightsUnpickler error: ")
+    return (reason if found else text).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def _tensors(path: Path, loaded: Any) -> dict[str, Any]:
-    import torch
-
     if not isinstance(loaded, dict):
         raise BadHeader([f"{path.name}: holds a {type(loaded).__name__}, expected tensors by name"])
     entries = cast(dict[Any, Any], loaded)
     inner = [key for key in _CONTAINERS if isinstance(entries.get(key), dict)]
     if inner:
         raise BadHeader([f"{path.name}: a training checkpoint: its weights are one level down, under {inner[0]!r}"])
-    tensors: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, value in entries.items():
-        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_quantized:
-            problems.append(f"{path.name}: {name}: a {type(value).__name__}, expected a dense tensor")
-        elif str(value.dtype).removeprefix("torch.") not in BY_NAME:
-            problems.append(f"{path.name}: {name}: dtype {value.dtype} is not supported")
-        else:
-            tensors[str(name)] = value.detach()
+    problems = [
+        f"{path.name}: {name if isinstance(name, str) else repr(name)[:80]}: {problem}"
+        for name, value in entries.items()
+        if (problem := _problem(name, value))
+    ]
     if problems:
         raise BadHeader(problems)
-    return tensors
+    return {name: value.detach().resolve_conj().resolve_neg() for name, value in entries.items()}
+
+
+def _problem(name: Any, value: Any) -> str | None:
+    """Why an entry is not a tensor whose numbers are all in the file."""
+    import torch
+
+    if not isinstance(name, str):
+        return f"a name that is a {type(name).__name__}, expected text"
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return f"a {type(value).__name__}, expected a dense tensor"
+    if value.is_nested or value.layout != torch.strided or value.is_quantized:
+        kind = "nested" if value.is_nested else "quantised" if value.is_quantized else "sparse"
+        return f"a {kind} Tensor, expected a dense tensor"
+    if value.device.type != "cpu":
+        return f"a tensor of the device {value.device.type}: its numbers are not in the file"
+    if str(value.dtype).removeprefix("torch.") not in BY_NAME:
+        return f"dtype {value.dtype} is not supported"
+    return None
 
 
 def _info(name: str, tensor: Any) -> TensorInfo:

@@ -1,5 +1,6 @@
 """JSON files and whole folders: read with clear errors, written so that a killed save never leaves half of one."""
 
+import errno
 import json
 import os
 import secrets
@@ -14,6 +15,8 @@ from conjoin.checkpoint import _exchange
 from conjoin.errors import ConfigError, FileError
 from conjoin.jsons import JsonError, parse_json
 from conjoin.limits import JSON_BYTES
+
+_SHOWN = 300  # characters of a path in an error
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -36,20 +39,34 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    """What a plain file holds. A pipe or a device would be waited for, for ever."""
+    size = require_file(path)
+    if size > JSON_BYTES:
+        raise FileError(f"{path}: {size:,} bytes of JSON; expected at most {JSON_BYTES:,}.")
     try:
-        found = path.stat()
-        if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISSOCK(found.st_mode):
-            raise FileError(f"{path}: not a file, but a pipe or a device.")
-        if found.st_size > JSON_BYTES:
-            raise FileError(f"{path}: {found.st_size:,} bytes of JSON; expected at most {JSON_BYTES:,}.")
         return path.read_text(encoding="utf-8-sig")
-    except FileError:
-        raise
-    except FileNotFoundError:
-        raise FileError(f"{path}: no such file.") from None
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def require_file(path: Path) -> int:
+    """Check that a path leads to a plain file: a pipe or a device would be waited for, for ever.
+
+    Returns:
+        Its size in bytes.
+    Raises:
+        FileError: it does not.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if not stat.S_ISREG(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise FileError(f"{path}: cannot be read: {os.strerror(errno.EISDIR)}.")
+        raise FileError(f"{path}: not a file, but a pipe or a device.")
+    return found.st_size
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
@@ -180,8 +197,37 @@ def replacing_folder(path: str | os.PathLike[str]) -> Generator[Staging]:
         lock.close()
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path whose `~` is a home folder.
+
+    Raises:
+        FileError: it is nobody's.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileError(f"{os.fspath(path)}: cannot be found: {error}") from None
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Generator[None]:
+    """Make what the operating system refuses while a place is looked at an error of ours.
+
+    Raises:
+        FileError: no permission, a name that is too long, links in a circle, ...
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and str(error.filename) != os.fspath(path) else ""
+        shown = os.fspath(path)[:_SHOWN]
+        raise FileError(f"{shown}: cannot be read: {error.strerror or error}{where[:_SHOWN]}.") from None
+
+
 def _checked_target(path: Path) -> Path:
-    target = Path(os.path.realpath(path.expanduser()))
+    target = Path(os.path.realpath(expanded(path)))
     if target.exists() and not target.is_dir():
         raise FileError(f"{path} is a file, expected a folder.")
     if os.path.ismount(target):

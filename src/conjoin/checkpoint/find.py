@@ -8,7 +8,7 @@ from pathlib import Path
 
 from conjoin.checkpoint import _exchange
 from conjoin.checkpoint.dialects import Framework
-from conjoin.checkpoint.files import inside
+from conjoin.checkpoint.files import expanded, inside, reading
 from conjoin.checkpoint.forms import is_weight_file, own_form
 from conjoin.errors import FileError
 
@@ -61,14 +61,15 @@ def resolve(
     """
     name = os.fspath(name_or_path)
     inner = inside(subfolder) if subfolder else ""
-    folder = Path(name).expanduser()
-    _exchange.repair(folder)
-    if not name or not folder.is_dir():
-        _check_hub_id(name, folder)
-        offline = _offline() if local_files_only is None else local_files_only
-        hub = _Hub(name, revision, cache_dir, offline, token)
-        folder = hub.fetch(inner, allow_patterns, framework)
-    return _inner_folder(folder, inner)
+    folder = expanded(name)
+    with reading(name):
+        _exchange.repair(folder)
+        if not name or not folder.is_dir():
+            _check_hub_id(name, folder)
+            offline = _offline() if local_files_only is None else local_files_only
+            hub = _Hub(name, revision, cache_dir, offline, token)
+            folder = hub.fetch(inner, allow_patterns, framework)
+        return _inner_folder(folder, inner)
 
 
 def _inner_folder(folder: Path, subfolder: str) -> Path:

@@ -5,7 +5,8 @@ variables in `layer_names` of the file itself. Variables are named without the m
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from conjoin.checkpoint._exchange import sync
 from conjoin.checkpoint.dtypes import BY_NAME
+from conjoin.checkpoint.files import require_file
 from conjoin.checkpoint.header import BadHeader, TensorInfo
-from conjoin.errors import FileError, MissingBackend, WeightError
+from conjoin.errors import MissingBackend, WeightError
 
 _ATTRIBUTE_BYTES = 64512  # HDF5_OBJECT_HEADER_LIMIT of Keras: longer lists are cut into name0, name1, ...
 _TOP_LEVEL = "top_level_model_weights"
@@ -38,7 +40,8 @@ class H5File:
         self.metadata = {"format": "tf"}
         self._file = _opened(path)
         try:
-            self._datasets = _datasets(self._file)
+            with _damage("its structure"):
+                self._datasets = _datasets(self._file)
             self.infos = {name: _info(name, found) for name, found in self._datasets.items()}
         except BadHeader as bad:
             self.close()
@@ -48,9 +51,10 @@ class H5File:
         """Read one variable."""
         dtype = np.dtype(BY_NAME[self.infos[name].dtype].storage)
         try:
-            array = np.asarray(self._datasets[name][()], dtype)
-        except OSError as error:
-            raise WeightError(f"{self.path}: {name}: cannot be read: {error}") from None
+            with _damage(name):
+                array = np.asarray(self._datasets[name][()], dtype)
+        except BadHeader as bad:
+            raise WeightError(f"{self.path}: {bad}", hint="download or save the checkpoint again") from None
         array.flags.writeable = False
         return array
 
@@ -72,12 +76,22 @@ def _h5py(what: str, path: Path) -> Any:
 
 def _opened(path: Path) -> Any:
     h5py = _h5py("reading", path)
-    if not path.is_file():
-        raise FileError(f"{path}: no such file.")
+    require_file(path)
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise BadHeader([f"{path.name}: not a readable HDF5 file: {error}"]) from None
+
+
+@contextmanager
+def _damage(what: str) -> Generator[None]:
+    """Say that a place of the file cannot be read: h5py raises what HDF5, or Python, met first."""
+    try:
+        yield
+    except BadHeader:
+        raise
+    except Exception as error:
+        raise BadHeader([f"{what}: cannot be read: {error or type(error).__name__}"]) from None
 
 
 def _datasets(file: Any) -> dict[str, Any]:
@@ -100,17 +114,25 @@ def _variables(file: Any) -> Iterator[tuple[str, Any, str]]:
     layers = _names(file, "layer_names")
     if layers is None:
         raise BadHeader(["no attribute layer_names; expected a file written by TensorFlow's save_weights"])
-    if not any(layer in file and _is_group(file[layer]) for layer in layers):
+    groups = {layer: found for layer in layers if (found := _member(file, layer)) is not None}
+    if not any(map(_is_group, groups.values())):
         yield from ((layer, file, layer) for layer in layers)
         return
     sides = _unnamed_sides(layers)
     for layer in (*layers, *([_TOP_LEVEL] if _TOP_LEVEL in file else [])):
-        variables = _names(file[layer], "weight_names") if layer in file else None
+        group = _member(file, layer)
+        variables = None if group is None else _names(group, "weight_names")
         if variables is None:
             raise BadHeader([f"{layer}: no group with an attribute weight_names"])
         for variable in variables:
             name = _unscoped(variable, layer)
-            yield name.replace(layer, sides[layer], 1) if layer in sides else name, file[layer], variable
+            yield name.replace(layer, sides[layer], 1) if layer in sides else name, group, variable
+
+
+def _member(file: Any, name: str) -> Any:
+    """What a file has under a name; None for nothing."""
+    with _damage(name):
+        return file.get(name)
 
 
 def _unscoped(variable: str, layer: str) -> str:
@@ -134,17 +156,21 @@ def _is_group(found: Any) -> bool:
 def _names(group: Any, attribute: str) -> list[str] | None:
     """A list of names in an attribute, or in several numbered ones where it was too long for one."""
     if attribute in group.attrs:
-        return [_text(name) for name in group.attrs[attribute]]
+        return _texts(group, attribute)
     names: list[str] = []
     number = 0
     while f"{attribute}{number}" in group.attrs:
-        names += [_text(name) for name in group.attrs[f"{attribute}{number}"]]
+        names += _texts(group, f"{attribute}{number}")
         number += 1
     return names if number else None
 
 
-def _text(name: Any) -> str:
-    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
+def _texts(group: Any, attribute: str) -> list[str]:
+    with _damage(f"the attribute {attribute} of {group.name}"):
+        found = [name.decode("utf-8") if isinstance(name, bytes) else name for name in group.attrs[attribute]]
+    if not all(isinstance(name, str) for name in found):
+        raise BadHeader([f"the attribute {attribute} of {group.name} is no list of names"])
+    return found
 
 
 def _dataset(file: Any, group: Any, key: str) -> Any:
@@ -153,10 +179,16 @@ def _dataset(file: Any, group: Any, key: str) -> Any:
         dataset = group[key]
     except KeyError:
         return "listed, but not in the file"
+    except Exception as error:  # links in a circle, a name that HDF5 cannot have, damage
+        return f"cannot be read: {error}"
     if type(dataset).__name__ != "Dataset":
         return "a group, expected an array"
     if dataset.file.filename != file.filename or dataset.external or dataset.is_virtual:
         return "leads to another file"  # HDF5 can link out of a file; nothing of ours does
+    if dataset.shape is None:
+        return "an empty place, expected an array"
+    if dataset.size and not dataset.id.get_storage_size():
+        return "its numbers were never written"
     return dataset if _dtype_name(dataset) else f"dtype {dataset.dtype} is not supported"
 
 

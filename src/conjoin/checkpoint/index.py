@@ -10,6 +10,8 @@ from conjoin.checkpoint.files import inside, read_json
 from conjoin.checkpoint.header import TensorInfo
 from conjoin.errors import FileError, WeightError, listing
 
+_SHOWN = 100  # characters of a name in an error
+
 
 @dataclass(frozen=True, slots=True)
 class Index:
@@ -77,11 +79,14 @@ def read_index(path: Path) -> Index:
 def _problem(folder: Path, shard: str) -> str | None:
     try:
         real = (folder / inside(shard)).resolve()
-    except (FileError, ValueError, OSError):  # ValueError: a zero byte in the name; OSError: links in a circle
-        return f"{shard!r} leads out of the folder"
+    except (FileError, ValueError, OSError, RuntimeError):  # a zero byte in the name; links in a circle
+        return f"{shard[:_SHOWN]!r} leads out of the folder"
     if not any(real.is_relative_to(root) for root in _allowed_roots(folder)):
-        return f"{shard!r} is a link that leads out of the folder"
-    return None if real.is_file() else f"{shard!r} is missing"
+        return f"{shard[:_SHOWN]!r} is a link that leads out of the folder"
+    try:
+        return None if real.is_file() else f"{shard[:_SHOWN]!r} is missing"
+    except OSError as error:
+        return f"{shard[:_SHOWN]!r} cannot be read: {error.strerror}"
 
 
 def _allowed_roots(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from conjoin.checkpoint._mapping import map_bytes
 from conjoin.checkpoint._packing import ARRAY, CHUNK_SHAPE, CHUNKED, CHUNKS
 from conjoin.checkpoint.dtypes import BY_NAME
+from conjoin.checkpoint.files import require_file
 from conjoin.checkpoint.header import BadHeader, TensorInfo, byte_count
 from conjoin.errors import FileError
 
@@ -54,6 +55,7 @@ class MsgpackFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata = {"format": "flax"}
+        require_file(path)
         try:
             self._file = open(path, "rb")  # noqa: SIM115  # open for as long as arrays may be asked for
         except OSError as error:

@@ -18,6 +18,7 @@ from conjoin.checkpoint._mapping import map_bytes
 from conjoin.checkpoint.bins import BinFile
 from conjoin.checkpoint.dialects import FRAMEWORKS, Framework, torch_names
 from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
+from conjoin.checkpoint.files import reading, require_file
 from conjoin.checkpoint.forms import Form, lookup, replaces, spelled
 from conjoin.checkpoint.hdf5 import H5File
 from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
@@ -155,6 +156,11 @@ def open_checkpoint(
         MissingBackend: the files are of a kind whose package is not installed.
     """
     folder = Path(folder)
+    with reading(folder):
+        return _opened_folder(folder, variant, framework)
+
+
+def _opened_folder(folder: Path, variant: str | None, framework: Framework | None) -> Checkpoint:
     _exchange.repair(folder)
     if folder.is_file():
         return _opened_parts(folder.parent, [folder])
@@ -265,6 +271,7 @@ def _translated(parts: Sequence[Part]) -> Sequence[Part]:
 
 
 def _opened(path: Path) -> int:
+    require_file(path)
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from conjoin.checkpoint import expanded, reading
+
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
@@ -56,9 +58,10 @@ def find_files(source: Source) -> Files:
     Raises:
         FileError: there is no such folder, file or repository.
     """
-    path = Path(source.name).expanduser()
-    if path.is_file():
-        return Files(path.parent, only=path.name)
+    path = expanded(source.name)
+    with reading(source.name):
+        if path.is_file():
+            return Files(path.parent, only=path.name)
     from conjoin.checkpoint.find import resolve
 
     prefix = f"{source.subfolder}/" if source.subfolder else ""
