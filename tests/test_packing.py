@@ -21,6 +21,7 @@ from conjoin.torch import packing as packing_module
 from conjoin.torch.halves import Encoder
 from conjoin.torch.linear import Linear
 from conjoin.torch.packing import Packing, collect, spread
+from conjoin.torch.row_counts import rounded_up
 from conjoin.torch.stack import Stack
 from generate_models import NAMES, models, sources
 from pairs import SOURCE, fresh, stir
@@ -188,15 +189,19 @@ def test_a_batch_of_padding_alone_is_no_error() -> None:
 @given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
 def test_unpacking_undoes_packing(rows: list[list[bool]]) -> None:
     mask = torch.tensor(rows)
-    packing = Packing.of(mask)
     x = torch.arange(1.0, 1 + mask.numel() * 2).view(*mask.shape, 2)
-    assert torch.equal(packing.unpack(packing.pack(x)), x * mask[..., None])
-    assert torch.equal(packing.pack(x[:1]), packing.pack(x[:1].expand_as(x)))
-    held = [row[row.index(True) : len(row) - row[::-1].index(True)] for row in rows if any(row)]
-    assert packing.unbroken == all(all(row) for row in held)
-    with torch.no_grad():
-        groups = [own for own, _, _ in packing.mask(causal=False, window=None).parts]
-    assert sum(group.sequences * group.length for group in groups) == int(mask.sum())
+    for trains in (False, True):
+        with torch.set_grad_enabled(trains):
+            packing = Packing.of(mask)
+        assert torch.equal(packing.unpack(packing.pack(x)), x * mask[..., None])
+        assert torch.equal(packing.pack(x[:1]), packing.pack(x[:1].expand_as(x)))
+        held = [row[row.index(True) : len(row) - row[::-1].index(True)] for row in rows if any(row)]
+        assert packing.unbroken == all(all(row) for row in held)
+        with torch.no_grad():
+            groups = [own for own, _, _ in packing.mask(causal=False, window=None).parts]
+        tokens = packing.pack(x).shape[1]
+        assert tokens == (rounded_up(int(mask.sum()) + 1) if trains else int(mask.sum()))
+        assert sum(group.sequences * group.length for group in groups) == tokens
 
 
 SIZES = ((7, 3), (2, 5), (4, 4), (6, 1), (5, 9), (4, 4))
@@ -234,15 +239,43 @@ def test_a_batch_learns_the_same_without_its_padding(
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), [("bert", "gpt2"), ("modernbert", "llama/yarn"), ("t5", None)])
-def test_training_multiplies_real_tokens_only(encoder: str, decoder: str | None) -> None:
+def test_training_multiplies_real_tokens_and_little_filler(encoder: str, decoder: str | None) -> None:
     model = trained_pair(encoder, decoder).train()
-    sources, targets = (sum(side) for side in zip(*SIZES, strict=True))
+    sources, targets = (rounded_up(sum(side) + 1) for side in zip(*SIZES, strict=True))
     with pytest.MonkeyPatch.context() as patch, multiplied(patch) as rows:
         loss_and_gradients(model, **padded_pairs(), output_logits=False)
     crossed = layers(model.decoder, "cross_attn.k", "cross_attn.v")
     assert {tuple(rows[layer]) for layer in (*layers(model.encoder, ""), *crossed)} == {(sources,)}
     own = [layer for layer in layers(model.decoder.blocks, "") if layer not in crossed]
     assert {tuple(rows[layer]) for layer in own} == {(targets,)}
+
+
+def test_few_numbers_of_rows_are_multiplied_whatever_the_batches() -> None:
+    """oneDNN compiles a product for each of them, and keeps it."""
+    model = trained_pair("bert", "gpt2").train()
+    draw = torch.Generator().manual_seed(1)
+    rows: dict[int, list[int]] = {}
+    for masked in (True, False) * 12:
+        size, longest = (int(torch.randint(2, most, (), generator=draw)) for most in (9, 30))
+        ids = torch.randint(11, 50, (size, longest), generator=draw)
+        lengths = torch.randint(1, longest + 1, (size, 1), generator=draw)
+        given: dict[str, Tensor] = {"attention_mask": (torch.arange(longest) < lengths).long()} if masked else {}
+        labels = ids.masked_fill(torch.arange(longest) >= lengths, -100)
+        with pytest.MonkeyPatch.context() as patch, multiplied(patch) as seen:
+            loss_and_gradients(model, input_ids=ids, labels=labels, output_logits=False, **given)
+        for layer, counts in seen.items():
+            rows.setdefault(layer, []).extend(counts)
+    assert len(rows) > 10
+    for counts in rows.values():
+        assert {count for count in counts if count != rounded_up(count)} == set()
+
+
+def test_rounded_numbers_of_rows_are_few_and_near() -> None:
+    assert rounded_up(0) == 0
+    for rows in range(1, 5000):
+        assert rows <= rounded_up(rows) == rounded_up(rounded_up(rows))
+        assert rounded_up(rows) - rows < max(16, rows / 16)
+    assert len({rounded_up(rows) for rows in range(512, 1024)}) <= 17
 
 
 def test_checkpointing_and_smoothing_know_nothing_of_it() -> None:

@@ -63,7 +63,7 @@ def _flags(address: int) -> list[str]:
 
 KEEPING = """
 import resource, torch
-from conjoin.torch.pages import give_freed_memory_back, keep_freed_memory
+from conjoin.torch.pages import KeptMemory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -71,9 +71,9 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 counts = [faults(), faults()]
-keep_freed_memory()
+memory = KeptMemory()
 counts += [sum(faults() for _ in range(8))]
-give_freed_memory_back()
+memory.give_back()
 counts += [faults(), faults()]
 print(*counts)
 """
@@ -87,3 +87,33 @@ def test_memory_that_training_frees_is_kept_until_it_ends() -> None:
     assert min(once, again, after, at_last) > least
     # The first is new, and so is the second where something small has taken a corner of the first one's place.
     assert least < eight_times < 3 * least
+
+
+GROWING = """
+import sys, torch
+from conjoin.torch.pages import KeptMemory, in_use_bytes, resident_bytes
+
+memory = KeptMemory()
+others, held, most, in_use = resident_bytes() - in_use_bytes(), [], 0, 0
+for step in range(40):
+    # What stays lies behind what is freed, so the next step's tensor, a little larger, does not fit there.
+    freed = torch.ones((10 + step) * 250_000)
+    held.append(torch.ones(100_000))
+    memory.look()
+    in_use = max(in_use, in_use_bytes())
+    del freed
+    if sys.argv[1] == "limited":
+        memory.limit()
+    most = max(most, resident_bytes() - others)
+print(most / in_use)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is another's")
+def test_memory_that_is_kept_stays_near_what_was_in_use() -> None:
+    limited, unlimited = (
+        float(subprocess.run([sys.executable, "-c", GROWING, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("limited", "unlimited")
+    )
+    assert limited < 1.5
+    assert unlimited > 3

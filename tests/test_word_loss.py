@@ -58,6 +58,17 @@ def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, smoothing: fl
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_vectors_behind_the_last_label_are_filler(smoothing: float) -> None:
+    x, weight, shift, labels = _given()
+    words, few = Words(weight, shift, 3.0), labels[:21]
+    found = torch.autograd.grad(word_loss_sum(x, words, few, smoothing), (x, weight, shift))
+    expected = torch.autograd.grad(_plain(x[:21], words, few, smoothing), (x, weight, shift))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not found[0][21:].any()
+
+
+@pytest.mark.usefixtures("small_chunks")
 def test_only_what_is_trained_gets_a_gradient() -> None:
     x, weight, shift, labels = _given()
     assert shift is not None

@@ -9,6 +9,7 @@ from conjoin.torch.linear import Linear, linear
 from conjoin.torch.loss import token_loss
 from conjoin.torch.mlp import ACTIVATIONS
 from conjoin.torch.norm import build_norm
+from conjoin.torch.row_counts import compiles_for_rows, with_filler
 from conjoin.torch.word_loss import Words, word_loss_sum
 
 
@@ -64,6 +65,7 @@ class Head(nn.Module):
         if self.vocab is None or isinstance(self.vocab, Linear):
             read = Words(words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap)
             if read.can_be_chunked:
+                x = with_filler(x) if compiles_for_rows(x) else x
                 total = word_loss_sum(self._transformed(x), read, labels, label_smoothing)
                 return total / (max(1, len(labels)) if num_items is None else num_items)
         return token_loss(self(x, words), labels, num_items=num_items, label_smoothing=label_smoothing)

@@ -48,6 +48,7 @@ from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput,
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
+from conjoin.torch.row_counts import over_rounded_rows
 from conjoin.torch.saving import Saves
 
 
@@ -349,7 +350,7 @@ class EncoderDecoderModel(
         """The encoder's output at the width that cross-attention reads."""
         if self.enc_to_dec_proj is None or encoder_hidden_states is None:
             return encoder_hidden_states
-        return self.enc_to_dec_proj(encoder_hidden_states)
+        return over_rounded_rows(self.enc_to_dec_proj, encoder_hidden_states)
 
     def prepare_decoder_input_ids_from_labels(
         self, labels: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None = None

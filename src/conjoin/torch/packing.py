@@ -1,7 +1,7 @@
 """Work without padding on a CPU: the real tokens of a padded batch stand one behind the other, in one row.
 
 Only attention knows of sequences; everything else maps each token on its own. Sequences of like length stand side by
-side and attend in one call.
+side and attend in one call. In training the row ends in filler, a sequence that nobody reads (`row_counts.py`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from conjoin.torch import native
 from conjoin.torch.attention import attend
 from conjoin.torch.attention_grad import Attending, attend_in_training, trains_fast
 from conjoin.torch.masks import Mask, self_mask
+from conjoin.torch.row_counts import rounded_up
 
 CALL_SCORES = 1500
 """Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
@@ -96,20 +97,22 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a batch [B, T] stand: P of them.
+    """Where the real tokens of a batch [B, T] stand: R of them, in a row of P.
 
     Args:
-        places: Of each packed token in the batch, flattened.
+        places: Of each real token in the batch, flattened.
         order: In which the sequences stand.
         counts: Tokens of each sequence, in that order.
         unbroken: The real tokens of every sequence stand together, so that distances between them are as in the batch.
+        filler: Tokens behind the real ones, a sequence of their own: P = R + filler. Zeros go in, nothing comes out.
     """
 
-    places: Int[Tensor, " P"]
+    places: Int[Tensor, " R"]
     order: Int[Tensor, " B"]
     counts: Int[Tensor, " B"]
     unbroken: bool
     shape: tuple[int, int]
+    filler: int = 0
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "B T"], order: Int[Tensor, " B"] | None = None) -> Self:
@@ -124,16 +127,28 @@ class Packing:
         length = mask.shape[1]
         places = order[found // length] * length + found % length
         begins = int((mask[:, 1:] & ~mask[:, :-1]).sum()) + int(mask[:, 0].sum())
-        return cls(places, order, counts[order], begins == int((counts > 0).sum()), (len(mask), length))
+        unbroken = begins == int((counts > 0).sum())
+        filler = rounded_up(len(places) + 1) - len(places) if torch.is_grad_enabled() else 0
+        return cls(places, order, counts[order], unbroken, (len(mask), length), filler)
+
+    @cached_property
+    def is_empty(self) -> bool:
+        """Whether no token is real."""
+        return not len(self.places)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.counts.max())
+        """Tokens of the longest sequence, filler included."""
+        return int(self.sequences.max())
+
+    @cached_property
+    def sequences(self) -> Int[Tensor, " sequences"]:
+        """Tokens of each sequence of the row; filler is the last one."""
+        return torch.cat((self.counts, self.counts.new_tensor([self.filler]))) if self.filler else self.counts
 
     def pack(self, x: Tensor) -> Tensor:
         """[B, T, ...] to [1, P, ...]; a single row stands for B equal ones."""
-        return collect(x.expand(*self.shape, *x.shape[2:]).flatten(0, 1), self.places)[None]
+        return collect(x.expand(*self.shape, *x.shape[2:]).flatten(0, 1), self.places, self.filler)[None]
 
     def unpack(self, x: Tensor) -> Tensor:
         """[1, P, ...] to [B, T, ...], zeros at padding."""
@@ -146,11 +161,11 @@ class Packing:
 
     def mask(self, *, causal: bool, window: int | None) -> PackedMask:
         """Every sequence reads its own tokens: `window` of them to either side, and those before if causal."""
-        return PackedMask(self.counts, self.counts, causal, window)
+        return PackedMask(self.sequences, self.sequences, causal, window)
 
     def mask_reading(self, source: "Packing") -> PackedMask:
         """Every sequence reads all tokens of its source, which stand in the same order."""
-        return PackedMask(self.counts, source.counts)
+        return PackedMask(self.sequences, source.sequences)
 
 
 def _groups(own: Int[Tensor, " B"], read: Int[Tensor, " B"]) -> list[tuple[Group, Group]]:
@@ -204,13 +219,13 @@ def attend_packed(
     return torch.cat(mixed).transpose(0, 1)[None]
 
 
-def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " P"]) -> Shaped[Tensor, "P *any"]:
-    """Some rows, each at most once."""
-    return _Collect.apply(x, places)  # pyright: ignore[reportReturnType]
+def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " R"], filler: int = 0) -> Shaped[Tensor, "P *any"]:
+    """Some rows, each at most once, and so many rows of zeros behind them."""
+    return _Collect.apply(x, places, filler)  # pyright: ignore[reportReturnType]
 
 
-def spread(x: Float[Tensor, "P *any"], places: Int[Tensor, " P"], size: int) -> Float[Tensor, "size *any"]:
-    """Rows at their places among zeros."""
+def spread(x: Float[Tensor, "P *any"], places: Int[Tensor, " R"], size: int) -> Float[Tensor, "size *any"]:
+    """Rows at their places among zeros; rows behind those that have a place are left out."""
     return _Spread.apply(x, places, size)  # pyright: ignore[reportReturnType]
 
 
@@ -218,21 +233,26 @@ class _Collect(torch.autograd.Function):
     """Its gradient knows that no row is taken twice, so nothing has to be added up."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, places: Tensor, filler: int) -> Tensor:
         ctx.places, ctx.size = places, len(x)
-        return x.index_select(0, places)
+        if not filler:
+            return x.index_select(0, places)
+        out = x.new_empty(len(places) + filler, *x.shape[1:])
+        torch.index_select(x, 0, places, out=out[: len(places)])
+        out[len(places) :] = 0
+        return out
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return spread(dy, ctx.places, ctx.size), None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return spread(dy, ctx.places, ctx.size), None, None
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, size: int) -> Tensor:
-        ctx.places = places
-        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x)
+        ctx.places, ctx.filler = places, len(x) - len(places)
+        return x.new_zeros(size, *x.shape[1:]).index_copy_(0, places, x[: len(places)])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return collect(dy, ctx.places), None, None
+        return collect(dy, ctx.places, ctx.filler), None, None

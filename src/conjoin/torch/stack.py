@@ -142,7 +142,7 @@ class Stack(nn.Module):
             return None
         if not self.spec.has_cross_attention:
             packing = Packing.of(mask)
-            return packing if packing.unbroken and packing.longest else None
+            return packing if packing.unbroken and not packing.is_empty else None
         sources = inputs.source_tokens
         if sources is None or len(sources) != len(mask):
             return None
@@ -155,6 +155,8 @@ class Stack(nn.Module):
         causal = all(block.causal for block in self.spec.blocks)
         encodes = not self.spec.has_cross_attention and not any(block.causal for block in self.spec.blocks)
         given = inputs.wanted if causal else key_mask if encodes else None
+        if given is None and encodes and torch.is_grad_enabled():
+            given = inputs.every_token
         if given is None or not self._can_pack(given):
             return None
         if encodes:
@@ -170,7 +172,7 @@ class Stack(nn.Module):
         if tokens is None or kept or not self._can_pack(tokens):
             return _Source(mask, None)
         packing = Packing.of(tokens.bool(), None if own is None else own.order)
-        if not packing.longest:
+        if packing.is_empty:
             return _Source(mask, None)
         return _Source(mask if own is None else own.mask_reading(packing), packing)
 

@@ -66,6 +66,13 @@ class StackInputs:
             return None if source is None or mask is None else mask.bool()
         return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
 
+    @property
+    def every_token(self) -> Bool[Tensor, "R T"]:
+        """True at every token."""
+        given = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        assert given is not None
+        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+
     def packed(self, packing: Packing) -> "StackInputs":
         """The inputs of the packed tokens."""
         names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")

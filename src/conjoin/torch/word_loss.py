@@ -13,6 +13,7 @@ from torch import Tensor
 
 from conjoin.torch import native
 from conjoin.torch.linear_grad import Products, fastest_products, ordinary
+from conjoin.torch.row_counts import rounded_up
 
 CHUNK_SCORES = {"cpu": 2**23, "cuda": 2**27}
 """Scores that exist at once: enough rows for matrix products at full speed (274 of BERT's words, 4397 on a GPU)."""
@@ -41,9 +42,13 @@ class _Chunk:
 
 
 def word_loss_sum(
-    x: Float[Tensor, "N C"], words: Words, labels: Int[Tensor, " N"], label_smoothing: float = 0.0
+    x: Float[Tensor, "P C"], words: Words, labels: Int[Tensor, " N"], label_smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Summed cross-entropy of labels that all count, in float32; its gradient cannot be differentiated again."""
+    """Summed cross-entropy of labels that all count, in float32; its gradient cannot be differentiated again.
+
+    Args:
+        x: Vectors of the labels; those behind the last label are filler, and nothing comes of them.
+    """
     return _WordLoss.apply(  # pyright: ignore[reportReturnType]
         x, words.weight, words.bias, labels, words.softcap, label_smoothing, torch.is_grad_enabled()
     )
@@ -91,9 +96,11 @@ class _WordLoss(torch.autograd.Function):
 
 
 def _chunks(rows: int, vocab_size: int, device: str) -> list[slice]:
-    """Equal parts of the rows."""
+    """Parts of the rows, of few sizes, the last one smaller than the others."""
     most = max(1, CHUNK_SCORES.get(device, CHUNK_SCORES["cuda"]) // vocab_size)
     size = -(-rows // max(1, -(-rows // most)))
+    if device == "cpu" and rounded_up(size) <= most:
+        size = rounded_up(size)
     return [slice(at, at + size) for at in range(0, rows, size)] if rows else []
 
 
@@ -107,15 +114,17 @@ def _chunk(rows: Tensor, words: Words, labels: Tensor, smoothing: float, *, with
         scores = torch.tanh(scores / words.softcap) * words.softcap
     logs = torch.log_softmax(scores, -1)
     spread = smoothing / logs.shape[1]
-    loss = logs.gather(1, labels[:, None]).sum() * (smoothing - 1)
+    counted = logs[: len(labels)]
+    loss = counted.gather(1, labels[:, None]).sum() * (smoothing - 1)
     if smoothing:
-        loss = loss - logs.sum() * spread
+        loss = loss - counted.sum() * spread
     if not with_slope:
         return _Chunk(loss, None)
     slope = logs.exp_()
     if smoothing:
         slope -= spread
     slope.scatter_add_(1, labels[:, None], slope.new_full((len(labels), 1), smoothing - 1))
+    slope[len(labels) :] = 0
     if words.softcap is not None:
         slope *= 1 - (scores / words.softcap).square()
     return _Chunk(loss, slope.to(rows.dtype))

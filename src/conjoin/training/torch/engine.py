@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from conjoin.checkpoint import Staging
 from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.pages import give_freed_memory_back, keep_freed_memory
+from conjoin.torch.pages import KeptMemory
 from conjoin.torch.saving import write_pair
 from conjoin.training.arguments import TrainingArguments
 from conjoin.training.batching import Batch
@@ -107,6 +107,7 @@ class Engine:
         self._fresh = set(fresh)
         self._wrapped: nn.Module | None = None
         self._only_fresh = False
+        self._memory: KeptMemory | None = None  # while a CPU trains
 
     @cached_property
     def optimizing(self) -> Optimizing:
@@ -121,7 +122,7 @@ class Engine:
         """Get ready for the step: which parameters it trains, and its learning rates."""
         only_fresh = step <= self.arguments.fresh_first
         if self._wrapped is None and self.world.device.type == "cpu":
-            keep_freed_memory()
+            self._memory = KeptMemory()
         if self._wrapped is None or only_fresh != self._only_fresh:
             for name, parameter in self.trained.items():
                 parameter.requires_grad_(not only_fresh or name in self._fresh)
@@ -137,6 +138,8 @@ class Engine:
         with out_of_memory_explained(shares, number):
             losses = [self._backward(share, counted, last=share is shares[-1]) for share in shares]
             norm = self._update()
+        if self._memory is not None:
+            self._memory.limit()
         if self.average is not None:
             self.average.update(number)
         return self._tally.add(torch.stack(losses).sum(), norm)
@@ -170,6 +173,8 @@ class Engine:
                     use_cache=False,
                 ).loss
             loss = loss * share.weight
+            if self._memory is not None:
+                self._memory.look()
             # Wrappers average gradients over processes; the sum over all of them is meant.
             self.scaler.scale(loss * self.world.size).backward()
         return loss.detach()
@@ -234,8 +239,8 @@ class Engine:
         if self.average is not None:
             self.average.apply()
         self.model.eval()
-        if self.world.device.type == "cpu":
-            give_freed_memory_back()
+        if self._memory is not None:
+            self._memory.give_back()
 
     def gathered(self) -> Callable[[Staging], None]:
         """Gather the weights, every process; what is returned writes model and tokenizers."""
