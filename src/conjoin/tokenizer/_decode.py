@@ -17,9 +17,13 @@ _CLEAN_UP = (
 )
 
 
-def decode_rows(backend: Backend, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+def decode_rows(
+    backend: Backend, rows: list[list[int]], *, skip_special_tokens: bool, roles: frozenset[int] = frozenset()
+) -> list[str]:
     """Decode many rows at once.
 
+    Args:
+        roles: ids that are skipped as special tokens are, though the vocabulary has them as ordinary ones.
     Raises:
         TokenizerError: a row holds something that is not an id.
     """
@@ -30,6 +34,8 @@ def decode_rows(backend: Backend, rows: list[list[int]], *, skip_special_tokens:
                 f"row {index} holds {bad[0]!r}, which is not a token id.",
                 hint="labels hide positions with -100; drop those: [[i for i in row if i >= 0] for row in labels].",
             )
+    if skip_special_tokens and roles:
+        rows = [[token for token in row if token not in roles] for row in rows]
     return backend.decode_batch(rows, skip_special_tokens=skip_special_tokens)
 
 

@@ -6,20 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import ConjoinError, FileError, TokenizerError
+from conjoin.tokenizer._as_written import load_as_written
 from conjoin.tokenizer._find import TOKENIZER_JSON, Files, Source, find_files
-from conjoin.tokenizer._read import (
-    Vocabulary,
-    model_kind,
-    read_backend,
-    read_byte_level,
-    read_json,
-    read_spm,
-    read_tokenizer_json,
-    read_wordpiece,
-)
-from conjoin.tokenizer._refuse import check_document
-from conjoin.tokenizer._rust import no_panics, set_limits
-from conjoin.tokenizer._settings import Settings, Token, read_settings
+from conjoin.tokenizer._frame import honour_ends
+from conjoin.tokenizer._read import Vocabulary, read_byte_level, read_spm, read_wordpiece
+from conjoin.tokenizer._rust import no_panics
+from conjoin.tokenizer._settings import Settings, Token, read_settings, text_of
 
 if TYPE_CHECKING:
     from conjoin.tokenizer.tokenizer import Tokenizer
@@ -41,8 +33,9 @@ def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
         TokenizerError: they are unreadable or of another family.
     """
     try:
-        with no_panics(str(files.get(TOKENIZER_JSON) or files.folder)):
-            return _load(cls, files, overrides)
+        path = files.get(TOKENIZER_JSON)
+        with no_panics(str(path or files.folder)):
+            return _load_raw(cls, files, overrides) if path is None else load_as_written(cls, path, files, overrides)
     except ConjoinError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -51,57 +44,35 @@ def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
         ) from error
 
 
-def _load(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
-    path = files.get(TOKENIZER_JSON)
-    document = read_json(path) if path else None
-    if path is not None and document is not None:
-        check_document(document, path)
-    settings = read_settings(files, document, overrides)
+def _load_raw(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
+    """Build the pipeline of the class over its vocabulary files."""
     if cls.kind is None:
-        if path is None:
-            raise _missing(cls, files)
-        return cls(read_backend(path), settings)
-    if path is not None and document is not None:
-        problem = misfit(cls, document)
-        if problem:
-            raise TokenizerError(
-                f"{path}: {problem}, so {cls.__name__} cannot read it.",
-                hint=f"AutoTokenizer.from_pretrained({str(files.folder)!r})",
-            )
-        vocabulary = read_tokenizer_json(path, document)
-    else:
-        vocabulary = _read_raw(cls, files)
-    return cls(_build(cls, vocabulary, settings), settings)
-
-
-def misfit(cls: "type[Tokenizer]", document: Mapping[str, Any]) -> str | None:
-    """Why a tokenizer.json cannot be of this family; None if it can."""
-    kind = model_kind(dict(document), "tokenizer.json")
-    if cls.kind is not None and kind != cls.kind:
-        return f"holds a {kind} model, expected {cls.kind}"
-    steps = str(document.get("pre_tokenizer")) + str(document.get("decoder"))
-    if "tokenizer.model" in cls.vocabulary_files and "ByteLevel" in steps:
-        return "is byte-level, expected SentencePiece pieces"  # Llama 3 folders name LlamaTokenizer
-    return None
+        raise _missing(cls, files)
+    settings = read_settings(files, overrides)
+    settings.is_raw = True
+    vocabulary = _read_raw(cls, files)
+    tokenizer = cls(_build(cls, vocabulary, settings), settings)
+    tokenizer.frame()
+    honour_ends(tokenizer)
+    return tokenizer
 
 
 def _build(cls: "type[Tokenizer]", vocabulary: Vocabulary, settings: Settings) -> Backend:
     for name, token in cls.defaults.items():
         settings.named.setdefault(name, token)
-    given: list[Token] | None = [*vocabulary.added] if vocabulary.from_sentencepiece else settings.family_extra
+    given: list[Token] | None = settings.family_extra
+    if vocabulary.from_sentencepiece:
+        own = {token.content for token in vocabulary.added}
+        given = [*vocabulary.added, *(token for token in given or [] if text_of(token) not in own)]
     extra = cls.extra_tokens(given, settings)
     if settings.extra is None:
         settings.extra = extra
     try:
-        backend = cls.build(vocabulary, settings)
-        if vocabulary.post_processor is not None:
-            backend.post_processor = vocabulary.post_processor
-        set_limits(backend, vocabulary.padding, vocabulary.truncation)
+        return cls.build(vocabulary, settings)
     except TokenizerError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"{vocabulary.origin}: cannot become a {cls.__name__}: {error}.") from error
-    return backend
 
 
 def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
@@ -109,9 +80,11 @@ def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
     found = [path for path in paths if path is not None]
     if files.only is not None and not found and cls.vocabulary_files:
         found = [files.folder / files.only]
-    if len(found) != len(cls.vocabulary_files) or not found:
+    if len(found) != len(cls.vocabulary_files):
         raise _missing(cls, files)
     match cls.kind:
+        case _ if not found:
+            return Vocabulary(origin=files.folder)  # a family of bytes needs no file
         case "WordPiece":
             return read_wordpiece(found[0])
         case "BPE" if len(found) == 2:
@@ -121,10 +94,15 @@ def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
 
 
 def _missing(cls: "type[Tokenizer]", files: Files) -> FileError:
+    from conjoin.tokenizer._registry import fitting  # which knows every family, and so imports this module
+
     wanted = " + ".join(cls.vocabulary_files)
     there = ", ".join(files.names()[:12]) or "nothing"
+    fits = fitting(files)
+    also = f" The files fit: {', '.join(fits)}." if fits else ""
+    line = f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None
     return FileError(
         f"{files.folder}: no {TOKENIZER_JSON}{f' and no {wanted}' if wanted else ''}, which {cls.__name__} reads. "
-        f"There is: {there}.",
-        hint="save the tokenizer next to the model, or name the folder or hub id that holds it.",
+        f"There is: {there}.{also}",
+        hint=line or "save the tokenizer next to the model, or name the folder or hub id that holds it.",
     )

@@ -1,7 +1,6 @@
 """Read vocabulary files into one shape, whatever format they came in."""
 
-import base64
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from conjoin.errors import FileError, TokenizerError
 from conjoin.jsons import JsonError, parse_json
 from conjoin.tokenizer._refuse import check_charsmap, check_ids
-from conjoin.tokenizer._rust import limits_of, no_panics
+from conjoin.tokenizer._rust import no_panics
 from conjoin.tokenizer._sentencepiece import PieceType, merges_of, read_sentencepiece
 
 # What Rust's str::trim_end strips; Python's rstrip() would take U+001C..U+001F too, which may end a real token.
@@ -26,7 +25,8 @@ _RUST_WHITESPACE = (
 class Vocabulary:
     """What a family needs to build its pipeline.
 
-    `ids` serves WordPiece and BPE, `scores` serves Unigram; the one that the file does not have is empty.
+    `ids` serves WordPiece and BPE, `scores` serves Unigram; the one that the file does not have is empty. `has_bytes`
+    says that there is a piece for every byte, so that nothing is unknown.
     """
 
     origin: Path
@@ -35,9 +35,7 @@ class Vocabulary:
     scores: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
     charsmap: bytes | None = None
     added: list[AddedToken] = field(default_factory=list[AddedToken])
-    post_processor: Any = None
-    padding: dict[str, Any] | None = None
-    truncation: dict[str, Any] | None = None
+    has_bytes: bool = False
     from_sentencepiece: bool = False
 
 
@@ -74,26 +72,7 @@ def read_backend(path: Path) -> Backend:
         raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
 
 
-def read_tokenizer_json(path: Path, document: dict[str, Any]) -> Vocabulary:
-    """Take the vocabulary, the merges and the post-processor out of `document`, the content of a `tokenizer.json`."""
-    model = document["model"]
-    vocab: Any = model["vocab"]
-    is_scored = model_kind(document, path) == "Unigram"
-    settings = _settings_only(document, path)
-    padding, truncation = limits_of(settings)
-    return Vocabulary(
-        origin=path,
-        ids={} if is_scored else vocab,
-        scores=[(str(piece), float(score)) for piece, score in cast(list[Any], vocab)] if is_scored else [],
-        merges=[_pair(merge) for merge in model.get("merges", [])],
-        charsmap=_charsmap(document.get("normalizer")),
-        post_processor=settings.post_processor,
-        padding=padding,
-        truncation=truncation,
-    )
-
-
-def model_kind(document: dict[str, Any], path: Path | str) -> str:
+def model_kind(document: Mapping[str, Any], path: Path | str) -> str:
     """Name the model of a `tokenizer.json`: WordPiece, BPE, Unigram or WordLevel; old files leave the name out."""
     model = document.get("model")
     if not isinstance(model, dict) or "vocab" not in model:
@@ -104,18 +83,6 @@ def model_kind(document: dict[str, Any], path: Path | str) -> str:
     if isinstance(known["vocab"], list):
         return "Unigram"
     return "BPE" if "merges" in known else "WordPiece"
-
-
-def _settings_only(document: dict[str, Any], path: Path) -> Backend:
-    """Parse everything but the vocabulary, which for 250 000 pieces would take most of the time."""
-    empty = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
-    try:
-        with no_panics(str(path)):
-            return Backend.from_str(json.dumps(document | {"model": empty, "added_tokens": []}))
-    except TokenizerError:
-        raise
-    except Exception as error:  # tokenizers raises bare Exception
-        raise TokenizerError(f"{path}: the tokenizers library refuses it: {error}.") from error
 
 
 def read_wordpiece(path: Path) -> Vocabulary:
@@ -173,6 +140,7 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
         scores=[] if as_bpe else model.scores(),
         merges=merges_of(ids) if as_bpe else [],
         charsmap=model.charsmap,
+        has_bytes=sum(piece.type is PieceType.BYTE for piece in model.pieces) == 256,
         added=[
             AddedToken(piece.text, normalized=False, special=piece.type is PieceType.CONTROL)
             for piece in model.pieces
@@ -190,22 +158,6 @@ def _check_merges(merges: list[tuple[str, str]], ids: dict[str, int], merges_pat
             f" merges name pieces that the vocabulary lacks, the first is {lost[0]!r}.",
             hint="both files must come from the same checkpoint; fetch them again together.",
         )
-
-
-def _charsmap(normalizer: Any) -> bytes | None:
-    """The compiled SentencePiece normalisation table, wherever the normalizer keeps it."""
-    if not isinstance(normalizer, dict):
-        return None
-    one = cast(dict[str, Any], normalizer)
-    steps: list[dict[str, Any]] = one["normalizers"] if one.get("type") == "Sequence" else [one]
-    tables = (step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled")
-    table = next(tables, None)
-    return base64.b64decode(table) if table else None
-
-
-def _pair(merge: str | list[str]) -> tuple[str, str]:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
 
 
 def _text(path: Path) -> str:

@@ -1,10 +1,12 @@
 """Which family a folder's tokenizer files are of."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer import families, unigram
 from conjoin.tokenizer._find import MODEL_CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
-from conjoin.tokenizer._load import misfit
-from conjoin.tokenizer._read import read_json
+from conjoin.tokenizer._read import model_kind, read_json
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
@@ -75,13 +77,27 @@ def _class_name(files: Files) -> str | None:
     return of_type if model_type in _TYPE_WINS else name
 
 
-def _unknown(files: Files, name: str | None) -> TokenizerError:
+def misfit(cls: type[Tokenizer], document: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer.json is not of this family, so that the family knows nothing about its tokens."""
+    if cls.kind != model_kind(document, TOKENIZER_JSON):
+        return True
+    steps = str(document.get("pre_tokenizer")) + str(document.get("decoder"))
+    return "tokenizer.model" in cls.vocabulary_files and "ByteLevel" in steps  # Llama 3 folders name LlamaTokenizer
+
+
+def fitting(files: Files) -> list[str]:
+    """The families that read a folder's vocabulary files, by name."""
     there = set(files.names())
-    fitting = sorted({known.__name__ for known in CLASSES.values() if there.issuperset(known.vocabulary_files)})
+    known = [cls for cls in CLASSES.values() if cls.vocabulary_files and there.issuperset(cls.vocabulary_files)]
+    return sorted({cls.__name__ for cls in known})
+
+
+def _unknown(files: Files, name: str | None) -> TokenizerError:
+    fits = fitting(files)
     said = (
         "nothing says which tokenizer this is" if name is None else f"tokenizer_class {name!r} is not known to conjoin"
     )
     return TokenizerError(
-        f"{files.folder}: no {TOKENIZER_JSON}, and {said}. The files fit: {', '.join(fitting) or 'no family'}.",
-        hint=f"{fitting[0]}.from_pretrained({str(files.folder)!r})" if fitting else None,
+        f"{files.folder}: no {TOKENIZER_JSON}, and {said}. The files fit: {', '.join(fits) or 'no family'}.",
+        hint=f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None,
     )

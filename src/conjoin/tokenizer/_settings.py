@@ -45,6 +45,9 @@ class Settings:
         family_extra: unnamed special tokens that a family merges with its own (mBART's language codes).
         added: tokens to add to the vocabulary, by id.
         origin: where the tokenizer was read; errors name it.
+        asked: the keys that the caller gave; their values stand in the fields above.
+        asked_texts: the special tokens that the caller gave.
+        is_raw: the pipeline was built by its class, so nothing but these settings says which tokens are special.
     """
 
     options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -53,21 +56,19 @@ class Settings:
     family_extra: list[Token] | None = None
     added: dict[int, AddedToken] = field(default_factory=dict[int, AddedToken])
     origin: str = "this tokenizer"
+    asked: frozenset[str] = frozenset()
+    asked_texts: frozenset[str] = frozenset()
+    is_raw: bool = False
 
 
-def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: Mapping[str, Any]) -> Settings:
+def read_settings(files: Files, overrides: Mapping[str, Any]) -> Settings:
     """Read a folder's settings; `overrides` win over every file.
 
-    Args:
-        document: the content of tokenizer.json, where there is one.
     Raises:
         TokenizerError: a file is not JSON, or a special token is neither text nor an added token.
     """
     path = files.get(TOKENIZER_CONFIG)
     config = read_json(path) if path else {}
-    if document is not None:  # its post-processor already says whether bos and eos are added
-        config.pop("add_bos_token", None)
-        config.pop("add_eos_token", None)
     config |= _chat_templates(files)
     config |= overrides
     if config.get("additional_special_tokens") and not config.get("extra_special_tokens"):
@@ -77,11 +78,13 @@ def read_settings(files: Files, document: Mapping[str, Any] | None, overrides: M
         added = {_index(index, files): _as_added(value, "added_tokens_decoder") for index, value in listed.items()}
     else:
         _merge_special_tokens_map(files, config, overrides)
-        added = _added_tokens(files, config, document or {})
+        added = _added_tokens(files, config)
     for key in _BOOKKEEPING:
         config.pop(key, None)
     settings = _sort_out(config, added)
     settings.origin = str(files.get(TOKENIZER_JSON) or files.folder)
+    settings.asked = frozenset(key for key, value in overrides.items() if value is not None)
+    settings.asked_texts = frozenset(_texts_in(overrides))
     return settings
 
 
@@ -113,18 +116,14 @@ def _chat_templates(files: Files) -> dict[str, Any]:
     return {"chat_template": templates["default"] if list(templates) == ["default"] else templates}
 
 
-def _added_tokens(files: Files, config: dict[str, Any], document: Mapping[str, Any]) -> dict[int, AddedToken]:
+def _added_tokens(files: Files, config: dict[str, Any]) -> dict[int, AddedToken]:
     """Collect the tokens to add from where they stood before tokenizer_config.json listed them."""
-    added: dict[int, AddedToken] = {}
     path = files.get(ADDED_TOKENS)
-    if path:
-        special = _special_texts(config)
-        for text, index in read_json(path).items():
-            added[_index(index, files)] = AddedToken(text, normalized=text not in special, special=text in special)
-    listed: list[dict[str, Any]] = document.get("added_tokens") or []
-    for value in listed:
-        added[_index(value["id"], files)] = _as_added(value, "added_tokens")
-    return added
+    special = _texts_in(config)
+    return {
+        _index(index, files): AddedToken(text, normalized=text not in special, special=text in special)
+        for text, index in (read_json(path) if path else {}).items()
+    }
 
 
 def _merge_special_tokens_map(files: Files, config: dict[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -141,10 +140,16 @@ def _merge_special_tokens_map(files: Files, config: dict[str, Any], overrides: M
             config[key] = value
 
 
-def _special_texts(config: dict[str, Any]) -> set[str]:
-    named = [config[key] for key in NAMED if config.get(key)]
-    extra: list[Any] = config.get("extra_special_tokens") or []
-    return {text_of(as_token(value, "special token")) for value in [*named, *extra]}
+def _texts_in(config: Mapping[str, Any]) -> set[str]:
+    """The special tokens that settings name or list."""
+    values = [(key, config[key]) for key in NAMED if config.get(key)]
+    for key in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
+        listed = config.get(key)
+        if isinstance(listed, dict):
+            values += [(key, token) for token in cast(dict[str, Any], listed).values()]
+        elif isinstance(listed, list | tuple):
+            values += [(key, token) for token in cast(list[Any], listed)]
+    return {text_of(as_token(value, key)) for key, value in values}
 
 
 def _sort_out(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
@@ -160,14 +165,12 @@ def _sort_out(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
         if key in NAMED or isinstance(value, str | AddedToken | dict):
             named[key] = None if config.pop(key) is None else as_token(value, key)
     named |= {key: as_token(value, key) for key, value in own.items()}
-    family_extra = config.pop("additional_special_tokens", None)
-    return Settings(
-        options=config,
-        named=named,
-        extra=_tokens(extra, "extra_special_tokens"),
-        family_extra=_tokens(family_extra, "additional_special_tokens"),
-        added=added,
-    )
+    family_extra = _tokens(config.pop("additional_special_tokens", None), "additional_special_tokens")
+    listed = _tokens(extra, "extra_special_tokens")
+    if listed is not None:
+        have = {text_of(token) for token in listed}
+        listed += [token for token in family_extra or [] if text_of(token) not in have]
+    return Settings(options=config, named=named, extra=listed, family_extra=family_extra, added=added)
 
 
 def _tokens(values: Any, name: str) -> list[Token] | None:

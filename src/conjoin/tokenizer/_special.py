@@ -7,7 +7,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, listing
 from conjoin.tokenizer._rust import add, in_turn
 from conjoin.tokenizer._settings import NAMED, Settings, Token, text_of
 from conjoin.tokenizer._warn import warn
@@ -64,6 +64,8 @@ class SpecialTokens:
     backend: Backend
     settings: Settings
     lock: Any
+    roles: frozenset[int] = frozenset()
+    """Ids of special tokens that a tokenizer.json has as ordinary ones: cut as it says, skipped in decoding."""
 
     bos_token, bos_token_id = NamedToken(), NamedTokenId()
     eos_token, eos_token_id = NamedToken(), NamedTokenId()
@@ -221,17 +223,48 @@ class SpecialTokens:
         )
 
     def register_tokens(self) -> None:
-        """Add to the vocabulary what the files list: added tokens by id, then named ones, then the others."""
-        adding: list[Token] = [token for _, token in sorted(self.settings.added.items(), key=lambda item: item[0])]
-        known = {token.content for token in self.backend.get_added_tokens_decoder().values()}
-        known |= {text_of(token) for token in adding}
-        named = [self.settings.named.get(name) for name in {**dict.fromkeys(NAMED), **self.settings.named}]
-        listed = [token for token in (*named, *(self.settings.extra or [])) if token is not None]
-        for token in {repr(token): token for token in listed}.values():  # each spelling once
-            if text_of(token) not in known:
-                adding.append(token)
-        texts = {text_of(token) for token in named if token is not None}
-        self.add_tokens([_as_special(token, force=text_of(token) in texts) for token in adding])
+        """Add to the vocabulary what the files list: added tokens by id, then named ones, then the others.
+
+        A tokenizer.json keeps the tokens that it has as it has them, so there only new ones come in, and the caller's.
+
+        Raises:
+            TokenizerError: a token cannot have the id that a file gives it.
+        """
+        settings, own = self.settings, self.backend.get_added_tokens_decoder()
+        adding: list[Token] = [token for _, token in sorted(settings.added.items(), key=lambda item: item[0])]
+        known = {token.content for token in own.values()} | {text_of(token) for token in adding}
+        named = [settings.named.get(name) for name in {**dict.fromkeys(NAMED), **settings.named}]
+        listed = [token for token in [*named, *(settings.extra or [])] if token is not None]
+        roles = {repr(token): token for token in listed}.values()  # each spelling once
+        adding += [token for token in roles if text_of(token) not in known]
+        if not settings.is_raw:
+            adding = [token for token in adding if self._is_new(token)]
+        special = {text_of(token) for token in roles}
+        self.add_tokens([_as_special(token, force=text_of(token) in special) for token in adding])
+        self._check_ids(adding)
+        ids = {self.backend.token_to_id(text) for text in special}
+        rust = {index for index, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        self.roles = frozenset(index for index in ids - rust if index is not None)
+
+    def _is_new(self, token: Token) -> bool:
+        return self.backend.token_to_id(text_of(token)) is None or text_of(token) in self.settings.asked_texts
+
+    def _check_ids(self, adding: Sequence[Token]) -> None:
+        """Rust numbers new tokens itself: they must get the ids of the files, and no other token's."""
+        given = {token.content: index for index, token in self.settings.added.items()}
+        model, wrong = self.backend.model, list[str]()
+        for text in dict.fromkeys(text_of(token) for token in adding):
+            index = self.backend.token_to_id(text)
+            taken = None if index is None else model.id_to_token(index)
+            if index != given.get(text, index):
+                wrong.append(f"{text!r} should have the id {given[text]}, but gets {index}")
+            elif taken is not None and taken != text:
+                wrong.append(f"{text!r} gets the id {index}, which {taken!r} has")
+        if wrong:
+            raise TokenizerError(
+                f"{self.settings.origin}: the ids of added tokens cannot be honoured:\n{listing(wrong, limit=5)}",
+                hint="ids follow the vocabulary without a gap; list the tokens that are missing, or correct the ids.",
+            )
 
     def _extend_extra(self, values: Any, *, replace: bool) -> list[AddedToken]:
         if not isinstance(values, list | tuple) or not all(
@@ -246,7 +279,7 @@ class SpecialTokens:
 
 
 def _as_special(token: Token, *, force: bool) -> AddedToken:
-    """A bare string becomes a special token; `force` makes a listed token special that plays a named role."""
+    """A bare string becomes a special token; `force` makes an added token special that the files name as one."""
     if isinstance(token, str):
         return AddedToken(token, normalized=False, special=True)
     if token.special or not force:

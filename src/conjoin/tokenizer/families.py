@@ -1,7 +1,7 @@
 """The families whose older files (vocab.txt, vocab.json + merges.txt, SentencePiece) conjoin turns into a pipeline.
 
-Each says which special tokens it has and how text is cut; the pipelines are those of transformers 5.23, which builds
-them from the class and the vocabulary even where a tokenizer.json is present.
+Each says which special tokens it has, and how text is cut where there is no tokenizer.json; those pipelines are the
+ones that transformers 5.23 builds.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,11 @@ class BertTokenizer(Tokenizer):
     vocabulary_files = ("vocab.txt",)
     saved_class = "BertTokenizer"
     model_input_names = ("input_ids", "token_type_ids", "attention_mask")
+    switches: ClassVar[Mapping[str, Any]] = {
+        "do_lower_case": True,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+    }
     defaults: ClassVar[Mapping[str, Token | None]] = {
         "unk_token": "[UNK]",
         "sep_token": "[SEP]",
@@ -63,7 +68,7 @@ class BertTokenizer(Tokenizer):
         backend.decoder = decoders.WordPiece(prefix="##")
         return backend
 
-    def finish(self) -> None:
+    def frame(self) -> None:
         cls, sep = self.cls_token or "[CLS]", self.sep_token or "[SEP]"
         self.backend.post_processor = TemplateProcessing(
             single=[f"{cls}:0", "$A:0", f"{sep}:0"],
@@ -85,6 +90,7 @@ class GPT2Tokenizer(Tokenizer):
     kind = "BPE"
     vocabulary_files = ("vocab.json", "merges.txt")
     saved_class = "GPT2Tokenizer"
+    switches: ClassVar[Mapping[str, Any]] = {"add_prefix_space": False}
     defaults: ClassVar[Mapping[str, Token | None]] = {
         "unk_token": "<|endoftext|>",
         "bos_token": "<|endoftext|>",
@@ -109,7 +115,7 @@ class RobertaTokenizer(GPT2Tokenizer):
     saved_class = "RobertaTokenizer"
     defaults = FAIRSEQ
 
-    def finish(self) -> None:
+    def frame(self) -> None:
         options = self.settings.options
         (sep, sep_id), (cls, cls_id) = with_ids(self, self.sep_token or "</s>", self.cls_token or "<s>")
         self.backend.post_processor = RobertaProcessing(
@@ -137,9 +143,6 @@ class GPTNeoXTokenizer(GPT2Tokenizer):
         )
         return backend
 
-    def finish(self) -> None:
-        self.set_bos_eos_template()
-
 
 class Qwen2Tokenizer(GPT2Tokenizer):
     """Byte-level BPE over GPT-4's word split, after NFC (Qwen team 2024, arXiv:2407.10671)."""
@@ -164,7 +167,8 @@ class Qwen2Tokenizer(GPT2Tokenizer):
         backend.decoder = decoders.ByteLevel()
         return backend
 
-    def finish(self) -> None:
+    def frame(self) -> None:
+        super().frame()
         self.add_tokens([AddedToken(token, special=True) for token in self.all_special_tokens])
 
 
@@ -174,6 +178,7 @@ class LlamaTokenizer(Tokenizer):
     kind = "BPE"
     vocabulary_files = ("tokenizer.model",)
     saved_class = "LlamaTokenizer"
+    switches: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True, "legacy": False}
     padding_side = "left"
     defaults: ClassVar[Mapping[str, Token | None]] = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 

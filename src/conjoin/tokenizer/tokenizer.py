@@ -28,8 +28,9 @@ from conjoin.tokenizer.batch import BatchEncoding, TensorKind
 class Tokenizer(SpecialTokens):
     """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
 
-    Ids and decoded text equal those of transformers' fast tokenizers. Calls, settings, copies and files are safe to use
-    from several threads: each is one step, and no step sees the middle of another.
+    Ids and decoded text are those of the file, and where there is none those of transformers' fast tokenizers. Calls,
+    settings, copies and files are safe to use from several threads: each is one step, and no step sees the middle of
+    another.
     """
 
     kind: ClassVar[str | None] = None
@@ -38,6 +39,8 @@ class Tokenizer(SpecialTokens):
     """What the family reads where there is no tokenizer.json."""
     defaults: ClassVar[Mapping[str, Token | None]] = {}
     """Special tokens of the family that no file needs to name; None: it has none, whatever padding the file sets."""
+    switches: ClassVar[Mapping[str, Any]] = {}
+    """The settings that `build` honours, by their usual value; strip_accents is usually what do_lower_case is: None."""
     saved_class: ClassVar[str] = "PreTrainedTokenizerFast"
     """The `tokenizer_class` that transformers knows for these files."""
 
@@ -52,9 +55,6 @@ class Tokenizer(SpecialTokens):
         self._warned_long = False
         self._take_over_limits()
         self.register_tokens()
-        options = self.settings.options
-        if backend.post_processor is None or {"add_bos_token", "add_eos_token"} & set(options):
-            self.set_bos_eos_template()
         self.finish()
 
     @classmethod
@@ -69,10 +69,11 @@ class Tokenizer(SpecialTokens):
         token: str | bool | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load from a folder, a file or a hub id; tokenizer.json first, the family's older files else.
+        """Load from a folder, a file or a hub id: tokenizer.json as it is written, the family's older files else.
 
         Args:
             overrides: any key of tokenizer_config.json, as `model_max_length=512` or `pad_token="<pad>"`; wins over it.
+                What speaks about the pipeline, as `do_lower_case=True`, changes that of tokenizer.json or is refused.
         Raises:
             FileError: no such folder, file or repository.
             TokenizerError: files are missing, unreadable or of another family.
@@ -98,8 +99,27 @@ class Tokenizer(SpecialTokens):
         del settings
         return given
 
+    @classmethod
+    def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:
+        """The unnamed special tokens of the family over a tokenizer.json; those that it lacks are left out."""
+        del backend
+        return cls.extra_tokens(settings.family_extra, settings)
+
+    def frame(self) -> None:
+        """Set what the family puts around a text, where it built the pipeline itself."""
+        self.set_bos_eos_template()
+
     def finish(self) -> None:
-        """Set what the family adds around a text; called when every special token has its id."""
+        """Set what the family adds to any pipeline; called when every special token has its id."""
+
+    @property
+    def frames_itself(self) -> bool:
+        """Whether settings of the family, and no file, say what stands around a text."""
+        return False
+
+    def counted(self) -> dict[str, int]:
+        """The settings of the family that say how many tokens there are, by what the vocabulary has."""
+        return {}
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write tokenizer.json and tokenizer_config.json, readable by conjoin and by transformers.
@@ -356,7 +376,7 @@ class Tokenizer(SpecialTokens):
 
     @in_turn
     def _decode(self, rows: list[list[int]], skip_special_tokens: bool, clean_up: bool | None) -> list[str]:
-        texts = decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens)
+        texts = decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens, roles=self.roles)
         if clean_up is None:
             clean_up = self.clean_up_tokenization_spaces
             wanted = clean_up and (can_clean_up(self.backend) or self.settings.options.get(CLEAN_UP_BPE))

@@ -4,6 +4,7 @@ Source of the offsets: fairseq's dictionaries, which put their own special token
 """
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, ClassVar
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -15,6 +16,7 @@ from conjoin.limits import EXTRA_IDS
 from conjoin.tokenizer._read import Vocabulary
 from conjoin.tokenizer._rust import in_turn
 from conjoin.tokenizer._settings import Settings, Token, text_of
+from conjoin.tokenizer._warn import warn
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
 from conjoin.tokenizer.tokenizer import Tokenizer
 
@@ -89,8 +91,9 @@ class XLMRobertaTokenizer(UnigramTokenizer):
     """Ids shifted by one for fairseq (Conneau et al. 2019, arXiv:1911.02116). `<s> A </s></s> B </s>`."""
 
     saved_class = "XLMRobertaTokenizer"
+    switches: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
 
-    def finish(self) -> None:
+    def frame(self) -> None:
         bos, eos = self.bos_token or "<s>", self.eos_token or "</s>"
         self.backend.post_processor = TemplateProcessing(
             single=[bos, "$A", eos], pair=[bos, "$A", eos, eos, "$B", eos], special_tokens=with_ids(self, bos, eos)
@@ -126,6 +129,7 @@ class AlbertTokenizer(UnigramTokenizer):
     """Lower-cased unigram in BERT's frame (Lan et al. 2019, arXiv:1909.11942). `[CLS] A [SEP] B [SEP]`."""
 
     saved_class = "AlbertTokenizer"
+    switches: ClassVar[Mapping[str, Any]] = {"do_lower_case": True, "keep_accents": False, "add_prefix_space": True}
     vocabulary_files = ("spiece.model",)
     unknown_id = 1
     defaults: ClassVar[Mapping[str, Token | None]] = {
@@ -156,7 +160,7 @@ class AlbertTokenizer(UnigramTokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Frames texts already here, so that the post-processor of a tokenizer.json replaces it."""
+        """Frames texts already here, as add_bos_token and add_eos_token replace the frame."""
         backend = super().build(vocabulary, settings)
         cls_token, sep_token = name_of(settings, "cls_token"), name_of(settings, "sep_token")
         ids = [("[CLS]", backend.token_to_id(cls_token)), ("[SEP]", backend.token_to_id(sep_token))]
@@ -166,6 +170,10 @@ class AlbertTokenizer(UnigramTokenizer):
             single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ids
         )
         return backend
+
+    def frame(self) -> None:
+        if {"add_bos_token", "add_eos_token"} & set(self.settings.options):
+            super().frame()
 
 
 class T5Tokenizer(UnigramTokenizer):
@@ -178,8 +186,8 @@ class T5Tokenizer(UnigramTokenizer):
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        count = _sentinels(settings)
-        return [*pieces, *((f"<extra_id_{index}>", 0.0) for index in reversed(range(count)))]
+        number = _sentinels(settings)
+        return [*pieces, *((f"<extra_id_{index}>", 0.0) for index in reversed(range(number)))]
 
     @classmethod
     def start(cls, settings: Settings) -> str:
@@ -189,16 +197,37 @@ class T5Tokenizer(UnigramTokenizer):
     @classmethod
     def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
         """The sentinels; `extra_ids` says how many."""
-        settings.options["extra_ids"] = count = _sentinels(settings)
-        sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(count)]
+        settings.options["extra_ids"] = number = _sentinels(settings)
+        sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(number)]
         if given is None:
             return sentinels
         listed = [token for token in given if "<extra_id_" in text_of(token)]
-        if listed and count and count != len(listed):
-            raise TokenizerError(f"extra_ids = {count}, but {len(listed)} tokens <extra_id_...> are listed.")
+        if listed and number and number != len(listed):
+            raise TokenizerError(f"extra_ids = {number}, but {len(listed)} tokens <extra_id_...> are listed.")
         return given if listed else [*given, *sentinels]
 
+    @classmethod
+    def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:
+        """The sentinels that the file has."""
+        _sentinels(settings)  # refuses what is no number
+        sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(_sentinels_in(backend))]
+        return [*sentinels, *(token for token in settings.family_extra or [] if token not in sentinels)]
+
+    def counted(self) -> dict[str, int]:
+        return {"extra_ids": _sentinels_in(self.backend)}
+
     def finish(self) -> None:
+        """Add the sentinels that a caller wants over a tokenizer.json, the first with the highest id."""
+        have, wanted = _sentinels_in(self.backend), self.settings.options.get("extra_ids")
+        if self.settings.is_raw or "extra_ids" not in self.settings.asked or wanted == have:
+            return
+        if wanted is None or wanted < have:
+            raise TokenizerError(f"extra_ids = {wanted!r} was asked for, but {self.settings.origin} has {have}.")
+        new: list[Token] = [f"<extra_id_{index}>" for index in range(have, wanted)]
+        self.add_tokens(new[::-1], special_tokens=True)
+        self.settings.extra = [*(self.settings.extra or []), *new]
+
+    def frame(self) -> None:
         eos = self.eos_token_id
         self.backend.post_processor = TemplateProcessing(
             single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", eos or 0)]
@@ -245,9 +274,9 @@ class MBartTokenizer(UnigramTokenizer):
     @src_lang.setter
     @in_turn
     def src_lang(self, code: str) -> None:
-        self._template(code)  # refuses an unknown one before anything changes
+        template = self._template(code)  # refuses an unknown one before anything changes
         self.settings.options["src_lang"] = code
-        self.finish()
+        self.backend.post_processor = template
 
     @property
     def tgt_lang(self) -> str:
@@ -261,10 +290,35 @@ class MBartTokenizer(UnigramTokenizer):
         self.settings.options["tgt_lang"] = code
 
     def target_template(self) -> Any:
-        return self._template(self.tgt_lang)
+        code = self.settings.options.get("tgt_lang")
+        return None if code is None else self._template(code)
+
+    def frame(self) -> None:
+        self.backend.post_processor = self._template(self.src_lang)
 
     def finish(self) -> None:
-        self.backend.post_processor = self._template(self.src_lang)
+        """Frame texts with src_lang; where no setting says it, it is the language in the frame of tokenizer.json."""
+        options = self.settings.options
+        said, own = options.get("src_lang"), self._framed_language()
+        if said is None and own is not None:
+            options["src_lang"] = own
+        elif said is not None:
+            if own not in (None, said) and "src_lang" not in self.settings.asked:
+                warn(
+                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {said!r}: "
+                    f"{said} is used. Pass src_lang={own!r} for the other."
+                )
+            self.frame()
+
+    @property
+    def frames_itself(self) -> bool:
+        return self.settings.options.get("src_lang") is not None
+
+    def _framed_language(self) -> str | None:
+        """The language whose code the post-processor puts around texts."""
+        if self.backend.post_processor is None:
+            return None
+        return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
 
     def _template(self, code: str) -> TemplateProcessing:
         if self.backend.token_to_id(code) is None:
@@ -308,7 +362,8 @@ class MBart50Tokenizer(MBartTokenizer):
 
     def finish(self) -> None:
         have = self.extra_special_tokens
-        missing = [AddedToken(code, special=True) for code in self.languages if code not in have]
+        codes = [code for code in self.languages if self.backend.token_to_id(code) is not None]
+        missing = [AddedToken(code, special=True) for code in codes if code not in have]
         self.settings.extra = [*(self.settings.extra or []), *missing]
         super().finish()
 
@@ -318,12 +373,17 @@ class MBart50Tokenizer(MBartTokenizer):
 
 def _sentinels(settings: Settings) -> int:
     """How many `<extra_id_...>` there are."""
-    count = settings.options.get("extra_ids", 100)
-    if type(count) is not int or not 0 <= count <= EXTRA_IDS:
+    number = settings.options.get("extra_ids", 100)
+    if type(number) is not int or not 0 <= number <= EXTRA_IDS:
         raise TokenizerError(
-            f"extra_ids = {str(count)[:40]}, expected a whole number from 0 to {EXTRA_IDS:,} (limits.EXTRA_IDS)."
+            f"extra_ids = {str(number)[:40]}, expected a whole number from 0 to {EXTRA_IDS:,} (limits.EXTRA_IDS)."
         )
-    return count
+    return number
+
+
+def _sentinels_in(backend: Backend) -> int:
+    """How many sentinels a vocabulary has, counted from the first."""
+    return next(index for index in count() if backend.token_to_id(f"<extra_id_{index}>") is None)
 
 
 def _frame(settings: Settings) -> Scores:
