@@ -68,7 +68,7 @@ CASES = [
 ]
 
 
-def write(folder: Path, backend: Backend, *, model_type: str | None = None, **config: Any) -> Path:
+def write(folder: Path, backend: Backend, model_type: str | None = None, **config: Any) -> Path:
     """A folder with a tokenizer.json, and settings where they are given."""
     folder.mkdir(parents=True, exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
@@ -193,7 +193,8 @@ def test_a_setting_that_contradicts_the_file_warns_once_with_both_sides(
 
 
 def test_settings_that_agree_with_the_file_say_nothing(tmp_path: Path) -> None:
-    said = {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": True, "add_prefix_space": False}
+    said: dict[str, Any] = {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": True}
+    said["add_prefix_space"] = False
     assert_as_written(
         load(write(tmp_path / "a", WORDS["cased"](), tokenizer_class="BertTokenizer", **said)), WORDS["cased"]()
     )
