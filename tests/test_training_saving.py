@@ -10,7 +10,7 @@ from torch import Tensor
 
 import oracle_training
 from conjoin import EncoderDecoderConfig, EncoderDecoderModel
-from conjoin.errors import TrainingError
+from conjoin.errors import ShapeError, TrainingError
 from conjoin.tokenizer import TokenizerPair
 from training_toys import SOURCE_WORDS, decoder_config, encoder_config, tokenizers, toy_model, toy_rows, weights
 
@@ -174,3 +174,33 @@ def test_adapters_of_peft_are_saved_resumed_and_restored_by_the_trainer(tmp_path
     with torch.no_grad():
         batch = batch_of(make(tmp_path))
         assert torch.equal(found.eval()(**batch).logits, whole.model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_label_smoothing_trains_on_batches_of_sources_and_labels(wrapped: bool, tmp_path: Path) -> None:
+    """transformers' trainer takes the labels out of the batch; decoder inputs are made of them first."""
+    model = make(tmp_path)
+    given = oracle_training.lora(model, ["q"], task_type="SEQ_2_SEQ_LM") if wrapped else model
+    settings: dict[str, Any] = {
+        "label_smoothing_factor": 0.1,
+        "max_steps": 1,
+        "learning_rate": 0.0,
+        "lr_scheduler_type": "constant",
+    }
+    trainer = trainer_of(given, tmp_path / "run", of=model, **settings, eval_strategy="no")
+    seen: list[dict[str, Tensor]] = []
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: seen.append(collate(rows)) or seen[-1]
+    trainer.train()
+    with torch.no_grad():
+        expected = model(**seen[0], smoothing=0.1).loss.item()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+
+
+def test_without_the_mixin_the_error_says_what_the_batch_must_have(tmp_path: Path) -> None:
+    trainer = trainer_of(make(tmp_path), tmp_path / "run", mixed=False, label_smoothing_factor=0.1, max_steps=1)
+    with pytest.raises(
+        ShapeError, match=r"needs decoder_input_ids in it: model\.prepare_decoder_input_ids_from_labels"
+    ):
+        trainer.train()

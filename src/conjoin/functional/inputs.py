@@ -39,7 +39,9 @@ def target_rules(config: PretrainedConfig, given: Mapping[str, Any], *, ignored:
     if given.get("labels") is None:
         raise ShapeError(
             "Neither decoder_input_ids nor labels is given.",
-            hint="to train, give labels=; to generate, call model.generate(input_ids).",
+            hint="to train, give labels=; to generate, call model.generate(input_ids).\n"
+            "A trainer that takes the labels out of the batch, as transformers' does for label smoothing, needs "
+            "decoder_input_ids in it: model.prepare_decoder_input_ids_from_labels(labels).",
         )
     tokens, wraps = special_tokens(config), starts_with_last_label(config)
     pad = require_pad(config) if wraps or ignored else tokens.pad

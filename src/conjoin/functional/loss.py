@@ -64,20 +64,24 @@ def token_loss(
     logits: Float[Array, "B T V"],
     labels: Int[Array, "B T"],
     *,
-    num_items: Array | int | None = None,
+    num_items: Array | float | None = None,
     label_smoothing: float = 0.0,
+    weights: Float[Array, "B T"] | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy over the labels that are not -100, in float32.
 
     Args:
         num_items: Divide the sum by this instead of by the count of labels here.
         label_smoothing: Share of every target spread over the vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
+        weights: How many times each label counts in the sum; its divisor is `num_items` all the same.
     """
     counted = labels != IGNORED
     logs = ops.log_softmax(ops.cast(logits, "float32"))
     losses = -ops.gather(logs, ops.where(counted, labels, 0)[..., None], -1)[..., 0]
     if label_smoothing:
         losses = (1.0 - label_smoothing) * losses - label_smoothing * ops.mean(logs, -1)
+    if weights is not None:
+        losses = losses * weights
     total = ops.sum(ops.sum(ops.where(counted, losses, 0.0), -1), -1)
     if num_items is None:
         num_items = ops.maximum(ops.sum(ops.sum(ops.cast(counted, "int32"), -1), -1), 1)

@@ -50,8 +50,9 @@ def token_loss(
     logits: Float[Tensor, "*lead V"],
     labels: Int[Tensor, "*lead"],
     *,
-    num_items: Tensor | int | None = None,
+    num_items: Tensor | float | None = None,
     label_smoothing: float = 0.0,
+    weights: Float[Tensor, "*lead"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy over the labels that are not -100, in float32.
 
@@ -59,13 +60,16 @@ def token_loss(
         num_items: Divide the sum by this instead of by the count of labels here: the real labels of the whole
             accumulated and sharded batch.
         label_smoothing: Share of every target spread over the vocabulary (Szegedy et al. 2016, arXiv:1512.00567).
+        weights: How many times each label counts in the sum; its divisor is `num_items` all the same.
     """
     total = F.cross_entropy(
         logits.flatten(0, -2).float(),
         labels.flatten(),
         ignore_index=IGNORED,
-        reduction="sum",
+        reduction="sum" if weights is None else "none",
         label_smoothing=label_smoothing,
     )
+    if weights is not None:
+        total = (total * weights.flatten()).sum()
     count = (labels != IGNORED).sum().clamp(min=1) if num_items is None else num_items
     return total / count

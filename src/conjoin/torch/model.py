@@ -299,7 +299,9 @@ class EncoderDecoderModel(
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ShapeError(
                 "Neither decoder_input_ids nor labels is given.",
-                hint="to train, give labels=; to generate, call model.generate(input_ids).",
+                hint="to train, give labels=; to generate, call model.generate(input_ids).\n"
+                "A trainer that takes the labels out of the batch, as transformers' does for label smoothing, needs "
+                "decoder_input_ids in it: model.prepare_decoder_input_ids_from_labels(labels).",
             )
         decoded = self.decoder(
             decoder_input_ids,

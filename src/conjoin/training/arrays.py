@@ -6,29 +6,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.training.batching import Batch
-from conjoin.training.examples import Examples, Rows
+from conjoin.training.examples import IGNORED, Examples, Rows
 
 Ids = NDArray[np.int64]
-IGNORED = -100
-"""Label of a position that is not counted; as in every backend's loss."""
+WEIGHTS = "loss_weights"
+"""Name of an array that is the loss's and not forward's: the weight of every label."""
 
 
-def batch_arrays(examples: Examples, batch: Batch, source_pad: int) -> dict[str, Ids]:
+def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: int = 0) -> dict[str, Ids]:
     """Arrays of one batch, under the names that a model's forward takes.
+
+    Args:
+        target_pad: What fills up decoder inputs that the user gave.
 
     Returns:
         input_ids [B, S] and labels [B, T]; attention_mask [B, S] where there is padding; where a row holds several
         pairs, segment_ids [B, S] and decoder_segment_ids [B, T] in its place: 1 for the first pair of a row, 2 for
-        the next, 0 at padding.
+        the next, 0 at padding. And the examples' own columns.
     """
     input_ids, source_segments = _filled(examples.sources, batch, source_pad)
     labels, target_segments = _filled(examples.labels, batch, IGNORED)
     arrays = {"input_ids": input_ids, "labels": labels}
-    if any(len(row) > 1 for row in batch):
+    packed = any(len(row) > 1 for row in batch)
+    if packed:
         arrays |= {"segment_ids": source_segments, "decoder_segment_ids": target_segments}
     elif not source_segments.all():
         arrays["attention_mask"] = source_segments
+    for name, rows in examples.columns.items():
+        masks = name.endswith("attention_mask")
+        filler = int(packed) if masks else target_pad if name == "decoder_input_ids" else 0
+        arrays[name], _ = _filled(rows, batch, filler)  # segments hide the padding of packed rows, which reads itself
     return arrays
+
+
+def label_weights(examples: Examples, batch: Batch) -> NDArray[np.float32] | None:
+    """Weight of every label of a batch [B, T], or None where all count once."""
+    if examples.weights is None:
+        return None
+    sizes = examples.labels.lengths
+    made = np.zeros((len(batch), max(int(sizes[row].sum()) for row in batch)), np.float32)
+    for at, row in enumerate(batch):
+        spread = np.repeat(examples.weights[row], sizes[row])
+        made[at, : len(spread)] = spread
+    return made
 
 
 def _filled(rows: Rows, batch: Batch, pad: int) -> tuple[Ids, Ids]:
@@ -46,9 +66,9 @@ def _filled(rows: Rows, batch: Batch, pad: int) -> tuple[Ids, Ids]:
     return ids, segments
 
 
-def counted_labels(label_lengths: NDArray[np.int64], batches: Sequence[Batch]) -> int:
-    """Labels that a step's batches count, over all processes: what its loss is divided by."""
-    return int(sum(label_lengths[row].sum() for batch in batches for row in batch))
+def counted_labels(examples: Examples, batches: Sequence[Batch]) -> int | float:
+    """Labels that a step's batches count, over all processes, by their weights: what its loss is divided by."""
+    return examples.counted(index for batch in batches for row in batch for index in row) or 1
 
 
 def tokens_of(lengths: NDArray[np.int64], batches: Sequence[Batch]) -> int:

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, cast
 
+import numpy as np
+
 from conjoin.errors import ConfigError, ConjoinWarning, DataError
-from conjoin.spec import PairSpec
+from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.arguments import TrainingArguments
-from conjoin.training.examples import Examples, Room, from_ids, tokenize_pairs
+from conjoin.training.examples import IGNORED, Examples, Room, Rows, tokenize_pairs
 from conjoin.training.progress import track
 from conjoin.training.reading import Columns, Pairs, read_pairs
+from conjoin.training.tokenized import from_ids
 
 MANY_CUT = 0.05
 """Share of shortened pairs from which on a warning says so."""
@@ -60,6 +63,7 @@ def to_examples(
     """
     examples = _read(data, name, arguments, pair, tokenizer, shown)
     _check_vocabulary(examples, pair)
+    _check_columns(examples, pair)
     if examples.cut > MANY_CUT * len(examples):
         room = room_of(arguments, pair)
         warnings.warn(
@@ -95,19 +99,54 @@ def _read(
 
 def _are_ids(rows: Any) -> bool:
     first = next(islice(iter(rows), 1), None) if hasattr(rows, "__iter__") else None
-    return hasattr(first, "keys") and {"input_ids", "labels"} <= set(first.keys())  # pyright: ignore
+    return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118  # pyright: ignore
 
 
 def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:
-    for side, rows, size in (
-        ("source", examples.sources, pair.encoder.vocab_size),
-        ("target", examples.labels, pair.decoder.vocab_size),
-    ):
-        highest, lowest = int(rows.ids.max(initial=0)), int(rows.ids.min(initial=0))
-        if highest >= size or lowest < 0:
-            stack = "encoder" if side == "source" else "decoder"
+    sides: list[tuple[str, Rows, StackSpec]] = [
+        ("source ids", examples.sources, pair.encoder),
+        ("target ids", examples.labels, pair.decoder),
+    ]
+    if "decoder_input_ids" in examples.columns:
+        sides.append(("decoder_input_ids", examples.columns["decoder_input_ids"], pair.decoder))
+    for what, rows, kind in sides:
+        ids = rows.ids[rows.ids != IGNORED] if what == "target ids" else rows.ids
+        highest, lowest = int(ids.max(initial=0)), int(ids.min(initial=0))
+        if highest >= kind.vocab_size or lowest < 0:
+            stack = "encoder" if kind is pair.encoder else "decoder"
+            where = examples.where(_rows_outside(rows, kind.vocab_size, ignored=what == "target ids"))
             raise DataError(
-                f"{examples.name}: {side} ids go from {lowest} to {highest}, but the {stack}'s vocabulary has {size}.",
+                f"{where}: {what} go from {lowest} to {highest}, but the {stack}'s vocabulary has {kind.vocab_size}.",
                 hint=f"use the {stack}'s own tokenizer; after adding tokens to it, "
                 f"model.resize_token_embeddings({stack}=len(tokenizer)).",
             )
+
+
+def _rows_outside(rows: Rows, size: int, *, ignored: bool) -> list[int]:
+    wrong = (rows.ids >= size) | ((rows.ids < 0) & ~(ignored & (rows.ids == IGNORED)))
+    return sorted({int(row) for row in np.searchsorted(rows.starts, np.flatnonzero(wrong), "right") - 1})
+
+
+def _check_columns(examples: Examples, pair: PairSpec) -> None:
+    """Refuse token types and positions that the model does not have.
+
+    Raises:
+        DataError: with the column, and what the model has.
+    """
+    for stem, kind in (("", pair.encoder), ("decoder_", pair.decoder)):
+        types, positions = (examples.columns.get(f"{stem}{name}") for name in ("token_type_ids", "position_ids"))
+        limit = kind.vocab_size if kind.embedding.token_types == "words" else kind.embedding.token_types
+        table = kind.embedding.position_rows if _counts_as_its_table(kind) else kind.max_positions
+        for name, rows, known in (("token_type_ids", types, limit), ("position_ids", positions, table)):
+            if rows is not None and known is not None and (rows.ids.max() >= known or rows.ids.min() < 0):
+                raise DataError(
+                    f"{examples.name}: {stem}{name} go up to {int(rows.ids.max())}, "
+                    f"but the {'decoder' if stem else 'encoder'} ({kind.family}) has {known or 'none'}.",
+                    hint="leave the column out, or give the ids of the model's own tokenizer.",
+                )
+
+
+def _counts_as_its_table(kind: StackSpec) -> bool:
+    """RoBERTa's users give rows of the position table, others count from 0."""
+    position = kind.embedding.position
+    return isinstance(position, LearnedSkippingPads) and position.pads == "ids"

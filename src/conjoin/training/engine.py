@@ -110,13 +110,13 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, number: int, examples: Examples, batches: list[Batch], counted: int) -> bool:
+    def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
         """Take one step.
 
         Args:
             number: 1 for the first.
             batches: Of the whole step, over all processes.
-            counted: Labels in them; the step's loss is their mean.
+            counted: Labels in them, each as often as its pair's weight says; the step's loss is their mean.
 
         Returns:
             False where loss or gradient is known to be no number already; devices that would have to wait are not
@@ -143,7 +143,7 @@ class Engine(Protocol):
         ...
 
     def mean_loss(self, examples: Examples) -> float:
-        """Loss per counted label, without label smoothing."""
+        """Loss per counted label, by the weights of pairs, without label smoothing."""
         ...
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:

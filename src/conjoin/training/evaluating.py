@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conjoin.training.arguments import TrainingArguments
-from conjoin.training.arrays import IGNORED
 from conjoin.training.batching import Batch, Batching, ByRows, ByTokens
-from conjoin.training.examples import Examples, Rows
+from conjoin.training.examples import IGNORED, Examples, Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def examine(trainer: "Trainer[Any]", examples: Examples, batch: Batch) -> Diagno
         TrainingError: training is bound to fail; with the fixes.
     """
     rows: Batch = [[index] for row in batch for index in row][:ROWS]
-    diagnosis = trainer.diagnose(batch_arrays(examples, rows, trainer.source_pad))
+    diagnosis = trainer.diagnose(batch_arrays(examples, rows, trainer.source_pad, trainer.target_pad))
     show(trainer.model.join_report, diagnosis)
     fatal = [finding for finding in diagnosis.failed if finding.check in FATAL]
     if fatal:

@@ -1,20 +1,21 @@
 """Tokenized pairs, held in two flat arrays: a million pairs cost their ids and nothing else."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import DataError
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.reading import Pairs
 
 CHUNK = 1000
 """Texts tokenized at once: enough for all threads of the tokenizer, few enough to show progress."""
+IGNORED = -100
+"""Label of a position that is not counted; as in every backend's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,13 @@ class Rows:
     def of(cls, rows: Iterable[Sequence[int]]) -> Self:
         """Join lists of ids."""
         kept = list(rows)
-        sizes = np.fromiter((len(row) for row in kept), np.int64, len(kept))
-        starts = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
-        ids = np.fromiter(chain.from_iterable(kept), np.int32, int(starts[-1]))
-        return cls(ids, starts)
+        return cls.joined(np.fromiter(chain.from_iterable(kept), np.int32), kept)
+
+    @classmethod
+    def joined(cls, ids: NDArray[Any], rows: Sequence[Sequence[int] | NDArray[Any]]) -> Self:
+        """Rows that are joined already, and as they were before."""
+        sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        return cls(ids.astype(np.int32, copy=False), np.concatenate((np.zeros(1, np.int64), sizes.cumsum())))
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -59,7 +63,8 @@ class Rows:
 
     def take(self, rows: Iterable[int]) -> "Rows":
         """Some of them, in this order."""
-        return Rows.of(self[row].tolist() for row in rows)
+        kept = [self[row] for row in rows]
+        return Rows.joined(np.concatenate(kept) if kept else self.ids[:0], kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,15 @@ class Examples:
     """Pairs ready to be put into batches.
 
     Args:
-        labels: What the decoder must say, its end included.
+        labels: What the decoder must say, its end included; -100 where nothing is to be learnt.
         lines: Where each stands in the file it came from, for messages; None if they came without one.
         texts: The pairs they were made of, where there are some: samples show them.
         cut: How many were shortened.
+        columns: What else forward gets of every pair, by name: masks with holes, token types, decoder inputs of the
+            user's own. As long as the sources, or as the labels where the name begins with "decoder_".
+        weights: How many times each pair's labels count in the loss; None for once.
+        masks_made: Whether decoder inputs behind labels of -100 are masked, as forward does where the user gives no
+            decoder inputs and no mask.
     """
 
     sources: Rows
@@ -79,6 +89,9 @@ class Examples:
     lines: Sequence[int] | None = None
     texts: Pairs | None = None
     cut: int = 0
+    columns: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
+    weights: NDArray[np.float64] | None = None
+    masks_made: bool = True
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -88,11 +101,34 @@ class Examples:
         """[n, 2]: ids of source and labels."""
         return np.stack((self.sources.lengths, self.labels.lengths), 1)
 
+    def counted(self, rows: Iterable[int]) -> int | float:
+        """Labels of some pairs that count, each as often as its pair's weight says."""
+        counts = ((row, int(np.count_nonzero(self.labels[row] != IGNORED))) for row in rows)
+        if self.weights is None:
+            return sum(count for _, count in counts)
+        return float(sum(count * self.weights[row] for row, count in counts))
+
+    def column_names(self, *, target: bool) -> list[str]:
+        """Columns that lie beside the labels, or beside the sources."""
+        return [name for name in self.columns if name.startswith("decoder_") == target]
+
     def exchanged(self, most: int) -> tuple["Examples", "Examples"]:
         """The first pairs, and their labels with the sources of other pairs among them."""
         count = min(most, len(self))
-        labels, order = self.labels.take(range(count)), np.roll(np.arange(count), count // 2).tolist()
-        return Examples(self.sources.take(range(count)), labels), Examples(self.sources.take(order), labels)
+        own, others = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
+        return self._of(own, own), self._of(others, own)
+
+    def _of(self, sources: list[int], targets: list[int]) -> "Examples":
+        """Pairs of some sources with some targets."""
+        taken = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}
+        taken |= {name: self.columns[name].take(targets) for name in self.column_names(target=True)}
+        return Examples(
+            self.sources.take(sources),
+            self.labels.take(targets),
+            columns=taken,
+            weights=None if self.weights is None else self.weights[targets],
+            masks_made=self.masks_made,
+        )
 
     def fingerprint(self) -> str:
         """Changes with any id; a resumed run compares it."""
@@ -100,13 +136,21 @@ class Examples:
         for rows in (self.sources, self.labels):
             digest.update(rows.starts.tobytes())
             digest.update(rows.ids.tobytes())
+        for name in sorted(self.columns):
+            digest.update(name.encode())
+            digest.update(self.columns[name].ids.tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.tobytes())
+        if not self.masks_made:
+            digest.update(b"masks given")
         return digest.hexdigest()[:16]
 
     def where(self, rows: Iterable[int]) -> str:
         """How a message names some of them."""
         numbers = sorted(self.lines[row] if self.lines is not None else row + 1 for row in rows)
         shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
-        return f"{self.name}, line {shown}" if len(numbers) == 1 else f"{self.name}, lines {shown}"
+        unit = "row" if self.lines is None else "line"
+        return f"{self.name}, {unit}{'' if len(numbers) == 1 else 's'} {shown}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +187,3 @@ def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room
     read = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
     wish = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
     return {"input_ids": read["input_ids"], "labels": tokenizer(text_target=targets, **wish)["input_ids"]}
-
-
-def from_ids(rows: Iterable[Any], name: str) -> Examples:
-    """Examples from rows that are tokenized already: mappings with `input_ids` and `labels`.
-
-    Labels of -100 at the end are padding and left out; pads of the source go by its attention_mask.
-
-    Raises:
-        DataError: a row has no ids or no counted label.
-    """
-    sources: list[list[int]] = []
-    labels: list[list[int]] = []
-    for number, row in enumerate(rows, 1):
-        ids, mask = _ids(row["input_ids"]), _ids(row["attention_mask"]) if "attention_mask" in row else None
-        ids = ids if mask is None else [token for token, real in zip(ids, mask, strict=True) if real]
-        kept = [token for token in _ids(row["labels"]) if token != -100]
-        if not ids or not kept:
-            raise DataError(f"{name}, row {number}: {'labels are' if ids else 'input_ids are'} empty.")
-        sources.append(ids)
-        labels.append(kept)
-    if not sources:
-        raise DataError(f"{name} is empty; expected at least one pair.")
-    return Examples(Rows.of(sources), Rows.of(labels), name)
-
-
-def _ids(value: Any) -> list[int]:
-    return value.tolist() if hasattr(value, "tolist") else list(value)

@@ -172,7 +172,7 @@ class Run:
     def _step(self) -> None:
         state = self.state
         chosen = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
-        counted = counted_labels(self.examples.labels.lengths, chosen)
+        counted = counted_labels(self.examples, chosen)
         finite = self.engine.step(state.global_step + 1, self.examples, chosen, counted)
         state.global_step += 1
         state.batches_seen += len(chosen)

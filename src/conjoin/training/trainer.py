@@ -21,7 +21,7 @@ from conjoin.training.datasets import room_of, to_examples
 from conjoin.training.engine import Engine, Trainable, World
 from conjoin.training.evaluating import EvalPrediction, filled
 from conjoin.training.examination import refuse_quantized
-from conjoin.training.examples import Examples
+from conjoin.training.examples import IGNORED, Examples
 from conjoin.training.finish import write_final_model
 from conjoin.training.lock import locked
 from conjoin.training.recipe import Recipe
@@ -65,7 +65,9 @@ class Trainer(ABC, Generic[Place]):
     Args:
         tokenizer: The model's own by default. A single one for a joined pair is taken for both sides, and labels get
             its end token.
-        train_dataset, eval_dataset: Rows with the columns that `args` names, or with `input_ids` and `labels`; lists,
+        train_dataset, eval_dataset: Rows with the columns that `args` names; or with `input_ids`, `labels` and more
+            that forward takes: attention_mask, token_type_ids, position_ids, the same for the decoder (decoder_...),
+            and decoder_input_ids. A `weight` says how many times a row's labels count in the loss. Lists,
             `datasets.Dataset`s, paths of files, or ready `Examples`.
         compute_metrics: Gets generated ids and labels of every evaluation; sets predict_with_generate.
         recipe: What to write into the run's folder, where there is more to say than `args`.
@@ -196,7 +198,7 @@ class Trainer(ABC, Generic[Place]):
         assert examples is not None
         metrics, ids = self._judge(examples, generates=True)
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        predictions = filled(ids, self._pad) if self.tokenizer is None else self._decode(ids)
+        predictions = filled(ids, self.target_pad) if self.tokenizer is None else self._decode(ids)
         return PredictionOutput(predictions, filled(examples.labels), named)
 
     @property
@@ -204,7 +206,8 @@ class Trainer(ABC, Generic[Place]):
         return self.args.predict_with_generate or self._compute_metrics is not None
 
     @property
-    def _pad(self) -> int:
+    def target_pad(self) -> int:
+        """What fills up decoder inputs and what is generated."""
         pad = self.model.config.pad_token_id
         return 0 if pad is None else pad
 
@@ -238,7 +241,7 @@ class Trainer(ABC, Generic[Place]):
     def _scores(self, examples: Examples, ids: list[list[int]]) -> dict[str, float]:
         found: dict[str, float] = {}
         if self._compute_metrics is not None:
-            found |= self._compute_metrics(EvalPrediction(filled(ids, self._pad), filled(examples.labels)))
+            found |= self._compute_metrics(EvalPrediction(filled(ids, self.target_pad), filled(examples.labels)))
         if self.args.metrics:
             targets = self._targets(examples, range(len(examples)))
             found |= score_texts(self.args.metrics, self._decode(ids), targets)
@@ -247,7 +250,7 @@ class Trainer(ABC, Generic[Place]):
     def _targets(self, examples: Examples, rows: Sequence[int]) -> list[str]:
         if examples.texts is not None:
             return [examples.texts.targets[row] for row in rows]
-        return self._decode([examples.labels[row].tolist() for row in rows])
+        return self._decode([[label for label in examples.labels[row].tolist() if label != IGNORED] for row in rows])
 
     def _sources(self, examples: Examples, rows: Sequence[int]) -> list[str]:
         if examples.texts is not None:

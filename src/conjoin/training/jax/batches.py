@@ -1,11 +1,13 @@
 """Batches in few shapes, since every shape is compiled anew."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.training.arrays import IGNORED
+from conjoin.training.arrays import WEIGHTS
+from conjoin.training.examples import IGNORED
 
 LEAST_WIDTH = 16
 
@@ -24,8 +26,8 @@ def rung(size: int, least: int = 1) -> int:
 
 
 def in_few_shapes(
-    arrays: Mapping[str, NDArray[np.int64]], source_pad: int, limits: tuple[int | None, int | None]
-) -> dict[str, NDArray[np.int32]]:
+    arrays: Mapping[str, NDArray[Any]], source_pad: int, limits: tuple[int | None, int | None]
+) -> dict[str, NDArray[Any]]:
     """A batch with rows and columns of padding up to the next rung; labels there count nothing.
 
     Args:
@@ -41,13 +43,17 @@ def in_few_shapes(
         made.setdefault("attention_mask", np.ones_like(made["input_ids"]))
     fillers = _FILLERS | {"input_ids": source_pad}
     return {
-        name: _padded(array, rows, widths[_side(name)], fillers.get(name, 0)).astype(np.int32)
+        name: _padded(array, rows, widths[_side(name)], fillers.get(name, 0)).astype(_kind(name))
         for name, array in made.items()
     }
 
 
+def _kind(name: str) -> type[np.generic]:
+    return np.float32 if name == WEIGHTS else np.int32
+
+
 def _side(name: str) -> str:
-    return "target" if name == "labels" or name.startswith("decoder_") else "source"
+    return "target" if name in ("labels", WEIGHTS) or name.startswith("decoder_") else "source"
 
 
 def _width(length: int, limit: int | None) -> int:
@@ -55,6 +61,6 @@ def _width(length: int, limit: int | None) -> int:
     return wide if limit is None else max(length, min(wide, limit))
 
 
-def _padded(array: NDArray[np.int64], rows: int, width: int, filler: int) -> NDArray[np.int64]:
+def _padded(array: NDArray[Any], rows: int, width: int, filler: int) -> NDArray[Any]:
     extra = ((0, rows - array.shape[0]), (0, width - array.shape[1]))
     return np.pad(array, extra, constant_values=filler)

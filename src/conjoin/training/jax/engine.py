@@ -22,7 +22,7 @@ from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.programs import How, Net
 from conjoin.jax.saving import write_pair
 from conjoin.training.arguments import GROUPS, TrainingArguments
-from conjoin.training.arrays import batch_arrays
+from conjoin.training.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.batching import Batch
 from conjoin.training.engine import Losses, out_of_memory
 from conjoin.training.evaluating import evaluation_batches, generated
@@ -36,7 +36,7 @@ from conjoin.training.parts import group_of
 from conjoin.training.schedules import group_rate
 from conjoin.training.state import TrainerState
 
-Made = Mapping[str, NDArray[np.int32]]
+Made = Mapping[str, NDArray[Any]]
 """Arrays of one batch."""
 
 
@@ -111,19 +111,20 @@ class Engine:
         self.moments = zero_moments(chosen)
         self.average = _copies(chosen) if self.arguments.ema_decay else None
 
-    def step(self, number: int, examples: Examples, batches: list[Batch], counted: int) -> bool:
+    def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
         """Take one step; False where a CPU knows at once that it has no number."""
         made = [self._arrays(examples, batch) for batch in batches]
         with _out_of_memory_explained(made, number):
             return self._tally.add(*self._step(number, made, counted))
 
-    def _step(self, number: int, batches: Sequence[Made], counted: int) -> tuple[jax.Array, jax.Array]:
+    def _step(self, number: int, batches: Sequence[Made], counted: float) -> tuple[jax.Array, jax.Array]:
         """Mean loss over the step's labels, and the gradients' norm before clipping."""
         active, params = self._active(number), self.model.flat_params
         gradients, losses = None, []
+        divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
-            loss, found = gradients_of(self._net, self._how(batch), active, params, batch, key, np.int32(counted))
+            loss, found = gradients_of(self._net, self._how(batch), active, params, batch, key, divisor)
             gradients = found if gradients is None else sum_of(gradients, found)
             losses.append(loss)
         assert gradients is not None
@@ -141,7 +142,13 @@ class Engine:
     def _arrays(self, examples: Examples, batch: Batch) -> Made:
         """Arrays of one batch, in one of few shapes."""
         limits = (self.model.spec.encoder.max_positions, self.model.spec.decoder.max_positions)
-        return in_few_shapes(batch_arrays(examples, batch, self._source_pad), self._source_pad, limits)
+        pad = self.model.config.pad_token_id
+        arrays: dict[str, NDArray[Any]] = {**batch_arrays(examples, batch, self._source_pad, pad or 0)}
+        if (weights := label_weights(examples, batch)) is not None:
+            arrays[WEIGHTS] = weights
+        if not examples.masks_made and "decoder_input_ids" not in arrays:
+            arrays.setdefault("decoder_attention_mask", np.ones_like(arrays["labels"]))
+        return in_few_shapes(arrays, self._source_pad, limits)
 
     def _active(self, number: int) -> tuple[str, ...]:
         """What this step trains: only fresh parameters in the first fresh_first steps."""
@@ -194,7 +201,7 @@ class Engine:
             made = self._arrays(examples, batch)
             how = replace(self._how(made), smoothing=0.0, recompute=False)
             total += float(summed_loss(self._net, how, self.model.flat_params, made))
-        return total / int(examples.labels.lengths.sum())
+        return total / (examples.counted(range(len(examples))) or 1)
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
         """Generated ids of every example, in their order."""
@@ -206,7 +213,8 @@ class Engine:
     def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
         """Generated ids of one batch."""
         made = self._arrays(examples, batch)
-        output = self.model.generate(made["input_ids"], attention_mask=made["attention_mask"], **settings)
+        own = {name: made[name] for name in ("attention_mask", *examples.column_names(target=False))}
+        output = self.model.generate(made["input_ids"], **own, **settings)
         return generated(np.asarray(output.sequences)[: len(batch)].tolist(), self.model.config.pad_token_id)
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:

@@ -1,12 +1,16 @@
 """The compiled programs of training; what they change is given away by the caller."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from conjoin.functional.loss import token_loss
+from conjoin.jax.ops import OPS
 from conjoin.jax.programs import How, Net, forward
+from conjoin.training.arrays import WEIGHTS
 from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw
 
 
@@ -22,9 +26,7 @@ def gradients_of(
     """
 
     def loss(chosen: Arrays) -> jax.Array:
-        found = forward(net, how, {**params, **chosen}, {**batch, "num_items_in_batch": counted}, key).loss
-        assert found is not None
-        return found
+        return batch_loss(net, how, {**params, **chosen}, batch, counted, key)
 
     return jax.value_and_grad(loss)({name: params[name] for name in active})
 
@@ -52,6 +54,17 @@ def averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
 @partial(jax.jit, static_argnums=(0, 1))
 def summed_loss(net: Net, how: How, params: Arrays, batch: Any) -> jax.Array:
     """The loss of a batch, summed over its labels, without dropout."""
-    loss = forward(net, how, params, {**batch, "num_items_in_batch": jnp.int32(1)}, None).loss
-    assert loss is not None
-    return loss
+    return batch_loss(net, how, params, batch, jnp.int32(1), None)
+
+
+def batch_loss(net: Net, how: How, params: Arrays, batch: Any, counted: jax.Array, key: jax.Array | None) -> jax.Array:
+    """The loss of a batch, summed over its labels by their weights and divided by `counted`."""
+    weights = batch.get(WEIGHTS)
+    if weights is None:
+        found = forward(net, how, params, {**batch, "num_items_in_batch": counted}, key).loss
+        assert found is not None
+        return found
+    logits = forward(net, replace(how, output_logits=True), params, batch, key).logits
+    assert logits is not None
+    given: dict[str, Any] = {"num_items": counted, "label_smoothing": how.smoothing, "weights": weights}
+    return token_loss(OPS, logits, batch["labels"], **given)

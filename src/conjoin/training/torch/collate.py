@@ -1,41 +1,84 @@
-"""Batches as the model takes them."""
+"""Batches as the model takes them, and their loss."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.join import special_tokens
+from conjoin.torch.loss import label_mask, token_loss
 from conjoin.torch.model import EncoderDecoderModel
-from conjoin.training.arrays import batch_arrays
+from conjoin.training.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.batching import Batch
-from conjoin.training.examples import Examples
+from conjoin.training.examples import IGNORED, Examples
 
 
 @dataclass(frozen=True, slots=True)
 class Collator:
     """Makes tensors of batches on the CPU, decoder inputs included, so that nothing on the device has to be asked.
 
-    No decoder mask is made: targets are filled up on the right, where causality hides the padding anyway.
+    A decoder mask is made only where it hides something from a label that counts, as behind a label of -100 in the
+    middle: targets are filled up on the right, where causality hides the padding anyway.
     """
 
     model: EncoderDecoderModel
     examples: Examples
     source_pad: int
 
-    def __call__(self, batch: Batch, *, shifted: bool = True) -> dict[str, Tensor]:
-        """Tensors of one batch.
-
-        Args:
-            shifted: With decoder_input_ids; without, forward makes them.
-        """
-        arrays = batch_arrays(self.examples, batch, self.source_pad)
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """What forward takes of one batch, and the weights of labels where there are some."""
+        pad = self.model.config.pad_token_id
+        arrays: dict[str, Any] = {**batch_arrays(self.examples, batch, self.source_pad, pad or 0)}
+        if (weights := label_weights(self.examples, batch)) is not None:
+            arrays[WEIGHTS] = weights
         made = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if shifted:
-            segments = made.get("decoder_segment_ids")
+        segments = made.get("decoder_segment_ids")
+        if "decoder_input_ids" not in made:
             keywords: dict[str, Any] = {} if segments is None else {"segment_ids": segments}
             made["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(made["labels"], **keywords)
+        if self.examples.masks_made and isinstance(self.model.config, EncoderDecoderConfig):
+            mask = label_mask(made["labels"], special_tokens(self.model.config), segments)
+            if _hides(mask, made["labels"], segments):
+                made["decoder_attention_mask"] = mask
         return made
+
+    def sources(self, batch: Batch) -> dict[str, Tensor]:
+        """What `generate` takes of one batch."""
+        names = {"input_ids", "attention_mask", *self.examples.column_names(target=False)}
+        arrays = batch_arrays(self.examples, batch, self.source_pad)
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
+
+
+def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tensor]:
+    """Decoder inputs and their mask, as forward makes them of labels alone."""
+    made = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
+    if isinstance(model.config, EncoderDecoderConfig):
+        made["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
+    return made
+
+
+def _hides(mask: Bool[Tensor, "B T"], labels: Tensor, segments: Tensor | None) -> bool:
+    """Whether a position that is masked stands before, or at, a label of its own pair that counts."""
+    if segments is None:
+        before = (labels != IGNORED).flip(1).cummax(1).values.flip(1)
+        return bool((before & ~mask).any())
+    return bool(((segments > 0) & ~mask).any())
+
+
+def batch_loss(
+    forward: nn.Module, inputs: dict[str, Tensor], counted: float, smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """The loss of a batch, summed over its labels by their weights and divided by `counted`."""
+    weights = inputs.get(WEIGHTS)
+    if weights is None:
+        keywords: dict[str, Any] = {"num_items_in_batch": counted, "smoothing": smoothing, "output_logits": False}
+        return forward(**inputs, **keywords, use_cache=False).loss
+    given = {name: tensor for name, tensor in inputs.items() if name not in (WEIGHTS, "labels")}
+    logits = forward(**given, use_cache=False).logits
+    return token_loss(logits, inputs["labels"], num_items=counted, label_smoothing=smoothing, weights=weights)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

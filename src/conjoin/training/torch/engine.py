@@ -24,7 +24,7 @@ from conjoin.training.examples import Examples
 from conjoin.training.state import TrainerState
 from conjoin.training.torch.averaging import Average
 from conjoin.training.torch.checkpoints import restore_checkpoint, save_checkpoint
-from conjoin.training.torch.collate import Collator, to_device
+from conjoin.training.torch.collate import Collator, batch_loss, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
 from conjoin.training.torch.groups import Optimizing, build_optimizing
 from conjoin.training.torch.sharding import reshard, shard, unsynchronised, whole, whole_state, wrap
@@ -131,7 +131,7 @@ class Engine:
         self.optimizing.set_rates(step)
         self.model.train()
 
-    def step(self, number: int, examples: Examples, batches: list[Batch], counted: int) -> bool:
+    def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
         """Take one step; False where a CPU knows at once that it has no number."""
         self.begin(number)
         shares = self._shares(Collator(self.model, examples, self._source_pad), batches)
@@ -160,18 +160,12 @@ class Engine:
         """Learning rate by part of the model."""
         return self.optimizing.rates_at(step)
 
-    def _backward(self, share: Share, counted: int, *, last: bool) -> Tensor:
+    def _backward(self, share: Share, counted: float, *, last: bool) -> Tensor:
         assert self._wrapped is not None
         inputs = to_device(share.inputs, self.world.device)
         with contextlib.nullcontext() if last else unsynchronised(self._wrapped):
             with self.autocast():
-                loss = self._wrapped(
-                    **inputs,
-                    num_items_in_batch=counted,
-                    smoothing=self.arguments.label_smoothing_factor,
-                    output_logits=False,
-                    use_cache=False,
-                ).loss
+                loss = batch_loss(self._wrapped, inputs, counted, self.arguments.label_smoothing_factor)
             loss = loss * share.weight
             if self._memory is not None:
                 self._memory.look()

@@ -12,7 +12,7 @@ from conjoin.torch.model import EncoderDecoderModel
 from conjoin.training.batching import Batch
 from conjoin.training.evaluating import EvalPrediction, evaluation_batches, generated
 from conjoin.training.examples import Examples
-from conjoin.training.torch.collate import Collator, to_device
+from conjoin.training.torch.collate import Collator, batch_loss, to_device
 
 if TYPE_CHECKING:
     from conjoin.training.torch.engine import Engine
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @torch.inference_mode()
 def mean_loss(engine: "Engine", collator: Collator) -> float:
     """Loss per counted label, without label smoothing."""
-    world, labels = engine.world, collator.examples.labels.lengths
+    world = engine.world
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
     for batch in _mine(engine, collator.examples):
         with engine.autocast():
-            inputs = to_device(collator(batch), world.device)
-            loss = engine.model(**inputs, num_items_in_batch=1, output_logits=False, use_cache=False).loss
-        total += torch.tensor([0.0, labels[[row[0] for row in batch]].sum()], device=world.device)
+            loss = batch_loss(engine.model, to_device(collator(batch), world.device), 1)
+        counted = collator.examples.counted(row[0] for row in batch)
+        total += torch.tensor([0.0, counted], dtype=torch.float64, device=world.device)
         total[0] += loss.double()
     loss_sum, count = world.sum(total).tolist()
-    return loss_sum / count
+    return loss_sum / (count or 1.0)
 
 
 def predict_ids(engine: "Engine", collator: Collator, settings: dict[str, Any]) -> list[list[int]]:
@@ -48,9 +48,9 @@ def predict_ids(engine: "Engine", collator: Collator, settings: dict[str, Any]) 
 @torch.inference_mode()
 def generate(engine: "Engine", collator: Collator, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
     """Generated ids of one batch."""
-    inputs = to_device(collator(batch, shifted=False), engine.world.device)
+    inputs = to_device(collator.sources(batch), engine.world.device)
     with engine.autocast():
-        ids = engine.model.generate(inputs["input_ids"], attention_mask=inputs.get("attention_mask"), **settings)
+        ids = engine.model.generate(**inputs, **settings)
     return generated(cast("Tensor", ids).tolist(), engine.model.config.pad_token_id)
 
 

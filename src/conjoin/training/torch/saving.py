@@ -11,6 +11,7 @@ from conjoin.errors import ConjoinError, TrainingError, listing
 from conjoin.torch.model import EncoderDecoderModel
 from conjoin.torch.pretrained import plain_state
 from conjoin.training.torch.checkpoints import load_weights
+from conjoin.training.torch.collate import decoder_inputs
 
 CONFIG_FILE, ARGUMENTS_FILE = "config.json", "training_args.bin"
 _WRAPPERS = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
         data_collator: Any
         is_fsdp_enabled: bool
         is_deepspeed_enabled: bool
+        label_smoother: Any
+        compute_loss_func: Any
 
         def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None: ...
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None: ...
         def _load_best_model(self) -> None: ...
+        def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any) -> Any: ...
 
 else:
     _Trainer = object
@@ -43,6 +47,8 @@ class SavesPretrained(_Trainer):
 
     Without it, that Trainer takes our model for any module and writes its bare state_dict: no config, no tokenizers,
     and nothing at all where parameters are shared. Others' models, and ours inside of peft's, are left to the Trainer.
+    Where it takes the labels out of the batch, for label smoothing or a loss of the user's own, decoder inputs are made
+    of them first.
 
     Example:
         class Trainer(conjoin.training.SavesPretrained, transformers.Seq2SeqTrainer): ...
@@ -64,6 +70,20 @@ class SavesPretrained(_Trainer):
             processor = self.processing_class or getattr(self.data_collator, "tokenizer", None)
             if processor is not None and not _has_tokenizer(model):
                 processor.save_pretrained(str(folder))
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any) -> Any:
+        """The loss of a batch, whose labels the Trainer may keep for itself."""
+        keeps = self.label_smoother is not None or getattr(self, "compute_loss_func", None) is not None
+        return super().compute_loss(model, self._with_targets(inputs) if keeps else inputs, *more, **keywords)
+
+    def _with_targets(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch with the decoder's inputs, as forward makes them of labels."""
+        given = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model = given.get_base_model() if hasattr(given, "get_base_model") else given
+        own = isinstance(model, EncoderDecoderModel) and inputs.get("labels") is not None
+        if not own or any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds")):
+            return inputs
+        return {**decoder_inputs(model, inputs["labels"]), **inputs}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Restore the weights that a run goes on with."""
