@@ -70,7 +70,10 @@ class MissingBackend(ConjoinError, ImportError):
 
 
 class ConjoinWarning(UserWarning):
-    """Something has no effect, or is likely not what was meant."""
+    """Something has no effect, or is likely not what was meant. Spelled out as `plain` does."""
+
+    def __init__(self, *what: object) -> None:
+        super().__init__(*(plain(each) if isinstance(each, str) else each for each in what))
 
 
 def listing(problems: list[str], *, limit: int = 20) -> str:

@@ -33,6 +33,18 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def parse_json_line(text: str) -> Any:
+    """What a line of a file of JSON lines says; the place of an error is its column.
+
+    Raises:
+        JsonError: as `parse_json`.
+    """
+    try:
+        return parse_json(text.rstrip("\r\n"))
+    except JsonError as error:
+        raise JsonError(str(error).replace("line 1, column", "column", 1)) from None
+
+
 def _is_shallow(value: Any) -> bool:
     """Whether lists and objects stand at most `JSON_DEPTH` deep; level by level, since Python's own stack is short."""
     level: list[Any] = [value]

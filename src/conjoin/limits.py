@@ -30,3 +30,15 @@ EXTRA_IDS = 1 << 14
 
 ROW_TOKENS = 1 << 24
 """Tokens that one text is filled up to. The longest published context has 10 million; each takes some 60 bytes."""
+
+LINE_BYTES = 1 << 26
+"""Bytes of one line of data: 64 MiB. A text of 10 million tokens, the longest published context, has some 40 MB."""
+
+UNPACKED_FREE = 1 << 28
+"""Bytes that any .gz file may become: 256 MiB, which every machine has."""
+
+UNPACKED_TIMES = 250
+"""How many times its size a .gz file may become beyond that. Texts become 3 to 50 times larger; bombs a thousand."""
+
+DATA_PROBLEMS = 20
+"""Problems of data after which reading stops; more of them teach nothing."""

@@ -4,17 +4,18 @@ While a run goes on, `OUT.partial` holds one line of JSON for every finished res
 is. When all are there, they are put in order into `OUT`, which appears whole or not at all.
 """
 
-import heapq
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, Self
 
 from conjoin.checkpoint import replacing_file
 from conjoin.errors import DataError, FileError, listing
+from conjoin.evaluation.journal_lines import Result, damaged, first_line, open_plain, require_journal, whole_lines
 
 
 class Journal:
@@ -30,7 +31,8 @@ class Journal:
         overwrite: Start anew, whatever is there.
 
     Raises:
-        FileError: `path` exists, it cannot be written, another process writes it, or its run was a different one.
+        FileError: `path` exists, it cannot be written, another process writes it, its run was a different one; or
+            `OUT.partial` is a link, somebody else's file, or damaged, with the line. It is left as it was.
     """
 
     def __init__(self, path: str | Path, run: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -39,36 +41,67 @@ class Journal:
         if self.path.exists() and not overwrite:
             raise FileError(f"{self.path} exists already.", hint="--overwrite replaces it.")
         self.done: dict[int, str] = {}
+        self._places: dict[int, int] = {}
+        self._end = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.partial, "a+b")  # noqa: SIM115  (closed by `close`)
         except OSError as error:
             raise FileError(f"{self.partial}: cannot be written: {error.strerror}.") from None
+        self._file = open_plain(self.partial)
         try:
             lock_file(self._file, self.partial)
-            if overwrite:
-                self._file.truncate(0)
-            self._take_up(json.loads(json.dumps(run)))
+            self._take_up(json.loads(json.dumps(run)), overwrite=overwrite)
         except BaseException:
             self.close()
             raise
         self.earlier = len(self.done)
 
-    def _take_up(self, run: dict[str, Any]) -> None:
+    def _take_up(self, run: dict[str, Any], *, overwrite: bool) -> None:
         """Read what is done; drop a last line that a kill cut short."""
         self._file.seek(0)
-        whole = (line for line in self._file if line.endswith(b"\n"))
-        first, end = next(whole, b""), 0
-        for line in whole:
-            found = json.loads(line)
-            self.done[found["index"]] = found["input"]
-            end += len(line)
-        if self.done:
-            self._require_same(json.loads(first), run)
-            self._file.truncate(len(first) + end)
-        else:
-            self._file.truncate(0)
-            self._write([json.dumps(run, ensure_ascii=False)])
+        first = self._file.readline()
+        if first:
+            found = require_journal(self.partial, first, run)
+            if not overwrite:
+                self._end = len(first)
+                self._read_results()
+            if self.done:
+                self._require_same(found, run)
+                self._file.truncate(self._end)
+                return
+        self._file.truncate(0)
+        self._end = 0
+        self._write([first_line(run)])
+
+    def _read_results(self) -> None:
+        for number, line in whole_lines(self._file, 2):
+            result = Result.of(self.partial, number, line)
+            if result.index in self.done:
+                self._require_equal(number, result)
+            else:
+                self.done[result.index], self._places[result.index] = result.input, self._end
+            self._end += len(line)
+
+    def _require_equal(self, number: int, again: Result) -> None:
+        """A result may stand twice, as two processes without locks write it, if it is the same one."""
+        here = self._file.tell()
+        if self._result(again.index) != again:
+            raise damaged(self.partial, number, f"holds another result of source {again.index + 1}")
+        self._file.seek(here)
+
+    def _result(self, index: int) -> Result:
+        """What the journal holds of a source."""
+        self._file.seek(self._places[index])
+        try:
+            found = Result.of(self.partial, index + 1, self._file.readline())
+        except FileError:
+            found = None
+        if found is None or found.index != index:
+            raise FileError(
+                f"{self.partial} was changed while it was written: source {index + 1} is not where it was.",
+                hint="it is kept; the same command goes on from it.",
+            )
+        return found
 
     def _require_same(self, found: dict[str, Any], run: dict[str, Any]) -> None:
         changed = [
@@ -104,48 +137,48 @@ class Journal:
 
     def add(self, results: Iterable[tuple[int, str, Any]]) -> None:
         """Keep (index, input text, result to be written); they are on the disk when this returns."""
-        kept = list(results)
-        self._write(
-            json.dumps({"index": index, "input": fingerprint(text), "output": output}, ensure_ascii=False)
-            for index, text, output in kept
-        )
-        self.done |= {index: fingerprint(text) for index, text, _ in kept}
+        made = [Result(index, fingerprint(text), output) for index, text, output in results]
+        places = self._write(result.line() for result in made)
+        for result, place in zip(made, places, strict=True):
+            self.done[result.index], self._places[result.index] = result.input, place
 
-    def _write(self, lines: Iterable[str]) -> None:
+    def _write(self, lines: Iterable[str]) -> list[int]:
+        """Append lines; where each begins."""
+        encoded = [f"{line}\n".encode() for line in lines]
         try:
-            self._file.write("".join(f"{line}\n" for line in lines).encode())
+            self._file.seek(self._end)
+            self._file.write(b"".join(encoded))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise FileError(
                 f"{self.partial}: cannot be written: {error.strerror}.", hint="what is done is kept."
             ) from None
+        places = list(accumulate((len(line) for line in encoded), initial=self._end))
+        self._end = places.pop()
+        return places
 
     def finish(self, spell: Any) -> None:
         """Put all results in order into the file asked for, and remove the journal.
 
         Args:
             spell: Result -> its line.
+
+        Raises:
+            FileError: a result is missing, or not what was written; the journal is kept.
         """
+        order = sorted(self.done)
+        if missing := next((at for at, index in enumerate(order) if at != index), None):
+            raise FileError(
+                f"{self.partial}: there is no result of source {missing + 1}. It is kept.",
+                hint="the same command makes what is missing.",
+            )
         with replacing_file(self.path) as file:
-            file.writelines(f"{spell(output)}\n" for output in self._ordered())
+            file.writelines(f"{spell(self._result(index).output)}\n" for index in order)
             file.flush()
             os.fsync(file.fileno())
         self.close()
         self.partial.unlink()
-
-    def _ordered(self) -> Iterator[Any]:
-        """Results by index; those that wait for one before them are few, since inputs are read in windows."""
-        self._file.seek(0)
-        self._file.readline()
-        waiting: list[tuple[int, bytes]] = []
-        order = iter(sorted(self.done))
-        wanted = next(order, None)
-        for line in self._file:
-            heapq.heappush(waiting, (json.loads(line)["index"], line))
-            while waiting and waiting[0][0] == wanted:
-                yield json.loads(heapq.heappop(waiting)[1])["output"]
-                wanted = next(order, None)
 
     def close(self) -> None:
         """Let go of the file; what is done stays."""

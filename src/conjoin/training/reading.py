@@ -1,17 +1,15 @@
 """Pairs of texts from files and data sets; what is wrong is named with file and line."""
 
 import csv
-import gzip
-import json
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate
-
-MANY = 20
-"""Problems after which reading stops; more of them teach nothing."""
+from conjoin.limits import DATA_PROBLEMS
+from conjoin.training.lines import Bad, decoded, parsed, problems_of, raw_lines
 
 
 class Pair(NamedTuple):
@@ -69,35 +67,34 @@ def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> 
         return data
     if isinstance(data, str | Path):
         path = Path(data)
-        return _collect(_rows_of_file(path, columns), columns, str(path), "line")
+        return _collect(rows_of_file(path, (columns.source, columns.target)), columns, str(path), "line")
     rows = cast("Iterable[Any]", data)
     return _collect(enumerate(rows, 1), columns, name, "row")
 
 
 def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit: str) -> Pairs:
-    """Check every row; up to `MANY` problems go into one error."""
+    """Check every row; up to `DATA_PROBLEMS` problems go into one error."""
     pairs = Pairs(name, [], [], [])
-    problems: list[str] = []
+    problems: list[tuple[int, str]] = []
     seen = 0
     for line, row in rows:
         seen += 1
-        found = row if isinstance(row, str) else _texts(row, columns)
+        found = row if isinstance(row, Bad) else _texts(row, columns)
         if isinstance(found, str):
-            problems.append(f"{unit} {line}: {found}")
+            problems.append((line, found))
         elif not (found[0].strip() and found[1].strip()):
             if not columns.drop_empty:
-                column = columns.target if found[0].strip() else columns.source
-                problems.append(f"{unit} {line}: {column} is empty.")
+                problems.append((line, f"{columns.target if found[0].strip() else columns.source} is empty."))
         else:
             pairs.sources.append(columns.prefix + found[0])
             pairs.targets.append(found[1])
             pairs.lines.append(line)
-        if len(problems) >= MANY:
+        if len(problems) >= DATA_PROBLEMS:
             break
     if problems:
-        empty = any(problem.endswith("is empty.") for problem in problems)
+        empty = any(problem.endswith("is empty.") for _, problem in problems)
         hint = "--drop-empty (drop_empty=True) leaves out pairs with an empty side." if empty else None
-        raise DataError(f"{name} cannot be used:\n{listing(problems)}", hint=hint)
+        raise DataError(f"{name} cannot be used:\n{listing(problems_of(problems, unit))}", hint=hint)
     if not len(pairs):
         what = "is empty" if not seen else "has no pair whose source and target are both not empty"
         raise DataError(f"{name} {what}; expected at least one pair.")
@@ -137,95 +134,102 @@ def _inner(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def _rows_of_file(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
+def kind_of(path: Path) -> str:
+    """What the name of a file says that it holds."""
+    return "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def rows_of_file(path: Path, wanted: Sequence[str], *, whole: bool = False) -> Iterator[tuple[int, Any]]:
+    """The rows of a file with their lines; one that is `Bad` says what is wrong with its line.
+
+    Args:
+        wanted: Columns that must be there.
+        whole: Read the other columns too, where a file has them apart.
+
+    Raises:
+        DataError: no such file, a folder, an unknown kind of file, missing columns, damage; with the line.
+    """
     if path.is_dir():
         hint = "name the file in it, or give conjoin train a folder that `datasets` reads with --dataset."
         raise DataError(f"{path} is a folder; expected a file of pairs.", hint=hint)
     if not path.is_file():
-        raise DataError(f"{path}: no such file.", hint="for a data set of the hub, give --dataset NAME instead.")
-    kind = "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
-    match kind:
+        raise DataError(f"{path}: no such file.", hint="conjoin train reads data sets of the hub with --dataset NAME.")
+    match kind_of(path):
         case "jsonl" | "json" | "ndjson":
             yield from _from_lines(path)
-        case "csv" | "tsv":
-            yield from _from_table(path, "," if kind == "csv" else "\t", columns)
+        case "csv":
+            yield from _from_table(path, ",", wanted)
+        case "tsv":
+            yield from _from_table(path, "\t", wanted)
         case "parquet":
-            yield from enumerate(_from_parquet(path, columns), 1)
+            yield from enumerate(_from_parquet(path, wanted, whole=whole), 1)
         case _:
             raise DataError(f"{path}: unknown kind of file.\nExpected one of: .jsonl, .json, .csv, .tsv, .parquet.")
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
-
-
-def _decoded(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    """The lines of a file, whose damage is an error that names the place."""
-    count = 0
-    try:
-        for count, line in enumerate(lines, 1):  # noqa: B007  (read after the loop)
-            yield line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {count + 1} or soon after: not UTF-8 ({error.reason}).") from None
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}, line {count + 1}: cannot be read: {error}.") from None
-
-
 def _from_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """JSON lines; blank ones are passed over. A row that is a string says what is wrong with its line."""
-    with _open(path) as file:
-        for number, line in enumerate(_decoded(path, file), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                where = f" at column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
-                row = f"is not JSON{where}: {line.strip()[:60]}"
-            yield number, row
+    """JSON lines; blank ones are passed over."""
+    for number, line in enumerate(raw_lines(path), 1):
+        if not line.strip():
+            continue
+        if number == 1 and line.strip() == b"[":
+            hint = "conjoin reads one object a line; jq -c '.[]' FILE makes such a file."
+            raise DataError(f"{path}: begins as one JSON list over many lines.", hint=hint)
+        row = parsed(line)
+        yield number, Bad(f"is {row}") if isinstance(row, Bad) else row
 
 
-def _from_table(path: Path, delimiter: str, columns: Columns) -> Iterator[tuple[int, Any]]:
+def _from_table(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**31 - 1)
-    with _open(path) as file:
-        table = csv.DictReader(_decoded(path, file), delimiter=delimiter)
+    table = csv.DictReader(_text_lines(path), delimiter=delimiter)
+    try:
         header = list(table.fieldnames or [])
-        _require_columns(path, header, columns)
-        try:
-            for row in table:
-                short = None in row or None in row.values()
-                yield table.line_num, f"has not {len(header)} fields, as the header has." if short else row
-        except csv.Error as error:
-            raise DataError(f"{path}, line {table.line_num}: not CSV: {error}.") from None
+        _require_columns(path, header, wanted)
+        for row in table:
+            short = None in row or None in row.values()
+            yield table.line_num, Bad(f"has not {len(header)} fields, as the header has.") if short else row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {table.line_num}: not CSV: {error}.") from None
 
 
-def _require_columns(path: Path, header: Sequence[str], columns: Columns) -> None:
-    missing = [c for c in (columns.source, columns.target) if c not in header and c.split(".")[0] not in header]
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines of text; a carriage return alone ends one too, as old tables have it."""
+    for number, line in enumerate(raw_lines(path), 1):
+        text = decoded(line)
+        if isinstance(text, Bad):
+            raise DataError(f"{path}, line {number}: {text}")
+        yield from io.StringIO(text, newline="") if "\r" in text else (text,)
+
+
+def _require_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in header and name.split(".")[0] not in header]
     if missing and header:
+        flags = "--source-column and --target-column" if len(wanted) > 1 else "--source-column"
         raise DataError(
             f"{path}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, header))}.",
-            hint="name them with --source-column and --target-column.",
+            hint=f"name them with {flags}." if len(wanted) > 1 else f"name it with {flags}.",
         )
 
 
-def _from_parquet(path: Path, columns: Columns) -> Iterator[Any]:
+def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator[Any]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise MissingBackend("Parquet files need pyarrow: pip install 'conjoin[train]'") from None
+    row = 0
     try:
         with parquet.ParquetFile(path) as file:
             names = [str(name) for name in file.schema_arrow.names]
-            _require_columns(path, names, columns)
-            wanted = [
-                column if column in names else column.split(".")[0] for column in (columns.source, columns.target)
-            ]
-            for batch in file.iter_batches(columns=wanted):
+            _require_columns(path, names, wanted)
+            read = names if whole else [name if name in names else name.split(".")[0] for name in wanted]
+            for batch in file.iter_batches(columns=read):
                 yield from batch.to_pylist()
+                row += batch.num_rows
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 in a row after row {row}" if row else "not UTF-8, in a name of a column or in its first rows"
+        raise DataError(f"{path}: {what} ({error.reason}).") from None
     except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}.") from None
+        raise DataError(f"{path}: cannot be read as Parquet: {str(error).rstrip('.')}.") from None
 
 
 def load_hub(name: str, config: str | None, split: str) -> Any:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.errors import ConjoinWarning, DataError, listing
+from conjoin.limits import DATA_PROBLEMS
 from conjoin.training.examples import IGNORED, Examples, Rows
-from conjoin.training.reading import MANY
+from conjoin.training.lines import problems_of
 
 SOURCE, LABELS, WEIGHT = "input_ids", "labels", "weight"
 BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")
@@ -42,7 +43,7 @@ def from_ids(rows: Iterable[Any], name: str) -> Examples:
     table = _Table(name)
     for number, row in enumerate(rows, 1):
         table.add(number, row)
-        if len(table.problems) >= MANY:
+        if len(table.problems) >= DATA_PROBLEMS:
             break
     return table.examples()
 
@@ -52,7 +53,7 @@ class _Table:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.problems: list[str] = []
+        self.problems: list[tuple[int, str]] = []
         self._columns: dict[str, list[Column]] = {}
         self._weights: list[float] = []
         self._first: frozenset[str] | None = None
@@ -64,7 +65,7 @@ class _Table:
         try:
             found = self._read(row)
         except _Unusable as error:
-            self.problems.append(f"row {number}: {error}")
+            self.problems.append((number, str(error)))
             return
         for name, column in found.items():
             self._columns.setdefault(name, []).append(column)
@@ -126,7 +127,7 @@ class _Table:
             DataError: they cannot.
         """
         if self.problems:
-            raise DataError(f"{self.name} cannot be used:\n{listing(self.problems)}")
+            raise DataError(f"{self.name} cannot be used:\n{listing(problems_of(self.problems, 'row'))}")
         if not self._columns:
             raise DataError(f"{self.name} is empty; expected at least one pair.")
         if self._weights and not any(self._weights):
