@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from conjoin.tokenizer import BatchEncoding as BatchEncoding
     from conjoin.tokenizer import BertTokenizer as BertTokenizer
     from conjoin.tokenizer import BertTokenizerFast as BertTokenizerFast
+    from conjoin.tokenizer import ByT5Tokenizer as ByT5Tokenizer
+    from conjoin.tokenizer import ByT5TokenizerFast as ByT5TokenizerFast
     from conjoin.tokenizer import CamembertTokenizer as CamembertTokenizer
     from conjoin.tokenizer import CamembertTokenizerFast as CamembertTokenizerFast
     from conjoin.tokenizer import DistilBertTokenizer as DistilBertTokenizer
@@ -104,6 +106,8 @@ _HOMES = {
     "BertConfig": "families.bert",
     "BertTokenizer": "tokenizer",
     "BertTokenizerFast": "tokenizer",
+    "ByT5Tokenizer": "tokenizer",
+    "ByT5TokenizerFast": "tokenizer",
     "CamembertConfig": "families.roberta",
     "CamembertTokenizer": "tokenizer",
     "CamembertTokenizerFast": "tokenizer",

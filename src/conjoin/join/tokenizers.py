@@ -63,8 +63,20 @@ class TwoFolders:
 
 
 def has_tokenizer(folder: Path | None) -> bool:
-    """Whether a folder holds tokenizer files."""
-    return folder is not None and any(next(folder.glob(pattern), None) for pattern in _FILES)
+    """Whether a folder holds tokenizer files, or names a tokenizer that needs none."""
+    if folder is None:
+        return False
+    return any(next(folder.glob(pattern), None) for pattern in _FILES) or _reads_bytes(folder)
+
+
+def _reads_bytes(folder: Path) -> bool:
+    """Whether a settings file names ByT5's tokenizer, whose vocabulary is the bytes."""
+    paths = [folder / name for name in ("tokenizer_config.json", "config.json")]
+    if not any(path.is_file() and b"ByT5" in path.read_bytes() for path in paths):
+        return False
+    from conjoin.tokenizer import needs_no_vocabulary
+
+    return needs_no_vocabulary(folder)
 
 
 def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":

@@ -1,7 +1,9 @@
 """Text to ids and back. `AutoTokenizer.from_pretrained(folder_or_hub_id)` loads whatever is there."""
 
+from conjoin.tokenizer._registry import needs_no_vocabulary
 from conjoin.tokenizer.auto import AutoTokenizer
 from conjoin.tokenizer.batch import BatchEncoding
+from conjoin.tokenizer.byt5 import ByT5Tokenizer, ByT5TokenizerFast
 from conjoin.tokenizer.families import (
     BartTokenizer,
     BartTokenizerFast,
@@ -26,6 +28,7 @@ from conjoin.tokenizer.families import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
+from conjoin.tokenizer.mbart import MBart50Tokenizer, MBart50TokenizerFast, MBartTokenizer, MBartTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
 from conjoin.tokenizer.tokenizer import Tokenizer
 from conjoin.tokenizer.unigram import (
@@ -33,10 +36,6 @@ from conjoin.tokenizer.unigram import (
     AlbertTokenizerFast,
     CamembertTokenizer,
     CamembertTokenizerFast,
-    MBart50Tokenizer,
-    MBart50TokenizerFast,
-    MBartTokenizer,
-    MBartTokenizerFast,
     T5Tokenizer,
     T5TokenizerFast,
     XLMRobertaTokenizer,
@@ -55,6 +54,8 @@ __all__ = [
     "BatchEncoding",
     "BertTokenizer",
     "BertTokenizerFast",
+    "ByT5Tokenizer",
+    "ByT5TokenizerFast",
     "CamembertTokenizer",
     "CamembertTokenizerFast",
     "DistilBertTokenizer",
@@ -86,4 +87,5 @@ __all__ = [
     "TokenizerPair",
     "XLMRobertaTokenizer",
     "XLMRobertaTokenizerFast",
+    "needs_no_vocabulary",
 ]

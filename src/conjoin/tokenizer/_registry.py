@@ -1,17 +1,18 @@
 """Which family a folder's tokenizer files are of."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer import families, unigram
+from conjoin.tokenizer import byt5, families, mbart, unigram
 from conjoin.tokenizer._find import MODEL_CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
 from conjoin.tokenizer._read import model_kind, read_json
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
     name: value
-    for module in (families, unigram)
+    for module in (families, unigram, mbart, byt5)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, Tokenizer) and value.saved_class != Tokenizer.saved_class
 }
@@ -90,6 +91,12 @@ def fitting(files: Files) -> list[str]:
     there = set(files.names())
     known = [cls for cls in CLASSES.values() if cls.vocabulary_files and there.issuperset(cls.vocabulary_files)]
     return sorted({cls.__name__ for cls in known})
+
+
+def needs_no_vocabulary(folder: Path) -> bool:
+    """Whether a folder names a family that needs no vocabulary file, as ByT5's, whose vocabulary is the bytes."""
+    known = CLASSES.get(str(_class_name(Files(folder))))
+    return known is not None and not known.vocabulary_files
 
 
 def _unknown(files: Files, name: str | None) -> TokenizerError:

@@ -1,6 +1,6 @@
 """`Tokenizer`: text to ids and back, called as transformers' tokenizers are called."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -9,23 +9,22 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer._decode import CLEAN_UP_BPE, can_clean_up, clean_up_spaces, decode_rows, warn_no_clean_up
+from conjoin.tokenizer._decode import Decoding
 from conjoin.tokenizer._find import Source
 from conjoin.tokenizer._limits import Asked, Facts, length_limit, resolve_limits
 from conjoin.tokenizer._load import load
-from conjoin.tokenizer._pad import array_kind, as_columns, as_lists, pad_columns
+from conjoin.tokenizer._pad import array_kind, as_columns, pad_columns
 from conjoin.tokenizer._read import Vocabulary
 from conjoin.tokenizer._run import Columns, Pad, Runner, Wish, collect
 from conjoin.tokenizer._rust import in_turn, limits_of, set_limits
 from conjoin.tokenizer._save import save
 from conjoin.tokenizer._settings import Settings, Token
-from conjoin.tokenizer._special import SpecialTokens
 from conjoin.tokenizer._texts import as_texts
 from conjoin.tokenizer._warn import warn
 from conjoin.tokenizer.batch import BatchEncoding, TensorKind
 
 
-class Tokenizer(SpecialTokens):
+class Tokenizer(Decoding):
     """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
 
     Ids and decoded text are those of the file, and where there is none those of transformers' fast tokenizers. Calls,
@@ -163,11 +162,6 @@ class Tokenizer(SpecialTokens):
     def init_kwargs(self) -> dict[str, Any]:
         """The settings read from files and overrides; they are saved again."""
         return self.settings.options
-
-    @property
-    def clean_up_tokenization_spaces(self) -> bool:
-        """Whether decoding removes spaces before punctuation when the call does not say."""
-        return bool(self.settings.options.get("clean_up_tokenization_spaces", False))
 
     @property
     def vocab_size(self) -> int:
@@ -311,47 +305,6 @@ class Tokenizer(SpecialTokens):
         padded = pad_columns(as_columns(encoded_inputs), limits, self.pad_token_id or 0, attention_mask=mask)
         return BatchEncoding(padded).convert_to_tensors(kind)
 
-    def decode(
-        self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
-    ) -> Any:
-        """Turn ids back into text: a string for one row, a list for many. Takes lists, arrays and tensors.
-
-        Raises:
-            TokenizerError: something is not an id, as -100 is not.
-        """
-        ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
-        if isinstance(ids, list) and ids and isinstance(ids[0], list):
-            return self._decode(cast(list[list[int]], ids), skip_special_tokens, clean_up_tokenization_spaces)
-        row = cast(list[int], [ids] if isinstance(ids, int) else ids)
-        return self._decode([row], skip_special_tokens, clean_up_tokenization_spaces)[0]
-
-    def batch_decode(
-        self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
-    ) -> list[str]:
-        """Turn rows of ids into texts; see `decode`."""
-        if not len(sequences):
-            return []
-        texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
-        return [texts] if isinstance(texts, str) else texts
-
-    @in_turn
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Look up one token or many; an unknown one gets the unknown token's id, None if there is none."""
-        return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
-
-    @in_turn
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Look up one id or many; an id outside the vocabulary gives None."""
-        if isinstance(ids, int):
-            return self.token_of(ids)
-        skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
-        return [self.token_of(index) for index in as_lists(ids) if index not in skipped]
-
-    @in_turn
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join pieces into the text they stand for."""
-        return self.backend.decoder.decode(tokens) if self.backend.decoder is not None else " ".join(tokens)
-
     @in_turn
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} tokens, {self.special_tokens_map})"
@@ -373,18 +326,6 @@ class Tokenizer(SpecialTokens):
         if wish.verbose and limits.max_length is None:
             self._warn_too_long(encodings)
         return collect(encodings, wish.columns, is_batch=texts.is_batch or wish.keep_batch)
-
-    @in_turn
-    def _decode(self, rows: list[list[int]], skip_special_tokens: bool, clean_up: bool | None) -> list[str]:
-        texts = decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens, roles=self.roles)
-        if clean_up is None:
-            clean_up = self.clean_up_tokenization_spaces
-            wanted = clean_up and (can_clean_up(self.backend) or self.settings.options.get(CLEAN_UP_BPE))
-            return [clean_up_spaces(text) for text in texts] if wanted else texts
-        if clean_up and not can_clean_up(self.backend) and not self.settings.options.get(CLEAN_UP_BPE):
-            warn_no_clean_up()
-            return texts
-        return [clean_up_spaces(text) for text in texts] if clean_up else texts
 
     def _wants(self, column: str, asked: bool | None) -> bool:
         return column in self.model_input_names if asked is None else asked

@@ -4,7 +4,6 @@ Source of the offsets: fairseq's dictionaries, which put their own special token
 """
 
 from collections.abc import Mapping
-from itertools import count
 from typing import Any, ClassVar
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -12,28 +11,13 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
-from conjoin.limits import EXTRA_IDS
 from conjoin.tokenizer._read import Vocabulary
-from conjoin.tokenizer._rust import in_turn
+from conjoin.tokenizer._sentinels import WithSentinels
 from conjoin.tokenizer._settings import Settings, Token, text_of
-from conjoin.tokenizer._warn import warn
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 Scores = list[tuple[str, float]]
-
-# fmt: off
-MBART_LANGUAGES = (
-    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ",
-    "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
-)
-MBART50_LANGUAGES = (
-    *MBART_LANGUAGES,
-    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN", "mr_IN",
-    "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA", "gl_ES",
-    "sl_SI",
-)
-# fmt: on
 
 
 class UnigramTokenizer(Tokenizer):
@@ -47,7 +31,7 @@ class UnigramTokenizer(Tokenizer):
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
         """Put the pieces of a .model file where the checkpoint has them; `pieces` starts <unk> <s> </s>."""
-        return [*_frame(settings), *pieces[3:], (name_of(settings, "mask_token"), 0.0)]
+        return [*fairseq_frame(settings), *pieces[3:], (name_of(settings, "mask_token"), 0.0)]
 
     @classmethod
     def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
@@ -78,12 +62,19 @@ class UnigramTokenizer(Tokenizer):
         scores = vocabulary.scores
         if vocabulary.from_sentencepiece:
             scores = cls.arrange(scores, settings)
-        backend = Backend(models.Unigram(scores, unk_id=cls.unknown(scores, settings), byte_fallback=False))
+        unknown, has_bytes, start = cls.unknown(scores, settings), vocabulary.has_bytes, cls.start(settings)
+        backend = Backend(models.Unigram(scores, unk_id=unknown, byte_fallback=has_bytes))
         normalizer = cls.normalizer(vocabulary, settings)
+        words, decoder = cls.words(settings), decoders.Metaspace(SPACE, prepend_scheme=start)
+        if has_bytes or start == "first":
+            normalizer = normalizers.Sequence(
+                [step for step in (normalizer, _single_spaces(start)) if step is not None]
+            )
+            words = pre_tokenizers.Metaspace(SPACE, prepend_scheme=start)
         if normalizer is not None:
             backend.normalizer = normalizer
-        backend.pre_tokenizer = cls.words(settings)
-        backend.decoder = decoders.Metaspace(SPACE, prepend_scheme=cls.start(settings))
+        backend.pre_tokenizer = pre_tokenizers.Sequence([words, _bytes_apart()]) if has_bytes else words
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoder]) if has_bytes else decoder
         return backend
 
 
@@ -176,7 +167,7 @@ class AlbertTokenizer(UnigramTokenizer):
             super().frame()
 
 
-class T5Tokenizer(UnigramTokenizer):
+class T5Tokenizer(WithSentinels, UnigramTokenizer):
     """Unigram with sentinels at the end (Raffel et al. 2019, arXiv:1910.10683). `A </s> B </s>`."""
 
     saved_class = "T5Tokenizer"
@@ -186,46 +177,14 @@ class T5Tokenizer(UnigramTokenizer):
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        number = _sentinels(settings)
-        return [*pieces, *((f"<extra_id_{index}>", 0.0) for index in reversed(range(number)))]
+        """The sentinels last, the first of them with the highest id."""
+        sentinels = cls.sentinels(cls.sentinels_asked(settings))
+        return [*pieces, *((text_of(token), 0.0) for token in reversed(sentinels))]
 
     @classmethod
     def start(cls, settings: Settings) -> str:
-        """Always: add_prefix_space is not T5's to choose."""
-        return "always"
-
-    @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        """The sentinels; `extra_ids` says how many."""
-        settings.options["extra_ids"] = number = _sentinels(settings)
-        sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(number)]
-        if given is None:
-            return sentinels
-        listed = [token for token in given if "<extra_id_" in text_of(token)]
-        if listed and number and number != len(listed):
-            raise TokenizerError(f"extra_ids = {number}, but {len(listed)} tokens <extra_id_...> are listed.")
-        return given if listed else [*given, *sentinels]
-
-    @classmethod
-    def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:
-        """The sentinels that the file has."""
-        _sentinels(settings)  # refuses what is no number
-        sentinels: list[Token] = [f"<extra_id_{index}>" for index in range(_sentinels_in(backend))]
-        return [*sentinels, *(token for token in settings.family_extra or [] if token not in sentinels)]
-
-    def counted(self) -> dict[str, int]:
-        return {"extra_ids": _sentinels_in(self.backend)}
-
-    def finish(self) -> None:
-        """Add the sentinels that a caller wants over a tokenizer.json, the first with the highest id."""
-        have, wanted = _sentinels_in(self.backend), self.settings.options.get("extra_ids")
-        if self.settings.is_raw or "extra_ids" not in self.settings.asked or wanted == have:
-            return
-        if wanted is None or wanted < have:
-            raise TokenizerError(f"extra_ids = {wanted!r} was asked for, but {self.settings.origin} has {have}.")
-        new: list[Token] = [f"<extra_id_{index}>" for index in range(have, wanted)]
-        self.add_tokens(new[::-1], special_tokens=True)
-        self.settings.extra = [*(self.settings.extra or []), *new]
+        """Always, or with legacy=False only first; add_prefix_space is not T5's to choose."""
+        return "first" if settings.options.get("legacy") is False else "always"
 
     def frame(self) -> None:
         eos = self.eos_token_id
@@ -234,159 +193,20 @@ class T5Tokenizer(UnigramTokenizer):
         )
 
 
-class MBartTokenizer(UnigramTokenizer):
-    """Language codes at the end (Liu et al. 2020, arXiv:2001.08210). `A </s> en_XX`.
+def _single_spaces(start: str) -> Any:
+    """SentencePiece's remove_extra_whitespaces: of other white space, only what the table makes a space is one.
 
-    `src_lang` frames texts, `tgt_lang` frames target texts; both can be set at any time.
+    A first space is left where Metaspace would see by its absence that this is not the start of the text.
     """
-
-    saved_class = "MBartTokenizer"
-    languages: ClassVar[tuple[str, ...]] = MBART_LANGUAGES
-    defaults: ClassVar[Mapping[str, Token | None]] = {
-        **FAIRSEQ,
-        "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False),
-    }
-
-    @classmethod
-    def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        codes = [(code, 0.0) for code in cls.languages]
-        return [*_frame(settings), *pieces[3:], *codes, (name_of(settings, "mask_token"), 0.0)]
-
-    @classmethod
-    def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
-        """Nothing is normalised: transformers 5.23 leaves the .model file's table out for mBART."""
-        return None
-
-    @classmethod
-    def start(cls, settings: Settings) -> str:
-        """Always: add_prefix_space is not mBART's to choose."""
-        return "always"
-
-    @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        return [*cls.languages, *(token for token in given or [] if text_of(token) not in cls.languages)]
-
-    @property
-    def src_lang(self) -> str:
-        """The language code of texts."""
-        return self.settings.options.get("src_lang") or "en_XX"
-
-    @src_lang.setter
-    @in_turn
-    def src_lang(self, code: str) -> None:
-        template = self._template(code)  # refuses an unknown one before anything changes
-        self.settings.options["src_lang"] = code
-        self.backend.post_processor = template
-
-    @property
-    def tgt_lang(self) -> str:
-        """The language code of target texts; that of the texts until it is set."""
-        return self.settings.options.get("tgt_lang") or self.src_lang
-
-    @tgt_lang.setter
-    @in_turn
-    def tgt_lang(self, code: str) -> None:
-        self._template(code)
-        self.settings.options["tgt_lang"] = code
-
-    def target_template(self) -> Any:
-        code = self.settings.options.get("tgt_lang")
-        return None if code is None else self._template(code)
-
-    def frame(self) -> None:
-        self.backend.post_processor = self._template(self.src_lang)
-
-    def finish(self) -> None:
-        """Frame texts with src_lang; where no setting says it, it is the language in the frame of tokenizer.json."""
-        options = self.settings.options
-        said, own = options.get("src_lang"), self._framed_language()
-        if said is None and own is not None:
-            options["src_lang"] = own
-        elif said is not None:
-            if own not in (None, said) and "src_lang" not in self.settings.asked:
-                warn(
-                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {said!r}: "
-                    f"{said} is used. Pass src_lang={own!r} for the other."
-                )
-            self.frame()
-
-    @property
-    def frames_itself(self) -> bool:
-        return self.settings.options.get("src_lang") is not None
-
-    def _framed_language(self) -> str | None:
-        """The language whose code the post-processor puts around texts."""
-        if self.backend.post_processor is None:
-            return None
-        return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
-
-    def _template(self, code: str) -> TemplateProcessing:
-        if self.backend.token_to_id(code) is None:
-            raise TokenizerError(
-                f"language {code!r} is not in the vocabulary. Expected one of: {', '.join(self.languages)}.",
-                hint=f"tokenizer.src_lang = {self.languages[3]!r}",
-            )
-        prefix, suffix = self._around(self.eos_token or "</s>", code)
-        return TemplateProcessing(
-            single=[*prefix, "$A", *suffix],
-            pair=[*prefix, "$A", "$B", *suffix],
-            special_tokens=with_ids(self, *prefix, *suffix),
-        )
-
-    def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
-        return [], [eos, code]
+    return normalizers.Replace(Regex(" +$| +(?= )" if start == "first" else "^ +| +$| +(?= )"), "")
 
 
-class MBart50Tokenizer(MBartTokenizer):
-    """Fifty languages, the code in front (Tang et al. 2020, arXiv:2008.00401). `en_XX A </s>`."""
-
-    saved_class = "MBart50Tokenizer"
-    languages = MBART50_LANGUAGES
-    defaults: ClassVar[Mapping[str, Token | None]] = {
-        key: token for key, token in MBartTokenizer.defaults.items() if key != "bos_token"
-    }
-
-    @classmethod
-    def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
-        """The .model file's table, then runs of spaces become one."""
-        table = [] if vocabulary.charsmap is None else [normalizers.Precompiled(vocabulary.charsmap)]
-        return normalizers.Sequence([*table, normalizers.Replace(Regex(" {2,}"), " ")])
-
-    @classmethod
-    def words(cls, settings: Settings) -> Any:
-        return pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=True)
-
-    @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        return [*(given or []), *cls.languages]
-
-    def finish(self) -> None:
-        have = self.extra_special_tokens
-        codes = [code for code in self.languages if self.backend.token_to_id(code) is not None]
-        missing = [AddedToken(code, special=True) for code in codes if code not in have]
-        self.settings.extra = [*(self.settings.extra or []), *missing]
-        super().finish()
-
-    def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
-        return [code], [eos]
+def _bytes_apart() -> Any:
+    """SentencePiece never reads `<0x41>` as the piece of a byte: parted after its first letter, Rust cannot either."""
+    return pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), behavior="isolated")
 
 
-def _sentinels(settings: Settings) -> int:
-    """How many `<extra_id_...>` there are."""
-    number = settings.options.get("extra_ids", 100)
-    if type(number) is not int or not 0 <= number <= EXTRA_IDS:
-        raise TokenizerError(
-            f"extra_ids = {str(number)[:40]}, expected a whole number from 0 to {EXTRA_IDS:,} (limits.EXTRA_IDS)."
-        )
-    return number
-
-
-def _sentinels_in(backend: Backend) -> int:
-    """How many sentinels a vocabulary has, counted from the first."""
-    return next(index for index in count() if backend.token_to_id(f"<extra_id_{index}>") is None)
-
-
-def _frame(settings: Settings) -> Scores:
+def fairseq_frame(settings: Settings) -> Scores:
     """fairseq's first four ids."""
     start = "bos_token" if "bos_token" in settings.named else "cls_token"
     names = (start, "pad_token", "eos_token", "unk_token")
@@ -397,5 +217,3 @@ XLMRobertaTokenizerFast = XLMRobertaTokenizer
 CamembertTokenizerFast = CamembertTokenizer
 AlbertTokenizerFast = AlbertTokenizer
 T5TokenizerFast = T5Tokenizer
-MBartTokenizerFast = MBartTokenizer
-MBart50TokenizerFast = MBart50Tokenizer

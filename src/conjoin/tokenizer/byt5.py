@@ -1,0 +1,71 @@
+"""ByT5: every byte of UTF-8 is a token, so there is no vocabulary file."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
+
+from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._rust import add
+from conjoin.tokenizer._sentinels import WithSentinels
+from conjoin.tokenizer._settings import Settings, Token, text_of
+from conjoin.tokenizer.families import name_of, with_ids
+
+
+class ByT5Tokenizer(WithSentinels):
+    """Bytes after three special tokens, then the sentinels (Xue et al. 2021, arXiv:2105.13626). `A </s> B </s>`.
+
+    A byte's piece is its letter in GPT-2's byte-level alphabet; transformers names it by its Latin-1 letter.
+    """
+
+    kind = "BPE"
+    usual_sentinels = 125  # google/byt5-*
+    first_is_last = False
+    saved_class = "ByT5Tokenizer"
+    defaults: ClassVar[Mapping[str, Token | None]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """BPE without merges over the byte-level alphabet. Spaces next to the three special tokens go, as in T5's."""
+        sentinels = [AddedToken(text_of(token), special=True) for token in cls.sentinels(cls.sentinels_asked(settings))]
+        special = [name_of(settings, name) for name in ("pad_token", "eos_token", "unk_token")]
+        ids = {token: index for index, token in enumerate([*special, *_alphabet()])}
+        backend = Backend(models.BPE(ids, []))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        strict = [AddedToken(token, lstrip=True, rstrip=True, special=True) for token in special]
+        add(backend, [*strict, *sentinels], special=True)
+        return backend
+
+    def frame(self) -> None:
+        eos = self.eos_token or "</s>"
+        self.backend.post_processor = TemplateProcessing(
+            single=["$A", eos], pair=["$A", eos, "$B", eos], special_tokens=with_ids(self, eos)
+        )
+
+    def texts_of(self, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
+        """Bytes that are no UTF-8 are left out, as in transformers; Rust would put a mark in their place."""
+        texts = super().texts_of(rows, skip_special_tokens=skip_special_tokens)
+        return [
+            self._without_broken(row, skip_special_tokens) if "\ufffd" in text else text
+            for row, text in zip(rows, texts, strict=True)
+        ]
+
+    def _without_broken(self, row: list[int], skip_special_tokens: bool) -> str:
+        bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(_alphabet())}
+        skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
+        tokens = [self.token_of(index) for index in row if index not in skipped]
+        parts = [bytes_of.get(token, token.encode()) for token in tokens if token is not None]
+        return b"".join(parts).decode("utf-8", errors="ignore")
+
+
+def _alphabet() -> list[str]:
+    """The letter of every byte in GPT-2's alphabet, by the byte: what can be seen stands for itself."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
+
+
+ByT5TokenizerFast = ByT5Tokenizer

@@ -1,0 +1,169 @@
+"""mBART: a unigram tokenizer whose frame names the language of the text."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from conjoin.errors import TokenizerError
+from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._rust import in_turn
+from conjoin.tokenizer._settings import Settings, Token, text_of
+from conjoin.tokenizer._warn import warn
+from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
+from conjoin.tokenizer.unigram import Scores, UnigramTokenizer, fairseq_frame
+
+# fmt: off
+MBART_LANGUAGES = (
+    "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ",
+    "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
+)
+MBART50_LANGUAGES = (
+    *MBART_LANGUAGES,
+    "af_ZA", "az_AZ", "bn_IN", "fa_IR", "he_IL", "hr_HR", "id_ID", "ka_GE", "km_KH", "mk_MK", "ml_IN", "mn_MN", "mr_IN",
+    "pl_PL", "ps_AF", "pt_XX", "sv_SE", "sw_KE", "ta_IN", "te_IN", "th_TH", "tl_XX", "uk_UA", "ur_PK", "xh_ZA", "gl_ES",
+    "sl_SI",
+)
+# fmt: on
+
+
+class MBartTokenizer(UnigramTokenizer):
+    """Language codes at the end (Liu et al. 2020, arXiv:2001.08210). `A </s> en_XX`.
+
+    `src_lang` frames texts, `tgt_lang` frames target texts; both can be set at any time.
+    """
+
+    saved_class = "MBartTokenizer"
+    languages: ClassVar[tuple[str, ...]] = MBART_LANGUAGES
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        **FAIRSEQ,
+        "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False),
+    }
+
+    @classmethod
+    def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
+        codes = [(code, 0.0) for code in cls.languages]
+        return [*fairseq_frame(settings), *pieces[3:], *codes, (name_of(settings, "mask_token"), 0.0)]
+
+    @classmethod
+    def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
+        """transformers 5.23 leaves the .model file's table out for mBART; it builds none with pieces of bytes."""
+        return super().normalizer(vocabulary, settings) if vocabulary.has_bytes else None
+
+    @classmethod
+    def start(cls, settings: Settings) -> str:
+        """Always: add_prefix_space is not mBART's to choose."""
+        return "always"
+
+    @classmethod
+    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
+        return [*cls.languages, *(token for token in given or [] if text_of(token) not in cls.languages)]
+
+    @property
+    def src_lang(self) -> str:
+        """The language code of texts."""
+        return self.settings.options.get("src_lang") or "en_XX"
+
+    @src_lang.setter
+    @in_turn
+    def src_lang(self, code: str) -> None:
+        template = self._template(code)  # refuses an unknown one before anything changes
+        self.settings.options["src_lang"] = code
+        self.backend.post_processor = template
+
+    @property
+    def tgt_lang(self) -> str:
+        """The language code of target texts; that of the texts until it is set."""
+        return self.settings.options.get("tgt_lang") or self.src_lang
+
+    @tgt_lang.setter
+    @in_turn
+    def tgt_lang(self, code: str) -> None:
+        self._template(code)
+        self.settings.options["tgt_lang"] = code
+
+    def target_template(self) -> Any:
+        code = self.settings.options.get("tgt_lang")
+        return None if code is None else self._template(code)
+
+    def frame(self) -> None:
+        self.backend.post_processor = self._template(self.src_lang)
+
+    def finish(self) -> None:
+        """Frame texts with src_lang; where no setting says it, it is the language in the frame of tokenizer.json."""
+        options = self.settings.options
+        said, own = options.get("src_lang"), self._framed_language()
+        if said is None and own is not None:
+            options["src_lang"] = own
+        elif said is not None:
+            if own not in (None, said) and "src_lang" not in self.settings.asked:
+                warn(
+                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {said!r}: "
+                    f"{said} is used. Pass src_lang={own!r} for the other."
+                )
+            self.frame()
+
+    @property
+    def frames_itself(self) -> bool:
+        return self.settings.options.get("src_lang") is not None
+
+    def _framed_language(self) -> str | None:
+        """The language whose code the post-processor puts around texts."""
+        if self.backend.post_processor is None:
+            return None
+        return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
+
+    def _template(self, code: str) -> TemplateProcessing:
+        if self.backend.token_to_id(code) is None:
+            raise TokenizerError(
+                f"language {code!r} is not in the vocabulary. Expected one of: {', '.join(self.languages)}.",
+                hint=f"tokenizer.src_lang = {self.languages[3]!r}",
+            )
+        prefix, suffix = self._around(self.eos_token or "</s>", code)
+        return TemplateProcessing(
+            single=[*prefix, "$A", *suffix],
+            pair=[*prefix, "$A", "$B", *suffix],
+            special_tokens=with_ids(self, *prefix, *suffix),
+        )
+
+    def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
+        return [], [eos, code]
+
+
+class MBart50Tokenizer(MBartTokenizer):
+    """Fifty languages, the code in front (Tang et al. 2020, arXiv:2008.00401). `en_XX A </s>`."""
+
+    saved_class = "MBart50Tokenizer"
+    languages = MBART50_LANGUAGES
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        key: token for key, token in MBartTokenizer.defaults.items() if key != "bos_token"
+    }
+
+    @classmethod
+    def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
+        """The .model file's table, then runs of spaces become one."""
+        table = [] if vocabulary.charsmap is None else [normalizers.Precompiled(vocabulary.charsmap)]
+        return normalizers.Sequence([*table, normalizers.Replace(Regex(" {2,}"), " ")])
+
+    @classmethod
+    def words(cls, settings: Settings) -> Any:
+        return pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=True)
+
+    @classmethod
+    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
+        return [*(given or []), *cls.languages]
+
+    def finish(self) -> None:
+        have = self.extra_special_tokens
+        codes = [code for code in self.languages if self.backend.token_to_id(code) is not None]
+        missing = [AddedToken(code, special=True) for code in codes if code not in have]
+        self.settings.extra = [*(self.settings.extra or []), *missing]
+        super().finish()
+
+    def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
+        return [code], [eos]
+
+
+MBartTokenizerFast = MBartTokenizer
+MBart50TokenizerFast = MBart50Tokenizer
