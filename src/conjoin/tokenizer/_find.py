@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjoin.checkpoint import expanded, reading
-
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
@@ -58,6 +56,8 @@ def find_files(source: Source) -> Files:
     Raises:
         FileError: there is no such folder, file or repository.
     """
+    from conjoin.checkpoint import expanded, reading  # which brings numpy; a room of text needs it only here
+
     path = expanded(source.name)
     with reading(source.name):
         if path.is_file():
