@@ -160,9 +160,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(whole: dict[str, list[dict[st
     checkpoint = tmp_path / "checkpoint-6"
     shutil.copytree("torch/checkpoint-6", checkpoint, ignore=shutil.ignore_patterns("optimizer.*"))
     (checkpoint / "shards").mkdir()
-    with pytest.raises(TrainingError, match="in PyTorch's shards") as caught:
+    with pytest.raises(TrainingError, match=r"in shards without an index\.json") as caught:
         train("jax", "torch", resume_from_checkpoint=str(checkpoint), max_steps=8)
-    assert "--framework torch" in str(caught.value)
+    assert "pickles" in str(caught.value)
 
 
 def test_packed_rows_metrics_and_frozen_parts() -> None:

@@ -136,3 +136,39 @@ def test_a_heat_map_names_rows_and_columns() -> None:
     svg = heat_map(["r"], ["a", "漢字"], [[0.1, 0.9]])
     assert svg.count('class="h"') == 2
     assert "漢字" in svg
+
+
+ODD_LINES = ['{"step": "1", "kind": "eval"}', "[]", '{"step": 1, "kind": "sample", "source": 1}']
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+def test_a_line_that_no_run_writes_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 1, "kind": "train"}}\n')
+    with pytest.raises(FileError, match=r"metrics\.jsonl, line 1: "):
+        write_report(tmp_path)
+
+
+def test_values_that_cannot_be_drawn_are_left_out(tmp_path: Path) -> None:
+    odd = ("null", "[1]", '"x"', '{"a": 1}', "1e999", "true", "1" + "0" * 400, "-1e308", "1e308")
+    lines = [f'{{"step": {step}, "kind": "eval", "eval_f": {value}}}' for step, value in enumerate(odd)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    report(tmp_path)
+
+
+ODD_ATTENTION = [
+    "{",
+    "{}",
+    "[1]",
+    '[{"source": "a", "target": ["b"], "layers": [[[1]]]}]',
+    '[{"source": ["a"], "target": ["b"], "layers": [[[1, 0]]]}]',
+    '[{"source": ["a"], "target": ["b"], "layers": [[["1"]]]}]',
+    '[{"source": ["a"], "target": ["b"]}]',
+]
+
+
+@pytest.mark.parametrize("text", ODD_ATTENTION)
+def test_attention_that_was_not_recorded_is_refused(text: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / "attention.json").write_text(text)
+    with pytest.raises(FileError, match=r"attention\.json: "):
+        write_report(folder)

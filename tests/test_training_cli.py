@@ -1,6 +1,8 @@
 """`conjoin train`: flags and recipes say the same, errors are one message, what is printed runs."""
 
+import ast
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import conjoin.cli
-from conjoin import ConfigError, EncoderDecoderModel, FileError
-from conjoin.training import Recipe
+from conjoin import ConfigError, ConjoinError, EncoderDecoderModel, FileError
+from conjoin.training import Recipe, TrainerCallback
+from conjoin.training.card import as_code, model_card
+from conjoin.training.launch import launch
 from conjoin.training.recipe import read_recipe
 from training_toys import halves, toy_model, toy_rows, write_rows
 
@@ -88,7 +92,7 @@ def test_resume_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(*words, "--resume") == 0
     assert run(*words) == 1
     assert "--resume goes on with it" in capsys.readouterr().err
-    assert run(*HALVES, *DATA, "--out", "run", *QUICK, "--max-steps", "5", "--resume") == 0
+    assert run(*HALVES, *DATA, "--out", "run", *QUICK[2:], "--max-steps", "5", "--resume") == 0
     assert (Path("run") / "checkpoint-5").is_dir()
 
 
@@ -161,3 +165,131 @@ def test_numbers_of_a_recipe_are_numbers(tmp_path: Path) -> None:
         read_recipe(tmp_path)
     with pytest.raises(ConfigError, match=r"share = 'some'; expected one of none, embeddings, all"):
         Recipe.of({"share": "some"})
+
+
+def test_resume_needs_no_more_than_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*HALVES, *DATA, "--out", "run", "--learning-rate", "1e-3", "--overwrite-output-dir", *QUICK]
+    assert run(*words) == 0
+    whole = Path("run/model.safetensors").read_bytes()
+    shutil.copytree("run", "cut")
+    for path in ("model.safetensors", "config.json"):
+        Path("cut", path).unlink()
+    capsys.readouterr()
+    assert run("--resume", "--out", "cut") == 0
+    told = capsys.readouterr().err
+    assert "cut goes on after step 3 of 3." in told and "told otherwise" not in told
+    assert Path("cut/model.safetensors").read_bytes() == whole
+    words = ["--max-steps", "5", "--learning-rate", "2e-3", "--validation", "train.jsonl"]
+    assert run("--resume", "--out", "cut", *words) == 0
+    told = capsys.readouterr().err
+    assert "cut goes on after step 3 of 5." in told
+    assert "max_steps = 5 (was 3)" in told and "learning_rate = 0.002 (was 0.001)" in told
+    assert "validation = train.jsonl (was validation.jsonl)" in told and "validation data are others" in told
+    recipe = Recipe.of(read_recipe("cut/recipe.yaml"))
+    assert (recipe.arguments.max_steps, recipe.arguments.overwrite_output_dir) == (5, False)
+    assert recipe.arguments.resume_from_checkpoint is None
+
+
+def test_a_recipe_is_there_before_the_first_step(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            raise Killed
+
+    words = {"encoder": "encoder", "decoder": "decoder", "train": "train.jsonl", "out": "run", "max_steps": 2}
+    with pytest.raises(Killed):
+        launch(Recipe.of({**words, "use_cpu": True, "report_to": "none", "seed": 3}), callbacks=[Look()])
+    assert Recipe.of(read_recipe("run/recipe.yaml")).arguments.seed == 3
+    assert run("--resume", "--out", "run") == 0
+    assert "run has no checkpoint yet: the run begins with step 1 of 2." in capsys.readouterr().err
+
+
+def test_other_training_data_are_refused_when_a_run_goes_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*HALVES, *DATA, "--out", "run", *QUICK) == 0
+    write_rows(folder / "train.jsonl", toy_rows(40, seed=5))
+    assert run("--resume", "--out", "run") == 1
+    assert "another order of batches (training data:" in " ".join(capsys.readouterr().err.split())
+
+
+TWICE = [
+    ["train", "--train", "a", "--train", "b"],
+    ["train", "--train=a", "--train", "a"],
+    ["train", "--doctor", "--no-doctor"],
+    ["train", "--resume", "--resume-from-checkpoint", "latest"],
+    ["generate", "model", "text", "--num-beams", "2", "--num-beams", "3"],
+    ["generate", "model", "text", "--set", "a=1", "--set", "a=2"],
+    ["evaluate", "model", "data", "--batch-size", "1", "--batch-size", "2"],
+]
+
+
+@pytest.mark.parametrize("words", TWICE, ids=" ".join)
+def test_an_option_that_is_given_twice_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        conjoin.cli.main(words)
+    assert end.value.code == 2
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "given" in told and ("expected once" in told or "expected one of them" in told)
+
+
+RECIPES = {
+    "train: 2001-99-99": "not YAML: a value, before line",
+    "seed: 0b_": "not YAML: a value, before line",
+    "seed: 1\na: !!timestamp x": "not YAML: line 2: a tag",
+    "a: !!python/object/apply:os.system ['true']": "not YAML: line 1: a tag",
+    "seed: !!int": "a tag",
+    "[" * 2000: "more than 20 lists and mappings",
+    "seed: " + "9" * 5000: "not YAML",
+    "seed: " + "1:" * 200_000 + "1": "more than 10000 letters",
+    "a: &x 1\nseed: *x": "not YAML: line 2: an alias (*x); write the value where it is wanted",
+    "seed: 1\nseed: 2": "not YAML: line 2: 'seed' is there twice",
+    "learning-rate: 1\nlearning_rate: 2": "learning_rate is given twice",
+    "out: a\noutput_dir: b": "output_dir is given twice",
+    "seed: " + "0x" + "f" * 9000: "seed = a number of 36000 bits; expected",
+    "learning_rate: " + "1" + "0" * 400: "at most 9007199254740992",
+    "train: [" + "abc, " * 1900 + "d]": "train = ['abc', 'abc'",
+    "x" * 900 + ": 1": "Unknown words in the recipe: 'xxx",
+    "#" * (1 + (1 << 20)): "has more than 1,048,576 bytes",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES, ids=lambda text: text[:30])
+def test_a_recipe_with_odd_values_is_one_short_message(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConjoinError) as caught:
+        Recipe.of(read_recipe(path))
+    assert RECIPES[text] in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+TOML = ["train = 2001-99-99", "a = " + "[" * 2000, "seed = " + "9" * 5000, "seed = 1979-05-27", "seed = 1\nseed = 2"]
+
+
+@pytest.mark.parametrize("text", TOML, ids=lambda text: text[:20])
+def test_a_toml_recipe_with_odd_values_is_one_short_message(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ConjoinError) as caught:
+        Recipe.of(read_recipe(path))
+    assert len(str(caught.value)) < 1000
+
+
+def test_names_in_a_model_card_are_names(tmp_path: Path) -> None:
+    name = 'a"b\\ <script>alert(1)</script> `x` *y* [z](w)\n# title\n---'
+    card = model_card(
+        tmp_path / "out" / name.replace("/", "_"),
+        origin=f"{as_code('en`c``<b>')} joined to {as_code('d')}",
+        data="3 pairs (x|y<img>.jsonl)",
+        steps=3,
+        metrics={"eval_a|b<i>": 0.5},
+        words={"learning_rate": 5e-5},
+    )
+    shown = name.replace("/", "_")
+    assert card.splitlines()[4].startswith('# a"b\\\\ &lt;script&gt;alert(1)')
+    assert "```en`c``<b>```" in card and "x\\|y&lt;img&gt;" in card and "| a\\|b&lt;i&gt; | 0.5 |" in card
+    assert "<script>" not in card.split("```python")[0] and card.count("\n---\n") == 1
+    code = card.split("```python\n")[1].split("```\n")[0]
+    (call,) = [each for each in ast.walk(ast.parse(code)) if isinstance(each, ast.Call)][:1]
+    assert ast.literal_eval(call.args[0]) == shown

@@ -17,6 +17,7 @@ import torch
 
 from conjoin import EncoderDecoderConfig, EncoderDecoderModel, Seq2SeqTrainer, TrainingError
 from conjoin.training import TrainerCallback
+from conjoin.training.interrupts import Interrupts
 from conjoin.training.run_folder import RunFolder
 from training_toys import arguments, decoder_config, encoder_config, tokenizers, toy_model, toy_rows, weights
 
@@ -252,13 +253,14 @@ def test_a_file_size_limit_of_the_system_costs_no_checkpoint(tmp_path: Path) -> 
     assert not list((tmp_path / "run").glob(".checkpoint-*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
     class Send(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             if state.global_step == 3:
                 os.kill(os.getpid(), number)
 
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     with pytest.raises(TrainingError, match=rf"Stopped by {number.name} after step 3 of 6; .*checkpoint-3 is saved"):
         trainer_of(tmp_path, [Send()]).train()
     whole = trainer_of(tmp_path / "whole")
@@ -266,6 +268,24 @@ def test_a_signal_ends_the_run_with_a_checkpoint(number: signal.Signals, tmp_pat
     resumed = trainer_of(tmp_path)
     resumed.train(resume_from_checkpoint=True)
     torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
+
+
+def test_a_run_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts(watched=True) as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.name is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_time_does_not_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10**6, 0, -1))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    trainer_of(tmp_path).train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["time_s"] == 0 for line in lines)
 
 
 def test_training_in_a_thread_leaves_signals_alone(tmp_path: Path) -> None:

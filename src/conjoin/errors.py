@@ -1,10 +1,13 @@
 """One error tree. Every message says what happened, what was expected and what to do."""
 
 import re
+import reprlib
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What steers a terminal, turns the reading direction, ends a line unseen, or cannot be printed at all."""
 _LINE = 400
+_QUOTED = 100
+"""Letters of a value that a message quotes."""
 
 
 def plain(text: str) -> str:
@@ -82,6 +85,24 @@ def listing(problems: list[str], *, limit: int = 20) -> str:
     if len(problems) > limit:
         shown.append(f"  ... and {len(problems) - limit} more")
     return "\n".join(shown)
+
+
+class _Quoting(reprlib.Repr):
+    """repr that stays short: of what lies deeper, or comes later, dots are left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, _QUOTED, _QUOTED, _QUOTED
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Numbers of thousands of digits have no text in Python."""
+        return super().repr_int(x, level) if x.bit_length() < 10_000 else f"a number of {x.bit_length()} bits"
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: its repr, control characters escaped, cut where it is long."""
+    text = _Quoting().repr(value)
+    return text if len(text) <= 2 * _QUOTED else f"{text[:_QUOTED]}..."
 
 
 def lone_surrogate(text: str) -> str | None:

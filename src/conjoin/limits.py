@@ -42,3 +42,15 @@ UNPACKED_TIMES = 250
 
 DATA_PROBLEMS = 20
 """Problems of data after which reading stops; more of them teach nothing."""
+
+STEPS = 1 << 53
+"""Steps, epochs and tokens of a run: up to here every whole number is a float of its own, too."""
+
+RECIPE_BYTES = 1 << 20
+"""Bytes of a recipe. One with every word has 3 kB; YAML is read at about 100 kB a second."""
+
+RECIPE_DEPTH = 20
+"""Lists and mappings inside one another in a recipe, which needs one level; YAML's reader recurses per level."""
+
+RECIPE_LETTERS = 10_000
+"""Letters of one value of a recipe, a path or a prefix; YAML reads `1:1:1:...` as a number, in quadratic time."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from conjoin.cli import _talk
+from conjoin.cli._options import Once
 from conjoin.cli.convert import convert_folder
 from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
@@ -25,14 +26,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("convert")(convert_folder)
-app.command("demo")(run_demo)
-app.command("evaluate")(evaluate_model)
-app.command("families")(list_families)
-app.command("generate")(generate_targets)
-app.command("inspect")(inspect_folder)
-app.command("join")(join_halves)
-app.command("train")(train)
+app.command("convert", cls=Once)(convert_folder)
+app.command("demo", cls=Once)(run_demo)
+app.command("evaluate", cls=Once)(evaluate_model)
+app.command("families", cls=Once)(list_families)
+app.command("generate", cls=Once)(generate_targets)
+app.command("inspect", cls=Once)(inspect_folder)
+app.command("join", cls=Once)(join_halves)
+app.command("train", cls=Once)(train)
 
 
 @app.callback()
@@ -54,16 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except ConjoinError as error:
             if debug:
                 raise
-            _fail(f"{type(error).__name__}: {error}")
+            _fail("\n".join([f"{type(error).__name__}: {error}", *_notes(error)]))
         except BrokenPipeError:  # `conjoin generate ... | head`: nobody listens any more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except Exception as error:
             if debug:
                 raise
-            _fail(
-                f"{type(error).__name__}: {error}\n\nhint: conjoin did not expect this; --debug shows where it arose."
-            )
+            told = "\n".join([f"{type(error).__name__}: {error}", *_notes(error)])
+            _fail(f"{told}\n\nhint: conjoin did not expect this; --debug shows where it arose.")
+
+
+def _notes(error: Exception) -> list[str]:
+    """What was added to an error on its way, such as where a run can go on."""
+    return getattr(error, "__notes__", [])
 
 
 def _fail(message: str) -> None:

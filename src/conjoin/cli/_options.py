@@ -1,10 +1,12 @@
 """Options that several commands have, and the model that they name."""
 
 import json
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from conjoin.errors import MissingBackend
 
@@ -31,6 +33,25 @@ Set = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; a GPU by default, where there is one.")]
 
 
+class Once(TyperCommand):
+    """A command whose options may be given once, but for those that take several: the last would win in silence."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse.
+
+        Raises:
+            BadParameter: an option is there twice.
+        """
+        given = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option, count in Counter(given).items():
+            if count > 1 and option.param_type_name == "option" and not getattr(option, "multiple", False):
+                said = "/".join([*option.opts, *option.secondary_opts])
+                raise typer.BadParameter(
+                    f"given {count} times; expected once, with one value.", ctx=ctx, param_hint=said
+                )
+        return super().parse_args(ctx, args)
+
+
 class Dtype(StrEnum):
     """Of the parameters."""
 
@@ -46,14 +67,17 @@ def generation_settings(given: list[str] | None, **named: Any) -> dict[str, Any]
     """Settings of `generate`: named options, then NAME=VALUE, whose values are JSON or plain words.
 
     Raises:
-        BadParameter: no "=" in one of them.
+        BadParameter: no "=" in one of them, or one of them twice.
     """
     found = {name: value for name, value in named.items() if value is not None}
     for word in given or []:
         name, is_there, value = word.partition("=")
         if not is_there or not name:
             raise typer.BadParameter(f"{word!r} is not NAME=VALUE.", param_hint="--set")
-        found[name.strip().replace("-", "_")] = _value(value)
+        plain = name.strip().replace("-", "_")
+        if plain in found:
+            raise typer.BadParameter(f"{plain} is given twice; expected once, with one value.", param_hint="--set")
+        found[plain] = _value(value)
     return found
 
 

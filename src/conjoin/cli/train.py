@@ -10,28 +10,41 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 
 from conjoin.training.arguments import TrainingArguments, help_of
-from conjoin.training.recipe import SHORT, Recipe, Sources, read_recipe
+from conjoin.training.recipe import SHORT, Recipe, Sources, normalised, read_recipe
+from conjoin.training.resuming import told_before
 
 
 def train(config: str | None = None, print_config: bool = False, resume: bool = False, **words: Any) -> None:
     """Join two checkpoints, or take a joined one, and train it on pairs of texts.
 
-    Everything may stand in a recipe (--config recipe.yaml) with the same words; flags win over it.
+    Everything may stand in a recipe (--config recipe.yaml) with the same words; flags win over it. A run that was
+    stopped goes on with --resume --out RUN alone: its recipe is in its folder.
     """
-    given = {name: value for name, value in words.items() if value is not None}
+    given = normalised({name: value for name, value in words.items() if value is not None})
+    if resume and "resume_from_checkpoint" in given:
+        raise typer.BadParameter("given beside --resume-from-checkpoint; expected one of them.", param_hint="--resume")
     given |= {"resume_from_checkpoint": "latest"} if resume else {}
-    recipe = Recipe.of((read_recipe(config) if config else {}) | given)
+    recipe = Recipe.of(_all_words(config, given))
     if print_config:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     recipe.sources.require()
-    if "out" not in given and recipe.arguments.output_dir == TrainingArguments.output_dir:
+    if "output_dir" not in given and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
     from conjoin.training.launch import launch
 
     folder = launch(recipe)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one talks
         typer.echo(folder)
+
+
+def _all_words(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Flags over a recipe; a run that goes on has its own in its folder."""
+    if config is not None:
+        return read_recipe(config) | given
+    if "resume_from_checkpoint" in given and "output_dir" in given:
+        return told_before(given["output_dir"], given)
+    return given
 
 
 def _flags() -> Iterator[inspect.Parameter]:

@@ -4,13 +4,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.checkpoint import replacing_file
+from conjoin.errors import FileError
 from conjoin.evaluation.texts import source_limit
+from conjoin.jsons import JsonError, parse_json
 
 Read = Callable[[Mapping[str, NDArray[np.int64]]], list[NDArray[np.float32]]]
 """input_ids and labels of one pair -> what the decoder reads, layer by layer: [1, H, T, S]."""
@@ -38,6 +40,49 @@ def record(model: Any, read: Read, pairs: Iterable[tuple[str, str]], path: str |
     found = [_one(model, read, source, target) for source, target in pairs]
     with replacing_file(Path(path)) as file:
         json.dump(found, file, ensure_ascii=False)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """What `record` wrote.
+
+    Raises:
+        FileError: the file cannot be read, or holds something else.
+    """
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, JsonError) as error:
+        raise FileError(f"{path}: cannot be read: {str(error).removesuffix('.')}.") from None
+    for number, example in enumerate(cast("list[Any]", found) if isinstance(found, list) else [None], 1):
+        if not _is_example(example):
+            raise FileError(
+                f"{path}: entry {number} is no attention of a pair; expected source, target and one matrix per layer.",
+                hint="move the file away; the report is written without it.",
+            )
+    return found
+
+
+def _is_example(example: Any) -> bool:
+    if not isinstance(example, dict):
+        return False
+    held = cast("dict[str, Any]", example)
+    source: Any = held.get("source")
+    target: Any = held.get("target")
+    layers: Any = held.get("layers")
+    return (
+        _are(source, lambda token: isinstance(token, str))
+        and _are(target, lambda token: isinstance(token, str))
+        and _are(layers, lambda layer: _are(layer, lambda row: _is_row(row, len(source)), len(target)))
+    )
+
+
+def _are(values: Any, holds: Callable[[Any], bool], count: int | None = None) -> bool:
+    if not isinstance(values, list) or (count is not None and len(cast("list[Any]", values)) != count):
+        return False
+    return all(map(holds, cast("list[Any]", values)))
+
+
+def _is_row(row: Any, length: int) -> bool:
+    return _are(row, lambda weight: type(weight) in (int, float) and 0 <= weight <= 1, length)
 
 
 def _one(model: Any, read: Read, source: str, target: str) -> dict[str, Any]:

@@ -1,18 +1,17 @@
 """report.html of a run: curves, samples and attention in one file that needs no network."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from conjoin.checkpoint import replacing_file
 from conjoin.errors import FileError
 from conjoin.evaluation import attention
 from conjoin.evaluation.charts import Series, heat_map, line_chart
 from conjoin.evaluation.page import page, sample_card, section, tiles
-from conjoin.training.metrics_log import read_log
+from conjoin.training.metrics_log import is_number, read_log
 
 FILE = "report.html"
 NOT_VALUES = ("step", "epoch", "time_s", "kind")
@@ -29,7 +28,7 @@ def write_report(run_folder: str | PathLike[str]) -> Path:
         The report's path.
 
     Raises:
-        FileError: the folder has no metrics.jsonl, or the report cannot be written.
+        FileError: the folder has no metrics.jsonl, it or attention.json is damaged, or the report cannot be written.
     """
     folder = Path(run_folder)
     lines = list(read_log(folder))
@@ -52,13 +51,13 @@ def write_report(run_folder: str | PathLike[str]) -> Path:
 
 def _facts(lines: Lines, evaluations: Lines) -> list[tuple[str, str]]:
     last = lines[-1]
-    facts = [("steps", f"{last['step']:,}"), ("epochs", f"{last.get('epoch', 0):.2f}")]
-    facts.append(("training time", _duration(max(line.get("time_s", 0) for line in lines))))
+    facts = [("steps", f"{last['step']:,}"), ("epochs", f"{last.get('epoch') or 0:.2f}")]
+    facts.append(("training time", _duration(max(line.get("time_s") or 0 for line in lines))))
     values = evaluations[-1] if evaluations else {}
     facts += [
         (_plain(name), f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}")
         for name, value in values.items()
-        if name not in NOT_VALUES and _is_number(value) and not _is_timing(name)
+        if name not in NOT_VALUES and is_number(value) and not _is_timing(name)
     ]
     return facts[:10]
 
@@ -86,7 +85,7 @@ def _series(lines: Lines, *, dots: bool) -> dict[str, Series]:
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():
-            if name not in NOT_VALUES and _is_number(value) and not _is_timing(name):
+            if name not in NOT_VALUES and is_number(value) and not _is_timing(name):
                 points[name.removeprefix("eval_")].append((line["step"], value))
     return {name: Series(name, found, dots) for name, found in points.items()}
 
@@ -106,10 +105,6 @@ def _plain(name: str) -> str:
     words = {"eval_loss": "validation loss", "tokens_per_s": "tokens per second", "grad_norm": "gradient norm"}
     found = words.get(name, name.removeprefix("eval_").removeprefix("lr_"))
     return found.replace("_", " ")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_timing(name: str) -> bool:
@@ -133,11 +128,9 @@ def _spread(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _attention(path: Path) -> str:
-    try:
-        examples = cast("list[dict[str, Any]]", json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    if not path.is_file():
         return ""
-    return "".join(_example(each) for each in examples if each.get("layers"))
+    return "".join(_example(each) for each in attention.read(path) if each["layers"])
 
 
 def _example(example: Mapping[str, Any]) -> str:

@@ -133,22 +133,55 @@ class _Linear(torch.autograd.Function):
         )
 
 
+_brought: "list[Products]" = []
+"""What a run that goes on brought with it, in place of what was measured here; empty otherwise."""
+
+
+def use_products(products: Products | None) -> list[str]:
+    """Let this process compute as another did, to the bit; None ends that.
+
+    Returns:
+        The products for which this machine lacks the way; they go to MKL.
+    """
+    others = _others()
+    wanted = [name for name, value in asdict(products or Products()).items() if value]
+    _brought[:] = [] if products is None else [Products(**{name: True for name in wanted if name in others})]
+    fastest_products.cache_clear()
+    return [name for name in wanted if name not in others]
+
+
 @lru_cache(maxsize=1)
 def fastest_products() -> Products:
     """Which products others than MKL compute, rightly and faster, on this machine.
 
     Measured once per machine and kept in the user's cache: two processes that chose differently would round
-    differently, and a run that is resumed must go on to the bit.
+    differently. A checkpoint holds the choice, so that a run goes on to the bit whatever became of the cache.
     """
+    if _brought:
+        return _brought[0]
     file = _kept()
     if file is None:
         return _measured()
     if not file.exists():
         _write_first(file, _measured())
     try:
-        return Products(**json.loads(file.read_text()))
-    except (OSError, TypeError, ValueError):
+        return as_products(json.loads(file.read_text()))
+    except (OSError, ValueError, RecursionError):
         return Products()
+
+
+def as_products(values: Any) -> Products:
+    """Read what `asdict` gives.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(values, dict) or not all(isinstance(value, bool) for value in values.values()):  # pyright: ignore
+        raise ValueError("expected true or false for each of y, dx and dw")
+    try:
+        return Products(**values)  # pyright: ignore
+    except TypeError:
+        raise ValueError("expected y, dx and dw") from None
 
 
 def _kept() -> Path | None:

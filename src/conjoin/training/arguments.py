@@ -3,7 +3,7 @@
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from conjoin.errors import ConfigError, listing
+from conjoin.errors import ConfigError, listing, shown
 from conjoin.generation.ranges import Range
 from conjoin.training.ranges import (
     AVERAGED,
@@ -149,7 +149,9 @@ class TrainingArguments:
         if self.packing and self.tokens_per_batch is None:
             wrong.append("packing = True without tokens_per_batch; packed rows are filled up to a number of tokens.")
         if self.metrics and not self.predict_with_generate:
-            wrong.append(f"metrics = {self.metrics!r} without predict_with_generate; there are no texts to compare.")
+            wrong.append(
+                f"metrics = {shown(self.metrics)} without predict_with_generate; there are no texts to compare."
+            )
         if self.load_best_model_at_end and self.save_strategy == "no":
             wrong.append('load_best_model_at_end = True with save_strategy = "no"; the best model would not be kept.')
         return wrong
@@ -196,14 +198,14 @@ def _wrong_types(arguments: Any) -> list[str]:
     for each in fields(arguments):
         value, kind = getattr(arguments, each.name), kinds[each.name]
         if not fits(value, kind):
-            wrong.append(f"{each.name} = {value!r}; expected {expectation(kind)}.")
+            wrong.append(f"{each.name} = {shown(value)}; expected {expectation(kind)}.")
     return wrong
 
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of an annotated type; whole numbers are floats too, booleans are no numbers."""
     if get_origin(kind) is Literal:
-        return value in get_args(kind)
+        return any(type(value) is type(each) and value == each for each in get_args(kind))
     if args := get_args(kind):
         return any(fits(value, each) for each in args)
     if isinstance(value, bool):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from conjoin.checkpoint import open_checkpoint
 from conjoin.errors import ConfigError, ConjoinError, FileError, WeightError
-from conjoin.training.moments import OPTIMIZER
+from conjoin.training.moments import check_readable
 from conjoin.training.run_folder import Checkpoint, RunFolder
 from conjoin.training.state import DamagedCheckpoint
 
@@ -38,13 +38,11 @@ def _way_out(checkpoint: Checkpoint, error: ConjoinError) -> str:
 
 
 def _is_whole(checkpoint: Checkpoint) -> bool:
-    """Whether progress and weights can be opened, and the optimizer where it is one file."""
-    optimizer = checkpoint.folder / OPTIMIZER.file
+    """Whether progress can be read, weights can be opened, and the optimizer holds what optimizers leave."""
     try:
         checkpoint.state()
         open_checkpoint(checkpoint.folder).close()
-        if not (checkpoint.folder / "shards").is_dir():
-            open_checkpoint(optimizer).close()
+        check_readable(checkpoint.folder)
     except DAMAGE:
         return False
     return True

@@ -38,6 +38,12 @@ def room_of(arguments: TrainingArguments, pair: PairSpec) -> Room:
     )
 
 
+def _told(room: Room) -> str:
+    """The sides that have a limit."""
+    sides = ((room.source, "source"), (room.target, "target"))
+    return " and ".join(f"{limit} {side}" for limit, side in sides if limit is not None) + " tokens"
+
+
 def _least(*limits: int | None) -> int | None:
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
@@ -67,8 +73,7 @@ def to_examples(
     if examples.cut > MANY_CUT * len(examples):
         room = room_of(arguments, pair)
         warnings.warn(
-            f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed "
-            f"{room.source} source and {room.target} target tokens and may be cut.",
+            f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed {_told(room)} and may be cut.",
             ConjoinWarning,
             stacklevel=4,
         )
@@ -118,7 +123,7 @@ def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:
             raise DataError(
                 f"{where}: {what} go from {lowest} to {highest}, but the {stack}'s vocabulary has {kind.vocab_size}.",
                 hint=f"use the {stack}'s own tokenizer; after adding tokens to it, "
-                f"model.resize_token_embeddings({stack}=len(tokenizer)).",
+                f"model.resize_token_embeddings({stack}=len(tokenizer)) and save_pretrained make room in Python.",
             )
 
 

@@ -142,6 +142,10 @@ class Engine(Protocol):
         """
         ...
 
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Put every random generator back afterwards, whatever a user's metrics and callbacks drew."""
+        ...
+
     def mean_loss(self, examples: Examples) -> float:
         """Loss per counted label, by the weights of pairs, without label smoothing."""
         ...

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConjoinError, ConjoinWarning
-from conjoin.training.card import model_card
-from conjoin.training.metrics_log import read_log
+from conjoin.training.card import as_code, model_card
+from conjoin.training.metrics_log import is_number, read_log
 from conjoin.training.run_folder import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def _write(trainer: "Trainer[Any]", run: "Run", write_pair: Callable[[Staging], 
         write_pair(staging)
         staging.path("README.md").write_text(_card(trainer, run), encoding="utf-8")
         if trainer.recipe is not None:
-            staging.path(RECIPE_FILE).write_text(trainer.recipe.to_yaml(), encoding="utf-8")
+            staging.path(RECIPE_FILE).write_text(trainer.recipe.lasting().to_yaml(), encoding="utf-8")
     _report(trainer, run)
 
 
@@ -42,7 +42,7 @@ def _card(trainer: "Trainer[Any]", run: "Run") -> str:
     evaluations = [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
     chosen = [line for line in evaluations if shown_step in (None, line["step"])]
     numbers: dict[str, Any] = chosen[-1] if chosen else {}
-    metrics = {name: value for name, value in numbers.items() if name.startswith("eval_") and value is not None}
+    metrics = {name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)}
     words = {name: getattr(trainer.args, name) for name in SHOWN}
     return model_card(
         run.folder.path,
@@ -57,9 +57,9 @@ def _card(trainer: "Trainer[Any]", run: "Run") -> str:
 def _origin(trainer: "Trainer[Any]") -> str:
     sources = trainer.recipe.sources if trainer.recipe else None
     if sources and sources.encoder:
-        return f"`{sources.encoder}` joined to `{sources.decoder}`"
+        return f"{as_code(sources.encoder)} joined to {as_code(str(sources.decoder))}"
     if sources and sources.model:
-        return f"`{sources.model}`"
+        return as_code(sources.model)
     config = trainer.model.config
     if isinstance(config, EncoderDecoderConfig):
         return f"A {config.encoder.model_type} encoder joined to a {config.decoder.model_type} decoder"

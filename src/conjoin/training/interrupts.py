@@ -1,11 +1,11 @@
-"""Ctrl-C and a scheduler's SIGTERM end a run after the running step, with a checkpoint."""
+"""Ctrl-C, a scheduler's SIGTERM and a terminal that closes end a run after the running step, with a checkpoint."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupts:
@@ -22,7 +22,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if self._watched:
-            self._before = {each: signal.signal(each, self._note) for each in _SIGNALS}
+            self._before = {each: signal.signal(each, self._note) for each in _SIGNALS if not _is_nohup(each)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -36,3 +36,8 @@ class Interrupts:
         for each, handler in self._before.items():
             signal.signal(each, handler)
         self._before = {}
+
+
+def _is_nohup(number: signal.Signals) -> bool:
+    """Whether the run is to outlive its terminal."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, NoTokenizerError
 from conjoin.training.callbacks import TrainerCallback
 from conjoin.training.datasets import columns_of
 from conjoin.training.examination import refuse_quantized
@@ -30,8 +30,10 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     _refuse_quantized(recipe.sources.model)
     train, validation = read_data(recipe)
     build_model, kind = _framework(recipe.sources.framework)
+    model = build_model(recipe)
+    _require_tokenizer(model)
     trainer = kind(
-        build_model(recipe),
+        model,
         None,
         recipe.arguments,
         train_dataset=train,
@@ -39,12 +41,19 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         callbacks=callbacks,
         recipe=recipe,
     )
-    if trainer.tokenizer is None:
-        raise ConfigError(
-            "The model's folders have no tokenizer.", hint="put the tokenizers' files beside config.json."
-        )
     trainer.train()
     return recipe.arguments.output_dir
+
+
+def _require_tokenizer(model: Any) -> None:
+    try:
+        found = model.tokenizer
+    except NoTokenizerError as error:
+        raise ConfigError(
+            f"The model's folders have no tokenizer. {error}".partition("\n")[0],
+            hint="put the tokenizers' files beside config.json.",
+        ) from error
+    assert found is not None
 
 
 def _refuse_quantized(model: str | None) -> None:

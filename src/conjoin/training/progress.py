@@ -1,6 +1,7 @@
 """What a terminal shows while training; nothing where stderr is no terminal."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -39,15 +40,18 @@ class TrainingProgress:
 
     def step(self) -> None:
         """One more step is done."""
-        self._bar.advance(self._task)
+        with suppress(OSError):  # the terminal may be gone, and the run not yet at its end
+            self._bar.advance(self._task)
 
     def log(self, loss: float, tokens_per_s: float) -> None:
         """Show new figures."""
-        self._bar.update(self._task, loss=f"{loss:.3f}", speed=f"{tokens_per_s:,.0f}")
+        with suppress(OSError):
+            self._bar.update(self._task, loss=f"{loss:.3f}", speed=f"{tokens_per_s:,.0f}")
 
     def close(self) -> None:
         """Leave the last state on the screen."""
-        self._bar.stop()
+        with suppress(OSError):
+            self._bar.stop()
 
 
 def track(items: Iterable[T], what: str, *, shown: bool = True) -> Iterator[T]:
@@ -62,3 +66,9 @@ def show(*things: Any, shown: bool = True) -> None:
     """Print tables or lines on stderr."""
     if shown:
         error_console().print(*things)
+
+
+def say(text: str, *, shown: bool = True) -> None:
+    """One line on stderr, as it is."""
+    if shown:
+        error_console().print(text, soft_wrap=True, markup=False, highlight=False)

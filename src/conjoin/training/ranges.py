@@ -4,6 +4,8 @@ import math
 from dataclasses import fields
 from typing import Any
 
+from conjoin import limits
+from conjoin.errors import shown
 from conjoin.generation.ranges import Range
 
 COUNT = Range(lambda value: 1 <= value < math.inf, "1 or more")
@@ -23,6 +25,10 @@ def out_of_range(arguments: Any) -> list[str]:
     for each in fields(arguments):
         value, expected = getattr(arguments, each.name), each.metadata.get("range")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if expected is not None and is_number and not expected.holds(value):
+        if expected is None or not is_number:
+            continue
+        if isinstance(value, int) and abs(value) > limits.STEPS:
+            wrong.append(f"{each.name} = {shown(value)}; expected {expected.words}, and at most {limits.STEPS}.")
+        elif not expected.holds(value):
             wrong.append(f"{each.name} = {value}; expected {expected.words}.")
     return wrong

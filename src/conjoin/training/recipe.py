@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
 from conjoin.configuration import CrossAttentionInit, Share
-from conjoin.errors import ConfigError, FileError, MissingBackend, listing
+from conjoin.errors import ConfigError, FileError, MissingBackend, listing, shown
+from conjoin.limits import RECIPE_BYTES
 from conjoin.training.arguments import TrainingArguments, expectation, fits, word
 
 SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
@@ -40,7 +41,7 @@ class Sources:
         """Check types."""
         kinds = get_type_hints(type(self))
         wrong = [
-            f"{each.name} = {getattr(self, each.name)!r}; expected {expectation(kinds[each.name])}."
+            f"{each.name} = {shown(getattr(self, each.name))}; expected {expectation(kinds[each.name])}."
             for each in fields(self)
             if not fits(getattr(self, each.name), kinds[each.name])
         ]
@@ -91,14 +92,15 @@ class Recipe:
         Raises:
             ConfigError: unknown words or values that cannot be used, all of a kind in one error.
         """
-        plain = {SHORT.get(name, name): value for name, value in normalised(words).items()}
-        if plain.get("resume_from_checkpoint") in (True, False):
+        plain = normalised(words)
+        if isinstance(plain.get("resume_from_checkpoint"), bool):
             plain["resume_from_checkpoint"] = "latest" if plain["resume_from_checkpoint"] else None
         known = {kind: {each.name for each in fields(kind)} for kind in (Sources, TrainingArguments)}
         unknown = sorted(set(plain) - known[Sources] - known[TrainingArguments])
         if unknown:
             raise ConfigError(
-                f"Unknown words in the recipe: {', '.join(unknown)}.",
+                f"Unknown words in the recipe: {', '.join(map(_short, unknown[:20]))}"
+                f"{f' and {len(unknown) - 20} more' if len(unknown) > 20 else ''}.",
                 hint="conjoin train --print-config prints every word with its value.",
             )
         sources, arguments = (kind(**{k: v for k, v in plain.items() if k in known[kind]}) for kind in known)
@@ -115,10 +117,31 @@ class Recipe:
         """The recipe as a file that `read_recipe` reads."""
         return _yaml().safe_dump(self.words(), sort_keys=False, allow_unicode=True)
 
+    def lasting(self) -> "Recipe":
+        """The recipe without what a command did once: going on, or deleting what was there."""
+        once = {name: getattr(TrainingArguments, name) for name in ("resume_from_checkpoint", "overwrite_output_dir")}
+        return Recipe(self.sources, self.arguments.copy(**once))
+
+
+def _short(name: str) -> str:
+    """A word as it stands, where it is short and plain."""
+    return name if name.isprintable() and len(name) <= 60 else shown(name)
+
 
 def normalised(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Words with underscores."""
-    return {name.replace("-", "_"): value for name, value in words.items()}
+    """Words with underscores, the long ones for the short.
+
+    Raises:
+        ConfigError: one word in two spellings.
+    """
+    found: dict[str, Any] = {}
+    for name, value in words.items():
+        plain = name.replace("-", "_")
+        plain = SHORT.get(plain, plain)
+        if plain in found:
+            raise ConfigError(f"{plain} is given twice, as {shown(name)} too; expected one of them.")
+        found[plain] = value
+    return found
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -129,18 +152,50 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ConfigError: it is not YAML or TOML, or holds no words.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: the recipe cannot be read: {error}.") from None
-    try:
-        found = tomllib.loads(text) if path.suffix == ".toml" else _yaml().safe_load(text)
-    except (tomllib.TOMLDecodeError, _yaml().YAMLError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "YAML"
-        raise ConfigError(f"{path}: not {kind}: {' '.join(str(error).split())}.") from None
+    text = _text(path)
+    found = _toml(text, path) if path.suffix == ".toml" else _yaml_words(text, path)
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", found)):
         raise ConfigError(f"{path}: expected words and values, such as `learning_rate: 0.0001`.")
-    return _as_meant(normalised(cast("dict[str, Any]", found)))
+    try:
+        return _as_meant(normalised(cast("dict[str, Any]", found)))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise FileError(f"{path}: the recipe cannot be read: it is no file, but a pipe or a device.")
+        with open(path, "rb") as file:
+            raw = file.read(RECIPE_BYTES + 1)
+        if len(raw) > RECIPE_BYTES:
+            raise FileError(f"{path}: the recipe has more than {RECIPE_BYTES:,} bytes; one with every word has 3,000.")
+        return raw.decode("utf-8-sig")
+    except FileError:
+        raise
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise FileError(f"{path}: the recipe cannot be read: {error}.") from None
+
+
+def _toml(text: str, path: Path) -> Any:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError, ArithmeticError) as error:  # dates that do not exist, thousands of brackets
+        raise ConfigError(f"{path}: not TOML: {_one_line(error)}.") from None
+
+
+def _yaml_words(text: str, path: Path) -> Any:
+    from conjoin.training.recipe_yaml import read_yaml
+
+    try:
+        return read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML: {_one_line(error)}.") from None
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _as_meant(words: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Recorder:
 
     def __init__(self, run: RunFolder, state: TrainerState, report_to: str, *, shown: bool) -> None:
         self.state = state
-        self._sinks: list[Sink] = open_sinks(run.path, state.global_step, report_to) if shown else []
+        self._sinks: list[Sink] = open_sinks(run.path, state, report_to) if shown else []
         self._progress = TrainingProgress(state.max_steps, state.global_step, shown=shown)
         self._clock = time.perf_counter()
         self._logged = (state.tokens_seen, state.seconds)
@@ -31,7 +31,7 @@ class Recorder:
     def tick(self) -> None:
         """Add the time since the last call to the run's."""
         now = time.perf_counter()
-        self.state.seconds += now - self._clock
+        self.state.seconds += max(now - self._clock, 0.0)  # machines that wake up, or are moved, set clocks back
         self._clock = now
 
     def pause(self) -> None:

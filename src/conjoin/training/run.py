@@ -2,21 +2,25 @@
 
 import math
 import warnings
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from conjoin.checkpoint import write_json
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, TrainingError
 from conjoin.training.arrays import counted_labels, tokens_of
 from conjoin.training.batching import Plan, choose_batching
+from conjoin.training.best import check_validation, deciding
 from conjoin.training.callbacks import TrainerControl
 from conjoin.training.damage import older_one_named
 from conjoin.training.examination import examine
 from conjoin.training.examples import Examples
 from conjoin.training.interrupts import Interrupts
+from conjoin.training.metric_numbers import plain_numbers
 from conjoin.training.metrics_log import require_sinks
 from conjoin.training.recorder import Recorder
-from conjoin.training.run_folder import Checkpoint, RunFolder, as_training_error, check_same_plan
-from conjoin.training.state import TrainerState
+from conjoin.training.resuming import differences, words_of
+from conjoin.training.run_folder import STATE_FILE, Checkpoint, RunFolder, as_training_error, check_same_plan
+from conjoin.training.state import DamagedCheckpoint, TrainerState
 
 if TYPE_CHECKING:
     from conjoin.training.trainer import Trainer
@@ -27,20 +31,14 @@ UNREAD_STEPS = 200
 """Before so many steps, no model reads yet."""
 
 
-LOSS = "eval_loss"
-
-
-def _eval_name(metric: str) -> str:
-    """A metric as evaluations name it; users may leave the prefix out."""
-    return f"eval_{metric.removeprefix('eval_')}"
-
-
 class Run:
     """A run that begins, or goes on from a checkpoint.
 
     Attributes:
         state: Where it stands.
         engine: What takes steps.
+        changed: Words that a run that goes on is told otherwise than before.
+        other_validation: Whether it is evaluated on other data than before.
     """
 
     def __init__(
@@ -49,13 +47,16 @@ class Run:
         self.trainer, self.examples, self.folder = trainer, examples, folder
         self.args, self.world = trainer.args, trainer.world
         self.control = TrainerControl()
-        self._check_validation()
+        check_validation(trainer)
         require_sinks(self.args.report_to)
         self.resumed = checkpoint is not None
         self.state = self._state_of(checkpoint) if checkpoint else self._new_state()
+        self._note_words()
         self.plan = self._plan()
         self.state.max_steps = self._max_steps()
         self._batches = self.plan.epoch(self.state.epoch)
+        if checkpoint is not None:
+            self._check_place(checkpoint)
         if not self.resumed and self.args.doctor:
             self.world.on_first(lambda: examine(trainer, examples, self._batches[0]))
         self.engine = trainer.make_engine(self.args, self.state.max_steps, self.state.fresh)
@@ -66,38 +67,27 @@ class Run:
         self._norm, self._source_gain = 0.0, math.inf
         self.control.should_training_stop = self._out_of_patience
 
-    def _check_validation(self) -> None:
-        """Refuse settings that would have no effect without validation data, and a metric that is not computed."""
-        args, examples = self.args, self.trainer.eval_examples
-        without = examples is None or args.eval_strategy == "no"
-        idle = {
-            "early_stopping_patience": args.early_stopping_patience is not None,
-            "load_best_model_at_end": args.load_best_model_at_end,
-            f"metric_for_best_model = {args.metric_for_best_model}": _eval_name(args.metric_for_best_model) != LOSS,
-            f"eval_strategy = {args.eval_strategy}": args.eval_strategy in ("steps", "epoch"),
-        }
-        asked = [name for name, is_set in idle.items() if is_set]
-        if without and asked:
-            raise ConfigError(
-                f"No evaluation is made, but it is asked for: {', '.join(asked)}.",
-                hint="give validation data (--validation, eval_dataset=), and leave eval_strategy = no out.",
-            )
-        if examples is not None and not without:
-            self._require_metric(self.trainer.metric_names(examples))
-
-    def _require_metric(self, names: Iterable[str] | None) -> None:
-        """Refuse a metric_for_best_model that evaluations do not give; None where nobody knows yet what they give."""
-        wanted = self.args.metric_for_best_model
-        if names is not None and _eval_name(wanted) not in map(_eval_name, names):
-            raise ConfigError(
-                f"metric_for_best_model = {wanted!r} is not among the metrics of an evaluation: {', '.join(names)}.",
-                hint="metrics of texts are computed with --metrics NAME --predict-with-generate.",
-            )
-
     @staticmethod
     def _state_of(checkpoint: Checkpoint) -> TrainerState:
         with older_one_named(checkpoint):
             return checkpoint.state()
+
+    def _note_words(self) -> None:
+        """Keep what the run is told, and what is different since it was told before."""
+        now, examples = words_of(self.trainer.recipe, self.args.to_dict()), self.trainer.eval_examples
+        self.changed = differences(self.state.words, now)
+        validation = None if examples is None else examples.fingerprint()
+        self.other_validation = None not in (validation, self.state.validation) and validation != self.state.validation
+        self.state.words, self.state.validation = now, validation
+
+    def _check_place(self, checkpoint: Checkpoint) -> None:
+        """Refuse a place that the epoch does not have."""
+        if self.state.batches_seen > 0 and self.state.batches_seen >= len(self._batches):
+            with older_one_named(checkpoint):
+                raise DamagedCheckpoint(
+                    f"{checkpoint.folder / STATE_FILE}: batches_seen = {self.state.batches_seen}, "
+                    f"and the epoch has {len(self._batches)}."
+                )
 
     def _new_state(self) -> TrainerState:
         fresh = list(self.trainer.model.join_report.fresh)
@@ -162,6 +152,7 @@ class Run:
         try:
             with Interrupts(watched=not self.world.many) as interrupts:
                 self.trainer.call_back("on_train_begin", self)
+                self._evaluate_if_due()
                 while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
                     self._step()
                     self._stop_if(interrupts.name)
@@ -217,11 +208,15 @@ class Run:
         if state.global_step % self.args.logging_steps == 0 or last:
             self._log()
         evaluates = self._evaluates(epoch_ends, last) or control.should_evaluate
+        saves = self._saves(epoch_ends, last, evaluates) or control.should_save
+        control.should_evaluate = control.should_save = False
+        if saves:
+            self.save(evaluation_due=evaluates)
         if evaluates:
-            self._evaluate()
+            self._evaluate_safely(saved=saves)
             last = last or control.should_training_stop
-        if self._saves(epoch_ends, last, evaluates) or control.should_save:
-            self.save()
+            if not saves and (control.should_save or self._saves(epoch_ends, last, evaluates)):
+                self.save()
         control.should_evaluate = control.should_save = False
 
     def _log(self) -> None:
@@ -257,11 +252,29 @@ class Run:
             case "auto":
                 return on_step or last or evaluated
 
+    def _evaluate_safely(self, *, saved: bool) -> None:
+        """Evaluate; whatever that raises, the step is kept.
+
+        Args:
+            saved: Whether there is a checkpoint of this step, which then learns the outcome.
+        """
+        before = replace(self.state)
+        try:
+            with self.engine.undisturbed():
+                self._evaluate()
+        except Exception as error:
+            self.state.forget_evaluation(before)
+            self._keep_after(error, saved)
+            raise
+        self.state.evaluation_due = False
+        if saved:
+            self._settle()
+
     def _evaluate(self) -> None:
         self._read_losses()
         examples = self.trainer.eval_examples
         assert examples is not None
-        metrics = self.trainer.evaluate()
+        metrics = plain_numbers(self.trainer.evaluate(), "An evaluation")
         samples = self.trainer.samples(examples, self.args.eval_samples)
         self.recorder.evaluation(self.epoch, metrics)
         for sample in samples:
@@ -270,6 +283,41 @@ class Run:
         self._compare(metrics)
         self.recorder.pause()
         self.trainer.call_back("on_evaluate", self, metrics=metrics)
+
+    def _keep_after(self, error: Exception, saved: bool) -> None:
+        """Save the step whose evaluation failed, if it is not saved, and say in the error how to go on."""
+        if not saved and not self.world.many:  # several processes need not all have failed
+            try:
+                self.save(evaluation_due=True)
+            except Exception as second:
+                error.add_note(f"Nor could the step be saved: {second}")
+                return
+            saved = True
+        if saved:
+            error.add_note(
+                f"The evaluation of step {self.state.global_step} failed; "
+                f"{self.folder.checkpoint(self.state.global_step)} was saved before it. "
+                "Resuming (--resume, or train(resume_from_checkpoint=True)) evaluates it and goes on; "
+                "with eval_strategy = no it goes on without."
+            )
+
+    def _settle(self) -> None:
+        """Let the checkpoint of this step know how its evaluation came out; the old ones may go only now."""
+        folder = self.folder.checkpoint(self.state.global_step)
+        if (folder / STATE_FILE).is_file():  # a run may have come from another folder's checkpoint
+            self.world.on_first(lambda: write_json(folder / STATE_FILE, self.state.to_dict()))
+        self._rotate()
+
+    def _rotate(self) -> None:
+        self.world.on_first(lambda: self.folder.rotate(self.args.save_total_limit, self.state.best_step))
+
+    def _evaluate_if_due(self) -> None:
+        """Make up for the evaluation that the checkpoint was saved before."""
+        if not self.state.evaluation_due:
+            return
+        if self.trainer.eval_examples is not None and self.args.eval_strategy != "no":
+            self._evaluate_safely(saved=True)
+        self.state.evaluation_due = False
 
     def warn_of_unread_sources(self) -> None:
         """Say so if the last evaluation found that the model writes without reading."""
@@ -284,11 +332,10 @@ class Run:
 
     def _compare(self, metrics: dict[str, float]) -> None:
         """Note the best evaluation; stop after too many that were no better."""
-        self._require_metric([key.removeprefix("eval_") for key in metrics])
-        state, value = self.state, metrics[_eval_name(self.args.metric_for_best_model)]
-        gain = 0.0 if state.best_metric is None else value - state.best_metric
-        gain = gain if self.args.better_when_greater else -gain
-        if state.best_metric is None or gain > self.args.early_stopping_threshold:
+        state, value = self.state, deciding(metrics, self.args.metric_for_best_model)
+        gain = math.inf if state.best_metric is None else value - state.best_metric
+        gain = gain if self.args.better_when_greater or state.best_metric is None else -gain
+        if math.isfinite(value) and gain > self.args.early_stopping_threshold:
             state.best_metric, state.best_step = value, state.global_step
             state.evaluations_without_progress = 0
             return
@@ -300,16 +347,22 @@ class Run:
         patience = self.args.early_stopping_patience
         return patience is not None and self.state.evaluations_without_progress >= patience
 
-    def save(self) -> None:
-        """Keep a checkpoint."""
+    def save(self, *, evaluation_due: bool = False) -> None:
+        """Keep a checkpoint.
+
+        Args:
+            evaluation_due: Its step is evaluated next; a run that is resumed from it begins with that.
+        """
         self._read_losses()
         self.recorder.tick()
+        self.state.evaluation_due = evaluation_due
         step = self.state.global_step
         try:
             self.engine.save(self.folder.checkpoint(step), self.state)
         except ConjoinError as error:
             raise as_training_error(error, self.folder, step) from error
-        self.world.on_first(lambda: self.folder.rotate(self.args.save_total_limit, self.state.best_step))
+        if not evaluation_due:
+            self._rotate()
         self.recorder.pause()
         self.trainer.call_back("on_save", self)
 

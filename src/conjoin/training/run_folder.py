@@ -1,14 +1,15 @@
 """The folder of a run: what lies where, which checkpoints there are, which may go."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from conjoin.checkpoint import read_json
-from conjoin.errors import ConjoinError, FileError, TrainingError
-from conjoin.training.state import TrainerState
+from conjoin.errors import ConjoinError, FileError, TrainingError, shown
+from conjoin.training.state import DamagedCheckpoint, TrainerState
 
 STATE_FILE = "trainer_state.json"
 RECIPE_FILE = "recipe.yaml"
@@ -23,8 +24,19 @@ class Checkpoint:
     folder: Path
 
     def state(self) -> TrainerState:
-        """Where the run stood."""
-        return TrainerState.from_dict(read_json(self.folder / STATE_FILE))
+        """Where the run stood.
+
+        Raises:
+            DamagedCheckpoint: the file holds something else; with its name.
+        """
+        path = self.folder / STATE_FILE
+        try:
+            found = TrainerState.from_dict(read_json(path))
+        except DamagedCheckpoint as error:
+            raise DamagedCheckpoint(f"{path}: {error}") from None
+        if found.global_step != self.step:
+            raise DamagedCheckpoint(f"{path}: global_step = {found.global_step}, in the folder of step {self.step}.")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +140,8 @@ class RunFolder:
 
 
 def _step(name: str) -> int | None:
-    number = name.removeprefix("checkpoint-")
-    return int(number) if number.isdigit() else None
+    found = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,14})", name)
+    return int(found[1]) if found else None
 
 
 def check_same_plan(saved: dict[str, object], now: dict[str, object]) -> None:
@@ -139,13 +151,19 @@ def check_same_plan(saved: dict[str, object], now: dict[str, object]) -> None:
         TrainingError: names what changed.
     """
     changed = [
-        f"{name}: {saved.get(name)} before, {value} now" for name, value in now.items() if saved.get(name) != value
+        f"{name}: {_told(saved.get(name))} before, {value} now"
+        for name, value in now.items()
+        if saved.get(name) != value
     ]
     if changed:
         raise TrainingError(
             f"The checkpoint belongs to another order of batches ({'; '.join(changed)}).",
             hint="resume with the data and batch settings of the run's recipe.yaml.",
         )
+
+
+def _told(value: object) -> str:
+    return value if isinstance(value, str) and len(value) < 200 else shown(value)
 
 
 def as_training_error(error: ConjoinError, run: RunFolder, step: int) -> TrainingError:

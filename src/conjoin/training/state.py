@@ -1,9 +1,11 @@
 """Where a run stands: plain numbers that travel in a checkpoint as JSON."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, cast, get_args, get_type_hints
 
-from conjoin.errors import TrainingError
+from conjoin.errors import TrainingError, listing, shown
+from conjoin.limits import STEPS
 
 
 class DamagedCheckpoint(TrainingError):
@@ -26,6 +28,9 @@ class TrainerState:
         fresh: Names of the parameters that no checkpoint had when the run began.
         plan: What the order of batches depends on; a resumed run must have the same.
         batches_per_step: Over all processes; kept when their number changes.
+        validation: Fingerprint of the data that evaluations are made on.
+        words: What the run was told, to name what differs when it goes on.
+        evaluation_due: Whether the step was saved before its evaluation, whose outcome is therefore not in here yet.
     """
 
     global_step: int = 0
@@ -43,6 +48,14 @@ class TrainerState:
     fresh: list[str] = field(default_factory=list[str])
     plan: dict[str, Any] = field(default_factory=dict[str, Any])
     batches_per_step: int = 1
+    evaluation_due: bool = False
+    validation: str | None = None
+    words: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def forget_evaluation(self, before: "TrainerState") -> None:
+        """Take back what an evaluation changed."""
+        self.best_metric, self.best_step = before.best_metric, before.best_step
+        self.evaluations_without_progress = before.evaluations_without_progress
 
     def to_dict(self) -> dict[str, Any]:
         """What the checkpoint's JSON holds."""
@@ -56,6 +69,52 @@ class TrainerState:
             DamagedCheckpoint: it is something else.
         """
         try:
-            return cls(**values)
+            found = cls(**values)
         except TypeError as error:
-            raise DamagedCheckpoint(f"This is not the state of a run: {error}.") from None
+            raise DamagedCheckpoint(f"This is not the state of a run: {shown(str(error))}.") from None
+        if wrong := found._wrong():
+            raise DamagedCheckpoint(f"This is not the state of a run:\n{listing(wrong)}")
+        return found
+
+    def _wrong(self) -> list[str]:
+        """Every value that no run leaves."""
+        kinds = get_type_hints(type(self))
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        wrong = [
+            f"{name} = {shown(value)}; expected {_EXPECTED[kinds[name]]}."
+            for name, value in values.items()
+            if not _holds(value, kinds[name])
+        ]
+        if not wrong and not (self.batches_per_step >= 1 and self.epoch <= self.global_step):
+            wrong.append(
+                f"batches_per_step = {self.batches_per_step} and epoch = {self.epoch} of step {self.global_step}; "
+                "expected 1 or more batches, and a step for every epoch."
+            )
+        return wrong
+
+
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number, 0 or more",
+    int | None: "a whole number, 0 or more, or null",
+    float: "a finite number",
+    float | None: "a finite number or null",
+    bool: "true or false",
+    str | None: "text or null",
+    list[str]: "a list of texts",
+    dict[str, Any]: "an object",
+}
+
+
+def _holds(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is one that the state has."""
+    if kind in (bool, dict[str, Any]):
+        return isinstance(value, bool if kind is bool else dict)
+    if kind == list[str]:
+        return isinstance(value, list) and all(isinstance(each, str) for each in cast("list[Any]", value))
+    if value is None or isinstance(value, str):
+        return type(value) in get_args(kind)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if int in (kind, *get_args(kind)):
+        return isinstance(value, int) and 0 <= value < STEPS
+    return float in (kind, *get_args(kind)) and abs(value) <= sys.float_info.max

@@ -24,7 +24,9 @@ from conjoin.training.examination import refuse_quantized
 from conjoin.training.examples import IGNORED, Examples
 from conjoin.training.finish import write_final_model
 from conjoin.training.lock import locked
+from conjoin.training.metric_numbers import plain_numbers
 from conjoin.training.recipe import Recipe
+from conjoin.training.resuming import tell, write_recipe
 from conjoin.training.run import Run
 from conjoin.training.run_folder import Checkpoint, RunFolder
 from conjoin.training.scoring import score_texts, wanted_metrics
@@ -33,7 +35,7 @@ GAIN_PAIRS = 64
 """Pairs whose sources are exchanged in an evaluation."""
 
 Place = TypeVar("Place", bound=World)
-ComputeMetrics = Callable[[EvalPrediction], dict[str, float]]
+ComputeMetrics = Callable[[EvalPrediction], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class Trainer(ABC, Generic[Place]):
             self._engine = run.engine
             if checkpoint is None:
                 self.world.on_first(folder.claim)  # only now: every check has passed
+            self.world.on_first(lambda: write_recipe(self.recipe, folder.path))
+            tell(run, wanted)
             run.go()
             write_final_model(self, run)
         run.warn_of_unread_sources()
@@ -190,16 +194,15 @@ class Trainer(ABC, Generic[Place]):
         if examples is None:
             raise ConfigError("There is nothing to evaluate on.", hint="Seq2SeqTrainer(..., eval_dataset=...)")
         metrics, _ = self._judge(examples, generates=self._generates)
-        return {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return _prefixed(metrics, metric_key_prefix)
 
     def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
         """Generate a target for every source."""
         examples = self._examples(test_dataset, "the test data")
         assert examples is not None
         metrics, ids = self._judge(examples, generates=True)
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         predictions = filled(ids, self.target_pad) if self.tokenizer is None else self._decode(ids)
-        return PredictionOutput(predictions, filled(examples.labels), named)
+        return PredictionOutput(predictions, filled(examples.labels), _prefixed(metrics, metric_key_prefix))
 
     @property
     def _generates(self) -> bool:
@@ -235,13 +238,14 @@ class Trainer(ABC, Generic[Place]):
                 ids = engine.predict(examples, self.generation_settings(examples))
         if generates:
             metrics |= self._scores(examples, ids)
-        metrics["runtime"] = round(time.perf_counter() - start, 3)
+        metrics["runtime"] = round(max(time.perf_counter() - start, 0.0), 3)
         return metrics, ids
 
     def _scores(self, examples: Examples, ids: list[list[int]]) -> dict[str, float]:
         found: dict[str, float] = {}
         if self._compute_metrics is not None:
-            found |= self._compute_metrics(EvalPrediction(filled(ids, self.target_pad), filled(examples.labels)))
+            given = self._compute_metrics(EvalPrediction(filled(ids, self.target_pad), filled(examples.labels)))
+            found |= plain_numbers(given, "compute_metrics")
         if self.args.metrics:
             targets = self._targets(examples, range(len(examples)))
             found |= score_texts(self.args.metrics, self._decode(ids), targets)
@@ -317,6 +321,11 @@ class Trainer(ABC, Generic[Place]):
         """Tell every callback."""
         for callback in self.callbacks:
             getattr(callback, event)(self.args, run.state, run.control, model=self.model, **keywords)
+
+
+def _prefixed(metrics: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Metrics as an evaluation names them; users may have put the prefix there already."""
+    return {name if name.startswith(f"{prefix}_") else f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
 def _source_gain(engine: Engine, examples: Examples) -> dict[str, float]:

@@ -15,7 +15,8 @@ from conjoin.jax.saving import write_pair
 from conjoin.pretrained.dtypes import as_bits, with_meaning
 from conjoin.training.jax.adamw import Arrays, Moments
 from conjoin.training.moments import Moments as Saved
-from conjoin.training.moments import Stored, read_moments, write_moments
+from conjoin.training.moments import open_moments, write_moments
+from conjoin.training.pieces import Stored
 from conjoin.training.run_folder import STATE_FILE
 from conjoin.training.state import TrainerState
 
@@ -51,11 +52,12 @@ def restore_checkpoint(engine: "Engine", folder: Path) -> None:
         TrainingError: it does not fit, or cannot be read.
     """
     engine.model.params = params = _weights(engine.model, folder)
-    saved = read_moments(folder, engine.trained, averaged=engine.average is not None)
-    engine.updates = dict(saved.updates)
-    engine.moments = Moments(*(_like(part, filled, params) for part, filled in _pairs(engine, saved)))
-    if saved.average is not None:
-        engine.average = _like(saved.average, engine.average or {}, params)
+    kinds = {name: (params[name].shape, params[name].dtype.name) for name in engine.trained}
+    with open_moments(folder, kinds, averaged=engine.average is not None) as saved:
+        engine.updates = dict(saved.updates)
+        engine.moments = Moments(*(_like(part, filled, params) for part, filled in _pairs(engine, saved)))
+        if saved.average is not None:
+            engine.average = _like(saved.average, engine.average or {}, params)
 
 
 def _pairs(engine: "Engine", saved: Saved) -> list[tuple[Mapping[str, Stored], Arrays]]:

@@ -4,6 +4,7 @@ The model holds the weights all the time, so callbacks and evaluations see the p
 away; whoever wants to keep some copies them.
 """
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -104,7 +105,9 @@ class Engine:
     def begin(self, step: int) -> None:
         """Get ready for the first step: copies of the weights, since the user's own must not be given away."""
         if not self.trained:
-            raise TrainingError("Every parameter is frozen; there is nothing to train.", hint="leave --freeze out")
+            raise TrainingError(
+                "Every parameter is frozen; there is nothing to train.", hint="leave freeze out (--freeze)."
+            )
         params = self.model.params = _copies(self.model.flat_params)
         chosen = {name: params[name] for name in self.trained}
         self.updates = dict.fromkeys(self.trained, 0)
@@ -193,6 +196,16 @@ class Engine:
             yield
         finally:
             self.model.params = live
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Put Python's and numpy's generators back afterwards; JAX has none."""
+        python, numpys = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpys)
 
     def mean_loss(self, examples: Examples) -> float:
         """Loss per counted label, without label smoothing."""

@@ -1,6 +1,8 @@
 """Checkpoints of a run: model, optimizer, average, random states and progress, in one folder that appears whole."""
 
 import random
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
@@ -10,11 +12,13 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoint import Staging, read_json, replacing_folder, write_json
-from conjoin.errors import ConjoinError, FileError, TrainingError
+from conjoin.errors import ConjoinWarning, FileError, TrainingError, shown
+from conjoin.torch.linear_grad import as_products, fastest_products, use_products
 from conjoin.torch.model import EncoderDecoderModel
 from conjoin.torch.pretrained import plain_state
 from conjoin.torch.saving import write_pair
-from conjoin.training.moments import Moments, Stored, read_moments, write_moments
+from conjoin.training.moments import Moments, open_moments, write_moments
+from conjoin.training.pieces import Stored
 from conjoin.training.run_folder import STATE_FILE
 from conjoin.training.state import DamagedCheckpoint, TrainerState
 from conjoin.training.torch.sharding import copy_into, whole_state
@@ -25,7 +29,8 @@ if TYPE_CHECKING:
 
 RANDOM_FILE = "random.pt"
 SCALE_FILE = "loss_scale.json"
-SHARDS = "shards"
+PRODUCTS_FILE = "products.json"
+"""Who computes which product on a CPU: it was measured, another choice rounds differently."""
 
 
 def save_checkpoint(engine: "Engine", folder: Path, state: TrainerState) -> None:
@@ -42,8 +47,7 @@ def _write_whole(engine: "Engine", folder: Path, states: list[Any], state: Train
             write_moments(staging, _moments(engine))
             if engine.arguments.fp16:
                 write_json(staging / SCALE_FILE, engine.scaler.state_dict())
-            _save(staging, RANDOM_FILE, states)
-            write_json(staging / STATE_FILE, state.to_dict())
+            _save_beside(engine, staging, states, state)
 
     engine.world.on_first(write)
 
@@ -56,8 +60,15 @@ def _write_sharded(engine: "Engine", folder: Path, states: list[Any], state: Tra
         save_shards(engine, Path(staging))
         if isinstance(staging, Staging):
             write_pair(engine.model, staging, state=weights)
-            _save(staging, RANDOM_FILE, states)
-            write_json(staging / STATE_FILE, state.to_dict())
+            _save_beside(engine, staging, states, state)
+
+
+def _save_beside(engine: "Engine", staging: Staging, states: list[Any], state: TrainerState) -> None:
+    """Write what a checkpoint has beside weights and moments."""
+    if engine.world.device.type == "cpu":
+        write_json(staging / PRODUCTS_FILE, asdict(fastest_products()))
+    _save(staging, RANDOM_FILE, states)
+    write_json(staging / STATE_FILE, state.to_dict())
 
 
 def _moments(engine: "Engine") -> Moments:
@@ -67,20 +78,21 @@ def _moments(engine: "Engine") -> Moments:
     average = None if engine.average is None else engine.average.shadow
     return Moments(
         updates={name: int(held[name]["step"]) if name in held else 0 for name in engine.trained},
-        first={name: _stored(state["exp_avg"]) for name, state in held.items()},
-        second={name: _stored(state["exp_avg_sq"]) for name, state in held.items()},
-        average=None if average is None else {name: _stored(tensor) for name, tensor in average.items()},
+        first={name: stored(state["exp_avg"]) for name, state in held.items()},
+        second={name: stored(state["exp_avg_sq"]) for name, state in held.items()},
+        average=None if average is None else {name: stored(tensor) for name, tensor in average.items()},
     )
 
 
-def _stored(tensor: Tensor) -> Stored:
+def stored(tensor: Tensor) -> Stored:
+    """A tensor as files have it."""
     tensor = tensor.detach().cpu().contiguous()
     bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     return bits.numpy(), str(tensor.dtype).removeprefix("torch.")
 
 
-def _tensor(stored: Stored) -> Tensor:
-    array, dtype = stored
+def _tensor(saved: Stored) -> Tensor:
+    array, dtype = saved
     return torch.from_numpy(array).view(getattr(torch, dtype))
 
 
@@ -98,16 +110,10 @@ def restore_checkpoint(engine: "Engine", folder: Path, step: int) -> None:
         TrainingError: it does not fit, or cannot be read.
     """
     load_weights(engine.model, folder)
-    try:
-        _restore_optimizer(engine, folder)
-    except (ValueError, KeyError, RuntimeError) as error:
-        if isinstance(error, ConjoinError):
-            raise
-        raise TrainingError(
-            f"{folder}: its optimizer does not fit this run: {error}.",
-            hint="resume with the settings of the run's recipe.yaml.",
-        ) from error
-    states = _load(folder / RANDOM_FILE) if (folder / RANDOM_FILE).is_file() else ()
+    _restore_optimizer(engine, folder)
+    if engine.world.device.type == "cpu" and (folder / PRODUCTS_FILE).is_file():
+        _adopt_products(folder / PRODUCTS_FILE)
+    states = read_random_states(folder / RANDOM_FILE) if (folder / RANDOM_FILE).is_file() else []
     if len(states) == engine.world.size:
         set_random_state(states[engine.world.rank])
     else:
@@ -115,42 +121,66 @@ def restore_checkpoint(engine: "Engine", folder: Path, step: int) -> None:
 
 
 def _restore_optimizer(engine: "Engine", folder: Path) -> None:
-    """From whichever kind of run wrote it. What reads shards is imported where there are some: it takes a second."""
-    if (folder / SHARDS).is_dir():
-        from conjoin.training.torch.shards import load_shards
-
-        load_shards(engine, folder)
-        return
-    saved = read_moments(folder, engine.trained, averaged=engine.average is not None)
-    adopt(engine, saved)
+    """From whichever kind of run wrote it."""
+    kinds = {name: (tuple(p.shape), str(p.dtype).removeprefix("torch.")) for name, p in engine.trained.items()}
+    with open_moments(folder, kinds, averaged=engine.average is not None) as saved:
+        adopt(engine, saved)
+        if engine.average is not None and saved.average is not None:
+            with torch.no_grad():
+                for name, tensor in engine.average.shadow.items():
+                    copy_into(tensor, _tensor(saved.average[name]))
     if engine.arguments.fp16 and (folder / SCALE_FILE).is_file():
-        engine.scaler.load_state_dict(read_json(folder / SCALE_FILE))
-    if engine.average is not None and saved.average is not None:
-        with torch.no_grad():
-            for name, tensor in engine.average.shadow.items():
-                copy_into(tensor, _tensor(saved.average[name]))
+        engine.scaler.load_state_dict(read_scale(folder / SCALE_FILE))
 
 
+@torch.no_grad()
 def adopt(engine: "Engine", saved: Moments) -> None:
-    """Give the optimizer the moments of a file; settings stay this run's."""
-    optimizer = engine.optimizing.optimizer
-    states: dict[str, Any] = {
-        name: {
-            "step": torch.tensor(float(saved.updates[name])),
-            "exp_avg": _tensor(first),
-            "exp_avg_sq": _tensor(saved.second[name]),
-        }
-        for name, first in saved.first.items()
-    }
-    if engine.arguments.fsdp != "none":
-        from conjoin.training.torch.shards import adopt_whole
+    """Give the optimizer the moments of a file; settings stay this run's. Sharded parameters take their rows."""
+    states: Any = engine.optimizing.optimizer.state
+    states.clear()
+    for name in saved.first:
+        parameter = engine.trained[name]
+        first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        copy_into(first, _tensor(saved.first[name]))
+        copy_into(second, _tensor(saved.second[name]))
+        step = torch.tensor(float(saved.updates[name]), device=parameter.device)
+        states[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
 
-        adopt_whole(engine, states)
-        return
-    names = {id(parameter): name for name, parameter in engine.trained.items()}
-    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    by_number = {number: states[name] for number, name in enumerate(order) if name in states}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": by_number})
+
+def _adopt_products(path: Path) -> None:
+    """Compute every product as the run did, whatever was measured here."""
+    saved = read_json(path)
+    try:
+        products = as_products(saved)
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{path}: {shown(saved)}; {error}.") from None
+    if lacking := use_products(products):
+        warnings.warn(
+            f"The run computed {', '.join(lacking)} of its linear layers in a way that this machine lacks (oneDNN, or "
+            "a compiler for our kernels); it goes on, but rounds differently from here on.",
+            ConjoinWarning,
+            stacklevel=2,
+        )
+
+
+def read_scale(path: Path) -> dict[str, Any]:
+    """What a float16 run multiplies its loss with, and when that changes.
+
+    Raises:
+        DamagedCheckpoint: it is something else.
+    """
+    found = read_json(path)
+    numbers = ("scale", "growth_factor", "backoff_factor")
+    counts = ("growth_interval", "_growth_tracker")
+    for name in (*numbers, *counts):
+        value: Any = found.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        good = whole and 0 <= value < 1 << 31 if name in counts else whole or isinstance(value, float)
+        if not good or not (name in counts or 1e-30 <= value <= 1e30):
+            raise DamagedCheckpoint(f"{path}: {name} = {shown(value)}; expected a number above 0.")
+    if odd := sorted(set(found) - {*numbers, *counts}):
+        raise DamagedCheckpoint(f"{path}: {shown(odd[0])} is nothing that the scale of a loss has.")
+    return found
 
 
 def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
@@ -166,11 +196,60 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
             copy_into(tensor, saved[name])
 
 
-def _load(path: Path) -> Any:
+def read_random_states(path: Path) -> list[dict[str, Any]]:
+    """The generators of every process. The file is of torch.save; nothing in it but plain values is let in.
+
+    Raises:
+        DamagedCheckpoint: it is something else, or generators would not take it.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
         raise DamagedCheckpoint(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}.") from error
+    if not isinstance(found, list):
+        raise DamagedCheckpoint(f"{path}: holds {type(found).__name__}, expected a list, one entry per process.")
+    for rank, state in enumerate(cast("list[Any]", found)):
+        if odd := _odd_generator(state):
+            raise DamagedCheckpoint(f"{path}: {odd} of process {rank} is no state of a generator.")
+    return cast("list[dict[str, Any]]", found)
+
+
+_WORDS = 624
+"""Of a Mersenne twister's state."""
+
+
+def _odd_generator(state: Any) -> str | None:
+    """The generator whose state is none. numpy believes what it is given, and would read beyond its memory."""
+    if not isinstance(state, dict):
+        return "what stands for the generators"
+    held = cast("dict[str, Any]", state)
+    match held.get("python"):
+        case (3, tuple() as words, None | float()) if words and _are_words(words[:-1]) and _is_place(words[-1]):
+            pass
+        case _:
+            return "python"
+    match held.get("numpy"):
+        case ("MT19937", list() as words, place, 0 | 1, int() | float()) if _are_words(words) and _is_place(place):
+            pass
+        case _:
+            return "numpy"
+    for name in ("torch", *(["cuda"] if "cuda" in held else [])):
+        tensor = held.get(name)
+        if not isinstance(tensor, Tensor) or tensor.dtype != torch.uint8 or tensor.dim() != 1:
+            return name
+    try:
+        torch.Generator().set_state(held["torch"])
+    except (RuntimeError, TypeError):
+        return "torch"
+    return None
+
+
+def _are_words(words: Any) -> bool:
+    return len(words) == _WORDS and all(type(word) is int and 0 <= word < 1 << 32 for word in words)
+
+
+def _is_place(place: Any) -> bool:
+    return type(place) is int and 0 <= place <= _WORDS
 
 
 def random_state(world: World) -> dict[str, Any]:
@@ -190,7 +269,10 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+        try:
+            torch.cuda.set_rng_state(state["cuda"])
+        except RuntimeError as error:
+            raise DamagedCheckpoint(f"{RANDOM_FILE}: the state of cuda is none: {error}.") from error
 
 
 def seed_all(seed: int, world: World) -> None:

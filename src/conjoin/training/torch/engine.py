@@ -23,7 +23,12 @@ from conjoin.training.engine import Losses, out_of_memory
 from conjoin.training.examples import Examples
 from conjoin.training.state import TrainerState
 from conjoin.training.torch.averaging import Average
-from conjoin.training.torch.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.torch.checkpoints import (
+    random_state,
+    restore_checkpoint,
+    save_checkpoint,
+    set_random_state,
+)
 from conjoin.training.torch.collate import Collator, batch_loss, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
 from conjoin.training.torch.groups import Optimizing, build_optimizing
@@ -203,6 +208,15 @@ class Engine:
             finally:
                 reshard(self.model)
                 self.model.train(was_training)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Put every random generator back afterwards."""
+        before = random_state(self.world)
+        try:
+            yield
+        finally:
+            set_random_state(before)
 
     def mean_loss(self, examples: Examples) -> float:
         """Loss per counted label, without label smoothing."""

@@ -56,7 +56,10 @@ def build_optimizing(
     """
     groups = parameter_groups(parameters, arguments.weight_decay)
     if not groups:
-        raise TrainingError("Every parameter is frozen; there is nothing to train.", hint="model.unfreeze()")
+        raise TrainingError(
+            "Every parameter is frozen; there is nothing to train.",
+            hint="leave freeze out (--freeze), or call model.unfreeze().",
+        )
     optimizer = torch.optim.AdamW(
         groups,
         lr=arguments.learning_rate,

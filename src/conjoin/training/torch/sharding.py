@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from conjoin.errors import ConfigError
@@ -94,8 +94,19 @@ def whole_state(model: EncoderDecoderModel, world: World) -> dict[str, Tensor]:
     return found
 
 
+def rows_of(tensor: DTensor) -> tuple[int, int]:
+    """From where to where this process has the rows of a tensor: equal parts, the last ones shorter, as torch.chunk."""
+    mesh, count = tensor.device_mesh, tensor.shape[0]
+    part = -(-count // mesh.size())
+    start = min(mesh.get_local_rank() * part, count)
+    return start, min(start + part, count)
+
+
 def copy_into(target: Tensor, source: Tensor) -> None:
-    """Copy a whole tensor into a parameter, sharded or not."""
+    """Copy a whole tensor into a parameter, sharded by rows or not."""
     if isinstance(target, DTensor):
-        source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
+        assert target.placements == (Shard(0),)
+        start, end = rows_of(target)
+        target.to_local().copy_(source[start:end])
+        return
     target.copy_(source)

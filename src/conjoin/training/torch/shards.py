@@ -1,58 +1,62 @@
-"""The optimizer of a sharded model: every process writes its part, any number of processes reads it."""
+"""The optimizer of a sharded model: every process writes its rows, any number of processes reads them (pieces.py)."""
 
-import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+import numpy as np
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from conjoin.checkpoint import Staging, replacing_folder
-from conjoin.training.torch.checkpoints import SHARDS
+from conjoin.checkpoint import Tensor as Named
+from conjoin.training.moments import OPTIMIZER
+from conjoin.training.pieces import FOLDER, Share, write_index, write_rows
+from conjoin.training.torch.checkpoints import stored
 from conjoin.training.torch.engine import Engine
+from conjoin.training.torch.sharding import rows_of
 from conjoin.training.torch.world import World
 
 
 def save_shards(engine: Engine, folder: Path) -> None:
-    """Write this process's part of optimizer and average; every process must call it."""
-    state_dict_saver.save(_template(engine), checkpoint_id=folder / SHARDS)
+    """Write this process's rows of moments and average; every process must call it."""
+    held: dict[str, Share] = {}
+    write_rows(folder, engine.world.rank, _noted(_rows(engine), held))
+    shares = engine.world.gather(held)
+    engine.world.on_first(lambda: write_index(folder, shares))
 
 
-def load_shards(engine: Engine, folder: Path) -> None:
-    """Read this process's part, whoever wrote it; every process must call it."""
-    state = _template(engine)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process may read them too
-        state_dict_loader.load(state, checkpoint_id=folder / SHARDS)
-    set_optimizer_state_dict(engine.model, engine.optimizing.optimizer, state["optimizer"])
+def _noted(rows: Iterator[tuple[Named, Share]], held: dict[str, Share]) -> Iterator[Named]:
+    for tensor, share in rows:
+        held[tensor[0]] = share
+        yield tensor
 
 
-def _template(engine: Engine) -> dict[str, Any]:
-    """What is saved, by parameter names; loading fills its tensors in place."""
-    average = {} if engine.average is None else {"average": engine.average.shadow}
-    return {"optimizer": get_optimizer_state_dict(engine.model, engine.optimizing.optimizer)} | average
+def _rows(engine: Engine) -> Iterator[tuple[Named, Share]]:
+    """What this process has; whatever is not sharded, the first one has."""
+    states = engine.optimizing.optimizer.state
+    tensors = [(f"average/{name}", each) for name, each in (engine.average.shadow if engine.average else {}).items()]
+    for name, parameter in engine.trained.items():
+        state = states.get(parameter, {})
+        if engine.world.first:
+            count = np.array(int(state["step"]) if state else 0, np.int64)
+            yield (f"updates/{name}", count, "int64"), Share((), "int64", 1)
+        if state:
+            tensors += [(f"first/{name}", state["exp_avg"]), (f"second/{name}", state["exp_avg_sq"])]
+    for name, tensor in tensors:
+        if isinstance(tensor, DTensor):
+            start, end = rows_of(tensor)
+            yield from _share(name, tensor.to_local(), tuple(tensor.shape), end - start)
+        elif engine.world.first:
+            yield from _share(name, tensor, tuple(tensor.shape), len(tensor) if tensor.dim() else 1)
 
 
-def adopt_whole(engine: Engine, states: dict[str, Any]) -> None:
-    """Give a sharded model's optimizer the state of one that was not sharded.
-
-    Args:
-        states: By the parameters' names.
-    """
-    names = {id(parameter): name for name, parameter in engine.trained.items()}
-    groups = engine.optimizing.optimizer.param_groups
-    by_name = {
-        "state": states,
-        "param_groups": [g | {"params": [names[id(parameter)] for parameter in g["params"]]} for g in groups],
-    }
-    options = StateDictOptions(full_state_dict=True)
-    set_optimizer_state_dict(engine.model, engine.optimizing.optimizer, by_name, options=options)
+def _share(name: str, local: Tensor, shape: tuple[int, ...], rows: int) -> Iterator[tuple[Named, Share]]:
+    """This process's rows, where it has some."""
+    assert not shape or len(local) == rows
+    if rows:
+        array, dtype = stored(local)
+        yield (name, array, dtype), Share(shape, dtype, rows)
 
 
 @contextmanager
@@ -60,10 +64,13 @@ def staged_by_all(world: World, folder: Path) -> Generator[Staging | Path]:
     """`replacing_folder` that all processes write into; the first one, which gets the staging, puts it in place."""
     if not world.many:
         with replacing_folder(folder) as staging:
+            _clear(staging)
             yield staging
         return
     holder = replacing_folder(folder) if world.first else None
     staging = holder.__enter__() if holder is not None else None
+    if staging is not None:
+        _clear(staging)
     path = Path(world.from_first(str(staging.folder) if staging is not None else ""))
     error: Exception | None = None
     try:
@@ -78,3 +85,9 @@ def staged_by_all(world: World, folder: Path) -> Generator[Staging | Path]:
     world.from_first(None)
     if error is not None:
         raise error
+
+
+def _clear(staging: Staging) -> None:
+    """A checkpoint that is written again keeps nothing of another kind of run, or of more processes."""
+    staging.remove(FOLDER)
+    staging.remove(OPTIMIZER.file)

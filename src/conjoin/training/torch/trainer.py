@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from conjoin.torch.linear_grad import use_products
 from conjoin.training.arguments import TrainingArguments
 from conjoin.training.torch.checkpoints import seed_all
 from conjoin.training.torch.engine import Engine
@@ -23,6 +24,13 @@ class Seq2SeqTrainer(Trainer[World]):
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
         """What trains and evaluates the model."""
         return Engine(self.model, arguments, self.world, total_steps, fresh, self.source_pad)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
+        """Train (see Trainer.train); how a resumed run computed its products holds until its end."""
+        try:
+            return super().train(resume_from_checkpoint)
+        finally:
+            use_products(None)
 
     def seed(self) -> None:
         """Start every generator."""

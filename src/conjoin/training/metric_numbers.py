@@ -1,0 +1,95 @@
+"""What a user's own metrics come to: plain numbers by name, whichever library they are of."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from numbers import Number
+from typing import Any, cast
+
+from conjoin.errors import ConjoinWarning, shown
+
+_LEVELS = 8
+"""Mappings in one another; deeper ones are taken for one that holds itself."""
+
+
+def plain_numbers(given: object, whose: str) -> dict[str, float]:
+    """Metrics as Python's numbers.
+
+    Numbers of any library are taken: numpy's, arrays and tensors of one element, Decimal, Fraction; truth values are 1
+    and 0. A mapping in a mapping gives names with a slash, `rouge/1`. Anything else is left out with a warning: no run
+    ends because of a metric.
+
+    Args:
+        given: What somebody's code calls metrics.
+        whose: Where it came from, for the warning.
+    """
+    if not isinstance(given, Mapping):
+        _warn(f"{whose} gave {_kind(given)}; expected numbers by name, as in {{'f1': 0.5}}. Nothing of it is kept.")
+        return {}
+    found: dict[str, float] = {}
+    odd: list[str] = []
+    for name, value in _flat(cast("Mapping[Any, Any]", given), 1):
+        number = as_number(value)
+        if number is None:
+            odd.append(f"{shown(name)} is {_kind(value)}")
+        elif name in found:
+            odd.append(f"{shown(name)} is there twice")
+        else:
+            found[name] = number
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        _warn(f"{whose} gave what is no number, and it is left out: {'; '.join(odd[:3])}{more}.")
+    return found
+
+
+def _flat(values: Mapping[Any, Any], level: int) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and level < _LEVELS:
+            inner = _flat(cast("Mapping[Any, Any]", value), level + 1)
+            yield from ((f"{_as_name(name)}/{rest}", found) for rest, found in inner)
+        else:
+            yield _as_name(name), value
+
+
+def _as_name(name: Any) -> str:
+    """A metric's name as text that files can hold."""
+    return str(name).encode(errors="backslashreplace").decode()
+
+
+def as_number(value: Any) -> float | None:
+    """A number of any type as Python's own; None for what is none."""
+    value = _element(value)
+    if isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, Number) or isinstance(value, complex):
+        return None
+    try:
+        number = float(cast("Any", value))
+    except (ArithmeticError, TypeError, ValueError):  # too large, a signalling NaN, complex
+        return None
+    return value if isinstance(value, int) else number
+
+
+def _element(value: Any) -> Any:
+    """What numpy's scalars, and arrays and tensors of one element, hold."""
+    if isinstance(value, int | float | str | bytes) and type(value).__module__ == "builtins":
+        return value
+    if math.prod(getattr(value, "shape", None) or ()) != 1:
+        return value
+    for way in ("item", "numpy"):  # TensorFlow's tensors have the second only
+        if callable(read := getattr(value, way, None)):
+            try:
+                inner = read()
+            except (RuntimeError, TypeError, ValueError):
+                return value
+            return inner if way == "item" else _element(inner)
+    return value
+
+
+def _kind(value: object) -> str:
+    size = len(value) if isinstance(value, list | tuple | dict | str) else None
+    return f"of type {type(value).__name__}" + ("" if size is None else f" and length {size}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConjoinWarning, stacklevel=4)
