@@ -12,11 +12,14 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from conjoin import limits
+from conjoin import tokenizer as room
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
+from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.tokenizer._rust import no_panics
 from conjoin.tokenizer._sentencepiece import merges_of
 from tokenizer_samples import raw_folder, write_json
+
+AutoTokenizer: Any = room.AutoTokenizer
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_a_normalisation_table_is_as_long_as_it_says(as_it_stands: Path, table: 
 @pytest.mark.parametrize("kind", ["t5", "xlm-roberta", "llama"])
 def test_a_sentencepiece_file_asks_for_no_more_than_it_holds(kind: str, tmp_path: Path) -> None:
     path = next(raw_folder(kind, tmp_path).glob("*.model"))
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # pyright: ignore[reportAttributeAccessIssue]
     model.ParseFromString(path.read_bytes())
     model.normalizer_spec.precompiled_charsmap = (2**32 - 4).to_bytes(4, "little") + b"\0" * 100
     path.write_bytes(model.SerializeToString())
@@ -120,7 +123,7 @@ def test_an_added_token_is_held_to_the_same_limit(tmp_path: Path, file: str, ind
 def test_a_longest_row_that_is_no_number_is_refused(tmp_path: Path, value: Any) -> None:
     folder = raw_folder("bert", tmp_path)
     change(folder / "tokenizer_config.json", model_max_length=value)
-    with pytest.raises(TokenizerError, match="model_max_length = .*whole number"):
+    with pytest.raises(TokenizerError, match=r"model_max_length = .*whole number"):
         AutoTokenizer.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=12)
     assert tokenizer.model_max_length == 12

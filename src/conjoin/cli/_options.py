@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from conjoin.errors import MissingBackend
+from conjoin.join import set_languages
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -20,6 +21,12 @@ MaxSourceLength = Annotated[
     int | None, typer.Option(min=1, help="Longer sources are cut to so many tokens; the model's limit by default.")
 ]
 SourceColumn = Annotated[str, typer.Option(help="The key or column that holds the source.")]
+SourceLanguage = Annotated[
+    str | None, typer.Option(help="Code of the sources' language, as en_XX; the tokenizer's own by default.")
+]
+TargetLanguage = Annotated[
+    str | None, typer.Option(help="Code of the language to write, as ro_RO; the model's own by default.")
+]
 NumBeams = Annotated[int | None, typer.Option(min=1, help="Beams; 1 is greedy. The model's own setting by default.")]
 MaxNewTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest result in tokens; the model's own setting by default, else 128.")
@@ -89,8 +96,13 @@ def _value(text: str) -> Any:
         return text
 
 
-def load(name: str, dtype: Dtype | None, device: str | None) -> "EncoderDecoderModel":
+def load(
+    name: str, dtype: Dtype | None, device: str | None, languages: tuple[str | None, str | None] = (None, None)
+) -> "EncoderDecoderModel":
     """Load a model, in evaluation mode, on the device asked for.
+
+    Args:
+        languages: Of sources and of targets, where the caller names them.
 
     Raises:
         ConjoinError: it cannot be loaded.
@@ -107,4 +119,7 @@ def load(name: str, dtype: Dtype | None, device: str | None) -> "EncoderDecoderM
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"{chosen!r}: {str(error).splitlines()[0]}", param_hint="--device") from None
-    return EncoderDecoderModel.from_pretrained(name, dtype=dtype.value if dtype else None, device=chosen)
+    model = EncoderDecoderModel.from_pretrained(name, dtype=dtype.value if dtype else None, device=chosen)
+    if languages != (None, None):
+        set_languages(model, model.tokenizer, *languages)
+    return model

@@ -48,6 +48,8 @@ def evaluate_model(
     source_prefix: Annotated[str, typer.Option(help="Text put before every source.")] = "",
     drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out pairs with an empty side.")] = False,
     batch_size: options.BatchSize = 32,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
     max_source_length: options.MaxSourceLength = None,
     num_beams: options.NumBeams = None,
     max_new_tokens: options.MaxNewTokens = None,
@@ -74,7 +76,8 @@ def evaluate_model(
     found: list[Evaluation] = []
     unsaved: list[str] = []
     for number, name in enumerate(models):
-        found.append(_evaluate(options.load(name, dtype, device), name, pairs, names, settings))
+        loaded = options.load(name, dtype, device, (source_language, target_language))
+        found.append(_evaluate(loaded, name, pairs, names, settings))
         unsaved += _save(found[-1], written[number]) if written else []
     compared = found[0].compare(found[1], method=test.value) if against else []
     if as_json:

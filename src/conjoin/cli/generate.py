@@ -45,6 +45,8 @@ def generate_targets(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     source_column: options.SourceColumn = "source",
     batch_size: options.BatchSize = 32,
+    source_language: options.SourceLanguage = None,
+    target_language: options.TargetLanguage = None,
     max_source_length: options.MaxSourceLength = None,
     num_beams: options.NumBeams = None,
     max_new_tokens: options.MaxNewTokens = None,
@@ -82,10 +84,11 @@ def generate_targets(
         seed=seed,
     )
     rows, total = _input(texts, input, input_format, source_column)
+    languages = (source_language, target_language)
     written = Format.jsonl if as_json else format or _told_by(output)
     spell = json_line if written == Format.jsonl else text_line
     if output is None:
-        loaded = options.load(model, dtype, device)
+        loaded = options.load(model, dtype, device, languages)
         _to_stdout(_Run(loaded, settings, rows, total), spell)
         return
     claim_file(output, inputs=[input] if input not in (None, STDIN) else [], overwrite=overwrite)
@@ -96,11 +99,12 @@ def generate_targets(
         "generation": settings.generation,
         "seed": seed,
         "max_source_length": max_source_length,
+        **({"languages": languages} if any(languages) else {}),
     }
     with Journal(output, same, overwrite=overwrite) as journal:
         if journal.done:
             say(f"{len(journal.done):,} results are there already; going on with the others.")
-        loaded = options.load(model, dtype, device)
+        loaded = options.load(model, dtype, device, languages)
         _to_file(_Run(loaded, settings, rows, total), journal, spell)
     say(f"{output}: {len(journal.done):,} results.")
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from conjoin.errors import ConfigError
+from conjoin.join import start_of_language
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -66,9 +67,10 @@ class _Source:
 def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `generate` that say how long a result may be, whatever the model's own settings leave open."""
     names = ("max_new_tokens", "max_length")
+    spoken = start_of_language(model, model.tokenizer)
     if any(generation.get(name) or getattr(model.generation_config, name) for name in names):
-        return dict(generation)
-    return {**generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
+        return {**spoken, **generation}
+    return {**spoken, **generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Joining: which parameter comes from where, which ids start, end and pad a target. Plans and reports, no arrays."""
 
 from conjoin.join.convert import convert_checkpoint
+from conjoin.join.languages import set_languages, start_of_language, target_language
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
@@ -71,10 +72,13 @@ __all__ = [
     "random_half",
     "require_pad",
     "require_start",
+    "set_languages",
     "shared_names",
     "sinusoids",
     "special_tokens",
+    "start_of_language",
     "starts_with_last_label",
+    "target_language",
     "target_tokenizer",
     "unshared",
     "untied_head",

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from conjoin.errors import TokenizerError
+from conjoin.tokenizer._languages import TargetLanguage, known_language
 from conjoin.tokenizer._read import Vocabulary
 from conjoin.tokenizer._rust import in_turn
 from conjoin.tokenizer._settings import Settings, Token, text_of
@@ -61,6 +61,31 @@ class MBartTokenizer(UnigramTokenizer):
         return [*cls.languages, *(token for token in given or [] if text_of(token) not in cls.languages)]
 
     @property
+    @in_turn
+    def lang_code_to_id(self) -> dict[str, int]:
+        """Every language that the vocabulary holds, and its id."""
+        ids = {code: self.backend.token_to_id(code) for code in self.languages}
+        return {code: index for code, index in ids.items() if index is not None}
+
+    @property
+    @in_turn
+    def target_language(self) -> TargetLanguage | None:
+        """The language of targets, where `tgt_lang` was set; else None, whatever stands in for it."""
+        code = self.settings.options.get("tgt_lang")
+        if not code:
+            return None
+        return TargetLanguage(code, self.language_id(code), leads=bool(self._around("", code)[0]))
+
+    @in_turn
+    def language_id(self, code: str) -> int:
+        """The id of a language's code.
+
+        Raises:
+            TokenizerError: there is no such language; names those that are like it.
+        """
+        return known_language(code, self.lang_code_to_id, self.get_added_vocab(), type(self).__name__)
+
+    @property
     def src_lang(self) -> str:
         """The language code of texts."""
         return self.settings.options.get("src_lang") or "en_XX"
@@ -85,7 +110,7 @@ class MBartTokenizer(UnigramTokenizer):
 
     def target_template(self) -> Any:
         code = self.settings.options.get("tgt_lang")
-        return None if code is None else self._template(code)
+        return self._template(code) if code else None
 
     def frame(self) -> None:
         self.backend.post_processor = self._template(self.src_lang)
@@ -115,11 +140,7 @@ class MBartTokenizer(UnigramTokenizer):
         return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
 
     def _template(self, code: str) -> TemplateProcessing:
-        if self.backend.token_to_id(code) is None:
-            raise TokenizerError(
-                f"language {code!r} is not in the vocabulary. Expected one of: {', '.join(self.languages)}.",
-                hint=f"tokenizer.src_lang = {self.languages[3]!r}",
-            )
+        self.language_id(code)
         prefix, suffix = self._around(self.eos_token or "</s>", code)
         return TemplateProcessing(
             single=[*prefix, "$A", *suffix],

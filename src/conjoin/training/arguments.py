@@ -46,6 +46,10 @@ class TrainingArguments:
     source_column: str = word("source", "Name of the column that is read; dots go into nested ones.")
     target_column: str = word("target", "Name of the column that is to be written.")
     source_prefix: str = word("", "Text put before every source, as T5 wants.")
+    source_language: str | None = word(None, "Code of the sources' language, as en_XX; the tokenizer's own by default.")
+    target_language: str | None = word(
+        None, "Code of the targets' language, with which generation then starts; the tokenizer's own by default."
+    )
     max_source_length: int | None = word(None, "Longer sources are cut; the encoder's limit by default.", COUNT)
     max_target_length: int | None = word(None, "Longer targets are cut; the decoder's limit by default.", COUNT)
     drop_empty: bool = word(False, "Leave out pairs with an empty source or target, which are an error otherwise.")

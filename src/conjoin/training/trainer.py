@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from conjoin.checkpoint import replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError, TrainingError
+from conjoin.join import set_languages, start_of_language
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.arguments import TrainingArguments
@@ -100,6 +101,7 @@ class Trainer(ABC, Generic[Place]):
         wanted_metrics(self.args.metrics)
         self.model, self.world = self.place(model)
         self.tokenizer = _tokenizer_for(model, tokenizer)
+        set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
         self.train_examples = self._examples(train_dataset, "the training data")
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._engine: Engine | None = None
@@ -293,10 +295,14 @@ class Trainer(ABC, Generic[Place]):
         return 0 if pad is None else pad
 
     def generation_settings(self, examples: Examples) -> dict[str, Any]:
-        """How evaluations generate: long enough for the longest target, unless the arguments say otherwise."""
+        """How evaluations generate: long enough for the longest target, unless the arguments say otherwise.
+
+        Targets begin with the language that the tokenizer knows for them.
+        """
         longest = self.args.generation_max_length or self.args.max_target_length or int(examples.labels.lengths.max())
         limit = room_of(self.args, self.model.spec).target
         settings: dict[str, Any] = {"max_new_tokens": min(longest, limit - 1) if limit else longest}
+        settings |= start_of_language(self.model, self.tokenizer)
         if self.args.generation_num_beams:
             settings["num_beams"] = self.args.generation_num_beams
         return settings
