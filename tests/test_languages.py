@@ -110,8 +110,16 @@ def test_a_language_that_is_none_names_those_that_are_like_it(code: str, near: s
     assert one.target_language.id == one.convert_tokens_to_ids("la_XX")
 
 
-@pytest.mark.parametrize("framework", ["torch", "jax"])
-@pytest.mark.parametrize(("make", "kind"), [(whole, "mbart50"), (whole, "mbart"), (pair, "mbart50"), (pair, "mbart")])
+@pytest.mark.parametrize(
+    ("make", "kind", "framework"),
+    [
+        *((make, kind, "torch") for make in (whole, pair) for kind in KINDS),
+        (whole, "mbart50", "jax"),
+        (pair, "mbart", "jax"),
+        pytest.param(whole, "mbart", "jax", marks=pytest.mark.slow),
+        pytest.param(pair, "mbart50", "jax", marks=pytest.mark.slow),
+    ],
+)
 def test_what_is_trained_into_a_language_is_saved_and_generated_in_it(
     framework: str,
     make: Any,

@@ -307,3 +307,33 @@ def test_padding_changes_nothing_but_padding(bert: room.BertTokenizer, texts: li
         assert ids[: len(row)] == row
         assert sum(mask) == len(row)
         assert set(ids[len(row) :]) <= {bert.pad_token_id}
+
+
+def test_a_tokenizer_is_printed_in_one_short_line(tmp_path: Path) -> None:
+    t5 = room.T5Tokenizer.from_pretrained(raw_folder("t5", tmp_path / "t5"), model_max_length=512)
+    specials = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    size = t5.vocab_size
+    assert repr(t5) == f"T5Tokenizer(vocab_size={size}, model_max_length=512, special_tokens={specials})"
+    t5.add_tokens(["one", "two"])
+    assert f"vocab_size={size}, added_tokens=2, model_max_length=512" in repr(t5)
+    mbart = room.MBartTokenizer.from_pretrained(raw_folder("mbart", tmp_path / "mbart"))
+    assert "src_lang='de_DE', tgt_lang='en_XX'" in repr(mbart)
+    assert "model_max_length" not in repr(mbart)  # it knows none
+    pair = room.TokenizerPair(t5, mbart)
+    assert repr(pair) == (
+        f"TokenizerPair(source={t5!r}, target={mbart!r}, target_eos=True, target_bos=False, label_pad_token_id=-100)"
+    )
+
+
+def test_a_batch_is_printed_whole_or_by_its_size(tmp_path: Path) -> None:
+    bert = room.BertTokenizer.from_pretrained(raw_folder("bert", tmp_path))
+    small = bert("a", return_token_type_ids=False)
+    assert repr(small) == f"{{'input_ids': {small['input_ids']}, 'attention_mask': {small['attention_mask']}}}"
+    many = bert(["a b c"] * 300 + ["a"], return_offsets_mapping=True)
+    assert repr(many) == (
+        "BatchEncoding(input_ids: 301 rows of 3 to 5, token_type_ids: 301 rows of 3 to 5, "
+        "attention_mask: 301 rows of 3 to 5, offset_mapping: 301 rows of 3 to 5)"
+    )
+    array = bert(["a"] * 300, return_tensors="np", return_token_type_ids=False, return_attention_mask=False)
+    assert repr(array) == "BatchEncoding(input_ids: ndarray of shape (300, 3))"
+    assert repr(bert(["a b"] * 200)["input_ids"][:1]) == str([[*bert("a b")["input_ids"]]])

@@ -78,6 +78,7 @@ def _start_with(model: Generates, spoken: TargetLanguage | None) -> None:
         model.generation_config.forced_bos_token_id = spoken.id
     else:
         model.generation_config.forced_bos_token_id = None
+        model.generation_config.decoder_start_token_id = None  # the config's, for training and generation alike
         model.config.decoder_start_token_id = spoken.id
 
 

@@ -11,7 +11,8 @@ from conjoin.tokenizer._warn import warn
 NO_LIMIT = int(1e30)
 """`model_max_length` of a tokenizer that knows no limit; the number is transformers'."""
 
-_IS_LIMIT = int(1e20)  # transformers' LARGE_INTEGER: above it, model_max_length means "none"
+IS_LIMIT = int(1e20)
+"""transformers' LARGE_INTEGER: above it, model_max_length means "none"."""
 
 PADDING = ("do_not_pad", "longest", "max_length")
 TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
@@ -93,7 +94,7 @@ def resolve_limits(asked: Asked, facts: Facts) -> Limits:
     _check_numbers(asked)
     max_length = asked.max_length
     if max_length is None and (padding == "max_length" or truncation != "do_not_truncate"):
-        max_length = facts.model_max_length if facts.model_max_length <= _IS_LIMIT else None
+        max_length = facts.model_max_length if facts.model_max_length <= IS_LIMIT else None
         if max_length is None:
             _warn_no_length(padding, truncation)
             padding = "do_not_pad" if padding == "max_length" else padding

@@ -1,6 +1,7 @@
 """What a tokenizer returns."""
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, cast
 
@@ -9,6 +10,9 @@ from tokenizers import Encoding
 from conjoin.errors import MissingBackend, TokenizerError
 
 TensorKind = Literal["pt", "np", "jax", "tf"]
+
+SHOWN = 500
+"""Numbers that a printed batch shows; of more it shows how many there are."""
 
 
 class BatchEncoding(dict[str, Any]):
@@ -38,6 +42,12 @@ class BatchEncoding(dict[str, Any]):
             self[name] = value
         else:
             super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        """What it holds where that is short, else how much of it."""
+        if sum(map(_size, self.values())) <= SHOWN:
+            return super().__repr__()
+        return f"BatchEncoding({', '.join(f'{key}: {_shape(value)}' for key, value in self.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"encodings": self.encodings}
@@ -94,6 +104,24 @@ class BatchEncoding(dict[str, Any]):
                 hint="ask the batch that the tokenizer itself returned.",
             )
         return self.encodings
+
+
+def _size(value: Any) -> int:
+    """How many numbers there are in a list of lists, or in an array."""
+    if isinstance(value, list):
+        return sum(_size(row) for row in cast(list[Any], value))
+    return math.prod(getattr(value, "shape", ()))
+
+
+def _shape(value: Any) -> str:
+    """The number of rows and their length, or an array's shape."""
+    if not isinstance(value, list):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+    rows = cast(list[Any], value)
+    lengths = sorted({len(cast(list[Any], row)) for row in rows if isinstance(row, list)})
+    if not lengths:
+        return f"{len(rows)} numbers"
+    return f"{len(rows)} rows of {' to '.join(map(str, dict.fromkeys((lengths[0], lengths[-1]))))}"
 
 
 def _converter(tensor_type: str) -> Callable[[list[Any]], Any]:

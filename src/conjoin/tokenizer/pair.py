@@ -251,7 +251,8 @@ class TokenizerPair:
         return self.source.model_input_names
 
     def __repr__(self) -> str:
-        return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {self.rules})"
+        rules = ", ".join(f"{name}={value!r}" for name, value in asdict(self.rules).items())
+        return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {rules})"
 
     def _targets(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
         with self.target.lock:  # what the target puts around a text and the text itself by the same settings

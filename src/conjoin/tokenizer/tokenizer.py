@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer._decode import Decoding
 from conjoin.tokenizer._find import Source
-from conjoin.tokenizer._limits import Asked, Facts, length_limit, resolve_limits
+from conjoin.tokenizer._limits import IS_LIMIT, Asked, Facts, length_limit, resolve_limits
 from conjoin.tokenizer._load import load
 from conjoin.tokenizer._pad import array_kind, as_columns, pad_columns
 from conjoin.tokenizer._read import Vocabulary
@@ -307,7 +307,16 @@ class Tokenizer(Decoding):
 
     @in_turn
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} tokens, {self.special_tokens_map})"
+        shown: dict[str, Any] = {"vocab_size": self.vocab_size}
+        if len(self) != self.vocab_size:
+            shown["added_tokens"] = len(self) - self.vocab_size
+        if self.model_max_length <= IS_LIMIT:
+            shown["model_max_length"] = self.model_max_length
+        shown |= {
+            name: self.settings.options[name] for name in ("src_lang", "tgt_lang") if name in self.settings.options
+        }
+        shown["special_tokens"] = self.special_tokens_map
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @in_turn
     def _run(self, text: Any, text_pair: Any, wish: Wish, *, template: Any) -> BatchEncoding:
