@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from conjoin._lazy import lazy_names
+from conjoin._lazy import lazy_names, public_dir
 
 if TYPE_CHECKING:
     from conjoin.configuration import AutoConfig as AutoConfig
@@ -185,6 +185,4 @@ _HOMES = {
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__ = lazy_names(__name__, _HOMES)
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__dir__ = public_dir(__all__)

@@ -1,6 +1,6 @@
 """Public names that are loaded when first asked for, so that `import conjoin` loads no framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +26,12 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
             raise _explained(package, name, homes[name], error) from None
 
     return find
+
+
+def public_dir(names: Iterable[str]) -> Callable[[], list[str]]:
+    """A package's `__dir__`: its public names, those that are loaded when asked for among them."""
+    listed = sorted(names)
+    return lambda: list(listed)
 
 
 def _explained(package: str, name: str, home: str, error: ModuleNotFoundError) -> ImportError:

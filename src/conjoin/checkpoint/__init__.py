@@ -1,5 +1,6 @@
 """Checkpoint files: find, read, write, rename and audit tensors. No framework, no model."""
 
+from conjoin._lazy import public_dir
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
 from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, take_framework
 from conjoin.checkpoint.dtypes import nonfinite
@@ -82,3 +83,5 @@ __all__ = [
     "write_tensors",
     "writers_replaced",
 ]
+
+__dir__ = public_dir(__all__)

@@ -7,18 +7,18 @@ from typing import TextIO
 
 import typer
 
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import ConjoinWarning, plain
 
 
 def say(text: str) -> None:
-    """One line of talk."""
-    typer.echo(text, err=True)
+    """One line of talk; nothing in it steers the terminal."""
+    typer.echo(plain(text), err=True)
 
 
 def take_warnings() -> None:
     """Show our own warnings as one line each, once; others as Python does."""
     warnings.simplefilter("once", ConjoinWarning)
-    plain = warnings.showwarning
+    others = warnings.showwarning
 
     def show(
         message: Warning | str,
@@ -31,7 +31,7 @@ def take_warnings() -> None:
         if issubclass(category, ConjoinWarning):
             say(f"warning: {message}")
         else:
-            plain(message, category, filename, lineno, file, line)
+            others(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
 
@@ -44,10 +44,11 @@ def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
         Called with what was just done.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(escape(plain(what)), total=total)
         yield lambda done: bar.advance(task, done)

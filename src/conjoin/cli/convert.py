@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conjoin.checkpoint import SAFETENSORS, Framework, resolve
+from conjoin.cli._streams import emit
 
 
 class FrameworkName(StrEnum):
@@ -54,4 +55,4 @@ def convert_folder(
         max_shard_size=max_shard_size,
     )
     for name in written:
-        typer.echo((out or folder) / name)
+        emit(str((out or folder) / name))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conjoin.cli import demo_data
+from conjoin.cli._streams import emit
 from conjoin.cli._talk import say
 from conjoin.errors import FileError, MissingBackend
 
@@ -170,7 +171,7 @@ def _conclude(found: dict[str, dict[str, Any]], task: _Task) -> None:
     """The scores on stdout, and what to do with the folder on stderr."""
     say("\n3. Exact match on unseen pairs, after the same steps:")
     for start, result in found.items():
-        typer.echo(f"{start} weights: {result['exact_match']:.1f} %")
+        emit(f"{start} weights: {result['exact_match']:.1f} %")
     example = task.examples[0].source
     say(
         f"\nThe model is in {task.folder / 'model'}; report.html there shows the run. Go on with\n"

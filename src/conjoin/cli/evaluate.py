@@ -10,8 +10,9 @@ import typer
 
 from conjoin.cli import _options as options
 from conjoin.cli._outputs import claim_file
+from conjoin.cli._streams import emit
 from conjoin.cli._talk import progress, say
-from conjoin.errors import FileError
+from conjoin.errors import FileError, plain
 from conjoin.evaluation.evaluate import Evaluation, comparison_dict, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
 from conjoin.evaluation.resampling import Comparison
@@ -81,7 +82,7 @@ def evaluate_model(
         unsaved += _save(found[-1], written[number]) if written else []
     compared = found[0].compare(found[1], method=test.value) if against else []
     if as_json:
-        typer.echo(json.dumps(_as_dict(model, data, found, against, test, compared), indent=2, ensure_ascii=False))
+        emit(json.dumps(_as_dict(model, data, found, against, test, compared), indent=2, ensure_ascii=False))
     else:
         _print_table(found, models, compared)
     if unsaved:
@@ -136,14 +137,16 @@ def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Se
 
     console = Console(highlight=False)
     for name, each in zip(names, found, strict=True):
-        table = Table("metric", box=None, title=f"{name}: {len(each.references):,} pairs", title_justify="left")
+        table = Table("metric", box=None, title=_title(f"{name}: {len(each.references):,} pairs"), title_justify="left")
         table.add_column("score", justify="right")
         table.add_column("95 % interval", justify="right")
         for score in each.estimates():
             table.add_row(score.name, _number(score.value), f"{_number(score.low)} to {_number(score.high)}")
         console.print(table)
     if compared:
-        table = Table("metric", box=None, title=f"second - first ({names[1]} - {names[0]})", title_justify="left")
+        table = Table(
+            "metric", box=None, title=_title(f"second - first ({names[1]} - {names[0]})"), title_justify="left"
+        )
         for column in ("difference", "95 % interval", "p"):
             table.add_column(column, justify="right")
         table.add_column("better")
@@ -153,6 +156,12 @@ def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Se
                 row.name, f"{row.difference:+.3g}", interval, f"{row.p_value:.3f}", row.better or "no difference"
             )
         console.print(table)
+
+
+def _title(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(plain(text), style="table.title")
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from conjoin.cli._streams import emit
 from conjoin.families import Family, families
 
 _ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "encoder half"}
@@ -17,7 +18,7 @@ def list_families(
     """List the checkpoint families, and what each can be in a pair."""
     rows = [_row(name, made) for name, made in families().items()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        emit(json.dumps(rows, indent=2))
         return
     from rich.console import Console
     from rich.table import Table

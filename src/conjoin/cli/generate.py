@@ -13,6 +13,7 @@ import typer
 from conjoin.checkpoint import fingerprints, resolve
 from conjoin.cli import _options as options
 from conjoin.cli._outputs import claim_file
+from conjoin.cli._streams import emit
 from conjoin.cli._talk import progress, say
 from conjoin.errors import lone_surrogate
 from conjoin.evaluation.journal import Journal
@@ -203,7 +204,7 @@ def _to_stdout(run: _Run, spell: Callable[[Row], str]) -> None:
         for index, _, row in batch:
             heapq.heappush(waiting, (index, spell(row)))
         while waiting and waiting[0][0] == following:
-            typer.echo(heapq.heappop(waiting)[1])
+            emit(heapq.heappop(waiting)[1])
             following += 1
 
 
@@ -215,4 +216,4 @@ def json_line(row: Row) -> str:
 def text_line(row: Row) -> str:
     """The result alone, or several with tabs between them; line breaks inside become spaces."""
     texts = row.get("predictions") or [row["prediction"]]
-    return "\t".join(" ".join(text.split()) if "\n" in text or "\t" in text else text for text in texts)
+    return "\t".join(" ".join(text.split()) if any(mark in text for mark in "\n\r\t") else text for text in texts)

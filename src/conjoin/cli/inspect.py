@@ -8,7 +8,9 @@ import typer
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.cli._streams import emit
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
+from conjoin.errors import plain
 from conjoin.families import PretrainedConfig, family
 from conjoin.join import (
     QUANTIZED,
@@ -46,7 +48,7 @@ def inspect_folder(
         "unused": [name for names in report.unused.values() for name in names],
     }
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        emit(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
 
@@ -60,8 +62,8 @@ def inspect_folder(
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
-    return "none" if value is None else str(value)
+        return ", ".join(f"{key} {plain(str(inner))}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
+    return "none" if value is None else plain(str(value))
 
 
 def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str, spec.StackSpec]]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conjoin.cli._outputs import claim_folder
+from conjoin.cli._streams import emit
 
 
 class Share(StrEnum):
@@ -47,4 +48,4 @@ def join_halves(
     )
     model.save_pretrained(out)
     Console(stderr=True).print(model.join_report)
-    typer.echo(out)
+    emit(str(out))

@@ -1,5 +1,6 @@
 """Evaluation: scores and how sure they are, texts in bulk, and the report of a run. Loads no framework by itself."""
 
+from conjoin._lazy import public_dir
 from conjoin.evaluation.evaluate import Evaluation, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, TEXT_METRICS, Measure, measure_texts, metric_names, score
 from conjoin.evaluation.resampling import Comparison, Estimate, compare, estimate
@@ -23,3 +24,5 @@ __all__ = [
     "metric_names",
     "score",
 ]
+
+__dir__ = public_dir(__all__)

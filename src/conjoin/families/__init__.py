@@ -1,5 +1,6 @@
 """Checkpoint families: config.json -> spec, and tensor names <-> canonical names. No arrays, no framework."""
 
+from conjoin._lazy import public_dir
 from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig
 from conjoin.families._ids import is_id_field, without_negative
 from conjoin.families._kit import Family, Role, Whole, whole_names
@@ -19,3 +20,5 @@ __all__ = [
     "whole_names",
     "without_negative",
 ]
+
+__dir__ = public_dir(__all__)

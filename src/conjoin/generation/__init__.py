@@ -1,5 +1,6 @@
 """Generation without a framework: settings, checked requests, and which processors they need."""
 
+from conjoin._lazy import public_dir
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.config import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig, WatermarkingConfig
 from conjoin.generation.facts import CallFacts, ModelFacts
@@ -62,3 +63,5 @@ __all__ = [
     "resolve_asked",
     "resolve_tokens",
 ]
+
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """Joining: which parameter comes from where, which ids start, end and pad a target. Plans and reports, no arrays."""
 
+from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint
 from conjoin.join.languages import set_languages, start_of_language, target_language
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
@@ -83,3 +84,5 @@ __all__ = [
     "unshared",
     "untied_head",
 ]
+
+__dir__ = public_dir(__all__)

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from conjoin.errors import plain
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -62,7 +64,7 @@ class Diagnosis:
         colours = {"ok": "green", "failed": "red", "skipped": "yellow"}
         table = Table("", "check", "finding", box=None)
         for f in self.findings:
-            table.add_row(Text(f.status, style=colours[f.status]), f.check, Text(f.detail))
+            table.add_row(Text(f.status, style=colours[f.status]), f.check, Text(plain(f.detail)))
         return Group(table, *(Text(f"fix {f.check}: {f.fix}", style="red") for f in self.failed))
 
 

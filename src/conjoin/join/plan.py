@@ -9,6 +9,7 @@ import numpy as np
 from conjoin import spec
 from conjoin.checkpoint import Checkpoint, Match, NameTable, audit
 from conjoin.configuration import CrossAttentionInit
+from conjoin.errors import plain
 from conjoin.families import Role
 from conjoin.join.pair import shared_names
 
@@ -127,13 +128,14 @@ class JoinReport:
         """The same table for rich's console."""
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("part", box=None)
         for column in ("copied", "tied", "fresh", "numbers"):
             table.add_column(column, justify="right")
         for part, *counts in self.rows():
             table.add_row(part, *(f"{count:,}" for count in counts))
-        return Group(table, *self._unused_lines())
+        return Group(table, *(Text(line) for line in self._unused_lines()))
 
     def _unused_lines(self) -> list[str]:
         return [f"unused in {label}: {_some(names)}" for label, names in self.unused.items() if names]
@@ -145,7 +147,7 @@ class JoinReport:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return plain(", ".join(names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def part_of(name: str) -> str:

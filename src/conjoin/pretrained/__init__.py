@@ -1,5 +1,6 @@
 """What every backend does around its arrays: keywords, plans, tokenizers and settings that travel with a model."""
 
+from conjoin._lazy import public_dir
 from conjoin.pretrained.keywords import (
     find_config,
     pair_values,
@@ -26,3 +27,5 @@ __all__ = [
     "untie_head",
     "without_generation_words",
 ]
+
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """Framework-free descriptions of stacks. Standard library only."""
 
+from conjoin._lazy import public_dir
 from conjoin.spec.bricks import (
     MLP,
     Activation,
@@ -83,3 +84,5 @@ __all__ = [
     "pair_parameters",
     "stack_parameters",
 ]
+
+__dir__ = public_dir(__all__)

@@ -1,5 +1,6 @@
 """Text to ids and back. `AutoTokenizer.from_pretrained(folder_or_hub_id)` loads whatever is there."""
 
+from conjoin._lazy import public_dir
 from conjoin.tokenizer._registry import needs_no_vocabulary
 from conjoin.tokenizer.auto import AutoTokenizer
 from conjoin.tokenizer.batch import BatchEncoding
@@ -89,3 +90,5 @@ __all__ = [
     "XLMRobertaTokenizerFast",
     "needs_no_vocabulary",
 ]
+
+__dir__ = public_dir(__all__)

@@ -5,7 +5,7 @@ Nothing at this level imports a framework.
 
 from typing import TYPE_CHECKING
 
-from conjoin._lazy import lazy_names
+from conjoin._lazy import lazy_names, public_dir
 
 if TYPE_CHECKING:
     from conjoin.training.arguments import TrainingArguments as TrainingArguments
@@ -36,3 +36,4 @@ _HOMES = {
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__ = lazy_names(__name__, _HOMES)
+__dir__ = public_dir(__all__)

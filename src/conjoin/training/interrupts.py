@@ -5,7 +5,21 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from conjoin.errors import TrainingError
+
 _SIGNALS = tuple(signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(TrainingError):
+    """A signal ended the run, and a checkpoint is saved.
+
+    Attributes:
+        exit_code: Of a command that ends so: 130 for Ctrl-C, as of every program.
+    """
+
+    def __init__(self, what: str, *, by: str, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.exit_code = 128 + signal.SIGINT if by == signal.SIGINT.name else 1
 
 
 class Interrupts:

@@ -14,7 +14,7 @@ from conjoin.training.callbacks import TrainerControl
 from conjoin.training.damage import older_one_named
 from conjoin.training.examination import examine
 from conjoin.training.examples import Examples
-from conjoin.training.interrupts import Interrupts
+from conjoin.training.interrupts import Interrupts, Stopped
 from conjoin.training.metric_numbers import plain_numbers
 from conjoin.training.metrics_log import require_sinks
 from conjoin.training.recorder import Recorder
@@ -370,8 +370,9 @@ class Run:
         if signal_name is None:
             return
         self.save()
-        raise TrainingError(
+        raise Stopped(
             f"Stopped by {signal_name} after step {self.state.global_step} of {self.state.max_steps}; "
             f"{self.folder.checkpoint(self.state.global_step)} is saved.",
+            by=signal_name,
             hint="--resume goes on from there.",
         )
