@@ -87,9 +87,9 @@ def _switch_over(path: Path, backend: Backend, settings: Settings) -> bool:
         TokenizerError: it has no step that could.
     """
     changed = _change_unknown(path, backend, settings)
-    for name in SWITCHES.keys() & settings.asked:
-        switch, value = SWITCHES[name], settings.options[name]
-        if switch.read(backend) == value:
+    for name, switch in SWITCHES.items():
+        value = settings.options[name] if name in settings.asked else None
+        if value is None or switch.read(backend) == value:
             continue
         try:
             switch.write(backend, value)

@@ -13,6 +13,9 @@ CHAT_TEMPLATES = "additional_chat_templates"
 PAIR_FILE = "tokenizer_pair.json"
 TARGET_FOLDER = "target_tokenizer"
 
+OWN_CLASS = "conjoin_tokenizer_class"
+"""The key of our class where `tokenizer_class` names another, so that transformers takes tokenizer.json as it is."""
+
 # On the hub a `*` crosses folders, so these bring a pair's target_tokenizer/ too.
 _PATTERNS = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
 

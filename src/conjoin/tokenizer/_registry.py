@@ -6,7 +6,7 @@ from typing import Any
 
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer import byt5, families, mbart, unigram
-from conjoin.tokenizer._find import MODEL_CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
+from conjoin.tokenizer._find import MODEL_CONFIG, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
 from conjoin.tokenizer._read import model_kind, read_json
 from conjoin.tokenizer.tokenizer import Tokenizer
 
@@ -66,7 +66,10 @@ def _class_name(files: Files) -> str | None:
     config_path = files.get(MODEL_CONFIG)
     model = read_json(config_path) if config_path else {}
     model_type = str(model.get("model_type"))
-    named = (read_json(path).get("tokenizer_class") if path else None) or model.get("tokenizer_class")
+    config = read_json(path) if path else {}
+    if config.get(OWN_CLASS):
+        return str(config[OWN_CLASS])
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
     if named is None:
         if model_type in ("encoder-decoder", "vision-encoder-decoder") and isinstance(model.get("encoder"), dict):
             model_type = str(model["encoder"].get("model_type"))

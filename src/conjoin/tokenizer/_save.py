@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from tokenizers import AddedToken
 
 from conjoin.errors import FileError, TokenizerError, lone_surrogate
-from conjoin.tokenizer._find import CHAT_TEMPLATE, CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_JSON
+from conjoin.tokenizer._find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
+from conjoin.tokenizer._rebuild import class_for_transformers
 
 if TYPE_CHECKING:
     from conjoin.tokenizer.tokenizer import Tokenizer
@@ -21,10 +22,11 @@ _IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # its post-processor sa
 def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
     """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
     with tokenizer.lock:  # held while writing too, so that two threads never mix two states in one folder
-        config = _config(tokenizer)
+        document = tokenizer.backend.to_str(pretty=True)
+        config = _config(tokenizer) | _class_of(tokenizer, json.loads(document))
         texts = _chat_files(config)
         texts[TOKENIZER_CONFIG] = to_json(config)
-        texts[TOKENIZER_JSON] = tokenizer.backend.to_str(pretty=True)
+        texts[TOKENIZER_JSON] = document
         return tuple(write_text(folder / name, text) for name, text in texts.items())
 
 
@@ -72,8 +74,16 @@ def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
     config["padding_side"] = tokenizer.padding_side
     config["truncation_side"] = tokenizer.truncation_side
     config["model_max_length"] = tokenizer.model_max_length
-    config["tokenizer_class"] = tokenizer.saved_class
     return config
+
+
+def _class_of(tokenizer: "Tokenizer", document: dict[str, Any]) -> dict[str, Any]:
+    """The class that makes transformers read what we write; ours beside it, where that is another."""
+    named = class_for_transformers(tokenizer, document)
+    if named == tokenizer.saved_class:
+        return {"tokenizer_class": named}
+    names = list(tokenizer.model_input_names)
+    return {"tokenizer_class": named, OWN_CLASS: tokenizer.saved_class, "model_input_names": names}
 
 
 def _chat_files(config: dict[str, Any]) -> dict[str, str]:

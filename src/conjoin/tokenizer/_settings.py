@@ -11,6 +11,7 @@ from conjoin.tokenizer._find import (
     ADDED_TOKENS,
     CHAT_TEMPLATE,
     CHAT_TEMPLATES,
+    OWN_CLASS,
     SPECIAL_TOKENS_MAP,
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -26,6 +27,7 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 _BOOKKEEPING = (
     "tokenizer_class",
+    OWN_CLASS,
     "init_inputs",
     "name_or_path",
     "is_local",

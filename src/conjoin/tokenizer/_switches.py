@@ -12,6 +12,8 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.tokenizer._parts import Step, change_steps, find_step, part_of, put_part, steps
 
+_T5 = ["WhitespaceSplit", "Metaspace"]
+
 SPACES = ("\u2581", "\u0120")  # SentencePiece's and the byte-level alphabet's visible space
 
 
@@ -94,12 +96,24 @@ def _put_trim(backend: Backend, value: Any) -> None:
 
 
 def _put_scheme(backend: Backend, scheme: Any) -> None:
-    """Only where Metaspace sees the spaces itself: behind WhitespaceSplit, "first" would lose every other space."""
-    words = [step["type"] for step in steps(part_of(backend, "pre_tokenizer"))]
-    if "WhitespaceSplit" in words and scheme == "first":
-        return
+    if scheme == "first" and [step["type"] for step in steps(part_of(backend, "pre_tokenizer"))] == _T5:
+        _spaces_for_words(backend)
+    if scheme == "first" and find_step(backend, "pre_tokenizer", "WhitespaceSplit"):
+        return  # behind it "first" would lose every other space
     for part in ("pre_tokenizer", "decoder"):
         _setter(part, "Metaspace", "prepend_scheme")(backend, scheme)
+
+
+def _spaces_for_words(backend: Backend) -> None:
+    """Let Metaspace cut words at single spaces, where WhitespaceSplit cut them before it saw any."""
+    normalizer = part_of(backend, "normalizer")
+    single = [_replace(r"\s+", " "), _replace(" $", "")]
+    put_part(backend, "normalizer", {"type": "Sequence", "normalizers": [*steps(normalizer), *single]})
+    put_part(backend, "pre_tokenizer", [*steps(part_of(backend, "pre_tokenizer"))][1])
+
+
+def _replace(pattern: str, content: str) -> Step:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
 def _put_legacy(backend: Backend, value: Any) -> None:

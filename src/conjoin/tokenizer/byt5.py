@@ -24,6 +24,7 @@ class ByT5Tokenizer(WithSentinels):
     usual_sentinels = 125  # google/byt5-*
     first_is_last = False
     saved_class = "ByT5Tokenizer"
+    keeps_class = True
     defaults: ClassVar[Mapping[str, Token | None]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
     @classmethod

@@ -35,6 +35,7 @@ class MBartTokenizer(UnigramTokenizer):
     """
 
     saved_class = "MBartTokenizer"
+    keeps_class = True
     languages: ClassVar[tuple[str, ...]] = MBART_LANGUAGES
     defaults: ClassVar[Mapping[str, Token | None]] = {
         **FAIRSEQ,

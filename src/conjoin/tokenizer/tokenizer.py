@@ -42,6 +42,10 @@ class Tokenizer(Decoding):
     """The settings that `build` honours, by their usual value; strip_accents is usually what do_lower_case is: None."""
     saved_class: ClassVar[str] = "PreTrainedTokenizerFast"
     """The `tokenizer_class` that transformers knows for these files."""
+    keeps_class: ClassVar[bool] = False
+    """Whether transformers needs the class even where it builds another pipeline, as for languages."""
+    not_rebuilt: ClassVar[frozenset[str]] = frozenset()
+    """Settings that `build` honours and transformers' class does not."""
 
     model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")
     padding_side: str = "right"

@@ -171,6 +171,7 @@ class T5Tokenizer(WithSentinels, UnigramTokenizer):
     """Unigram with sentinels at the end (Raffel et al. 2019, arXiv:1910.10683). `A </s> B </s>`."""
 
     saved_class = "T5Tokenizer"
+    not_rebuilt = frozenset({"legacy"})
     vocabulary_files = ("spiece.model",)
     unknown_id = 2
     defaults: ClassVar[Mapping[str, Token | None]] = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

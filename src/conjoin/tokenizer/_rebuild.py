@@ -1,0 +1,64 @@
+"""Whether transformers, which builds a class's own pipeline over the vocabulary of a tokenizer.json, gets ours."""
+
+import base64
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tokenizers import Tokenizer as Backend
+
+from conjoin.tokenizer._parts import PARTS, Step, part_of, steps
+from conjoin.tokenizer._read import Vocabulary
+from conjoin.tokenizer._settings import Settings
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer.tokenizer import Tokenizer
+
+GENERIC = "PreTrainedTokenizerFast"
+"""The class that transformers builds nothing for: it takes tokenizer.json as it is."""
+
+_FLAGS = (
+    *("unk_id", "unk_token", "byte_fallback", "fuse_unk", "ignore_merges", "dropout"),
+    *("continuing_subword_prefix", "end_of_word_suffix", "max_input_chars_per_word"),
+)
+
+
+def class_for_transformers(tokenizer: "Tokenizer", document: Step) -> str:
+    """The class to name beside a tokenizer.json: the family's where it builds this pipeline, else the generic one.
+
+    Args:
+        document: the content of the tokenizer.json.
+    """
+    if tokenizer.kind is None or tokenizer.keeps_class:
+        return tokenizer.saved_class
+    try:
+        built = _built(tokenizer, document)
+    except Exception:  # tokenizers raises bare Exception; what cannot be built here cannot be built there
+        return GENERIC
+    return tokenizer.saved_class if _alike(built, tokenizer.backend, document["model"]) else GENERIC
+
+
+def _built(tokenizer: "Tokenizer", document: Step) -> Backend:
+    """The pipeline of the family over this vocabulary."""
+    vocab: Any = document["model"]["vocab"]
+    is_scored = isinstance(vocab, list)
+    tables = [step.get("precompiled_charsmap") for step in steps(part_of(tokenizer.backend, "normalizer"))]
+    table = next((table for table in tables if table), None)
+    vocabulary = Vocabulary(
+        origin=Path(tokenizer.settings.origin),
+        ids={} if is_scored else vocab,
+        scores=[(str(piece), float(score)) for piece, score in cast(list[Any], vocab)] if is_scored else [],
+        charsmap=base64.b64decode(table) if table else None,
+    )
+    options = {key: value for key, value in tokenizer.settings.options.items() if key not in tokenizer.not_rebuilt}
+    return tokenizer.build(vocabulary, Settings(options=options, named=dict(tokenizer.settings.named)))
+
+
+def _alike(built: Backend, ours: Backend, model: Step) -> bool:
+    """Whether all but frame and merges is the same; a flag that is off may be left out."""
+    if any(part_of(built, part) != part_of(ours, part) for part in PARTS if part != "post_processor"):
+        return False
+    state: Any = built.model.__getstate__()
+    other: Step = json.loads(state)
+    flags = [flag for flag in _FLAGS if flag != "unk_token" or not model.get("byte_fallback")]
+    return all((model.get(flag) or None) == (other.get(flag) or None) for flag in flags)
