@@ -2,9 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
-from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from conjoin.limits import JSON_DEPTH, JSON_DIGITS
 
@@ -47,18 +45,13 @@ def parse_json_line(text: str) -> Any:
 
 def _is_shallow(value: Any) -> bool:
     """Whether lists and objects stand at most `JSON_DEPTH` deep; level by level, since Python's own stack is short."""
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(JSON_DEPTH):
-        level = list(chain.from_iterable(map(_inner, level)))
+        insides = (one.values() if type(one) is dict else one for one in level)
+        level = [each for inside in insides for each in inside if type(each) is dict or type(each) is list]
         if not level:
             return True
-    return not any(isinstance(value, dict | list) for value in level)
-
-
-def _inner(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
+    return False
 
 
 def _why(text: str, error: ValueError | RecursionError) -> str:
