@@ -58,6 +58,8 @@ def test_without_json_there_is_a_table(run: Any, folder: Path, data: Path) -> No
     assert "2 pairs" in told.out
     assert "95 % interval" in told.out
     assert "no difference" in told.out
+    numbers = [word for line in told.lines for word in line.split() if "." in word and word.lstrip("+-")[0].isdigit()]
+    assert {len(number.partition(".")[2]) for number in numbers} == {3, 4}  # 3 of p, 4 of all others
 
 
 BAD = {

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from conjoin import ConfigError, EncoderDecoderModel, WeightError
+from conjoin import BertConfig, ConfigError, EncoderDecoderConfig, EncoderDecoderModel, WeightError
 from conjoin.torch import native
 from conjoin.torch.quantization import QuantizedLinear, quantize_rows
 from pairs import GPT, SOURCE, TARGET, batch, fresh, stir
@@ -104,3 +105,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(WeightError, match="missing"):
         EncoderDecoderModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_eight_bits_have_as_many_parameters_as_floats(tied: bool) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30}
+    halves = [BertConfig(**sizes, intermediate_size=24, tie_word_embeddings=tied) for _ in range(2)]
+    ids: dict[str, Any] = {"decoder_start_token_id": 2, "pad_token_id": 0, "eos_token_id": 3}
+    model = EncoderDecoderModel(config=EncoderDecoderConfig.from_encoder_decoder_configs(*halves, **ids))
+    counts = [model.num_parameters(), model.num_parameters(exclude_embeddings=True)]
+    model.quantize("int8")
+    assert [model.num_parameters(), model.num_parameters(exclude_embeddings=True)] == counts
+    assert model.num_parameters(only_trainable=True) == 0

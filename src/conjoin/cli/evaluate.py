@@ -141,7 +141,7 @@ def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Se
         table.add_column("score", justify="right")
         table.add_column("95 % interval", justify="right")
         for score in each.estimates():
-            table.add_row(score.name, _number(score.value), f"{_number(score.low)} to {_number(score.high)}")
+            table.add_row(score.name, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}")
         console.print(table)
     if compared:
         table = Table(
@@ -151,10 +151,8 @@ def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Se
             table.add_column(column, justify="right")
         table.add_column("better")
         for row in compared:
-            interval = f"{row.low:+.3g} to {row.high:+.3g}"
-            table.add_row(
-                row.name, f"{row.difference:+.3g}", interval, f"{row.p_value:.3f}", row.better or "no difference"
-            )
+            interval, p_value = f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.3f}"
+            table.add_row(row.name, f"{row.difference:+.4f}", interval, p_value, row.better or "no difference")
         console.print(table)
 
 
@@ -162,7 +160,3 @@ def _title(text: str) -> Any:
     from rich.text import Text
 
     return Text(plain(text), style="table.title")
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"

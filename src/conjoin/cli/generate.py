@@ -85,6 +85,8 @@ def generate_targets(
         seed=seed,
     )
     rows, total = _input(texts, input, input_format, source_column)
+    if total == 0:
+        say(f"{input or 'stdin'} holds no sources: there is nothing to write.")
     languages = (source_language, target_language)
     written = Format.jsonl if as_json else format or _told_by(output)
     spell = json_line if written == Format.jsonl else text_line

@@ -55,7 +55,7 @@ def _facts(lines: Lines, evaluations: Lines) -> list[tuple[str, str]]:
     facts.append(("training time", _duration(max(line.get("time_s") or 0 for line in lines))))
     values = evaluations[-1] if evaluations else {}
     facts += [
-        (_plain(name), f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}")
+        (_plain(name), f"{value:.4f}")
         for name, value in values.items()
         if name not in NOT_VALUES and is_number(value) and not _is_timing(name)
     ]

@@ -41,6 +41,10 @@ class Head(nn.Module):
             logits = self.vocab(x) if self.bias is None else self.vocab(x) + self.bias
         return logits if kind.softcap is None else torch.tanh(logits / kind.softcap) * kind.softcap
 
+    def beside_parameters(self) -> list[nn.Parameter]:
+        """In 8 bits, the matrix that was the word table and stands beside it now."""
+        return [self.vocab.get_parameter("weight")] if self.kind.tied and self.vocab is not None else []
+
     def _transformed(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead C"]:
         """What the vocabulary matrix reads."""
         kind = self.kind

@@ -28,14 +28,19 @@ class Pretrained(nn.Module):
         return next(self.parameters()).dtype
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Numbers in the model, shared ones once.
+        """Numbers in the model, shared ones once; in 8 bits as many as before: units are no parameters.
 
         Args:
             exclude_embeddings: Without the tables that ids are looked up in.
         """
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        left_out = (
+            {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        )
+        for module in self.modules():
+            beside = getattr(module, "beside_parameters", None)
+            left_out |= {id(p) for p in beside()} if beside else set()
         return sum(
-            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in tables
+            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in left_out
         )
 
     def gradient_checkpointing_enable(

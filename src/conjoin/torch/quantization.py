@@ -76,6 +76,10 @@ class QuantizedLinear(nn.Module):
             and native.has("int8")
         )
 
+    def beside_parameters(self) -> list[nn.Parameter]:
+        """What 8 bits added, and no parameter of the model: the units."""
+        return [self.get_parameter("scale")]
+
     def row_sums(self) -> Tensor:
         """int32 [m], what the kernel takes off because it holds x around 128."""
         version = 0 if self.weight.is_inference() else self.weight._version

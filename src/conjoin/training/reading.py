@@ -106,10 +106,10 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
     if not isinstance(row, Mapping):
         return f"is a {type(row).__name__}, expected an object with {columns.source} and {columns.target}."
     values: list[str] = []
-    for column, flag in ((columns.source, "source_column"), (columns.target, "target_column")):
+    for column, side in ((columns.source, "source"), (columns.target, "target")):
         value = _inner(cast("Mapping[str, Any]", row), column)
         if value is _MISSING:
-            return f"has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. Name it with {flag}."
+            return f"has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. {_naming(side)}"
         if value is None:
             value = ""
         if not isinstance(value, str):
@@ -118,6 +118,10 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
             return f"{column} {problem}"
         values.append(value)
     return values[0], values[1]
+
+
+def _naming(side: str) -> str:
+    return f"Name it with --{side}-column ({side}_column=)."
 
 
 _MISSING = object()
