@@ -19,7 +19,12 @@ BENCH_ARGS ?= --quick
 # A kind alone, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".
 FUZZ_ARGS ?= --seconds 60
 
-.PHONY: help demo test test-slow test-gpu fuzz check fix bench docs clean
+# Tests of everything that C++ of ours reads or writes.
+SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py test_linear_grad.py \
+  test_linear_odd.py test_quantized_cache.py
+SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1
+
+.PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -40,6 +45,12 @@ test-gpu: $(READY)  ## run the tests that need a GPU
 fuzz: $(READY)  ## damage files of 26 kinds, a minute each: conjoin works or says what is wrong, nothing else
 	cd tests && PYTHONPATH=../src ../$(BIN)/python -m fuzz $(FUZZ_ARGS)
 
+sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, which end them at the first fault
+	CONJOIN_NATIVE_FLAGS="$(SANITIZE_FLAGS)" XDG_CACHE_HOME=$(CURDIR)/.sanitized OMP_NUM_THREADS=2 CONJOIN_BEARTYPE=0 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/,$(SANITIZED))
+
 check: $(READY)  ## lint, format, types, import ladder
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -57,7 +68,7 @@ docs: $(READY)  ## run every snippet of the README and the docs
 	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)
 
 clean:  ## remove the environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(TORCH_READY): Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

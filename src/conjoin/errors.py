@@ -44,6 +44,10 @@ class ShapeError(ConjoinError, ValueError):
     """Arrays given to a model disagree with each other or with the model."""
 
 
+class DeviceError(ShapeError, RuntimeError):
+    """Arrays that belong together lie on different devices."""
+
+
 class TokenizerError(ConjoinError, ValueError):
     """Tokenizer files or tokenizer arguments are unusable."""
 

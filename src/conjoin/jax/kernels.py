@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from conjoin.functional.few import few_queries, few_rows
+from conjoin.functional.few import few_queries, few_rows, say_of_all
 from conjoin.functional.ops import Ops
 from conjoin.jax.ops import JaxOps
 from conjoin.native.build import load
@@ -43,6 +43,9 @@ class KernelOps(JaxOps):
         alike = q.dtype == k.dtype == v.dtype and q.dtype.name in _DTYPES
         if not alike or not few_queries(q.shape, k.shape, v.shape):
             return None
+        mask_shape, bias_shape = (None if x is None else x.shape for x in (allowed, bias))
+        if not say_of_all(mask_shape, bias_shape, q.shape, k.shape):
+            return None
         none = jnp.zeros(1)
         kept = (jnp.reshape(x, (-1, *x.shape[2:])) for x in (k, v))
         given = (q, *kept, none if allowed is None else allowed, none if bias is None else bias.astype("float32"))
@@ -57,7 +60,8 @@ OPS = cast(Ops, KernelOps())
 
 def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
     rows = x.size // x.shape[-1] if x.size else 0
-    return few_rows(rows) and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
+    fit = matrix.ndim == 2 and x.shape[-1:] == matrix.shape[1:]
+    return fit and few_rows(rows) and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
 
 
 def take(parameters: Iterable[Any]) -> bool:

@@ -2,6 +2,9 @@
 //
 // Work goes to XLA's own threads: no second pool competes with it for the processors.
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "xla/ffi/api/ffi.h"
 
 #include "attend.h"
@@ -17,10 +20,37 @@ auto on(ffi::ThreadPool& pool) {
   };
 }
 
+constexpr int64_t any = -1;
+
+// Whether an array has these sizes, `any` standing for whatever it has.
+bool has_shape(const ffi::AnyBuffer& x, std::initializer_list<int64_t> sizes) {
+  auto found = x.dimensions();
+  if (found.size() != sizes.size()) return false;
+  return std::equal(sizes.begin(), sizes.end(), found.begin(),
+                    [](int64_t size, int64_t own) { return size == any || size == own; });
+}
+
+template <class... All>
+bool alike(const ffi::AnyBuffer& x, const All&... others) {
+  return ((others.element_type() == x.element_type()) && ...);
+}
+
+// Whether a mask or a bias says something of every score.
+bool covers(const ffi::AnyBuffer& x, ffi::DataType kind, int64_t rows, int64_t heads, int64_t length, int64_t keys) {
+  auto found = x.dimensions();
+  return x.element_type() == kind && (found[0] == 1 || found[0] == rows) && found[1] == heads &&
+         (found[2] == 1 || found[2] == length) && found[3] == keys;
+}
+
+ffi::Error other_shapes() { return ffi::Error::InvalidArgument("conjoin: arrays that do not fit one another"); }
+
 ffi::Error other_kind() { return ffi::Error::InvalidArgument("float32 or bfloat16 expected"); }
 
 // y [rows, m] = x [rows, n] w [m, n]^T.
 ffi::Error multiply_arrays(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::Result<ffi::AnyBuffer> y) {
+  if (!has_shape(w, {any, any}) || !has_shape(x, {any, w.dimensions()[1]}) ||
+      !has_shape(*y, {x.dimensions()[0], w.dimensions()[0]}) || !alike(x, w, *y))
+    return other_shapes();
   Long m = w.dimensions()[0], n = w.dimensions()[1], rows = x.dimensions()[0];
   int threads = static_cast<int>(pool.num_threads());
   auto by = [&](auto product) {
@@ -43,7 +73,15 @@ ffi::Error attend_arrays(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer 
                          ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> out, int64_t kv_heads, float scale) {
   auto queries = q.dimensions(), keys = k.dimensions(), masks = mask.dimensions(), biases = bias.dimensions();
   bool masked = masks.size() == 4, biased = biases.size() == 4;
+  if (!has_shape(q, {any, any, any, any}) || kv_heads <= 0 || !has_shape(k, {any, any, queries[3]}) || keys[0] % kv_heads ||
+      !has_shape(v, {keys[0], keys[1], keys[2]}) || !has_shape(*out, {queries[0], queries[2], queries[1], queries[3]}) ||
+      !alike(q, k, v, *out))
+    return other_shapes();
   Long sources = keys[0] / kv_heads;
+  if (!sources || queries[0] % sources || queries[1] % kv_heads ||
+      (masked && !covers(mask, ffi::DataType::PRED, sources, 1, queries[2], keys[1])) ||
+      (biased && !covers(bias, ffi::DataType::F32, 1, queries[1], queries[2], keys[1])))
+    return other_shapes();
   AttendSizes sizes{sources, queries[0] / sources,  queries[1],             kv_heads, queries[2], keys[1],
                     keys[2], masked ? masks[0] : 0, masked ? masks[2] : 0, biased ? biases[2] : 0};
   int threads = static_cast<int>(pool.num_threads());

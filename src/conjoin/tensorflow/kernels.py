@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from conjoin.functional.few import few_queries, few_rows
+from conjoin.functional.few import few_queries, few_rows, say_of_all
 from conjoin.functional.ops import Array, Ops
 from conjoin.native.build import load
 from conjoin.tensorflow.ops import TFOps
@@ -35,7 +35,9 @@ class KernelOps(TFOps):
         if not all(x.shape.is_fully_defined() for x in arrays) or not (q.dtype == k.dtype == v.dtype in _BYTES):
             return None
         shape_q, shape_k, shape_v = (tuple(x.shape.as_list()) for x in (q, k, v))
-        if not few_queries(shape_q, shape_k, shape_v):
+        mask_shape, bias_shape = (None if x is None else tuple(x.shape.as_list()) for x in (allowed, bias))
+        fit = few_queries(shape_q, shape_k, shape_v) and say_of_all(mask_shape, bias_shape, shape_q, shape_k)
+        if not fit:
             return None
         (rows, heads, length, size), (sources, groups, keys, _) = shape_q, shape_k
         masks = (0, 0) if allowed is None else (allowed.shape[0], allowed.shape[2])
@@ -67,6 +69,7 @@ OPS = cast(Ops, KernelOps())
 
 def _is_for_kernel(x: Array, matrix: Array) -> bool:
     known = x.shape.is_fully_defined() and matrix.shape.is_fully_defined()
+    known = known and len(matrix.shape) == 2 and x.shape[-1] == matrix.shape[1]
     return known and few_rows(x.shape[:-1].num_elements()) and x.dtype == matrix.dtype and x.dtype in _BYTES
 
 

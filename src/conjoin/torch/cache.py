@@ -2,16 +2,23 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from operator import is_
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.errors import ShapeError
 from conjoin.torch import native
 from conjoin.torch.cache_rows import to_bytes
+from conjoin.torch.native.checks import kept_width
+
+_MADE_ANEW = ("steps", "fitted", "_fitted_for", "_held_room", "_scratch")
+Heads = Sequence[tuple[int, int]]
+_DIMENSIONS = 4
 
 
 @dataclass(slots=True)
@@ -27,6 +34,7 @@ class KVCache:
         counted: What RoBERTa's positions count among them: ids that are not padding.
         writers: Which row computed each filled position, from the first `reorder` on: where that is the same, rows hold
             the same.
+        fitted: The tensors that `require_fit` saw last.
         steps: The stack's blocks as our kernels take them, made by the stack that fills this cache; False: they do not.
     """
 
@@ -40,16 +48,59 @@ class KVCache:
     counted: Bool[Tensor, "R T"] | None = None
     writers: Int[Tensor, "R T"] | None = None
     steps: Any = None
+    fitted: list[Tensor] = field(default_factory=list)
+    _fitted_for: Heads | None = None
+    _held_room: int = 0
     _scratch: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is made anew where it is needed: copies and pickles do without pointers."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("steps", "_scratch")}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _MADE_ANEW}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.steps, self._scratch = None, None
+        self.steps, self._scratch, self.fitted, self._fitted_for, self._held_room = None, None, [], None, 0
         for name, value in state.items():
             setattr(self, name, value)
+
+    def require_fit(self, family: str, rows: int, heads: Heads, cross_heads: Heads) -> None:
+        """Check that a stack of this build filled the cache.
+
+        Args:
+            heads, cross_heads: How many a layer keeps, and their size.
+        Raises:
+            ShapeError: it holds other rows, layers or heads.
+        """
+        held = [*self.keys, *self.values, *(tensor for pair in self.cross for tensor in pair)]
+        same = self._fitted_for is heads and len(held) == len(self.fitted) and all(map(is_, held, self.fitted))
+        if not same or (self.keys and len(self.keys[0]) != rows):
+            self._check_fit(family, rows, heads, cross_heads)
+            self.fitted, self._fitted_for = held, heads
+            self._held_room = min((x.shape[2] for x in (*self.keys, *self.values)), default=self.length)
+        if self._held_room < self.length:
+            raise ShapeError(f"{family}: past_key_values claims {self.length} positions, and has no room for them.")
+
+    def _check_fit(self, family: str, rows: int, heads: Heads, cross_heads: Heads) -> None:
+        if any(len(x) != rows for x in (*self.keys, *self.values)):
+            raise ShapeError(f"{family}: {rows} rows, but past_key_values holds {len(self.keys[0])}.")
+        keys, values = zip(*self.cross, strict=True) if self.cross else ((), ())
+        for name, store, expected in (
+            ("", self.keys, heads),
+            ("", self.values, heads),
+            ("cross-attention ", keys, cross_heads),
+            ("cross-attention ", values, cross_heads),
+        ):
+            if store and not _are_of(store, expected):
+                found = [(x.shape[1], x.shape[3]) for x in store if x.dim() == _DIMENSIONS]
+                raise ShapeError(
+                    f"{family}: past_key_values is of another model: its {name}layers hold (heads, head size) "
+                    f"{found}; expected {list(expected)}.",
+                    hint="pass what this model returned, or None to begin anew.",
+                )
+        sources = {len(x) for x in (*keys, *values)} or {rows}
+        if len(sources) > 1 or rows % max(*sources, 1):
+            raise ShapeError(f"{family}: {rows} rows, but past_key_values holds {sorted(sources)} sources.")
+        if any(k.shape != v.shape for k, v in (*zip(self.keys, self.values, strict=True), *self.cross)):
+            raise ShapeError(f"{family}: past_key_values holds keys and values of different lengths.")
 
     def fork(self) -> "KVCache":
         """Another cache that goes on from here; the source's part, which nothing changes, is held in common."""
@@ -198,6 +249,15 @@ class KVCache:
     def cross_bytes(self) -> int:
         """Bytes held by the fixed part."""
         return sum(t.numel() * t.element_size() for pair in self.cross for t in pair)
+
+
+def _are_of(store: Sequence[Tensor], expected: Heads) -> bool:
+    if len(store) != len(expected):
+        return False
+    for tensor, (heads, size) in zip(store, expected, strict=True):
+        if tensor.dim() != _DIMENSIONS or tensor.shape[1] != heads or tensor.shape[3] != kept_width(size, tensor.dtype):
+            return False
+    return True
 
 
 def keep_order(kept: list[int]) -> list[int]:

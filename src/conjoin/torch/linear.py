@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from conjoin.torch import native
 from conjoin.torch.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn, ordinary
+from conjoin.torch.native.checks import is_matrix, is_vector, require_numbers
 
 _MOST_CLASSES = 9
 """1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
@@ -36,6 +37,7 @@ def linear(
 ) -> Float[Tensor, "*lead m"]:
     """F.linear, by the fastest way there is."""
     if not _plain_cpu_call(x, weight, bias):
+        require_numbers(weight, x)
         return linear_with_gradient(x, weight, bias)
     rows = x.numel() // x.shape[-1]
     return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
@@ -55,14 +57,12 @@ def plain_cpu_tensor(x: Tensor) -> bool:
 def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return (
         x.dtype in (torch.float32, torch.bfloat16)
-        and weight.dtype == x.dtype
-        and (bias is None or bias.dtype == x.dtype)
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.is_contiguous()
-        and (bias is None or bias.is_contiguous())
-        and plain_cpu_tensor(x)
         and x.dim() > 0
-        and x.shape[-1] == weight.shape[1]
+        and type(weight) in (Tensor, nn.Parameter)
+        and (bias is None or type(bias) in (Tensor, nn.Parameter))
+        and is_matrix(weight, x.shape[-1], x.dtype)
+        and is_vector(bias, weight.shape[0], x.dtype)
+        and plain_cpu_tensor(x)
     )
 
 

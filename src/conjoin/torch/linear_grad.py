@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conjoin.native.build import cache_folder, processor
+from conjoin.native.build import processor
+from conjoin.native.place import cache_folder
 from conjoin.torch import native
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]

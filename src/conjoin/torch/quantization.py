@@ -23,6 +23,8 @@ from conjoin.torch.head import Head
 from conjoin.torch.linear import Linear
 from conjoin.torch.linear_grad import ordinary
 from conjoin.torch.loading import as_tensor, materialise, stored_dtype, tie
+from conjoin.torch.native.checks import is_matrix, require_numbers
+from conjoin.torch.native.kernels import are_units
 from conjoin.torch.pages import weight_memory
 
 _MOST = 127
@@ -57,6 +59,7 @@ class QuantizedLinear(nn.Module):
         """Map every vector. Nothing here has a gradient."""
         if self._native(input):
             return native.linear_int8(input, self.weight, self.scale, self.row_sums(), self.bias)
+        require_numbers(self.weight, input)
         x = input.detach().float()
         most = x.abs().amax(-1, keepdim=True)
         rounded = torch.where(most > 0, x * most.new_tensor(_MOST).div(most), 0.0).round()
@@ -67,12 +70,11 @@ class QuantizedLinear(nn.Module):
         return (
             x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.bfloat16)
-            and (self.bias is None or (self.bias.dtype == x.dtype and self.bias.is_contiguous()))
             and ordinary(x)
             and x.numel() > 0
             and x.dim() > 0
-            and x.shape[-1] == self.weight.shape[1]
-            and self.weight.is_contiguous()
+            and is_matrix(self.weight, x.shape[-1], torch.int8)
+            and are_units(self.weight, self.scale, self.row_sums(), self.bias, x.dtype)
             and native.has("int8")
         )
 

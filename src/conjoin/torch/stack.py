@@ -52,6 +52,9 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(
             Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of))
         )
+        layers = [kind.blocks[index] for index in kind.weights_of]
+        self._heads = [_kept_heads(layer.self_attn.attention) for layer in layers]
+        self._cross_heads = [_kept_heads(layer.cross_attn.attention) for layer in layers if layer.cross_attn]
         self.final_norm = build_norm(kind.final_norm, kind.hidden_size) if kind.final_norm else None
 
     def run(self, inputs: StackInputs) -> Float[Tensor, "R T D"]:
@@ -59,9 +62,8 @@ class Stack(nn.Module):
         record = inputs.record
         rows, length = self._shape(inputs)
         past = inputs.cache.length if inputs.cache else 0
-        if inputs.cache and inputs.cache.keys and len(inputs.cache.keys[0]) != rows:
-            held = len(inputs.cache.keys[0])
-            raise ShapeError(f"{self.spec.family}: {rows} rows, but past_key_values holds {held}.")
+        if inputs.cache:
+            inputs.cache.require_fit(self.spec.family, rows, self._heads, self._cross_heads)
         where = inputs.position_ids
         if where is not None and not (where.dim() == 2 and len(where) in (1, rows) and where.shape[1] in (1, length)):
             raise ShapeError(
@@ -77,11 +79,11 @@ class Stack(nn.Module):
             inputs, positions = inputs.packed(packing), packing.pack(positions)
         x = self._embed(inputs, positions)
         steps = self._steps(inputs, key_mask, x)
-        if steps is not None and inputs.cache is not None:
+        allowed = None if source_mask.allowed is None or steps is None else source_mask.allowed[:, 0, 0]
+        if steps is not None and inputs.cache is not None and steps.fit(x, inputs.cache, allowed):
             where = self._where(inputs, positions)
             angles = [rotary_angles(kind, where.expand(-1, length), torch.float32) for kind in steps.rotary]
-            allowed = source_mask.allowed
-            x = steps.run(x, inputs.cache, angles, None if allowed is None else allowed[:, 0, 0])
+            x = steps.run(x, inputs.cache, angles, allowed)
         else:
             x = self._run_blocks(inputs, key_mask, positions, x, packing, source)
         if self.final_norm is not None:
@@ -129,7 +131,7 @@ class Stack(nn.Module):
             or cache.keys[0].dtype not in (torch.float32, torch.bfloat16, torch.int8)
         ):
             return None
-        if cache.steps is None:
+        if cache.steps is None or not cache.steps.are_current():
             cache.steps = Steps.of(self) or False
         return cache.steps or None
 
@@ -351,6 +353,11 @@ class Stack(nn.Module):
             apart = same_segment(inputs.segments, inputs.source_segments)
             allowed = apart if allowed is None else apart & allowed
         return Mask(allowed)
+
+
+def _kept_heads(kind: spec.Attention) -> tuple[int, int]:
+    """What a cache holds of a layer: how many heads, and their size."""
+    return kind.num_kv_heads, kind.head_size
 
 
 def _first_row(kind: spec.Position) -> int:

@@ -1,4 +1,4 @@
-"""The kernels as functions of tensors. Callers ask `has` first; shapes and dtypes are theirs to get right."""
+"""The kernels as functions of tensors. Callers ask `has` first; what they hand over is checked before it is read."""
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
+from conjoin.torch.native.checks import is_matrix, is_vector, kept_width, on_cpu, refuse
 from conjoin.torch.native.library import library
 
 Kept = Float[Tensor, "B K S E"] | Int8[Tensor, "B K S bytes"]
@@ -48,6 +49,8 @@ def linear(
     Args:
         weight: Contiguous, of x's dtype.
     """
+    if not (x.is_cpu and is_matrix(weight, x.shape[-1], x.dtype) and is_vector(bias, weight.shape[0], x.dtype)):
+        refuse("linear", x=x, weight=weight, bias=bias)
     rows, stride = _rows(x)
     outputs, inputs = weight.shape
     y = x.new_empty(*x.shape[:-1], outputs)
@@ -79,6 +82,8 @@ def linear_int8(
         sums: int32, the sum of each row of the weight.
         bias: Of x's dtype.
     """
+    if not (x.is_cpu and is_matrix(weight, x.shape[-1], torch.int8) and are_units(weight, scale, sums, bias, x.dtype)):
+        refuse("linear_int8", x=x, weight=weight, scale=scale, sums=sums, bias=bias)
     rows, stride = _rows(x)
     outputs, inputs = weight.shape
     y = x.new_empty(*x.shape[:-1], outputs)
@@ -98,6 +103,12 @@ def linear_int8(
         torch.get_num_threads(),
     )
     return y
+
+
+def are_units(weight: Tensor, scale: Tensor, sums: Tensor, bias: Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether scales, sums and biases are one for every row of a weight."""
+    rows = weight.shape[0]
+    return is_vector(scale, rows, torch.float32) and is_vector(sums, rows, torch.int32) and is_vector(bias, rows, dtype)
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
@@ -125,10 +136,13 @@ def attention(
         allowed: Broadcastable to the shape named.
         bias: float32, broadcastable to the shape named.
     """
-    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     rows, heads, length, size = q.shape
-    sources, kv_heads, keys = k.shape[:3]
-    assert k.dtype == v.dtype and k.dtype in (q.dtype, torch.int8)
+    sources, kv_heads, keys, width = k.shape
+    alike = k.shape == v.shape and width == kept_width(size, k.dtype) and not rows % sources and not heads % kv_heads
+    known = k.dtype == v.dtype and k.dtype in (q.dtype, torch.int8) and (allowed is None or allowed.dtype == torch.bool)
+    if not (alike and known and on_cpu(q, k, v, allowed, bias)):
+        refuse("attention", q=q, k=k, v=v, allowed=allowed, bias=bias)
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     if allowed is not None:
         allowed = allowed.expand(sources, 1, length, keys)
     if bias is not None:

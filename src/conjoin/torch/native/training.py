@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.torch.native.checks import on_cpu, refuse
 from conjoin.torch.native.kernels import SUFFIX, compiled_function
 
 STEPS = 2**16
@@ -59,6 +60,7 @@ class Call:
 
     def forward(self) -> tuple[Float[Tensor, "rows H T F"], Float[Tensor, " weights"]]:
         """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
+        self._check()
         spans = self.reads.spans
         weights = self.q.new_empty(int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1])
         out = like_tokens(self.q, self.v.shape[-1])
@@ -77,6 +79,12 @@ class Call:
         self, dout: Float[Tensor, "rows H T F"], weights: Float[Tensor, " weights"], *, of_bias: bool
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " weights"] | None]:
         """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
+        self._check()
+        spans, expected = self.reads.spans, (*self.q.shape[:3], self.v.shape[3])
+        scores = int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1]
+        alike = dout.dtype == weights.dtype == self.q.dtype and weights.is_contiguous() and on_cpu(dout, weights)
+        if not alike or dout.shape != expected or weights.numel() != scores:
+            refuse("train_backward", q=self.q, v=self.v, dout=dout, weights=weights)
         dout = _whole_heads(dout)
         dq, dk, dv = (like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
         slopes = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
@@ -88,6 +96,32 @@ class Call:
             torch.get_num_threads(),
         )
         return dq, dk, dv, slopes
+
+    def _check(self) -> None:
+        """Refuse what does not fit: q, k and v each other, spans their tokens, masks and biases the longest spans."""
+        q, k, v, reads, bias = self.q, self.k, self.v, self.reads, self.bias
+        spans, rows, limits = reads.spans, q.shape[0], (q.shape[2], k.shape[2])
+        fit = (
+            q.dtype == k.dtype == v.dtype
+            and on_cpu(q, k, v, spans, reads.allowed, bias)
+            and k.shape[:3] == v.shape[:3]
+            and len(k) == rows
+            and q.shape[3] == k.shape[3]
+            and not q.shape[1] % max(k.shape[1], 1)
+            and spans.dtype == torch.int64
+            and spans.is_contiguous()
+            and spans.shape == (len(spans), 4)
+            and rows in (1, len(spans))
+            and (bias is None or bias.dtype == torch.float32)
+            and (reads.allowed is None or reads.allowed.dtype == torch.bool)
+        )
+        if fit and len(spans):
+            ends = (spans[:, 0::2] + spans[:, 1::2]).amax(0).tolist()
+            longest = spans[:, 1::2].amax(0).tolist()
+            fit = int(spans.amin()) >= 0 and all(end <= limit for end, limit in zip(ends, limits, strict=True))
+            fit = fit and all(_covers(x, len(spans), q.shape[1], *longest) for x in (reads.allowed, bias))
+        if not fit:
+            refuse("train", q=q, k=k, v=v, bias=bias, allowed=reads.allowed, spans=spans)
 
     def _given(self) -> tuple[list[Tensor | None], list[int]]:
         """Tensors and numbers as `make_training` reads them."""
@@ -103,6 +137,19 @@ class Call:
 def like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
     """Room for as many heads, those of a token side by side, as the linear layers before and after want them."""
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
+
+
+def _covers(x: Tensor | None, sequences: int, heads: int, queries: int, keys: int) -> bool:
+    """Whether a mask or a bias says something of every score."""
+    if x is None:
+        return True
+    rows, of_heads, of_queries, of_keys = (1,) * (4 - x.dim()) + tuple(x.shape)
+    return (
+        rows in (1, sequences)
+        and of_heads in (1, heads)
+        and (of_queries == 1 or of_queries >= queries)
+        and (of_keys == 1 or of_keys >= keys)
+    )
 
 
 def _whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
@@ -138,6 +185,12 @@ def weight_gradient(
     dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"], into: Float[Tensor, "m n"] | None = None
 ) -> Float[Tensor, "m n"]:
     """dy^T x of contiguous tensors, in float32; added to `into`, if that is given."""
+    fit = x.dim() == dy.dim() == 2 and len(x) == len(dy) and x.dtype == dy.dtype and on_cpu(dy, x, into)
+    if into is not None:
+        shape = (dy.shape[-1], x.shape[-1])
+        fit = fit and into.shape == shape and into.dtype == torch.float32 and into.is_contiguous()
+    if not (fit and x.is_contiguous() and dy.is_contiguous()):
+        refuse("weight_gradient", dy=dy, x=x, into=into)
     dw = dy.new_empty(dy.shape[1], x.shape[1], dtype=torch.float32) if into is None else into
     types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int, c_int)
     compiled_function(f"conjoin_weight_gradient_{SUFFIX[dy.dtype]}", *types)(
@@ -152,6 +205,8 @@ def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*a
     Args:
         kept: The share, in 65536ths.
     """
+    if not x.is_cpu:
+        refuse("drop", x=x)
     x = x.contiguous()
     y = torch.empty_like(x)
     types = (c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_int)
