@@ -52,6 +52,34 @@ def test_a_file_in_json_out_with_everything_that_came_in(run: Any, folder: Path,
     assert found == [{**row, "prediction": text} for row, text in zip(rows, wanted, strict=True)]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "csv.gz"])
+def test_tables_are_read_with_all_that_is_in_them(kind: str, run: Any, folder: Path, tmp_path: Path) -> None:
+    import datetime
+    import gzip
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path, mark = tmp_path / f"a.{kind}", "\t" if kind == "tsv" else ","
+    if kind == "parquet":
+        parquet.write_table(pa.table({"text": ["the cat"], "day": [datetime.date(2020, 1, 2)]}), path)
+    else:
+        content = f"text{mark}day\nthe cat{mark}2020-01-02\n".encode()
+        path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    told = run("generate", folder, "--input", path, "--source-column", "text", "--json")
+    assert told.code == 0, told.err
+    (row,) = map(json.loads, told.lines)
+    assert row["text"] == "the cat" and row["day"] == "2020-01-02" and "prediction" in row
+    told = run("generate", folder, "--input", path)
+    assert told.code == 1 and "there is no column 'source'; there are 'text', 'day'" in told.err
+
+
+def test_a_file_without_sources_is_told(run: Any, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    told = run("generate", folder, "--input", tmp_path / "a.txt")
+    assert told.code == 0 and not told.out and "holds no sources" in told.err
+
+
 def test_several_results_a_source(run: Any, folder: Path) -> None:
     told = run("generate", folder, "hello", "--num-beams", "2", "--num-return-sequences", "2", "--json")
     (row,) = map(json.loads, told.lines)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from conjoin import ConfigError, DataError, TrainingArguments
-from conjoin.training import Pairs, read_pairs
+from conjoin.evaluation.sources import SourceFile
+from conjoin.training import Pairs, lines, read_pairs
 from conjoin.training.arrays import batch_arrays
 from conjoin.training.batching import ByRows, ByTokens, Plan, choose_batching
 from conjoin.training.examples import Examples, Room, Rows, tokenize_pairs
@@ -114,6 +115,15 @@ BAD: list[tuple[str, str, str]] = [
     ("a.csv", "source,text\na,b\n", "there is no column 'target'; there are 'source', 'text'"),
     ("a.csv", "source,target\na\n", "line 2: has not 2 fields"),
     ("a.csv", "source,target\na,b,c\n", "line 2: has not 2 fields"),
+    (
+        "a.jsonl",
+        '{"source": "a", "target": ' + "9" * 5000 + "}",
+        "line 1: is not JSON: Exceeds the limit of 4300 digits",
+    ),
+    ("a.jsonl", "[" * 3000, "line 1: is not JSON: maximum recursion.* at column 101"),
+    ("a.jsonl", '{"source": "a", "target": ' + "[" * 200 + "]" * 200 + "}", "line 1: is not JSON: maximum recursion"),
+    ("a.jsonl", '"text"\n', "line 1: is a str, expected an object"),
+    ("a.json", '[\n{"source": "a"}]\n', "begins as one JSON list over many lines"),
     ("a.txt", "a\tb\n", "unknown kind of file"),
     ("a.parquet", "no", "cannot be read as Parquet"),
 ]
@@ -147,6 +157,66 @@ def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"line \d+: cannot be read"):
         read_pairs(tmp_path / "b.jsonl.gz", COLUMNS)
+
+
+ROW = b'{"source": "a", "target": "b"}\n'
+
+
+def test_every_flipped_byte_of_a_gz_file_is_one_error_or_harmless(tmp_path: Path) -> None:
+    whole, path, refused = gzip.compress(ROW * 50, mtime=0), tmp_path / "a.jsonl.gz", 0
+    for at in range(10, len(whole)):
+        mutant = bytearray(whole)
+        mutant[at] ^= 0x55
+        path.write_bytes(mutant)
+        for read in (lambda: read_pairs(path, COLUMNS), SourceFile.of(str(path), None, "source").check):
+            try:
+                read()
+            except DataError as error:
+                refused += "cannot be read" in str(error)
+                assert str(path) in str(error)
+    assert refused > len(whole)
+
+
+def test_a_gz_file_that_becomes_far_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_BYTES", 1 << 16)
+    monkeypatch.setattr(lines, "UNPACKED_FREE", 1 << 18)
+    path = tmp_path / "a.jsonl.gz"
+    for content, told in (
+        (ROW + b"a" * (1 << 17), "line 2: longer than 65,536 bytes"),
+        (b"\n" * (1 << 21), r"line \d+: the file becomes more than 250 times its size"),
+    ):
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(DataError, match=told):
+            read_pairs(path, COLUMNS)
+        with pytest.raises(DataError, match=told):
+            SourceFile.of(str(path), None, "source").check()
+
+
+def test_parquet_with_texts_that_are_not_utf_8_is_one_error(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    bad = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"source": bad, "target": ["b"]}), path)
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_pairs(path, COLUMNS)
+    with pytest.raises(DataError, match="not UTF-8"):
+        SourceFile.of(str(path), None, "source").check()
+
+
+def test_lines_with_one_problem_are_told_together(tmp_path: Path) -> None:
+    rows = ['{"source": "a", "target": ""}', '{"source": "a"}', '{"source": "", "target": "b"}']
+    path = write(tmp_path, "a.jsonl", "\n".join(rows * 2))
+    with pytest.raises(DataError) as caught:
+        read_pairs(path, COLUMNS)
+    for told in ("lines 1, 4: target is empty.", "lines 2, 5: has no column 'target'", "lines 3, 6: source is empty."):
+        assert told in str(caught.value)
+
+
+def test_old_tables_end_lines_with_a_carriage_return(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"source,target\rw1 w2,w2 w1\rw3,w4\r")
+    assert [pair[:2] for pair in texts(read_pairs(tmp_path / "a.csv", COLUMNS))] == [("w1 w2", "w2 w1"), ("w3", "w4")]
 
 
 def test_tokenized_pairs_are_those_of_the_tokenizer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _streams.settle_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    if problem := _streams.unreadable(words):
+    if problem := None if arguments is not None else _streams.unreadable(words):
         _fail(f"Error: {problem}\n\nhint: give texts and names of files in UTF-8.", code=2)
     with warnings.catch_warnings():
         _talk.take_warnings()
