@@ -93,6 +93,32 @@ def test_a_sharded_model_generates_what_the_saved_one_does(runs: Path) -> None:
     assert trainer.predict(toy_rows(9, 1)).predictions == (runs / "fsdp" / "predictions.txt").read_text().split("\n")
 
 
+def test_shards_are_plain_tensors_that_jax_goes_on_from(runs: Path, tmp_path: Path) -> None:
+    checkpoint = runs / "fsdp-to-one" / "checkpoint-2"
+    assert sorted(path.name for path in (checkpoint / "shards").iterdir()) == [
+        "index.json",
+        "process-0.safetensors",
+        "process-1.safetensors",
+    ]
+    pytest.importorskip("jax")
+    from conjoin import FlaxEncoderDecoderModel
+    from conjoin.training.jax.trainer import Seq2SeqTrainer as OnJax
+
+    changes: dict[str, Any] = {
+        "max_grad_norm": 0.5,
+        "adam_epsilon": 1e-3,
+        "lr_scheduler_type": "constant",
+        "max_steps": 5,
+    }
+    trainer = OnJax(
+        FlaxEncoderDecoderModel.from_pretrained(checkpoint),
+        args=arguments(tmp_path / "run", gradient_accumulation_steps=4, **changes),
+        train_dataset=toy_rows(56, 2),
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    torch.testing.assert_close(saved(tmp_path / "run"), saved(runs / "one-constant"), rtol=1e-3, atol=1e-5)
+
+
 def test_another_number_of_processes_goes_on_with_the_same_batches(runs: Path) -> None:
     torch.testing.assert_close(
         saved(runs / "one-then-ddp" / "checkpoint-2"), saved(runs / "one-constant" / "checkpoint-2")

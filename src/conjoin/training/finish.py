@@ -39,8 +39,7 @@ def _write(trainer: "Trainer[Any]", run: "Run", write_pair: Callable[[Staging], 
 
 def _card(trainer: "Trainer[Any]", run: "Run") -> str:
     shown_step = run.state.best_step if trainer.args.load_best_model_at_end else None
-    evaluations = [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
-    chosen = [line for line in evaluations if shown_step in (None, line["step"])]
+    chosen = [line for line in _evaluations(run) if shown_step in (None, line["step"])]
     numbers: dict[str, Any] = chosen[-1] if chosen else {}
     metrics = {name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)}
     words = {name: getattr(trainer.args, name) for name in SHOWN}
@@ -52,6 +51,15 @@ def _card(trainer: "Trainer[Any]", run: "Run") -> str:
         metrics=metrics,
         words={name: value for name, value in words.items() if value is not None},
     )
+
+
+def _evaluations(run: "Run") -> list[dict[str, Any]]:
+    """What the log says of evaluations; a log that was damaged while the run went on costs no model."""
+    try:
+        return [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
+    except ConjoinError as error:
+        warnings.warn(f"The model card says nothing of evaluations: {error}", ConjoinWarning, stacklevel=2)
+        return []
 
 
 def _origin(trainer: "Trainer[Any]") -> str:
