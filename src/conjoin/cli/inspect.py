@@ -79,7 +79,7 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
             return plan, stacks
         role = "decoder" if family(config.model_type).encoder == "bidirectional" else "encoder"
         stack = half_spec(config, role)
-        return plan_half(stack, half_offer(stack, role, checkpoint)), {role: stack}
+        return plan_half(stack, half_offer(config, stack, role, checkpoint)), {role: stack}
 
 
 def _quantization(config: PretrainedConfig) -> str | None:

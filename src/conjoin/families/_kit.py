@@ -111,8 +111,12 @@ class Family:
         table = table + self.head(stack) if role == "decoder" else table
         return table + graft_names(stack, self)
 
-    def names_in(self, stack: spec.StackSpec, role: Role, found: set[str]) -> NameTable:
-        """The names to read a standalone (or a whole) checkpoint with, whichever of its prefixes it uses."""
+    def names_in(self, stack: spec.StackSpec, role: Role, found: set[str], *, tied: bool = False) -> NameTable:
+        """The names to read a standalone (or a whole) checkpoint with, whichever of its prefixes it uses.
+
+        Args:
+            tied: The config ties the head to the word table, so that either stands for both.
+        """
         body, table = self.body(stack), NameTable()
         half = self.whole.half(role) if self.whole else ""
         for prefix in (*self.prefixes, ""):
@@ -120,14 +124,30 @@ class Family:
             if any(candidate.match(name) for name in found):
                 table = candidate
                 break
-        return table + self.head(stack) + graft_names(stack, self) + self._aliases(table, found)
+        tables, head = self._other_tables(body, role, tied), self._head_name(stack, role, tied)
+        lacking = not any(match.canonical == (WORDS,) for match in table.canonical(found).matches)
+        first = (Rule(head, WORDS),) if head and lacking and not found.intersection(tables) else ()
+        others = tuple(Rule(name, WORDS) for name in tables)
+        return NameTable(first) + table + self.head(stack) + graft_names(stack, self) + NameTable(others)
 
-    def _aliases(self, table: NameTable, found: set[str]) -> NameTable:
-        """The word table's other names, which count where it does not stand under its own."""
-        words = "embed.words.weight"
-        if any(match.canonical == (words,) for match in table.canonical(found).matches):
-            return NameTable(ignored=tuple(re.escape(alias) for alias in self.word_aliases))
-        return NameTable(tuple(Rule(alias, words) for alias in self.word_aliases))
+    def _other_tables(self, body: NameTable, role: Role, tied: bool) -> tuple[str, ...]:
+        """Other names of a half's word table, which count where it does not stand under its own."""
+        if self.whole is None or not (tied or self.whole.words == "shared"):
+            return self.word_aliases
+        other = self.whole.half("decoder" if role == "encoder" else "encoder")
+        own = next(rule.checkpoint for rule in body.rules if rule.parts == (WORDS,))
+        return (*self.word_aliases, *(f"{prefix}{other}{own}" for prefix in (*self.prefixes, "")))
+
+    def _head_name(self, stack: spec.StackSpec, role: Role, tied: bool) -> str | None:
+        """The head's matrix, where it is the word table too."""
+        if not tied or (self.whole is None and role == "encoder"):
+            return None
+        table = self.whole.head if self.whole else self.head(stack)
+        return next((rule.checkpoint for rule in table.rules if rule.parts == (HEAD,)), None)
+
+
+WORDS = "embed.words.weight"
+HEAD = "head.vocab.weight"
 
 
 def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:
@@ -147,16 +167,24 @@ def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = No
     shared = prefix + whole.shared
     if pair.share == "none":
         return NameTable(ignored=(re.escape(shared),)) + table
-    return NameTable((Rule(_word_name(table, shared, found), "encoder.embed.words.weight"),)) + table
+    words = f"encoder.{WORDS}"
+    if found is None:
+        return NameTable((Rule(shared, words),)) + table
+    kept = _word_name(
+        table, (shared, whole.shared), found, tied=pair.decoder.head is not None and pair.decoder.head.tied
+    )
+    return NameTable((Rule(kept, words),)) + table + NameTable((Rule(shared, words), Rule(whole.shared, words)))
 
 
-def _word_name(table: NameTable, shared: str, found: set[str] | None) -> str:
+def _word_name(table: NameTable, shared: tuple[str, str], found: set[str], *, tied: bool) -> str:
     """Where the word table of a whole checkpoint stands: files keep one of its names, not always the first."""
-    if found is None or shared in found:
-        return shared
-    words = ("encoder.embed.words.weight", "decoder.embed.words.weight", "decoder.head.vocab.weight")
     names = {match.canonical[0]: match.name for match in table.canonical(found).matches}
-    return next((names[word] for word in words if word in names), shared)
+    encoder, decoder, head = (names.get(f"{where}.weight") for where in ("encoder.embed.words", *_IN_DECODER))
+    every = (encoder, *(name for name in shared if name in found), decoder, head if tied else None)
+    return next((name for name in every if name is not None), shared[0])
+
+
+_IN_DECODER = ("decoder.embed.words", "decoder.head.vocab")
 
 
 def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:

@@ -30,9 +30,10 @@ def pair_offer(config: PretrainedConfig, pair: spec.PairSpec, checkpoint: Checkp
     return Offer(str(checkpoint.folder), checkpoint, pair_names(config, pair, set(checkpoint)))
 
 
-def half_offer(stack: spec.StackSpec, role: Role, checkpoint: Checkpoint) -> Offer:
+def half_offer(config: PretrainedConfig, stack: spec.StackSpec, role: Role, checkpoint: Checkpoint) -> Offer:
     """What a standalone checkpoint offers to one half."""
-    table = family(stack.family).names_in(stack, role, set(checkpoint))
+    tied = config.tie_word_embeddings
+    table = family(stack.family).names_in(stack, role, set(checkpoint), tied=tied)
     return Offer(f"{role} {checkpoint.folder}", checkpoint, table, prefix=f"{role}.")
 
 

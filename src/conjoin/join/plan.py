@@ -1,5 +1,6 @@
 """Which parameter comes from where: each one copied, tied or fresh; each checkpoint tensor used or named as unused."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,9 @@ import numpy as np
 from conjoin import spec
 from conjoin.checkpoint import Checkpoint, Match, NameTable, audit
 from conjoin.configuration import CrossAttentionInit
-from conjoin.errors import plain
+from conjoin.errors import ConjoinWarning, plain
 from conjoin.families import Role
+from conjoin.join.missing import require_halves
 from conjoin.join.pair import shared_names
 
 
@@ -67,12 +69,17 @@ class Offer:
             name: shape
             for match in self.plan.matches
             for name, shape in self.table.shapes(match, checkpoint[match.name].shape)
+            if self.sources[name] is match
         }
 
     def array(self, name: str) -> np.ndarray:
         """One canonical tensor, memory mapped."""
         match = self.sources[name]
         return dict(self.table.apply(match, self.checkpoint.array(match.name)))[name]
+
+    def alike(self, one: Match, other: Match) -> bool:
+        """Whether two tensors of the file hold the same numbers."""
+        return bool(np.array_equal(self.checkpoint.array(one.name), self.checkpoint.array(other.name)))
 
     def same(self, one: str, other: str) -> bool:
         """Whether both are offered with the same numbers; True where either is not offered."""
@@ -182,6 +189,7 @@ def plan_join(
     origins = _origins(parameters, ties, offers, init)
     origins |= {name: Given() for name in parameters if name in given and name not in ties}
     _check(offers, parameters, origins, fresh_allowed)
+    warn_of_copies(offers, ties)
     unused = {offer.label: _unused(offer, parameters) for offer in offers}
     return JoinReport(origins, parameters, unused)
 
@@ -239,14 +247,16 @@ def _check(
     origins: Mapping[str, Origin],
     fresh_allowed: Callable[[str], bool],
 ) -> None:
-    """All missing and misshapen tensors, in one error."""
+    """All missing and misshapen tensors, in one error; a half that is missing whole is one problem."""
     found = {name: shape for offer in offers for name, shape in offer.shapes.items() if name in parameters}
-    absent = (
+    absent = [
         name
         for name, origin in origins.items()
-        if isinstance(origin, Drawn | CopiedFresh) and not _is_fixed_bias(parameters[name])
-    )
-    wanted = {*found, *(name for name in absent if not fresh_allowed(name))}
+        if isinstance(origin, Drawn | CopiedFresh) and not _is_fixed_bias(parameters[name]) and not fresh_allowed(name)
+    ]
+    if len(offers) == 1 and fresh_allowed is never_fresh:
+        require_halves(offers[0].label, absent, found)
+    wanted = {*found, *absent}
     expected = {name: parameter.shape for name, parameter in parameters.items() if name in wanted}
     audit(expected, found, what=" and ".join(offer.label for offer in offers)).raise_for()
 
@@ -261,6 +271,24 @@ def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str
     known = {*parameters, "decoder.head.vocab.weight"}
     lost = [m.name for m in offer.plan.matches if not any(part in known for part in m.canonical)]
     return tuple(sorted((*offer.plan.unknown, *lost)))
+
+
+def warn_of_copies(offers: list[Offer], ties: Mapping[str, str]) -> None:
+    """Tell of tensors that should be copies of one another and are not: one of them is taken."""
+    for offer in offers:
+        held: dict[str, list[Match]] = {}
+        for match in sorted(offer.plan.matches, key=lambda match: match.rank):
+            if len(match.canonical) == 1:
+                held.setdefault(ties.get(match.canonical[0], match.canonical[0]), []).append(match)
+        for taken, *others in held.values():
+            apart = [each.name for each in others if not offer.alike(taken, each)]
+            if apart:
+                warnings.warn(
+                    f"{offer.label}: {', '.join(apart)} should be copies of {taken.name}, and hold other numbers: "
+                    f"{taken.name} is taken.",
+                    ConjoinWarning,
+                    stacklevel=5,
+                )
 
 
 def unshared(pair: spec.PairSpec, offer: Offer) -> list[str]:
@@ -284,6 +312,7 @@ def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:
     parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
     origins = _origins(parameters, {}, [offer], "normal")
     _check([offer], parameters, origins, may_be_fresh)
+    warn_of_copies([offer], {})
     return JoinReport(origins, parameters, {offer.label: _unused(offer, parameters)})
 
 

@@ -54,4 +54,4 @@ def joining_offer(config: PretrainedConfig, role: Role, checkpoint: Checkpoint) 
     stack = half_spec(config, role)
     if role == "decoder" and not stack.has_cross_attention:
         stack = half_spec(config.copy(is_decoder=True, add_cross_attention=True), role)
-    return half_offer(stack, role, checkpoint)
+    return half_offer(config, stack, role, checkpoint)
