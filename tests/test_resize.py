@@ -8,7 +8,9 @@ import torch
 
 import oracle
 from conjoin import BertConfig, ConfigError, EncoderDecoderModel
-from pairs import CLOSE, GPT, SOURCE, TARGET, batch, fresh, stir
+from conjoin.errors import ConjoinWarning
+from conjoin.join import special_tokens
+from pairs import CLOSE, GPT, SOURCE, TARGET, batch, fresh, stir, with_tokenizer
 
 OWN_HEAD = TARGET.copy(tie_word_embeddings=False)
 
@@ -120,3 +122,40 @@ def test_unclear_sizes_are_refused(share: str, arguments: dict[str, int], messag
     model = fresh(SOURCE, BertConfig(**{**SOURCE.to_dict()}), share=share)
     with pytest.raises(ConfigError, match=message):
         model.resize_token_embeddings(**arguments)
+
+
+IN_USE = [
+    ("decoder", 9, {"decoder_start_token_id": 9}),
+    ("decoder", 7, {"decoder_start_token_id": 9, "eos_token_id": 7}),
+    ("decoder", 40, {"forced_bos_token_id": 40}),
+    ("decoder", 20, {"eos_token_id": 20}),
+    ("encoder", 4, {"config.pad_token_id": 4}),
+]
+
+
+@pytest.mark.parametrize(("role", "size", "named"), IN_USE)
+def test_ids_in_use_are_not_cut_off(role: str, size: int, named: dict[str, int]) -> None:
+    model = fresh()
+    if "forced_bos_token_id" in named:
+        model.generation_config.forced_bos_token_id = 40
+    if size == 20:
+        model.config.eos_token_id = [7, 20]
+    with pytest.raises(ConfigError) as caught:
+        model.resize_token_embeddings(**{role: size})  # pyright: ignore[reportArgumentType]
+    assert all(f"{name} = {index} would have no row" in str(caught.value) for name, index in named.items())
+    assert (model.spec.encoder.vocab_size, model.spec.decoder.vocab_size) == (61, 53), "nothing changed"
+    model.resize_token_embeddings(**{role: max(named.values()) + 1})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_smaller_table_says_what_it_drops(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    halves = with_tokenizer(tmp_path / "bert", "bert"), with_tokenizer(tmp_path / "gpt2", "gpt2")
+    model = EncoderDecoderModel.from_encoder_decoder_pretrained(*halves)
+    tokens = len(model.tokenizer.target)  # pyright: ignore[reportAttributeAccessIssue]
+    model.resize_token_embeddings(decoder=tokens + 8)
+    assert not caplog.text
+    model.resize_token_embeddings(decoder=tokens)
+    assert f"decoder: the rows of ids {tokens} to {tokens + 7} are dropped" in caplog.text
+    last = max(special_tokens(model.config).eos)
+    if last < tokens - 1:
+        with pytest.warns(ConjoinWarning, match=f"its tokenizer has {tokens} tokens"):
+            model.resize_token_embeddings(decoder=tokens - 1)

@@ -1,12 +1,12 @@
 """The config of a joined pair, and the class that picks a config by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 from conjoin.checkpoint import SAFETENSORS, read_json, resolve
-from conjoin.errors import ConfigError, FileError
+from conjoin.errors import ConfigError, FileError, listing, near
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family
 
 Share = Literal["none", "embeddings", "all"]
@@ -21,7 +21,8 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     Args:
         encoder, decoder: Configs, or the dicts that config.json holds. Both default to BERT.
-        conjoin: What Hugging Face's format has no word for: `share`, `cross_attention_init`.
+        conjoin: What Hugging Face's format has no word for: `share`, `cross_attention_init`, and `fresh`: parts (or
+            parameters) that no checkpoint had and nobody trained yet. Training clears it; set it to [] to say so.
         tie_encoder_decoder: Hugging Face 4's word for `share="all"`; read, never written.
 
     Raises:
@@ -34,8 +35,11 @@ class EncoderDecoderConfig(PretrainedConfig):
     is_encoder_decoder: bool = True
     share: Share = "none"
     cross_attention_init: CrossAttentionInit = "normal"
+    fresh: list[str] = []  # noqa: RUF012  # each config gets its own
 
     def __init__(self, **values: Any) -> None:
+        if not values.pop("_from_file", False):
+            _refuse_misspelt(type(self), values)
         if ("encoder" in values) != ("decoder" in values):
             raise ConfigError("EncoderDecoderConfig: give both encoder and decoder, or neither (two BERTs).")
         encoder = _half(values.pop("encoder", {"model_type": "bert"}))
@@ -45,6 +49,7 @@ class EncoderDecoderConfig(PretrainedConfig):
             extra.setdefault("share", "all")
         if is_gated(decoder):
             values["cross_attention_init"] = "zero_gate"
+        values["fresh"] = list(values.get("fresh") or extra.pop("fresh", None) or [])
         reads = {"is_decoder": True, "add_cross_attention": True}
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
@@ -65,12 +70,12 @@ class EncoderDecoderConfig(PretrainedConfig):
         plain = {**values, **overrides}
         if plain.get("model_type") in PAIR_TYPES:
             plain.pop("model_type")
-        return super().from_dict(plain)
+        return super().from_dict({**plain, "_from_file": True})
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json holds; conjoin's own words stand under one key."""
         plain = super().to_dict()
-        ours = {key: plain.pop(key) for key in ("share", "cross_attention_init")}
+        ours = {key: plain.pop(key) for key in ("share", "cross_attention_init", "fresh")}
         changed = {key: value for key, value in ours.items() if value != getattr(EncoderDecoderConfig, key)}
         if changed:
             plain["conjoin"] = changed
@@ -106,10 +111,30 @@ def _half(value: Any) -> PretrainedConfig:
 
 def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
     allowed = {"share": get_args(Share), "cross_attention_init": get_args(CrossAttentionInit)}
-    wrong = [f"{key} = {value!r}" for key, value in values.items() if value not in allowed.get(key, ())]
+    if not isinstance(cast(Any, values), Mapping):
+        raise ConfigError(f"config.json: under 'conjoin' stands {values!r}.\nExpected an object: {allowed}.")
+    wrong = [
+        f"{key} = {value!r}"
+        for key, value in values.items()
+        if not (_are_names(value) if key == "fresh" else isinstance(value, str) and value in allowed.get(key, ()))
+    ]
     if wrong:
-        raise ConfigError(f"config.json: under 'conjoin' stands {', '.join(wrong)}.\nExpected: {allowed}.")
+        expected = f"{allowed}, and a list of names as 'fresh'"
+        raise ConfigError(f"config.json: under 'conjoin' stands {', '.join(wrong)}.\nExpected: {expected}.")
     return dict(values)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in cast("list[Any]", value))
+
+
+def _refuse_misspelt(cls: type[EncoderDecoderConfig], values: Iterable[str]) -> None:
+    """Other keys are kept, as config.json's are; but not those that a caller wrote and that are nearly fields."""
+    known = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", {})]
+    known += ["encoder", "decoder", "conjoin", "tie_encoder_decoder", "torch_dtype", "model_type"]
+    meant = {name: near(name, known, cutoff=0.85) for name in values if name not in known}
+    if told := [f"{name}: did you mean {other}?" for name, other in meant.items() if other]:
+        raise ConfigError(f"{cls.__name__} has no such fields:\n{listing(told)}")
 
 
 class AutoConfig:

@@ -2,6 +2,8 @@
 
 import re
 import reprlib
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What steers a terminal, turns the reading direction, ends a line unseen, or cannot be printed at all."""
@@ -107,6 +109,16 @@ def shown(value: object) -> str:
     """A value as a message quotes it: its repr, control characters escaped, cut where it is long."""
     text = _Quoting().repr(value)
     return text if len(text) <= 2 * _QUOTED else f"{text[:_QUOTED]}..."
+
+
+def near(name: str, known: Iterable[str], *, cutoff: float = 0.75) -> str | None:
+    """The known name that a misspelt one was likely meant to be.
+
+    Args:
+        cutoff: difflib's, from 0 for any name to 1 for the same.
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
 
 
 def lone_surrogate(text: str) -> str | None:

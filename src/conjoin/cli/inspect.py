@@ -25,7 +25,9 @@ from conjoin.join import (
     plan_half,
     plan_join,
     plan_quantized,
+    record,
     special_tokens,
+    with_record,
 )
 
 
@@ -45,6 +47,7 @@ def inspect_folder(
         "special_tokens": _ids(config),
         "tokenizers": _tokenizers(folder),
         "parameters": {part: numbers for part, *_, numbers in report.rows()},
+        "fresh": record(report, report.fresh) if isinstance(config, EncoderDecoderConfig) else [],
         "unused": [name for names in report.unused.values() for name in names],
     }
     if as_json:
@@ -63,6 +66,8 @@ def inspect_folder(
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {plain(str(inner))}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
+    if isinstance(value, list):
+        return plain(", ".join(map(str, cast("list[Any]", value)))) or "none"
     return "none" if value is None else plain(str(value))
 
 
@@ -76,7 +81,7 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
             if is_quantized(config):
                 return plan_quantized(pair, checkpoint), stacks
             plan = plan_join(pair, [pair_offer(config, pair, checkpoint)], init="normal", fresh_allowed=never_fresh)
-            return plan, stacks
+            return with_record(plan, config), stacks
         role = "decoder" if family(config.model_type).encoder == "bidirectional" else "encoder"
         stack = half_spec(config, role)
         return plan_half(stack, half_offer(config, stack, role, checkpoint)), {role: stack}

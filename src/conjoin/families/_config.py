@@ -1,14 +1,15 @@
 """Configs in Hugging Face's words: typed fields with defaults, unknown keys kept, from and to config.json."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
-from conjoin.errors import ConfigError, listing
+from conjoin.errors import ConfigError, listing, shown
+from conjoin.families._bounds import Bounds, outside
 from conjoin.families._generation import GenerationWords
 from conjoin.families._ids import is_id_field, without_negative
 
@@ -53,14 +54,16 @@ class PretrainedConfig:
             values.pop("torch_dtype", None)
         if values.get("dtype") is not None:
             values["dtype"] = str(values["dtype"]).removeprefix("torch.")
-        wrong = _wrong_types(type(self), values)
-        if wrong:
-            name = self.model_type or type(self).__name__
+        name = self.model_type or type(self).__name__
+        values = {key: _meant(key, value) for key, value in values.items()}
+        if wrong := _wrong_types(type(self), values):
             raise ConfigError(f"{name}: config values of the wrong type:\n{listing(wrong)}")
+        if wrong := _out_of_bounds(_defaults(type(self)), values):
+            raise ConfigError(f"{name}: config values out of range:\n{listing(wrong)}")
         for name, default in _defaults(type(self)).items():
             values.setdefault(name, default)
         for name, value in values.items():
-            object.__setattr__(self, name, _meant(name, value))
+            object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = self.attribute_map.get(name, name)
@@ -206,10 +209,26 @@ def _plain(value: Any) -> Any:
 def _wrong_types(cls: type[PretrainedConfig], values: Mapping[str, Any]) -> list[str]:
     hints = get_type_hints(cls)
     return [
-        f"{name} = {value!r}: expected {_spell(hints[name])}"
+        f"{name} = {shown(value)}: expected {_spell(hints[name])}"
         for name, value in values.items()
         if name in hints and name not in ("model_type", "attribute_map") and not _fits(value, hints[name])
     ]
+
+
+def _out_of_bounds(fields: Collection[str], values: Mapping[str, Any]) -> list[str]:
+    """Numbers, also those in lists of ids, that no model can have."""
+    return [
+        f"{name} = {shown(value)}: expected {bounds}"
+        for name, value in values.items()
+        if name in fields and (bounds := _broken(name, value)) is not None
+    ]
+
+
+def _broken(name: str, value: Any) -> Bounds | None:
+    ids: list[Any] = [value]
+    if isinstance(value, list | tuple) and is_id_field(name):
+        ids = list(cast("list[Any]", value))
+    return next((bounds for each in ids if (bounds := outside(name, each)) is not None), None)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -224,6 +243,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value is None
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is list and get_args(hint) == (int,):
+        return isinstance(value, list | tuple) and all(_fits(each, int) for each in cast("list[Any]", value))
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is list:

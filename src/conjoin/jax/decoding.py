@@ -109,6 +109,7 @@ class Generates(WithGenerationConfig):
             GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
         """
         model = cast("FlaxEncoderDecoderModel", self)
+        model.warn_of_fresh(lambda: model.all_params(None if params is None else flatten(params)))
         given = take_inputs(input_ids, keywords, "JAX")
         request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
         returned = request.num_return_sequences

@@ -3,6 +3,7 @@
 from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint
 from conjoin.join.languages import set_languages, start_of_language, target_language
+from conjoin.join.fresh import FreshStart, first_numbers, fresh_names, record, recorded, with_record
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
@@ -42,6 +43,7 @@ __all__ = [
     "Copied",
     "CopiedFresh",
     "Drawn",
+    "FreshStart",
     "Given",
     "JoinReport",
     "Offer",
@@ -53,6 +55,8 @@ __all__ = [
     "convert_checkpoint",
     "dialect",
     "fill_special_tokens",
+    "first_numbers",
+    "fresh_names",
     "graft",
     "half_offer",
     "half_spec",
@@ -71,6 +75,8 @@ __all__ = [
     "plan_quantized",
     "plan_random",
     "random_half",
+    "record",
+    "recorded",
     "require_pad",
     "require_start",
     "set_languages",
@@ -83,6 +89,7 @@ __all__ = [
     "target_tokenizer",
     "unshared",
     "untied_head",
+    "with_record",
 ]
 
 __dir__ = public_dir(__all__)

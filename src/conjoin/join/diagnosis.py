@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 from conjoin.errors import plain
@@ -50,6 +51,12 @@ class Diagnosis:
     def __getitem__(self, check: str) -> Finding:
         """The finding of a check, by its name."""
         return next(finding for finding in self.findings if finding.check == check)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         lines = [f"{f.status:<8}{f.check:<12}{f.detail}" for f in self.findings]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ class Copied:
 
     offer: "Offer"
     match: Match
+
+
+@dataclass(frozen=True, slots=True)
+class Untrained(Copied):
+    """From a checkpoint that has it on record as fresh: nobody trained it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,7 @@ class JoinReport:
     @property
     def copied(self) -> list[str]:
         """Names of parameters that come from a checkpoint or a ready model."""
-        return self.names(Copied, Given)
+        return [name for name in self.names(Copied, Given) if not isinstance(self.origins[name], Untrained)]
 
     @property
     def tied(self) -> list[str]:
@@ -118,15 +124,15 @@ class JoinReport:
 
     @property
     def fresh(self) -> list[str]:
-        """Names of parameters that no checkpoint had."""
-        return self.names(Drawn, CopiedFresh)
+        """Names of parameters that no checkpoint had, or that one has on record as never trained."""
+        return self.names(Drawn, CopiedFresh, Untrained)
 
     def rows(self) -> Iterator[tuple[str, int, int, int, int]]:
         """(part, copied, tied, fresh, numbers) per part of the model, counting tensors."""
         parts: dict[str, list[int]] = {}
         for name, origin in self.origins.items():
             row = parts.setdefault(part_of(name), [0, 0, 0, 0])
-            row[0 if isinstance(origin, Copied | Given) else 1 if isinstance(origin, Tied) else 2] += 1
+            row[_column(origin)] += 1
             row[3] += 0 if isinstance(origin, Tied) else int(np.prod(self.parameters[name].shape))
         for part, (copied, tied, fresh, numbers) in parts.items():
             yield part, copied, tied, fresh, numbers
@@ -147,10 +153,26 @@ class JoinReport:
     def _unused_lines(self) -> list[str]:
         return [f"unused in {label}: {_some(names)}" for label, names in self.unused.items() if names]
 
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
     def __str__(self) -> str:
         lines = [f"{'part':<26}{'copied':>8}{'tied':>8}{'fresh':>8}{'numbers':>14}"]
         lines += [f"{part:<26}{c:>8}{t:>8}{f:>8}{n:>14,}" for part, c, t, f, n in self.rows()]
         return "\n".join(lines + self._unused_lines())
+
+
+def _column(origin: Origin) -> int:
+    match origin:
+        case Tied():
+            return 1
+        case Untrained() | Drawn() | CopiedFresh():
+            return 2
+        case _:
+            return 0
 
 
 def _some(names: tuple[str, ...]) -> str:
@@ -274,11 +296,11 @@ def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str
 
 
 def warn_of_copies(offers: list[Offer], ties: Mapping[str, str]) -> None:
-    """Tell of tensors that should be copies of one another and are not: one of them is taken."""
+    """Tell of word tables that should be copies of one another and are not: one of them is taken."""
     for offer in offers:
         held: dict[str, list[Match]] = {}
         for match in sorted(offer.plan.matches, key=lambda match: match.rank):
-            if len(match.canonical) == 1:
+            if match.canonical[0].endswith("embed.words.weight"):
                 held.setdefault(ties.get(match.canonical[0], match.canonical[0]), []).append(match)
         for taken, *others in held.values():
             apart = [each.name for each in others if not offer.alike(taken, each)]

@@ -22,6 +22,8 @@ def is_quantized(config: PretrainedConfig) -> bool:
     found: Any = getattr(config, "quantization_config", None)
     if not found:
         return False
+    if not hasattr(found, "get"):
+        raise ConfigError(f"config.json: quantization_config = {found!r}; expected an object.")
     if found.get("quant_method") != QUANTIZED:
         raise ConfigError(
             f"config.json: quantization_config has quant_method {found.get('quant_method')!r}; this library reads "

@@ -23,12 +23,22 @@ from conjoin.join import (
     plan_random,
     target_tokenizer,
     untied_head,
+    with_record,
 )
 from conjoin.pretrained.dtypes import stored_dtype
+from conjoin.pretrained.fresh import RemembersFresh
 from conjoin.pretrained.halves import find_source, plan_sources
-from conjoin.pretrained.keywords import Placing, find_config, refuse_torch_words, route, take_generation_words
+from conjoin.pretrained.keywords import (
+    Placing,
+    find_config,
+    refuse_misspelt,
+    refuse_torch_words,
+    route,
+    take_generation_words,
+)
 from conjoin.pretrained.plans import loosen_sharing, untie_head
 from conjoin.pretrained.settings import WithGenerationConfig
+from conjoin.pretrained.summary import summary
 from conjoin.pretrained.tokenizing import WithTokenizer
 
 
@@ -40,7 +50,7 @@ def random_plan(config: PretrainedConfig) -> tuple[spec.PairSpec, JoinReport]:
     return pair, plan_random(pair, init)
 
 
-class FromCheckpoints(WithTokenizer, WithGenerationConfig):
+class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
     """A joined model's constructors; a framework's class says how it becomes what a plan describes."""
 
     placing: ClassVar[Placing]
@@ -53,6 +63,16 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
         super().__init_subclass__(**keywords)
         if FromCheckpoints in cls.__bases__:
             cls._halves_of = cls
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "join_report"):  # keras asks before the model is whole
+            return object.__repr__(self)
+        some = next(iter(self.all_params().values()))
+        return summary(self, self.num_parameters(), some.dtype.name)
+
+    def num_parameters(self) -> int:
+        """Numbers in the model, shared ones once."""
+        raise NotImplementedError
 
     def _take(
         self,
@@ -74,6 +94,10 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
             given: Parameters in memory, where the plan says so.
             folder: Where the model's own settings lie.
         """
+        raise NotImplementedError
+
+    def all_params(self) -> Mapping[str, Any]:
+        """Parameters by canonical name, shared ones under every name."""
         raise NotImplementedError
 
     @classmethod
@@ -107,6 +131,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
         both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
         hub = {key: keywords.pop(key) for key in both if key in keywords}
         encoder_words, decoder_words, values = route(keywords)
+        refuse_misspelt(values)
         sources = (
             find_source(cls._halves_of, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
             find_source(cls._halves_of, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
@@ -118,6 +143,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
             fill_special_tokens(config, target_tokenizer(sources[1].folder))
             given = sources[0].arrays() | sources[1].arrays()
             model._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed, given=given)
+        model.note_fresh(model.all_params())
         model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
         return model
 
@@ -156,8 +182,9 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig):
             if untied_head(pair, [offer]):
                 pair = untie_head(found, pair)
             pair = loosen_sharing(found, pair, offer)
-            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
+            plan = with_record(plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh), found)
             model._take(found, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype, folder=folder)
+        model.note_fresh(model.all_params())
         if generation_config is not None or words:
             model.take_generation_config(None, generation_config or model.generation_config, words)
         model._tokenizer_folders = OneFolder(folder)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjoin.configuration import AutoConfig
-from conjoin.errors import ConfigError, ConjoinWarning
-from conjoin.families import PretrainedConfig
+from conjoin.checkpoint import FROM_KEYWORDS
+from conjoin.configuration import AutoConfig, EncoderDecoderConfig
+from conjoin.errors import ConfigError, ConjoinWarning, listing, near
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.generation import GENERATION_WORDS, GenerationConfig
 
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
@@ -100,12 +101,11 @@ def find_config(
         ConfigError: unknown model_type, bad JSON, or values of the wrong type, or that no config.json can hold.
     """
     _refuse_unwritable(values, prefix)
+    kind = type(config) if config is not None else type(AutoConfig.from_pretrained(folder))
+    values = _without_misspelt(kind, values, prefix)
     if config is None:
-        found = AutoConfig.from_pretrained(folder, **values)
-    else:
-        found = config.copy(**values) if values else config
-    _warn_of_unknown(found, values, prefix)
-    return found
+        return AutoConfig.from_pretrained(folder, **values)
+    return config.copy(**values) if values else config
 
 
 def _refuse_unwritable(values: dict[str, Any], prefix: str) -> None:
@@ -116,17 +116,44 @@ def _refuse_unwritable(values: dict[str, Any], prefix: str) -> None:
             raise ConfigError(f"{prefix}{name}: config.json cannot hold a {type(value).__name__}.") from None
 
 
-def _warn_of_unknown(config: PretrainedConfig, names: Iterable[str], prefix: str) -> None:
-    """Tell of values that no field of the config takes: they are kept, as config.json's are, and change nothing."""
-    fields = {name for base in type(config).__mro__ for name in vars(base).get("__annotations__", {})}
-    older = {*config.attribute_map, "conjoin", "tie_encoder_decoder", *GenerationConfig().to_dict()}
-    unknown = [prefix + name for name in names if name not in fields | older]
-    if unknown:
-        warnings.warn(
-            f"{', '.join(unknown)}: {type(config).__name__} has no such field; kept in the config, without effect.",
-            ConjoinWarning,
-            stacklevel=5,
-        )
+def _known_keys(kind: type[PretrainedConfig]) -> set[str]:
+    """Keys that a config takes, or that Hugging Face's files hold beside its fields."""
+    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
+    return {*fields, *kind.attribute_map, "conjoin", "tie_encoder_decoder", *GenerationConfig.FIELDS, *_FREE}
+
+
+_FREE = ("task_specific_params", "tokenizer_class", "prefix", "name_or_path", "transformers_version", "num_labels")
+_FREE += ("id2label", "label2id", "problem_type", "torchscript", "finetuning_task", "chunk_size_feed_forward")
+"""Keys of Hugging Face's files that say nothing here and are kept."""
+
+
+def _without_misspelt(kind: type[PretrainedConfig], values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Values that the config takes. One that no field takes is kept, as config.json's are, unless it is misspelt."""
+    known = _known_keys(kind)
+    loading = {*HUB_KEYWORDS, *FROM_KEYWORDS, "dtype", "torch_dtype", "config", "model"}
+    meant = {name: near(name, {*known, *loading}) for name in values if name not in known}
+    told = [
+        f"{prefix}{name}: {kind.__name__} has no such field; "
+        + (f"left out. Did you mean {prefix}{other}?" if other else "kept in the config, without effect.")
+        for name, other in meant.items()
+    ]
+    if told:
+        warnings.warn("\n".join(told), ConjoinWarning, stacklevel=5)
+    return {name: value for name, value in values.items() if meant.get(name) is None}
+
+
+def refuse_misspelt(values: Iterable[str]) -> None:
+    """Refuse keywords of a join, without prefix, that are nearly fields of a pair's config.
+
+    Raises:
+        ConfigError: names what was likely meant.
+    """
+    known = _known_keys(EncoderDecoderConfig)
+    meant = {
+        name: near(name, {*known, *HUB_KEYWORDS, *FROM_KEYWORDS, "device"}) for name in values if name not in known
+    }
+    if told := [f"{name}: did you mean {other}?" for name, other in meant.items() if other]:
+        raise ConfigError(f"Keywords that nothing takes:\n{listing(told)}")
 
 
 def route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from conjoin.checkpoint import Staging, write_json
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConfigError, ConjoinWarning, listing
+from conjoin.errors import ConfigError, ConjoinWarning, listing, shown
 from conjoin.families import PretrainedConfig
 from conjoin.generation import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig
+from conjoin.limits import VOCAB
 
 FILE = "generation_config.json"
 _NEUTRAL = {"max_length": 20, **DEFAULTS}
@@ -86,7 +87,7 @@ class WithGenerationConfig:
         for name in IDS:
             said, known = vars(found)[name], getattr(self.config, name)
             if not _are_ids(said):
-                raise ConfigError(f"{FILE}: {name} = {said!r}; expected an id of a token, or null.")
+                raise ConfigError(f"{FILE}: {name} = {shown(said)}; expected an id of a token, or null.")
             if said is None or said == known:
                 setattr(found, name, None)
             elif known is None or name == "eos_token_id":
@@ -124,7 +125,7 @@ def _are_ids(value: Any) -> bool:
     """Whether it is an id, a list of ids, or none."""
     value = value.tolist() if hasattr(value, "tolist") else value
     ids = cast("list[Any]", value) if isinstance(value, list | tuple) else [value]
-    return all(each is None or (isinstance(each, int) and not isinstance(each, bool)) for each in ids)
+    return all(each is None or (isinstance(each, int) and not isinstance(each, bool) and each < VOCAB) for each in ids)
 
 
 def _warn_of_two_words(config: PretrainedConfig, older: GenerationConfig, found: GenerationConfig) -> None:
@@ -139,7 +140,7 @@ def _warn_of_two_words(config: PretrainedConfig, older: GenerationConfig, found:
         value, other = said[name], vars(found)[name]
         heard = name in own or (other is not None and value != _NEUTRAL.get(name))
         if heard and value != (_NEUTRAL.get(name) if other is None else other):
-            apart.append(f"{name}: {value!r} in config.json, {'nothing' if other is None else repr(other)} in {FILE}")
+            apart.append(f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}")
     if apart:
         warnings.warn(
             f"Two files say how to generate, and disagree:\n{listing(sorted(apart))}\n{FILE} is followed; remove these "

@@ -1,6 +1,6 @@
 """Writing models: canonical parameters back under the names that transformers reads; the files that PyTorch writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ class Savable(Protocol):
 
     def save_tokenizers(self, staging: Staging) -> None: ...
     def save_generation_config(self, staging: Staging) -> None: ...
+    def fresh_record(self, parameters: Mapping[str, np.ndarray]) -> list[str]: ...
 
 
 def write_pair(
@@ -43,6 +44,7 @@ def write_pair(
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
         config.share = "none" if untied else config.share
+        config.fresh = model.fresh_record(arrays)
     elif whole := family(config.model_type).whole:
         config.architectures = [whole.architecture]
     if not untied or not isinstance(config, EncoderDecoderConfig):

@@ -114,6 +114,7 @@ class Generates(WithGenerationConfig):
         model, callers = cast("TFEncoderDecoderModel", self), tuple(logits_processor or ())
         if not is_known(input_ids) or not all(is_known(x) for x in keywords.values()):
             return _traced(model, input_ids, generation_config, callers, seed, keywords)
+        model.warn_of_fresh(model.all_params)
         given = take_inputs(input_ids, keywords, "TensorFlow")
         request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
         returned, as_dict = request.num_return_sequences, request.outputs.as_dict

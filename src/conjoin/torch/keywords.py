@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from conjoin.checkpoint import Framework, take_framework
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, near
 from conjoin.families import HUB_KEYWORDS
 from conjoin.pretrained import take_generation_words, take_loading_words
 from conjoin.torch.loading import to_dtype
@@ -87,7 +87,11 @@ def refuse_saving_words(keywords: dict[str, Any]) -> None:
     }
     unknown = [name for name in keywords if name not in neutral]
     if unknown:
-        raise TypeError(f"save_pretrained() got unexpected keyword arguments: {', '.join(unknown)}")
+        meant = [
+            near(name, {*neutral, "is_main_process", "state_dict", "max_shard_size", "untied"}) for name in unknown
+        ]
+        hint = "".join(f" Did you mean {other}?" for other in meant if other)
+        raise TypeError(f"save_pretrained() got unexpected keyword arguments: {', '.join(unknown)}.{hint}")
     for name, value in keywords.items():
         if name not in ("save_function", "token") and value != neutral[name]:
             raise ConfigError(f"save_pretrained({name}={value!r}): not built here.", hint=hints.get(name))

@@ -31,8 +31,18 @@ from conjoin.join import (
     starts_with_last_label,
     target_tokenizer,
     untied_head,
+    with_record,
 )
-from conjoin.pretrained import WithTokenizer, find_config, loosen_sharing, pair_values, route, untie_head
+from conjoin.pretrained import (
+    WithTokenizer,
+    find_config,
+    loosen_sharing,
+    pair_values,
+    refuse_misspelt,
+    route,
+    untie_head,
+)
+from conjoin.pretrained.summary import summary
 from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
@@ -45,7 +55,7 @@ from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
-from conjoin.torch.pretrained import Pretrained
+from conjoin.torch.pretrained import Pretrained, plain_state
 from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
 from conjoin.torch.row_counts import over_rounded_rows
@@ -86,6 +96,10 @@ class EncoderDecoderModel(
         init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
         self._fill(plan_random(self.spec, init))
 
+    def __repr__(self) -> str:
+        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
+        return summary(self, self.num_parameters(), f"{str(self.dtype).removeprefix('torch.')} on {self.device}")
+
     def _build(self, config: PretrainedConfig, pair: spec.PairSpec) -> None:
         """Modules on the meta device: shapes, no storage."""
         self.config = config
@@ -108,6 +122,7 @@ class EncoderDecoderModel(
         fill(self, plan)
         self.take_generation_config(folder, *settings)
         self.join_report = plan
+        self.note_fresh(plain_state(self))
         self.eval()
 
     def _adopt(self, config: PretrainedConfig | None, encoder: Encoder, decoder: Decoder) -> None:
@@ -169,6 +184,7 @@ class EncoderDecoderModel(
         hub = {key: keywords.pop(key) for key in both if key in keywords}
         wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
         encoder_words, decoder_words, values = route(keywords)
+        refuse_misspelt(values)
         sources = (
             find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
             find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
@@ -213,7 +229,7 @@ class EncoderDecoderModel(
             if untied_head(pair, [offer]):
                 pair = untie_head(found, pair)
             pair = loosen_sharing(found, pair, offer)
-            plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
+            plan = with_record(plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh), found)
             model = cls._empty(found, pair)
             model._tokenizer_folders = OneFolder(folder)
             materialise(model, how.dtype or stored_dtype(checkpoint), how.device)

@@ -15,6 +15,7 @@ from conjoin.join import JoinReport, shared_names
 from conjoin.torch.halves import Decoder, Encoder, Half
 from conjoin.torch.linear import Linear
 from conjoin.torch.quantization import is_quantized
+from conjoin.torch.shrinking import require_ids_kept
 
 NewRows = Literal["mean", "normal"]
 
@@ -52,7 +53,8 @@ class Resizing(nn.Module):
             The encoder's word table.
 
         Raises:
-            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model.
+            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model;
+                a size that leaves out an id which the model itself writes or reads.
         """
         if is_quantized(self.config):
             raise ConfigError(
@@ -61,7 +63,10 @@ class Resizing(nn.Module):
             )
         sizes = self._sizes(new_num_tokens, encoder, decoder)
         if pad_to_multiple_of:
-            sizes = {role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()}
+            sizes: dict[Role, int] = {
+                role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()
+            }
+        require_ids_kept(self, sizes)
         for role, size in sizes.items():
             half = self.encoder if role == "encoder" else self.decoder
             _resize_half(half, size, new_rows)

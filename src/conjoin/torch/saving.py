@@ -144,6 +144,7 @@ def write_pair(
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
         config.share = "none" if untied else config.share
+        config.fresh = model.fresh_record(state)
     elif whole := family(config.model_type).whole:
         config.architectures = [whole.architecture]
     if is_quantized(config):

@@ -93,8 +93,9 @@ class Run:
         fresh = list(self.trainer.model.join_report.fresh)
         if self.args.fresh_first and not fresh:
             raise ConfigError(
-                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole.",
-                hint="give --encoder and --decoder instead of --model, so that it is known what is fresh.",
+                f"fresh_first = {self.args.fresh_first}, but no parameter is fresh: the model was loaded whole, or it "
+                "is trained.",
+                hint="give --encoder and --decoder instead of --model, or a folder that conjoin join wrote.",
             )
         return TrainerState(
             fresh=fresh, batches_per_step=self.args.gradient_accumulation_steps * self.world.size, plan=self._facts()

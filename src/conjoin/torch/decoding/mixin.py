@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any, cast
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conjoin.pretrained import WithGenerationConfig
+from conjoin.pretrained import RemembersFresh, WithGenerationConfig
 from conjoin.torch.decoding.generate import generate
 from conjoin.torch.decoding.loop import Streamer
 from conjoin.torch.decoding.outputs import GenerateOutput, compute_transition_scores
 from conjoin.torch.decoding.preparing import PreparesInputs
+from conjoin.torch.pretrained import plain_state
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
 
 
-class Generates(PreparesInputs, WithGenerationConfig):
+class Generates(PreparesInputs, WithGenerationConfig, RemembersFresh):
     """A model with generation settings."""
 
     def can_generate(self) -> bool:
@@ -59,6 +60,7 @@ class Generates(PreparesInputs, WithGenerationConfig):
             GenerationError: settings that are unknown, contradict each other or cannot be honoured.
         """
         model = cast("EncoderDecoderModel", self)
+        self.warn_of_fresh(lambda: plain_state(model))
         return generate(
             model,
             inputs,

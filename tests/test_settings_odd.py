@@ -1,0 +1,119 @@
+"""Settings of odd values and misspelt keywords: refused by name, with what was likely meant."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning
+from conjoin.families import families
+from conjoin.families._bounds import _FIELDS, _RULES
+from pairs import fresh
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_dropout_prob": 3},
+        {"hidden_dropout_prob": float("nan")},
+        {"decoder_start_token_id": 2**63},
+        {"num_hidden_layers": 10**10},
+        {"num_hidden_layers": 10**6},
+        {"num_hidden_layers": 0},
+        {"hidden_size": 10**9},
+        {"vocab_size": 10**12},
+        {"vocab_size": -1},
+        {"eos_token_id": [2, 10**9]},
+        {"layer_norm_eps": float("inf")},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_model_can_have_are_refused_before_anything_is_built(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        BertConfig(**values)
+
+
+def test_every_number_of_every_family_has_bounds() -> None:
+    loose = {"max_window_layers", "sliding_window", "local_attention"}  # how far attention looks: any number will do
+    for made in families().values():
+        for base in made.config.__mro__:
+            for name, hint in vars(base).get("__annotations__", {}).items():
+                if str(hint).startswith(("<class 'int'>", "<class 'float'>", "int | None", "float | None")):
+                    ruled = name in _FIELDS or any(fits(name) for fits, _ in _RULES)
+                    assert ruled or name in loose, name
+
+
+def test_a_misspelt_keyword_of_a_pair_names_what_was_meant() -> None:
+    half = BertConfig()
+    for values, meant in (({"shared": "all"}, "share"), ({"cross_attention_int": "normal"}, "cross_attention_init")):
+        with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+            EncoderDecoderConfig.from_encoder_decoder_configs(half, half, **values)
+        with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+            EncoderDecoderModel.from_encoder_decoder_pretrained("a", "b", **values)
+    free = {"task_specific_params": {}, "unk_token_id": 3, "forced_bos_token_id": 4, "my_own": 5}
+    assert EncoderDecoderConfig(**free).my_own == 5
+    assert EncoderDecoderConfig.from_dict({"model_type": "encoder-decoder", "shared": 1}).shared == 1, "files are kept"
+
+
+def test_a_misspelt_keyword_of_a_half_or_of_loading_is_told_and_left_out(tmp_path: Path) -> None:
+    model = fresh()
+    model.save_pretrained(tmp_path / "pair")
+    for half in ("encoder", "decoder"):
+        getattr(model, half).save_pretrained(tmp_path / half)
+    join, folders = EncoderDecoderModel.from_encoder_decoder_pretrained, (tmp_path / "encoder", tmp_path / "decoder")
+    with pytest.warns(ConjoinWarning, match=r"encoder_hiden_size: .*Did you mean encoder_hidden_size\?"):
+        joined = join(*folders, encoder_hiden_size=20)
+    assert not hasattr(joined.config.encoder, "hiden_size")
+    with pytest.warns(ConjoinWarning, match=r"encoder_dtpe: .*Did you mean encoder_dtype\?"):
+        join(*folders, encoder_dtpe="float32")
+    with pytest.warns(ConjoinWarning, match=r"decoder_start_tokn_id: .*Did you mean decoder_start_token_id\?"):
+        EncoderDecoderModel.from_pretrained(tmp_path / "pair", decoder_start_tokn_id=3)
+    with pytest.raises(TypeError, match="Did you mean max_shard_size"):
+        model.save_pretrained(tmp_path / "out", max_shrd_size="1GB")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"quantization_config": 5}),
+        ("config.json", {"conjoin": 5}),
+        ("generation_config.json", {"eos_token_id": 1.5}),
+        ("generation_config.json", {"pad_token_id": "x"}),
+        ("generation_config.json", {"decoder_start_token_id": 2**63}),
+        ("generation_config.json", {"sequence_bias": {"a": 1}}),
+        ("generation_config.json", {"sequence_bias": {"[" * 3000: 1}}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_odd_values_in_files_are_refused_as_ours(file: str, values: dict[str, Any], tmp_path: Path) -> None:
+    fresh().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(json.dumps({**json.loads((tmp_path / file).read_text()), **values}))
+    with pytest.raises(ConjoinError, match=next(iter(values))):
+        EncoderDecoderModel.from_pretrained(tmp_path).generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+ODD: list[Any] = [None, -1, 0, 3, 1e300, 2**63, 10**12, 0.5, "x", "", [], [1.5], {}, {"a": 1}, True, "1", [[]], -2.5]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_random_damage_to_settings_works_or_is_an_error_of_ours(file: str, tmp_path: Path) -> None:
+    fresh(num_beams=2, max_length=6, length_penalty=0.5).save_pretrained(tmp_path)
+    text = (tmp_path / file).read_text()
+    for seed in range(500):
+        draw, plain = random.Random(seed), json.loads(text)
+        part = draw.choice([plain, *(value for value in plain.values() if isinstance(value, dict))])
+        key = draw.choice([*part, "top_k", "eos_token_id", "forced_bos_token_id", "bad_words_ids", "sequence_bias"])
+        part[key] = draw.choice(ODD)
+        (tmp_path / file).write_text(json.dumps(plain))
+        try:
+            EncoderDecoderModel.from_pretrained(tmp_path).generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+        except ConjoinError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{seed}: {key} = {part[key]!r}") from error
