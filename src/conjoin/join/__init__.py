@@ -2,8 +2,8 @@
 
 from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint
-from conjoin.join.languages import set_languages, start_of_language, target_language
 from conjoin.join.fresh import FreshStart, first_numbers, fresh_names, record, recorded, with_record
+from conjoin.join.languages import set_languages, start_of_language, target_language
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named

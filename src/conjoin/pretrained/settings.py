@@ -140,7 +140,9 @@ def _warn_of_two_words(config: PretrainedConfig, older: GenerationConfig, found:
         value, other = said[name], vars(found)[name]
         heard = name in own or (other is not None and value != _NEUTRAL.get(name))
         if heard and value != (_NEUTRAL.get(name) if other is None else other):
-            apart.append(f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}")
+            apart.append(
+                f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}"
+            )
     if apart:
         warnings.warn(
             f"Two files say how to generate, and disagree:\n{listing(sorted(apart))}\n{FILE} is followed; remove these "

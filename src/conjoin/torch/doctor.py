@@ -15,6 +15,7 @@ from conjoin.errors import ShapeError
 from conjoin.join import special_tokens
 from conjoin.join.checks import ROUNDING, Ids, Moved, diagnose
 from conjoin.join.diagnosis import Diagnosis
+from conjoin.pretrained.summary import summary
 from conjoin.torch.loss import label_mask
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 class WithDoctor:
-    """A model that can be checked on a batch."""
+    """A model that says what it is, and can be checked on a batch."""
+
+    def __repr__(self) -> str:
+        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
+        model = cast("EncoderDecoderModel", self)
+        if not hasattr(model, "decoder"):
+            return nn.Module.__repr__(model)
+        return summary(model, model.num_parameters(), f"{str(model.dtype).removeprefix('torch.')} on {model.device}")
 
     def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
         """Check that this model can learn from this batch; run it on the first one.

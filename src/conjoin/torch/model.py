@@ -42,7 +42,6 @@ from conjoin.pretrained import (
     route,
     untie_head,
 )
-from conjoin.pretrained.summary import summary
 from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
@@ -95,10 +94,6 @@ class EncoderDecoderModel(
         materialise(self, torch.float32, None)
         init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
         self._fill(plan_random(self.spec, init))
-
-    def __repr__(self) -> str:
-        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
-        return summary(self, self.num_parameters(), f"{str(self.dtype).removeprefix('torch.')} on {self.device}")
 
     def _build(self, config: PretrainedConfig, pair: spec.PairSpec) -> None:
         """Modules on the meta device: shapes, no storage."""
