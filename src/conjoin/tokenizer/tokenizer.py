@@ -159,6 +159,7 @@ class Tokenizer(Decoding):
         return length_limit(self.settings.options.get("model_max_length"))
 
     @model_max_length.setter
+    @in_turn
     def model_max_length(self, value: int) -> None:
         self.settings.options["model_max_length"] = length_limit(value)
 
