@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
 
 from conjoin.errors import ConjoinWarning, TokenizerError
 from conjoin.tokenizer import AutoTokenizer, Tokenizer
@@ -90,3 +90,19 @@ def test_additional_special_tokens_of_an_old_map_are_special_and_skipped(where: 
     assert 480 in ids
     assert ours.decode(ids, skip_special_tokens=True) == "x y"
     assert ours.convert_ids_to_tokens(ids, skip_special_tokens=True) == ["x", "\u0120", "y"]
+
+
+@pytest.mark.parametrize("listing", ["added_tokens.json", "added_tokens_decoder"])
+def test_rules_of_an_added_token_are_those_of_the_tokenizer_json(listing: str, tmp_path: Path) -> None:
+    """added_tokens.json has ids only, so it contradicts no rule; added_tokens_decoder may."""
+    token = AddedToken("<m>", lstrip=True, special=True)
+    file = with_added(Backend(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]")), token)
+    file.save(str(tmp_path / "tokenizer.json"))
+    if listing == "added_tokens.json":
+        write_json(tmp_path / listing, {"<m>": 2})
+        ours = load(tmp_path)
+    else:
+        write_json(tmp_path / "tokenizer_config.json", {listing: {"2": {"content": "<m>", "special": True}}})
+        with pytest.warns(ConjoinWarning, match="the rules of '<m>' = 'none' there, 'lstrip' in"):
+            ours = load(tmp_path)
+    assert ours("a <m>", return_offsets_mapping=True).offset_mapping == file.encode("a <m>").offsets == [(0, 1), (1, 5)]

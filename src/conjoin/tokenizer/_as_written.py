@@ -148,7 +148,7 @@ def _different_tokens(backend: Backend, settings: Settings) -> list[str]:
         elif have not in own:
             if not token.special:
                 found.append(f"{token.content!r} is an added token, in {TOKENIZER_JSON} an ordinary one")
-        elif (rules := _rules(token)) != _rules(own[have]):
+        elif settings.added_has_rules and (rules := _rules(token)) != _rules(own[have]):
             found.append(_two_sides(f"the rules of {token.content!r}", rules, _rules(own[have])))
     return found
 
@@ -181,7 +181,7 @@ def _unknown_of(document: Mapping[str, Any]) -> str | None:
     index, vocab = model.get("unk_id"), model["vocab"]
     if index is not None and isinstance(vocab, list):
         return str(cast(list[Any], vocab)[index][0])
-    return model.get("unk_token")
+    return model.get("unk_token") or None
 
 
 def _take_roles(cls: "type[Tokenizer]", document: Mapping[str, Any], backend: Backend, settings: Settings) -> None:

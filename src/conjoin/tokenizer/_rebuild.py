@@ -9,13 +9,15 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.tokenizer._parts import PARTS, Step, part_of, steps
 from conjoin.tokenizer._read import Vocabulary
-from conjoin.tokenizer._settings import Settings
+from conjoin.tokenizer._settings import Settings, text_of
 
 if TYPE_CHECKING:
     from conjoin.tokenizer.tokenizer import Tokenizer
 
 GENERIC = "PreTrainedTokenizerFast"
 """The class that transformers builds nothing for: it takes tokenizer.json as it is."""
+
+_FEW = 64  # more than the special tokens that families put first
 
 _FLAGS = (
     *("unk_id", "unk_token", "byte_fallback", "fuse_unk", "ignore_merges", "dropout"),
@@ -39,19 +41,24 @@ def class_for_transformers(tokenizer: "Tokenizer", document: Step) -> str:
 
 
 def _built(tokenizer: "Tokenizer", document: Step) -> Backend:
-    """The pipeline of the family over this vocabulary."""
+    """The pipeline of the family over the first pieces of this vocabulary: the others change no step, and take time."""
+    settings = tokenizer.settings
     vocab: Any = document["model"]["vocab"]
-    is_scored = isinstance(vocab, list)
+    named = [text_of(token) for token in settings.named.values() if token is not None]
     tables = [step.get("precompiled_charsmap") for step in steps(part_of(tokenizer.backend, "normalizer"))]
     table = next((table for table in tables if table), None)
+    ids, scores = dict[str, int](), list[tuple[str, float]]()
+    if isinstance(vocab, list):
+        scores = [(str(piece), float(score)) for piece, score in cast(list[Any], vocab)[:_FEW]]
+        have = {piece for piece, _ in scores}
+        scores += [(token, 0.0) for token in dict.fromkeys(named) if token not in have]
+    else:
+        ids = {token: index for token, index in vocab.items() if index < _FEW or token in named}
     vocabulary = Vocabulary(
-        origin=Path(tokenizer.settings.origin),
-        ids={} if is_scored else vocab,
-        scores=[(str(piece), float(score)) for piece, score in cast(list[Any], vocab)] if is_scored else [],
-        charsmap=base64.b64decode(table) if table else None,
+        origin=Path(settings.origin), ids=ids, scores=scores, charsmap=base64.b64decode(table) if table else None
     )
-    options = {key: value for key, value in tokenizer.settings.options.items() if key not in tokenizer.not_rebuilt}
-    return tokenizer.build(vocabulary, Settings(options=options, named=dict(tokenizer.settings.named)))
+    options = {key: value for key, value in settings.options.items() if key not in tokenizer.not_rebuilt}
+    return tokenizer.build(vocabulary, Settings(options=options, named=dict(settings.named)))
 
 
 def _alike(built: Backend, ours: Backend, model: Step) -> bool:

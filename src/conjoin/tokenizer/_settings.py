@@ -46,6 +46,7 @@ class Settings:
         extra: special tokens without a name; None when no file says anything about them.
         family_extra: unnamed special tokens that a family merges with its own (mBART's language codes).
         added: tokens to add to the vocabulary, by id.
+        added_has_rules: their file says how they are cut (lstrip and its like), too.
         origin: where the tokenizer was read; errors name it.
         asked: the keys that the caller gave; their values stand in the fields above.
         asked_texts: the special tokens that the caller gave.
@@ -57,6 +58,7 @@ class Settings:
     extra: list[Token] | None = None
     family_extra: list[Token] | None = None
     added: dict[int, AddedToken] = field(default_factory=dict[int, AddedToken])
+    added_has_rules: bool = False
     origin: str = "this tokenizer"
     asked: frozenset[str] = frozenset()
     asked_texts: frozenset[str] = frozenset()
@@ -75,7 +77,8 @@ def read_settings(files: Files, overrides: Mapping[str, Any]) -> Settings:
     config |= overrides
     if config.get("additional_special_tokens") and not config.get("extra_special_tokens"):
         config["extra_special_tokens"] = config.pop("additional_special_tokens")
-    if "added_tokens_decoder" in config:
+    has_rules = "added_tokens_decoder" in config
+    if has_rules:
         listed: dict[str, Any] = config["added_tokens_decoder"]
         added = {_index(index, files): _as_added(value, "added_tokens_decoder") for index, value in listed.items()}
     else:
@@ -85,6 +88,7 @@ def read_settings(files: Files, overrides: Mapping[str, Any]) -> Settings:
         config.pop(key, None)
     settings = _sort_out(config, added)
     settings.origin = str(files.get(TOKENIZER_JSON) or files.folder)
+    settings.added_has_rules = has_rules
     settings.asked = frozenset(key for key, value in overrides.items() if value is not None)
     settings.asked_texts = frozenset(_texts_in(overrides))
     return settings
