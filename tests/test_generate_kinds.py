@@ -56,11 +56,15 @@ def test_diverse_beams_are_those_of_groups_searched_one_by_one(name: str) -> Non
         asked = {"num_beams": shape[0], "num_beam_groups": shape[1], "diversity_penalty": penalty, **rules}
         asked["max_new_tokens"] = new
         given = {"attention_mask": mask, "eos_token_id": eos, "num_return_sequences": shape[0], **asked}
-        found = model.generate(ids, **given, return_dict_in_generate=True, output_scores=True)
-        lean = model.generate(ids, **given)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Fewer results")
+            found = model.generate(ids, **given, return_dict_in_generate=True, output_scores=True)
+            lean = model.generate(ids, **given)
+        counts = found.get("results_per_source", torch.full((len(ids),), shape[0])).tolist()
         for source, reading in enumerate(readings(model, ids, mask)):
             wanted = diverse_beams(reading, [9], eos=eos, **asked)
-            rows = slice(source * shape[0], source * shape[0] + len(wanted))
+            assert counts[source] == len(wanted)
+            rows = slice(sum(counts[:source]), sum(counts[: source + 1]))
             torch.testing.assert_close(
                 found.sequences_scores[rows], torch.tensor([score for score, _ in wanted]), rtol=1e-5, atol=1e-5
             )
@@ -76,16 +80,18 @@ def test_diversity_is_in_its_place_among_the_processors() -> None:
     model, _ = models("bert-gpt2", 0)
     ids, mask = sources("bert-gpt2", 0)
     given = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 3.0, "max_new_tokens": 1}
-    found = model.generate(
-        ids,
-        attention_mask=mask,
-        **given,
-        forced_eos_token_id=EOS,
-        num_return_sequences=2,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    assert (found.sequences[:, 1] == EOS).all() and (found.sequences_scores == 0).all()
+    with pytest.warns(ConjoinWarning, match="Fewer results than num_return_sequences = 2: source 0 has 1"):
+        found = model.generate(
+            ids,
+            attention_mask=mask,
+            **given,
+            forced_eos_token_id=EOS,
+            num_return_sequences=2,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    assert found.sequences.tolist() == [[9, EOS]] * 3 and (found.sequences_scores == 0).all()
+    assert found.results_per_source.tolist() == [1, 1, 1]
 
 
 def test_processors_of_callers_are_told_the_group_and_its_words() -> None:

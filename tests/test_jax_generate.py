@@ -13,7 +13,7 @@ import torch
 
 import generate_models
 from conjoin import EncoderDecoderModel, FlaxEncoderDecoderModel
-from conjoin.errors import GenerationError
+from conjoin.errors import ConjoinWarning, GenerationError
 from conjoin.functional.processors import Around, build_processors
 from conjoin.generation import processor_plan
 from conjoin.jax.ops import OPS
@@ -226,3 +226,33 @@ def test_the_callers_own_processor_runs_and_what_is_not_possible_says_so(root: P
         ours.generate(ids, max_new_tokens=3, streamer=object())
     with pytest.raises(GenerationError, match="watermarking_config"):
         ours.generate(ids, max_new_tokens=3, watermarking_config={"bias": 1.0})
+
+
+def _ends_at(length: int, value: float) -> Any:
+    return lambda ids, scores, at: jnp.where(at == length, value, scores)
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"num_beams": 3}, {"do_sample": True}, {"num_beams": 3, "do_sample": True}], ids=str
+)
+def test_a_row_without_a_token_left_is_an_error(kind: dict[str, Any], root: Path) -> None:
+    ours = twins("bert-gpt2", root)[1]
+    ids = jnp.asarray(sources("bert-gpt2")[0].numpy())
+    for value, told in ((-jnp.inf, "token 2: no token is left: logits_processor"), (jnp.nan, "scores are not numbers")):
+        with pytest.raises(GenerationError, match=f"source 0, .*{told}"):
+            ours.generate(ids, max_new_tokens=4, logits_processor=[_ends_at(2, value)], **kind)
+    with pytest.raises(GenerationError, match="min_new_tokens = 3 and suppress_tokens"):
+        every = [word for word in range(53) if word != generate_models.EOS]
+        ours.generate(ids, max_new_tokens=4, suppress_tokens=every, min_new_tokens=3, **kind)
+
+
+def test_beams_return_what_they_found_and_no_more(root: Path) -> None:
+    ours = twins("bert-gpt2", root)[1]
+    ids = jnp.asarray(sources("bert-gpt2")[0].numpy())
+    asked = {"max_new_tokens": 1, "num_beams": 4, "num_return_sequences": 4}
+    left = [word for word in range(53) if word not in (20, 30)]
+    with pytest.warns(ConjoinWarning, match="Fewer results than num_return_sequences = 4: source 0 has 2"):
+        found = ours.generate(ids, **asked, suppress_tokens=left)
+    assert found.results_per_source.tolist() == [2] * len(ids) and len(found.sequences) == len(found.scores) == 6
+    assert all({*row} == {20, 30} for row in np.asarray(found.sequences)[:, 1].reshape(-1, 2).tolist())
+    assert (found.scores > -100).all()

@@ -14,7 +14,7 @@ import tensorflow as tf
 import torch
 
 from conjoin import EncoderDecoderModel, TFEncoderDecoderModel
-from conjoin.errors import GenerationError
+from conjoin.errors import ConjoinWarning, GenerationError
 from conjoin.functional.processors import Around, build_processors
 from conjoin.generation import processor_plan
 from conjoin.tensorflow.ops import OPS
@@ -233,3 +233,42 @@ def test_an_exported_program_writes_the_same_without_conjoin(settings: dict[str,
         scores = theirs(ids, mask, expected, torch.ones_like(expected), use_cache=False).logits
     np.testing.assert_allclose(logits, scores.numpy(), rtol=1e-4, atol=1e-5)
     assert EncoderDecoderModel.from_pretrained(folder).config.decoder_start_token_id == 9
+
+
+def _ends_at(length: int, value: float) -> Any:
+    return lambda ids, scores, at: tf.where(at == length, value, scores)
+
+
+@pytest.mark.parametrize("kind", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_a_row_without_a_token_left_is_an_error(kind: dict[str, Any], root: Path) -> None:
+    ours = twins("bert-gpt2", root)[1]
+    ids = sources("bert-gpt2")[0].numpy()
+    for value, told in ((-np.inf, "token 2: no token is left: logits_processor"), (np.nan, "scores are not numbers")):
+        for compiled in (False, True):
+            with pytest.raises(GenerationError, match=f"source 0, .*{told}"):
+                processors = [_ends_at(2, value)]
+                ours.generate(ids, max_new_tokens=4, logits_processor=processors, jit_compile=compiled, **kind)
+
+
+def test_a_row_without_a_token_left_is_told_inside_a_function(root: Path) -> None:
+    ours = twins("bert-gpt2", root)[1]
+    ids = tf.constant(sources("bert-gpt2")[0].numpy(), tf.int32)
+
+    def write(given: Any) -> Any:
+        return ours.generate(given, max_new_tokens=4, logits_processor=[_ends_at(2, -np.inf)])
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Generation cannot go on"):
+        tf.function(write, autograph=False)(ids)
+    compiled = tf.function(write, autograph=False, jit_compile=True)(ids).numpy()
+    assert (compiled[:, :2] >= 0).all() and (compiled[:, 2:] == -1).all()
+
+
+def test_beams_return_what_they_found_and_no_more(root: Path) -> None:
+    ours = twins("bert-gpt2", root)[1]
+    ids = sources("bert-gpt2")[0].numpy()
+    left = [word for word in range(53) if word not in (20, 30)]
+    asked = {"max_new_tokens": 1, "num_beams": 4, "num_return_sequences": 4, "suppress_tokens": left}
+    with pytest.warns(ConjoinWarning, match="Fewer results than num_return_sequences = 4: source 0 has 2"):
+        found = ours.generate(ids, **asked, return_dict_in_generate=True)
+    assert found["results_per_source"].numpy().tolist() == [2] * len(ids) and len(found["sequences"]) == 6
+    assert (found["sequences_scores"].numpy() > -100).all()

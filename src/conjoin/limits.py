@@ -54,3 +54,15 @@ RECIPE_DEPTH = 20
 
 RECIPE_LETTERS = 10_000
 """Letters of one value of a recipe, a path or a prefix; YAML reads `1:1:1:...` as a number, in quadratic time."""
+
+ROWS_PER_SOURCE = 1 << 14
+"""Beams, or results, of one source: 16,384. Searches in papers have up to 1,000 beams, code benchmarks 200 results."""
+
+DRAFT_TOKENS = 1 << 12
+"""Tokens of one draft. Drafts that pay have 2 to 40; how long one shall be is worked out for every length up to it."""
+
+RESULT_TOKENS = 1 << 20
+"""Tokens of one result, prompt included. They are reserved before the first is written."""
+
+BATCH_TOKENS = 1 << 26
+"""Tokens of all rows of a call together: 0.5 GB for each of the tables that hold them, and far more for the cache."""

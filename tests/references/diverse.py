@@ -23,12 +23,17 @@ class Group:
     finished: list[Hypothesis] = field(default_factory=list)
     done: bool = False
 
-    def step(self, score: Score, taken: Counter[int], penalty: float) -> list[int]:
-        """Extend the beams by one word, keeping away from what was taken; returns the words of those that go on."""
+    def step(self, score: Score, taken: Counter[int], penalty: float, known: list[list[int]]) -> list[int]:
+        """Extend the beams by one word, keeping away from what was taken; returns the words of those that go on.
+
+        Args:
+            known: What earlier groups finished.
+        """
         grown = [
             (total + log_prob - penalty * taken[word], [*ids, word])
             for total, ids in self.running or [(0.0, self.start)]
             for word, log_prob in enumerate(score(ids))
+            if [*ids, word] not in known
         ]
         best = sorted(grown, reverse=True)[: max(2, 1 + len(self.eos)) * self.size]
         last = len(best[0][1]) >= self.longest
@@ -81,7 +86,8 @@ def diverse_beams(
     ]
     for _ in range(max_new_tokens):
         taken: Counter[int] = Counter()
-        for group in groups:
-            words = [] if group.done else group.step(score, taken, diversity_penalty)
+        for number, group in enumerate(groups):
+            known = [ids for earlier in groups[:number] for _, ids in earlier.finished]
+            words = [] if group.done else group.step(score, taken, diversity_penalty, known)
             taken.update(words)
     return sorted((found for group in groups for found in group.finished), key=lambda found: -found[0])

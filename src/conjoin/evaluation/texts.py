@@ -48,7 +48,7 @@ class Generated:
 
     Args:
         index: The source's place in the input.
-        texts: One, or `num_return_sequences` of them.
+        texts: One, or `num_return_sequences` of them; fewer where beams find no more.
         cut: The source was longer than the model reads, and its end was not read.
     """
 
@@ -185,10 +185,20 @@ def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: Text
     with torch.random.fork_rng(enabled=bool(wanted.get("do_sample"))):
         if wanted.get("do_sample"):
             torch.manual_seed(settings.seed + batch[0].index)
-        rows = model.generate(**pad_sources(model, [source.ids for source in batch]), **wanted)
-    texts = model.tokenizer.batch_decode(cast(Any, rows), skip_special_tokens=True)
-    copies = len(texts) // len(batch)
+        rows, counts = _rows(model, pad_sources(model, [source.ids for source in batch]), wanted)
+    texts = iter(model.tokenizer.batch_decode(cast(Any, rows), skip_special_tokens=True))
     return [
-        Generated(source.index, texts[place * copies : (place + 1) * copies], source.cut)
-        for place, source in enumerate(batch)
+        Generated(source.index, list(islice(texts, count)), source.cut)
+        for source, count in zip(batch, counts, strict=True)
     ]
+
+
+def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], wanted: dict[str, Any]) -> tuple[Any, list[int]]:
+    """Ids, and how many rows of them each source has: beams may find fewer results than were asked for."""
+    asked = wanted.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
+    batch = len(sources["input_ids"])
+    if asked == 1:
+        return model.generate(**sources, **wanted), [1] * batch
+    found: Any = model.generate(**sources, **{**wanted, "return_dict_in_generate": True})
+    counts = found.get("results_per_source")
+    return found.sequences, [len(found.sequences) // batch] * batch if counts is None else counts.tolist()

@@ -4,6 +4,7 @@ The rules are those of the PyTorch backend (torch/decoding/beams.py), per source
 its batch mates. There a source that is done leaves the batch, here its results are frozen.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,10 +14,13 @@ from conjoin.functional.cache import Cache
 from conjoin.functional.ops import Array, Ops
 from conjoin.functional.processors import Processor
 from conjoin.functional.reader import Reader
-from conjoin.functional.sample import Limits, gumbel, is_any_of, start_ids
+from conjoin.functional.sample import Limits, Written, best_score, fault_of, gumbel, is_any_of, start_ids
+from conjoin.generation import FORBIDDEN
 
-NEVER = -1.0e9
-"""Added to scores that must not win."""
+NEVER = -math.inf
+"""Score of a place where no hypothesis stands."""
+_LEAST = -3.4028234663852886e38
+_SMALL = 1e-37
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +40,13 @@ class BeamRules:
 class Beams(NamedTuple):
     """Running and finished hypotheses of every source.
 
+    A hypothesis that has ended, or whose every token is forbidden, does not run. The best one that runs stands in the
+    places left over, too, with a score of -inf; in a source where none runs, the last ones stand on, with pads.
+
     Args:
         parents, last: The row that each running one continues, and its newest token, not read yet.
         done: Sources whose result no later step can change.
+        fault: Where a source could not go on, see `fault_of`.
     """
 
     length: Int[Array, ""]
@@ -50,17 +58,10 @@ class Beams(NamedTuple):
     finished_lengths: Int[Array, "B N"]
     improvable: Bool[Array, "B 1"]
     done: Bool[Array, " B"]
+    fault: Int[Array, " B"]
     parents: Int[Array, " R"]
     last: Int[Array, " R"]
     cache: Cache
-
-
-class Found(NamedTuple):
-    """Finished hypotheses, best first."""
-
-    ids: Int[Array, "B N room"]
-    scores: Float[Array, "B N"]
-    lengths: Int[Array, "B N"]
 
 
 def beam_search(
@@ -72,7 +73,7 @@ def beam_search(
     rules: BeamRules,
     process: Processor | None,
     rng: Array | None,
-) -> Found:
+) -> Written:
     """The best hypotheses of every source.
 
     Args:
@@ -83,7 +84,9 @@ def beam_search(
     scores, cache = reader.scores(cache, prompt, mask)
     begun = search.start(prompt, cache.repeat(ops, rules.num_beams))
     beams = ops.while_loop(search.goes_on, search.step, search.advance(begun, ops.repeat(scores, rules.num_beams)))
-    return Found(beams.finished, beams.finished_scores, beams.finished_lengths)
+    return Written(
+        beams.finished, beams.finished_lengths, beams.fault, scores=beams.finished_scores, filled=beams.is_finished
+    )
 
 
 class _Search:
@@ -120,6 +123,7 @@ class _Search:
             finished_lengths=ops.full((batch, count), length, "int32"),
             improvable=ops.full((batch, 1), True, "bool"),
             done=ops.full((batch,), False, "bool"),
+            fault=ops.full((batch,), 0, "int32"),
             parents=ops.arange(batch * count),
             last=rows[:, length - 1],
             cache=cache,
@@ -137,28 +141,44 @@ class _Search:
     def advance(self, beams: Beams, scores: Float[Array, "R V"]) -> Beams:
         """Take the candidates of one step."""
         ops, count, eos = self.ops, self.rules.num_beams, self.limits.eos
-        values, parents, tokens = self._candidates(beams, scores)
-        ends = is_any_of(ops, tokens, eos)
-        _, rank = ops.top_k(values + ops.cast(ends, "float32") * NEVER, count)
-        ends = ends | (beams.length + 1 >= self.limits.max_length)
-        after = self._finish(beams, values, parents, tokens, ends)
-        running_scores = ops.gather(values + ops.cast(ends, "float32") * NEVER, rank, 1)
-        all_ended = ops.all(ends, 1)
-        parents, tokens = ops.gather(parents, rank, 1), ops.gather(tokens, rank, 1)
+        values, parents, tokens, best = self._candidates(beams, scores)
+        beams = self._noted(beams, best)
+        ends, possible = is_any_of(ops, tokens, eos), values > FORBIDDEN
+        open_scores, rank = ops.top_k(ops.where(ends | ~possible, NEVER, values), count)
+        last = beams.length + 1 >= self.limits.max_length
+        after = self._finish(beams, values, parents, tokens, (ends | last) & possible)
+        parents, tokens = self._running(open_scores, ops.gather(parents, rank, 1), ops.gather(tokens, rank, 1))
         after = after._replace(
-            running=self._continued(beams, parents, tokens), scores=running_scores, length=beams.length + 1
+            running=self._continued(beams, parents, tokens),
+            scores=ops.where(last, NEVER, open_scores),
+            length=beams.length + 1,
         )
         after = after._replace(improvable=self._improvable(after))
-        done = beams.done | ~after.improvable[:, 0] | all_ended
+        done = beams.done | ~after.improvable[:, 0]
         if self.rules.early_stopping is True:
             done = done | ops.all(after.is_finished, 1)
         offsets = ops.arange(ops.shape(parents)[0])[:, None] * count
         return after._replace(done=done, parents=ops.reshape(parents + offsets, (-1,)), last=ops.reshape(tokens, (-1,)))
 
-    def _candidates(self, beams: Beams, scores: Array) -> tuple[Array, Array, Array]:
+    def _noted(self, beams: Beams, best: Float[Array, " B"]) -> Beams:
+        """Sources that have neither a candidate nor a result, and those whose scores are not numbers, are done."""
+        ops = self.ops
+        fault = fault_of(ops, best, beams.length, drawn=True)
+        over = beams.done | (ops.any(beams.is_finished, 1) & (fault > 0))
+        fault = ops.where(over, 0, fault)
+        return beams._replace(fault=beams.fault + fault, done=beams.done | (fault != 0))
+
+    def _running(self, scores: Array, parents: Array, tokens: Array) -> tuple[Array, Array]:
+        """What goes on, the best first; it stands in the places of what does not, too."""
+        ops, runs = self.ops, scores > FORBIDDEN
+        parents, tokens = (ops.where(runs, held, held[:, :1]) for held in (parents, tokens))
+        places = ops.broadcast(ops.arange(self.rules.num_beams)[None], ops.shape(parents))
+        return ops.where(runs[:, :1], parents, places), ops.where(runs[:, :1], tokens, self.limits.pad)
+
+    def _candidates(self, beams: Beams, scores: Array) -> tuple[Array, Array, Array, Array]:
         """The best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
-        Enough that num_beams of them do not end.
+        Enough that num_beams of them do not end. And the best score of all, [B]; NaN where one is NaN.
         """
         ops, count = self.ops, self.rules.num_beams
         batch, words = ops.shape(beams.scores)[0], ops.shape(scores)[1]
@@ -166,27 +186,32 @@ class _Search:
         if self.process is not None:
             rows = ops.reshape(beams.running, (batch * count, self.limits.room))
             logs = self.process(rows, beams.length, logs)
+        runs = (beams.scores > FORBIDDEN)[..., None]
+        tops = ops.reshape(best_score(ops, logs), (batch, count)) + beams.scores
+        best = best_score(ops, ops.where(runs[..., 0], tops, NEVER))
         wanted = min(max(2, 1 + len(self.limits.eos)) * count, count * words)
         if self.rng is not None:
-            total = ops.reshape(ops.reshape(logs, (batch, count, words)) + beams.scores[..., None], (batch, -1))
+            total = ops.reshape(logs, (batch, count, words)) + beams.scores[..., None]
+            total = ops.reshape(ops.where(runs, total, NEVER), (batch, count * words))
             _, picked = ops.top_k(total + gumbel(ops, ops.fold_in(self.rng, beams.length), total), wanted)
-            return ops.gather(total, picked, 1), picked // words, picked % words
+            return ops.gather(total, picked, 1), picked // words, picked % words, best
         few = min(wanted, words)
-        best, tokens = ops.top_k(logs, few)
-        total = ops.reshape(ops.reshape(best, (batch, count, few)) + beams.scores[..., None], (batch, count * few))
-        values, picked = ops.top_k(total, wanted)
-        return values, picked // few, ops.gather(ops.reshape(tokens, (batch, count * few)), picked, 1)
+        likely, tokens = ops.top_k(logs, few)
+        total = ops.where(runs, ops.reshape(likely, (batch, count, few)) + beams.scores[..., None], NEVER)
+        values, picked = ops.top_k(ops.reshape(total, (batch, count * few)), wanted)
+        return values, picked // few, ops.gather(ops.reshape(tokens, (batch, count * few)), picked, 1), best
 
     def _finish(self, beams: Beams, values: Array, parents: Array, tokens: Array, ends: Array) -> Beams:
         """Merge what ended into the finished hypotheses. Only the first num_beams candidates may end."""
         ops, count = self.ops, self.rules.num_beams
         ended, here = ends[:, :count], parents[:, :count]
         generated = ops.cast(beams.length + 1 - self.prompt, "float32")
-        scores = values[:, :count] / generated**self.rules.length_penalty
+        scores = values[:, :count] / ops.maximum(generated**self.rules.length_penalty, _SMALL)
         frozen = ~beams.improvable | beams.done[:, None]
         if self.rules.early_stopping is True:
             frozen = frozen | ops.all(beams.is_finished, 1, keepdims=True)
-        scores = scores + ops.cast(frozen | ~ended, "float32") * NEVER
+        ended = ended & ~frozen
+        scores = ops.where(ended, ops.maximum(scores, _LEAST), NEVER)
         finished_scores, picked = ops.top_k(ops.concat((beams.finished_scores, scores), 1), count)
         new = self._continued(beams, here, tokens[:, :count])
         lengths = ops.broadcast(ops.reshape(beams.length + 1, (1, 1)), ops.shape(here))
@@ -223,7 +248,7 @@ class _Search:
         ops, rules = self.ops, self.rules
         furthest = rules.early_stopping == "never" and rules.length_penalty > 0.0
         length = ops.cast((self.limits.max_length if furthest else after.length) - self.prompt, "float32")
-        best = ops.max(after.scores, 1, keepdims=True) / length**rules.length_penalty
+        best = ops.max(after.scores, 1, keepdims=True) / ops.maximum(length**rules.length_penalty, _SMALL)
         lowest = ops.min(after.finished_scores, 1, keepdims=True)
         worst = ops.where(after.is_finished, lowest, NEVER)
         return after.improvable & ops.any(best > worst, 1, keepdims=True)

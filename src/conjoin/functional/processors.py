@@ -97,7 +97,7 @@ def _build(ops: Ops, spec: ProcessorSpec, around: Around) -> Processor:
         case p.InfNanRemove():
             return lambda ids, length, scores: _finite(ops, scores)
         case p.Renormalize():
-            return lambda ids, length, scores: ops.log_softmax(scores)
+            return lambda ids, length, scores: ops.where(scores == -math.inf, scores, ops.log_softmax(scores))
         case p.Temperature() | p.TopH() | p.TopK() | p.TopP() | p.MinP() | p.TypicalP() | p.Epsilon() | p.Eta():
             return warpers.warper(ops, spec)
         case _:

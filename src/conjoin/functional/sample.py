@@ -1,5 +1,6 @@
 """Greedy decoding and sampling: one hypothesis per row, in a loop whose shapes never change."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from conjoin.functional.cache import Cache
 from conjoin.functional.ops import Array, Ops
 from conjoin.functional.processors import Processor
 from conjoin.functional.reader import Reader
+from conjoin.generation import FORBIDDEN
 
 _TINY = 1e-37
 """Above float32's least normal number: smaller ones may be flushed to 0."""
@@ -38,13 +40,48 @@ class Rows(NamedTuple):
         length: Positions written, the same for all rows.
         ended: Rows that go on with pads.
         last: The newest token, not read yet.
+        fault: Where the row could not go on, see `fault_of`.
     """
 
     ids: Int[Array, "R room"]
     length: Int[Array, ""]
     ended: Bool[Array, " R"]
     last: Int[Array, " R"]
+    fault: Int[Array, " R"]
     cache: Cache
+
+
+class Written(NamedTuple):
+    """What a program returns.
+
+    Args:
+        ids: [R, room], or of beams [B, N, room], best first.
+        lengths: How many of them are written: of all rows, or of each hypothesis.
+        fault: [R], of beams [B]; see `fault_of`.
+        scores, filled: [B, N], of beams: log-probability / length ** length_penalty, and where a hypothesis stands.
+    """
+
+    ids: Int[Array, "..."]
+    lengths: Int[Array, "..."]
+    fault: Int[Array, " n"]
+    scores: Float[Array, "B N"] | None = None
+    filled: Bool[Array, "B N"] | None = None
+
+
+def best_score(ops: Ops, scores: Float[Array, "R n"]) -> Float[Array, " R"]:
+    """The best score of every row, NaN where one is NaN: XLA's maximum passes over these."""
+    return ops.where(ops.any(~(scores >= 0) & ~(scores < 0), 1), math.nan, ops.max(scores, 1))
+
+
+def fault_of(ops: Ops, best: Float[Array, " n"], length: Int[Array, ""], *, drawn: bool) -> Int[Array, " n"]:
+    """0 where a row with this best score can go on; its length where every token is forbidden; below 0 for NaN.
+
+    Args:
+        drawn: A token is drawn, which infinite scores do not allow either.
+    """
+    fine = best > FORBIDDEN
+    fine = fine & (best < math.inf) if drawn else fine
+    return ops.where(fine, 0, ops.where(best <= FORBIDDEN, length, -length))
 
 
 def is_any_of(ops: Ops, tokens: Int[Array, "*n"], wanted: tuple[int, ...]) -> Bool[Array, "*n"]:
@@ -76,28 +113,28 @@ def sample(
     process: Processor | None,
     rng: Array | None,
     copies: int = 1,
-) -> tuple[Int[Array, "R room"], Int[Array, ""]]:
+) -> Written:
     """Extend every row word by word until an end id or the length.
 
     Args:
         rng: Random state; None takes the likeliest word.
         copies: Hypotheses per source.
-
-    Returns:
-        Ids, and how many positions are written.
     """
     ops = reader.here.ops
 
     def choose(rows: Rows, scores: Array) -> Rows:
         edited = scores if process is None else process(rows.ids, rows.length, scores)
+        fault = ops.where(rows.ended, 0, fault_of(ops, best_score(ops, edited), rows.length, drawn=rng is not None))
+        ended = rows.ended | (fault != 0)
         if rng is not None:
             edited = edited + gumbel(ops, ops.fold_in(rng, rows.length), edited)
-        tokens = ops.where(rows.ended, limits.pad, ops.argmax(edited))
+        tokens = ops.where(ended, limits.pad, ops.argmax(edited))
         return Rows(
             ids=ops.write_at(rows.ids, tokens[:, None], rows.length, 1),
             length=rows.length + 1,
-            ended=rows.ended | is_any_of(ops, tokens, limits.eos),
+            ended=ended | is_any_of(ops, tokens, limits.eos),
             last=tokens,
+            fault=rows.fault + fault,
             cache=rows.cache,
         )
 
@@ -115,7 +152,8 @@ def sample(
         length=ops.constant(ops.shape(prompt)[1], "int32"),
         ended=prompt[:, 0] < 0,
         last=prompt[:, -1],
+        fault=prompt[:, 0] * 0,
         cache=cache.repeat(ops, copies) if copies > 1 else cache,
     )
     done = ops.while_loop(goes_on, step, choose(begun, ops.repeat(scores, copies)))
-    return done.ids, done.length
+    return Written(done.ids, done.length, done.fault)

@@ -4,10 +4,12 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from conjoin import limits
 from conjoin.errors import ConjoinWarning, GenerationError, listing
 from conjoin.generation.asked import GENERATE_ARGUMENTS, Asked, Tokens
 from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.idle import idle_settings
+from conjoin.generation.modes import AnyOf
 from conjoin.generation.pick import constraints_of, wants_copying
 from conjoin.generation.ranges import RANGES, bias_pairs, items_of
 
@@ -31,7 +33,7 @@ def check(asked: Asked, tokens: Tokens, model: ModelFacts, call: CallFacts) -> N
     """
     _raise(
         "Generation settings out of range",
-        [*_out_of_range(asked), *_outside(asked, tokens, model), *_start(tokens, call)],
+        [*_out_of_range(asked), *_too_large(asked), *_outside(asked, tokens, model), *_start(tokens, call)],
     )
     _raise("Generation settings that conjoin cannot honour", [*_unsupported(asked)])
     _raise("Generation settings contradict each other", [*_conflicts(asked, tokens, call)])
@@ -48,6 +50,21 @@ def _out_of_range(asked: Asked) -> Iterator[str]:
     for name, value in asked.values.items():
         if not _in_range(name, value):
             yield f"{name} = {value!r}: expected {RANGES[name].words}{_hint(name, value)}"
+
+
+_MOST = {
+    "num_beams": limits.ROWS_PER_SOURCE,
+    "num_return_sequences": limits.ROWS_PER_SOURCE,
+    "num_assistant_tokens": limits.DRAFT_TOKENS,
+    "prompt_lookup_num_tokens": limits.DRAFT_TOKENS,
+}
+
+
+def _too_large(asked: Asked) -> Iterator[str]:
+    """Numbers that would fill memory or time; lengths are looked at once the position table has cut them."""
+    for name, most in _MOST.items():
+        if _in_range(name, asked.get(name)) and (asked.get(name) or 0) > most:
+            yield f"{name} = {asked.get(name)}: expected at most {most}"
 
 
 def _in_range(name: str, value: Any) -> bool:
@@ -194,3 +211,8 @@ def _token_conflicts(asked: Asked) -> Iterator[str]:
         forced = {*_ids_in(asked, name)}
         if forced and forced <= suppressed:
             yield f"{name} = {asked.get(name)!r} is forced, but suppress_tokens forbids it"
+    for words in constraints_of(asked):
+        phrases = words.phrases if isinstance(words, AnyOf) else (words,)
+        if all(suppressed & {*phrase.ids} for phrase in phrases):
+            shown = [list(phrase.ids) for phrase in phrases]
+            yield f"{_words(asked)} asks for {shown[0] if len(shown) == 1 else shown}, but suppress_tokens forbids it"

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass
 
+from conjoin import limits
 from conjoin.errors import ConjoinWarning, GenerationError
 from conjoin.generation.asked import Asked
 from conjoin.generation.facts import CallFacts, ModelFacts
@@ -42,6 +43,10 @@ def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths
         GenerationError: nothing can be generated, or the least exceeds the most.
     """
     longest = _within_table(_longest(asked, call.prompt_length), model, call)
+    if longest > limits.RESULT_TOKENS:
+        raise GenerationError(
+            f"Results may have {longest} tokens; expected at most {limits.RESULT_TOKENS}.", hint="lower max_new_tokens."
+        )
     least_new = asked.get("min_new_tokens") or 0
     shortest = least_new + call.prompt_length if least_new else asked.get("min_length")
     if longest <= call.prompt_length and asked.get("max_new_tokens") != 0:

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from conjoin import limits
+from conjoin.errors import GenerationError
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.checks import check
 from conjoin.generation.config import GenerationConfig, WatermarkingConfig
 from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.forbidden import check_first_token
 from conjoin.generation.lengths import Lengths, resolve_lengths
-from conjoin.generation.modes import Beams, DiverseBeams, Mode, Sampling
+from conjoin.generation.modes import Beams, Contrastive, DiverseBeams, Mode, Sampling
 from conjoin.generation.pick import pick_mode
 from conjoin.generation.ranges import bias_pairs
 
@@ -121,7 +124,7 @@ def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
     check(asked, tokens, model, call)
     outputs = _outputs(asked)
     stop = asked.get("stop_strings")
-    return Request(
+    request = Request(
         mode=pick_mode(asked, call),
         lengths=resolve_lengths(asked, model, call),
         tokens=tokens,
@@ -132,6 +135,26 @@ def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
         truncation=asked.get("truncation"),
         cache="quantized" if asked.get("cache_implementation") == "quantized" else "dynamic",
     )
+    _check_room(request, model, call)
+    check_first_token(request, model.vocab_size)
+    return request
+
+
+def _check_room(request: Request, model: ModelFacts, call: CallFacts) -> None:
+    """Refuse what would fill memory.
+
+    Raises:
+        GenerationError: so many rows of such a length.
+    """
+    rows = max(request.num_beams, request.num_return_sequences)
+    if isinstance(request.mode, Contrastive):
+        rows = min(request.mode.top_k, model.vocab_size)
+    if (asked := call.batch_size * rows * request.lengths.longest) > limits.BATCH_TOKENS:
+        raise GenerationError(
+            f"{call.batch_size} sources, {rows} rows for each and {request.lengths.longest} tokens in each are {asked} "
+            f"tokens; expected at most {limits.BATCH_TOKENS}.",
+            hint="lower max_new_tokens, num_beams or num_return_sequences, or give fewer sources at a time.",
+        )
 
 
 def _outputs(asked: Asked) -> Outputs:

@@ -13,7 +13,8 @@ from conjoin.functional.ops import Ops
 from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader
 from conjoin.functional.requests import Writing, writing_of
-from conjoin.functional.sample import Limits, sample
+from conjoin.functional.results import check_written, fewer_results
+from conjoin.functional.sample import Limits, Written, sample
 from conjoin.functional.stack import project, source_pairs
 from conjoin.generation import (
     Request,
@@ -41,15 +42,12 @@ def write(
     params: Mapping[str, jax.Array],
     batch: Mapping[str, jax.Array],
     rng: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+) -> Written:
     """Encoder and decoding loop.
 
     Args:
         ops: JAX's, or those that call kernels of our own.
         batch: The sources, or encoder_outputs; prompt [B, P], prompt_mask, max_length.
-
-    Returns:
-        Ids [R, room] (or [B, N, room]), how many of them are written, and scores of beams.
     """
     model = net.scope(params, ops=ops)
     encoded = programs.encode_with(model, net, How(), batch).last_hidden_state
@@ -66,9 +64,8 @@ def write(
     process = build_processors(ops, writing.plan, writing.around(ops, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
-        return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)[:3]
-    ids, length = sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
-    return ids, length, None
+        return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
+    return sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
 
 
 write_jit = partial(jax.jit, static_argnums=(0, 1, 2))(write)
@@ -103,10 +100,11 @@ class Generates(WithGenerationConfig):
 
         Returns:
             `sequences` [B * num_return_sequences, t], start id included, the pad id behind their ends; of beams also
-            `scores`.
+            `scores`. Beams return each hypothesis once: where a source has fewer, `results_per_source` says so.
 
         Raises:
-            GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here, or that leave
+                a row no token; or scores that are not numbers.
         """
         model = cast("FlaxEncoderDecoderModel", self)
         model.warn_of_fresh(lambda: model.all_params(None if params is None else flatten(params)))
@@ -129,23 +127,27 @@ class Generates(WithGenerationConfig):
             flat |= model.turned.of(flat)
         key = jax.random.key(0) if prng_key is None else prng_key
         if trace:
-            ids, length, scores = write_jit(model.net, ops, writing, flat, batch, key)
+            written = write_jit(model.net, ops, writing, flat, batch, key)
         else:
             with jax.disable_jit():
-                ids, length, scores = write(
-                    model.net, ops, writing, flat, {n: jnp.asarray(x) for n, x in batch.items()}, key
-                )
-        return _result(ids, length, scores, returned)
+                arrays = {n: jnp.asarray(x) for n, x in batch.items()}
+                written = write(model.net, ops, writing, flat, arrays, key)
+        check_written(written.fault, writing, prompt.shape[1])
+        return _result(written, returned)
 
 
-def _result(ids: jax.Array, length: jax.Array, scores: jax.Array | None, returned: int) -> GenerateOutput:
-    """What is written, cut to the longest. Beams give scores in `length`'s place, and lengths in that of scores."""
-    if scores is None:
-        return GenerateOutput(sequences=ids[:, : int(length)])
-    beam_scores, lengths = length, scores
-    longest = int(lengths[:, :returned].max())
-    best = ids[:, :returned, :longest]
-    return GenerateOutput(sequences=best.reshape(-1, longest), scores=beam_scores[:, :returned].reshape(-1))
+def _result(written: Written, returned: int) -> GenerateOutput:
+    """What is written, cut to the longest; of beams the best `returned` of every source, or as many as there are."""
+    if written.scores is None:
+        return GenerateOutput(sequences=written.ids[:, : int(written.lengths)])
+    ids, lengths, scores = (x[:, :returned] for x in (written.ids, written.lengths, written.scores))
+    held, counts = fewer_results(written.filled, returned)
+    if counts is not None:
+        longest = int(lengths[held].max())
+        per_source = jnp.asarray(counts)
+        return GenerateOutput(sequences=ids[held][:, :longest], scores=scores[held], results_per_source=per_source)
+    longest = int(lengths.max())
+    return GenerateOutput(sequences=ids[:, :, :longest].reshape(-1, longest), scores=scores.reshape(-1))
 
 
 def _batch(

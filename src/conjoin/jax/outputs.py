@@ -91,10 +91,12 @@ class GenerateOutput(ModelOutput):
     Args:
         sequences: [R, t], prompt included; the pad id behind the end.
         scores: [R], log-probability / length ** length_penalty; beams only.
+        results_per_source: [B], where a source has fewer results than were asked for; else missing.
     """
 
     sequences: jax.Array | None = None
     scores: jax.Array | None = None
+    results_per_source: jax.Array | None = None
 
 
 def as_encoder_output(given: Any) -> EncoderOutput:

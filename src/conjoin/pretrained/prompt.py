@@ -1,6 +1,7 @@
 """From what the user gives to what the program reads: sources, the decoder's prompt, and the checked request."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from conjoin.generation import (
     CallFacts,
     ModelFacts,
     Request,
+    Stream,
     Tokens,
     collect,
     resolve_asked,
@@ -89,11 +91,7 @@ def take_inputs(input_ids: Any, keywords: dict[str, Any], backend: str) -> Input
     Raises:
         GenerationError: there is no source, or something is given that this backend does not do.
     """
-    if wrong := [name for name in _NOT_HERE if keywords.pop(name, None)]:
-        raise GenerationError(
-            f"Not possible on {backend}, where generation is one compiled program: {', '.join(wrong)}.",
-            hint="the PyTorch model of the same checkpoint does it.",
-        )
+    refuse(keywords, backend)
     keywords.pop("labels", None)
     names = ("attention_mask", "decoder_input_ids", "decoder_attention_mask")
     mask, prefix, prefix_mask = (_array(keywords.pop(name, None)) for name in names)
@@ -119,6 +117,22 @@ def take_inputs(input_ids: Any, keywords: dict[str, Any], backend: str) -> Input
             f"Source ids are {given.ids.dtype}; expected integers.", hint="give embeddings as inputs_embeds."
         )
     return given
+
+
+def refuse(keywords: dict[str, Any], backend: str) -> None:
+    """Take out arguments of generate that only PyTorch has.
+
+    Raises:
+        GenerationError: one of them is given; who reads a stream is told, too.
+    """
+    given = {name: value for name in _NOT_HERE if (value := keywords.pop(name, None))}
+    if not given:
+        return
+    with Stream(given["streamer"]) if "streamer" in given else nullcontext():
+        raise GenerationError(
+            f"Not possible on {backend}, where generation is one compiled program: {', '.join(given)}.",
+            hint="the PyTorch model of the same checkpoint does it.",
+        )
 
 
 def _array(value: Any) -> np.ndarray | None:

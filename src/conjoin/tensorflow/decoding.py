@@ -1,5 +1,6 @@
 """generate: from a user's call to one program, traced once, and its results."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,12 +14,21 @@ from conjoin.functional.ops import Ops
 from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader, step_matrices
 from conjoin.functional.requests import Writing, writing_of
-from conjoin.functional.sample import Limits, sample
+from conjoin.functional.results import check_written, fewer_results
+from conjoin.functional.sample import Limits, Written, sample
 from conjoin.functional.scope import Scope
 from conjoin.generation import GenerationConfig, Request
 from conjoin.generation import plan as p
 from conjoin.pretrained import WithGenerationConfig
-from conjoin.pretrained.prompt import Inputs, encoder_states, padding_id, padding_mask, read_request, take_inputs
+from conjoin.pretrained.prompt import (
+    Inputs,
+    encoder_states,
+    padding_id,
+    padding_mask,
+    read_request,
+    refuse,
+    take_inputs,
+)
 from conjoin.tensorflow import kernels
 from conjoin.tensorflow.calls import is_known, prepared
 from conjoin.tensorflow.ops import OPS
@@ -42,15 +52,12 @@ class Programs:
         self.held: dict[Any, Any] = {}
 
 
-def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> tuple[Any, Any, Any]:
+def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> Written:
     """Encoder and decoding loop.
 
     Args:
         batch: The sources, or encoder_outputs; prompt [B, P], prompt_mask, max_length.
         rng: Random state [2].
-
-    Returns:
-        Ids [R, t] (or [B, N, t]), how many of them are written (per hypothesis of beams), and scores of beams.
     """
     decoder, prompt = net.pair.decoder, batch["prompt"]
     states = encode(net, How(), model, batch).last_hidden_state
@@ -61,10 +68,8 @@ def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> 
     process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
-        found = beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
-        return found.ids, found.lengths, found.scores
-    ids, length = sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
-    return ids, length, None
+        return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
+    return sample(reader, cache, prompt, prompt_mask, limits, process, chance, writing.copies)
 
 
 def _bool(mask: Any) -> Any:
@@ -108,8 +113,13 @@ class Generates(WithGenerationConfig):
             Ids [B * num_return_sequences, t], start id included, the pad id behind their ends; with
             return_dict_in_generate=True an output with `sequences` and, of beams, `sequences_scores`.
 
+        Beams return each hypothesis once: where a source has fewer, `results_per_source` says so, and inside a
+        tf.function the places left over hold pads and a score of -inf.
+
         Raises:
-            GenerationError: settings that are unknown, contradict each other or cannot be honoured here.
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here, or that leave
+                a row no token; or scores that are not numbers. Inside a tf.function, InvalidArgumentError; inside one
+                compiled with XLA, which knows no errors, -1 in the place of the tokens.
         """
         model, callers = cast("TFEncoderDecoderModel", self), tuple(logits_processor or ())
         if not is_known(input_ids) or not all(is_known(x) for x in keywords.values()):
@@ -130,8 +140,9 @@ class Generates(WithGenerationConfig):
             ops = kernels.OPS
         run = program(model, writing, batch, jit_compile=jit_compile, ops=ops)
         more = turned(model) if jit_compile and ops is OPS and prompt.shape[0] * writing.rows > 1 else {}
-        ids, length, scores = run(batch, random_state(seed), more)
-        return _result(_cut(ids, length, scores, returned), as_dict)
+        written = run(batch, random_state(seed), more)
+        check_written(written.fault, writing, prompt.shape[1])
+        return _result(_cut(written, returned), as_dict)
 
 
 def program(
@@ -191,16 +202,43 @@ def _result(output: GenerateOutput, as_dict: bool) -> Any:
     return output if as_dict else output.sequences
 
 
-def _cut(ids: Any, length: Any, scores: Any, returned: int) -> GenerateOutput:
-    """What is written, cut to the longest; of beams the best `returned` of every source."""
-    if scores is None:
-        return GenerateOutput(sequences=ids[:, :length])
-    longest = tf.reduce_max(length[:, :returned])
-    best = ids[:, :returned, :longest]
+def _cut(written: Written, returned: int) -> GenerateOutput:
+    """What is written, cut to the longest; of beams the best `returned` of every source, or as many as there are."""
+    if written.scores is None:
+        return GenerateOutput(sequences=written.ids[:, : written.lengths])
+    held, counts = fewer_results(written.filled, returned)
+    ids, lengths, scores = (x[:, :returned] for x in (written.ids, written.lengths, written.scores))
+    sequences = tf.boolean_mask(ids, held)[:, : tf.reduce_max(tf.boolean_mask(lengths, held))]
+    per_source = None if counts is None else tf.constant(counts, tf.int32)
     return GenerateOutput(
-        sequences=tf.reshape(best, (-1, tf.shape(best)[-1])),
-        sequences_scores=tf.reshape(scores[:, :returned], (-1,)),
+        sequences=sequences, sequences_scores=tf.boolean_mask(scores, held), results_per_source=per_source
     )
+
+
+def told(written: Written, writing: Writing, returned: int) -> dict[str, Any]:
+    """What a program that others run returns of what is written, in shapes that do not depend on it.
+
+    A row that cannot go on is an error where the program is not compiled by XLA, which knows none; there -1 stands in
+    it from that place on. A place without a hypothesis holds pads and a score of -inf.
+    """
+    fault = written.fault
+    stuck = tf.debugging.Assert(
+        tf.reduce_all(fault == 0),
+        ["Generation cannot go on: every token is forbidden, or scores are not numbers.", fault],
+    )
+    with tf.control_dependencies([] if stuck is None else [stuck]):
+        ids = tf.identity(written.ids)
+    where = tf.reshape(tf.abs(fault), (-1, *[1] * (ids.shape.rank - 1)))
+    ids = tf.where((where > 0) & (tf.range(writing.room) >= where), -1, ids)
+    if written.scores is None or written.filled is None:
+        return {"sequences": ids}
+    held = written.filled[:, :returned]
+    ids = tf.where(held[..., None] | (where > 0), ids[:, :returned], writing.pad)
+    return {
+        "sequences": tf.reshape(ids, (-1, writing.room)),
+        "sequences_scores": tf.reshape(tf.where(held, written.scores[:, :returned], -math.inf), (-1,)),
+        "results_per_source": tf.reduce_sum(tf.cast(held, tf.int32), 1),
+    }
 
 
 def _batch(model: "TFEncoderDecoderModel", given: Inputs, request: Request, *, widen: bool) -> dict[str, Any]:
@@ -245,6 +283,7 @@ def _traced(
     keywords: dict[str, Any],
 ) -> Any:
     """generate inside somebody's tf.function: shapes must not depend on what is written."""
+    refuse(keywords, "TensorFlow")
     tensors = {name: x for name, x in keywords.items() if tf.is_tensor(x)}
     if wrong := [name for name in tensors if name not in _IN_A_FUNCTION]:
         raise GenerationError(
@@ -262,13 +301,9 @@ def _traced(
         batch["attention_mask"] = tf.cast(batch["input_ids"] != pad, tf.int32)
     batch["max_length"] = tf.constant(request.lengths.longest)
     batch["prompt"] = _prompt_of(prompt, input_ids)
-    ids, _, scores = write(model.net, writing, model.scope(), batch, random_state(seed))
-    returned = request.num_return_sequences
-    if scores is None:
-        return _result(GenerateOutput(sequences=ids), request.outputs.as_dict)
-    best = tf.reshape(ids[:, :returned], (-1, writing.room))
-    output = GenerateOutput(sequences=best, sequences_scores=tf.reshape(scores[:, :returned], (-1,)))
-    return _result(output, request.outputs.as_dict)
+    written = write(model.net, writing, model.scope(), batch, random_state(seed))
+    output = told(written, writing, request.num_return_sequences)
+    return _result(GenerateOutput(**output), request.outputs.as_dict)
 
 
 def _prompt_of(prompt: np.ndarray, input_ids: Any) -> Any:

@@ -11,7 +11,7 @@ from conjoin.functional.requests import writing_of
 from conjoin.generation import plan as p
 from conjoin.generation import processor_plan
 from conjoin.pretrained.prompt import Inputs, read_request
-from conjoin.tensorflow.decoding import TARGET_BUCKET, random_state, write
+from conjoin.tensorflow.decoding import TARGET_BUCKET, random_state, told, write
 from conjoin.tensorflow.programs import How, forward
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def _generate(model: "TFEncoderDecoderModel", settings: dict[str, Any]) -> Any:
         batch = {name: tf.cast(x, tf.int32) for name, x in given.items()}
         rows = tf.shape(batch["input_ids"])[0]
         batch |= {"prompt": tf.broadcast_to(prompt, (rows, 1)), "max_length": tf.constant(longest)}
-        ids, length, scores = write(model.net, writing, model.scope(), batch, random_state(None))
-        if scores is None:
-            return {"sequences": ids[:, :length]}
-        best = ids[:, :returned, : tf.reduce_max(length[:, :returned])]
-        best = tf.reshape(best, (-1, tf.shape(best)[-1]))
-        return {"sequences": best, "sequences_scores": tf.reshape(scores[:, :returned], (-1,))}
+        written = write(model.net, writing, model.scope(), batch, random_state(None))
+        output = told(written, writing, returned)
+        lengths = written.lengths if written.scores is None else tf.reduce_max(written.lengths[:, :returned])
+        output["sequences"] = output["sequences"][:, :lengths]
+        return output
 
     return generate

@@ -60,7 +60,8 @@ class GenerateOutput(ModelOutput):
     """What `generate` returns where return_dict_in_generate asks for it.
 
     Fields: sequences [R, t], prompt included, the pad id behind their ends; sequences_scores [R], log-probability /
-    length ** length_penalty, of beams only.
+    length ** length_penalty, of beams only; results_per_source [B], where a source has fewer results than were asked
+    for.
     """
 
-    FIELDS = ("sequences", "sequences_scores")
+    FIELDS = ("sequences", "sequences_scores", "results_per_source")

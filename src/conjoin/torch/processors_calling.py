@@ -40,19 +40,19 @@ class LogitsProcessorList(list[Any]):
         """Run all of them.
 
         Args:
-            extra: Given to processors that name more arguments than these two.
+            extra: Given to processors that name more arguments than these two; what is missing keeps its default.
 
         Raises:
             GenerationError: a processor names an argument that is not there.
         """
         for processor in self:
             names = _extra_arguments(processor)
-            missing = [name for name in names if name not in extra]
+            missing = [name for name, needed in names.items() if needed and name not in extra]
             if missing:
                 raise GenerationError(
                     f"{type(processor).__name__} wants {', '.join(missing)}, which this way of decoding does not give."
                 )
-            scores = processor(input_ids, scores, **extra) if names else processor(input_ids, scores)
+            scores = processor(input_ids, scores, **{name: extra[name] for name in names if name in extra})
         return scores
 
     @property
@@ -73,15 +73,21 @@ class LogitsProcessorList(list[Any]):
         return fewer
 
 
-def _extra_arguments(processor: Any) -> tuple[str, ...]:
+def _extra_arguments(processor: Any) -> dict[str, bool]:
+    """The arguments behind ids and scores, and which of them must be given."""
     if inspect.isfunction(processor) or inspect.ismethod(processor):
-        return tuple(inspect.signature(processor).parameters)[2:]
+        return _named(processor, 2)
     return _extra_of_class(type(processor))
 
 
 @lru_cache(maxsize=256)
-def _extra_of_class(kind: Any) -> tuple[str, ...]:
-    return tuple(inspect.signature(kind.__call__).parameters)[3:]
+def _extra_of_class(kind: Any) -> dict[str, bool]:
+    return _named(kind.__call__, 3)
+
+
+def _named(function: Any, first: int) -> dict[str, bool]:
+    parameters = list(inspect.signature(function).parameters.values())[first:]
+    return {each.name: each.default is each.empty for each in parameters}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Processors that force, forbid or favour tokens by where the row stands, and those that tidy scores."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.errors import GenerationError
@@ -121,7 +122,7 @@ class PrefixConstrainedLogitsProcessor(SourceProcessor):
 
     Args:
         prefix_allowed_tokens_fn: (number of the source, ids of the row so far) -> ids that may follow.
-        num_beams: Beams of a source; where none of them has a score above -inf left, the allowed tokens get 0.
+        num_beams: Beams of a source.
         num_sources: Tells a first step that runs one row per source from one of all beams.
     """
 
@@ -138,32 +139,44 @@ class PrefixConstrainedLogitsProcessor(SourceProcessor):
         self.num_sources = num_sources
         super().__init__(num_sources or 1, rows_per_source or num_beams)
 
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        rows: list[int] = []
-        words: list[int] = []
-        for row, source in enumerate(self._sources(len(scores), scores.device)):
-            allowed = list(self.allowed(source, input_ids[row]))
-            if not allowed:
-                raise GenerationError(
-                    f"prefix_allowed_tokens_fn allows no token for source {source} after {input_ids[row].tolist()}.",
-                    hint="let it return the eos id where nothing else may follow.",
-                )
-            rows += [row] * len(allowed)
-            words += allowed
-        mask = torch.full_like(scores, -torch.inf)
-        mask[torch.tensor(rows, device=scores.device), torch.tensor(words, device=scores.device)] = 0.0
-        kept = scores + mask
-        stuck = kept.amax(1).isneginf().view(-1, self._beams_of(len(scores))).all(1, keepdim=True)
-        return torch.where(stuck.repeat_interleave(self._beams_of(len(scores)), 0), mask, kept)
+    def __call__(
+        self,
+        input_ids: Int[Tensor, "R t"],
+        scores: Float[Tensor, "R V"],
+        live_rows: Bool[Tensor, " R"] | None = None,
+    ) -> Float[Tensor, "R V"]:
+        """Forbid everything but what the function names; what was forbidden before stays so.
+
+        Args:
+            live_rows: The function is not asked about other rows: they have ended, or nothing stands in them.
+        """
+        live = [True] * len(scores) if live_rows is None else live_rows.tolist()
+        sources = self._sources(len(scores), scores.device)
+        asked = [row for row, goes_on in enumerate(live) if goes_on]
+        allowed = [self._words(sources[row], input_ids[row], scores.shape[1]) for row in asked]
+        rows = [row for row, words in zip(asked, allowed, strict=True) for _ in words]
+        index = torch.tensor([rows, [word for words in allowed for word in words]], device=scores.device)
+        mask = torch.zeros_like(scores)
+        mask[asked] = -torch.inf
+        mask[index[0], index[1]] = 0.0
+        return scores + mask
+
+    def _words(self, source: int, ids: Int[Tensor, " t"], vocab_size: int) -> list[int]:
+        named: Any = self.allowed(source, ids)
+        words: list[int] = named.tolist() if hasattr(named, "tolist") else list(named)
+        if words and min(words) >= 0 and max(words) < vocab_size:
+            return words
+        outside = [word for word in words if not 0 <= word < vocab_size]
+        said = f"allows {outside[:8]}, no ids of 0 to {vocab_size - 1}," if words else "allows no token"
+        raise GenerationError(
+            f"prefix_allowed_tokens_fn {said} for source {source} after {ids.tolist()}.",
+            hint="let it return ids of the vocabulary; the eos id where nothing else may follow.",
+        )
 
     def _sources(self, num_rows: int, device: torch.device) -> list[int]:
         if self.num_sources is None and self.source_of_row.kept is None:
             return [row // self.num_beams for row in range(num_rows)]
         return self.source_of_row.of(num_rows, device).tolist()
-
-    def _beams_of(self, num_rows: int) -> int:
-        first_step = self.source_of_row.kept is None and num_rows == self.num_sources
-        return 1 if first_step else self.num_beams
 
 
 class InfNanRemoveLogitsProcessor(RowwiseProcessor):
@@ -174,7 +187,7 @@ class InfNanRemoveLogitsProcessor(RowwiseProcessor):
 
 
 class LogitNormalization(RowwiseProcessor):
-    """log_softmax."""
+    """log_softmax; a row whose tokens are all forbidden stays so."""
 
     def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return scores.log_softmax(-1)
+        return scores.log_softmax(-1).masked_fill(scores.isneginf(), -torch.inf)

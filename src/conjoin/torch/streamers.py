@@ -12,6 +12,9 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError
 
+_ENDS_A_LOOP = (StopIteration, StopAsyncIteration)
+"""Raised to a reader, they would look like the end of the text."""
+
 
 class BaseStreamer:
     """What receives tokens while they are generated (transformers' class of the same name)."""
@@ -38,6 +41,7 @@ class TextStreamer(BaseStreamer):
         self.tokenizer = tokenizer
         self.skip_prompt = skip_prompt
         self.decode_kwargs = decode_kwargs
+        self.error: BaseException | None = None
         self._restart()
 
     def _restart(self) -> None:
@@ -74,6 +78,15 @@ class TextStreamer(BaseStreamer):
         self._restart()
         self.on_finalized_text(rest, stream_end=True)
 
+    def end_with_error(self, error: BaseException) -> None:
+        """Hand over what is left, since generating has failed; who iterates gets the error behind it."""
+        self.error = error
+        try:
+            self.end()
+        except Exception:  # the text that is left may be what failed
+            self._restart()
+            self.on_finalized_text("", stream_end=True)
+
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Print; override to do something else with text that will not change."""
         sys.stdout.write(text + "\n" if stream_end else text)
@@ -81,6 +94,15 @@ class TextStreamer(BaseStreamer):
 
     def _text(self) -> str:
         return self.tokenizer.decode(self.token_cache, **self.decode_kwargs)
+
+    def _ending(self) -> Exception | None:
+        """What the reader is told at the end: the error that ended generating, if one did."""
+        error, self.error = self.error, None
+        if error is None or (isinstance(error, Exception) and not isinstance(error, _ENDS_A_LOOP)):
+            return error
+        told = GenerationError(f"Generating, which this stream follows, was ended by {type(error).__name__}.")
+        told.__cause__ = error
+        return told
 
     def _complete_until(self, text: str) -> int:
         """A line's end and a CJK character complete a word; else the last word may still grow."""
@@ -94,6 +116,8 @@ class TextIteratorStreamer(TextStreamer):
 
     Args:
         timeout: Seconds to wait for the next text; None waits without end. queue.Empty where it is exceeded.
+
+    An error that ends `generate` is raised here too, behind the text so far.
     """
 
     def __init__(
@@ -115,7 +139,7 @@ class TextIteratorStreamer(TextStreamer):
     def __next__(self) -> str:
         text = self.text_queue.get(timeout=self.timeout)
         if text is None:
-            raise StopIteration
+            raise self._ending() or StopIteration
         return text
 
 
@@ -124,6 +148,8 @@ class AsyncTextIteratorStreamer(TextStreamer):
 
     Args:
         timeout: Seconds to wait for the next text; None waits without end. TimeoutError where it is exceeded.
+
+    An error that ends `generate` is raised here too, behind the text so far.
     """
 
     def __init__(
@@ -147,7 +173,7 @@ class AsyncTextIteratorStreamer(TextStreamer):
         async with asyncio.timeout(self.timeout):
             text = await self.text_queue.get()
         if text is None:
-            raise StopAsyncIteration
+            raise self._ending() or StopAsyncIteration
         return text
 
 

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conjoin.torch.decoding.beams import BeamRules, Beams, Step
+from conjoin.torch.decoding.beams import BeamRules, Beams, Step, best_of
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.results import Live
@@ -59,8 +59,7 @@ class _Search:
             The words to read next; None where the search is over.
         """
         one_row_each = len(scores) < len(self.live.sources) * self.rules.num_beams
-        ids = self.beams.rows[:: self.rules.num_beams] if one_row_each else self.beams.rows
-        step = _decide(self.beams, scores, ids, self.control)
+        step = self._decide(scores.float(), slice(None, None, self.rules.num_beams if one_row_each else 1))
         self.live.emitted.put(self.beams)
         if self.live.is_over(self.beams.length, step.done):
             return None
@@ -76,22 +75,24 @@ class _Search:
         self.control.select(rows)
         return step.tokens[rows]
 
+    def _decide(self, logits: Float[Tensor, "R V"], rows: slice) -> Step:
+        """One step of the search: from raw scores of these rows to parents and tokens."""
+        beams, control = self.beams, self.control
+        if control.process is None and not control.trace.wanted and not beams.rules.sample:
+            chosen = beams.candidates(logits, logits.logsumexp(-1))
+        else:
+            edited = control.processed(beams.rows[rows], logits.log_softmax(-1), beams.runs.flatten()[rows])
+            control.trace.note(logits, edited)
+            chosen = beams.candidates(edited)
+        self.live.see(best_of(chosen[0]), beams.length, beams.done, beams)
+        return beams.advance(*chosen, stopped(beams, control, *chosen))
 
-def _decide(beams: Beams, scores: Float[Tensor, "R V"], ids: Int[Tensor, "R t"], control: Control) -> Step:
-    """One step of the search: from raw scores to parents and tokens."""
-    logits = scores.float()
-    if control.process is None and not control.trace.wanted and not beams.rules.sample:
-        chosen = beams.candidates(logits, logits.logsumexp(-1))
-    else:
-        edited = control.processed(ids, logits.log_softmax(-1))
-        control.trace.note(logits, edited)
-        chosen = beams.candidates(edited)
-    return beams.advance(*chosen, stopped(beams, control, *chosen[1:]))
 
-
-def stopped(beams: Beams, control: Control, parents: Int[Tensor, "B C"], tokens: Int[Tensor, "B C"]) -> Tensor | None:
+def stopped(
+    beams: Beams, control: Control, values: Float[Tensor, "B C"], parents: Int[Tensor, "B C"], tokens: Tensor
+) -> Tensor | None:
     """Which candidates something besides an end id or the length ends, [B, C]."""
     if control.stops is None:
         return None
-    told = control.stopped(beams.candidate_rows(parents, tokens))
+    told = control.stopped(beams.candidate_rows(values, parents, tokens))
     return None if told is None else told.view_as(tokens)

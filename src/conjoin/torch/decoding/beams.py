@@ -5,6 +5,7 @@ not depend on its batch mates. Where a finished hypothesis is padded, we write t
 id where the pad id is 0.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,10 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from conjoin.torch.decoding.select import draw, is_any_of, top_k
+from conjoin.generation import FORBIDDEN
+from conjoin.torch.decoding.select import draw, drawable, is_any_of, top_k
 
-NEVER = -1.0e9
-"""Added to scores that must not win."""
+NEVER = -float("inf")
+"""Score of a place where no hypothesis stands."""
+NO_WORD = -1
+"""Stands for the word of a beam that no later group has to keep away from."""
+_LEAST = torch.finfo(torch.float32).min
+_LIKELY = torch.finfo(torch.float32).tiny
+"""A token that is not forbidden is never quite impossible: it is drawn before one that is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +34,7 @@ class BeamRules:
         prompt: Positions that were given.
         early_stopping: True ends a source when num_beams hypotheses are finished, False when the best running one can
             hardly win any more, "never" when it cannot.
+        grouped: These are the beams of one group of several.
     """
 
     num_beams: int
@@ -38,6 +46,7 @@ class BeamRules:
     length_penalty: float
     early_stopping: bool | Literal["never"]
     sample: bool = False
+    grouped: bool = False
 
     @property
     def candidates(self) -> int:
@@ -47,12 +56,17 @@ class BeamRules:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Finished hypotheses of every live source, best first, and where their tokens came from (if traced)."""
+    """Finished hypotheses of every live source, best first, and where their tokens came from (if traced).
+
+    Args:
+        filled: Places where one stands.
+    """
 
     ids: Int[Tensor, "B N L"]
     scores: Float[Tensor, "B N"]
     lengths: Int[Tensor, "B N"]
     origins: Int[Tensor, "B N O"] | None
+    filled: Bool[Tensor, "B N"]
 
 
 @dataclass(slots=True)
@@ -61,11 +75,13 @@ class Step:
 
     Args:
         done: Sources whose result no later step can change.
+        words: What the beams chose, the length aside; NO_WORD (in groups) where one chose nothing.
     """
 
     parents: Int[Tensor, " R"]
     tokens: Int[Tensor, " R"]
     done: Bool[Tensor, " B"]
+    words: Int[Tensor, "B N"]
 
 
 @dataclass(slots=True)
@@ -73,8 +89,12 @@ class Beams:
     """Running and finished hypotheses of every live source.
 
     Shapes: ids [B, N, L], scores [B, N], origins [B, N, L - prompt] (the row that each token came from).
+    A hypothesis that has ended, or whose every token is forbidden, does not run. Where fewer run than there are beams,
+    the best one stands in the places left over, with a score of -inf: whoever looks at rows sees running ones only.
+    In a source where none runs, the last ones stand on, with pads behind them.
 
     Args:
+        done: Sources whose result no later step can change.
         sources: How many there were at the start.
         places: Where the live ones stood then; None while none has left.
     """
@@ -88,6 +108,7 @@ class Beams:
     is_finished: Bool[Tensor, "B N"]
     improvable: Bool[Tensor, "B 1"]
     finished_lengths: Int[Tensor, "B N"]
+    done: Bool[Tensor, " B"]
     origins: Int[Tensor, "B N O"] | None = None
     finished_origins: Int[Tensor, "B N O"] | None = None
     sources: int = 0
@@ -118,6 +139,7 @@ class Beams:
             is_finished=torch.zeros(shape, dtype=torch.bool, device=device),
             improvable=torch.ones(batch, 1, dtype=torch.bool, device=device),
             finished_lengths=torch.full(shape, rules.prompt, device=device),
+            done=torch.zeros(batch, dtype=torch.bool, device=device),
             origins=lost,
             finished_origins=None if lost is None else lost.clone(),
             sources=batch,
@@ -126,7 +148,13 @@ class Beams:
     @property
     def found(self) -> Finished:
         """What has finished so far."""
-        return Finished(self.finished, self.finished_scores, self.finished_lengths, self.finished_origins)
+        lengths, origins = self.finished_lengths, self.finished_origins
+        return Finished(self.finished, self.finished_scores, lengths, origins, self.is_finished)
+
+    @property
+    def runs(self) -> Bool[Tensor, "B N"]:
+        """Places where a hypothesis runs."""
+        return (self.scores > FORBIDDEN) & ~self.done[:, None]
 
     @property
     def rows(self) -> Int[Tensor, "R t"]:
@@ -138,6 +166,8 @@ class Beams:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
+        The score of what is forbidden, or continues nothing, is at most FORBIDDEN. One that is NaN comes first.
+
         Args:
             scores: Log-probabilities of the next word, one row per beam; or, where all beams of a source are equal and
                 nothing is drawn, as at the first step, one row per source.
@@ -147,16 +177,26 @@ class Beams:
         rows, words = scores.shape[0] // batch, scores.shape[1]
         count = min(self.rules.candidates, width * words)
         if self.rules.sample:
-            total = (scores.view(batch, rows, -1) + self.scores[:, :, None]).flatten(1)
-            picked = draw(total.softmax(-1), count, self.places, self.sources)
-            return total.gather(1, picked), picked // words, picked % words
+            return self._drawn(self._total(scores.view(batch, rows, words)), count, words)
         few = min(count, words)
         best, tokens = top_k(scores, few)
         best = best if log_total is None else best - log_total[:, None]
-        best = (best.view(batch, rows, few) + self.scores[:, :, None]).flatten(1)
+        best = self._total(best.view(batch, rows, few))
         tokens = tokens.view(batch, rows, few).expand(batch, width, few).flatten(1)
         values, picked = best.topk(count)
         return values, picked // few, tokens.gather(1, picked)
+
+    def _total(self, scores: Float[Tensor, "B n k"]) -> Float[Tensor, "B Nk"]:
+        """Scores of hypotheses with one token more; -inf where none runs, whatever is written there."""
+        return torch.where(self.scores[:, :, None] > FORBIDDEN, scores + self.scores[:, :, None], NEVER).flatten(1)
+
+    def _drawn(self, total: Float[Tensor, "B NV"], count: int, words: int) -> tuple[Tensor, Tensor, Tensor]:
+        top = drawable(total.amax(1, keepdim=True))
+        fine = (total > FORBIDDEN) & (top > FORBIDDEN)
+        probabilities = torch.where(fine, total.softmax(-1).clamp(min=_LIKELY), (~(top > FORBIDDEN)).float())
+        picked = draw(probabilities, count, self.places, self.sources)
+        values = torch.where(top.isnan(), top, total.gather(1, picked))
+        return values, picked // words, picked % words
 
     def advance(
         self,
@@ -176,24 +216,48 @@ class Beams:
         """
         ends = is_any_of(tokens, self.rules.eos)
         ends = ends if stops is None else ends | stops
-        if rank is None:
-            rank = (values + ends.float() * NEVER).topk(self.rules.num_beams).indices
+        possible = values > FORBIDDEN
+        open_ = values.masked_fill(ends | ~possible, NEVER)
+        rank = open_.topk(self.rules.num_beams).indices if rank is None else rank
+        self.scores, words = open_.gather(1, rank), tokens.gather(1, rank)
+        chosen = words.masked_fill(self.scores == NEVER, NO_WORD) if self.rules.grouped else words
         if self.length + 1 >= self.rules.max_length:
-            ends = torch.ones_like(ends)
-        self._finish(values, parents, tokens, ends)
-        self.scores = (values + ends.float() * NEVER).gather(1, rank)
-        parents, tokens = parents.gather(1, rank), tokens.gather(1, rank)
+            ends, self.scores = torch.ones_like(ends), torch.full_like(self.scores, NEVER)
+        self._finish(values, parents, tokens, ends & possible)
+        parents, tokens = self._running(parents.gather(1, rank), words)
         self._continue(parents, tokens)
         self.length += 1
         self._update_improvable()
-        done = ~self.improvable[:, 0] | ends.all(1)
+        self.done = self.done | ~self.improvable[:, 0]
         if self.rules.early_stopping is True:
-            done = done | self.is_finished.all(1)
+            self.done = self.done | self.is_finished.all(1)
         offsets = torch.arange(len(parents), device=parents.device)[:, None] * self.rules.num_beams
-        return Step((parents + offsets).flatten(), tokens.flatten(), done)
+        return Step((parents + offsets).flatten(), tokens.flatten(), self.done, chosen)
 
-    def candidate_rows(self, parents: Tensor, tokens: Tensor) -> Int[Tensor, "C2 t"]:
-        """Ids of every candidate, for criteria that read text."""
+    def _running(self, parents: Int[Tensor, "B N"], tokens: Int[Tensor, "B N"]) -> tuple[Tensor, Tensor]:
+        """What goes on, the best first; it stands in the places of what does not, too."""
+        runs = self.scores > FORBIDDEN
+        if runs.device.type == "cpu" and bool(runs.all()):
+            return parents, tokens
+        some = runs[:, :1]
+        places = torch.arange(parents.shape[1], device=parents.device)
+        parents, tokens = (torch.where(runs, held, held[:, :1]) for held in (parents, tokens))
+        return torch.where(some, parents, places), torch.where(some, tokens, self.rules.pad)
+
+    def finished_now(self) -> list[set[tuple[int, ...]]]:
+        """The hypotheses of every source that the last step finished."""
+        ended = (self.is_finished & (self.finished_lengths == self.length)).tolist()
+        return [
+            {tuple(row[: self.length].tolist()) for row, now in zip(rows, told, strict=True) if now}
+            for rows, told in zip(self.finished, ended, strict=True)
+        ]
+
+    def candidate_rows(self, values: Tensor, parents: Tensor, tokens: Tensor) -> Int[Tensor, "C2 t"]:
+        """Ids of every candidate, for criteria that read text; the best one's in the places of forbidden ones."""
+        possible, first = values > FORBIDDEN, values.argmax(1, keepdim=True)
+        some = possible.gather(1, first)
+        parents, tokens = (torch.where(possible, held, held.gather(1, first)) for held in (parents, tokens))
+        parents, tokens = torch.where(some, parents, 0), torch.where(some, tokens, self.rules.pad)
         return torch.cat((gather_beams(self.running[:, :, : self.length], parents), tokens[..., None]), 2).flatten(0, 1)
 
     def _finish(self, values: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
@@ -202,12 +266,12 @@ class Beams:
         ended = ends[:, :count]
         if ended.device.type == "cpu" and not ended.any():
             return
-        generated = self.length + 1 - self.rules.prompt
-        scores = values[:, :count] / generated**self.rules.length_penalty
+        scores = values[:, :count] / self._divisor(self.length + 1)
         frozen = ~self.improvable
         if self.rules.early_stopping is True:
             frozen = frozen | self.is_finished.all(1, keepdim=True)
-        scores = scores + (frozen | ~ended).float() * NEVER
+        ended = ended & ~frozen
+        scores = torch.where(ended, scores.clamp(min=_LEAST), NEVER)
         merged = torch.cat((self.finished_scores, scores), 1)
         self.finished_scores, picked = merged.topk(count)
         self.is_finished = torch.cat((self.is_finished, ended), 1).gather(1, picked)
@@ -242,10 +306,16 @@ class Beams:
         """Whether the best running hypothesis may still beat the worst finished one."""
         rules = self.rules
         furthest = rules.early_stopping == "never" and rules.length_penalty > 0.0
-        length = (rules.max_length if furthest else self.length) - rules.prompt
-        best = self.scores.max(1, keepdim=True).values / length**rules.length_penalty
+        best = self.scores.max(1, keepdim=True).values / self._divisor(rules.max_length if furthest else self.length)
         worst = torch.where(self.is_finished, self.finished_scores.min(1, keepdim=True).values, NEVER)
         self.improvable = self.improvable & (best > worst).any(1, keepdim=True)
+
+    def _divisor(self, length: int) -> float:
+        """What scores of such a length are divided by."""
+        try:
+            return max((length - self.rules.prompt) ** self.rules.length_penalty, sys.float_info.min)
+        except OverflowError:
+            return sys.float_info.max
 
     def keep(self, order: list[int]) -> None:
         """Keep these sources, in this order."""
@@ -259,6 +329,7 @@ class Beams:
             "is_finished",
             "improvable",
             "finished_lengths",
+            "done",
             "origins",
             "finished_origins",
             "places",
@@ -271,3 +342,8 @@ class Beams:
 def gather_beams(held: Tensor, beams: Tensor) -> Tensor:
     """held[b, beams[b, i]] for every i."""
     return held.gather(1, beams[..., None].expand(*beams.shape, held.shape[2]))
+
+
+def best_of(values: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """The best candidate's score of every source; NaN where scores are not numbers."""
+    return drawable(values.amax(1))

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.errors import ConjoinWarning
-from conjoin.generation import AnyOf, Constraint, Phrase
-from conjoin.torch.decoding.beams import NEVER, BeamRules, Beams, Step
+from conjoin.generation import FORBIDDEN, AnyOf, Constraint, Phrase
+from conjoin.torch.decoding.beams import NEVER, BeamRules, Beams, Step, best_of
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.results import Live
@@ -163,9 +163,11 @@ class _Search:
             The words to read next; None where the search is over.
         """
         logits = scores.float()
-        edited = self.control.processed(self.beams.rows, logits.log_softmax(-1))
+        edited = self.control.processed(self.beams.rows, logits.log_softmax(-1), self.beams.runs.flatten())
         self.control.trace.note(logits, edited)
-        step = self._advance(self._candidates(edited))
+        found = self._candidates(edited)
+        self.live.see(self._best(edited), self.beams.length, self.beams.done, self.beams)
+        step = self._advance(found)
         self.live.emitted.put(self.beams)
         if self.live.is_over(self.beams.length, step.done):
             return None
@@ -179,10 +181,15 @@ class _Search:
         self.control.select(rows)
         return step.tokens[rows]
 
+    def _best(self, log_probs: Float[Tensor, "R V"]) -> Float[Tensor, " B"]:
+        totals = log_probs.amax(-1).view_as(self.beams.scores) + self.beams.scores
+        return best_of(torch.where(self.beams.runs, totals, NEVER))
+
     def _candidates(self, log_probs: Float[Tensor, "R V"]) -> list[list[_Candidate]]:
         """Per source: the best continuations, the best of each beam, and those that bring a phrase forward."""
         beams, words = self.rules.num_beams, log_probs.shape[1]
         totals = (log_probs + self.beams.scores.reshape(-1, 1)).view(-1, beams * words)
+        totals = totals.masked_fill(~self.beams.runs.repeat_interleave(words, 1), NEVER)
         best = top_k(totals, min(self.rules.candidates, beams * words))[1]
         own = top_k(log_probs, min(1 + len(self.rules.eos), words))[1]  # one of them at least does not end
         own = (own.view(len(totals), beams, -1) + torch.arange(beams, device=own.device)[:, None] * words).flatten(1)
@@ -210,7 +217,7 @@ class _Search:
         filler = _Candidate(float("-inf"), 0, self.rules.pad, self.states[0][0], False)
         rows: list[list[_Candidate]] = []
         for candidates in self._stopped(found):
-            ended, running = _choose([c for c in candidates if c.value > NEVER / 2], count, last)
+            ended, running = _choose([c for c in candidates if c.value > FORBIDDEN], count, last)
             rows.append([*_filled(ended, filler, count), *_filled(running, filler, count)])
         self.states = [[c.progress for c in row[count:]] for row in rows]
         values = torch.tensor([[c.value for c in row] for row in rows], device=device)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
 from conjoin.torch.decoding.reader import Reader, choose_rows
 from conjoin.torch.decoding.rows import Rows
-from conjoin.torch.decoding.select import top_k
+from conjoin.torch.decoding.select import drawable, top_k
 
 
 def contrastive_search(
@@ -36,7 +36,7 @@ def contrastive_search(
     scores = reader.decoder.score(hidden[:, -1])
     reader.expand(k)
     while True:
-        candidates, likely = _candidates(rows.ids, scores.float(), control, k)
+        candidates, likely = _candidates(rows, scores.float(), control, k)
         read = reader.read(candidates.flatten()[:, None])[:, 0].view(*candidates.shape, -1)
         chosen = _choose(likely, read, states[:, : rows.length], alpha)
         here = read.gather(1, chosen[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
@@ -52,6 +52,7 @@ def contrastive_search(
             states, here = _drop_finished(reader, rows, control, states, here)
         scores = reader.decoder.score(here)
     reader.records = reader.records[: rows.steps]  # the word taken last is not read on from
+    control.watch.look()
     control.end_stream()
     return Decoded(sequences=rows.result())
 
@@ -75,6 +76,7 @@ def _drop_finished(
     reader: Reader, rows: Rows, control: Control, states: Float[Tensor, "B L D"], here: Float[Tensor, "B D"]
 ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b D"]]:
     """Take finished sources out of the batch; returns the others' states."""
+    control.watch.look()
     alive = rows.alive()
     if len(alive) == len(here):
         return states, here
@@ -85,12 +87,13 @@ def _drop_finished(
 
 
 def _candidates(
-    ids: Int[Tensor, "B t"], logits: Float[Tensor, "B V"], control: Control, k: int
+    rows: Rows, logits: Float[Tensor, "B V"], control: Control, k: int
 ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
     """The k likeliest words and their probabilities."""
-    edited = control.processed(ids, logits)
+    edited = control.processed(rows.ids, logits, ~rows.ended)
     control.trace.note(logits, edited)
     values, candidates = top_k(edited, k)
+    control.watch.see(drawable(values[:, 0]), rows.length, lambda: rows.ended, rows.sources)
     return candidates, (values - edited.logsumexp(-1, keepdim=True)).exp()
 
 

@@ -7,13 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.decoding.beam_search import stopped
-from conjoin.torch.decoding.beams import BeamRules, Beams, Finished, gather_beams
+from conjoin.torch.decoding.beams import NEVER, NO_WORD, BeamRules, Beams, Finished, best_of, gather_beams
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.results import Live
-
-NO_WORD = -1
-"""Stands for the word of a beam that no later group has to keep away from."""
 
 
 def diverse_beam_search(
@@ -30,7 +27,8 @@ def diverse_beam_search(
 
     At each step the groups choose one after another. Processors run once per group, on its rows, and are told which
     words the earlier groups' beams chose; HammingDiversity, in its place among them, lowers these. A group that is done
-    goes on unseen: it keeps nobody from its words.
+    goes on unseen: it keeps nobody from its words. What one group finishes, no later group finishes too (transformers 4
+    returns such a hypothesis twice).
 
     Args:
         groups: Each has num_beams / groups beams.
@@ -58,7 +56,7 @@ class _Search:
     ) -> None:
         self.reader, self.rules, self.control = reader, rules, control
         self.size = rules.num_beams // groups
-        inner = replace(rules, num_beams=self.size)
+        inner = replace(rules, num_beams=self.size, grouped=True)
         self.groups = [Beams.start(prompt, inner, trace=control.trace.origins) for _ in range(groups)]
         self.done = torch.zeros(len(prompt), groups, dtype=torch.bool, device=prompt.device)
         self.live = Live(reader, prompt, rules, control, returned)
@@ -94,20 +92,44 @@ class _Search:
         log_probs = logits.log_softmax(-1).view(sources, len(self.groups), size, -1)
         starts = torch.arange(sources, device=logits.device)[:, None]
         taken = torch.full((sources, beams), NO_WORD, device=logits.device)
-        parents, tokens, edited = [], [], []
+        parents, tokens, edited, best = [], [], [], []
+        done = self.done.all(1)
         for index, group in enumerate(self.groups):
             scores = log_probs[:, index].flatten(0, 1)
-            scores = self.control.processed(group.rows, scores, current_tokens=taken.flatten(), beam_group_idx=index)
-            chosen = group.candidates(scores)
-            step = group.advance(*chosen, stopped(group, self.control, *chosen[1:]))
-            words = step.tokens.view(sources, size)
-            taken[:, index * size : (index + 1) * size] = words.masked_fill(self.done[:, index, None], NO_WORD)
+            others = {"current_tokens": taken.flatten(), "beam_group_idx": index}
+            scores = self.control.processed(group.rows, scores, group.runs.flatten(), **others)
+            chosen = group.candidates(self._unlike_earlier(index, scores))
+            best.append(best_of(chosen[0]))
+            step = group.advance(*chosen, stopped(group, self.control, *chosen))
+            words = step.words.masked_fill(self.done[:, index, None], NO_WORD)
+            taken[:, index * size : (index + 1) * size] = words
             self.done[:, index] |= step.done
             parents.append(step.parents.view(sources, size) + starts * (beams - size) + index * size)
-            tokens.append(words)
+            tokens.append(step.tokens.view(sources, size))
             edited.append(scores.view(sources, size, -1))
+        self.live.see(torch.stack(best).amax(0), self.groups[0].length - 1, done, *self.groups)
         self.control.trace.note(logits, torch.cat(edited, 1).flatten(0, 1))
         return torch.cat(parents, 1), torch.cat(tokens, 1)
+
+    def _unlike_earlier(self, index: int, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """A group's scores, without what would end as a hypothesis that an earlier group finished at this step."""
+        group = self.groups[index]
+        found = [each.finished_now() for each in self.groups[:index]]
+        if not any(map(any, found)):
+            return scores
+        rows = [tuple(row) for row in group.rows.tolist()]
+        ends = [{hypothesis for each in found for hypothesis in each[source]} for source in range(len(group.scores))]
+        taken = [
+            (row, hypothesis[-1])
+            for row, ids in enumerate(rows)
+            for hypothesis in ends[row // self.size]
+            if hypothesis[:-1] == ids
+        ]
+        if not taken:
+            return scores
+        scores = scores.clone()
+        scores[[row for row, _ in taken], [word for _, word in taken]] = NEVER
+        return scores
 
     def merged(self) -> Finished:
         """Finished hypotheses of all groups, best first."""
@@ -119,6 +141,7 @@ class _Search:
             scores,
             torch.cat([each.lengths for each in found], 1).gather(1, order),
             None if origins is None else gather_beams(origins, order),
+            torch.cat([each.filled for each in found], 1).gather(1, order),
         )
 
     def _origins(self) -> Int[Tensor, "B N O"] | None:

@@ -1,5 +1,6 @@
 """Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
 
+import math
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
@@ -59,7 +60,7 @@ class CopyDrafter:
             self.pause -= 1
             return [], None
         share = self.accepted / (self.accepted + self.cut)
-        return self._lookup(ids, min(most, paying_length(share, self.most))), None
+        return self._lookup(ids, paying_length(share, min(most, self.most))), None
 
     def _lookup(self, ids: list[int], count: int) -> list[int]:
         for size in range(min(self.longest, len(ids)), 0, -1):
@@ -158,6 +159,11 @@ class ModelDrafter:
         fresh = ids[self.reader.cache.length :]
         for _ in range(min(most, self.size, self._room(len(ids)))):
             scores = self._read(fresh)
+            if not math.isfinite(float(scores.amax())):
+                raise GenerationError(
+                    "assistant_model's scores are not numbers (NaN or infinity).",
+                    hint="check its weights, or leave it out.",
+                )
             probabilities = scores.softmax(-1)
             word = int(torch.multinomial(probabilities, 1) if self.randomly else scores.argmax(-1))
             draft.append(word)

@@ -1,7 +1,7 @@
 """generate: from a user's call to the loop that its mode asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,16 +19,20 @@ from conjoin.generation import (
     ConstrainedBeams,
     Contrastive,
     CopySpeculation,
+    DeadEnd,
     DiverseBeams,
     Greedy,
     ModelFacts,
     Outputs,
     Request,
     Sampling,
+    Stream,
     collect,
+    dead_end_error,
     processor_plan,
     resolve_asked,
     resolve_tokens,
+    tell_fewer,
 )
 from conjoin.join import special_tokens
 from conjoin.torch.cache import KVCache
@@ -45,6 +49,7 @@ from conjoin.torch.decoding.prompt import Given, encode, take_inputs, target_pro
 from conjoin.torch.decoding.reader import Reader, Sources
 from conjoin.torch.decoding.sample import sample
 from conjoin.torch.decoding.speculative import speculate
+from conjoin.torch.decoding.watch import Watch
 from conjoin.torch.processors import build_processors
 from conjoin.torch.stopping import build_stopping
 
@@ -75,6 +80,22 @@ def generate(
     **keywords: Any,
 ) -> Int[Tensor, "R t"] | GenerateOutput:
     """See EncoderDecoderModel.generate."""
+    callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer)
+    if streamer is None:
+        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
+    with Stream(streamer) as stream:
+        callers = replace(callers, streamer=stream)
+        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
+
+
+def _generate(
+    model: "EncoderDecoderModel",
+    inputs: Int[Tensor, "B S"] | None,
+    generation_config: Any | None,
+    assistant_model: "EncoderDecoderModel | None",
+    callers: "_Callers",
+    keywords: dict[str, Any],
+) -> Int[Tensor, "R t"] | GenerateOutput:
     given = take_inputs(inputs, keywords)
     asked = collect(model.generation_config, keywords, generation_config)
     tokens = resolve_tokens(asked, special_tokens(model.config))
@@ -90,28 +111,29 @@ def generate(
             prompt_length=prompt.shape[1],
             batch_size=given.batch,
             source_ids=given.ids is not None,
-            tokenizer=tokenizer is not None,
+            tokenizer=callers.tokenizer is not None,
             assistant=assistant_model is not None,
-            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn is not None,
-            streamer=streamer is not None,
+            prefix_allowed_tokens_fn=callers.prefix_fn is not None,
+            streamer=callers.streamer is not None,
         ),
     )
-    if streamer is not None and given.batch * request.num_return_sequences > 1:
+    if callers.streamer is not None and given.batch * request.num_return_sequences > 1:
         raise GenerationError(
             f"A streamer follows one result, but {given.batch} sources with {request.num_return_sequences} results "
             "each are asked for.",
             hint="call generate() source by source, or leave the streamer out.",
         )
-    callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, streamer, tokenizer)
     # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
     with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
         sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
         cache = usable_cache(given.cache, prompt, request.mode)
         run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
         decoded = run.decode()
+    tell_fewer(decoded.counts, request.num_return_sequences)
     if not request.outputs.as_dict:
         return decoded.sequences.clone()
-    return output_of(request.outputs, decoded, encoded, run.traces, run.readers)
+    returned = request.num_return_sequences
+    return output_of(request.outputs, decoded, encoded, run.traces, run.readers, returned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +145,11 @@ class _Callers:
     prefix_fn: Callable[[int, Tensor], list[int]] | None
     streamer: Streamer | None
     tokenizer: Any | None
+
+    @property
+    def any(self) -> bool:
+        """Whether something is called that must not see what cannot go on."""
+        return any(each is not None for each in (self.processors, self.criteria, self.prefix_fn, self.streamer))
 
 
 class _Run:
@@ -225,6 +252,7 @@ class _Run:
             custom=callers.processors,
             device=device,
         )
+        patience = 1 if device.type == "cpu" else GPU_PATIENCE
         stops = build_stopping(request, tokenizer=callers.tokenizer, extra=callers.criteria)
         if callers.streamer is not None:
             callers.streamer.put(self.prompt.cpu())
@@ -233,8 +261,13 @@ class _Run:
             stops=stops if len(stops) else None,
             streamer=callers.streamer,
             trace=self.trace(),
-            patience=1 if device.type == "cpu" else GPU_PATIENCE,
+            patience=patience,
+            watch=Watch(self._dead_ends, 1 if callers.any else patience),
         )
+
+    def _dead_ends(self, ends: list[DeadEnd]) -> Exception:
+        custom = bool(self.callers.processors)
+        return dead_end_error(ends, processor_plan(self.request), prompt=self.limits.prompt, custom=custom)
 
     def trace(self) -> Trace:
         """A new trace of what the request wants collected."""

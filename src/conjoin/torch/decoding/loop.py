@@ -1,12 +1,14 @@
 """What every decoding loop shares: its limits, what it calls at each step, and what it collects."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.generation import DeadEnd
+from conjoin.torch.decoding.watch import Watch
 from conjoin.torch.processors import LogitsProcessorList
 from conjoin.torch.stopping import StoppingCriteriaList
 
@@ -74,6 +76,7 @@ class Control:
         process: Edit scores [R, V] given ids [R, t]; None where there is nothing to edit.
         stops: Says which rows of ids [R, t] end, besides end ids and length; None where nothing else ends a row.
         patience: Steps between two looks at whether all rows have ended; more than 1 keeps a GPU from waiting.
+        watch: Raises where a row cannot go on.
     """
 
     process: LogitsProcessorList | None = None
@@ -81,6 +84,7 @@ class Control:
     streamer: Streamer | None = None
     trace: Trace = field(default_factory=Trace)
     patience: int = 1
+    watch: Watch = field(default_factory=lambda: Watch(_untold))
 
     @property
     def rows_may_leave(self) -> bool:
@@ -100,13 +104,25 @@ class Control:
     def for_source(self, index: int, trace: Trace) -> "Control":
         """The same for one source, decoded on its own."""
         rows = torch.tensor([index])
-        return replace(self, process=None if self.process is None else self.process.for_rows(rows), trace=trace)
+        process = None if self.process is None else self.process.for_rows(rows)
+        return replace(self, process=process, trace=trace, watch=replace(self.watch, first=index))
 
-    def processed(self, ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"], **extra: Any) -> Float[Tensor, "R V"]:
-        """Scores after every processor; the given ones may be edited in place, unless they are collected."""
+    def processed(
+        self,
+        ids: Int[Tensor, "R t"],
+        scores: Float[Tensor, "R V"],
+        live_rows: Bool[Tensor, " R"] | None = None,
+        **extra: Any,
+    ) -> Float[Tensor, "R V"]:
+        """Scores after every processor; the given ones may be edited in place, unless they are collected.
+
+        Args:
+            live_rows: Rows that go on; all of them if missing.
+        """
         if self.process is None:
             return scores
-        return self.process(ids, scores if self.trace.logits is None else scores.clone(), **extra)
+        scores = scores if self.trace.logits is None else scores.clone()
+        return self.process(ids, scores, live_rows=live_rows, **extra)
 
     def stopped(self, ids: Int[Tensor, "R t"]) -> Bool[Tensor, " R"] | None:
         """Rows that end for another reason than an end id or the length."""
@@ -126,12 +142,17 @@ class Control:
             self.streamer.end()
 
 
+def _untold(ends: list[DeadEnd]) -> NoReturn:
+    raise AssertionError(ends)
+
+
 @dataclass(slots=True, kw_only=True)
 class Decoded:
     """What a loop returns.
 
     Args:
         sequences: [R, t], rows of one source side by side, best first; padded behind their ends.
+        counts: Results of each source, of beams; no more than were asked for.
         scores: [R], of beams: log-probability over length ** length_penalty.
         origins: [R, t - prompt], the row that each token came from; -1 behind the end.
     """
@@ -139,3 +160,4 @@ class Decoded:
     sequences: Int[Tensor, "R t"]
     scores: Float[Tensor, " R"] | None = None
     origins: Int[Tensor, "R o"] | None = None
+    counts: list[int] | None = None

@@ -41,12 +41,15 @@ class Generates(PreparesInputs, WithGenerationConfig, RemembersFresh):
             inputs: Source ids.
             generation_config: Settings of this call, as a GenerationConfig, ours or transformers', or a dict. Keywords
                 win over it, it wins over the model's own.
-            logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for.
+            logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for. In
+                the places of beams that have ended they see a live one of the source; a source that has ended goes on
+                with pads, without being listened to.
                 Finished sources leave the batch otherwise; with these all rows stay in their place, unless every
                 processor has a `select(rows)` that tells it which rows are left.
-            prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow.
+            prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow; asked about live rows only.
             assistant_model: A smaller joined model that drafts.
-            streamer: Gets tokens as they are certain: of beams, what all that may still win have in common.
+            streamer: Gets tokens as they are certain: of beams, what all that may still win have in common. It hears of
+                the end once, of an error too.
             keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
                 decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer; and
                 past_key_values, which an earlier call kept of decoder_input_ids' first words. It stays as it is.
@@ -55,9 +58,12 @@ class Generates(PreparesInputs, WithGenerationConfig, RemembersFresh):
         Returns:
             Ids [B * num_return_sequences, t], start id included, the pad id behind their ends (transformers' beams
             write the end id there where the pad id is 0); or an output object with `return_dict_in_generate=True`.
+            Beams return each hypothesis once: where a source has fewer than asked for, its rows are fewer, a warning
+            says so, and `results_per_source` of the output object says how many.
 
         Raises:
-            GenerationError: settings that are unknown, contradict each other or cannot be honoured.
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured, or that leave a row
+                no token; or scores that are not numbers.
         """
         model = cast("EncoderDecoderModel", self)
         self.warn_of_fresh(lambda: plain_state(model))

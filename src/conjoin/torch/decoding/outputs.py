@@ -45,10 +45,11 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     """Result of decoding with beams.
 
     Args:
-        sequences: [R, t], prompt included. Behind the end of a hypothesis stands the pad id; transformers writes the
-            end id where the pad id is 0.
+        sequences: [R, t], prompt included; R = sources * num_return_sequences, or fewer. Behind the end of a hypothesis
+            stands the pad id; transformers writes the end id where the pad id is 0.
         sequences_scores: [R], log-probability / length ** length_penalty.
         beam_indices: [R, t - prompt], the beam row that each token came from; -1 behind the end.
+        results_per_source: [B], where a source has fewer results than were asked for; else missing.
     """
 
     sequences: Int[Tensor, "R t"] | None = None
@@ -56,6 +57,7 @@ class GenerateBeamEncoderDecoderOutput(ModelOutput):
     scores: tuple[Tensor, ...] | None = None
     logits: tuple[Tensor, ...] | None = None
     beam_indices: Int[Tensor, "R o"] | None = None
+    results_per_source: Int[Tensor, " B"] | None = None
     encoder_attentions: Layers | None = None
     encoder_hidden_states: Layers | None = None
     decoder_attentions: tuple[Layers, ...] | None = None
@@ -68,11 +70,17 @@ GenerateOutput = GenerateEncoderDecoderOutput | GenerateBeamEncoderDecoderOutput
 
 
 def output_of(
-    outputs: Outputs, decoded: Decoded, encoded: EncoderOutput, traces: list[Trace], readers: list[Reader]
+    outputs: Outputs,
+    decoded: Decoded,
+    encoded: EncoderOutput,
+    traces: list[Trace],
+    readers: list[Reader],
+    returned: int,
 ) -> GenerateOutput:
     """Everything that was collected, under transformers' names.
 
     Args:
+        returned: Results that were asked for, per source.
         traces, readers: One for all sources; or one for each, where sources were decoded on their own.
     """
     records = [record for reader in readers for record in reader.records]
@@ -90,7 +98,11 @@ def output_of(
     if decoded.scores is None:
         return GenerateEncoderDecoderOutput(**common)
     scores = decoded.scores if outputs.scores else None
-    return GenerateBeamEncoderDecoderOutput(**common, sequences_scores=scores, beam_indices=decoded.origins)
+    counts = decoded.counts
+    per_source = None if counts is None or len({*counts, returned}) == 1 else torch.tensor(counts)
+    return GenerateBeamEncoderDecoderOutput(
+        **common, sequences_scores=scores, beam_indices=decoded.origins, results_per_source=per_source
+    )
 
 
 def _merged(collected: list[list[Tensor] | None]) -> tuple[Tensor, ...]:

@@ -1,9 +1,10 @@
 """Where beam searches put what they found, and which sources they still work on."""
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin.generation import FORBIDDEN
 from conjoin.torch.decoding.beams import BeamRules, Beams, Finished
 from conjoin.torch.decoding.loop import Control, Decoded
 from conjoin.torch.decoding.reader import Reader
@@ -18,6 +19,7 @@ class Results:
         self.sequences = torch.full((*shape, rules.max_length), rules.pad, dtype=torch.long, device=device)
         self.scores = torch.zeros(shape, device=device)
         self.lengths = torch.zeros(shape, dtype=torch.long, device=device)
+        self.filled = torch.zeros(shape, dtype=torch.bool, device=device)
         self.origins = torch.full((*shape, rules.max_length - rules.prompt), -1, device=device) if trace else None
         self.prompt = rules.prompt
 
@@ -27,16 +29,19 @@ class Results:
         self.sequences[sources] = found.ids[which, :count]
         self.scores[sources] = found.scores[which, :count]
         self.lengths[sources] = found.lengths[which, :count]
+        self.filled[sources] = found.filled[which, :count]
         if self.origins is not None and found.origins is not None:
             self.origins[sources] = found.origins[which, :count]
 
     def decoded(self) -> Decoded:
-        """All hypotheses, cut to the longest; behind an end stands the pad id."""
-        longest = int(self.lengths.max())
+        """All hypotheses, cut to the longest; behind an end stands the pad id. Places without one are left out."""
+        filled = self.filled
+        longest = int(self.lengths[filled].max())
         return Decoded(
-            sequences=self.sequences.flatten(0, 1)[:, :longest],
-            scores=self.scores.flatten(),
-            origins=None if self.origins is None else self.origins.flatten(0, 1)[:, : longest - self.prompt],
+            sequences=self.sequences[filled][:, :longest],
+            scores=self.scores[filled],
+            origins=None if self.origins is None else self.origins[filled][:, : longest - self.prompt],
+            counts=filled.sum(1).tolist(),
         )
 
 
@@ -59,8 +64,27 @@ class Live:
         """Whether no source can change any more."""
         return length >= self.rules.max_length or (self._looks(length) and bool(done.all()))
 
+    def see(self, best: Float[Tensor, " B"], length: int, done: Bool[Tensor, " B"], *searches: Beams) -> None:
+        """See that every source has a candidate, or has found something.
+
+        Args:
+            best: The score of the best candidate that `searches` have.
+            length: Tokens of the hypotheses that it continues.
+            done: Sources that needed none.
+
+        Raises:
+            GenerationError: a source has neither, or scores that are not numbers.
+        """
+
+        def over() -> Bool[Tensor, " B"]:
+            found = torch.stack([each.is_finished.any(1) for each in searches]).any(0)
+            return done | (found & ~best.isnan())
+
+        self.control.watch.see(best, length, over, lambda: self.sources)
+
     def finish(self, found: Finished) -> Decoded:
         """Store what is left; everything that was found."""
+        self.control.watch.look()
         self.results.take(self.sources, found, torch.arange(len(self.sources), device=self.sources.device))
         self.emitted.end(found)
         return self.results.decoded()
@@ -71,6 +95,7 @@ class Live:
 
     def let_go(self, found: Finished, done: Bool[Tensor, " B"]) -> list[int]:
         """Take sources that are done out of the batch; the order in which the others now stand."""
+        self.control.watch.look()
         gone = done.nonzero().squeeze(1)
         self.results.take(self.sources[gone], found, gone)
         order = self.reader.keep((~done).nonzero().squeeze(1).tolist())
@@ -92,7 +117,7 @@ class Emitted:
         """Emit what all hypotheses that may still win have in common, of one source."""
         if self.control.streamer is None:
             return
-        running = [row[: each.length] for each in searches for row in each.running[0][each.scores[0] > -1.0e8]]
+        running = [row[: each.length] for each in searches for row in each.running[0][each.scores[0] > FORBIDDEN]]
         finished = [
             each.finished[0, 0, : int(each.finished_lengths[0, 0])]  # sorted: no other finished one can win
             for each in searches

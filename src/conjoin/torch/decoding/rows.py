@@ -66,6 +66,11 @@ class Rows:
         if stopped is not None:
             self.ended = self.ended | stopped
 
+    def sources(self) -> Int[Tensor, " R"]:
+        """The source of each row that is in the batch."""
+        places = torch.arange(self.count, device=self.ended.device) if self.places is None else self.places
+        return places // self.copies
+
     def alive(self) -> list[int]:
         """Sources that have a row that goes on."""
         return (~self.ended.view(-1, self.copies).all(1)).nonzero().squeeze(1).tolist()

@@ -3,26 +3,37 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conjoin.errors import GenerationError
+from conjoin.generation import FORBIDDEN
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
 from conjoin.torch.decoding.reader import Reader, block_rows
 from conjoin.torch.decoding.rows import Rows
-from conjoin.torch.decoding.select import best, draw
+from conjoin.torch.decoding.select import best, draw, drawable
+from conjoin.torch.decoding.watch import Watch
 
 
-def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows) -> Int[Tensor, " R"]:
-    """A word of every row, drawn from the softmax of its scores.
+def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
+    """A word of every row, drawn from the softmax of its scores; any word where the row has ended.
 
     Raises:
-        GenerationError: a row's scores are all -inf or hold NaN: the settings leave no word to draw.
+        GenerationError: a row's scores hold NaN or infinity, or every word is forbidden.
     """
+    top = drawable(scores.amax(-1))
+    watch.see(top, rows.length, lambda: rows.ended, rows.sources)
     probabilities = scores.softmax(-1)
-    if scores.device.type == "cpu" and bool(probabilities.isnan().any()):
-        raise GenerationError(
-            "There is no word to draw: the processors left none, or the scores are not numbers.",
-            hint="loosen bad_words_ids, suppress_tokens or prefix_allowed_tokens_fn; check the model for NaN.",
-        )
+    if scores.device.type != "cpu" or not bool(top.min() > FORBIDDEN):
+        probabilities = probabilities.masked_fill(~(top > FORBIDDEN)[:, None], 1.0)
     return draw(probabilities, 1, rows.places, rows.count).squeeze(1)
+
+
+def pick_best(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
+    """The likeliest word of every row.
+
+    Raises:
+        GenerationError: a row's scores hold NaN, or every word is forbidden.
+    """
+    tokens = best(scores)
+    watch.see(scores.gather(1, tokens[:, None]).squeeze(1), rows.length, lambda: rows.ended, rows.sources)
+    return tokens
 
 
 def sample(
@@ -47,9 +58,9 @@ def sample(
     scores = reader.first_scores(prompt, mask, copies, together=control.rows_may_leave)
     while True:
         logits = scores.float()
-        edited = control.processed(rows.ids, logits)
+        edited = control.processed(rows.ids, logits, ~rows.ended)
         control.trace.note(logits, edited)
-        tokens = rows.add(pick_randomly(edited, rows) if randomly else best(edited))
+        tokens = rows.add((pick_randomly if randomly else pick_best)(edited, rows, control.watch))
         control.put(tokens)
         rows.end(tokens, control.stopped(rows.ids))
         if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):
@@ -57,12 +68,14 @@ def sample(
         if control.rows_may_leave and control.looks(rows.steps):
             tokens = _drop_finished(reader, rows, control, tokens)
         scores = reader.scores(tokens[:, None])
+    control.watch.look()
     control.end_stream()
     return Decoded(sequences=rows.result())
 
 
 def _drop_finished(reader: Reader, rows: Rows, control: Control, tokens: Int[Tensor, " R"]) -> Int[Tensor, " r"]:
     """Take sources whose rows have all ended out of the batch; returns the others' tokens."""
+    control.watch.look()
     alive = rows.alive()
     if len(alive) * rows.copies == len(tokens):
         return tokens

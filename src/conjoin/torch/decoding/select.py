@@ -31,7 +31,7 @@ def top_k(scores: Float[Tensor, "R V"], k: int) -> tuple[Float[Tensor, "R k"], I
 
 
 def best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
-    """torch.argmax, the first of equals, in two stages: finding a maximum is faster than finding where it is."""
+    """torch.argmax, the first of equals, or a NaN, in two stages: a maximum is found faster than its place."""
     words = scores.shape[1]
     if scores.device.type != "cpu" or words < _SMALL:
         return scores.argmax(-1)
@@ -45,7 +45,12 @@ def best(scores: Float[Tensor, "R V"]) -> Int[Tensor, " R"]:
     if tail.shape[1] == 0:
         return found
     behind, where = tail.max(-1)
-    return torch.where(behind > inner.amax(-1), where + blocks * _BLOCK, found)
+    return torch.where((behind > inner.amax(-1)) | behind.isnan(), where + blocks * _BLOCK, found)
+
+
+def drawable(best: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The best score of each row, NaN for infinity: a softmax over infinity is none."""
+    return best.masked_fill(best == torch.inf, torch.nan)
 
 
 def draw(

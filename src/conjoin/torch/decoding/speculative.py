@@ -7,6 +7,7 @@ from torch import Tensor
 from conjoin.torch.decoding.drafters import Drafter
 from conjoin.torch.decoding.loop import Control, Decoded, Limits
 from conjoin.torch.decoding.reader import Reader, split_record
+from conjoin.torch.decoding.select import drawable
 
 
 def speculate(
@@ -44,6 +45,7 @@ def speculate(
             record = reader.records.pop()
             reader.records += split_record(record, len(fresh), len(ids) - known, known - len(fresh))
         fresh = ids[-1:]
+    control.watch.look()
     control.end_stream()
     return Decoded(sequences=torch.tensor([ids], device=prompt.device))
 
@@ -87,15 +89,23 @@ class _Checker:
         self.control = control
         self.randomly = randomly
         plain = control.process is None and not randomly and not control.trace.wanted
-        self.best: list[int] | None = scores.argmax(-1).tolist() if plain else None
+        self.best: tuple[Tensor, list[int]] | None = None
+        if plain:
+            values, words = scores.max(-1)
+            self.best = values, words.tolist()
 
     def word(self, position: int, ids: list[int], guess: int | None, drawn: Tensor | None) -> int:
         """The word at a position, given what stands before it."""
         if self.best is not None:
-            return self.best[position]
+            values, words = self.best
+            self.control.watch.see(values[position : position + 1], len(ids))
+            return words[position]
         logits = self.scores[position : position + 1].float()
         edited = self.control.processed(torch.tensor([ids], device=logits.device), logits)
         self.control.trace.note(logits, edited)
+        top = edited.amax(-1)
+        self.control.watch.see(drawable(top) if self.randomly else top, len(ids))
+        self.control.watch.look()
         if not self.randomly:
             return int(edited.argmax(-1))
         return _draw(edited[0].softmax(-1), guess, drawn)
