@@ -22,7 +22,7 @@ FUZZ_ARGS ?= --seconds 60
 # Tests of everything that C++ of ours reads or writes.
 SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py test_linear_grad.py \
   test_linear_odd.py test_quantized_cache.py
-SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1
+SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
 .PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs clean
 .DEFAULT_GOAL := help

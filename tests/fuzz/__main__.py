@@ -47,9 +47,9 @@ def main() -> int:
     failed = False
     print(_ROW.format("kind", "cases", "works", "refused", "failures", "unstaged", "seconds"), flush=True)
     for name in names:
-        start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"fuzz-{name}-") as work:
             bench = Bench(KINDS[name], Path(work))
+            start = time.monotonic()
             numbers = iter(range(asked.cases)) if asked.cases else itertools.count()
             tally = cases(bench, asked.seed, numbers, float("inf") if asked.cases else start + asked.seconds)
         failed |= bool(tally.failures)

@@ -94,8 +94,11 @@ def _change_gz(folder: Path, draw: Random) -> None:
 @cache
 def _bombs() -> list[bytes]:
     """Small files that are large when they are read."""
-    inner = (b'{"source": "' + b"a" * (1 << 29), b"\n" * (1 << 22), b"[" * (1 << 26), b"\0" * (1 << 26))
-    return [gzip.compress(_LINES + each + _LINES, 1) for each in inner]
+    start, rows = gzip.compress(_LINES + b'{"source": "'), gzip.compress(_LINES)
+    repeated = [gzip.compress(sign * (1 << 24), 1) for sign in (b"a", b"[", b"\0")]  # members follow one another
+    return [start + member * count + rows for member in repeated for count in (4, 32)] + [
+        start + gzip.compress(b"\n" * (1 << 21), 1) + rows
+    ]
 
 
 def _write_gz(folder: Path) -> None:
