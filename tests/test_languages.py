@@ -115,7 +115,7 @@ def test_a_language_that_is_none_names_those_that_are_like_it(code: str, near: s
     [
         *((make, kind, "torch") for make in (whole, pair) for kind in KINDS),
         (whole, "mbart50", "jax"),
-        (pair, "mbart", "jax"),
+        pytest.param(pair, "mbart", "jax", marks=pytest.mark.slow),
         pytest.param(whole, "mbart", "jax", marks=pytest.mark.slow),
         pytest.param(pair, "mbart50", "jax", marks=pytest.mark.slow),
     ],
