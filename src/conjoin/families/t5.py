@@ -96,6 +96,7 @@ def block(config: T5Config, role: Role) -> spec.Block:
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,
         mlp=mlp(config),
         dropout=config.dropout_rate,
+        wide_in_float16=True,
     )
 
 

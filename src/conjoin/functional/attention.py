@@ -22,18 +22,21 @@ def self_mask(
     length: int,
     total: int,
     segments: Int[Array, "R T"] | None,
+    places: tuple[Int[Array, "#R T"], Int[Array, "#R S"]],
 ) -> Bool[Array, "R 1 T S"] | None:
     """What `length` new positions behind `past` others may read of `total` positions; None where that is everything.
 
     Args:
         key_mask: True at real tokens. Positions that are not filled yet stand behind every query.
         window: Keys k with |q - k| < window are read; None reads all.
+        places: Where queries and keys stand for a window.
     """
     queries, keys = (ops.arange(length) + past)[:, None], ops.arange(total)[None]
     allowed = (keys <= queries)[None, None] if causal else None
     more: list[Array] = []
     if window is not None:
-        more.append((abs(queries - keys) < window)[None, None])
+        own, other = places
+        more.append((abs(own[:, :, None] - other[:, None, :]) < window)[:, None])
     if segments is not None:
         more.append(same_segment(segments, segments))
     if key_mask is not None:
@@ -50,7 +53,7 @@ def attend(
     k: Float[Array, "B K S E"],
     v: Float[Array, "B K S E"],
     allowed: Bool[Array, "X 1 Y S"] | None,
-    bias: Float[Array, "1 H T S"] | None = None,
+    bias: Float[Array, "#R H T S"] | None = None,
     *,
     want_weights: bool = False,
 ) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T S"] | None]:
@@ -77,7 +80,7 @@ def attend(
     if kind.softcap is not None:
         scores = ops.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
-        scores = scores + ops.reshape(bias, (1, groups, 1, shared, length, keys))
+        scores = scores + ops.reshape(ops.cast(bias, "float32"), (ops.shape(bias)[0], groups, 1, shared, length, keys))
     if allowed is not None:
         allowed = allowed[:, :, None, None]
         scores = ops.where(allowed, scores, _NEVER)

@@ -8,12 +8,15 @@ from jaxtyping import Float
 from conjoin import spec
 from conjoin.functional.attention import attend, keys_values, output, queries
 from conjoin.functional.cache import Pair, extended
-from conjoin.functional.layers import mlp, norm
+from conjoin.functional.layers import is_float16, mlp, norm
 from conjoin.functional.ops import Array
 from conjoin.functional.positions import Angles, rotate
 from conjoin.functional.scope import Scope
 
 Branch = Callable[[Array], Array]
+
+_MOST = 65504.0
+"""The largest number of float16."""
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ def run_block(
     if kind.cross_attn is not None:
         cross = kind.cross_attn
         branches.append(("cross_attn", lambda h: _read_source(here / "cross_attn", cross, h, reading)))
-    branches.append(("mlp", lambda h: mlp(here / "mlp", kind.mlp, h)))
+    branches.append(("mlp", lambda h: mlp(here / "mlp", kind.mlp, h, wide=kind.wide_in_float16)))
     match kind.norm:
         case spec.PostNorm():
             for name, branch in branches:
@@ -96,6 +99,8 @@ def _passed(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
     """What a branch adds: through its gate, if it has one, and dropout."""
     if name == "cross_attn" and kind.cross_attn is not None and kind.cross_attn.gated:
         x = x * here["cross_attn.gate"]
+    if kind.wide_in_float16 and is_float16(x):
+        x = here.ops.cast(here.ops.maximum(here.ops.minimum(x, _MOST), -_MOST), "float32")
     return here.dropout(x, kind.dropout, name)
 
 

@@ -20,7 +20,7 @@ class Cache(NamedTuple):
         keys, values: Per layer, [R * K, room, E]. Rows and heads are one axis, as products take them: XLA then writes
             in place, else it copies all of them at every step.
         mask: What may be read among the filled positions.
-        counted: What RoBERTa's positions count among them: ids that are not padding.
+        counted: What positions count among them; () where all filled ones are.
         cross: Keys and values of the source per layer, [B, K, S, E]; rows n*N .. n*N + N - 1 read source n.
     """
 
@@ -28,8 +28,13 @@ class Cache(NamedTuple):
     keys: tuple[Float[Array, "RK room E"], ...]
     values: tuple[Float[Array, "RK room E"], ...]
     mask: Bool[Array, "R room"]
-    counted: Bool[Array, "R room"]
+    counted: Bool[Array, "R room"] | tuple[()]
     cross: tuple[Pair, ...]
+
+    @property
+    def counts(self) -> bool:
+        """Whether some of the positions may be padding."""
+        return not isinstance(self.counted, tuple)
 
     def advance(self, ops: Ops, written: Sequence[Pair], mask: Array, counted: Array, count: int) -> "Cache":
         """The cache with `count` positions more, whose keys and values stand in `written` already."""
@@ -38,7 +43,7 @@ class Cache(NamedTuple):
             keys=tuple(k for k, _ in written),
             values=tuple(v for _, v in written),
             mask=ops.write_at(self.mask, mask, self.length, 1),
-            counted=ops.write_at(self.counted, counted, self.length, 1),
+            counted=ops.write_at(self.counted, counted, self.length, 1) if self.counts else (),
         )
 
     def rows(self, ops: Ops, index: Int[Array, " R2"]) -> "Cache":
@@ -60,7 +65,7 @@ class Cache(NamedTuple):
             keys=tuple(changed(k) for k in self.keys),
             values=tuple(changed(v) for v in self.values),
             mask=change(self.mask),
-            counted=change(self.counted),
+            counted=change(self.counted) if self.counts else (),
         )
 
 
@@ -72,14 +77,29 @@ def extended(
     return ops.write_at(held, ops.reshape(new, (-1, length, size)), past, 1)
 
 
-def empty_cache(ops: Ops, kind: spec.StackSpec, rows: int, room: int, dtype: object, cross: tuple[Pair, ...]) -> Cache:
-    """A cache with room for `room` positions of every row."""
+def empty_cache(
+    ops: Ops,
+    kind: spec.StackSpec,
+    rows: int,
+    room: int,
+    dtype: object,
+    cross: tuple[Pair, ...],
+    *,
+    padded: bool = True,
+) -> Cache:
+    """A cache with room for `room` positions of every row.
+
+    Args:
+        padded: Whether masks may come; nothing is counted if not.
+    """
+    position = kind.embedding.position
+    by_ids = isinstance(position, spec.LearnedSkippingPads) and position.pads == "ids"
     shapes = [(rows * a.num_kv_heads, room, a.head_size) for a in (b.self_attn.attention for b in kind.blocks)]
     return Cache(
         length=ops.constant(0, "int32"),
         keys=tuple(ops.full(shape, 0.0, dtype) for shape in shapes),
         values=tuple(ops.full(shape, 0.0, dtype) for shape in shapes),
         mask=ops.full((rows, room), False, "bool"),
-        counted=ops.full((rows, room), False, "bool"),
+        counted=ops.full((rows, room), False, "bool") if padded or by_ids else (),
         cross=cross,
     )

@@ -18,9 +18,15 @@ def linear(here: Scope, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
 def product(here: Scope, name: str, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
     """x W^T for the matrix of that name, of its turned copy where there is one."""
     turned = here.turned(name)
-    if turned is None:
-        return here.ops.einsum("...n,mn->...m", x, here[name])
-    return here.ops.einsum("...n,nm->...m", x, turned)
+    matrix = here[name] if turned is None else turned
+    if is_float16(matrix) and not is_float16(x):
+        matrix = here.ops.cast(matrix, x.dtype)
+    return here.ops.einsum("...n,mn->...m" if turned is None else "...n,nm->...m", x, matrix)
+
+
+def is_float16(x: Array) -> bool:
+    """Whether numbers are held in 16 bits whose largest is 65504."""
+    return x.dtype.name == "float16"
 
 
 def norm(here: Scope, kind: spec.Norm, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
@@ -50,9 +56,10 @@ def _rms_norm(here: Scope, kind: spec.RMSNorm, x: Array) -> Array:
     wide = ops.cast(x, "float32")
     normed = wide * ops.rsqrt(ops.mean(wide * wide, -1, keepdims=True) + kind.eps)
     weight = here["weight"]
+    dtype = weight.dtype if is_float16(weight) else x.dtype
     if kind.scale_in_float32:
-        return ops.cast(normed * (ops.cast(weight, "float32") + kind.offset), x.dtype)
-    return ops.cast(normed, x.dtype) * (weight + kind.offset)
+        return ops.cast(normed * (ops.cast(weight, "float32") + kind.offset), dtype)
+    return ops.cast(normed, dtype) * (weight + kind.offset)
 
 
 def activate(ops: Ops, kind: spec.Activation, x: Array) -> Array:
@@ -72,12 +79,19 @@ def activate(ops: Ops, kind: spec.Activation, x: Array) -> Array:
             return ops.tanh(x)
 
 
-def mlp(here: Scope, kind: spec.MLP, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
-    """Map every vector on its own."""
+def mlp(here: Scope, kind: spec.MLP, x: Float[Array, "*lead D"], *, wide: bool = False) -> Float[Array, "*lead D"]:
+    """Map every vector on its own.
+
+    Args:
+        wide: As `spec.Block.wide_in_float16`.
+    """
     up = linear(here / "up", x)
+    if wide and is_float16(up):
+        up = here.ops.cast(up, "float32")
     match kind:
         case spec.PlainMLP():
             inner = activate(here.ops, kind.activation, up)
         case spec.GatedMLP():
-            inner = activate(here.ops, kind.activation, linear(here / "gate", x)) * up
+            gate = activate(here.ops, kind.activation, linear(here / "gate", x))
+            inner = here.ops.cast(gate, up.dtype) * up
     return linear(here / "down", here.dropout(inner, kind.activation_dropout, "inner"))

@@ -99,6 +99,10 @@ class Ops(Protocol):
 
     # Control
     def while_loop(self, goes_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State: ...
+    def cond(self, either: Array, one: Callable[[], Array], other: Callable[[], Array]) -> Array:
+        """What one of two functions makes, of the same shape; the other is not run."""
+        ...
+
     def recompute(self, function: Callable[..., State]) -> Callable[..., State]:
         """The same function, computed again in the backward pass instead of keeping what it computed."""
         ...

@@ -88,17 +88,23 @@ def distance_buckets(kind: spec.RelativeBias, causal: bool) -> np.ndarray:
 
 
 def relative_bias(
-    ops: Ops, kind: spec.RelativeBias, table: Array, past: Array | int, queries: int, keys: int, *, causal: bool
-) -> Float[Array, "1 H T S"]:
-    """Bias of `queries` positions behind `past` others, against the first `keys` positions."""
-    distance = ops.arange(keys)[None] - (ops.arange(queries) + past)[:, None]
+    ops: Ops,
+    kind: spec.RelativeBias,
+    table: Array,
+    where: Int[Array, "#R T"],
+    keys: Int[Array, "#R S"],
+    *,
+    causal: bool,
+) -> Float[Array, "#R H T S"]:
+    """Bias of queries that stand `where`, against keys."""
+    distance = keys[:, None, :] - where[:, :, None]
     if causal:
         start, distance = 0, ops.maximum(-distance, 0)
     else:
         start = ops.cast(distance > 0, "int32") * (kind.num_buckets // 2)
         distance = abs(distance)
     near = ops.take(ops.constant(distance_buckets(kind, causal)), ops.minimum(distance, kind.max_distance))
-    return ops.einsum("tsh->hts", ops.take(table, near + start))[None]
+    return ops.einsum("rtsh->rhts", ops.take(table, near + start))
 
 
 def first_row(kind: spec.Position) -> int:
@@ -116,30 +122,41 @@ def token_positions(
     ops: Ops,
     kind: spec.Position,
     counted: Bool[Array, "R T"],
-    before: Int[Array, "R 1"] | int,
-    past: Array | int,
+    before: Int[Array, "R 1"] | Int[Array, ""] | int,
     starts: Int[Array, "R T"] | None,
 ) -> Int[Array, "R T"]:
-    """Rows of the position table, or positions for rotary angles, of tokens that stand behind `past` others.
+    """Rows of the position table, or positions for rotary angles, of tokens that stand behind others.
+
+    A token's position is how many real tokens stand before it: padding before or between them takes none.
 
     Args:
         counted: True at new tokens that are not padding.
         before: How many of the past tokens are not.
-        starts: Where the segment of every position begins; counting starts anew there. Without `past`.
+        starts: Where the segment of every position begins; counting starts anew there. Without past tokens.
     """
-    rows, length = ops.shape(counted)
-    plain = ops.broadcast((ops.arange(length) + past)[None], (rows, length))
-    plain = plain if starts is None else plain - starts
+    place = places_of(ops, counted)
+    place = place + before if starts is None else place - ops.gather(place, starts, 1)
     match kind:
         case spec.Learned(offset=offset):
-            return plain + offset
+            return place + offset
         case spec.LearnedSkippingPads(padding_position=start):
-            ones = ops.cast(counted, "int32")
-            number = ops.cumsum(ones, 1) + before
-            number = number if starts is None else number - ops.gather(number - ones, starts, 1)
-            return number * ones + start
+            return ops.where(counted, place + start + 1, start)
         case _:
-            return plain
+            return place
+
+
+def places_of(ops: Ops, real: Bool[Array, "R T"]) -> Int[Array, "R T"]:
+    """How many real tokens stand before each token; padding behind the last of them counts on."""
+    count, behind = ops.cast(real, "int32"), ops.arange(ops.shape(real)[1])[None] + 1
+    last = ops.max(behind * count, 1, keepdims=True)
+    return ops.cumsum(count, 1) - count + ops.maximum(behind - 1 - last, 0)
+
+
+def stand_together(ops: Ops, real: Bool[Array, "R T"]) -> Bool[Array, ""]:
+    """Whether every row's real tokens stand one behind the other, so that indices tell their distances."""
+    begins = real[:, 1:] & ~real[:, :-1]
+    count = ops.sum(ops.cast(begins, "int32"), 1) + ops.cast(real[:, 0], "int32")
+    return ops.all(count <= 1)
 
 
 def segment_begins(ops: Ops, segments: Int[Array, "R T"]) -> Bool[Array, "R T"]:

@@ -9,15 +9,17 @@ from conjoin.functional.attention import keys_values, self_mask
 from conjoin.functional.block import Reading, Record, run_block
 from conjoin.functional.cache import Cache, Pair
 from conjoin.functional.embedding import embed, look_up
-from conjoin.functional.layers import linear, norm
+from conjoin.functional.layers import is_float16, linear, norm
 from conjoin.functional.ops import Array
 from conjoin.functional.positions import (
     Angles,
     first_row,
+    places_of,
     relative_bias,
     rotary_angles,
     same_segment,
     segment_starts,
+    stand_together,
     token_positions,
 )
 from conjoin.functional.scope import Scope
@@ -82,6 +84,7 @@ class _Pass:
         self.cache = inputs.cache
         self.past: Array | int = 0 if inputs.cache is None else inputs.cache.length
         self.total = self.length if inputs.cache is None else self.ops.shape(inputs.cache.mask)[1]
+        self.padded = inputs.mask is not None if inputs.cache is None else inputs.cache.counts
 
     def run(self) -> tuple[Array, Cache | None]:
         """The last hidden state and the new cache."""
@@ -90,6 +93,8 @@ class _Pass:
         positions = self._positions(counted)
         x = embed(here / "embed", kind.embedding, self.words, positions, self.inputs.token_type_ids)
         readings = self._readings(self._angles(positions, x.dtype))
+        if kind.blocks[0].wide_in_float16 and is_float16(x):
+            x = self.ops.cast(x, "float32")
         written: list[Pair | None] = []
         for layer, (index, reading) in enumerate(zip(kind.weights_of, readings, strict=True)):
             if record.hidden_states is not None:
@@ -116,25 +121,26 @@ class _Pass:
     def _counted(self) -> Bool[Array, "R T"]:
         """What positions count among the new tokens: for RoBERTa's kind ids that are not padding, else real ones."""
         kind, ids = self.kind.embedding.position, self.inputs.input_ids
-        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
-            return self.ops.full((self.rows, self.length), True, "bool") if ids is None else ids != kind.padding_id
-        return self._new_mask()
+        real = self._new_mask()
+        by_ids = isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids"
+        return real & (ids != kind.padding_id) if by_ids and ids is not None else real
 
     def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
         kind, given, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
         if given is not None and not isinstance(kind, spec.NoPosition):
             return given + first_row(kind)
-        before: Array | int = 0
-        if self.cache is not None and isinstance(kind, spec.LearnedSkippingPads):
+        before = self.past
+        if self.cache is not None and self.cache.counts:
             before = ops.sum(ops.cast(self.cache.counted, "int32"), 1, keepdims=True)
         segments = self.inputs.segments
         starts = None if segments is None else segment_starts(ops, segments)
-        return token_positions(ops, kind, counted, before, self.past, starts)
+        return token_positions(ops, kind, counted, before, starts)
 
     def _angles(self, positions: Int[Array, "R T"], dtype: object) -> dict[spec.Rotary, Angles]:
         """Rotary angles, one pair per kind of rotary position in this stack."""
         given = self.inputs.position_ids
-        where = given if given is not None else positions if self.inputs.segments is not None else positions[:1]
+        apart = self.padded or self.inputs.segments is not None
+        where = given if given is not None else positions if apart else positions[:1]
         kinds = {block.self_attn.rotary for block in self.kind.blocks if block.self_attn.rotary is not None}
         return {kind: rotary_angles(self.ops, kind, where, dtype) for kind in kinds}
 
@@ -158,27 +164,54 @@ class _Pass:
             for layer, block in enumerate(blocks)
         ]
 
+    def _key_mask(self) -> Bool[Array, "R S"] | None:
+        """True at real tokens, past and new ones."""
+        if self.cache is None:
+            return self.inputs.mask
+        return self.ops.write_at(self.cache.mask, self._new_mask(), self.past, 1)
+
     def _mask(self, causal: bool, window: int | None) -> Array | None:
-        key_mask = self.inputs.mask
-        if self.cache is not None:
-            key_mask = self.ops.write_at(self.cache.mask, self._new_mask(), self.past, 1)
         return self_mask(
             self.ops,
-            key_mask,
+            self._key_mask(),
             causal=causal,
             window=window,
             past=self.past,
             length=self.length,
             total=self.total,
             segments=self.inputs.segments,
+            places=self._real_places() if self.padded and window is not None else self._indices(),
         )
 
+    def _indices(self) -> tuple[Int[Array, "1 T"], Int[Array, "1 S"]]:
+        """Where queries and keys stand if nothing is padding."""
+        return (self.ops.arange(self.length) + self.past)[None], self.ops.arange(self.total)[None]
+
+    def _real_places(self) -> tuple[Int[Array, "R T"], Int[Array, "R S"]]:
+        """Where queries and keys stand, counted in real tokens."""
+        keys = places_of(self.ops, self._key_mask())
+        return keys if self.cache is None else self.ops.slice_at(keys, self.past, self.length, 1), keys
+
     def _bias(self) -> Array | None:
-        kind = self.kind.relative_bias
+        kind, ops = self.kind.relative_bias, self.ops
         if kind is None:
             return None
         table, causal = self.here["relative_bias.weight"], self.kind.blocks[0].causal
-        return relative_bias(self.ops, kind, table, self.past, self.length, self.total, causal=causal)
+
+        def of(places: tuple[Array, Array]) -> Array:
+            return relative_bias(ops, kind, table, *places, causal=causal)
+
+        if not self.padded:
+            return of(self._indices())
+        if self.cache is not None:
+            return of(self._real_places())
+        heads = self.kind.blocks[0].self_attn.attention.num_heads
+        shape = (self.rows, heads, self.length, self.total)
+        return ops.cond(  # gathered once for all rows, where that can be
+            stand_together(ops, self._key_mask()),
+            lambda: ops.broadcast(of(self._indices()), shape),
+            lambda: of(self._real_places()),
+        )
 
     def _source_mask(self) -> Array | None:
         inputs = self.inputs

@@ -58,7 +58,8 @@ def write(
     prompt_mask = None if prompt_mask is None else prompt_mask.astype(jnp.bool_)
     cross = source_pairs(model / "decoder", decoder, project(model, net.pair, encoded))
     dtype = model["decoder.embed.words.weight"].dtype
-    cache = empty_cache(ops, decoder, prompt.shape[0], writing.room, dtype, cross)
+    padded = prompt_mask is not None
+    cache = empty_cache(ops, decoder, prompt.shape[0], writing.room, dtype, cross, padded=padded)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
     process = build_processors(ops, writing.plan, writing.around(ops, batch, source_mask))

@@ -41,7 +41,7 @@ class KernelOps(JaxOps):
     ) -> jax.Array | None:
         """Attention by the kernel where few queries read a key head."""
         alike = q.dtype == k.dtype == v.dtype and q.dtype.name in _DTYPES
-        if not alike or not few_queries(q.shape, k.shape, v.shape):
+        if not alike or not few_queries(q.shape, k.shape, v.shape) or (bias is not None and bias.shape[0] != 1):
             return None
         mask_shape, bias_shape = (None if x is None else x.shape for x in (allowed, bias))
         if not say_of_all(mask_shape, bias_shape, q.shape, k.shape):

@@ -42,6 +42,7 @@ class JaxOps:
     write_at = staticmethod(lax.dynamic_update_slice_in_dim)
     slice_at = staticmethod(lax.dynamic_slice_in_dim)
     while_loop = staticmethod(lax.while_loop)
+    cond = staticmethod(lax.cond)
     recompute = staticmethod(jax.checkpoint)
     fold_in = staticmethod(jax.random.fold_in)
 

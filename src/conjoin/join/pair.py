@@ -1,6 +1,8 @@
 """config -> PairSpec: grafting, projection, sharing."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from conjoin import spec
 from conjoin.configuration import EncoderDecoderConfig, is_gated
@@ -24,10 +26,12 @@ def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
             hint="join it to another: EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder).",
         )
     reading = config.copy(is_decoder=True, add_cross_attention=True)
+    one_table = made.whole.words == "shared" or config.tie_word_embeddings
+    ours: Mapping[str, Any] = getattr(config, "conjoin", None) or {}
     return spec.PairSpec(
         encoder=made.stack(config, "encoder"),
         decoder=with_whole_head(made.stack(reading, "decoder")),
-        share="embeddings" if made.whole.words == "shared" or config.tie_word_embeddings else "none",
+        share="embeddings" if one_table and ours.get("share") != "none" else "none",
     )
 
 

@@ -227,6 +227,8 @@ class Block:
         causal: A position reads itself and what is before it only.
         dropout: On the output of every branch, before it is added.
         cross_attn: None in encoders and in decoders that stand alone.
+        wide_in_float16: In float16 the sum of the branches and the MLP's last map are computed in float32: the numbers
+            of a model that was trained in bfloat16 do not fit.
     """
 
     norm: NormPlacement
@@ -235,3 +237,4 @@ class Block:
     mlp: MLP
     cross_attn: CrossAttention | None = None
     dropout: float = 0.0
+    wide_in_float16: bool = False

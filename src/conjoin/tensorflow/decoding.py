@@ -62,7 +62,7 @@ def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> 
     decoder, prompt = net.pair.decoder, batch["prompt"]
     states = encode(net, How(), model, batch).last_hidden_state
     source_mask, prompt_mask = (_bool(batch.get(name)) for name in ("attention_mask", "prompt_mask"))
-    cache = start_cache(net, OPS.shape(prompt)[0], writing.room, model, states)
+    cache = start_cache(net, OPS.shape(prompt)[0], writing.room, model, states, padded=prompt_mask is not None)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
     process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))

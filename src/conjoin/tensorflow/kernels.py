@@ -39,6 +39,8 @@ class KernelOps(TFOps):
         fit = few_queries(shape_q, shape_k, shape_v) and say_of_all(mask_shape, bias_shape, shape_q, shape_k)
         if not fit:
             return None
+        if bias is not None and bias.shape[0] != 1:
+            return None
         (rows, heads, length, size), (sources, groups, keys, _) = shape_q, shape_k
         masks = (0, 0) if allowed is None else (allowed.shape[0], allowed.shape[2])
         biases = 0 if bias is None else bias.shape[2]

@@ -42,6 +42,7 @@ class TFOps:
     all = staticmethod(tf.reduce_all)
     cumsum = staticmethod(tf.cumsum)
     cast = staticmethod(tf.cast)
+    cond = staticmethod(tf.cond)
     take = staticmethod(tf.gather)
 
     @staticmethod

@@ -133,11 +133,15 @@ def decode(
     return output, cache
 
 
-def start_cache(net: Net, rows: Any, room: int, model: Scope, states: Array) -> Cache:
-    """An empty cache that holds the source's keys and values."""
+def start_cache(net: Net, rows: Any, room: int, model: Scope, states: Array, *, padded: bool) -> Cache:
+    """An empty cache that holds the source's keys and values.
+
+    Args:
+        padded: Whether targets begin with padding.
+    """
     decoder = net.pair.decoder
     cross = source_pairs(model / "decoder", decoder, project(model, net.pair, _cast(model, states)))
-    return empty_cache(OPS, decoder, rows, room, _dtype(model), cross)
+    return empty_cache(OPS, decoder, rows, room, _dtype(model), cross, padded=padded)
 
 
 def _inputs_of_labels(rules: TargetRules, batch: Arrays) -> dict[str, Array]:

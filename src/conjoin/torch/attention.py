@@ -13,6 +13,7 @@ from conjoin.torch.linear import Linear, plain_cpu_tensor
 from conjoin.torch.masks import Mask, readable
 from conjoin.torch.norm import build_norm
 from conjoin.torch.positions import Angles, rotate
+from conjoin.torch.sharing import Brick
 
 
 def attend(
@@ -22,7 +23,7 @@ def attend(
     mask: Mask,
     kind: spec.Attention,
     *,
-    bias: Float[Tensor, "1 H T S"] | None = None,
+    bias: Float[Tensor, "#R H T S"] | None = None,
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
@@ -36,7 +37,8 @@ def attend(
         The mixed values, and the weights if asked for.
     """
     open_wanted = want_weights or kind.softcap is not None
-    if not open_wanted and not dropout and _few_cached_queries(q, k, v, mask):
+    alike = bias is None or len(bias) == 1
+    if not open_wanted and not dropout and alike and _few_cached_queries(q, k, v, mask):
         return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None
     if k.dtype == torch.int8:
         k, v = from_bytes(k, q.shape[-1], q.dtype), from_bytes(v, q.shape[-1], q.dtype)
@@ -122,7 +124,7 @@ def _attend_openly(
     return mixed.view(q.shape[:3] + v.shape[-1:]), weights
 
 
-class Attention(nn.Module):
+class Attention(Brick):
     """The four projections of multi-head attention."""
 
     def __init__(self, kind: spec.Attention, hidden_size: int, source_size: int) -> None:

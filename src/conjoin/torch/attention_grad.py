@@ -44,6 +44,7 @@ def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: f
         all(_dtype(tensor) in (torch.float32, torch.bfloat16) for tensor in given)
         and _dtype(q) == _dtype(k) == _dtype(v)
         and any(tensor.requires_grad for tensor in given)
+        and (bias is None or len(bias) == 1)
         and (draws_fast(q, dropout) if dropout else native.has("float32") or _dtype(q) == torch.bfloat16)
         and ordinary(*given)
         and k.numel() > 0

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch import native
@@ -16,8 +17,11 @@ from conjoin.torch.mlp import build_mlp
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing, attend_packed
 from conjoin.torch.positions import Angles
+from conjoin.torch.sharing import Brick
 
 Branch = Callable[[Tensor], Tensor]
+
+_MOST = torch.finfo(torch.float16).max
 
 
 @dataclass(slots=True)
@@ -44,7 +48,7 @@ class Reading:
     cross_attentions: list[Tensor] | None = None
 
 
-class Block(nn.Module):
+class Block(Brick):
     """One block, as its spec says."""
 
     def __init__(self, kind: spec.Block, hidden_size: int) -> None:
@@ -52,7 +56,7 @@ class Block(nn.Module):
         self.kind = kind
         self.self_attn = SelfAttention(kind.self_attn, hidden_size)
         self.cross_attn = CrossAttention(kind.cross_attn, hidden_size) if kind.cross_attn else None
-        self.mlp = build_mlp(kind.mlp, hidden_size)
+        self.mlp = build_mlp(kind.mlp, hidden_size, wide=kind.wide_in_float16)
         skip = isinstance(kind.norm, spec.PreNorm) and kind.norm.skip_self_attn_norm
         self.self_attn_norm = None if skip else build_norm(kind.norm.norm, hidden_size)
         self.cross_attn_norm = build_norm(kind.norm.norm, hidden_size) if kind.cross_attn else None
@@ -93,6 +97,8 @@ class Block(nn.Module):
         """What a branch adds: through its gate, if it has one, and dropout."""
         if name == "cross_attn" and self.cross_attn is not None and self.cross_attn.gate is not None:
             x = x * self.cross_attn.gate
+        if self.kind.wide_in_float16 and x.dtype == torch.float16:
+            x = x.clamp(-_MOST, _MOST)
         return dropout(x, self.kind.dropout, self.training)
 
     def _read_self(self, x: Tensor, reading: Reading) -> Tensor:

@@ -9,9 +9,10 @@ from conjoin.errors import ShapeError
 from conjoin.torch.dropout import dropout
 from conjoin.torch.linear import Linear
 from conjoin.torch.norm import build_norm
+from conjoin.torch.sharing import Brick
 
 
-class Embedding(nn.Module):
+class Embedding(Brick):
     """Words * scale + positions + token types, then norm, dropout and projection, as far as the spec has them."""
 
     def __init__(self, kind: spec.Embedding, hidden_size: int) -> None:
@@ -58,6 +59,13 @@ class Embedding(nn.Module):
         if self.projection is not None and kind.projection is not None and kind.projection.when == "sum":
             x = self.projection(x)
         return x
+
+    def table(self) -> Float[Tensor, "V C"]:
+        """The word vectors before they are scaled, as `words` gives them: an adapter around it is part of them."""
+        words = self.words
+        if type(words) is nn.Embedding:
+            return words.weight
+        return words(torch.arange(self.kind.vocab_size, device=words.weight.device))
 
     def look_up(self, input_ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T C"]:
         """Scaled word vectors.

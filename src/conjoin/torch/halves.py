@@ -103,7 +103,7 @@ class Half(Stack, Pretrained):
             attentions=chosen(attentions, self.config.output_attentions),
         )
 
-    def get_input_embeddings(self) -> torch.nn.Embedding:
+    def get_input_embeddings(self) -> torch.nn.Module:
         """The word table."""
         return self.embed.words
 
@@ -224,11 +224,15 @@ class Decoder(Half):
 
     def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
         """Scores over the vocabulary."""
-        return self.head(hidden, self.embed.words.weight)
+        return self.head(hidden, self._vocabulary())
 
     def loss(self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], **settings: Any) -> Float[Tensor, ""]:
         """The loss of labels that all count, without keeping scores; `settings` as of `token_loss`."""
-        return self.head.loss(hidden, self.embed.words.weight, labels, **settings)
+        return self.head.loss(hidden, self._vocabulary(), labels, **settings)
+
+    def _vocabulary(self) -> Float[Tensor, "V C"]:
+        """The word table, which a tied head reads."""
+        return self.embed.table() if self.head.vocab is None else self.embed.words.weight
 
     def get_output_embeddings(self) -> torch.nn.Module:
         """The layer whose weight is the vocabulary matrix; the word table where the head is tied."""

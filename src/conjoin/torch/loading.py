@@ -12,6 +12,7 @@ from conjoin.checkpoint import TensorInfo, nonfinite
 from conjoin.errors import ConfigError, WeightError, listing
 from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
 from conjoin.torch.pages import weight_memory
+from conjoin.torch.sharing import tie
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -72,12 +73,6 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
         origin = plan.origins[name]
         assert isinstance(origin, Tied)
         tie(model, name.removeprefix(prefix), parameters[origin.to])
-
-
-def tie(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Make `name` the same parameter as `parameter`."""
-    where, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(where), leaf, parameter)
 
 
 def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:

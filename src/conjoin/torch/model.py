@@ -42,6 +42,7 @@ from conjoin.pretrained import (
     route,
     untie_head,
 )
+from conjoin.torch import adapters as adapters
 from conjoin.torch.cache import KVCache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
@@ -59,6 +60,7 @@ from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
 from conjoin.torch.row_counts import over_rounded_rows
 from conjoin.torch.saving import Saves
+from conjoin.torch.sharing import mark_shared
 
 
 class EncoderDecoderModel(
@@ -115,6 +117,7 @@ class EncoderDecoderModel(
 
     def _fill(self, plan: JoinReport, folder: Path | None = None, *settings: Any) -> None:
         fill(self, plan)
+        mark_shared(self, self.spec)
         self.take_generation_config(folder, *settings)
         self.join_report = plan
         self.note_fresh(plain_state(self))
@@ -389,7 +392,7 @@ class EncoderDecoderModel(
         """The half that writes the target."""
         return self.decoder
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         """The encoder's word table."""
         return self.encoder.get_input_embeddings()
 

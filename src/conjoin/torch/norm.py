@@ -19,12 +19,14 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Scale every vector to unit root mean square, then by the weight."""
         kind = self.kind
-        if x.dtype == torch.float32:
+        half = self.weight.dtype == torch.float16
+        if x.dtype == torch.float32 and not half:
             return F.rms_norm(x, x.shape[-1:], self.weight + kind.offset if kind.offset else self.weight, kind.eps)
+        dtype = torch.float16 if half and x.dtype == torch.float32 else x.dtype
         normed = F.rms_norm(x.float(), x.shape[-1:], None, kind.eps)
         if kind.scale_in_float32:
-            return (normed * (self.weight.float() + kind.offset)).type_as(x)
-        return normed.type_as(x) * (self.weight + kind.offset)
+            return (normed * (self.weight.float() + kind.offset)).to(dtype)
+        return normed.to(dtype) * (self.weight + kind.offset)
 
 
 class LayerNorm(nn.LayerNorm):

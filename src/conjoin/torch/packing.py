@@ -103,14 +103,12 @@ class Packing:
         places: Of each real token in the batch, flattened.
         order: In which the sequences stand.
         counts: Tokens of each sequence, in that order.
-        unbroken: The real tokens of every sequence stand together, so that distances between them are as in the batch.
         filler: Tokens behind the real ones, a sequence of their own: P = R + filler. Zeros go in, nothing comes out.
     """
 
     places: Int[Tensor, " R"]
     order: Int[Tensor, " B"]
     counts: Int[Tensor, " B"]
-    unbroken: bool
     shape: tuple[int, int]
     filler: int = 0
 
@@ -126,10 +124,8 @@ class Packing:
         found = mask[order].flatten().nonzero().squeeze(1)
         length = mask.shape[1]
         places = order[found // length] * length + found % length
-        begins = int((mask[:, 1:] & ~mask[:, :-1]).sum()) + int(mask[:, 0].sum())
-        unbroken = begins == int((counts > 0).sum())
         filler = rounded_up(len(places) + 1) - len(places) if torch.is_grad_enabled() else 0
-        return cls(places, order, counts[order], unbroken, (len(mask), length), filler)
+        return cls(places, order, counts[order], (len(mask), length), filler)
 
     @cached_property
     def is_empty(self) -> bool:

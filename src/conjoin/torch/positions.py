@@ -80,14 +80,20 @@ class RelativeBias(nn.Module):
         self.causal = causal
         self.weight = nn.Parameter(torch.empty(kind.num_buckets, num_heads))
 
-    def forward(self, num_queries: int, num_keys: int) -> Float[Tensor, "1 H T S"]:
-        """Bias of the last `num_queries` of `num_keys` positions against all of them."""
-        device = self.weight.device
-        queries = torch.arange(num_keys - num_queries, num_keys, device=device)
-        distance = torch.arange(num_keys, device=device)[None] - queries[:, None]
-        return self.weight[self._buckets(distance)].permute(2, 0, 1)[None]
+    def forward(
+        self, num_queries: int, num_keys: int, places: Int[Tensor, "R S"] | None = None
+    ) -> Float[Tensor, "#R H T S"]:
+        """Bias of the last `num_queries` of `num_keys` positions against all of them.
 
-    def _buckets(self, distance: Int[Tensor, "T S"]) -> Int[Tensor, "T S"]:
+        Args:
+            places: Where each row's tokens stand, if not one behind the other: a bias for every row then.
+        """
+        if places is None:
+            places = torch.arange(num_keys, device=self.weight.device)[None]
+        distance = places[:, None, :] - places[:, num_keys - num_queries :, None]
+        return self.weight[self._buckets(distance)].permute(0, 3, 1, 2)
+
+    def _buckets(self, distance: Int[Tensor, "#R T S"]) -> Int[Tensor, "#R T S"]:
         buckets = self.kind.num_buckets
         if self.causal:
             start, distance = torch.zeros_like(distance), (-distance).clamp(min=0)
@@ -112,20 +118,37 @@ def token_positions(
 ) -> Int[Tensor, "R T"]:
     """Rows of the position table, or positions for rotary angles, of `length` tokens after `past` others.
 
+    A token's position is how many real tokens stand before it: padding before or between them takes none.
+
     Args:
         counted: True at tokens that are not padding, over past and new ones; None where all are.
         starts: Where the segment of every position begins; counting starts anew there. Without `past`.
     """
-    plain = torch.arange(past, past + length, device=device).expand(rows, length)
-    plain = plain if starts is None else plain - starts
+    if counted is None:
+        place = torch.arange(past, past + length, device=device).expand(rows, length)
+        place = place if starts is None else place - starts
+    else:
+        place = places_of(counted)
+        place = (place if starts is None else place - place.gather(1, starts))[:, past:]
     match kind:
         case spec.Learned(offset=offset):
-            return plain + offset
-        case spec.LearnedSkippingPads(padding_position=start) if counted is not None:
-            number = counted.cumsum(1)
-            number = number if starts is None else number - (number - counted.long()).gather(1, starts)
-            return (number * counted + start)[:, past:]
+            return place + offset
         case spec.LearnedSkippingPads(padding_position=start):
-            return plain + start + 1
+            row = place + start + 1
+            return row if counted is None else row.where(counted[:, past:], start)
         case _:
-            return plain
+            return place
+
+
+def places_of(real: Bool[Tensor, "R T"]) -> Int[Tensor, "R T"]:
+    """How many real tokens stand before each token; padding behind the last of them counts on."""
+    count = real.long()
+    behind = torch.arange(1, real.shape[1] + 1, device=real.device)
+    last = (behind * count).amax(1, keepdim=True)
+    return count.cumsum(1) - count + (behind - 1 - last).clamp(min=0)
+
+
+def stands_together(real: Bool[Tensor, "R T"]) -> bool:
+    """Whether every row's real tokens stand one behind the other, so that indices tell their distances."""
+    begins = (real[:, 1:] & ~real[:, :-1]).sum(1) + real[:, 0]
+    return bool((begins <= 1).all())

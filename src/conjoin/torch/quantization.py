@@ -22,10 +22,11 @@ from conjoin.torch import native
 from conjoin.torch.head import Head
 from conjoin.torch.linear import Linear
 from conjoin.torch.linear_grad import ordinary
-from conjoin.torch.loading import as_tensor, materialise, stored_dtype, tie
+from conjoin.torch.loading import as_tensor, materialise, stored_dtype
 from conjoin.torch.native.checks import is_matrix, require_numbers
 from conjoin.torch.native.kernels import are_units
 from conjoin.torch.pages import weight_memory
+from conjoin.torch.sharing import tie
 
 _MOST = 127
 
@@ -154,9 +155,20 @@ def _fixed(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | str) -> None:
-    """Write the parameters under their canonical names, shared ones once: no other library has names for them."""
-    tensors = ((name, *_storable(p.detach().cpu().contiguous())) for name, p in model.named_parameters())
+def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | str, pair: spec.PairSpec) -> None:
+    """Write the parameters under their canonical names, shared ones once: no other library has names for them.
+
+    Args:
+        pair: What is shared; what is one tensor nevertheless is written under both names.
+    """
+    once = {f"decoder.{name.rpartition('.')[0]}." for name in shared_names(pair)}
+    held = {id(parameter) for parameter in model.encoder.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
+    kept = (
+        (name, parameter)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) not in held or f"{name.rpartition('.')[0]}." not in once
+    )
+    tensors = ((name, *_storable(parameter.detach().cpu().contiguous())) for name, parameter in kept)
     write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
 
 

@@ -37,7 +37,7 @@ class Resizing(nn.Module):
         encoder: int | None = None,
         decoder: int | None = None,
         new_rows: NewRows = "mean",
-    ) -> nn.Embedding:
+    ) -> nn.Module:
         """Change how many words either half knows. Optimizers made before must be made anew.
 
         Where the halves share one word table, both change whichever is named.
@@ -67,6 +67,7 @@ class Resizing(nn.Module):
                 role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()
             }
         require_ids_kept(self, sizes)
+        shares_words = self._shares_words
         for role, size in sizes.items():
             half = self.encoder if role == "encoder" else self.decoder
             _resize_half(half, size, new_rows)
@@ -74,14 +75,15 @@ class Resizing(nn.Module):
             self.spec = replace(self.spec, **{role: half.spec})
         if not isinstance(self.config, EncoderDecoderConfig):
             self.config.vocab_size = next(iter(sizes.values()), self.config.vocab_size)
-        if self._shares_words:
+        if shares_words:
             self.decoder.embed.words.weight = self.encoder.embed.words.weight
         self.join_report = replace(self.join_report, parameters=specs.pair_parameters(self.spec))
         return self.encoder.get_input_embeddings()
 
     @property
     def _shares_words(self) -> bool:
-        return "embed.words.weight" in shared_names(self.spec)
+        declared = "embed.words.weight" in shared_names(self.spec)
+        return declared and self.encoder.embed.words.weight is self.decoder.embed.words.weight
 
     def _sizes(self, both: int | None, encoder: int | None, decoder: int | None) -> dict[Role, int]:
         sizes: dict[Role, int] = {}

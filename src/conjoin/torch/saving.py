@@ -1,6 +1,7 @@
 """Writing models: canonical parameters back under the names that transformers reads."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Staging, parse_size, replacing_folder, write_tensors
-from conjoin.configuration import EncoderDecoderConfig
+from conjoin.configuration import EncoderDecoderConfig, Share
 from conjoin.errors import WeightError, listing
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join import pair_names, shared_names
@@ -19,6 +20,7 @@ from conjoin.pretrained import without_generation_words
 from conjoin.torch.keywords import refuse_saving_words
 from conjoin.torch.pretrained import plain_state
 from conjoin.torch.quantization import is_quantized, write_quantized
+from conjoin.torch.sharing import still_shared
 
 if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
@@ -141,19 +143,36 @@ def write_pair(
     state = plain_state(model) if state is None else dict(state)
     config = without_generation_words(model.config)
     config.dtype = dtype_name(model)
+    pair = loosen(config, model.spec, state)
     if isinstance(config, EncoderDecoderConfig):
         config.architectures = ["EncoderDecoderModel"]
-        config.share = "none" if untied else config.share
+        if untied:
+            config.share, pair = "none", replace(pair, share="none")
         config.fresh = model.fresh_record(state)
     elif whole := family(config.model_type).whole:
         config.architectures = [whole.architecture]
     if is_quantized(config):
-        write_quantized(model, staging, max_shard_size)
+        write_quantized(model, staging, max_shard_size, pair)
     else:
-        if not untied or not isinstance(config, EncoderDecoderConfig):
-            for name in shared_names(model.spec):
-                del state[f"decoder.{name}"]
-        write_state(staging, state, pair_names(model.config, model.spec), max_shard_size)
+        for name in shared_names(pair):
+            del state[f"decoder.{name}"]
+        write_state(staging, state, pair_names(config, pair), max_shard_size)
     model.save_tokenizers(staging)
     model.save_generation_config(staging)
     staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
+
+
+def loosen(config: PretrainedConfig, pair: spec.PairSpec, state: dict[str, Tensor]) -> spec.PairSpec:
+    """The pair as it is: sharing no more than what is one tensor under two names still. The config is set right."""
+    head, speaks = pair.decoder.head, config.decoder if isinstance(config, EncoderDecoderConfig) else config
+    if head is not None and head.tied and not speaks.tie_word_embeddings:
+        speaks.tie_word_embeddings = True  # peft denies it after merging; the head reads the decoder's table as before
+    held = still_shared(pair, state)
+    if len(held) == len(shared_names(pair)):
+        return pair
+    share: Share = "embeddings" if "embed.words.weight" in held else "none"
+    if isinstance(config, EncoderDecoderConfig):
+        config.share = share
+    else:
+        config.update({"conjoin": {"share": share}})
+    return replace(pair, share=share)

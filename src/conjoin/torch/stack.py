@@ -18,7 +18,8 @@ from conjoin.torch.masks import Mask, self_mask
 from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing
-from conjoin.torch.positions import Angles, RelativeBias, rotary_angles, token_positions
+from conjoin.torch.positions import Angles, RelativeBias, places_of, rotary_angles, stands_together, token_positions
+from conjoin.torch.sharing import Brick
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.stack_inputs import StackInputs
 
@@ -34,7 +35,7 @@ class _Source:
     packing: Packing | None
 
 
-class Stack(nn.Module):
+class Stack(Brick):
     """Embedding, blocks, final norm. Layers that share weights share a Block.
 
     Attributes:
@@ -81,7 +82,7 @@ class Stack(nn.Module):
         steps = self._steps(inputs, key_mask, x)
         allowed = None if source_mask.allowed is None or steps is None else source_mask.allowed[:, 0, 0]
         if steps is not None and inputs.cache is not None and steps.fit(x, inputs.cache, allowed):
-            where = self._where(inputs, positions)
+            where = self._where(inputs, positions, key_mask)
             angles = [rotary_angles(kind, where.expand(-1, length), torch.float32) for kind in steps.rotary]
             x = steps.run(x, inputs.cache, angles, allowed)
         else:
@@ -106,7 +107,7 @@ class Stack(nn.Module):
     ) -> Tensor:
         record = inputs.record
         turning = {
-            kind: rotary_angles(kind, self._where(inputs, positions), self.embed.words.weight.dtype)
+            kind: rotary_angles(kind, self._where(inputs, positions, key_mask), self.embed.words.weight.dtype)
             for kind in {block.self_attn.rotary for block in self.spec.blocks}
             if kind is not None
         }
@@ -144,7 +145,7 @@ class Stack(nn.Module):
             return None
         if not self.spec.has_cross_attention:
             packing = Packing.of(mask)
-            return packing if packing.unbroken and not packing.is_empty else None
+            return None if packing.is_empty else packing
         sources = inputs.source_tokens
         if sources is None or len(sources) != len(mask):
             return None
@@ -230,6 +231,7 @@ class Stack(nn.Module):
         counted = key_mask
         if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
             counted = self._counted(kind.padding_id, inputs, rows, length, past)
+            counted = counted if key_mask is None else counted & key_mask
         if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
             return inputs.position_ids + _first_row(kind)
         limit, starts = self.spec.max_positions, None
@@ -271,18 +273,31 @@ class Stack(nn.Module):
             cache.counted = whole
         return whole
 
-    def _where(self, inputs: StackInputs, positions: Tensor) -> Int[Tensor, "A T"]:
+    def _where(self, inputs: StackInputs, positions: Tensor, key_mask: Tensor | None) -> Int[Tensor, "A T"]:
         """Positions for rotary angles: one row where all rows have the same."""
         if inputs.position_ids is not None:
             return inputs.position_ids
-        return positions if inputs.segments is not None else positions[:1]
+        return positions[:1] if inputs.segments is None and key_mask is None else positions
+
+    def _places(self, key_mask: Bool[Tensor, "R S"] | None, past: int) -> Int[Tensor, "R S"] | None:
+        """Where tokens stand for distances between them, counted in real tokens; None where indices tell as much.
+
+        Whether they do is asked only where asking is cheap: not while tracing, nor of a GPU at every step.
+        """
+        total = 0 if key_mask is None else key_mask.shape[1]
+        narrow = any(block.self_attn.window is not None and total > block.self_attn.window for block in self.spec.blocks)
+        if key_mask is None or not (narrow or self.relative_bias is not None):
+            return None
+        cheap = ordinary(key_mask) and (not past or key_mask.device.type == "cpu")
+        return None if cheap and stands_together(key_mask) else places_of(key_mask)
 
     def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
         words = inputs.inputs_embeds
         if words is None:
             assert inputs.input_ids is not None
             words = self.embed.look_up(inputs.input_ids)
-        return self.embed(words, positions, inputs.token_type_ids)
+        x = self.embed(words, positions, inputs.token_type_ids)
+        return x.float() if x.dtype == torch.float16 and self.spec.blocks[0].wide_in_float16 else x
 
     def _readings(
         self,
@@ -295,7 +310,8 @@ class Stack(nn.Module):
     ) -> list[Reading]:
         """What each layer reads; masks are built once per kind of window."""
         past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
-        bias = self.relative_bias(length, past + length) if self.relative_bias is not None else None
+        places = self._places(key_mask, past) if packing is None else None
+        bias = self.relative_bias(length, past + length, places) if self.relative_bias is not None else None
         masks = {
             (block.causal, block.self_attn.window): self_mask(
                 key_mask,
@@ -305,6 +321,7 @@ class Stack(nn.Module):
                 length=length,
                 device=x.device,
                 segments=inputs.segments,
+                places=places,
             )
             if packing is None
             else packing.mask(causal=block.causal, window=block.self_attn.window)
