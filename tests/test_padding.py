@@ -1,4 +1,4 @@
-"""Padding changes nothing, wherever it stands: a padded row is read as the same row alone, by every kind of position."""
+"""Padding changes nothing, wherever it stands: a padded row is read as the same row alone, whatever its positions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +133,9 @@ def test_sources_and_prompts_with_padding_are_answered_as_they_are_alone(key: st
         assert found[:, 4:].tolist() == [row.tolist() for row in alone], side
 
 
-@pytest.mark.parametrize(("encoder", "decoder"), [("bert", "gpt2"), ("distilbert", "bert/small"), ("modernbert", "opt")])
+@pytest.mark.parametrize(
+    ("encoder", "decoder"), [("bert", "gpt2"), ("distilbert", "bert/small"), ("modernbert", "opt")]
+)
 def test_a_padded_source_teaches_what_it_teaches_alone(encoder: str, decoder: str) -> None:
     model = joined(encoder, decoder).eval()
     labels = torch.tensor([[14, 15, 7], [22, 7, -100], [31, 7, -100]])

@@ -122,8 +122,9 @@ class _Pass:
         """What positions count among the new tokens: for RoBERTa's kind ids that are not padding, else real ones."""
         kind, ids = self.kind.embedding.position, self.inputs.input_ids
         real = self._new_mask()
-        by_ids = isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids"
-        return real & (ids != kind.padding_id) if by_ids and ids is not None else real
+        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids" and ids is not None:
+            return real & (ids != kind.padding_id)
+        return real
 
     def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
         kind, given, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops

@@ -38,7 +38,11 @@ class WithTokenizer:
         """Where `tokenizer` raises an AttributeError, since there is none, Python asks here: say it again."""
         if name == "tokenizer":
             return self._loaded_tokenizer()
-        return cast(Any, super()).__getattr__(name)
+        above = getattr(super(), "__getattr__", None)
+        if above is None:
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
+        return cast(Any, above)(name)
 
     @tokenizer.setter
     def tokenizer(self, tokenizer: "Tokenizer | TokenizerPair") -> None:

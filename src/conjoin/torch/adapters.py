@@ -21,8 +21,10 @@ def refuse_learnt_prompts(wrapper: nn.Module, name: str, module: Any) -> None:
         kind = getattr(vars(wrapper).get("peft_type"), "value", "prompt learning")
         raise ConfigError(
             f"{type(module).__name__} with {kind}: methods with learnt prompts are not supported.",
-            hint='use adapters of the weights, e.g. peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"]).',
+            hint='use adapters of weights: peft.LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"]).',
         )
 
 
-register_module_module_registration_hook(refuse_learnt_prompts)
+def watch_wrappers() -> None:
+    """Let PyTorch call `refuse_learnt_prompts` from here on."""
+    register_module_module_registration_hook(refuse_learnt_prompts)

@@ -15,10 +15,11 @@ from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
 from conjoin.torch.cache import KVCache
+from conjoin.torch.checks import as_ids, as_labels, check_labels, require_cache
 from conjoin.torch.head import Head
 from conjoin.torch.keywords import refuse_saving_words, take_device, take_dtype
 from conjoin.torch.loading import fill, materialise, stored_dtype
-from conjoin.torch.loss import token_loss
+from conjoin.torch.loss import IGNORED, token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.saving import save_half
@@ -119,11 +120,11 @@ class Encoder(Half):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B S"] | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        token_type_ids: Int[Tensor, "B S"] | None = None,
+        token_type_ids: Tensor | None = None,
         position_ids: Int[Tensor, "#B #S"] | None = None,
-        inputs_embeds: Float[Tensor, "B S C"] | None = None,
+        inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -138,11 +139,11 @@ class Encoder(Half):
         record = self._record(output_hidden_states, output_attentions)
         last = self.run(
             StackInputs(
-                input_ids=input_ids,
+                input_ids=as_ids("input_ids", input_ids),
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                token_type_ids=token_type_ids,
+                token_type_ids=as_ids("token_type_ids", token_type_ids),
                 segments=segment_ids,
                 record=record,
             )
@@ -163,15 +164,15 @@ class Decoder(Half):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "R T"] | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Float[Tensor, "B S M"] | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: KVCache | None = None,
-        inputs_embeds: Float[Tensor, "R T C"] | None = None,
-        labels: Int[Tensor, "R T"] | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        token_type_ids: Int[Tensor, "R T"] | None = None,
+        token_type_ids: Tensor | None = None,
         position_ids: Int[Tensor, "#R #T"] | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -192,15 +193,16 @@ class Decoder(Half):
         if use_cache and self.checkpoint_every and self.training:
             warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
             use_cache = False
+        require_cache(past_key_values)
         cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
         record = self._record(output_hidden_states, output_attentions)
         last = self.run(
             StackInputs(
-                input_ids=input_ids,
+                input_ids=as_ids("input_ids", input_ids),
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                token_type_ids=token_type_ids,
+                token_type_ids=as_ids("token_type_ids", token_type_ids),
                 encoder_hidden_states=encoder_hidden_states,
                 encoder_attention_mask=encoder_attention_mask,
                 segments=segment_ids,
@@ -210,6 +212,9 @@ class Decoder(Half):
                 record=record,
             )
         )
+        labels = as_labels(labels)
+        if labels is not None:
+            check_labels(labels, last, self.spec.vocab_size, IGNORED)
         logits = self.score(last) if output_logits or labels is not None else None
         output = DecoderOutput(
             loss=None if labels is None or logits is None else token_loss(logits, labels),

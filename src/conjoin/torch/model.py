@@ -42,8 +42,8 @@ from conjoin.pretrained import (
     route,
     untie_head,
 )
-from conjoin.torch import adapters as adapters
-from conjoin.torch.cache import KVCache
+from conjoin.torch.adapters import watch_wrappers
+from conjoin.torch.checks import as_labels, as_states, check_labels, require_cache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
 from conjoin.torch.freezing import Freezing
@@ -61,6 +61,8 @@ from conjoin.torch.resize import Resizing
 from conjoin.torch.row_counts import over_rounded_rows
 from conjoin.torch.saving import Saves
 from conjoin.torch.sharing import mark_shared
+
+watch_wrappers()
 
 
 class EncoderDecoderModel(
@@ -248,20 +250,20 @@ class EncoderDecoderModel(
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B S"] | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        decoder_input_ids: Int[Tensor, "R T"] | None = None,
+        decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: EncoderOutput | tuple[Any, ...] | Tensor | None = None,
-        past_key_values: KVCache | None = None,
-        inputs_embeds: Float[Tensor, "B S C"] | None = None,
-        decoder_inputs_embeds: Float[Tensor, "R T C2"] | None = None,
-        labels: Int[Tensor, "R T"] | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        token_type_ids: Int[Tensor, "B S"] | None = None,
+        token_type_ids: Tensor | None = None,
         position_ids: Int[Tensor, "#B #S"] | None = None,
         decoder_position_ids: Int[Tensor, "#R #T"] | None = None,
-        decoder_token_type_ids: Int[Tensor, "R T"] | None = None,
+        decoder_token_type_ids: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -292,6 +294,8 @@ class EncoderDecoderModel(
             ShapeError: inputs that are missing, contradict each other or exceed the position table.
             ConfigError: labels are given, but no start id is known.
         """
+        require_cache(past_key_values)
+        labels = as_labels(labels)
         reads_source = past_key_values is None or not past_key_values.cross
         if encoder_outputs is None and reads_source:
             encoder_outputs = self.encoder(
@@ -305,7 +309,7 @@ class EncoderDecoderModel(
                 return_dict=True,
                 segment_ids=segment_ids,
             )
-        encoded = as_encoder_output(encoder_outputs)
+        encoded = self._readable(encoder_outputs)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_segment_ids)
             if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):
@@ -317,6 +321,9 @@ class EncoderDecoderModel(
                 "A trainer that takes the labels out of the batch, as transformers' does for label smoothing, needs "
                 "decoder_input_ids in it: model.prepare_decoder_input_ids_from_labels(labels).",
             )
+        if labels is not None:
+            target = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
+            check_labels(labels, target, self.decoder.spec.vocab_size, IGNORED)
         decoded = self.decoder(
             decoder_input_ids,
             decoder_attention_mask,
@@ -347,6 +354,15 @@ class EncoderDecoderModel(
             encoder_attentions=encoded.attentions,
         )
         return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
+
+    def _readable(self, given: Any) -> EncoderOutput:
+        """What the decoder can read of a caller's encoder_outputs."""
+        encoded = as_encoder_output(given)
+        if encoded.last_hidden_state is None:
+            return encoded
+        size, like = self.encoder.spec.hidden_size, self.decoder.embed.words.weight
+        states = as_states(encoded.last_hidden_state, size, like)
+        return EncoderOutput(states, encoded.hidden_states, encoded.attentions)
 
     def _caches(self, labels: Tensor | None) -> bool:
         """Whether a caller who does not say gets past_key_values."""

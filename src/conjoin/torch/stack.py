@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.torch.block import Block, Reading
+from conjoin.torch.checks import check_not_empty
 from conjoin.torch.dropout import dropout
 from conjoin.torch.embedding import Embedding
 from conjoin.torch.linear import plain_cpu_tensor
@@ -19,8 +20,8 @@ from conjoin.torch.native import Steps, is_watched
 from conjoin.torch.norm import build_norm
 from conjoin.torch.packing import PackedMask, Packing
 from conjoin.torch.positions import Angles, RelativeBias, places_of, rotary_angles, stands_together, token_positions
-from conjoin.torch.sharing import Brick
 from conjoin.torch.segments import check_segments, same_segment, segment_starts
+from conjoin.torch.sharing import Brick
 from conjoin.torch.stack_inputs import StackInputs
 
 _MOST_TOKENS = 1024
@@ -193,12 +194,12 @@ class Stack(Brick):
         given = inputs.input_ids if inputs.inputs_embeds is None else inputs.inputs_embeds
         if given is None or (inputs.input_ids is not None and inputs.inputs_embeds is not None):
             raise ShapeError(f"{self.spec.family}: expected exactly one of input_ids and inputs_embeds.")
-        if inputs.input_ids is not None and (given.dim() != 2 or given.is_floating_point()):
+        if inputs.input_ids is None and (given.dim() != 3 or not given.is_floating_point()):
             raise ShapeError(
-                f"{self.spec.family}: input_ids has shape {tuple(given.shape)} and dtype {given.dtype}. "
-                "Expected integers of shape (batch, length).",
-                hint="tokenizer(text, return_tensors='pt').input_ids has that shape; add [None] to a single row.",
+                f"{self.spec.family}: inputs_embeds has shape {tuple(given.shape)} and dtype {given.dtype}; "
+                "expected floating numbers of shape (batch, length, width)."
             )
+        check_not_empty(f"{self.spec.family}: input_ids or inputs_embeds", given.shape)
         return given.shape[0], given.shape[1]
 
     def _key_mask(self, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"] | None:
@@ -285,7 +286,9 @@ class Stack(Brick):
         Whether they do is asked only where asking is cheap: not while tracing, nor of a GPU at every step.
         """
         total = 0 if key_mask is None else key_mask.shape[1]
-        narrow = any(block.self_attn.window is not None and total > block.self_attn.window for block in self.spec.blocks)
+        narrow = any(
+            block.self_attn.window is not None and total > block.self_attn.window for block in self.spec.blocks
+        )
         if key_mask is None or not (narrow or self.relative_bias is not None):
             return None
         cheap = ordinary(key_mask) and (not past or key_mask.device.type == "cpu")

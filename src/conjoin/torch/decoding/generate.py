@@ -68,7 +68,7 @@ GPU_PATIENCE = 8
 
 def generate(
     model: "EncoderDecoderModel",
-    inputs: Int[Tensor, "B S"] | None = None,
+    inputs: Tensor | None = None,
     generation_config: Any | None = None,
     logits_processor: Any | None = None,
     stopping_criteria: Any | None = None,

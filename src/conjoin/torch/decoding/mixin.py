@@ -26,7 +26,7 @@ class Generates(PreparesInputs, WithGenerationConfig, RemembersFresh):
 
     def generate(
         self,
-        inputs: Int[Tensor, "B S"] | None = None,
+        inputs: Tensor | None = None,
         generation_config: Any | None = None,
         logits_processor: Any | None = None,
         stopping_criteria: Any | None = None,

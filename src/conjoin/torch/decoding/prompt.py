@@ -11,6 +11,7 @@ from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs, Tokens
 from conjoin.pretrained.prompt import padding_id
 from conjoin.torch.cache import KVCache
+from conjoin.torch.checks import as_states, require_cache
 from conjoin.torch.decoding.reader import Sources
 from conjoin.torch.outputs import EncoderOutput, as_encoder_output
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from conjoin.torch.model import EncoderDecoderModel
 
 
+_NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64)
 ENCODER_KEYWORDS = ("inputs_embeds", "token_type_ids", "position_ids")
 
 
@@ -73,10 +75,11 @@ def take_inputs(inputs: Any, keywords: dict[str, Any]) -> Given:
         raise GenerationError(
             f"{'; '.join(wrong)}: expected tensors.", hint="tokenizer(text, return_tensors='pt') makes them."
         )
+    require_cache(keywords.get("past_key_values"))
     given = Given(
-        ids=ids,
+        ids=_widened(ids),
         mask=tensors["attention_mask"],
-        prefix=tensors["decoder_input_ids"],
+        prefix=_widened(tensors["decoder_input_ids"]),
         prefix_mask=tensors["decoder_attention_mask"],
         encoded=None if encoded is None else as_encoder_output(encoded),
         cache=keywords.pop("past_key_values", None),
@@ -84,6 +87,11 @@ def take_inputs(inputs: Any, keywords: dict[str, Any]) -> Given:
     )
     _check_source(given)
     return given
+
+
+def _widened(ids: Tensor | None) -> Tensor | None:
+    """Whole numbers of few bits as tables take them."""
+    return ids.long() if ids is not None and ids.dtype in _NARROW else ids
 
 
 def _check_source(given: Given) -> None:
@@ -125,7 +133,8 @@ def encode(
         wanted = {"output_attentions": outputs.attentions, "output_hidden_states": outputs.hidden_states}
         output = model.encoder(ids, mask, **keywords, **wanted)
     assert isinstance(output, EncoderOutput) and output.last_hidden_state is not None
-    states = output.last_hidden_state
+    size, like = model.encoder.spec.hidden_size, model.decoder.embed.words.weight
+    states = as_states(output.last_hidden_state, size, like)
     if mask is not None and tuple(mask.shape) != tuple(states.shape[:2]):
         raise ShapeError(
             f"attention_mask has shape {tuple(mask.shape)}; expected {tuple(states.shape[:2])}, as the source."
