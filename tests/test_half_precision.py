@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import oracle
+from conjoin import EncoderDecoderModel
 from conjoin.torch.halves import Decoder, Encoder
 
 DECODERS = [
@@ -62,3 +63,34 @@ def test_gemmas_embedding_scale_is_rounded_to_the_weights_dtype(key: str, tmp_pa
     rounded = torch.tensor(theirs.config.hidden_size**0.5).bfloat16()
     assert rounded.item() != theirs.config.hidden_size**0.5
     assert torch.equal(ours.embed.look_up(ids), ours.embed.words.weight[ids] * rounded)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", ["t5", "t5/gated", "mt5"])
+def test_a_t5_whose_numbers_float16_does_not_hold_stays_near_float32(
+    key: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    theirs = oracle.save_whole(key, tmp_path)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.mul_(3e3 if ".wo." in name else 40 if ".wi" in name else 1)
+    theirs.save_pretrained(tmp_path)
+    given = oracle.batch_for(key)
+    exact, ours = (
+        EncoderDecoderModel.from_pretrained(tmp_path),
+        EncoderDecoderModel.from_pretrained(tmp_path, dtype=dtype),
+    )
+    truth, out = exact(**given), ours.train()(**given)
+    assert out.logits.dtype == dtype
+    assert distance(out.logits, truth.logits) < 5e-2
+    out.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in ours.parameters())
+    ours = ours.eval()
+    ids, mask = given["input_ids"], given["attention_mask"]
+    for beams in (1, 3):
+        written = ours.generate(ids, attention_mask=mask, num_beams=beams, max_new_tokens=5)
+        assert (written[:, 1:] != 0).any()
+    ours.save_pretrained(tmp_path / "half")
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "half")
+    assert again.dtype == dtype
+    assert torch.equal(again(**given).logits, ours(**given).logits)

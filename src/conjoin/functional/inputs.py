@@ -9,6 +9,7 @@ from conjoin import spec
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ShapeError, listing
 from conjoin.families import PretrainedConfig
+from conjoin.functional.cache import Cache
 from conjoin.functional.loss import IGNORED, TargetRules
 from conjoin.join import require_pad, require_start, special_tokens, starts_with_last_label
 
@@ -111,3 +112,68 @@ def check_segments(batch: Mapping[str, Any]) -> None:
         raise ShapeError(
             "segment ids are given for one side only.", hint="packed rows need segment_ids and decoder_segment_ids."
         )
+
+
+def check_shapes(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
+    """Refuse arrays that cannot be: empty ones, states of another encoder, labels that lie beside no input.
+
+    Sizes that are not known while a program is traced are None, and are not looked at.
+
+    Raises:
+        ShapeError: with what was given and what was expected.
+    """
+    states, width = batch.get("encoder_outputs"), pair.encoder.hidden_size
+    if states is not None and (len(states.shape) != 3 or states.shape[-1] != width or not _is_floating(states)):
+        raise ShapeError(
+            f"encoder_outputs has shape {tuple(states.shape)} and dtype {states.dtype}; "
+            f"expected floating numbers of shape (batch, length, {width}), the encoder's width.",
+            hint="give what model.encode(...) of this model returns.",
+        )
+    for name in ("input_ids", "inputs_embeds", "encoder_outputs", *TARGET):
+        if name in batch and 0 in tuple(batch[name].shape)[:2]:
+            raise ShapeError(
+                f"{name} has shape {tuple(batch[name].shape)}; expected at least one row and one position."
+            )
+    target = next((batch[name] for name in ("decoder_input_ids", "decoder_inputs_embeds") if name in batch), None)
+    labels = batch.get("labels")
+    if labels is not None and target is not None and _differ(labels.shape, target.shape[:2]):
+        raise ShapeError(
+            f"labels has shape {tuple(labels.shape)}, the decoder's inputs {tuple(target.shape[:2])}; expected the "
+            "same: labels[t] is what position t must predict."
+        )
+    written = labels if target is None else target
+    source = next((batch[name] for name in ("encoder_outputs", "input_ids", "inputs_embeds") if name in batch), None)
+    if source is None or written is None or None in (source.shape[0], written.shape[0]):
+        return
+    if written.shape[0] % source.shape[0]:
+        raise ShapeError(
+            f"{written.shape[0]} target rows for {source.shape[0]} sources; expected a multiple, shapes are "
+            f"{tuple(written.shape)} and {tuple(source.shape)}."
+        )
+
+
+def check_cache(cache: Cache, kind: spec.StackSpec) -> None:
+    """Refuse what another model kept.
+
+    Raises:
+        ShapeError: other layers, heads or sizes.
+    """
+    rows = cache.mask.shape[0]
+    found = [(k.shape[0] // rows, k.shape[2]) for k in cache.keys]
+    expected = [(each.num_kv_heads, each.head_size) for each in (block.self_attn.attention for block in kind.blocks)]
+    crossing = [block.cross_attn.attention for block in kind.blocks if block.cross_attn is not None]
+    sources = [(k.shape[1], k.shape[3]) for k, _ in cache.cross]
+    if found != expected or sources != [(each.num_kv_heads, each.head_size) for each in crossing]:
+        raise ShapeError(
+            f"{kind.family}: past_key_values holds (heads, size) {found} of its target and {sources} of its source; "
+            f"expected {expected} of {len(crossing)} layers that read a source.",
+            hint="give what init_cache or an earlier call of this very model returned.",
+        )
+
+
+def _is_floating(x: Any) -> bool:
+    return "float" in str(x.dtype)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return any(a is not None and b is not None and a != b for a, b in zip(tuple(one), tuple(other), strict=True))

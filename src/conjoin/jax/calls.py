@@ -16,9 +16,11 @@ from conjoin.functional.inputs import (
     SOURCE,
     TARGET,
     bucket,
+    check_cache,
     check_ids,
     check_length,
     check_segments,
+    check_shapes,
     length_of,
     padding_filler,
     target_length,
@@ -99,10 +101,12 @@ def decode(
     decoder = model.spec.decoder
     if states is None and cache is None:
         raise ShapeError(f"{decoder.family}: this decoder reads an encoder; encoder_outputs is missing.")
+    check_shapes(batch if states is None else {**batch, "encoder_outputs": states}, model.spec)
     length = target_length(batch, decoder)
     past = 0 if cache is None or isinstance(cache.length, Tracer) else int(cache.length)
     check_length(decoder, past + length, batch.get("decoder_position_ids"))
     if cache is not None:
+        check_cache(cache, decoder)
         room = cache.mask.shape[1]
         if past + length > room:
             raise ShapeError(f"{past + length} target positions, but the cache has room for {room}: see init_cache.")
@@ -118,6 +122,7 @@ def start_cache(
     """An empty cache."""
     states = encoded.last_hidden_state
     assert states is not None
+    check_shapes({"encoder_outputs": states}, model.spec)
     if rows % states.shape[0]:
         raise ShapeError(f"{rows} target rows for {states.shape[0]} sources; expected a multiple.")
     return programs.start_cache_jit(model.net, rows, room, params, states)
@@ -150,6 +155,7 @@ def prepared(
     batch = _arrays(given)
     encoder, decoder = model.spec.encoder, model.spec.decoder
     check_segments(batch)
+    check_shapes(batch, model.spec)
     source = target = None
     if "encoder_outputs" in batch:
         source = batch["encoder_outputs"].shape[1]
@@ -213,7 +219,9 @@ def _arrays(given: Given) -> Batch:
             continue
         array = value if isinstance(value, jax.Array | np.ndarray) else np.asarray(value)
         floats = name.endswith("embeds") or name == "encoder_outputs"
-        if name.endswith("ids") and (array.ndim != 2 or jnp.issubdtype(array.dtype, jnp.floating)):
+        if (name.endswith("ids") or name == "labels") and (
+            array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.integer)
+        ):
             raise ShapeError(
                 f"{name} has shape {tuple(array.shape)} and dtype {array.dtype}. "
                 "Expected integers of shape (batch, length).",

@@ -10,7 +10,15 @@ from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.families import PretrainedConfig
 from conjoin.functional import inputs
-from conjoin.functional.inputs import TARGET, check_ids, check_length, check_segments, length_of, target_length
+from conjoin.functional.inputs import (
+    TARGET,
+    check_ids,
+    check_length,
+    check_segments,
+    check_shapes,
+    length_of,
+    target_length,
+)
 from conjoin.functional.loss import IGNORED, TargetRules
 
 Batch = dict[str, Any]
@@ -25,6 +33,7 @@ def prepared(given: Mapping[str, Any], pair: spec.PairSpec) -> Batch:
     batch = {name: _tensor(name, value) for name, value in given.items() if value is not None}
     encoder, decoder = pair.encoder, pair.decoder
     check_segments(batch)
+    check_shapes(batch, pair)
     source = None
     if "encoder_outputs" in batch:
         source = batch["encoder_outputs"].shape[1]
@@ -59,7 +68,7 @@ def is_known(x: Any) -> bool:
 def _tensor(name: str, value: Any) -> Any:
     floats = name.endswith("embeds") or name == "encoder_outputs"
     tensor = tf.convert_to_tensor(value)
-    if name.endswith("ids") and (tensor.shape.rank != 2 or tensor.dtype.is_floating):
+    if (name.endswith("ids") or name == "labels") and (tensor.shape.rank != 2 or not tensor.dtype.is_integer):
         raise ShapeError(
             f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype.name}. "
             "Expected integers of shape (batch, length).",
