@@ -76,10 +76,8 @@ def test_a_t5_whose_numbers_float16_does_not_hold_stays_near_float32(
             parameter.mul_(3e3 if ".wo." in name else 40 if ".wi" in name else 1)
     theirs.save_pretrained(tmp_path)
     given = oracle.batch_for(key)
-    exact, ours = (
-        EncoderDecoderModel.from_pretrained(tmp_path),
-        EncoderDecoderModel.from_pretrained(tmp_path, dtype=dtype),
-    )
+    exact = EncoderDecoderModel.from_pretrained(tmp_path)
+    ours = EncoderDecoderModel.from_pretrained(tmp_path, dtype=dtype)
     truth, out = exact(**given), ours.train()(**given)
     assert out.logits.dtype == dtype
     assert distance(out.logits, truth.logits) < 5e-2

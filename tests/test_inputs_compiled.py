@@ -33,7 +33,7 @@ def test_states_of_another_encoder_are_refused(model: Any) -> None:
 def test_labels_that_do_not_lie_beside_the_inputs_are_refused(model: Any) -> None:
     with pytest.raises(ShapeError, match=r"labels has shape \(1, 2\), the decoder's inputs \(1, 3\)"):
         model(IDS, decoder_input_ids=np.array([[9, 18, 20]]), labels=LABELS)
-    with pytest.raises(ShapeError, match="labels has shape .* and dtype float"):
+    with pytest.raises(ShapeError, match=r"labels has shape .* and dtype float"):
         model(IDS, decoder_input_ids=np.array([[9, 18]]), labels=LABELS.astype(np.float32))
     with pytest.raises(ShapeError, match="labels: -1 to 18"):
         model(IDS, labels=np.array([[18, -1]]))
@@ -44,7 +44,7 @@ def test_ids_are_whole_numbers_of_any_kind_and_nothing_else(model: Any) -> None:
     for dtype in (np.uint8, np.int8, np.int16, np.int64):
         assert np.array_equal(np.asarray(model(IDS.astype(dtype), labels=LABELS.astype(dtype)).logits), expected)
     for dtype in (bool, np.float32):
-        with pytest.raises(ShapeError, match="input_ids has shape .* and dtype"):
+        with pytest.raises(ShapeError, match=r"input_ids has shape .* and dtype"):
             model(IDS.astype(dtype), labels=LABELS)
 
 

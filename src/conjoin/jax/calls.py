@@ -219,9 +219,8 @@ def _arrays(given: Given) -> Batch:
             continue
         array = value if isinstance(value, jax.Array | np.ndarray) else np.asarray(value)
         floats = name.endswith("embeds") or name == "encoder_outputs"
-        if (name.endswith("ids") or name == "labels") and (
-            array.ndim != 2 or not jnp.issubdtype(array.dtype, jnp.integer)
-        ):
+        whole = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
+        if (name.endswith("ids") or name == "labels") and not whole:
             raise ShapeError(
                 f"{name} has shape {tuple(array.shape)} and dtype {array.dtype}. "
                 "Expected integers of shape (batch, length).",

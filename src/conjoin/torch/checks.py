@@ -1,6 +1,7 @@
 """What a call's tensors must be, before they reach the bricks. Nothing here waits for a GPU."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,8 @@ from torch import Tensor
 from conjoin.errors import ShapeError
 from conjoin.torch.cache import KVCache
 from conjoin.torch.linear_grad import ordinary
+from conjoin.torch.loss import IGNORED
+from conjoin.torch.outputs import EncoderOutput, as_encoder_output
 
 _INDEX = (torch.int64, torch.int32)
 """What tables take as they are."""
@@ -72,24 +75,34 @@ def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]
     return states if autocast or states.dtype == like.dtype else states.to(like.dtype)
 
 
-def check_labels(labels: Int[Tensor, "R T"], target: Tensor, vocab_size: int, ignored: int) -> None:
+def as_readable(given: Any, size: int, like: Tensor) -> EncoderOutput:
+    """A caller's encoder_outputs; see `as_states`."""
+    encoded = as_encoder_output(given)
+    if encoded.last_hidden_state is None:
+        return encoded
+    states = as_states(encoded.last_hidden_state, size, like)
+    return EncoderOutput(states, encoded.hidden_states, encoded.attentions)
+
+
+def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor | None, vocab_size: int) -> None:
     """Refuse labels that do not lie beside the decoder's inputs; on a CPU, also ids beyond the vocabulary.
 
     Raises:
         ShapeError: they are such.
     """
-    if labels.shape != target.shape[:2]:
+    target = ids if embeds is None else embeds
+    if target is not None and labels.shape != target.shape[:2]:
         raise ShapeError(
             f"labels has shape {tuple(labels.shape)}, the decoder's inputs {tuple(target.shape[:2])}; expected the "
             "same: labels[t] is what position t must predict."
         )
     if labels.device.type != "cpu" or not ordinary(labels):
         return
-    counted = labels[labels != ignored]
+    counted = labels[labels != IGNORED]
     least, most = (int(found) for found in counted.aminmax()) if counted.numel() else (0, 0)
     if least < 0 or most >= vocab_size:
         raise ShapeError(
-            f"labels has ids from {least} to {most}; expected 0 to {vocab_size - 1}, or {ignored} if not counted.",
+            f"labels has ids from {least} to {most}; expected 0 to {vocab_size - 1}, or {IGNORED} if not counted.",
             hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(decoder=len(...)).",
         )
 

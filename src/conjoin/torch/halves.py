@@ -19,7 +19,7 @@ from conjoin.torch.checks import as_ids, as_labels, check_labels, require_cache
 from conjoin.torch.head import Head
 from conjoin.torch.keywords import refuse_saving_words, take_device, take_dtype
 from conjoin.torch.loading import fill, materialise, stored_dtype
-from conjoin.torch.loss import IGNORED, token_loss
+from conjoin.torch.loss import token_loss
 from conjoin.torch.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.saving import save_half
@@ -214,7 +214,7 @@ class Decoder(Half):
         )
         labels = as_labels(labels)
         if labels is not None:
-            check_labels(labels, last, self.spec.vocab_size, IGNORED)
+            check_labels(labels, None, last, self.spec.vocab_size)
         logits = self.score(last) if output_logits or labels is not None else None
         output = DecoderOutput(
             loss=None if labels is None or logits is None else token_loss(logits, labels),

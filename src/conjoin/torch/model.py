@@ -43,7 +43,7 @@ from conjoin.pretrained import (
     untie_head,
 )
 from conjoin.torch.adapters import watch_wrappers
-from conjoin.torch.checks import as_labels, as_states, check_labels, require_cache
+from conjoin.torch.checks import as_labels, as_readable, check_labels, require_cache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
 from conjoin.torch.freezing import Freezing
@@ -54,7 +54,7 @@ from conjoin.torch.keywords import Loading, take_device, take_dtype, take_loadin
 from conjoin.torch.linear import Linear
 from conjoin.torch.loading import fill, materialise, stored_dtype
 from conjoin.torch.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
-from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
+from conjoin.torch.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.torch.pretrained import Pretrained, plain_state
 from conjoin.torch.quantization import Quantizing, fill_quantized, is_quantized
 from conjoin.torch.resize import Resizing
@@ -309,7 +309,7 @@ class EncoderDecoderModel(
                 return_dict=True,
                 segment_ids=segment_ids,
             )
-        encoded = self._readable(encoder_outputs)
+        encoded = as_readable(encoder_outputs, self.encoder.spec.hidden_size, self.decoder.embed.words.weight)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_segment_ids)
             if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):
@@ -322,8 +322,7 @@ class EncoderDecoderModel(
                 "decoder_input_ids in it: model.prepare_decoder_input_ids_from_labels(labels).",
             )
         if labels is not None:
-            target = decoder_input_ids if decoder_inputs_embeds is None else decoder_inputs_embeds
-            check_labels(labels, target, self.decoder.spec.vocab_size, IGNORED)
+            check_labels(labels, decoder_input_ids, decoder_inputs_embeds, self.decoder.spec.vocab_size)
         decoded = self.decoder(
             decoder_input_ids,
             decoder_attention_mask,
@@ -354,15 +353,6 @@ class EncoderDecoderModel(
             encoder_attentions=encoded.attentions,
         )
         return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
-
-    def _readable(self, given: Any) -> EncoderOutput:
-        """What the decoder can read of a caller's encoder_outputs."""
-        encoded = as_encoder_output(given)
-        if encoded.last_hidden_state is None:
-            return encoded
-        size, like = self.encoder.spec.hidden_size, self.decoder.embed.words.weight
-        states = as_states(encoded.last_hidden_state, size, like)
-        return EncoderOutput(states, encoded.hidden_states, encoded.attentions)
 
     def _caches(self, labels: Tensor | None) -> bool:
         """Whether a caller who does not say gets past_key_values."""
