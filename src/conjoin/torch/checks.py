@@ -107,14 +107,26 @@ def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor 
         )
 
 
-def require_cache(given: object) -> None:
-    """Refuse what is no cache of ours.
+def require_cache(given: object, like: Tensor) -> None:
+    """Refuse what is no cache of ours, or holds other numbers than a decoder's.
+
+    Args:
+        like: A parameter of the decoder.
 
     Raises:
-        ShapeError: it is something else.
+        ShapeError: it is such.
     """
-    if given is not None and not isinstance(given, KVCache):
+    if given is None:
+        return
+    if not isinstance(given, KVCache):
         raise ShapeError(
             f"past_key_values is a {type(given).__name__}; expected a KVCache.",
             hint="give what an earlier call of this model returned as past_key_values.",
         )
+    held = given.keys[0] if given.keys else None
+    if held is None or given.quantized or torch.is_autocast_enabled(like.device.type) or held.dtype == like.dtype:
+        return
+    raise ShapeError(
+        f"past_key_values is of another model: it holds {held.dtype}; expected {like.dtype}.",
+        hint="pass what this model returned, or None to begin anew.",
+    )

@@ -193,7 +193,7 @@ class Decoder(Half):
         if use_cache and self.checkpoint_every and self.training:
             warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
             use_cache = False
-        require_cache(past_key_values)
+        require_cache(past_key_values, self.embed.words.weight)
         cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
         record = self._record(output_hidden_states, output_attentions)
         last = self.run(

@@ -294,7 +294,7 @@ class EncoderDecoderModel(
             ShapeError: inputs that are missing, contradict each other or exceed the position table.
             ConfigError: labels are given, but no start id is known.
         """
-        require_cache(past_key_values)
+        require_cache(past_key_values, self.decoder.embed.words.weight)
         labels = as_labels(labels)
         reads_source = past_key_values is None or not past_key_values.cross
         if encoder_outputs is None and reads_source:

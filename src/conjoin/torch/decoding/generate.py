@@ -36,6 +36,7 @@ from conjoin.generation import (
 )
 from conjoin.join import special_tokens
 from conjoin.torch.cache import KVCache
+from conjoin.torch.checks import require_cache
 from conjoin.torch.decoding.beam_search import beam_search
 from conjoin.torch.decoding.beams import BeamRules
 from conjoin.torch.decoding.constrained import constrained_beam_search
@@ -126,6 +127,7 @@ def _generate(
     # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
     with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
         sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
+        require_cache(given.cache, model.decoder.embed.words.weight)
         cache = usable_cache(given.cache, prompt, request.mode)
         run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
         decoded = run.decode()

@@ -11,7 +11,7 @@ from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs, Tokens
 from conjoin.pretrained.prompt import padding_id
 from conjoin.torch.cache import KVCache
-from conjoin.torch.checks import as_states, require_cache
+from conjoin.torch.checks import as_states
 from conjoin.torch.decoding.reader import Sources
 from conjoin.torch.outputs import EncoderOutput, as_encoder_output
 
@@ -40,7 +40,7 @@ class Given:
     prefix: Tensor | None = None
     prefix_mask: Tensor | None = None
     encoded: EncoderOutput | None = None
-    cache: KVCache | None = None
+    cache: Any = None
     keywords: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -75,7 +75,6 @@ def take_inputs(inputs: Any, keywords: dict[str, Any]) -> Given:
         raise GenerationError(
             f"{'; '.join(wrong)}: expected tensors.", hint="tokenizer(text, return_tensors='pt') makes them."
         )
-    require_cache(keywords.get("past_key_values"))
     given = Given(
         ids=_widened(ids),
         mask=tensors["attention_mask"],
@@ -198,7 +197,7 @@ def target_prompt(
     return torch.cat((start, given), 1), None if mask is None else torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
 
 
-def usable_cache(cache: KVCache | None, prompt: Int[Tensor, "B P"], mode: Mode) -> KVCache | None:
+def usable_cache(cache: Any, prompt: Int[Tensor, "B P"], mode: Mode) -> KVCache | None:
     """What an earlier call kept, to go on from; that cache itself stays as it is.
 
     Raises:
