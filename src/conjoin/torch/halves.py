@@ -14,6 +14,7 @@ from conjoin.errors import ConjoinWarning
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
+from conjoin.torch.adapters import watch_wrappers
 from conjoin.torch.cache import KVCache
 from conjoin.torch.checks import as_ids, as_labels, check_labels, require_cache
 from conjoin.torch.head import Head
@@ -25,6 +26,8 @@ from conjoin.torch.pretrained import Pretrained
 from conjoin.torch.saving import save_half
 from conjoin.torch.stack import Stack
 from conjoin.torch.stack_inputs import Record, StackInputs
+
+watch_wrappers()
 
 
 class Half(Stack, Pretrained):

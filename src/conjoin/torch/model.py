@@ -42,7 +42,6 @@ from conjoin.pretrained import (
     route,
     untie_head,
 )
-from conjoin.torch.adapters import watch_wrappers
 from conjoin.torch.checks import as_labels, as_readable, check_labels, require_cache
 from conjoin.torch.decoding.mixin import Generates
 from conjoin.torch.doctor import WithDoctor
@@ -61,8 +60,6 @@ from conjoin.torch.resize import Resizing
 from conjoin.torch.row_counts import over_rounded_rows
 from conjoin.torch.saving import Saves
 from conjoin.torch.sharing import mark_shared
-
-watch_wrappers()
 
 
 class EncoderDecoderModel(
@@ -397,11 +394,3 @@ class EncoderDecoderModel(
     def get_decoder(self) -> Decoder:
         """The half that writes the target."""
         return self.decoder
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The encoder's word table."""
-        return self.encoder.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The layer whose weight is the decoder's vocabulary matrix."""
-        return self.decoder.get_output_embeddings()

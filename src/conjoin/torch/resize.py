@@ -80,6 +80,14 @@ class Resizing(nn.Module):
         self.join_report = replace(self.join_report, parameters=specs.pair_parameters(self.spec))
         return self.encoder.get_input_embeddings()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's word table."""
+        return self.encoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The layer whose weight is the decoder's vocabulary matrix."""
+        return self.decoder.get_output_embeddings()
+
     @property
     def _shares_words(self) -> bool:
         declared = "embed.words.weight" in shared_names(self.spec)
