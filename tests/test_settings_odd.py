@@ -85,6 +85,7 @@ def test_a_misspelt_keyword_of_a_half_or_of_loading_is_told_and_left_out(tmp_pat
         ("generation_config.json", {"pad_token_id": "x"}),
         ("generation_config.json", {"decoder_start_token_id": 2**63}),
         ("generation_config.json", {"sequence_bias": {"a": 1}}),
+        ("generation_config.json", {"length_penalty": 2**63, "num_beams": 2}),
         ("generation_config.json", {"sequence_bias": {"[" * 3000: 1}}),
     ],
     ids=lambda value: str(value)[:40],

@@ -103,7 +103,6 @@ def _is_watermark(value: Any) -> bool:
 
 
 _POSITIVE = Range(lambda v: _is_real(v) and v > 0, "a number above 0")
-_NUMBER = Range(_is_real, "a number")
 _SWITCH = _one_of(True, False)
 RANGES: dict[str, Range] = {
     **dict.fromkeys(
@@ -152,7 +151,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("min_p", "penalty_alpha", "assistant_confidence_threshold"), _between(0, 1)),
     **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), _between(0, 1, open_high=True)),
     "assistant_ensemble_weight": _between(0, 1, open_low=True, open_high=True),
-    "length_penalty": _NUMBER,
+    "length_penalty": _between(-50, 50),  # a length to a higher power is no number any more
     "diversity_penalty": Range(lambda v: _is_real(v) and v >= 0, "a number of at least 0"),
     "early_stopping": _one_of(True, False, "never"),
     "num_assistant_tokens_schedule": _one_of("constant", "heuristic", "heuristic_transient"),
