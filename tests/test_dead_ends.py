@@ -137,7 +137,6 @@ def asks(paths: list[list[int]]) -> Callable[[int, Tensor], list[int]]:
         {"penalty_alpha": 0.5, "top_k": 4},
         {"copy_speculation": True},
     ],
-    ids=str,
 )
 def test_callers_are_asked_about_live_rows_only(model: EncoderDecoderModel, kind: dict[str, Any], sources: int) -> None:
     ids = torch.tensor([[3, 4], [9, 8]])[:sources]

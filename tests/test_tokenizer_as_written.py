@@ -182,7 +182,6 @@ def test_a_token_that_only_the_settings_name_is_added_at_the_end(tmp_path: Path)
         (PIECES["frame"], {"add_bos_token": False, "bos_token": "<s>"}, r"add_bos_token = False there, True in"),
         (PIECES["bytes"], {"add_eos_token": True, "eos_token": "</s>"}, r"add_eos_token = True there, False in"),
     ],
-    ids=str,
 )
 def test_a_setting_that_contradicts_the_file_warns_once_with_both_sides(
     make: Callable[[], Backend], config: dict[str, Any], message: str, tmp_path: Path
@@ -225,7 +224,6 @@ def test_settings_that_agree_with_the_file_say_nothing(tmp_path: Path) -> None:
         (PIECES["first"], {"legacy": True}, "b<b", ["\u2581", "b", "<", "\u2581", "b"]),
         (PIECES["first"], {"prepend_scheme": "never"}, "b<b", ["b", "<", "b"]),
     ],
-    ids=str,
 )
 def test_what_the_caller_asks_for_is_done(
     make: Callable[[], Backend], asked: dict[str, Any], text: str, tokens: list[str], tmp_path: Path
@@ -251,7 +249,6 @@ def test_what_the_caller_asks_for_is_done(
         (BYTE_LEVEL["digits"], {"legacy": False}),
         (PIECES["bytes"], {"prepend_scheme": "sometimes"}),
     ],
-    ids=str,
 )
 def test_what_the_pipeline_has_no_step_for_is_refused(
     make: Callable[[], Backend], asked: dict[str, Any], tmp_path: Path
