@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 
 from conjoin.errors import ShapeError
 from conjoin.functional.cache import Cache
@@ -110,9 +111,9 @@ def as_encoder_output(given: Any) -> EncoderOutput:
             return given
         case tuple() | list():
             names = ("last_hidden_state", "hidden_states", "attentions")
-            return EncoderOutput(**dict(zip(names, given, strict=False)))
+            return EncoderOutput(**{name: jax.tree.map(jnp.asarray, x) for name, x in zip(names, given, strict=False)})
         case _ if hasattr(given, "last_hidden_state"):
-            return EncoderOutput(last_hidden_state=given.last_hidden_state)
+            return EncoderOutput(last_hidden_state=jnp.asarray(given.last_hidden_state))
         case _ if getattr(given, "ndim", 0) == 3:
-            return EncoderOutput(last_hidden_state=given)
+            return EncoderOutput(last_hidden_state=jnp.asarray(given))
     raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encode(...) returns.")
