@@ -268,3 +268,11 @@ def test_padding_is_found_where_no_mask_says_it() -> None:
     model, ids, mask = setting("electra-electra")
     assert (ids[1] == PAD + 1).any()  # the encoder's pad id is 4
     assert model.generate(ids, max_new_tokens=6).equal(model.generate(ids, attention_mask=mask, max_new_tokens=6))
+
+
+@pytest.mark.parametrize("name", ["decoder_start_token_id", "pad_token_id", "eos_token_id", "bos_token_id"])
+def test_an_id_that_no_integer_tensor_holds_is_refused(name: str) -> None:
+    model, _, _ = setting()
+    for value in (2**63, [2**63]) if name.startswith(("decoder", "eos")) else (2**63,):
+        with pytest.raises(GenerationError, match="9223372036854775808 is given as the id of a special token"):
+            model.generate(torch.tensor([[3, 4]]), max_new_tokens=2, **{name: value})

@@ -353,7 +353,7 @@ def test_a_folder_with_another_familys_vocabulary_is_told_which_class_reads_it(t
     folder = raw_folder("xlm-roberta", tmp_path)
     (folder / "tokenizer_config.json").unlink()
     write_json(folder / "config.json", {"model_type": "bert"})
-    with pytest.raises(OSError, match=r"(?s)no vocab\.txt.*The files fit: .*XLMRobertaTokenizer.*hint: CamembertTok"):
+    with pytest.raises(OSError, match=r"(?s)no vocab\.txt.*The files fit: .*XLMRobertaTokenizer.*hint: XLMRobertaTok"):
         load(folder)
 
 

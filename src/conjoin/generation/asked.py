@@ -8,6 +8,7 @@ from typing import Any, cast
 from conjoin.errors import GenerationError, listing
 from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
 from conjoin.join import SpecialTokens
+from conjoin.limits import VOCAB
 
 GENERATE_ARGUMENTS = (
     "logits_processor",
@@ -98,12 +99,19 @@ def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
     """The call's ids, else the model's.
 
     The start falls back to bos, and pad to the first eos, as in transformers.
+
+    Raises:
+        GenerationError: an id that no vocabulary has.
     """
     bos = _single(_first(asked.values.get("bos_token_id"), known.bos))
     eos = _ids(_first(asked.values.get("eos_token_id"), known.eos))
     start = _first(asked.values.get("decoder_start_token_id"), known.start, bos)
     pad = _single(_first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None))
-    return Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
+    tokens = Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
+    beyond = [i for i in (*tokens.start, pad, *eos, bos) if isinstance(i, int) and abs(i) > VOCAB]
+    if beyond:
+        raise GenerationError(f"{beyond[0]} is given as the id of a special token; no vocabulary has that many tokens.")
+    return tokens
 
 
 def _ids(value: Any) -> tuple[int, ...]:

@@ -90,10 +90,10 @@ def misfit(cls: type[Tokenizer], document: Mapping[str, Any]) -> bool:
 
 
 def fitting(files: Files) -> list[str]:
-    """The families that read a folder's vocabulary files, by name."""
+    """The families that read a folder's vocabulary files, the most general first."""
     there = set(files.names())
     known = [cls for cls in CLASSES.values() if cls.vocabulary_files and there.issuperset(cls.vocabulary_files)]
-    return sorted({cls.__name__ for cls in known})
+    return [*dict.fromkeys(cls.__name__ for cls in known)]
 
 
 def needs_no_vocabulary(folder: Path) -> bool:
