@@ -1,5 +1,6 @@
 """What families refuse, word for word."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,8 +54,11 @@ def refusal(model_type: str, **changes: Any) -> str:
 
 @pytest.mark.parametrize("model_type", sorted(MODULES))
 def test_a_stack_without_layers_is_refused(model_type: str) -> None:
-    told = refusal(model_type, **{LAYERS.get(model_type, "num_hidden_layers"): 0})
-    assert told == f"{model_type}: the config has no layers; a stack needs at least one."
+    key = LAYERS.get(model_type, "num_hidden_layers")
+    assert (
+        refusal(model_type, **{key: 0})
+        == f"{model_type}: config values out of range:\n  {key} = 0: expected 1 to 4,096"
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted({*MODULES} - WITH_HEAD_SIZE))
@@ -63,7 +67,9 @@ def test_heads_that_do_not_divide_the_width_are_refused(model_type: str) -> None
     width = TINY[model_type][hidden]
     told = refusal(model_type, **{heads: 7})
     assert told == f"{model_type}: {hidden} = {width} is not a multiple of {heads} = 7."
-    assert refusal(model_type, **{heads: 0}) == f"{model_type}: {hidden} = {width} is not a multiple of {heads} = 0."
+    assert refusal(model_type, **{heads: 0}) == (
+        f"{model_type}: config values out of range:\n  {heads} = 0: expected 1 to 1,048,576"
+    )
 
 
 @pytest.mark.parametrize("model_type", sorted({*MODULES} - {"t5", "mt5"}))
@@ -113,7 +119,7 @@ def test_roberta_without_a_pad_is_refused() -> None:
     )
 
 
-@pytest.mark.parametrize(("layers", "groups", "inner"), [(4, 5, 1), (4, 0, 1), (4, 2, 0), (4, 4, 2)])
+@pytest.mark.parametrize(("layers", "groups", "inner"), [(4, 5, 1), (4, 4, 2)])
 def test_albert_groups_that_make_no_sense_are_refused(layers: int, groups: int, inner: int) -> None:
     told = refusal("albert", num_hidden_layers=layers, num_hidden_groups=groups, inner_group_num=inner)
     assert told == (
@@ -148,3 +154,14 @@ def test_another_familys_config_is_refused() -> None:
         "BertConfig: the config says model_type = 'gpt2'; expected 'bert'.\n\n"
         "hint: AutoConfig.from_pretrained picks the class by itself."
     )
+
+
+@pytest.mark.parametrize("key", ["num_hidden_groups", "inner_group_num"])
+def test_albert_without_groups_or_blocks_in_them_is_refused(key: str) -> None:
+    assert refusal("albert", **{key: 0}) == f"albert: config values out of range:\n  {key} = 0: expected 1 to 4,096"
+
+
+def test_a_spec_without_blocks_cannot_be_written() -> None:
+    stack = family("bert").stack(tiny("bert"), "decoder")
+    with pytest.raises(ConfigError, match="bert: the config has no layers; a stack needs at least one"):
+        replace(stack, blocks=())

@@ -172,7 +172,7 @@ def test_all_values_of_the_wrong_type_are_named_at_once(folder: Path) -> None:
     [
         ({"hidden_size": 21}, "hidden_size = 21 is not a multiple of num_attention_heads = 5"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0"),
-        ({"num_hidden_layers": 0}, "a stack needs at least one"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: expected 1 to 4,096"),
     ],
 )
 def test_sizes_that_do_not_fit_together_are_errors_of_ours(folder: Path, values: dict[str, int], message: str) -> None:
