@@ -11,9 +11,12 @@ from conjoin.errors import ShapeError, listing
 from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.functional.loss import IGNORED, TargetRules
+from conjoin.functional.positions import first_row
 from conjoin.join import require_pad, require_start, special_tokens, starts_with_last_label
 
 SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "segment_ids")
+_SOURCES = ("encoder_outputs", "input_ids", "inputs_embeds")
+_TARGETS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
 TARGET = (
     "decoder_input_ids",
     "decoder_attention_mask",
@@ -93,16 +96,32 @@ def check_length(kind: spec.StackSpec, length: int, position_ids: Any, segments:
 
 
 def check_ids(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
-    """Refuse ids that a vocabulary does not have: compiled programs do not."""
+    """Refuse ids that a vocabulary does not have, and rows that no other table has: compiled programs do not."""
     sides = {"input_ids": pair.encoder, "decoder_input_ids": pair.decoder, "labels": pair.decoder}
-    wrong: list[str] = []
+    wrong = _rows_outside(batch, "", pair.encoder) + _rows_outside(batch, "decoder_", pair.decoder)
     for name, kind in sides.items():
         ids = np.asarray(batch.get(name, 0))
         ids = ids[(ids != IGNORED) | (name != "labels")]
         if ids.size and (ids.min() < 0 or ids.max() >= kind.vocab_size):
             wrong.append(f"{name}: {ids.min()} to {ids.max()}, but {kind.family}'s vocabulary has {kind.vocab_size}")
     if wrong:
-        raise ShapeError(f"Ids outside of the vocabulary:\n{listing(wrong)}", hint="use each half's own tokenizer.")
+        raise ShapeError(
+            f"Ids outside of the vocabulary or of a table:\n{listing(wrong)}", hint="use each half's own tokenizer."
+        )
+
+
+def _rows_outside(batch: Mapping[str, Any], prefix: str, kind: spec.StackSpec) -> list[str]:
+    """Positions and token types that this half's tables do not have."""
+    embedding, first = kind.embedding, first_row(kind.embedding.position)
+    tables = {"position_ids": (-first, embedding.position_rows - first), "token_type_ids": (0, embedding.type_rows)}
+    wrong: list[str] = []
+    for name, (low, end) in tables.items():
+        ids = np.asarray(batch.get(prefix + name, low))
+        if end > low and ids.size and (ids.min() < low or ids.max() >= end):
+            wrong.append(
+                f"{prefix}{name}: {ids.min()} to {ids.max()}, but {kind.family}'s table has {low} to {end - 1}"
+            )
+    return wrong
 
 
 def check_segments(batch: Mapping[str, Any]) -> None:
@@ -129,6 +148,12 @@ def check_shapes(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
             f"expected floating numbers of shape (batch, length, {width}), the encoder's width.",
             hint="give what model.encode(...) of this model returns.",
         )
+    for name, kind in (("inputs_embeds", pair.encoder), ("decoder_inputs_embeds", pair.decoder)):
+        x, width = batch.get(name), kind.embedding.size
+        if x is not None and (len(x.shape) != 3 or x.shape[-1] != width):
+            raise ShapeError(
+                f"{name} has shape {tuple(x.shape)}; expected (batch, length, {width}), {kind.family}'s word vectors."
+            )
     for name in ("input_ids", "inputs_embeds", "encoder_outputs", *TARGET):
         if name in batch and 0 in tuple(batch[name].shape)[:2]:
             raise ShapeError(
@@ -136,7 +161,7 @@ def check_shapes(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
             )
     target = next((batch[name] for name in ("decoder_input_ids", "decoder_inputs_embeds") if name in batch), None)
     labels = batch.get("labels")
-    if labels is not None and target is not None and _differ(labels.shape, target.shape[:2]):
+    if labels is not None and target is not None and differ(labels.shape, target.shape[:2]):
         raise ShapeError(
             f"labels has shape {tuple(labels.shape)}, the decoder's inputs {tuple(target.shape[:2])}; expected the "
             "same: labels[t] is what position t must predict."
@@ -149,6 +174,41 @@ def check_shapes(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
         raise ShapeError(
             f"{written.shape[0]} target rows for {source.shape[0]} sources; expected a multiple, shapes are "
             f"{tuple(written.shape)} and {tuple(source.shape)}."
+        )
+
+
+def check_companions(batch: Mapping[str, Any]) -> None:
+    """Refuse masks, positions and the like that do not lie beside their ids: programs would stretch or cut them.
+
+    Raises:
+        ShapeError: other rows or columns; all of them in one error.
+    """
+    wrong: list[str] = []
+    for mains, prefix in ((_SOURCES, ""), (_TARGETS, "decoder_")):
+        main = next((batch[name] for name in mains if name in batch), None)
+        if main is None:
+            continue
+        rows, length = main.shape[0], main.shape[1]
+        for name in ("attention_mask", "segment_ids", "position_ids", "token_type_ids"):
+            x = batch.get(prefix + name)
+            shared = name in ("position_ids", "token_type_ids") and x is not None and tuple(x.shape) == (1, length)
+            if x is not None and not shared and (len(x.shape) != 2 or differ(x.shape, (rows, length))):
+                wrong.append(f"{prefix}{name} has shape {tuple(x.shape)}; expected ({rows}, {length})")
+    if wrong:
+        raise ShapeError(f"Inputs that do not lie beside their ids:\n{listing(wrong)}")
+
+
+def check_mask(name: str, mask: Any) -> None:
+    """Refuse a mask that says anything but 1 and 0; cut to whole numbers it would say something else.
+
+    Raises:
+        ShapeError: with the values that it has.
+    """
+    values = np.asarray(mask)
+    if values.dtype != bool and not ((values == 0) | (values == 1)).all():
+        raise ShapeError(
+            f"{name} holds numbers from {values.min()} to {values.max()}; expected 1 at real tokens, 0 at padding.",
+            hint="a mask of numbers that are added to scores becomes one by (mask == 0).",
         )
 
 
@@ -175,5 +235,6 @@ def _is_floating(x: Any) -> bool:
     return "float" in str(x.dtype)
 
 
-def _differ(one: Any, other: Any) -> bool:
+def differ(one: Any, other: Any) -> bool:
+    """Whether two shapes of as many axes disagree where both are known."""
     return any(a is not None and b is not None and a != b for a, b in zip(tuple(one), tuple(other), strict=True))

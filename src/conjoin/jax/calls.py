@@ -17,8 +17,10 @@ from conjoin.functional.inputs import (
     TARGET,
     bucket,
     check_cache,
+    check_companions,
     check_ids,
     check_length,
+    check_mask,
     check_segments,
     check_shapes,
     length_of,
@@ -56,15 +58,22 @@ def check_words(more: Given) -> None:
         raise TypeError(f"FlaxEncoderDecoderModel(...) takes no {', '.join(unknown)}. Expected: {', '.join(_MORE)}.")
 
 
-def dropout(train: bool, rng: jax.Array | None) -> jax.Array | None:
+def dropout(train: bool, rng: Any) -> jax.Array | None:
     """The random state of dropout, None outside training.
 
     Raises:
         ShapeError: training without one.
     """
-    if train and rng is None:
-        raise ShapeError("train=True needs dropout_rng.", hint="dropout_rng=jax.random.key(0), another at every step.")
+    if train and (rng is None or isinstance(rng, int)):
+        raise ShapeError(
+            "train=True needs dropout_rng, a key.", hint="dropout_rng=jax.random.key(0), another at every step."
+        )
     return rng if train else None
+
+
+def wants_tuple(config: PretrainedConfig, return_dict: bool | None) -> bool:
+    """Whether a call returns a tuple: what it is told, else what the config says."""
+    return not (config.return_dict if return_dict is None else return_dict)
 
 
 def target_rules(config: PretrainedConfig, given: Given) -> TargetRules | None:
@@ -113,7 +122,25 @@ def decode(
         mask = batch.get("decoder_attention_mask")
         if mask is not None and mask.shape[1] == room != length:
             batch["decoder_attention_mask"] = jax.lax.dynamic_slice_in_dim(mask, cache.length, length, 1)
+        _check_source_mask(batch, cache)
+    check_companions(batch if states is None or cache is not None else {**batch, "encoder_outputs": states})
+    if not _is_traced(batch, params):
+        check_ids(batch, model.spec)
     return programs.decode_jit(model.net, how, params, batch, states, cache, rng)
+
+
+def _check_source_mask(batch: Batch, cache: Cache) -> None:
+    mask = batch.get("attention_mask")
+    if mask is not None and cache.cross:
+        rows, _, length, _ = cache.cross[0][0].shape
+        if tuple(mask.shape) != (rows, length):
+            raise ShapeError(
+                f"encoder_attention_mask has shape {tuple(mask.shape)}; expected ({rows}, {length}), as the cache."
+            )
+
+
+def _is_traced(batch: Batch, params: Params) -> bool:
+    return any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
 
 
 def start_cache(
@@ -162,13 +189,11 @@ def prepared(
     elif "input_ids" in batch or "inputs_embeds" in batch or not any(name in batch for name in TARGET):
         source = length_of(batch, encoder, "input_ids", "inputs_embeds")
         check_length(encoder, source, batch.get("position_ids"), batch.get("segment_ids"))
-    mask = batch.get("attention_mask")
-    if mask is not None and source is not None and mask.shape[1] != source:
-        raise ShapeError(f"attention_mask has shape {mask.shape}; expected {source} columns, as the source.")
     if any(name in batch for name in TARGET):
         target = target_length(batch, decoder)
         check_length(decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
-    tracing = any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
+    check_companions(batch)
+    tracing = _is_traced(batch, params)
     if not tracing:
         check_ids(batch, model.spec)
     if model.bucket_size > 1 and not tracing:
@@ -226,5 +251,7 @@ def _arrays(given: Given) -> Batch:
                 "Expected integers of shape (batch, length).",
                 hint="tokenizer(text, return_tensors='np').input_ids has that shape; add [None] to a single row.",
             )
+        if name.endswith("mask") and not isinstance(array, Tracer):
+            check_mask(name, array)
         batch[name] = array if floats else array.astype(np.int32)
     return batch

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from conjoin.errors import GenerationError
 from conjoin.functional.beams import beam_search
 from conjoin.functional.cache import empty_cache
 from conjoin.functional.ops import Ops
@@ -16,17 +19,24 @@ from conjoin.functional.requests import Writing, writing_of
 from conjoin.functional.results import check_written, fewer_results
 from conjoin.functional.sample import Limits, Written, sample
 from conjoin.functional.stack import project, source_pairs
-from conjoin.generation import (
-    Request,
-)
+from conjoin.generation import Request
 from conjoin.jax import kernels, programs
 from conjoin.jax.calls import prepared
 from conjoin.jax.ops import OPS
 from conjoin.jax.outputs import GenerateOutput, as_encoder_output
-from conjoin.jax.params import flatten
 from conjoin.jax.programs import How, Net
 from conjoin.pretrained import WithGenerationConfig
-from conjoin.pretrained.prompt import Inputs, padding_mask, read_request, take_inputs
+from conjoin.pretrained.prompt import (
+    IN_A_PROGRAM,
+    NOT_IN_A_PROGRAM,
+    Inputs,
+    padding_id,
+    padding_mask,
+    read_request,
+    refuse,
+    source_ids,
+    take_inputs,
+)
 
 if TYPE_CHECKING:
     from conjoin.jax.model import FlaxEncoderDecoderModel
@@ -83,13 +93,16 @@ class Generates(WithGenerationConfig):
         self,
         input_ids: Any = None,
         generation_config: Any | None = None,
-        prng_key: jax.Array | None = None,
+        prng_key: Any = None,
         trace: bool = True,
         params: Mapping[str, Any] | None = None,
         logits_processor: Sequence[Callable[..., Any]] | None = None,
         **keywords: Any,
     ) -> GenerateOutput:
         """Write a target for every source: greedily, sampled or by beams, in one compiled program.
+
+        It may also be called inside the caller's own jax.jit or pmap, parameters as their argument or set before; the
+        result is padded to the longest length there, and -1 stands where a row could not go on.
 
         Args:
             input_ids: Source ids [B, S], JAX's or numpy's.
@@ -108,15 +121,19 @@ class Generates(WithGenerationConfig):
                 a row no token; or scores that are not numbers.
         """
         model = cast("FlaxEncoderDecoderModel", self)
-        model.warn_of_fresh(lambda: model.all_params(None if params is None else flatten(params)))
+        input_ids, callers = source_ids(input_ids, keywords), tuple(logits_processor or ())
+        flat = model.flat_params if params is None else model.flat(params)
+        key = _key(prng_key)
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves((input_ids, keywords, flat, key))):
+            return _traced(model, input_ids, generation_config, callers, flat, key, keywords)
+        model.warn_of_fresh(lambda: model.all_params(None if params is None else flat))
         given = take_inputs(input_ids, keywords, "JAX")
         request, prompt, prompt_mask = read_request(model, model.spec.decoder, given, keywords, generation_config)
         returned = request.num_return_sequences
         if request.lengths.longest == prompt.shape[1]:
             return GenerateOutput(sequences=jnp.repeat(jnp.asarray(prompt), returned, axis=0))
-        flat = model.flat_params if params is None else flatten(params)
         multiple = TARGET_BUCKET if model.bucket_size > 1 else 1
-        writing = writing_of(request, model.spec.decoder, multiple, tuple(logits_processor or ()), "JAX")
+        writing = writing_of(request, model.spec.decoder, multiple, callers, "JAX")
         batch = _batch(model, given, flat, request)
         batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
         if prompt_mask is not None:
@@ -126,7 +143,6 @@ class Generates(WithGenerationConfig):
             ops = kernels.OPS
         elif prompt.shape[0] * writing.rows > 1:
             flat |= model.turned.of(flat)
-        key = jax.random.key(0) if prng_key is None else prng_key
         if trace:
             written = write_jit(model.net, ops, writing, flat, batch, key)
         else:
@@ -135,6 +151,67 @@ class Generates(WithGenerationConfig):
                 written = write(model.net, ops, writing, flat, arrays, key)
         check_written(written.fault, writing, prompt.shape[1])
         return _result(written, returned)
+
+
+def _key(given: Any) -> jax.Array:
+    """What words are drawn with.
+
+    Raises:
+        GenerationError: it is no key.
+    """
+    if isinstance(given, int):
+        raise GenerationError(f"prng_key = {given}; expected a key.", hint=f"prng_key=jax.random.key({given})")
+    return jax.random.key(0) if given is None else given
+
+
+def _traced(
+    model: "FlaxEncoderDecoderModel",
+    input_ids: Any,
+    config: Any | None,
+    callers: tuple[Callable[..., Any], ...],
+    flat: dict[str, jax.Array],
+    key: jax.Array,
+    keywords: dict[str, Any],
+) -> GenerateOutput:
+    """generate inside somebody's jit: shapes must not depend on what is written."""
+    refuse(keywords, "JAX")
+    arrays = {n: x for n in IN_A_PROGRAM if (x := keywords.pop(n, None)) is not None}
+    if wrong := [name for name in NOT_IN_A_PROGRAM if keywords.get(name) is not None]:
+        raise GenerationError(
+            f"In a jitted function, generate takes input_ids, {', '.join(IN_A_PROGRAM)}; it got {', '.join(wrong)}.",
+            hint="call model.generate(...) outside of it: it is compiled by itself.",
+        )
+    if input_ids is None:
+        raise GenerationError("generate() got no source.", hint="model.generate(input_ids)")
+    rows = jnp.shape(input_ids)[0]
+    request, prompt, _ = read_request(model, model.spec.decoder, Inputs(ids=np.zeros((rows, 1))), keywords, config)
+    returned = request.num_return_sequences
+    if request.lengths.longest == prompt.shape[1]:
+        return GenerateOutput(sequences=jnp.repeat(jnp.asarray(prompt), returned, axis=0))
+    writing = writing_of(request, model.spec.decoder, 1, callers, "JAX")
+    pad = padding_id(model.config)
+    if "attention_mask" not in arrays and pad is not None:
+        arrays["attention_mask"] = jnp.asarray(input_ids) != pad
+    batch, _ = prepared(model, {"input_ids": input_ids, **arrays}, flat)
+    batch |= {"prompt": jnp.asarray(prompt), "max_length": jnp.int32(request.lengths.longest)}
+    return _told(write(model.net, OPS, writing, flat, batch, key), writing, returned)
+
+
+def _told(written: Written, writing: Writing, returned: int) -> GenerateOutput:
+    """What is written, in shapes that do not depend on it: pads and a score of -inf where there is no hypothesis."""
+    fault = written.fault
+    where = jnp.abs(fault).reshape(-1, *[1] * (written.ids.ndim - 1))
+    stuck = (where > 0) & (jnp.arange(writing.room) >= where)
+    ids = jnp.where(stuck, -1, written.ids)
+    if written.scores is None or written.filled is None:
+        return GenerateOutput(sequences=ids)
+    held = written.filled[:, :returned]
+    ids = jnp.where(held[..., None] | (where > 0), ids[:, :returned], writing.pad)
+    return GenerateOutput(
+        sequences=ids.reshape(-1, writing.room),
+        scores=jnp.where(held, written.scores[:, :returned], -jnp.inf).reshape(-1),
+        results_per_source=held.sum(1),
+    )
 
 
 def _result(written: Written, returned: int) -> GenerateOutput:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from conjoin import spec
 from conjoin.errors import ConfigError
@@ -17,6 +18,7 @@ from conjoin.jax import calls
 from conjoin.jax.decoding import Generates
 from conjoin.jax.doctor import WithDoctor
 from conjoin.jax.dtypes import dtype_name
+from conjoin.jax.elsewhere import ELSEWHERE
 from conjoin.jax.loading import Params, fill
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
 from conjoin.jax.params import Turned, cast, check_names, flatten, nest
@@ -50,6 +52,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
     """
 
     bucket_size = 64
+    elsewhere = ELSEWHERE
     placing = Placing(
         "JAX places arrays by itself.",
         hint="jax.default_device(...), or conjoin.jax.sharding.shard_params for several devices.",
@@ -102,7 +105,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             params: In place of the model's own.
             untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
         """
-        state = self.all_params(self._flat(params))
+        state = self.all_params(self.flat(params))
         save_pair(self, state, save_directory, max_shard_size=max_shard_size, untied=untied)
 
     @property
@@ -126,8 +129,17 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         flat = self._params if params is None else params
         return dict(flat) | {name: flat[same] for name, same in self.net.ties}
 
-    def _flat(self, params: Given | None) -> Params:
-        return self._params if params is None else flatten(params)
+    def flat(self, params: Given | None) -> Params:
+        """Parameters of a call as one dict of dotted names; the model's own if missing.
+
+        Raises:
+            WeightError: they are not this model's.
+        """
+        if params is None:
+            return self._params
+        flat = flatten(params)
+        check_names(flat, self._params, also=dict(self.net.ties))
+        return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in flat.items()}
 
     def to_bf16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
         """Parameters in bfloat16; set `model.params` to them, or give them to a call."""
@@ -163,7 +175,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             batch_size: Target rows: a multiple of the sources.
             max_length: Positions to reserve.
         """
-        return calls.start_cache(self, batch_size, max_length, as_encoder_output(encoder_outputs), self._flat(params))
+        return calls.start_cache(self, batch_size, max_length, as_encoder_output(encoder_outputs), self.flat(params))
 
     def encode(
         self,
@@ -175,7 +187,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         return_dict: bool | None = None,
         train: bool = False,
         params: Given | None = None,
-        dropout_rng: jax.Array | None = None,
+        dropout_rng: Any = None,
         *,
         token_type_ids: Any = None,
         inputs_embeds: Any = None,
@@ -193,8 +205,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             "inputs_embeds": inputs_embeds,
         }
         how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
-        output = calls.encode(self, how, given, self._flat(params), calls.dropout(train, dropout_rng))
-        return output.to_tuple() if return_dict is False else output
+        output = calls.encode(self, how, given, self.flat(params), calls.dropout(train, dropout_rng))
+        return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output
 
     def decode(
         self,
@@ -209,7 +221,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         return_dict: bool | None = None,
         train: bool = False,
         params: Given | None = None,
-        dropout_rng: jax.Array | None = None,
+        dropout_rng: Any = None,
         *,
         decoder_token_type_ids: Any = None,
         decoder_inputs_embeds: Any = None,
@@ -234,8 +246,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
         states = None if encoder_outputs is None else as_encoder_output(encoder_outputs).last_hidden_state
         rng = calls.dropout(train, dropout_rng)
-        output = calls.decode(self, how, given, states, past_key_values, self._flat(params), rng)
-        return output.to_tuple() if return_dict is False else output
+        output = calls.decode(self, how, given, states, past_key_values, self.flat(params), rng)
+        return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output
 
     def __call__(
         self,
@@ -250,7 +262,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         return_dict: bool | None = None,
         train: bool = False,
         params: Given | None = None,
-        dropout_rng: jax.Array | None = None,
+        dropout_rng: Any = None,
         *,
         labels: Any = None,
         encoder_outputs: Any = None,
@@ -299,5 +311,5 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             smoothing=smoothing,
             output_logits=output_logits,
         )
-        output = calls.forward(self, how, given, self._flat(params), calls.dropout(train, dropout_rng))
-        return output.to_tuple() if return_dict is False else output
+        output = calls.forward(self, how, given, self.flat(params), calls.dropout(train, dropout_rng))
+        return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output

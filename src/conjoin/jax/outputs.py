@@ -3,6 +3,7 @@
 They are pytrees, so a jitted function of the user's may take and return them.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -23,11 +24,36 @@ class ModelOutput:
         return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)  # pyright: ignore[reportArgumentType]
 
     def __getitem__(self, key: str | int | slice) -> Any:
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(f"{key}; this output has {', '.join(self.keys())}")
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The field, `default` where it is None or no field."""
+        return getattr(self, key) if key in self.keys() else default
+
+    def values(self) -> tuple[Any, ...]:
+        """Values that are not None, in the order of the fields."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def items(self) -> tuple[tuple[str, Any], ...]:
+        """Names and values of the fields that are not None."""
+        return tuple(zip(self.keys(), self.values(), strict=True))
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Values that are not None, in the order of the fields."""
-        return tuple(getattr(self, name) for name in self.keys())
+        return self.values()
 
     def replace(self, **changes: Any) -> Self:
         """The same output with some fields changed."""
@@ -109,6 +135,8 @@ def as_encoder_output(given: Any) -> EncoderOutput:
     match given:
         case EncoderOutput():
             return given
+        case Mapping() if "last_hidden_state" in given:
+            return EncoderOutput(last_hidden_state=jnp.asarray(given["last_hidden_state"]))
         case tuple() | list():
             names = ("last_hidden_state", "hidden_states", "attentions")
             return EncoderOutput(**{name: jax.tree.map(jnp.asarray, x) for name, x in zip(names, given, strict=False)})

@@ -1,6 +1,6 @@
 """Parameters as users hold them: nested dicts, flat dicts, other dtypes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from weakref import ref
 
@@ -34,21 +34,27 @@ def nest(params: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def check_names(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_names(found: Mapping[str, Any], expected: Mapping[str, Any], *, also: Collection[str] = ()) -> None:
     """Refuse parameters of another model.
+
+    Args:
+        also: Names that may stand beside the expected ones: those of shared parameters.
 
     Raises:
         WeightError: names or shapes differ; all of them at once.
     """
     problems = [f"{name}: missing" for name in expected if name not in found]
-    problems += [f"{name}: not of this model" for name in found if name not in expected]
+    problems += [f"{name}: not of this model" for name in found if name not in expected and name not in also]
     problems += [
         f"{name}: shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
         for name in expected
         if name in found and tuple(found[name].shape) != tuple(expected[name].shape)
     ]
     if problems:
-        raise WeightError(f"These are not this model's parameters:\n{listing(problems)}")
+        raise WeightError(
+            f"These are not this model's parameters:\n{listing(problems)}",
+            hint="give all of them, as model.params holds them, some of them changed.",
+        )
 
 
 def cast(params: Mapping[str, Any], dtype: str, mask: Mapping[str, Any] | None = None) -> dict[str, Any]:

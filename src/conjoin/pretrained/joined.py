@@ -1,5 +1,6 @@
 """How a model of plain arrays comes about: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
 
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from os import PathLike
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Self
 from conjoin import spec
 from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.errors import ConjoinWarning
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.join import (
     JoinReport,
@@ -127,6 +129,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
         Raises:
             JoinError, ConfigError, WeightError, FileError: before anything is half done.
         """
+        dtype = dtype or keywords.pop("torch_dtype", None)
         refuse_torch_words(keywords, cls.placing)
         both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
         hub = {key: keywords.pop(key) for key in both if key in keywords}
@@ -169,6 +172,9 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
+        dtype = dtype or overrides.pop("torch_dtype", None)
+        if overrides.pop("seed", None) is not None:
+            warnings.warn("seed: no effect, a file holds every parameter.", ConjoinWarning, stacklevel=2)
         refuse_torch_words(overrides, cls.placing)
         framework = take_framework(overrides)
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}

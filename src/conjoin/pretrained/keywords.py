@@ -80,6 +80,7 @@ def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:
         ConfigError: a keyword asks for what models of plain arrays do not do.
     """
     take_loading_words(keywords)
+    keywords.pop("input_shape", None)  # transformers' Flax class needs it, to trace a first call
     if keywords.pop("_do_init", True) is False:
         raise ConfigError(
             "_do_init=False: a model without parameters.", hint="leave it out; a call may be given others."

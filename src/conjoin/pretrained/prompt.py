@@ -25,6 +25,9 @@ from conjoin.join import special_tokens
 from conjoin.pretrained.settings import WithGenerationConfig
 
 ENCODER_KEYWORDS = ("inputs_embeds", "token_type_ids", "position_ids")
+IN_A_PROGRAM = ("attention_mask", "token_type_ids", "position_ids")
+"""What generate takes beside ids inside a function that somebody traces."""
+NOT_IN_A_PROGRAM = ("inputs_embeds", "encoder_outputs", "decoder_input_ids", "decoder_attention_mask")
 _NOT_HERE = ("stopping_criteria", "prefix_allowed_tokens_fn", "assistant_model", "streamer", "tokenizer", "synced_gpus")
 
 
@@ -80,6 +83,23 @@ def encoder_states(given: Any) -> Any:
         case _ if len(getattr(given, "shape", ())) == 3:
             return given
     raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encode(...) returns.")
+
+
+def source_ids(input_ids: Any, keywords: dict[str, Any]) -> Any:
+    """The sources, which transformers' users may also name `inputs`.
+
+    Raises:
+        GenerationError: both names are given, or a whole batch in the place of ids.
+    """
+    named = keywords.pop("inputs", None)
+    if named is not None and input_ids is not None:
+        raise GenerationError("generate() got both inputs and input_ids.", hint="give one of them.")
+    ids = named if input_ids is None else input_ids
+    if isinstance(ids, Mapping):
+        raise GenerationError(
+            f"input_ids is a {type(ids).__name__}; expected ids (batch, length).", hint="model.generate(**batch)"
+        )
+    return ids
 
 
 def take_inputs(input_ids: Any, keywords: dict[str, Any], backend: str) -> Inputs:

@@ -1,8 +1,9 @@
 """The tokenizers that travel with a model."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from conjoin.checkpoint import Staging
 from conjoin.errors import ConjoinError, ConjoinWarning
@@ -17,6 +18,8 @@ _OF_A_PAIR = ("tokenizer_pair.json", "target_tokenizer")
 class WithTokenizer:
     """A model that knows where its tokenizers lie."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What transformers' class has and this one has not -> what does it here."""
     _tokenizer: "Tokenizer | TokenizerPair | None" = None
     _tokenizer_folders: OneFolder | TwoFolders = TwoFolders(None, None)
 
@@ -41,7 +44,9 @@ class WithTokenizer:
         above = getattr(super(), "__getattr__", None)
         if above is None:
             kind = type(self).__name__
-            raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
+            hint = self.elsewhere.get(name)
+            told = f"{kind!r} object has no attribute {name!r}" + (f"\n\nhint: {hint}" if hint else "")
+            raise AttributeError(told, name=name, obj=self)
         return cast(Any, above)(name)
 
     @tokenizer.setter

@@ -1,7 +1,7 @@
 """From a user's call to tensors that the programs take: dtypes, and checks of what is known."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -12,8 +12,10 @@ from conjoin.families import PretrainedConfig
 from conjoin.functional import inputs
 from conjoin.functional.inputs import (
     TARGET,
+    check_companions,
     check_ids,
     check_length,
+    check_mask,
     check_segments,
     check_shapes,
     length_of,
@@ -42,12 +44,10 @@ def prepared(given: Mapping[str, Any], pair: spec.PairSpec) -> Batch:
         check_length(encoder, source or 0, batch.get("position_ids"), batch.get("segment_ids"))
     else:
         raise ShapeError("Neither input_ids, inputs_embeds nor encoder_outputs is given.")
-    mask = batch.get("attention_mask")
-    if mask is not None and None not in (source, mask.shape[1]) and mask.shape[1] != source:
-        raise ShapeError(f"attention_mask has shape {tuple(mask.shape)}; expected {source} columns, as the source.")
     if any(name in batch for name in TARGET):
         target = target_length(batch, decoder)
         check_length(decoder, target or 0, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
+    check_companions(batch)
     if all(is_known(x) for x in batch.values()):
         check_ids({name: x for name, x in batch.items() if name.endswith("ids") or name == "labels"}, pair)
     return batch
@@ -60,6 +60,37 @@ def target_rules(config: PretrainedConfig, given: Mapping[str, Any]) -> TargetRu
     return inputs.target_rules(config, given, ignored=known and bool((np.asarray(labels) == IGNORED).any()))
 
 
+def named(model: str, order: Sequence[str], given: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name, the inputs also as transformers takes them: in one dict, list or tuple.
+
+    Args:
+        model: The class's name, for errors.
+        order: Names of the arguments.
+        given: Arguments by place.
+
+    Raises:
+        TypeError: an argument that is given twice, or that there is not.
+    """
+    first = given[0] if given else keywords.get("input_ids")
+    packed: Mapping[str, Any] = {}
+    if isinstance(first, Mapping):
+        packed = cast("Mapping[str, Any]", first)
+    elif isinstance(first, list | tuple) and all(hasattr(x, "shape") for x in cast("Sequence[Any]", first)):
+        packed = dict(zip(order, cast("Sequence[Any]", first), strict=False))
+    rest = {**dict(zip(order, given, strict=False)), **keywords}
+    if packed:
+        rest.pop("input_ids", None)
+    rest = {name: x for name, x in rest.items() if x is not None}
+    if unknown := [name for name in (*packed, *rest) if name not in order]:
+        raise TypeError(f"{model}(...) takes no {', '.join(unknown)}. Expected: {', '.join(order)}.")
+    if twice := [name for name in packed if name in rest]:
+        raise TypeError(f"{model}(...) got {', '.join(twice)} twice: among the inputs and beside them.")
+    merged = {**packed, **rest}
+    return {
+        name: np.asarray(x) if isinstance(x, list) and name != "encoder_outputs" else x for name, x in merged.items()
+    }
+
+
 def is_known(x: Any) -> bool:
     """Whether a tensor has numbers already, and is not one of a function that is being traced."""
     return not tf.is_tensor(x) or hasattr(x, "numpy")
@@ -67,6 +98,13 @@ def is_known(x: Any) -> bool:
 
 def _tensor(name: str, value: Any) -> Any:
     floats = name.endswith("embeds") or name == "encoder_outputs"
+    if isinstance(value, tf.RaggedTensor):
+        raise ShapeError(
+            f"{name} is ragged; expected rows of one length.",
+            hint=f"{name}.to_tensor(pad_token_id), and an attention_mask that says which tokens are real.",
+        )
+    if name.endswith("mask") and is_known(value):
+        check_mask(name, value)
     tensor = tf.convert_to_tensor(value)
     if (name.endswith("ids") or name == "labels") and (tensor.shape.rank != 2 or not tensor.dtype.is_integer):
         raise ShapeError(

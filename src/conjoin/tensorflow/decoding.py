@@ -21,12 +21,15 @@ from conjoin.generation import GenerationConfig, Request
 from conjoin.generation import plan as p
 from conjoin.pretrained import WithGenerationConfig
 from conjoin.pretrained.prompt import (
+    IN_A_PROGRAM,
+    NOT_IN_A_PROGRAM,
     Inputs,
     encoder_states,
     padding_id,
     padding_mask,
     read_request,
     refuse,
+    source_ids,
     take_inputs,
 )
 from conjoin.tensorflow import kernels
@@ -42,7 +45,6 @@ Arrays = Mapping[str, Any]
 
 SOURCE_BUCKET, TARGET_BUCKET = 64, 16
 """XLA compiles for multiples of them; room for targets is a multiple of the second in any case."""
-_IN_A_FUNCTION = "input_ids", "attention_mask"
 
 
 class Programs:
@@ -90,7 +92,7 @@ class Generates(WithGenerationConfig):
         input_ids: Any = None,
         generation_config: Any | None = None,
         logits_processor: Sequence[Callable[..., Any]] | None = None,
-        seed: int | tuple[int, int] | None = None,
+        seed: Any = None,
         *,
         jit_compile: bool = False,
         **keywords: Any,
@@ -122,7 +124,8 @@ class Generates(WithGenerationConfig):
                 compiled with XLA, which knows no errors, -1 in the place of the tokens.
         """
         model, callers = cast("TFEncoderDecoderModel", self), tuple(logits_processor or ())
-        if not is_known(input_ids) or not all(is_known(x) for x in keywords.values()):
+        input_ids = source_ids(input_ids, keywords)
+        if tf.inside_function() or not is_known(input_ids) or not all(is_known(x) for x in keywords.values()):
             return _traced(model, input_ids, generation_config, callers, seed, keywords)
         model.warn_of_fresh(model.all_params)
         given = take_inputs(input_ids, keywords, "TensorFlow")
@@ -191,11 +194,20 @@ def _specs(batch: Arrays) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(size(name, x), x.dtype) for name, x in batch.items()}
 
 
-def random_state(seed: int | tuple[int, int] | None) -> Any:
-    """A random state [2] of a seed."""
+def random_state(seed: Any) -> Any:
+    """A random state [2] of a seed.
+
+    Raises:
+        GenerationError: it is neither a number nor two of them.
+    """
     if seed is None:
         return tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int32)
-    return tf.constant((0, seed) if isinstance(seed, int) else tuple(seed), tf.int32)
+    state = tf.cast(tf.convert_to_tensor(seed), tf.int32)
+    if state.shape.rank == 0:
+        return tf.stack((0, state))
+    if tuple(state.shape) != (2,):
+        raise GenerationError(f"seed has shape {tuple(state.shape)}; expected a number or two of them.")
+    return state
 
 
 def _result(output: GenerateOutput, as_dict: bool) -> Any:
@@ -279,21 +291,25 @@ def _traced(
     input_ids: Any,
     config: GenerationConfig | None,
     callers: tuple[Callable[..., Any], ...],
-    seed: int | tuple[int, int] | None,
+    seed: Any,
     keywords: dict[str, Any],
 ) -> Any:
     """generate inside somebody's tf.function: shapes must not depend on what is written."""
     refuse(keywords, "TensorFlow")
-    tensors = {name: x for name, x in keywords.items() if tf.is_tensor(x)}
-    if wrong := [name for name in tensors if name not in _IN_A_FUNCTION]:
+    tensors = {n: x for n in IN_A_PROGRAM if (x := keywords.pop(n, None)) is not None}
+    if wrong := [
+        name for name, x in keywords.items() if tf.is_tensor(x) or (name in NOT_IN_A_PROGRAM and x is not None)
+    ]:
         raise GenerationError(
-            f"Inside a tf.function, generate takes {' and '.join(_IN_A_FUNCTION)}; it got {', '.join(wrong)}.",
+            f"Inside a tf.function, generate takes input_ids, {', '.join(IN_A_PROGRAM)}; it got {', '.join(wrong)}.",
             hint="call model.generate(...) outside of it: it is traced by itself.",
         )
-    settings = {name: x for name, x in keywords.items() if name not in tensors}
+    if input_ids is None:
+        raise GenerationError("generate() got no source.", hint="model.generate(input_ids)")
+    input_ids = tf.convert_to_tensor(input_ids)
     rows = input_ids.shape[0] or 1
     facts = Inputs(ids=np.zeros((rows, 1), np.int32))
-    request, prompt, _ = read_request(model, model.spec.decoder, facts, settings, config)
+    request, prompt, _ = read_request(model, model.spec.decoder, facts, keywords, config)
     writing = writing_of(request, model.spec.decoder, 1, callers, "TensorFlow")
     batch = prepared({"input_ids": input_ids, **tensors}, model.spec)
     pad = padding_id(model.config)

@@ -1,6 +1,7 @@
 """TFEncoderDecoderModel: any encoder joined to any decoder, on TensorFlow."""
 
 from collections.abc import Mapping
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, no_type_check
@@ -24,6 +25,7 @@ from conjoin.pretrained.prompt import encoder_states
 from conjoin.pretrained.writing import write_pair
 from conjoin.tensorflow import calls
 from conjoin.tensorflow.decoding import Generates, Programs
+from conjoin.tensorflow.elsewhere import ELSEWHERE
 from conjoin.tensorflow.export import save_program
 from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.outputs import EncoderOutput, Seq2SeqLMOutput
@@ -63,6 +65,7 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         join_report: Where every parameter came from; print it.
     """
 
+    elsewhere = ELSEWHERE
     placing = Placing(
         "TensorFlow places variables by itself.",
         hint="with tf.device(...): or, for several devices, with strategy.scope():",
@@ -138,10 +141,41 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
             untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
             settings: Of the generate signatures, such as max_new_tokens; others are the generation config's.
         """
+        if settings and not saved_model:
+            raise ConfigError(
+                f"save_pretrained() takes {', '.join(settings)} with saved_model=True only: settings of generate.",
+                hint="model.generation_config holds what is saved with the model.",
+            )
         with replacing_folder(Path(save_directory)) as staging:
             write_pair(self, staging, self.all_params(), max_shard_size=max_shard_size, untied=untied)
         if saved_model:
             save_program(self, Path(save_directory) / "saved_model" / str(version), settings)
+
+    def save(self, *args: Any, **keywords: Any) -> None:
+        """Keras's own files would not load again.
+
+        Raises:
+            ConfigError: always, with what does.
+        """
+        raise ConfigError(
+            "model.save: Keras's own files (.keras) do not hold a joined model.",
+            hint="model.save_pretrained(folder), with saved_model=True for serving; or model.save_weights(path); "
+            "of keras.callbacks.ModelCheckpoint, save_weights_only=True.",
+        )
+
+    def export(self, *args: Any, **keywords: Any) -> None:
+        """A SavedModel is written by save_pretrained.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "model.export: not there.", hint="model.save_pretrained(folder, saved_model=True) writes a SavedModel."
+        )
+
+    def get_encoder(self) -> Any:
+        """The encoder as a function: `encode`."""
+        return self.encode
 
     def all_params(self) -> dict[str, np.ndarray]:
         """Parameters as numpy arrays by canonical name, shared ones under every name."""
@@ -180,7 +214,9 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         inputs_embeds: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> EncoderOutput:
+        return_dict: bool = True,
+        training: bool = False,
+    ) -> EncoderOutput | tuple[Any, ...]:
         """Vectors of every source position, to be given as `encoder_outputs`."""
         given = {
             "input_ids": input_ids,
@@ -190,7 +226,12 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
             "inputs_embeds": inputs_embeds,
         }
         how = How(hidden_states=output_hidden_states, attentions=output_attentions)
-        return encode(self.net, how, self.scope(), calls.prepared(given, self.spec))
+        output = encode(self.net, how, self.scope(training), calls.prepared(given, self.spec))
+        return output if return_dict else output.to_tuple()
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """`call`; the inputs may also stand in one dict, or in one list or tuple in its order."""
+        return keras.Model.__call__(self, **calls.named(type(self).__name__, ARGUMENTS, inputs, keywords))
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -219,7 +260,8 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         """Scores of the next token at every target position, and the loss where labels are given.
 
         Args:
-            input_ids: [B, S]; or a dict of all inputs, as tf.data and `fit` give them.
+            input_ids: [B, S]. The model itself, `model(...)`, also takes a dict of all inputs, as tf.data and `fit`
+                give them.
             attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
             decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
             encoder_outputs: What `encode` returned, in place of input_ids.
@@ -232,9 +274,6 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         """
         if past_key_values is not None or use_cache:
             raise ConfigError("past_key_values and use_cache: a call keeps no cache here.", hint="model.generate(...)")
-        if isinstance(input_ids, Mapping):
-            named = {"training": training, "return_dict": return_dict, **input_ids}
-            return self.call(**named, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -255,4 +294,9 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         rules = calls.target_rules(self.config, batch)
         how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions), rules=rules)
         output = forward(self.net, how, self.scope(bool(training)), batch)
-        return output.to_tuple() if return_dict is False else output
+        told = self.config.return_dict if return_dict is None else return_dict
+        return output if told else output.to_tuple()
+
+
+ARGUMENTS = tuple(signature(TFEncoderDecoderModel.call).parameters)[1:]
+"""What a call takes, in transformers' order."""

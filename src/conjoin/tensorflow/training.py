@@ -3,29 +3,60 @@
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from conjoin.errors import TrainingError
 from conjoin.functional.loss import IGNORED
 
+_OWN_LOSS = (None, "auto", "auto_with_warning", "passthrough")
+"""Words of transformers and Keras for the loss that a model computes by itself."""
+
 
 class Trains:
-    """Keras's training steps, for a model that computes its own loss where compile() is given none.
+    """Keras's training steps, for a model that computes its own loss.
 
     Labels come in the dict of inputs, or as the second of a pair (inputs, labels).
     """
 
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **more: Any) -> None:
+        """Keras's `compile`; the loss is the model's own.
+
+        Raises:
+            TrainingError: another loss or metrics are asked for, which would not be computed.
+        """
+        asked = {"loss": loss if not isinstance(loss, str) or loss not in _OWN_LOSS else None}
+        asked |= {name: more.get(name) for name in ("loss_weights", "metrics", "weighted_metrics")}
+        if wrong := [name for name, value in asked.items() if value]:
+            raise TrainingError(
+                f"compile: {', '.join(wrong)}: the model computes its own loss, from labels among its inputs; "
+                "Keras has nothing to compare with what.",
+                hint="leave them out; for a loss of your own write the step with tf.GradientTape, and measure with "
+                "model.generate in a keras.callbacks.Callback, or with `conjoin evaluate`.",
+            )
+        super().compile(optimizer=optimizer, **more)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fit(self, *inputs: Any, **keywords: Any) -> Any:
+        """Keras's `fit`."""
+        _refuse_weights(keywords)
+        return super().fit(*inputs, **keywords)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def evaluate(self, *inputs: Any, **keywords: Any) -> Any:
+        """Keras's `evaluate`."""
+        _refuse_weights(keywords)
+        return super().evaluate(*inputs, **keywords)  # pyright: ignore[reportAttributeAccessIssue]
+
     def train_step(self, data: Any) -> Any:
         """One step of fit."""
-        return super().train_step(_with_labels(data))  # pyright: ignore[reportAttributeAccessIssue]
+        return super().train_step(_inputs(data))  # pyright: ignore[reportAttributeAccessIssue]
 
     def test_step(self, data: Any) -> Any:
         """One step of evaluate."""
-        return super().test_step(_with_labels(data))  # pyright: ignore[reportAttributeAccessIssue]
+        return super().test_step(_inputs(data))  # pyright: ignore[reportAttributeAccessIssue]
 
     def predict_step(self, data: Any) -> Any:
         """One step of predict: a plain dict of the output's fields but for the loss, which has no rows."""
-        output = super().predict_step(_with_labels(data))  # pyright: ignore[reportAttributeAccessIssue]
+        output = super().predict_step(_inputs(data))  # pyright: ignore[reportAttributeAccessIssue]
         return {name: value for name, value in output.items() if name != "loss"}
 
     def compute_loss(
@@ -50,8 +81,27 @@ class Trains:
         return loss * count / tf.maximum(total, 1.0)
 
 
-def _with_labels(data: Any) -> Any:
-    """Labels that stand beside the inputs, put among them."""
-    if isinstance(data, tuple) and len(data) > 1 and isinstance(data[0], Mapping) and tf.is_tensor(data[1]):
-        return ({**data[0], "labels": data[1]},)
-    return data
+def _inputs(data: Any) -> tuple[dict[str, Any]]:
+    """A batch as one dict: ids alone or in order by their names, labels that stand beside the inputs among them.
+
+    Raises:
+        TrainingError: rows have weights, which the model's loss does not know.
+    """
+    inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    _refuse_weights({"sample_weight": weights})
+    if not isinstance(inputs, Mapping):
+        listed = inputs if isinstance(inputs, list | tuple) else (inputs,)
+        inputs = dict(zip(("input_ids", "attention_mask", "decoder_input_ids"), listed, strict=False))
+    beside = labels if isinstance(labels, Mapping) else {"labels": labels}
+    beside = {name: x for name, x in beside.items() if x is not None}
+    return ({**inputs, **beside, "return_dict": True},)
+
+
+def _refuse_weights(keywords: Mapping[str, Any]) -> None:
+    """Keras drops them by itself where labels stand among the inputs."""
+    if keywords.get("sample_weight") is not None or keywords.get("class_weight") is not None:
+        raise TrainingError(
+            "sample_weight and class_weight: the model's loss is the mean over all labels, and does not weigh them.",
+            hint="leave out rows that should not count, or set their labels to -100; or write the step with "
+            "tf.GradientTape.",
+        )
