@@ -91,7 +91,7 @@ def generate(
 
 def _generate(
     model: "EncoderDecoderModel",
-    inputs: Int[Tensor, "B S"] | None,
+    inputs: Tensor | None,
     generation_config: Any | None,
     assistant_model: "EncoderDecoderModel | None",
     callers: "_Callers",
