@@ -16,9 +16,8 @@ from conjoin import EncoderDecoderModel
 from conjoin.torch import native
 from conjoin.torch.cache import KVCache, keep_order
 from conjoin.torch.decoding.reader import Reader
-from conjoin.torch.decoding.results import Results
-from conjoin.torch.decoding.rows import Rows
 from conjoin.torch.decoding.select import best, top_k
+from conjoin.torch.decoding.watch import Watch as Scores
 from generate_models import models, sources
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -324,11 +323,11 @@ class Over(Exception):
 def test_a_gpu_is_not_waited_for_between_two_looks(kind: str, processed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device tensors have no values: whoever asks for one, as a program that waits would, fails."""
 
-    def over(*_: Any) -> None:
+    def over(watch: Scores) -> None:
+        assert len(watch._noted) == 7, "it looks at the scores before the last step"
         raise Over
 
-    monkeypatch.setattr(Rows, "result", over)
-    monkeypatch.setattr(Results, "decoded", over)
+    monkeypatch.setattr(Scores, "look", over)
     model, ids, given = setting("electra-electra")
     there = type(model)(config=model.config).to("meta")
     more = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 3, "suppress_tokens": [20]}

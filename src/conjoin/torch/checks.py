@@ -71,8 +71,7 @@ def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]
             hint="give what model.encoder(...) of this model returns.",
         )
     check_not_empty("encoder_outputs", states.shape)
-    autocast = torch.is_autocast_enabled(states.device.type)
-    return states if autocast or states.dtype == like.dtype else states.to(like.dtype)
+    return states if _autocasts(states.device.type) or states.dtype == like.dtype else states.to(like.dtype)
 
 
 def as_readable(given: Any, size: int, like: Tensor) -> EncoderOutput:
@@ -124,9 +123,14 @@ def require_cache(given: object, like: Tensor) -> None:
             hint="give what an earlier call of this model returned as past_key_values.",
         )
     held = given.keys[0] if given.keys else None
-    if held is None or given.quantized or torch.is_autocast_enabled(like.device.type) or held.dtype == like.dtype:
+    if held is None or given.quantized or _autocasts(like.device.type) or held.dtype == like.dtype:
         return
     raise ShapeError(
         f"past_key_values is of another model: it holds {held.dtype}; expected {like.dtype}.",
         hint="pass what this model returned, or None to begin anew.",
     )
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast chooses the dtypes of products on a kind of device; some kinds, as "meta", have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -244,13 +244,9 @@ class Beams:
         parents, tokens = (torch.where(runs, held, held[:, :1]) for held in (parents, tokens))
         return torch.where(some, parents, places), torch.where(some, tokens, self.rules.pad)
 
-    def finished_now(self) -> list[set[tuple[int, ...]]]:
-        """The hypotheses of every source that the last step finished."""
-        ended = (self.is_finished & (self.finished_lengths == self.length)).tolist()
-        return [
-            {tuple(row[: self.length].tolist()) for row, now in zip(rows, told, strict=True) if now}
-            for rows, told in zip(self.finished, ended, strict=True)
-        ]
+    def finished_now(self) -> tuple[Int[Tensor, "B N t"], Bool[Tensor, "B N"]]:
+        """The finished hypotheses, up to the words of this step, and which of them the last step finished."""
+        return self.finished[:, :, : self.length], self.is_finished & (self.finished_lengths == self.length)
 
     def candidate_rows(self, values: Tensor, parents: Tensor, tokens: Tensor) -> Int[Tensor, "C2 t"]:
         """Ids of every candidate, for criteria that read text; the best one's in the places of forbidden ones."""

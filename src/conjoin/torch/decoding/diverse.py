@@ -114,21 +114,15 @@ class _Search:
     def _unlike_earlier(self, index: int, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """A group's scores, without what would end as a hypothesis that an earlier group finished at this step."""
         group = self.groups[index]
-        found = [each.finished_now() for each in self.groups[:index]]
-        if not any(map(any, found)):
-            return scores
-        rows = [tuple(row) for row in group.rows.tolist()]
-        ends = [{hypothesis for each in found for hypothesis in each[source]} for source in range(len(group.scores))]
-        taken = [
-            (row, hypothesis[-1])
-            for row, ids in enumerate(rows)
-            for hypothesis in ends[row // self.size]
-            if hypothesis[:-1] == ids
-        ]
-        if not taken:
-            return scores
-        scores = scores.clone()
-        scores[[row for row, _ in taken], [word for _, word in taken]] = NEVER
+        own = group.running[:, :, : group.length]
+        for each in self.groups[:index]:
+            ids, now = each.finished_now()
+            if now.device.type == "cpu" and not now.any():  # of a GPU this is not asked: it would wait
+                continue
+            same = (own[:, :, None] == ids[:, None, :, :-1]).all(-1) & now[:, None]
+            taken = scores.new_zeros(*own.shape[:2], scores.shape[1])
+            taken.scatter_add_(2, ids[:, None, :, -1].expand(same.shape), same.to(taken.dtype))
+            scores = scores.masked_fill(taken.flatten(0, 1) > 0, NEVER)
         return scores
 
     def merged(self) -> Finished:
