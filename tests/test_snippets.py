@@ -40,7 +40,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     stir(Encoder.from_config(config)).save_pretrained(modern)
     pair = EncoderDecoderModel.from_encoder_decoder_pretrained(bert, bert)
-    pair.tokenizer = tokenizer
+    pair.tokenizer, pair.config.fresh = tokenizer, []  # it stands for a trained one
     pair.save_pretrained("patrickvonplaten/bert2bert_cnn_daily_mail")
     for name, value in {
         **SMALL,

@@ -31,7 +31,7 @@ def everything(net: Net, params: Any, batch: Any) -> tuple[Any, list[Any]]:
     """A full pass, and the targets once more: four together, then two one by one."""
     model = net.scope(params)
     full = forward(net, How(), model, batch)
-    cache, pieces = start_cache(net, 2, 13, model, full.encoder_last_hidden_state), []
+    cache, pieces = start_cache(net, 2, 13, model, full.encoder_last_hidden_state, padded=False), []
     for start, end in PIECES:
         step = {
             "decoder_input_ids": batch["decoder_input_ids"][:, start:end],
