@@ -18,7 +18,8 @@ def cache_folder() -> Path:
     """
     for place in _candidates():
         try:
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not place.parent.is_dir():
+                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder = Path(os.path.realpath(place.parent)) / place.name  # a link may lead elsewhere later
             folder.mkdir(mode=0o700, exist_ok=True)
             if os.access(folder, os.W_OK | os.X_OK) and is_ours(folder) and all(map(_is_safe_parent, folder.parents)):
