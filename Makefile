@@ -43,13 +43,13 @@ test-gpu: $(READY)  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
 fuzz: $(READY)  ## damage files of 26 kinds, a minute each: conjoin works or says what is wrong, nothing else
-	cd tests && PYTHONPATH=../src ../$(BIN)/python -m fuzz $(FUZZ_ARGS)
+	cd tests/support && PYTHONPATH=../../src ../../$(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, which end them at the first fault
 	CONJOIN_NATIVE_FLAGS="$(SANITIZE_FLAGS)" XDG_CACHE_HOME=$(CURDIR)/.sanitized OMP_NUM_THREADS=2 CONJOIN_BEARTYPE=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/,$(SANITIZED))
+	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/torch/,$(SANITIZED))
 
 check: $(READY)  ## lint, format, types, import ladder
 	$(BIN)/ruff check
@@ -65,7 +65,7 @@ bench: $(BENCH_READY)  ## CPU speed against the peers: ten minutes on a quiet ma
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 docs: $(READY)  ## run every snippet of the README and the docs
-	$(BIN)/python -m pytest tests/test_snippets.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
 
 clean:  ## remove the environment and the caches
 	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from conjoin.spec import StackSpec
 from conjoin.spec.parameters import stack_parameters
-from conjoin.torch import native
-from conjoin.torch.pages import weight_memory
+from conjoin.torch.cpu import native
+from conjoin.torch.cpu.pages import weight_memory
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 MEGABYTES = 256

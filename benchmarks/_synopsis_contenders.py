@@ -17,9 +17,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from conjoin import AutoTokenizer, EncoderDecoderModel, TokenizerPair
 from conjoin.training import Recipe, TrainerCallback
-from conjoin.training.launch import launch
+from conjoin.training.settings.launch import launch
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import oracle_real
 
 SOURCE_TOKENS, TARGET_TOKENS = 128, 32

@@ -42,7 +42,7 @@ from _rows import ROWS, SMALL, Copying, Row, Speed, Training
 from _table import LEGEND, Results, aligned, table, verdict, write_results
 
 from conjoin.errors import ConjoinError
-from conjoin.torch.native.library import library
+from conjoin.torch.cpu.native.library import library
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 

@@ -10,7 +10,7 @@ import sys
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import evaluate, generate_texts
 from conjoin.training import TrainingArguments, read_pairs
-from conjoin.training.reading import Columns
+from conjoin.training.data.reading import Columns
 from conjoin.training.torch import Seq2SeqTrainer
 
 

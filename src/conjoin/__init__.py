@@ -86,9 +86,9 @@ if TYPE_CHECKING:
     from conjoin.tokenizer import TokenizerPair as TokenizerPair
     from conjoin.tokenizer import XLMRobertaTokenizer as XLMRobertaTokenizer
     from conjoin.tokenizer import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
-    from conjoin.torch.model import EncoderDecoderModel as EncoderDecoderModel
-    from conjoin.torch.threads import set_threads as set_threads
-    from conjoin.training.arguments import TrainingArguments as TrainingArguments
+    from conjoin.torch.cpu.threads import set_threads as set_threads
+    from conjoin.torch.pair.model import EncoderDecoderModel as EncoderDecoderModel
+    from conjoin.training.settings.arguments import TrainingArguments as TrainingArguments
     from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 
 __version__ = "0.1.0"
@@ -122,7 +122,7 @@ _HOMES = {
     "ElectraTokenizer": "tokenizer",
     "ElectraTokenizerFast": "tokenizer",
     "EncoderDecoderConfig": "configuration",
-    "EncoderDecoderModel": "torch.model",
+    "EncoderDecoderModel": "torch.pair.model",
     "FileError": "errors",
     "FlaxEncoderDecoderModel": "jax.model",
     "GPT2Config": "families.gpt2",
@@ -178,7 +178,7 @@ _HOMES = {
     "XLMRobertaConfig": "families.roberta",
     "XLMRobertaTokenizer": "tokenizer",
     "XLMRobertaTokenizerFast": "tokenizer",
-    "set_threads": "torch.threads",
+    "set_threads": "torch.cpu.threads",
 }
 """Public name -> module that has it. The one list, sorted; tests hold the imports above to it."""
 

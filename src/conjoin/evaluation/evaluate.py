@@ -17,7 +17,7 @@ from conjoin.evaluation.resampling import Comparison, Estimate, Method, compare,
 from conjoin.evaluation.texts import TextSettings, evaluating, generate_stream, pad_sources, source_limit
 
 if TYPE_CHECKING:
-    from conjoin.torch.model import EncoderDecoderModel
+    from conjoin.torch.pair.model import EncoderDecoderModel
 
 Progress = Callable[[int], object]
 """Called with the number of pairs that were just done."""

@@ -11,7 +11,7 @@ from conjoin.errors import FileError
 from conjoin.evaluation import attention
 from conjoin.evaluation.charts import Series, heat_map, line_chart
 from conjoin.evaluation.page import page, sample_card, section, tiles
-from conjoin.training.metrics_log import is_number, read_log
+from conjoin.training.folder.metrics_log import is_number, read_log
 
 FILE = "report.html"
 NOT_VALUES = ("step", "epoch", "time_s", "kind")

@@ -10,7 +10,7 @@ from conjoin.errors import ConfigError
 from conjoin.join import start_of_language
 
 if TYPE_CHECKING:
-    from conjoin.torch.model import EncoderDecoderModel
+    from conjoin.torch.pair.model import EncoderDecoderModel
 
 NEW_TOKENS = 128
 """Longest result where neither the caller nor the model says; transformers' 20 cut most texts short."""

@@ -1,7 +1,7 @@
 """Beam search and beam sampling on arrays whose shapes never change.
 
-The rules are those of the PyTorch backend (torch/decoding/beams.py), per source: a source's result does not depend on
-its batch mates. There a source that is done leaves the batch, here its results are frozen.
+The rules are those of the PyTorch backend (torch/generation/loops/beams.py), per source: a source's result does not
+depend on its batch mates. There a source that is done leaves the batch, here its results are frozen.
 """
 
 import math

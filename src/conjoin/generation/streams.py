@@ -17,7 +17,7 @@ class Stream:
         if not callable(getattr(streamer, "put", None)) or not callable(getattr(streamer, "end", None)):
             raise GenerationError(
                 f"streamer is a {type(streamer).__name__}; expected an object with put(tokens) and end().",
-                hint="conjoin.torch.streamers.TextIteratorStreamer(tokenizer), say.",
+                hint="conjoin.torch.generation.streamers.TextIteratorStreamer(tokenizer), say.",
             )
         self.streamer = streamer
         self._told = False

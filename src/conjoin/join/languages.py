@@ -6,7 +6,7 @@ from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.join.tokens import special_tokens, starts_with_last_label
 from conjoin.tokenizer import MBartTokenizer, Tokenizer, TokenizerPair
-from conjoin.tokenizer._languages import TargetLanguage
+from conjoin.tokenizer.languages import TargetLanguage
 
 Tokenizers = Tokenizer | TokenizerPair
 

@@ -1,7 +1,6 @@
 """Text to ids and back. `AutoTokenizer.from_pretrained(folder_or_hub_id)` loads whatever is there."""
 
 from conjoin._lazy import public_dir
-from conjoin.tokenizer._registry import needs_no_vocabulary
 from conjoin.tokenizer.auto import AutoTokenizer
 from conjoin.tokenizer.batch import BatchEncoding
 from conjoin.tokenizer.byt5 import ByT5Tokenizer, ByT5TokenizerFast
@@ -29,6 +28,7 @@ from conjoin.tokenizer.families import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
+from conjoin.tokenizer.files.registry import needs_no_vocabulary
 from conjoin.tokenizer.mbart import MBart50Tokenizer, MBart50TokenizerFast, MBartTokenizer, MBartTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
 from conjoin.tokenizer.tokenizer import Tokenizer

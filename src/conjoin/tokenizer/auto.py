@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer._find import PAIR_FILE, Source, find_files
-from conjoin.tokenizer._load import load_files
-from conjoin.tokenizer._registry import class_for
+from conjoin.tokenizer.files.find import PAIR_FILE, Source, find_files
+from conjoin.tokenizer.files.load import load_files
+from conjoin.tokenizer.files.registry import class_for
 from conjoin.tokenizer.pair import TokenizerPair, load_pair
 from conjoin.tokenizer.tokenizer import Tokenizer
 

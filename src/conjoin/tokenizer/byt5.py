@@ -7,11 +7,11 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from conjoin.tokenizer._read import Vocabulary
-from conjoin.tokenizer._rust import add
-from conjoin.tokenizer._sentinels import WithSentinels
-from conjoin.tokenizer._settings import Settings, Token, text_of
 from conjoin.tokenizer.families import name_of, with_ids
+from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.rust import add
+from conjoin.tokenizer.sentinels import WithSentinels
+from conjoin.tokenizer.settings import Settings, Token, text_of
 
 
 class ByT5Tokenizer(WithSentinels):

@@ -9,19 +9,19 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer._decode import Decoding
-from conjoin.tokenizer._find import Source
-from conjoin.tokenizer._limits import IS_LIMIT, Asked, Facts, length_limit, resolve_limits
-from conjoin.tokenizer._load import load
-from conjoin.tokenizer._pad import array_kind, as_columns, pad_columns
-from conjoin.tokenizer._read import Vocabulary
-from conjoin.tokenizer._run import Columns, Pad, Runner, Wish, collect
-from conjoin.tokenizer._rust import in_turn, limits_of, set_limits
-from conjoin.tokenizer._save import save
-from conjoin.tokenizer._settings import Settings, Token
-from conjoin.tokenizer._texts import as_texts
-from conjoin.tokenizer._warn import warn
 from conjoin.tokenizer.batch import BatchEncoding, TensorKind
+from conjoin.tokenizer.decode import Decoding
+from conjoin.tokenizer.files.find import Source
+from conjoin.tokenizer.files.load import load
+from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.files.save import save
+from conjoin.tokenizer.limits import IS_LIMIT, Asked, Facts, length_limit, resolve_limits
+from conjoin.tokenizer.pad import array_kind, as_columns, pad_columns
+from conjoin.tokenizer.run import Columns, Pad, Runner, Wish, collect
+from conjoin.tokenizer.rust import in_turn, limits_of, set_limits
+from conjoin.tokenizer.settings import Settings, Token
+from conjoin.tokenizer.texts import as_texts
+from conjoin.tokenizer.warn import warn
 
 
 class Tokenizer(Decoding):

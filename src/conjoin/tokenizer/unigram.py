@@ -11,10 +11,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer._read import Vocabulary
-from conjoin.tokenizer._sentinels import WithSentinels
-from conjoin.tokenizer._settings import Settings, Token, text_of
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
+from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.sentinels import WithSentinels
+from conjoin.tokenizer.settings import Settings, Token, text_of
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 Scores = list[tuple[str, float]]

@@ -1,8 +1,8 @@
 """The PyTorch backend."""
 
 from conjoin._lazy import public_dir
-from conjoin.torch.halves import Decoder, Encoder
-from conjoin.torch.model import EncoderDecoderModel
+from conjoin.torch.pair.halves import Decoder, Encoder
+from conjoin.torch.pair.model import EncoderDecoderModel
 
 __all__ = ["Decoder", "Encoder", "EncoderDecoderModel"]
 

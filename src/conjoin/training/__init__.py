@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING
 from conjoin._lazy import lazy_names, public_dir
 
 if TYPE_CHECKING:
-    from conjoin.training.arguments import TrainingArguments as TrainingArguments
-    from conjoin.training.callbacks import TrainerCallback as TrainerCallback
-    from conjoin.training.callbacks import TrainerControl as TrainerControl
-    from conjoin.training.examples import Examples as Examples
-    from conjoin.training.examples import tokenize_pairs as tokenize_pairs
-    from conjoin.training.reading import Pairs as Pairs
-    from conjoin.training.reading import read_pairs as read_pairs
-    from conjoin.training.recipe import Recipe as Recipe
-    from conjoin.training.state import TrainerState as TrainerState
+    from conjoin.training.data.examples import Examples as Examples
+    from conjoin.training.data.examples import tokenize_pairs as tokenize_pairs
+    from conjoin.training.data.reading import Pairs as Pairs
+    from conjoin.training.data.reading import read_pairs as read_pairs
+    from conjoin.training.folder.state import TrainerState as TrainerState
+    from conjoin.training.loop.callbacks import TrainerCallback as TrainerCallback
+    from conjoin.training.loop.callbacks import TrainerControl as TrainerControl
+    from conjoin.training.settings.arguments import TrainingArguments as TrainingArguments
+    from conjoin.training.settings.recipe import Recipe as Recipe
     from conjoin.training.torch.saving import SavesPretrained as SavesPretrained
     from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer
 
 _HOMES = {
-    "Examples": "examples",
-    "Pairs": "reading",
-    "Recipe": "recipe",
+    "Examples": "data.examples",
+    "Pairs": "data.reading",
+    "Recipe": "settings.recipe",
     "SavesPretrained": "torch.saving",
     "Seq2SeqTrainer": "torch.trainer",
-    "TrainerCallback": "callbacks",
-    "TrainerControl": "callbacks",
-    "TrainerState": "state",
-    "TrainingArguments": "arguments",
-    "read_pairs": "reading",
-    "tokenize_pairs": "examples",
+    "TrainerCallback": "loop.callbacks",
+    "TrainerControl": "loop.callbacks",
+    "TrainerState": "folder.state",
+    "TrainingArguments": "settings.arguments",
+    "read_pairs": "data.reading",
+    "tokenize_pairs": "data.examples",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

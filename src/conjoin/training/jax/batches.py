@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.training.arrays import WEIGHTS
-from conjoin.training.examples import IGNORED
+from conjoin.training.data.arrays import WEIGHTS
+from conjoin.training.data.examples import IGNORED
 
 LEAST_WIDTH = 16
 

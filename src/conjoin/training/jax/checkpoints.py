@@ -13,12 +13,12 @@ from conjoin.errors import TrainingError
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.saving import write_pair
 from conjoin.pretrained.dtypes import as_bits, with_meaning
+from conjoin.training.folder.moments import Moments as Saved
+from conjoin.training.folder.moments import open_moments, write_moments
+from conjoin.training.folder.pieces import Stored
+from conjoin.training.folder.run_folder import STATE_FILE
+from conjoin.training.folder.state import TrainerState
 from conjoin.training.jax.adamw import Arrays, Moments
-from conjoin.training.moments import Moments as Saved
-from conjoin.training.moments import open_moments, write_moments
-from conjoin.training.pieces import Stored
-from conjoin.training.run_folder import STATE_FILE
-from conjoin.training.state import TrainerState
 
 if TYPE_CHECKING:
     from conjoin.training.jax.engine import Engine

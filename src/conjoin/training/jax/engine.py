@@ -22,20 +22,20 @@ from conjoin.jax.calls import target_rules
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.programs import How, Net
 from conjoin.jax.saving import write_pair
-from conjoin.training.arguments import GROUPS, TrainingArguments
-from conjoin.training.arrays import WEIGHTS, batch_arrays, label_weights
-from conjoin.training.batching import Batch
-from conjoin.training.engine import Losses, out_of_memory
-from conjoin.training.evaluating import evaluation_batches, generated
-from conjoin.training.examples import Examples
+from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
+from conjoin.training.data.batching import Batch
+from conjoin.training.data.examples import Examples
+from conjoin.training.folder.state import TrainerState
 from conjoin.training.jax.adamw import Arrays, Settings, zero_moments
 from conjoin.training.jax.batches import in_few_shapes
 from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
 from conjoin.training.jax.programs import averaged, gradients_of, sum_of, summed_loss, update
 from conjoin.training.jax.trained import trained_names
-from conjoin.training.parts import group_of
-from conjoin.training.schedules import group_rate
-from conjoin.training.state import TrainerState
+from conjoin.training.loop.engine import Losses, out_of_memory
+from conjoin.training.loop.evaluating import evaluation_batches, generated
+from conjoin.training.loop.schedules import group_rate
+from conjoin.training.settings.arguments import GROUPS, TrainingArguments
+from conjoin.training.settings.parts import group_of
 
 Made = Mapping[str, NDArray[Any]]
 """Arrays of one batch."""
@@ -68,7 +68,7 @@ def _sound(loss: jax.Array, norm: jax.Array) -> bool:
 
 
 class Engine:
-    """A model and what trains it (conjoin.training.engine.Engine).
+    """A model and what trains it (conjoin.training.loop.engine.Engine).
 
     Args:
         total_steps: Of the run, for its schedules.

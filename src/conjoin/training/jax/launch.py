@@ -6,7 +6,7 @@ import jax
 
 from conjoin.errors import ConfigError
 from conjoin.jax.model import FlaxEncoderDecoderModel
-from conjoin.training.recipe import Recipe
+from conjoin.training.settings.recipe import Recipe
 
 
 def build_model(recipe: Recipe) -> FlaxEncoderDecoderModel:

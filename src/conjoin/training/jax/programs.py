@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from conjoin.functional.loss import token_loss
 from conjoin.jax.ops import OPS
 from conjoin.jax.programs import How, Net, forward
-from conjoin.training.arrays import WEIGHTS
+from conjoin.training.data.arrays import WEIGHTS
 from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw
 
 

@@ -7,7 +7,7 @@ from conjoin.errors import ConjoinWarning
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.training import parameter_table
 from conjoin.join import part_of, parts_named
-from conjoin.training.arguments import TrainingArguments
+from conjoin.training.settings.arguments import TrainingArguments
 
 
 def trained_names(model: FlaxEncoderDecoderModel, arguments: TrainingArguments) -> list[str]:

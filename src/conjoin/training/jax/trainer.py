@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from conjoin.errors import ConfigError
 from conjoin.join.diagnosis import Diagnosis
-from conjoin.training.arguments import TrainingArguments
-from conjoin.training.engine import Alone
 from conjoin.training.jax.engine import Engine
 from conjoin.training.jax.trained import trained_names
-from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
+from conjoin.training.loop.engine import Alone
+from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
+from conjoin.training.settings.arguments import TrainingArguments
 
 
 class Seq2SeqTrainer(Trainer[Alone]):
-    """Trains and evaluates a `FlaxEncoderDecoderModel`; see conjoin.training.trainer.Trainer."""
+    """Trains and evaluates a `FlaxEncoderDecoderModel`; see conjoin.training.loop.trainer.Trainer."""
 
     def place(self, model: Any) -> tuple[Any, Alone]:
         """Refuse what only PyTorch does, and put the model on the CPU where that is asked for."""

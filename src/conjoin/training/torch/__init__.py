@@ -1,4 +1,4 @@
-"""Training in PyTorch: what the run of `training/run.py` does there. Read `engine.py` first."""
+"""Training in PyTorch: what the run of `training/loop/run.py` does there. Read `engine.py` first."""
 
 from conjoin._lazy import public_dir
 from conjoin.training.torch.trainer import Seq2SeqTrainer, TrainOutput

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from conjoin.checkpoint import Staging, read_json, replacing_folder, write_json
 from conjoin.errors import ConjoinWarning, FileError, TrainingError, shown
-from conjoin.torch.linear_grad import as_products, fastest_products, use_products
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.pretrained import plain_state
-from conjoin.torch.saving import write_pair
-from conjoin.training.moments import Moments, open_moments, write_moments
-from conjoin.training.pieces import Stored
-from conjoin.training.run_folder import STATE_FILE
-from conjoin.training.state import DamagedCheckpoint, TrainerState
+from conjoin.torch.cpu.linear_grad import as_products, fastest_products, use_products
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.pair.pretrained import plain_state
+from conjoin.torch.pair.saving import write_pair
+from conjoin.training.folder.moments import Moments, open_moments, write_moments
+from conjoin.training.folder.pieces import Stored
+from conjoin.training.folder.run_folder import STATE_FILE
+from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
 from conjoin.training.torch.sharding import copy_into, whole_state
 from conjoin.training.torch.world import World
 

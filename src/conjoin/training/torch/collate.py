@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.join import special_tokens
-from conjoin.torch.loss import label_mask, token_loss
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.training.arrays import WEIGHTS, batch_arrays, label_weights
-from conjoin.training.batching import Batch
-from conjoin.training.examples import IGNORED, Examples
+from conjoin.torch.model.loss import label_mask, token_loss
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
+from conjoin.training.data.batching import Batch
+from conjoin.training.data.examples import IGNORED, Examples
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from conjoin.checkpoint import Staging
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.pages import KeptMemory
-from conjoin.torch.saving import write_pair
-from conjoin.training.arguments import TrainingArguments
-from conjoin.training.batching import Batch
-from conjoin.training.engine import Losses, out_of_memory
-from conjoin.training.examples import Examples
-from conjoin.training.state import TrainerState
+from conjoin.torch.cpu.pages import KeptMemory
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.pair.saving import write_pair
+from conjoin.training.data.batching import Batch
+from conjoin.training.data.examples import Examples
+from conjoin.training.folder.state import TrainerState
+from conjoin.training.loop.engine import Losses, out_of_memory
+from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.averaging import Average
 from conjoin.training.torch.checkpoints import (
     random_state,
@@ -79,7 +79,7 @@ class Tally:
 
 
 class Engine:
-    """A model and what trains it (conjoin.training.engine.Engine).
+    """A model and what trains it (conjoin.training.loop.engine.Engine).
 
     Args:
         total_steps: Of the run, for its schedules.

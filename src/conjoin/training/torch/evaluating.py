@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.training.batching import Batch
-from conjoin.training.evaluating import EvalPrediction, evaluation_batches, generated
-from conjoin.training.examples import Examples
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.training.data.batching import Batch
+from conjoin.training.data.examples import Examples
+from conjoin.training.loop.evaluating import EvalPrediction, evaluation_batches, generated
 from conjoin.training.torch.collate import Collator, batch_loss, to_device
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from conjoin.errors import TrainingError
-from conjoin.training.arguments import GROUPS, TrainingArguments
-from conjoin.training.parts import group_of
-from conjoin.training.schedules import Factor, group_rate
+from conjoin.training.loop.schedules import Factor, group_rate
+from conjoin.training.settings.arguments import GROUPS, TrainingArguments
+from conjoin.training.settings.parts import group_of
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

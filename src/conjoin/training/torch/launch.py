@@ -2,8 +2,8 @@
 
 import torch
 
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.training.recipe import Recipe
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.training.settings.recipe import Recipe
 
 
 def build_model(recipe: Recipe) -> EncoderDecoderModel:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.errors import ConjoinError, TrainingError, listing
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.pretrained import plain_state
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.pair.pretrained import plain_state
 from conjoin.training.torch.checkpoints import load_weights
 from conjoin.training.torch.collate import decoder_inputs
 

@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 
 from conjoin.errors import ConfigError
-from conjoin.torch.model import EncoderDecoderModel
-from conjoin.torch.pretrained import plain_state
-from conjoin.training.arguments import TrainingArguments
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.pair.pretrained import plain_state
+from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.world import World
 
 

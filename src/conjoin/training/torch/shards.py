@@ -10,8 +10,8 @@ from torch.distributed.tensor import DTensor
 
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.checkpoint import Tensor as Named
-from conjoin.training.moments import OPTIMIZER
-from conjoin.training.pieces import FOLDER, Share, write_index, write_rows
+from conjoin.training.folder.moments import OPTIMIZER
+from conjoin.training.folder.pieces import FOLDER, Share, write_index, write_rows
 from conjoin.training.torch.checkpoints import stored
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.sharding import rows_of

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from conjoin.torch.linear_grad import use_products
-from conjoin.training.arguments import TrainingArguments
+from conjoin.torch.cpu.linear_grad import use_products
+from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
+from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.checkpoints import seed_all
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World, join_world
-from conjoin.training.trainer import PredictionOutput, Trainer, TrainOutput
 
 
 class Seq2SeqTrainer(Trainer[World]):
-    """Trains and evaluates an `EncoderDecoderModel`; see conjoin.training.trainer.Trainer."""
+    """Trains and evaluates an `EncoderDecoderModel`; see conjoin.training.loop.trainer.Trainer."""
 
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""

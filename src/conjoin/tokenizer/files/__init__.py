@@ -1,0 +1,1 @@
+"""Tokenizer files: finding, reading, writing them."""

@@ -1,0 +1,224 @@
+"""A tokenizer.json is used as it is written: its model, its pipeline, its frame and its added tokens.
+
+The class and the other files add what it cannot say. Where they contradict it, it stands, and a warning names both
+sides; what the caller asks for is done, or refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import TokenizerError, listing
+from conjoin.tokenizer.files.find import TOKENIZER_JSON, Files
+from conjoin.tokenizer.files.frame import ENDS, ends_of, honour_ends, rename_in_frame
+from conjoin.tokenizer.files.read import model_kind, read_backend, read_json
+from conjoin.tokenizer.files.refuse import check_document
+from conjoin.tokenizer.files.sample import Sample, check_same, is_random
+from conjoin.tokenizer.files.switches import SWITCHES
+from conjoin.tokenizer.settings import NAMED, Settings, read_settings, text_of
+from conjoin.tokenizer.warn import warn
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer.tokenizer import Tokenizer
+
+T = TypeVar("T", bound="Tokenizer")
+
+
+def load_as_written(cls: type[T], path: Path, files: Files, overrides: Mapping[str, Any]) -> T:
+    """Load `cls` over a tokenizer.json.
+
+    Raises:
+        TokenizerError: the file is unreadable or holds another kind of model, or the caller asks for what it cannot do.
+    """
+    document = read_json(path)
+    check_document(document, path)
+    kind = model_kind(document, path)
+    if cls.kind not in (None, kind):
+        raise TokenizerError(
+            f"{path}: holds a {kind} model, expected {cls.kind}, so {cls.__name__} cannot read it.",
+            hint=f"AutoTokenizer.from_pretrained({str(files.folder)!r})",
+        )
+    settings = read_settings(files, overrides)
+    backend = read_backend(path)
+    _check_ids(path, document, backend)
+    sample = None if is_random(backend) else Sample.of(backend, str(path))
+    changed = _switch_over(path, backend, settings)
+    problems = _differences(document, backend, settings)
+    _take_roles(cls, document, backend, settings)
+    tokenizer = cls(backend, settings)
+    framed = _rename_roles(tokenizer, files, overrides)
+    honour_ends(tokenizer)
+    problems += _late_differences(tokenizer)
+    _write_down(tokenizer)
+    if problems:
+        warn(f"{path} is used as it is written, where tokenizer_config.json says something else:\n{listing(problems)}")
+    if sample is not None and not changed:
+        frames = not framed and not tokenizer.frames_itself and not settings.asked & set(ENDS)
+        check_same(sample, Sample.of(backend, str(path)), str(path), frames=frames)
+    return tokenizer
+
+
+def _check_ids(path: Path, document: Mapping[str, Any], backend: Backend) -> None:
+    """The Rust library numbers added tokens as it reads them; the ids that the file gives them must come out.
+
+    Raises:
+        TokenizerError: they do not.
+    """
+    listed = cast(list[dict[str, Any]], document.get("added_tokens") or [])
+    wrong = [
+        f"{token['content']!r} has the id {token['id']}, but gets {backend.token_to_id(token['content'])}"
+        for token in listed
+        if backend.token_to_id(token["content"]) != token["id"]
+    ]
+    if wrong:
+        raise TokenizerError(
+            f"{path}: added_tokens leave a hole in the ids or take those of other tokens:\n{listing(wrong, limit=5)}",
+            hint="ids of added tokens follow the vocabulary without a gap; add the tokens that are missing.",
+        )
+
+
+def _switch_over(path: Path, backend: Backend, settings: Settings) -> bool:
+    """Make the pipeline do what the caller asked for; tells whether that changed it.
+
+    Raises:
+        TokenizerError: it has no step that could.
+    """
+    changed = _change_unknown(path, backend, settings)
+    for name, switch in SWITCHES.items():
+        value = settings.options[name] if name in settings.asked else None
+        if value is None or switch.read(backend) == value:
+            continue
+        try:
+            switch.write(backend, value)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise TokenizerError(f"{name} = {value!r} was asked for: {error}.") from error
+        if switch.read(backend) != value:
+            raise TokenizerError(
+                f"{name} = {value!r} was asked for, but {path} does otherwise and has no step that could be switched.",
+                hint=f"leave {name} out, change the file, or load the raw vocabulary without {TOKENIZER_JSON}.",
+            )
+        changed = True
+    return changed
+
+
+def _change_unknown(path: Path, backend: Backend, settings: Settings) -> bool:
+    """Let unknown text become the token that the caller named for it."""
+    token = settings.named.get("unk_token") if "unk_token" in settings.asked else None
+    model: Any = backend.model
+    now = getattr(model, "unk_token", None)
+    if token is None or now is None or text_of(token) == now:
+        return False
+    if model.token_to_id(text_of(token)) is None:
+        raise TokenizerError(
+            f"unk_token = {text_of(token)!r} was asked for, but the vocabulary of {path} has no such token.",
+            hint=f"its own is {now!r}.",
+        )
+    model.unk_token = text_of(token)
+    return True
+
+
+def _differences(document: Mapping[str, Any], backend: Backend, settings: Settings) -> list[str]:
+    """What settings files say about the pipeline and the tokens of the file, and is not so."""
+    found: list[str] = []
+    for name, switch in SWITCHES.items():
+        said = settings.options.get(name)
+        does = switch.read(backend)
+        if said is not None and does is not None and said != does:
+            found.append(_two_sides(name, said, does))
+            settings.options[name] = does
+    unknown = _unknown_of(document)
+    named = settings.named.get("unk_token")
+    if unknown is not None and named is not None and text_of(named) != unknown and "unk_token" not in settings.asked:
+        found.append(_two_sides("unk_token", text_of(named), unknown))
+    return found + _different_tokens(backend, settings)
+
+
+def _different_tokens(backend: Backend, settings: Settings) -> list[str]:
+    own = backend.get_added_tokens_decoder()
+    found: list[str] = []
+    for index, token in settings.added.items():
+        have = backend.token_to_id(token.content)
+        if have is None:
+            continue  # new; registering it checks its id
+        if have != index:
+            found.append(_two_sides(f"the id of {token.content!r}", index, have))
+        elif have not in own:
+            if not token.special:
+                found.append(f"{token.content!r} is an added token, in {TOKENIZER_JSON} an ordinary one")
+        elif settings.added_has_rules and (rules := _rules(token)) != _rules(own[have]):
+            found.append(_two_sides(f"the rules of {token.content!r}", rules, _rules(own[have])))
+    return found
+
+
+def _rules(token: AddedToken) -> str:
+    names = [name for name in ("lstrip", "rstrip", "single_word") if getattr(token, name)]
+    return "+".join(names) or "none"
+
+
+def _late_differences(tokenizer: "Tokenizer") -> list[str]:
+    """What settings files say about frame and sentinels; known when every token has its id."""
+    settings = tokenizer.settings
+    facts: dict[str, Any] = {**ends_of(tokenizer), **tokenizer.counted()}
+    found: list[str] = []
+    for name, does in facts.items():
+        said = settings.options.get(name)
+        if said is not None and said != does and name not in settings.asked:
+            found.append(_two_sides(name, said, does))
+        settings.options[name] = does
+    return found
+
+
+def _two_sides(name: str, said: Any, does: Any) -> str:
+    return f"{name} = {said!r} there, {does!r} in {TOKENIZER_JSON}"
+
+
+def _unknown_of(document: Mapping[str, Any]) -> str | None:
+    """The token that the model itself gives to unknown text."""
+    model: Mapping[str, Any] = document["model"]
+    index, vocab = model.get("unk_id"), model["vocab"]
+    if index is not None and isinstance(vocab, list):
+        return str(cast(list[Any], vocab)[index][0])
+    return model.get("unk_token") or None
+
+
+def _take_roles(cls: "type[Tokenizer]", document: Mapping[str, Any], backend: Backend, settings: Settings) -> None:
+    """Let the class name special tokens where no file does, as far as the vocabulary has them."""
+    for name, token in cls.defaults.items():
+        if name in settings.named:
+            continue
+        own = _unknown_of(document) if name == "unk_token" else None
+        if own is not None or token is None or backend.token_to_id(text_of(token)) is not None:
+            settings.named[name] = token if own is None else own
+    listed = {text_of(token) for token in settings.family_extra or []}
+    extra = cls.extra_of_file(backend, settings)
+    if settings.extra is None and extra is not None:
+        settings.extra = [
+            token for token in extra if text_of(token) in listed or backend.token_to_id(text_of(token)) is not None
+        ]
+
+
+def _rename_roles(tokenizer: "Tokenizer", files: Files, overrides: Mapping[str, Any]) -> bool:
+    """Put a token that the caller named into the frame, for the token that had its role; tells whether it did."""
+    named = [name for name in NAMED if name in tokenizer.settings.asked and name != "unk_token"]
+    if not named or tokenizer.frames_itself:
+        return False
+    before = read_settings(files, {key: value for key, value in overrides.items() if key not in named}).named
+    have = {*tokenizer.special_tokens_map.values()}
+    for name in named:
+        old, new = before.get(name, tokenizer.defaults.get(name)), getattr(tokenizer, name)
+        if old is not None and text_of(old) not in have:
+            rename_in_frame(tokenizer, text_of(old), new)
+    return True
+
+
+def _write_down(tokenizer: "Tokenizer") -> None:
+    """Set the options of the class to what the pipeline does, so that files saved from it say so to everyone."""
+    options = tokenizer.settings.options
+    for name, usual in tokenizer.switches.items():
+        does = SWITCHES[name].read(tokenizer.backend)
+        expected = options.get("do_lower_case", True) if usual is None else usual
+        if does is not None and does != options.get(name, expected):
+            options[name] = does

@@ -1,0 +1,108 @@
+"""From files to a tokenizer object."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import ConjoinError, FileError, TokenizerError
+from conjoin.tokenizer.files.as_written import load_as_written
+from conjoin.tokenizer.files.find import TOKENIZER_JSON, Files, Source, find_files
+from conjoin.tokenizer.files.frame import honour_ends
+from conjoin.tokenizer.files.read import Vocabulary, read_byte_level, read_spm, read_wordpiece
+from conjoin.tokenizer.rust import no_panics
+from conjoin.tokenizer.settings import Settings, Token, read_settings, text_of
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer.tokenizer import Tokenizer
+
+
+T = TypeVar("T", bound="Tokenizer")
+
+
+def load(cls: type[T], source: Source, overrides: Mapping[str, Any]) -> T:
+    """Load `cls` from `source`."""
+    return load_files(cls, find_files(source), overrides)
+
+
+def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
+    """Load `cls` from files that are here.
+
+    Raises:
+        FileError: the files that `cls` needs are not there.
+        TokenizerError: they are unreadable or of another family.
+    """
+    try:
+        path = files.get(TOKENIZER_JSON)
+        with no_panics(str(path or files.folder)):
+            return _load_raw(cls, files, overrides) if path is None else load_as_written(cls, path, files, overrides)
+    except ConjoinError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise TokenizerError(
+            f"{files.folder}: a tokenizer file holds something of an unexpected shape: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _load_raw(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
+    """Build the pipeline of the class over its vocabulary files."""
+    if cls.kind is None:
+        raise _missing(cls, files)
+    settings = read_settings(files, overrides)
+    settings.is_raw = True
+    vocabulary = _read_raw(cls, files)
+    tokenizer = cls(_build(cls, vocabulary, settings), settings)
+    tokenizer.frame()
+    honour_ends(tokenizer)
+    return tokenizer
+
+
+def _build(cls: "type[Tokenizer]", vocabulary: Vocabulary, settings: Settings) -> Backend:
+    for name, token in cls.defaults.items():
+        settings.named.setdefault(name, token)
+    given: list[Token] | None = settings.family_extra
+    if vocabulary.from_sentencepiece:
+        own = {token.content for token in vocabulary.added}
+        given = [*vocabulary.added, *(token for token in given or [] if text_of(token) not in own)]
+    extra = cls.extra_tokens(given, settings)
+    if settings.extra is None:
+        settings.extra = extra
+    try:
+        return cls.build(vocabulary, settings)
+    except TokenizerError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise TokenizerError(f"{vocabulary.origin}: cannot become a {cls.__name__}: {error}.") from error
+
+
+def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
+    paths = [files.get(name) for name in cls.vocabulary_files]
+    found = [path for path in paths if path is not None]
+    if files.only is not None and not found and cls.vocabulary_files:
+        found = [files.folder / files.only]
+    if len(found) != len(cls.vocabulary_files):
+        raise _missing(cls, files)
+    match cls.kind:
+        case _ if not found:
+            return Vocabulary(origin=files.folder)  # a family of bytes needs no file
+        case "WordPiece":
+            return read_wordpiece(found[0])
+        case "BPE" if len(found) == 2:
+            return read_byte_level(found[0], found[1])
+        case _:
+            return read_spm(found[0], as_bpe=cls.kind == "BPE")
+
+
+def _missing(cls: "type[Tokenizer]", files: Files) -> FileError:
+    from conjoin.tokenizer.files.registry import fitting  # which knows every family, and so imports this module
+
+    wanted = " + ".join(cls.vocabulary_files)
+    there = ", ".join(files.names()[:12]) or "nothing"
+    fits = fitting(files)
+    also = f" The files fit: {', '.join(fits)}." if fits else ""
+    line = f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None
+    return FileError(
+        f"{files.folder}: no {TOKENIZER_JSON}{f' and no {wanted}' if wanted else ''}, which {cls.__name__} reads. "
+        f"There is: {there}.{also}",
+        hint=line or "save the tokenizer next to the model, or name the folder or hub id that holds it.",
+    )

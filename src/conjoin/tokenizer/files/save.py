@@ -1,0 +1,128 @@
+"""From a tokenizer object to files that conjoin and transformers read."""
+
+import json
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tokenizers import AddedToken
+
+from conjoin.errors import FileError, TokenizerError, lone_surrogate
+from conjoin.tokenizer.files.find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
+from conjoin.tokenizer.files.rebuild import class_for_transformers
+
+if TYPE_CHECKING:
+    from conjoin.tokenizer.tokenizer import Tokenizer
+
+_IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # its post-processor says it
+
+
+def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
+    """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
+    with tokenizer.lock:  # held while writing too, so that two threads never mix two states in one folder
+        document = tokenizer.backend.to_str(pretty=True)
+        config = _config(tokenizer) | _class_of(tokenizer, json.loads(document))
+        texts = _chat_files(config)
+        texts[TOKENIZER_CONFIG] = to_json(config)
+        texts[TOKENIZER_JSON] = document
+        return tuple(write_text(folder / name, text) for name, text in texts.items())
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a file whole or not at all, and return its path.
+
+    Raises:
+        FileError: the folder cannot be made or written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise FileError(f"{path}: cannot be written: {error}.") from error
+    return str(path)
+
+
+def to_json(value: dict[str, Any]) -> str:
+    """The JSON text of a settings file, keys sorted.
+
+    Raises:
+        TokenizerError: a setting is no JSON value.
+    """
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=_added_token) + "\n"
+        if lone_surrogate(text) is None:
+            return text
+        return json.dumps(value, indent=2, sort_keys=True, default=_added_token) + "\n"  # as it came: "\\ud800"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"a tokenizer setting cannot be saved: {error}.") from error
+
+
+def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
+    config = {key: value for key, value in tokenizer.init_kwargs.items() if key not in _IN_TOKENIZER_JSON}
+    config |= tokenizer.special_tokens_map
+    if tokenizer.extra_special_tokens:
+        config["extra_special_tokens"] = tokenizer.extra_special_tokens
+    config["padding_side"] = tokenizer.padding_side
+    config["truncation_side"] = tokenizer.truncation_side
+    config["model_max_length"] = tokenizer.model_max_length
+    return config
+
+
+def _class_of(tokenizer: "Tokenizer", document: dict[str, Any]) -> dict[str, Any]:
+    """The class that makes transformers read what we write; ours beside it, where that is another."""
+    named = class_for_transformers(tokenizer, document)
+    if named == tokenizer.saved_class:
+        return {"tokenizer_class": named}
+    names = list(tokenizer.model_input_names)
+    return {"tokenizer_class": named, OWN_CLASS: tokenizer.saved_class, "model_input_names": names}
+
+
+def _chat_files(config: dict[str, Any]) -> dict[str, str]:
+    """Move chat templates out of the config into files, where transformers keeps them."""
+    template = config.pop("chat_template", None)
+    named = chat_templates(template)
+    unsafe = [name for name in named if Path(name).name != name or name.startswith(".") or "\0" in name]
+    if unsafe:
+        raise TokenizerError(f"chat_template has the name {unsafe[0]!r}, which is not a file name.")
+    return {
+        CHAT_TEMPLATE if name == "default" else f"{CHAT_TEMPLATES}/{name}.jinja": text for name, text in named.items()
+    }
+
+
+def chat_templates(value: Any) -> dict[str, str]:
+    """Chat templates by name, however a config writes them: text, or names with texts.
+
+    Raises:
+        TokenizerError: `value` is neither, or UTF-8 cannot hold it.
+    """
+    named: dict[Any, Any]
+    match value:
+        case dict():
+            named = cast(dict[Any, Any], value)
+        case [{}, *_]:  # older configs: [{"name": ..., "template": ...}]
+            named = {item["name"]: item["template"] for item in cast(list[dict[str, Any]], value)}
+        case _:
+            named = {"default": value} if value else {}
+    if not all(isinstance(text, str) and lone_surrogate(text) is None for item in named.items() for text in item):
+        raise TokenizerError(
+            f"chat_template = {str(cast(object, value))[:60]!r}, expected text, or names with texts, all of UTF-8."
+        )
+    return named
+
+
+def _added_token(value: Any) -> Any:
+    if not isinstance(value, AddedToken):
+        raise TypeError(f"{value!r} ({type(value).__name__}) is not a JSON value")
+    state = {
+        key: getattr(value, key) for key in ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    }
+    return {"__type": "AddedToken", **state}

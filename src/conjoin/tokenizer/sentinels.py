@@ -1,0 +1,80 @@
+"""T5's sentinels: tokens `<extra_id_0>`, `<extra_id_1>` ... that stand for what was left out of a text."""
+
+from itertools import count
+from typing import ClassVar
+
+from tokenizers import Tokenizer as Backend
+
+from conjoin.errors import TokenizerError
+from conjoin.limits import EXTRA_IDS
+from conjoin.tokenizer.settings import Settings, Token, text_of
+from conjoin.tokenizer.tokenizer import Tokenizer
+
+
+class WithSentinels(Tokenizer):
+    """A family whose `extra_ids` says how many sentinels there are."""
+
+    usual_sentinels: ClassVar[int] = 100
+    first_is_last: ClassVar[bool] = True
+    """Whether `<extra_id_0>` has the highest id of them."""
+
+    @classmethod
+    def sentinels(cls, number: int) -> list[Token]:
+        """So many of them, in the order of their names."""
+        return [f"<extra_id_{index}>" for index in range(number)]
+
+    @classmethod
+    def sentinels_asked(cls, settings: Settings) -> int:
+        """How many the settings say.
+
+        Raises:
+            TokenizerError: extra_ids is no number, or too large.
+        """
+        number = settings.options.get("extra_ids", cls.usual_sentinels)
+        if type(number) is not int or not 0 <= number <= EXTRA_IDS:
+            raise TokenizerError(
+                f"extra_ids = {str(number)[:40]}, expected a whole number from 0 to {EXTRA_IDS:,} (limits.EXTRA_IDS)."
+            )
+        return number
+
+    @classmethod
+    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
+        """The sentinels; `extra_ids` says how many."""
+        settings.options["extra_ids"] = number = cls.sentinels_asked(settings)
+        if given is None:
+            return cls.sentinels(number)
+        listed = [token for token in given if "<extra_id_" in text_of(token)]
+        if listed and number and number != len(listed):
+            raise TokenizerError(f"extra_ids = {number}, but {len(listed)} tokens <extra_id_...> are listed.")
+        return given if listed else [*given, *cls.sentinels(number)]
+
+    @classmethod
+    def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:
+        """The sentinels that the file has."""
+        cls.sentinels_asked(settings)  # refuses what is no number
+        own = cls.sentinels(_count(backend))
+        texts = set(own)
+        return [*own, *(token for token in settings.family_extra or [] if text_of(token) not in texts)]
+
+    def counted(self) -> dict[str, int]:
+        return {"extra_ids": _count(self.backend)}
+
+    def finish(self) -> None:
+        """Add the sentinels that a caller wants over a tokenizer.json."""
+        have, options = _count(self.backend), self.settings.options
+        if self.settings.is_raw:
+            options["extra_ids"] = have
+        if "extra_ids" not in self.settings.asked or options["extra_ids"] == have:
+            return
+        if options["extra_ids"] < have:
+            raise TokenizerError(
+                f"extra_ids = {options['extra_ids']} was asked for, but {self.settings.origin} has {have} sentinels."
+            )
+        new = self.sentinels(options["extra_ids"])[have:]
+        self.add_tokens(new[::-1] if self.first_is_last else new, special_tokens=True)
+        self.settings.extra = [*(self.settings.extra or []), *new]
+
+
+def _count(backend: Backend) -> int:
+    """How many sentinels a vocabulary has, counted from the first."""
+    return next(index for index in count() if backend.token_to_id(f"<extra_id_{index}>") is None)

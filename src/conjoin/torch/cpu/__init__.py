@@ -1,0 +1,1 @@
+"""What computes on a CPU in place of PyTorch's own operations."""

@@ -1,0 +1,101 @@
+"""The linear layer of every brick: PyTorch's, by the fastest of three ways where no gradient is wanted on a CPU.
+
+`F.linear` in float32 goes to MKL; oneDNN is in the same wheel; the third are our own kernels (torch/native). Which one
+wins depends on the processor, the dtype and the number of rows, so each is tried once per process (decision 0006).
+"""
+
+import time
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conjoin.torch.cpu import native
+from conjoin.torch.cpu.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn, ordinary
+from conjoin.torch.cpu.native.checks import is_matrix, is_vector, require_numbers
+
+_MOST_CLASSES = 9
+"""1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
+_CLEARLY = 0.95
+"""Share of our own kernels' time below which a library is taken instead."""
+_PROBE_SIZE, _PROBE_MATRICES = 768, 8
+"""Larger than a core's cache together, as a model's layers are."""
+
+
+class Linear(nn.Linear):
+    """y = x W^T + b; W is (out, in)."""
+
+    def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
+        """Map every vector."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None = None
+) -> Float[Tensor, "*lead m"]:
+    """F.linear, by the fastest way there is."""
+    if not _plain_cpu_call(x, weight, bias):
+        require_numbers(weight, x)
+        return linear_with_gradient(x, weight, bias)
+    rows = x.numel() // x.shape[-1]
+    return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
+
+
+def plain_cpu_tensor(x: Tensor) -> bool:
+    """Whether kernels that know no gradient, autocast or subclass may take this tensor."""
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and ordinary(x)
+        and x.numel() > 0
+    )
+
+
+def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return (
+        x.dtype in (torch.float32, torch.bfloat16)
+        and x.dim() > 0
+        and type(weight) in (Tensor, nn.Parameter)
+        and (bias is None or type(bias) in (Tensor, nn.Parameter))
+        and is_matrix(weight, x.shape[-1], x.dtype)
+        and is_vector(bias, weight.shape[0], x.dtype)
+        and plain_cpu_tensor(x)
+    )
+
+
+@lru_cache(maxsize=2 * _MOST_CLASSES)
+def _fastest(dtype: torch.dtype, size_class: int) -> Product:
+    """The fastest way that is there and right on this machine for 2^(size_class - 1) rows and more.
+
+    Measured once per process, in milliseconds. Our own kernels give a row the same bits in any batch; a library must be
+    clearly faster to be taken.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3 * 2 ** (size_class - 1) // 2, _PROBE_SIZE, generator=generator).to(dtype)
+    shape = (_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE)
+    matrices = torch.randn(shape, generator=generator).to(dtype).unbind()
+    atol = 1e-3 if dtype == torch.float32 else 1.0
+    ways = [F.linear, *(way for way in _others(dtype) if is_right(way, x, matrices[0], rtol=1e-2, atol=atol))]
+    seconds = {way: min(_seconds(way, x, matrices) for _ in range(3)) for way in ways}
+    if native.linear in seconds:
+        seconds[native.linear] *= _CLEARLY
+    return min(ways, key=seconds.__getitem__)
+
+
+def _others(dtype: torch.dtype) -> list[Product]:
+    ways: list[Product] = []
+    if native.has("float32" if dtype == torch.float32 else "bfloat16"):
+        ways.append(native.linear)
+    if has_onednn():
+        ways.append(onednn)
+    return ways
+
+
+def _seconds(way: Product, x: Tensor, matrices: tuple[Tensor, ...]) -> float:
+    start = time.perf_counter()
+    for matrix in matrices:
+        way(x, matrix, None)
+    return time.perf_counter() - start

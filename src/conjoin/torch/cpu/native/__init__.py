@@ -1,0 +1,27 @@
+"""Kernels of our own for a CPU: linear layers over few rows, attention of few queries over cached keys, whole decoding
+steps, rows of a cache; in training, attention with dropout, and its gradients.
+
+Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
+"""
+
+from conjoin.torch.cpu.native.kernels import Kept, attention, has, linear, linear_int8
+from conjoin.torch.cpu.native.moving import move_rows
+from conjoin.torch.cpu.native.steps import Steps, is_watched
+from conjoin.torch.cpu.native.training import STEPS, Call, Reads, drop, like_tokens, weight_gradient
+
+__all__ = [
+    "STEPS",
+    "Call",
+    "Kept",
+    "Reads",
+    "Steps",
+    "attention",
+    "drop",
+    "has",
+    "is_watched",
+    "like_tokens",
+    "linear",
+    "linear_int8",
+    "move_rows",
+    "weight_gradient",
+]

@@ -1,0 +1,349 @@
+"""Decoding steps of a whole stack in one call of our kernels: few tokens, no gradient, nothing collected on the way.
+
+`Block.forward` says what is computed; this hands the same work over, as far as a stack's bricks are known here.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
+from operator import is_
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.torch.cpu.native.checks import is_vector, refuse
+from conjoin.torch.cpu.native.kernels import has
+from conjoin.torch.cpu.native.library import library
+
+
+def _fields(pointers: str = "", whole: str = "", **others: Any) -> list[tuple[str, Any]]:
+    return [*((n, c_void_p) for n in pointers.split()), *others.items(), *((n, c_int64) for n in whole.split())]
+
+
+class _Linear(Structure):
+    _fields_ = _fields("w bias scale sums", "n m kind")
+
+
+class _Norm(Structure):
+    _fields_ = _fields("weight bias", "kind", eps=c_float, offset=c_float)
+
+
+class _Attention(Structure):
+    _fields_ = (
+        *((name, _Linear) for name in ("q", "k", "v", "o")),
+        ("q_norm", _Norm),
+        ("k_norm", _Norm),
+        *_fields("gate", "heads kv_heads size window rotary"),
+        ("scale", c_double),
+    )
+
+
+class _Layer(Structure):
+    _fields_ = (
+        ("self_attn", _Attention),
+        ("cross_attn", _Attention),
+        *((name, _Norm) for name in ("self_norm", "cross_norm", "mlp_norm", "self_post", "cross_post", "mlp_post")),
+        *((name, _Linear) for name in ("up", "gate", "down")),
+        *_fields(whole="order activation has_cross"),
+    )
+
+
+class _Kept(Structure):
+    _fields_ = _fields("data", "row head time")
+
+
+class _Angles(Structure):
+    _fields_ = _fields("cos sin", "row width")
+
+
+class _Call(Structure):
+    _fields_ = (
+        ("x", c_void_p),
+        ("layers", POINTER(_Layer)),
+        *((name, POINTER(_Kept)) for name in ("self_k", "self_v", "cross_k", "cross_v")),
+        ("angles", POINTER(_Angles)),
+        *_fields("source_mask", "count rows length past hidden sources source_keys mask_row mask_key threads"),
+    )
+
+
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_CACHES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
+_LINEARS = (
+    "torch.nn.modules.linear.Linear",
+    "conjoin.torch.cpu.linear.Linear",
+    "conjoin.torch.cpu.quantization.QuantizedLinear",
+)
+"""With their modules: an adapter around one of them is called Linear as well, and has its weight (peft's)."""
+_ORDERS = (spec.PostNorm, spec.PreNorm, spec.SandwichNorm, spec.ParallelNorm)
+
+
+class _Unknown(Exception):
+    """A brick that the kernels do not know."""
+
+
+class Steps:
+    """The blocks of one stack, ready to be run on a cache.
+
+    Holds pointers to the weights, and float32 copies of what is small: weights that change afterwards need a new one.
+    What a pointer leads to lives as long as this does.
+    """
+
+    def __init__(self, stack: Any) -> None:
+        self._held: list[Tensor] = []
+        self._places: list[tuple[dict[str, Any], str]] = []
+        self._read: list[Tensor] = []
+        self._copied: list[Tensor] = []
+        self._rotary: list[spec.Rotary] = []
+        self._turned = 1 << 20  # numbers of the smallest head that turns
+        self._count = len(stack.spec.weights_of)
+        self._hidden = stack.spec.hidden_size
+        self._layers = (_Layer * self._count)()
+        for layer, index in zip(self._layers, stack.spec.weights_of, strict=True):
+            self._fill(layer, stack.blocks[index])
+        self._cross = stack.spec.has_cross_attention
+        self._pointers = [each.data_ptr() for each in self._read]
+        self._then = self._versions()
+        self._fitted: tuple[Any, bool] = None, False
+
+    @classmethod
+    def of(cls, stack: Any) -> "Steps | None":
+        """The steps of a stack; None where it has bricks, hooks or numbers that the kernels do not know."""
+        compiled = library()
+        if compiled is None or not has("float32") or is_watched(stack):
+            return None
+        try:
+            return cls(stack)
+        except _Unknown:
+            return None
+
+    def _versions(self) -> list[int]:
+        return [each._version for each in self._copied]
+
+    def are_current(self) -> bool:
+        """Whether the weights are those that were read, where they were, and what was copied of them is as it was."""
+        now = [parameters.get(name) for parameters, name in self._places]
+        return (
+            all(map(is_, now, self._read))
+            and list(map(Tensor.data_ptr, self._read)) == self._pointers
+            and self._versions() == self._then
+        )
+
+    def fit(self, x: Float[Tensor, "R T D"], cache: Any, source_mask: Bool[Tensor, "B S"] | None) -> bool:
+        """Whether a call's tensors are what the kernels take, and lie where they read.
+
+        Args:
+            cache: Its `require_fit` was called.
+        """
+        known, fit = self._fitted
+        if known is None or known is not cache.fitted:
+            fit = _takes(cache)
+            self._fitted = cache.fitted, fit
+        if not fit or not x.is_cpu or x.shape[-1] != self._hidden:
+            return False
+        if source_mask is None:
+            return True
+        sources, _, keys, _ = cache.cross[0][0].shape
+        return source_mask.is_cpu and source_mask.shape in ((sources, keys), (1, keys))
+
+    @property
+    def rotary(self) -> list[spec.Rotary]:
+        """The kinds of rotary positions whose angles `run` takes, in this order."""
+        return self._rotary
+
+    def run(
+        self,
+        x: Float[Tensor, "R T D"],
+        cache: Any,
+        angles: list[tuple[Float[Tensor, "A 1 T W"], Float[Tensor, "A 1 T W"]]],
+        source_mask: Bool[Tensor, "B S"] | None,
+    ) -> Float[Tensor, "R T D"]:
+        """What the blocks make of x; the cache gets the new positions' keys and values, but is not advanced.
+
+        Args:
+            cache: A KVCache that holds earlier positions, and every layer's cross keys and values; `fit` was asked.
+            angles: float32.
+        """
+        if len(angles) != len(self._rotary) or not all(_are_angles(*pair, x, self._turned) for pair in angles):
+            refuse("steps", x=x, **{f"angles {index}": cos for index, (cos, _) in enumerate(angles)})
+        rows, length = x.shape[:2]
+        made = x.float().contiguous()
+        made = made.clone() if made.data_ptr() == x.data_ptr() else made
+        cache.reserve(length)
+        turns = (_Angles * max(1, len(angles)))()
+        for turn, (cos, sin) in zip(turns, angles, strict=False):
+            row = 0 if cos.shape[0] == 1 else cos.stride(0)
+            turn.cos, turn.sin, turn.row, turn.width = cos.data_ptr(), sin.data_ptr(), row, cos.shape[-1]
+        call = _Call(
+            x=made.data_ptr(),
+            layers=self._layers,
+            self_k=_kept(cache.keys),
+            self_v=_kept(cache.values),
+            cross_k=_kept([k for k, _ in cache.cross]),
+            cross_v=_kept([v for _, v in cache.cross]),
+            angles=turns,
+            count=self._count,
+            rows=rows,
+            length=length,
+            past=cache.length,
+            hidden=self._hidden,
+            sources=cache.cross[0][0].shape[0] if self._cross else rows,
+            source_keys=cache.cross[0][0].shape[2] if self._cross else 0,
+            threads=torch.get_num_threads(),
+        )
+        if source_mask is not None:
+            source_mask = source_mask.expand(call.sources, call.source_keys)
+            call.source_mask = source_mask.data_ptr()
+            call.mask_row, call.mask_key = source_mask.stride()
+        _function(cache.keys[0].dtype)(ctypes.byref(call))
+        return made.to(x.dtype)
+
+    def _fill(self, layer: _Layer, block: Any) -> None:
+        kind = block.kind
+        if type(kind.norm) not in _ORDERS or not kind.causal:
+            raise _Unknown
+        layer.order = _ORDERS.index(type(kind.norm))
+        self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
+        layer.has_cross = block.cross_attn is not None
+        if block.cross_attn is not None:
+            self._attention(layer.cross_attn, block.cross_attn, None, None)
+            if block.cross_attn.gate is not None:
+                layer.cross_attn.gate = self._small(block.cross_attn, "gate")
+        for part, name in (("self", "self_attn"), ("cross", "cross_attn"), ("mlp", "mlp")):
+            self._norm(getattr(layer, f"{part}_norm"), getattr(block, f"{name}_norm", None), self._hidden)
+            self._norm(getattr(layer, f"{part}_post"), getattr(block, f"{name}_post_norm", None), self._hidden)
+        if kind.mlp.activation not in _ACTIVATIONS:
+            raise _Unknown
+        layer.activation = _ACTIVATIONS.index(kind.mlp.activation)
+        inner = kind.mlp.intermediate_size
+        self._linear(layer.up, block.mlp.up, inner, self._hidden)
+        self._linear(layer.down, block.mlp.down, self._hidden, inner)
+        if isinstance(kind.mlp, spec.GatedMLP):
+            self._linear(layer.gate, block.mlp.gate, inner, self._hidden)
+
+    def _attention(self, made: _Attention, brick: Any, rotary: spec.Rotary | None, window: int | None) -> None:
+        kind: spec.Attention = brick.kind
+        if kind.softcap is not None:
+            raise _Unknown
+        inner, kept = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
+        for name, outputs, inputs in (
+            ("q", inner, self._hidden),
+            ("k", kept, None),
+            ("v", kept, None),
+            ("o", self._hidden, inner),
+        ):
+            self._linear(getattr(made, name), getattr(brick, name), outputs, inputs)
+        self._norm(made.q_norm, brick.q_norm, kind.head_size)
+        self._norm(made.k_norm, brick.k_norm, kind.head_size)
+        made.heads, made.kv_heads, made.size = kind.num_heads, kind.num_kv_heads, kind.head_size
+        made.scale, made.window = kind.scale, window or 0
+        if rotary is not None and rotary not in self._rotary:
+            self._rotary.append(rotary)
+        made.rotary = -1 if rotary is None else self._rotary.index(rotary)
+        if rotary is not None:
+            self._turned = min(self._turned, kind.head_size)
+
+    def _linear(self, made: _Linear, brick: nn.Module, outputs: int, inputs: int | None) -> None:
+        """Args: inputs: None for keys and values, which may read a source of any width."""
+        weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
+        known = f"{type(brick).__module__}.{type(brick).__name__}" in _LINEARS
+        if not known or type(weight) is not nn.Parameter:
+            raise _Unknown
+        kind = _KINDS.get(weight.dtype)
+        if kind is None or not weight.is_contiguous() or weight.device.type != "cpu" or (kind and not _has(kind)):
+            raise _Unknown
+        if weight.dim() != 2 or weight.shape[0] != outputs or weight.shape[1] != (inputs or weight.shape[1]):
+            raise _Unknown
+        self._watch(brick, "weight")
+        made.w, made.kind, (made.m, made.n) = weight.data_ptr(), kind, weight.shape
+        made.bias = None if bias is None else self._small(brick, "bias", made.m)
+        if kind == _KINDS[torch.int8]:
+            made.scale = self._small(brick, "scale", made.m)
+            sums = brick.row_sums()  # pyright: ignore
+            if not is_vector(sums, made.m, torch.int32):
+                raise _Unknown
+            self._held.append(sums)
+            self._copied += [] if weight.is_inference() else [weight]
+            made.sums = sums.data_ptr()
+
+    def _norm(self, made: _Norm, brick: nn.Module | None, size: int) -> None:
+        if brick is None:
+            return
+        weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
+        made.weight = None if weight is None else self._small(brick, "weight", size)
+        made.bias = None if bias is None else self._small(brick, "bias", size)
+        kind = getattr(brick, "kind", None)
+        if isinstance(kind, spec.RMSNorm):
+            made.kind, made.eps, made.offset = 2, kind.eps, kind.offset
+        elif isinstance(brick, nn.LayerNorm):
+            made.kind, made.eps = 1, brick.eps
+        else:
+            raise _Unknown
+
+    def _small(self, brick: nn.Module, name: str, size: int = 1) -> int:
+        """A pointer to a float32 form of a vector, which is held."""
+        given = self._watch(brick, name)
+        wide = given.float().contiguous()
+        if wide is not given and not given.is_inference():
+            self._copied.append(given)
+        if wide.numel() != size:
+            raise _Unknown
+        self._held.append(wide)
+        return wide.data_ptr()
+
+    def _watch(self, brick: nn.Module, name: str) -> Tensor:
+        """A parameter, whose memory is held from now on: a module that moves gives it up."""
+        parameter = brick._parameters.get(name)
+        if parameter is None or not parameter.is_cpu:
+            raise _Unknown
+        self._places.append((brick._parameters, name))
+        self._read.append(parameter)
+        self._held.append(parameter.detach())
+        return self._held[-1]
+
+
+def _has(kind: int) -> bool:
+    return has("bfloat16" if kind == _KINDS[torch.bfloat16] else "int8")
+
+
+def is_watched(stack: nn.Module) -> bool:
+    """Whether somebody hangs on what a module of this one reads or makes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in stack.modules())
+
+
+def _takes(cache: Any) -> bool:
+    """Whether all that a cache holds has one dtype, and lies where a CPU reads it, numbers side by side."""
+    dtype = cache.keys[0].dtype
+    if dtype not in _CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
+        return False
+    return all(x.dtype == dtype and x.is_cpu and x.stride(3) == 1 for x in cache.fitted)
+
+
+def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, most: int) -> bool:
+    rows, _, length, width = cos.shape
+    return (
+        cos.is_cpu
+        and cos.dtype == sin.dtype == torch.float32
+        and cos.shape == sin.shape
+        and cos.stride() == sin.stride()
+        and rows in (1, len(x))
+        and length == x.shape[1]
+        and cos.stride(3) == 1
+        and cos.stride(2) == width
+        and width <= most
+    )
+
+
+def _kept(tensors: list[Tensor]) -> Any:
+    made = (_Kept * max(1, len(tensors)))()
+    for kept, tensor in zip(made, tensors, strict=False):
+        kept.data, (kept.row, kept.head, kept.time, _) = tensor.data_ptr(), tensor.stride()
+    return made
+
+
+def _function(dtype: torch.dtype) -> Any:
+    compiled = library()
+    assert compiled is not None
+    return compiled[f"conjoin_steps_{_CACHES[dtype]}"]

@@ -1,0 +1,216 @@
+"""The kernels of training as functions of tensors of float32 or bfloat16."""
+
+import ctypes
+from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from conjoin.torch.cpu.native.checks import on_cpu, refuse
+from conjoin.torch.cpu.native.kernels import SUFFIX, compiled_function
+
+STEPS = 2**16
+"""Shares of what dropout keeps are told in 65536ths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Which keys the queries of each of n sequences read.
+
+    Args:
+        spans: int64: where its queries begin in its row of tokens, how many they are, and the same of its keys. Spans
+            share no token and leave none out.
+        allowed: By the batch of sequences; None where one row holds them all, or everything may be read.
+        causal: A sequence's last query stands at its last key, and none reads later keys.
+        window: Keys k with |q - k| < window are read; None reads all.
+    """
+
+    spans: Int[Tensor, "n 4"]
+    allowed: Bool[Tensor, "..."] | None = None
+    causal: bool = False
+    window: int | None = None
+
+    @classmethod
+    def of_rows(cls, q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"], allowed: Tensor | None) -> "Reads":
+        """Each row is a sequence."""
+        return cls(torch.tensor([[0, q.shape[2], 0, k.shape[2]]], device=q.device).repeat(len(q), 1), allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Attention in training: softmax(q k^T * scale + bias), dropout, and the product with v, or their gradients.
+
+    Args:
+        q, k, v: Heads with any strides, of n rows, or of one that holds all sequences.
+        bias: float32, of the longest sequence; shorter ones take its corner.
+        kept: Of weights, in 65536ths; the others are set to 0, and the kept ones grow when they are read.
+        seed: Of draws by Philox, which hang on a weight's place alone.
+    """
+
+    q: Float[Tensor, "rows H T E"]
+    k: Float[Tensor, "rows K S E"]
+    v: Float[Tensor, "rows K S F"]
+    bias: Float[Tensor, "1 #H #L M"] | None
+    reads: Reads
+    scale: float
+    kept: int = STEPS
+    seed: int = 0
+
+    def forward(self) -> tuple[Float[Tensor, "rows H T F"], Float[Tensor, " weights"]]:
+        """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
+        self._check()
+        spans = self.reads.spans
+        weights = self.q.new_empty(int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1])
+        out = like_tokens(self.q, self.v.shape[-1])
+        tensors, numbers = self._given()
+        types = (c_void_p, c_void_p, c_float, c_uint64, c_int)
+        compiled_function(f"conjoin_train_{SUFFIX[self.q.dtype]}", *types)(
+            _pointers(*tensors, out, weights),
+            _numbers(*numbers, *_strides(out)),
+            self.scale,
+            self.seed,
+            torch.get_num_threads(),
+        )
+        return out, weights
+
+    def backward(
+        self, dout: Float[Tensor, "rows H T F"], weights: Float[Tensor, " weights"], *, of_bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " weights"] | None]:
+        """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
+        self._check()
+        spans, expected = self.reads.spans, (*self.q.shape[:3], self.v.shape[3])
+        scores = int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1]
+        alike = dout.dtype == weights.dtype == self.q.dtype and weights.is_contiguous() and on_cpu(dout, weights)
+        if not alike or dout.shape != expected or weights.numel() != scores:
+            refuse("train_backward", q=self.q, v=self.v, dout=dout, weights=weights)
+        dout = _whole_heads(dout)
+        dq, dk, dv = (like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
+        slopes = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
+        tensors, numbers = self._given()
+        compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
+            _pointers(*tensors, dout, weights, dq, dk, dv, slopes),
+            _numbers(*numbers, *(stride for x in (dout, dq, dk, dv) for stride in _strides(x))),
+            self.scale,
+            torch.get_num_threads(),
+        )
+        return dq, dk, dv, slopes
+
+    def _check(self) -> None:
+        """Refuse what does not fit: q, k and v each other, spans their tokens, masks and biases the longest spans."""
+        q, k, v, reads, bias = self.q, self.k, self.v, self.reads, self.bias
+        spans, rows, limits = reads.spans, q.shape[0], (q.shape[2], k.shape[2])
+        fit = (
+            q.dtype == k.dtype == v.dtype
+            and on_cpu(q, k, v, spans, reads.allowed, bias)
+            and k.shape[:3] == v.shape[:3]
+            and len(k) == rows
+            and q.shape[3] == k.shape[3]
+            and not q.shape[1] % max(k.shape[1], 1)
+            and spans.dtype == torch.int64
+            and spans.is_contiguous()
+            and spans.shape == (len(spans), 4)
+            and rows in (1, len(spans))
+            and (bias is None or bias.dtype == torch.float32)
+            and (reads.allowed is None or reads.allowed.dtype == torch.bool)
+        )
+        if fit and len(spans):
+            ends = (spans[:, 0::2] + spans[:, 1::2]).amax(0).tolist()
+            longest = spans[:, 1::2].amax(0).tolist()
+            fit = int(spans.amin()) >= 0 and all(end <= limit for end, limit in zip(ends, limits, strict=True))
+            fit = fit and all(_covers(x, len(spans), q.shape[1], *longest) for x in (reads.allowed, bias))
+        if not fit:
+            refuse("train", q=q, k=k, v=v, bias=bias, allowed=reads.allowed, spans=spans)
+
+    def _given(self) -> tuple[list[Tensor | None], list[int]]:
+        """Tensors and numbers as `make_training` reads them."""
+        mask, mask_strides = _laid_out(self.reads.allowed, self.k.shape[2])
+        bias, bias_strides = _laid_out(self.bias, self.k.shape[2])
+        whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
+        sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
+        numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.kept]
+        numbers += [*mask_strides, *bias_strides[1:], *(stride for x in whole for stride in _strides(x))]
+        return [*whole, self.reads.spans, mask, bias], numbers
+
+
+def like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
+    """Room for as many heads, those of a token side by side, as the linear layers before and after want them."""
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
+
+
+def _covers(x: Tensor | None, sequences: int, heads: int, queries: int, keys: int) -> bool:
+    """Whether a mask or a bias says something of every score."""
+    if x is None:
+        return True
+    rows, of_heads, of_queries, of_keys = (1,) * (4 - x.dim()) + tuple(x.shape)
+    return (
+        rows in (1, sequences)
+        and of_heads in (1, heads)
+        and (of_queries == 1 or of_queries >= queries)
+        and (of_keys == 1 or of_keys >= keys)
+    )
+
+
+def _whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _strides(x: Float[Tensor, "R H T E"]) -> tuple[int, int, int]:
+    """From sequence to sequence, head to head, token to token; sequences of one row begin where spans say."""
+    row, head, token, _ = x.stride()
+    return (0 if len(x) == 1 else row), head, token
+
+
+def _laid_out(x: Tensor | None, keys: int) -> tuple[Tensor | None, tuple[int, ...]]:
+    """x with its last axis side by side, and strides of the three others, of which those of length 1 stand for all."""
+    if x is None:
+        return None, (0, 0, 0)
+    x = x[(None,) * (4 - x.dim())]
+    if x.shape[-1] == 1 or x.stride(-1) != 1:
+        x = x.expand(*x.shape[:-1], keys if x.shape[-1] == 1 else -1).contiguous()
+    return x, tuple(0 if size == 1 else stride for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True))
+
+
+def _pointers(*tensors: Tensor | None) -> ctypes.Array[c_void_p]:
+    """Whoever calls keeps the tensors until the kernel is done."""
+    return (c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))
+
+
+def _numbers(*numbers: int) -> ctypes.Array[c_int64]:
+    return (c_int64 * len(numbers))(*numbers)
+
+
+def weight_gradient(
+    dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"], into: Float[Tensor, "m n"] | None = None
+) -> Float[Tensor, "m n"]:
+    """dy^T x of contiguous tensors, in float32; added to `into`, if that is given."""
+    fit = x.dim() == dy.dim() == 2 and len(x) == len(dy) and x.dtype == dy.dtype and on_cpu(dy, x, into)
+    if into is not None:
+        shape = (dy.shape[-1], x.shape[-1])
+        fit = fit and into.shape == shape and into.dtype == torch.float32 and into.is_contiguous()
+    if not (fit and x.is_contiguous() and dy.is_contiguous()):
+        refuse("weight_gradient", dy=dy, x=x, into=into)
+    dw = dy.new_empty(dy.shape[1], x.shape[1], dtype=torch.float32) if into is None else into
+    types = (*(c_void_p,) * 3, *(c_int64,) * 3, c_int, c_int)
+    compiled_function(f"conjoin_weight_gradient_{SUFFIX[dy.dtype]}", *types)(
+        dy.data_ptr(), x.data_ptr(), dw.data_ptr(), *dy.shape, x.shape[1], into is not None, torch.get_num_threads()
+    )
+    return dw
+
+
+def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*any"]:
+    """x / share where it is kept, 0 elsewhere; a seed keeps the same places each time.
+
+    Args:
+        kept: The share, in 65536ths.
+    """
+    if not x.is_cpu:
+        refuse("drop", x=x)
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    types = (c_void_p, c_void_p, c_int64, c_uint64, c_int64, c_int)
+    compiled_function(f"conjoin_drop_{SUFFIX[x.dtype]}", *types)(
+        x.data_ptr(), y.data_ptr(), x.numel(), seed, kept, torch.get_num_threads()
+    )
+    return y

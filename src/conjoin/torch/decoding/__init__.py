@@ -1,1 +1,0 @@
-"""Decoding loops: greedy, sampling, beams of every kind, contrastive, speculative."""

@@ -1,0 +1,1 @@
+"""`generate`: from arguments to tokens."""

@@ -1,0 +1,350 @@
+"""generate: from a user's call to the loop that its mode asks for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from conjoin.errors import GenerationError
+from conjoin.generation import (
+    Assisted,
+    BeamMode,
+    BeamSampling,
+    BeamSearch,
+    CallFacts,
+    ConstrainedBeams,
+    Contrastive,
+    CopySpeculation,
+    DeadEnd,
+    DiverseBeams,
+    Greedy,
+    ModelFacts,
+    Outputs,
+    Request,
+    Sampling,
+    Stream,
+    collect,
+    dead_end_error,
+    processor_plan,
+    resolve_asked,
+    resolve_tokens,
+    tell_fewer,
+)
+from conjoin.join import special_tokens
+from conjoin.torch.generation.loop import Control, Decoded, Limits, Streamer, Trace
+from conjoin.torch.generation.loops.beam_search import beam_search
+from conjoin.torch.generation.loops.beams import BeamRules
+from conjoin.torch.generation.loops.constrained import constrained_beam_search
+from conjoin.torch.generation.loops.contrastive import contrastive_search
+from conjoin.torch.generation.loops.copying import copy_reader
+from conjoin.torch.generation.loops.diverse import diverse_beam_search
+from conjoin.torch.generation.loops.drafters import CopyDrafter, Drafter, ModelDrafter, check_assistant
+from conjoin.torch.generation.loops.sample import sample
+from conjoin.torch.generation.loops.speculative import speculate
+from conjoin.torch.generation.outputs import GenerateOutput, output_of
+from conjoin.torch.generation.processors.build import build_processors
+from conjoin.torch.generation.prompt import Given, encode, take_inputs, target_prompt, usable_cache
+from conjoin.torch.generation.reader import Reader, Sources
+from conjoin.torch.generation.stopping import build_stopping
+from conjoin.torch.generation.watch import Watch
+from conjoin.torch.model.cache import KVCache
+from conjoin.torch.pair.checks import require_cache
+
+if TYPE_CHECKING:
+    from conjoin.torch.pair.model import EncoderDecoderModel
+
+DrafterFor = Callable[[Sources, Tensor | None], Drafter]
+"""Makes the drafter of one source; given the mask of its prompt."""
+
+LONGEST_COPY = 16
+"""Words of the longest copied draft, where the caller does not say."""
+
+GPU_PATIENCE = 8
+"""Steps between two looks at a GPU's finished rows: a look waits for the device, eight steps of pads cost less."""
+
+
+def generate(
+    model: "EncoderDecoderModel",
+    inputs: Tensor | None = None,
+    generation_config: Any | None = None,
+    logits_processor: Any | None = None,
+    stopping_criteria: Any | None = None,
+    prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
+    assistant_model: "EncoderDecoderModel | None" = None,
+    streamer: Streamer | None = None,
+    *,
+    tokenizer: Any | None = None,
+    **keywords: Any,
+) -> Int[Tensor, "R t"] | GenerateOutput:
+    """See EncoderDecoderModel.generate."""
+    callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer)
+    if streamer is None:
+        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
+    with Stream(streamer) as stream:
+        callers = replace(callers, streamer=stream)
+        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
+
+
+def _generate(
+    model: "EncoderDecoderModel",
+    inputs: Tensor | None,
+    generation_config: Any | None,
+    assistant_model: "EncoderDecoderModel | None",
+    callers: "_Callers",
+    keywords: dict[str, Any],
+) -> Int[Tensor, "R t"] | GenerateOutput:
+    given = take_inputs(inputs, keywords)
+    asked = collect(model.generation_config, keywords, generation_config)
+    tokens = resolve_tokens(asked, special_tokens(model.config))
+    prompt, prompt_mask = target_prompt(given.prefix, given.prefix_mask, tokens, given.batch, model.device)
+    request = resolve_asked(
+        asked,
+        ModelFacts(
+            vocab_size=model.decoder.spec.vocab_size,
+            max_positions=model.decoder.spec.max_positions,
+            tokens=special_tokens(model.config),
+        ),
+        CallFacts(
+            prompt_length=prompt.shape[1],
+            batch_size=given.batch,
+            source_ids=given.ids is not None,
+            tokenizer=callers.tokenizer is not None,
+            assistant=assistant_model is not None,
+            prefix_allowed_tokens_fn=callers.prefix_fn is not None,
+            streamer=callers.streamer is not None,
+        ),
+    )
+    if callers.streamer is not None and given.batch * request.num_return_sequences > 1:
+        raise GenerationError(
+            f"A streamer follows one result, but {given.batch} sources with {request.num_return_sequences} results "
+            "each are asked for.",
+            hint="call generate() source by source, or leave the streamer out.",
+        )
+    # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
+    with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
+        sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
+        require_cache(given.cache, model.decoder.embed.words.weight)
+        cache = usable_cache(given.cache, prompt, request.mode)
+        run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
+        decoded = run.decode()
+    tell_fewer(decoded.counts, request.num_return_sequences)
+    if not request.outputs.as_dict:
+        return decoded.sequences.clone()
+    returned = request.num_return_sequences
+    return output_of(request.outputs, decoded, encoded, run.traces, run.readers, returned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Callers:
+    """What the caller gives to be called."""
+
+    processors: Any | None
+    criteria: Any | None
+    prefix_fn: Callable[[int, Tensor], list[int]] | None
+    streamer: Streamer | None
+    tokenizer: Any | None
+
+    @property
+    def any(self) -> bool:
+        """Whether something is called that must not see what cannot go on."""
+        return any(each is not None for each in (self.processors, self.criteria, self.prefix_fn, self.streamer))
+
+
+class _Run:
+    """One call on its way."""
+
+    def __init__(
+        self,
+        model: "EncoderDecoderModel",
+        request: Request,
+        prompt: Int[Tensor, "B P"],
+        prompt_mask: Tensor | None,
+        sources: Sources,
+        assistant: "EncoderDecoderModel | None",
+        callers: _Callers,
+        cache: KVCache | None,
+    ) -> None:
+        self.model = model
+        self.callers = callers
+        self.cache = cache
+        self.traces: list[Trace] = []
+        self.request = request
+        self.prompt = prompt
+        self.prompt_mask = prompt_mask
+        self.sources = sources
+        self.assistant = assistant
+        self.readers: list[Reader] = []
+        self.limits = Limits(
+            prompt=prompt.shape[1],
+            max_length=request.lengths.longest,
+            eos=request.tokens.eos,
+            pad=request.tokens.pad if request.tokens.pad is not None else 0,
+        )
+
+    def decode(self) -> Decoded:
+        """Run the loop of the request's mode."""
+        request, prompt, limits, mask = self.request, self.prompt, self.limits, self.prompt_mask
+        returned, control = request.num_return_sequences, self.control()
+        if limits.max_length == limits.prompt:
+            return self._nothing_new(control)
+        match request.mode:
+            case Assisted() | CopySpeculation():
+                return self._speculate(request.mode, control)
+            case Greedy():
+                return sample(self.reader(), prompt, limits, control, randomly=False, mask=mask)
+            case Sampling():
+                return sample(self.reader(), prompt, limits, control, randomly=True, copies=returned, mask=mask)
+            case BeamSearch() | BeamSampling():
+                return beam_search(self.reader(), prompt, self.rules(), control, returned=returned, mask=mask)
+            case DiverseBeams(num_beam_groups=groups):
+                rules = self.rules()
+                return diverse_beam_search(
+                    self.reader(), prompt, rules, control, groups=groups, returned=returned, mask=mask
+                )
+            case ConstrainedBeams(constraints=constraints):
+                rules = self.rules()
+                return constrained_beam_search(
+                    self.reader(), prompt, rules, control, constraints, returned=returned, mask=mask
+                )
+            case Contrastive(penalty_alpha=alpha, top_k=k):
+                k = min(k, self.model.decoder.spec.vocab_size)
+                return contrastive_search(self.reader(), prompt, limits, control, alpha=alpha, k=k, mask=mask)
+
+    def _nothing_new(self, control: Control) -> Decoded:
+        """The prompts, where no token may follow them."""
+        sequences = self.prompt.repeat_interleave(self.request.num_return_sequences, 0)
+        beams = isinstance(self.request.mode, BeamMode)
+        control.end_stream()
+        return Decoded(
+            sequences=sequences,
+            scores=torch.zeros(len(sequences), device=sequences.device) if beams else None,
+            origins=sequences[:, :0] if beams else None,
+        )
+
+    def reader(self, sources: Sources | None = None) -> Reader:
+        """The model's decoder, reading these sources."""
+        outputs = self.request.outputs
+        reader = Reader(
+            self.model.decoder,
+            sources or self.sources,
+            room=self.limits.max_length,
+            quantized=self.request.cache == "quantized",
+            cache=self.cache,
+            wants_attentions=outputs.attentions,
+            wants_hidden_states=outputs.hidden_states,
+        )
+        self.readers.append(reader)
+        return reader
+
+    def control(self) -> Control:
+        """What the loop over all sources calls at each step."""
+        request, callers, device = self.request, self.callers, self.prompt.device
+        processors = build_processors(
+            processor_plan(request),
+            source_ids=self.sources.ids,
+            source_mask=self.sources.mask,
+            prompt_mask=self.prompt_mask,
+            num_sources=len(self.prompt),
+            rows_per_source=request.rows_per_source,
+            prefix_allowed_tokens_fn=callers.prefix_fn,
+            custom=callers.processors,
+            device=device,
+        )
+        patience = 1 if device.type == "cpu" else GPU_PATIENCE
+        stops = build_stopping(request, tokenizer=callers.tokenizer, extra=callers.criteria)
+        if callers.streamer is not None:
+            callers.streamer.put(self.prompt.cpu())
+        return Control(
+            process=processors if len(processors) else None,
+            stops=stops if len(stops) else None,
+            streamer=callers.streamer,
+            trace=self.trace(),
+            patience=patience,
+            watch=Watch(self._dead_ends, 1 if callers.any else patience),
+        )
+
+    def _dead_ends(self, ends: list[DeadEnd]) -> Exception:
+        custom = bool(self.callers.processors)
+        return dead_end_error(ends, processor_plan(self.request), prompt=self.limits.prompt, custom=custom)
+
+    def trace(self) -> Trace:
+        """A new trace of what the request wants collected."""
+        outputs = self.request.outputs
+        trace = Trace(
+            scores=[] if outputs.scores else None,
+            logits=[] if outputs.logits else None,
+            origins=outputs.as_dict and isinstance(self.request.mode, BeamMode),
+            attentions=outputs.attentions,
+            hidden_states=outputs.hidden_states,
+            rows=outputs.as_dict,
+        )
+        self.traces.append(trace)
+        return trace
+
+    def rules(self) -> BeamRules:
+        """The request's beam rules."""
+        mode = self.request.mode
+        assert isinstance(mode, BeamMode)
+        return BeamRules(
+            num_beams=mode.num_beams,
+            vocab_size=self.model.decoder.spec.vocab_size,
+            max_length=self.limits.max_length,
+            prompt=self.limits.prompt,
+            eos=self.limits.eos,
+            pad=self.limits.pad,
+            length_penalty=mode.length_penalty,
+            early_stopping=mode.early_stopping,
+            sample=isinstance(mode, BeamSampling),
+        )
+
+    def _speculate(self, mode: Assisted | CopySpeculation, control: Control) -> Decoded:
+        """Sources one after another: each accepts drafts at its own pace."""
+        if len(self.sources) > 1 and (control.trace.attentions or control.trace.hidden_states):
+            raise GenerationError(
+                f"Drafts for {len(self.sources)} sources: their attentions and hidden states have no common steps.",
+                hint="call generate() source by source, or leave output_attentions and output_hidden_states out.",
+            )
+        self.traces.clear()
+        rows: list[Tensor] = []
+        drafter_for = self._copies(mode) if isinstance(mode, CopySpeculation) else self._assistant(mode)
+        for index in range(len(self.sources)):
+            source, one = self.sources.pick(index), slice(index, index + 1)
+            mask = None if self.prompt_mask is None else self.prompt_mask[one]
+            decoded = speculate(
+                self.reader(source),
+                self.prompt[one],
+                self.limits,
+                control.for_source(index, self.trace()),
+                drafter_for(source, mask),
+                randomly=isinstance(mode.base, Sampling),
+                mask=mask,
+            )
+            rows.append(decoded.sequences[0])
+        return Decoded(sequences=pad_sequence(rows, batch_first=True, padding_value=self.limits.pad))
+
+    def _copies(self, mode: CopySpeculation) -> DrafterFor:
+        words = copy_reader(self.model)
+        most = mode.num_tokens or LONGEST_COPY
+        return lambda source, _: CopyDrafter(words(source), longest=mode.max_matching_ngram_size, most=most)
+
+    def _assistant(self, mode: Assisted) -> DrafterFor:
+        assert self.assistant is not None
+        assistant, outputs, truncation = self.assistant, Outputs(), self.request.truncation
+        check_assistant(self.model, assistant, self.sources)
+
+        def drafter(source: Sources, mask: Tensor | None) -> Drafter:
+            read, _ = encode(assistant, Given(ids=source.ids, mask=source.mask), outputs, truncation=truncation)
+            return ModelDrafter(
+                Reader(assistant.decoder, read, room=self.limits.max_length),
+                mask,
+                size=mode.num_assistant_tokens,
+                randomly=isinstance(mode.base, Sampling),
+                constant=mode.schedule == "constant",
+                confidence=mode.confidence_threshold,
+            )
+
+        return drafter

@@ -1,0 +1,1 @@
+"""The decoding loops, one file per way."""

@@ -1,0 +1,271 @@
+"""Beam search whose results contain given phrases (Post & Vilar 2018, arXiv:1804.06609)."""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin.errors import ConjoinWarning
+from conjoin.generation import FORBIDDEN, AnyOf, Constraint, Phrase
+from conjoin.torch.generation.loop import Control, Decoded
+from conjoin.torch.generation.loops.beams import NEVER, BeamRules, Beams, Step, best_of
+from conjoin.torch.generation.reader import Reader, block_rows
+from conjoin.torch.generation.results import Live
+from conjoin.torch.generation.select import top_k
+
+UNMET = -1.0e8
+"""Added to the score of a hypothesis that reached the length without every phrase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one hypothesis has come with every phrase.
+
+    Args:
+        wanted: Constraints as tuples of alternatives; each alternative is a tuple of ids.
+        tail: The last ids written, as many as the longest phrase has.
+        met: Which constraints stand in what was written.
+    """
+
+    wanted: tuple[tuple[tuple[int, ...], ...], ...]
+    tail: tuple[int, ...] = ()
+    met: tuple[bool, ...] = ()
+
+    @classmethod
+    def start(cls, constraints: tuple[Constraint, ...]) -> "Progress":
+        """Nothing written yet."""
+        wanted = tuple(_alternatives(constraint) for constraint in constraints)
+        return cls(wanted, (), (False,) * len(wanted))
+
+    def after(self, token: int) -> "Progress":
+        """With one more word."""
+        keep = max(len(phrase) for alternatives in self.wanted for phrase in alternatives)
+        tail = (*self.tail, token)[-keep:]
+        met = tuple(
+            done or any(tail[-len(phrase) :] == phrase for phrase in alternatives)
+            for done, alternatives in zip(self.met, self.wanted, strict=True)
+        )
+        return Progress(self.wanted, tail, met)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every constraint is met."""
+        return all(self.met)
+
+    @property
+    def bank(self) -> int:
+        """Words of phrases that are in place; of those begun, only the one that has come furthest counts.
+
+        So the right next word always leads to a fuller bank: what is in the fullest one comes to its end.
+        """
+        pairs = list(zip(self.met, self.wanted, strict=True))
+        met = sum(max(len(phrase) for phrase in alternatives) for done, alternatives in pairs if done)
+        begun = [self._started(phrase) for done, alternatives in pairs if not done for phrase in alternatives]
+        return met + max(begun, default=0)
+
+    def next_words(self) -> set[int]:
+        """Words that start or go on with a phrase that is still missing."""
+        missing = (a for done, a in zip(self.met, self.wanted, strict=True) if not done)
+        return {phrase[self._started(phrase)] for alternatives in missing for phrase in alternatives}
+
+    def _started(self, phrase: tuple[int, ...]) -> int:
+        for size in range(min(len(phrase) - 1, len(self.tail)), 0, -1):
+            if self.tail[-size:] == phrase[:size]:
+                return size
+        return 0
+
+
+def _alternatives(constraint: Constraint) -> tuple[tuple[int, ...], ...]:
+    match constraint:
+        case Phrase(ids=ids):
+            return (ids,)
+        case AnyOf(phrases=phrases):
+            return tuple(phrase.ids for phrase in phrases)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    value: float
+    parent: int
+    token: int
+    progress: Progress
+    ends: bool
+
+    @property
+    def complete(self) -> bool:
+        return self.progress.complete
+
+
+def constrained_beam_search(
+    reader: Reader,
+    prompt: Int[Tensor, "B P"],
+    rules: BeamRules,
+    control: Control,
+    constraints: tuple[Constraint, ...],
+    *,
+    returned: int = 1,
+    mask: Tensor | None = None,
+) -> Decoded:
+    """The best hypotheses that contain every phrase; what the prompt contains does not count.
+
+    Candidates are the best words, the best of each beam, and the words that bring a phrase forward. Beams are shared
+    out over banks, by how many words of phrases are in place, so that hypotheses that must still write their phrases
+    are not crowded out.
+    An end (an end id, or what a stopping criterion says) counts only when all phrases are in place.
+
+    Args:
+        returned: Hypotheses per source.
+        mask: [B, P], for prompts that are padded on the left.
+    """
+    search = _Search(reader, prompt, rules, control, constraints, returned)
+    tokens = search.step(search.first_scores(prompt, mask))
+    while tokens is not None:
+        tokens = search.step(reader.scores(tokens[:, None]))
+    found = search.live.finish(search.beams.found)
+    assert found.scores is not None
+    if bool((found.scores < UNMET / rules.max_length ** max(rules.length_penalty, 1.0)).any()):
+        warnings.warn(
+            "Some results do not contain every phrase of force_words_ids: their end was reached first. "
+            "Raise max_new_tokens or num_beams.",
+            ConjoinWarning,
+            stacklevel=3,
+        )
+    return found
+
+
+class _Search:
+    """A constrained beam search under way over the sources that are still alive."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        prompt: Int[Tensor, "B P"],
+        rules: BeamRules,
+        control: Control,
+        constraints: tuple[Constraint, ...],
+        returned: int,
+    ) -> None:
+        self.reader, self.rules, self.control = reader, rules, control
+        self.beams = Beams.start(prompt, rules, trace=control.trace.origins)
+        self.states = [[Progress.start(constraints)] * rules.num_beams for _ in range(len(prompt))]
+        self.live = Live(reader, prompt, rules, control, returned)
+
+    def first_scores(self, prompt: Int[Tensor, "B P"], mask: Tensor | None) -> Float[Tensor, "R V"]:
+        """Read the prompt."""
+        return self.reader.first_scores(prompt, mask, self.rules.num_beams, together=self.control.rows_may_leave)
+
+    def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R2"] | None:
+        """Choose what goes on, move the cache accordingly, let finished sources go.
+
+        Returns:
+            The words to read next; None where the search is over.
+        """
+        logits = scores.float()
+        edited = self.control.processed(self.beams.rows, logits.log_softmax(-1), self.beams.runs.flatten())
+        self.control.trace.note(logits, edited)
+        found = self._candidates(edited)
+        self.live.see(self._best(edited), self.beams.length, self.beams.done, self.beams)
+        step = self._advance(found)
+        self.live.emitted.put(self.beams)
+        if self.live.is_over(self.beams.length, step.done):
+            return None
+        self.reader.reorder(step.parents)
+        if not self.live.shrinks(self.beams.length, step.done):
+            return step.tokens
+        order = self.live.let_go(self.beams.found, step.done)
+        rows = block_rows(order, self.rules.num_beams, scores.device)
+        self.beams.keep(order)
+        self.states = [self.states[source] for source in order]
+        self.control.select(rows)
+        return step.tokens[rows]
+
+    def _best(self, log_probs: Float[Tensor, "R V"]) -> Float[Tensor, " B"]:
+        totals = log_probs.amax(-1).view_as(self.beams.scores) + self.beams.scores
+        return best_of(torch.where(self.beams.runs, totals, NEVER))
+
+    def _candidates(self, log_probs: Float[Tensor, "R V"]) -> list[list[_Candidate]]:
+        """Per source: the best continuations, the best of each beam, and those that bring a phrase forward."""
+        beams, words = self.rules.num_beams, log_probs.shape[1]
+        totals = (log_probs + self.beams.scores.reshape(-1, 1)).view(-1, beams * words)
+        totals = totals.masked_fill(~self.beams.runs.repeat_interleave(words, 1), NEVER)
+        best = top_k(totals, min(self.rules.candidates, beams * words))[1]
+        own = top_k(log_probs, min(1 + len(self.rules.eos), words))[1]  # one of them at least does not end
+        own = (own.view(len(totals), beams, -1) + torch.arange(beams, device=own.device)[:, None] * words).flatten(1)
+        forward = [
+            {beam * words + word for beam, state in enumerate(states) for word in state.next_words()}
+            for states in self.states
+        ]
+        found = zip(torch.cat((best, own), 1).tolist(), forward, strict=True)
+        wanted = [sorted({*likely, *needed}) for likely, needed in found]
+        rows = [row for row, indices in enumerate(wanted) for _ in indices]
+        values = iter(totals[rows, [index for indices in wanted for index in indices]].tolist())
+        return [
+            [self._candidate(source, index // words, index % words, next(values)) for index in indices]
+            for source, indices in enumerate(wanted)
+        ]
+
+    def _candidate(self, source: int, beam: int, word: int, value: float) -> _Candidate:
+        progress = self.states[source][beam].after(word)
+        return _Candidate(value, beam, word, progress, word in self.rules.eos)
+
+    def _advance(self, found: list[list[_Candidate]]) -> Step:
+        """Choose among each source's candidates, and take the choice."""
+        count, device = self.rules.num_beams, self.beams.scores.device
+        last = self.beams.length + 1 >= self.rules.max_length
+        filler = _Candidate(float("-inf"), 0, self.rules.pad, self.states[0][0], False)
+        rows: list[list[_Candidate]] = []
+        for candidates in self._stopped(found):
+            ended, running = _choose([c for c in candidates if c.value > FORBIDDEN], count, last)
+            rows.append([*_filled(ended, filler, count), *_filled(running, filler, count)])
+        self.states = [[c.progress for c in row[count:]] for row in rows]
+        values = torch.tensor([[c.value for c in row] for row in rows], device=device)
+        parents = torch.tensor([[c.parent for c in row] for row in rows], device=device)
+        tokens = torch.tensor([[c.token for c in row] for row in rows], device=device)
+        places = torch.arange(2 * count, device=device).expand_as(tokens)
+        return self.beams.advance(values, parents, tokens, places < count, rank=places[:, count:])
+
+    def _stopped(self, found: list[list[_Candidate]]) -> list[list[_Candidate]]:
+        """Candidates, those that a stopping criterion ends marked as ending."""
+        if self.control.stops is None:
+            return found
+        device = self.beams.scores.device
+        places = [(row, c.parent, c.token) for row, candidates in enumerate(found) for c in candidates]
+        rows, parents, tokens = torch.tensor(places, device=device).unbind(1)
+        ids = torch.cat((self.beams.running[rows, parents, : self.beams.length], tokens[:, None]), 1)
+        told = self.control.stopped(ids)
+        assert told is not None
+        answers = iter(told.tolist())
+        return [[replace(c, ends=next(answers) or c.ends) for c in candidates] for candidates in found]
+
+
+def _filled(chosen: list[_Candidate], filler: _Candidate, count: int) -> list[_Candidate]:
+    return chosen + [filler] * (count - len(chosen))
+
+
+def _choose(candidates: list[_Candidate], count: int, last: bool) -> tuple[list[_Candidate], list[_Candidate]]:
+    """Those that end here, best first, and those that go on.
+
+    One that ends before its phrases are in place is dropped; at the last length, or where nothing else is left, the
+    best of these end too, far behind all that are complete.
+    """
+    ended = [c for c in candidates if c.ends and c.complete]
+    running = _share_out([c for c in candidates if not c.ends], count)
+    if last or not (ended or running):
+        loose = [c for c in candidates if not c.ends or not c.complete]
+        ended += [c if c.complete else replace(c, value=c.value + UNMET) for c in loose]
+    return sorted(ended, key=lambda c: -c.value)[:count], running
+
+
+def _share_out(candidates: list[_Candidate], count: int) -> list[_Candidate]:
+    """Take the best of every bank in turn, fullest bank first; then order what was taken by score."""
+    banks: dict[int, list[_Candidate]] = {}
+    for candidate in sorted(candidates, key=lambda c: -c.value):
+        banks.setdefault(candidate.progress.bank, []).append(candidate)
+    taken: list[_Candidate] = []
+    while len(taken) < count and any(banks.values()):
+        for bank in sorted(banks, reverse=True):
+            if banks[bank] and len(taken) < count:
+                taken.append(banks[bank].pop(0))
+    return sorted(taken, key=lambda c: -c.value)

@@ -1,0 +1,106 @@
+"""Contrastive search: likely words whose states do not repeat what was written (Su et al. 2022, arXiv:2202.06417)."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from conjoin.torch.generation.loop import Control, Decoded, Limits
+from conjoin.torch.generation.reader import Reader, choose_rows
+from conjoin.torch.generation.rows import Rows
+from conjoin.torch.generation.select import drawable, top_k
+
+
+def contrastive_search(
+    reader: Reader,
+    prompt: Int[Tensor, "B P"],
+    limits: Limits,
+    control: Control,
+    *,
+    alpha: float,
+    k: int,
+    mask: Tensor | None = None,
+) -> Decoded:
+    """Of the k likeliest words, take the best of (1 - alpha) * probability - alpha * highest cosine to earlier states.
+
+    All k candidates of a source are read in one pass as rows of that source; the one taken is already read. Sources
+    that are finished leave the batch, unless something is traced per step.
+
+    Args:
+        mask: [B, P], for prompts that are padded on the left; states of padding are not compared with.
+    """
+    rows = Rows(prompt, limits)
+    hidden = reader.read(prompt, mask)
+    states = hidden.new_zeros(len(prompt), limits.max_length, hidden.shape[2])
+    states[:, : limits.prompt] = hidden if mask is None else _without_padding(hidden, mask)
+    scores = reader.decoder.score(hidden[:, -1])
+    reader.expand(k)
+    while True:
+        candidates, likely = _candidates(rows, scores.float(), control, k)
+        read = reader.read(candidates.flatten()[:, None])[:, 0].view(*candidates.shape, -1)
+        chosen = _choose(likely, read, states[:, : rows.length], alpha)
+        here = read.gather(1, chosen[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
+        states[:, rows.length] = here
+        tokens = rows.add(candidates.gather(1, chosen[:, None]).squeeze(1))
+        control.put(tokens)
+        rows.end(tokens, control.stopped(rows.ids))
+        if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):
+            break
+        taken = torch.arange(len(chosen), device=prompt.device) * k + chosen
+        _go_on(reader, taken, k)
+        if control.rows_may_leave and control.looks(rows.steps):
+            states, here = _drop_finished(reader, rows, control, states, here)
+        scores = reader.decoder.score(here)
+    reader.records = reader.records[: rows.steps]  # the word taken last is not read on from
+    control.watch.look()
+    control.end_stream()
+    return Decoded(sequences=rows.result())
+
+
+def _without_padding(hidden: Float[Tensor, "B P D"], mask: Tensor) -> Float[Tensor, "B P D"]:
+    """States of the prompt, each row's first real one in the place of padding, where it changes no comparison."""
+    first = mask.bool().int().argmax(1)
+    own = torch.arange(hidden.shape[1], device=hidden.device).expand(mask.shape)
+    places = torch.where(mask.bool(), own, first[:, None])
+    return hidden.gather(1, places[..., None].expand_as(hidden))
+
+
+def _go_on(reader: Reader, taken: Int[Tensor, " B"], k: int) -> None:
+    """Let all rows of a source continue the one taken."""
+    reader.reorder(taken.repeat_interleave(k))
+    if reader.records:
+        reader.records[-1] = choose_rows(reader.records[-1], taken)
+
+
+def _drop_finished(
+    reader: Reader, rows: Rows, control: Control, states: Float[Tensor, "B L D"], here: Float[Tensor, "B D"]
+) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b D"]]:
+    """Take finished sources out of the batch; returns the others' states."""
+    control.watch.look()
+    alive = rows.alive()
+    if len(alive) == len(here):
+        return states, here
+    order = torch.tensor(reader.keep(alive), device=here.device)
+    rows.select(order)
+    control.select(order)
+    return states[order], here[order]
+
+
+def _candidates(
+    rows: Rows, logits: Float[Tensor, "B V"], control: Control, k: int
+) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+    """The k likeliest words and their probabilities."""
+    edited = control.processed(rows.ids, logits, ~rows.ended)
+    control.trace.note(logits, edited)
+    values, candidates = top_k(edited, k)
+    control.watch.see(drawable(values[:, 0]), rows.length, lambda: rows.ended, rows.sources)
+    return candidates, (values - edited.logsumexp(-1, keepdim=True)).exp()
+
+
+def _choose(
+    likely: Float[Tensor, "B k"], read: Float[Tensor, "B k D"], states: Float[Tensor, "B t D"], alpha: float
+) -> Int[Tensor, " B"]:
+    """The best candidate; one of probability 0 was forbidden and is never taken, however unlike the rest it is."""
+    alike = torch.matmul(F.normalize(read.float(), dim=-1), F.normalize(states.float(), dim=-1).transpose(1, 2))
+    worth = (1 - alpha) * likely - alpha * alike.amax(-1)
+    return worth.masked_fill(likely == 0, -torch.inf).argmax(-1)

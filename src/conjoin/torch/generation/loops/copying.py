@@ -1,0 +1,47 @@
+"""A source in the words of the target's vocabulary, so that drafts can be copied from it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from conjoin.errors import ConjoinError, GenerationError
+from conjoin.tokenizer import TokenizerPair
+from conjoin.torch.generation.reader import Sources
+
+if TYPE_CHECKING:
+    from conjoin.torch.pair.model import EncoderDecoderModel
+
+
+def copy_reader(model: "EncoderDecoderModel") -> Callable[[Sources], list[int]]:
+    """What gives one source's real ids, written again with the target's tokenizer where the two vocabularies differ.
+
+    Raises:
+        GenerationError: the vocabularies differ and the model has no tokenizers to translate with.
+    """
+    try:
+        tokenizers = model.tokenizer
+    except ConjoinError:
+        tokenizers = None
+    if isinstance(tokenizers, TokenizerPair):
+        source, target = tokenizers.source, tokenizers.target
+        if source is target or source.get_vocab() == target.get_vocab():
+            return _real_ids
+        return lambda read: _translated(read, tokenizers)
+    if model.encoder.spec.vocab_size != model.decoder.spec.vocab_size:
+        raise GenerationError(
+            f"copy_speculation copies source words into the target, but the vocabularies differ "
+            f"({model.encoder.spec.vocab_size} and {model.decoder.spec.vocab_size} words).",
+            hint="model.tokenizer = TokenizerPair(source_tokenizer, target_tokenizer)",
+        )
+    return _real_ids
+
+
+def _real_ids(source: Sources) -> list[int]:
+    if source.ids is None:
+        return []
+    ids = source.ids[0]
+    return (ids if source.mask is None else ids[source.mask[0]]).tolist()
+
+
+def _translated(source: Sources, tokenizers: TokenizerPair) -> list[int]:
+    text = tokenizers.source.decode(_real_ids(source), skip_special_tokens=True)
+    return tokenizers.target(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,85 @@
+"""Greedy decoding and sampling: one hypothesis per row."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from conjoin.generation import FORBIDDEN
+from conjoin.torch.generation.loop import Control, Decoded, Limits
+from conjoin.torch.generation.reader import Reader, block_rows
+from conjoin.torch.generation.rows import Rows
+from conjoin.torch.generation.select import best, draw, drawable
+from conjoin.torch.generation.watch import Watch
+
+
+def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
+    """A word of every row, drawn from the softmax of its scores; any word where the row has ended.
+
+    Raises:
+        GenerationError: a row's scores hold NaN or infinity, or every word is forbidden.
+    """
+    top = drawable(scores.amax(-1))
+    watch.see(top, rows.length, lambda: rows.ended, rows.sources)
+    probabilities = scores.softmax(-1)
+    if scores.device.type != "cpu" or not bool(top.min() > FORBIDDEN):
+        probabilities = probabilities.masked_fill(~(top > FORBIDDEN)[:, None], 1.0)
+    return draw(probabilities, 1, rows.places, rows.count).squeeze(1)
+
+
+def pick_best(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
+    """The likeliest word of every row.
+
+    Raises:
+        GenerationError: a row's scores hold NaN, or every word is forbidden.
+    """
+    tokens = best(scores)
+    watch.see(scores.gather(1, tokens[:, None]).squeeze(1), rows.length, lambda: rows.ended, rows.sources)
+    return tokens
+
+
+def sample(
+    reader: Reader,
+    prompt: Int[Tensor, "B P"],
+    limits: Limits,
+    control: Control,
+    *,
+    randomly: bool,
+    copies: int = 1,
+    mask: Tensor | None = None,
+) -> Decoded:
+    """Extend every row word by word until an end id, a stop or the length.
+
+    Rows of sources that are finished leave the batch, unless something is traced per step.
+
+    Args:
+        copies: Hypotheses per source.
+        mask: [B, P], for prompts that are padded on the left.
+    """
+    rows = Rows(prompt.repeat_interleave(copies, 0), limits, copies)
+    scores = reader.first_scores(prompt, mask, copies, together=control.rows_may_leave)
+    while True:
+        logits = scores.float()
+        edited = control.processed(rows.ids, logits, ~rows.ended)
+        control.trace.note(logits, edited)
+        tokens = rows.add((pick_randomly if randomly else pick_best)(edited, rows, control.watch))
+        control.put(tokens)
+        rows.end(tokens, control.stopped(rows.ids))
+        if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):
+            break
+        if control.rows_may_leave and control.looks(rows.steps):
+            tokens = _drop_finished(reader, rows, control, tokens)
+        scores = reader.scores(tokens[:, None])
+    control.watch.look()
+    control.end_stream()
+    return Decoded(sequences=rows.result())
+
+
+def _drop_finished(reader: Reader, rows: Rows, control: Control, tokens: Int[Tensor, " R"]) -> Int[Tensor, " r"]:
+    """Take sources whose rows have all ended out of the batch; returns the others' tokens."""
+    control.watch.look()
+    alive = rows.alive()
+    if len(alive) * rows.copies == len(tokens):
+        return tokens
+    order = block_rows(reader.keep(alive), rows.copies, tokens.device)
+    rows.select(order)
+    control.select(order)
+    return tokens[order]

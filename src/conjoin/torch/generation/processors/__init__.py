@@ -1,0 +1,1 @@
+"""What changes scores before a token is picked."""

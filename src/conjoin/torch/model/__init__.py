@@ -1,0 +1,1 @@
+"""Bricks and the stack that is built of them, as modules."""

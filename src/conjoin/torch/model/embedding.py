@@ -1,0 +1,92 @@
+"""Ids to vectors."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.errors import ShapeError
+from conjoin.torch.cpu.dropout import dropout
+from conjoin.torch.cpu.linear import Linear
+from conjoin.torch.model.norm import build_norm
+from conjoin.torch.model.sharing import Brick
+
+
+class Embedding(Brick):
+    """Words * scale + positions + token types, then norm, dropout and projection, as far as the spec has them."""
+
+    def __init__(self, kind: spec.Embedding, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        early = kind.projection is not None and kind.projection.when == "words"
+        inner = hidden_size if early else kind.size
+        self.words = _table(kind.vocab_size, kind.size)
+        self.positions = _table(kind.position_rows, inner) if kind.position_rows else None
+        if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
+            self.positions.weight.requires_grad_(False)
+        self.token_types = _table(kind.type_rows, kind.size) if kind.type_rows else None
+        self.norm = build_norm(kind.norm, inner) if kind.norm else None
+        self.projection = (
+            Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
+        )
+
+    def forward(
+        self,
+        words: Float[Tensor, "R T C"],
+        positions: Int[Tensor, "R T"],
+        token_type_ids: Int[Tensor, "R T"] | None,
+    ) -> Float[Tensor, "R T D"]:
+        """Vectors of tokens whose word vectors are given.
+
+        Args:
+            words: From `look_up`, or the user's own `inputs_embeds`.
+            positions: Rows of the position table; not read where there is no table.
+        """
+        kind, x = self.kind, words
+        if self.token_types is not None:
+            types = self.token_types.weight[0] if token_type_ids is None else self.token_types(token_type_ids)
+            x = x + types
+        elif token_type_ids is not None:
+            kind.require_types()
+            x = x + self.words(token_type_ids)
+        if self.projection is not None and kind.projection is not None and kind.projection.when == "words":
+            x = self.projection(x)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = dropout(x, kind.dropout, self.training)
+        if self.projection is not None and kind.projection is not None and kind.projection.when == "sum":
+            x = self.projection(x)
+        return x
+
+    def table(self) -> Float[Tensor, "V C"]:
+        """The word vectors before they are scaled, as `words` gives them: an adapter around it is part of them."""
+        words = self.words
+        if type(words) is nn.Embedding:
+            return words.weight
+        return words(torch.arange(self.kind.vocab_size, device=words.weight.device))
+
+    def look_up(self, input_ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T C"]:
+        """Scaled word vectors.
+
+        Raises:
+            ShapeError: on a CPU, ids beyond the table.
+        """
+        try:
+            words = self.words(input_ids)
+        except IndexError:
+            least, most = (int(found) for found in input_ids.aminmax())
+            raise ShapeError(
+                f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
+                hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
+            ) from None
+        if self.kind.scale == 1.0:
+            return words
+        scale = words.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
+        return words * scale
+
+
+def _table(rows: int, size: int) -> nn.Embedding:
+    """A table that is filled later. PyTorch's own draw would load its compiler on the meta device: two seconds."""
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))

@@ -1,0 +1,77 @@
+"""What queries may read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from conjoin.torch.model.segments import same_segment
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What queries may read.
+
+    Args:
+        allowed: Bool, True = may be read, broadcastable to [R, H, T, S]; None allows everything.
+        causal: Only for `allowed=None` and T = S: position t reads 0..t.
+    """
+
+    allowed: Bool[Tensor, "R 1 T S"] | None = None
+    causal: bool = False
+
+
+def self_mask(
+    key_mask: Bool[Tensor, "R S"] | None,
+    *,
+    causal: bool,
+    window: int | None,
+    past: int,
+    length: int,
+    device: torch.device,
+    segments: Int[Tensor, "R T"] | None = None,
+    places: Int[Tensor, "R S"] | None = None,
+) -> Mask:
+    """The mask of `length` new positions that follow `past` others, over all of them.
+
+    Args:
+        key_mask: True at real tokens, over past and new ones.
+        causal, window: As `readable` has them.
+        segments: Positions read only their own; without `past`.
+        places: Where the tokens of each row stand for its window, if not one behind the other.
+    """
+    total = past + length
+    narrow = window is not None and total > window
+    apart = None if segments is None else same_segment(segments, segments)
+    allowed = None
+    by_index = narrow and places is None
+    if by_index or (causal and length > 1 and (past or key_mask is not None or apart is not None)):
+        near = window if by_index else None
+        allowed = readable(length, total, causal=causal, window=near, device=device)[None, None]
+    near = _near(places, past, window) if narrow and places is not None and window is not None else None
+    padding = None if key_mask is None else key_mask[:, None, None, :]
+    for more in (apart, near, padding):
+        if more is not None:
+            allowed = more if allowed is None else allowed & more
+    return Mask(allowed, causal=causal and length > 1 and allowed is None)
+
+
+def readable(
+    queries: int, keys: int, *, causal: bool, window: int | None, device: torch.device
+) -> Bool[Tensor, "queries keys"]:
+    """What the last `queries` of `keys` positions read.
+
+    Args:
+        causal: Nothing later than themselves.
+        window: Keys k with |q - k| < window; None: all.
+    """
+    own = torch.arange(keys - queries, keys, device=device)[:, None]
+    other = torch.arange(keys, device=device)[None]
+    allowed = other <= own if causal else torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return allowed if window is None else allowed & ((own - other).abs() < window)
+
+
+def _near(places: Int[Tensor, "R S"], past: int, window: int) -> Bool[Tensor, "R 1 T S"]:
+    """Which keys stand in the window of the queries behind `past` others."""
+    return ((places[:, past:, None] - places[:, None, :]).abs() < window)[:, None]

@@ -1,0 +1,398 @@
+"""One transformer stack, built from its spec."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from conjoin import spec
+from conjoin.errors import ShapeError
+from conjoin.torch.cpu.dropout import dropout
+from conjoin.torch.cpu.linear import plain_cpu_tensor
+from conjoin.torch.cpu.linear_grad import ordinary
+from conjoin.torch.cpu.native import Steps, is_watched
+from conjoin.torch.cpu.packing import PackedMask, Packing
+from conjoin.torch.model.block import Block, Reading
+from conjoin.torch.model.embedding import Embedding
+from conjoin.torch.model.masks import Mask, self_mask
+from conjoin.torch.model.norm import build_norm
+from conjoin.torch.model.positions import (
+    Angles,
+    RelativeBias,
+    places_of,
+    rotary_angles,
+    stands_together,
+    token_positions,
+)
+from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
+from conjoin.torch.model.sharing import Brick
+from conjoin.torch.model.stack_inputs import StackInputs
+from conjoin.torch.pair.checks import check_not_empty
+
+_MOST_TOKENS = 1024
+"""Of a decoding step that our kernels run. Beyond, bricks do: in bfloat16 these round more often."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What cross-attention may read, and where the source's tokens stand if they are packed."""
+
+    mask: Mask | PackedMask
+    packing: Packing | None
+
+
+class Stack(Brick):
+    """Embedding, blocks, final norm. Layers that share weights share a Block.
+
+    Attributes:
+        checkpoint_every: Recompute one block of so many in the backward pass; 0 none.
+    """
+
+    def __init__(self, kind: spec.StackSpec) -> None:
+        super().__init__()
+        self.spec = kind
+        self.checkpoint_every = 0
+        self.embed = Embedding(kind.embedding, kind.hidden_size)
+        heads = kind.blocks[0].self_attn.attention.num_heads
+        bias = kind.relative_bias
+        self.relative_bias = RelativeBias(bias, heads, kind.blocks[0].causal) if bias else None
+        self.blocks = nn.ModuleList(
+            Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of))
+        )
+        layers = [kind.blocks[index] for index in kind.weights_of]
+        self._heads = [_kept_heads(layer.self_attn.attention) for layer in layers]
+        self._cross_heads = [_kept_heads(layer.cross_attn.attention) for layer in layers if layer.cross_attn]
+        self.final_norm = build_norm(kind.final_norm, kind.hidden_size) if kind.final_norm else None
+
+    def run(self, inputs: StackInputs) -> Float[Tensor, "R T D"]:
+        """The last hidden state; `inputs.record` fills on the way, `inputs.cache` grows by T."""
+        record = inputs.record
+        rows, length = self._shape(inputs)
+        past = inputs.cache.length if inputs.cache else 0
+        if inputs.cache:
+            inputs.cache.require_fit(self.spec.family, rows, self._heads, self._cross_heads)
+        where = inputs.position_ids
+        if where is not None and not (where.dim() == 2 and len(where) in (1, rows) and where.shape[1] in (1, length)):
+            raise ShapeError(
+                f"{self.spec.family}: position_ids has shape {tuple(where.shape)}; expected {(rows, length)}."
+            )
+        self._check_segments(inputs, rows, length)
+        key_mask = self._key_mask(inputs, rows, length, past)
+        positions = self._positions(inputs, key_mask, rows, length, past)
+        source_mask = self._source_mask(inputs, rows)
+        packing = self._packing(inputs, key_mask)
+        source = self._source(inputs, source_mask, packing)
+        if packing is not None:
+            inputs, positions = inputs.packed(packing), packing.pack(positions)
+        x = self._embed(inputs, positions)
+        steps = self._steps(inputs, key_mask, x)
+        allowed = None if source_mask.allowed is None or steps is None else source_mask.allowed[:, 0, 0]
+        if steps is not None and inputs.cache is not None and steps.fit(x, inputs.cache, allowed):
+            where = self._where(inputs, positions, key_mask)
+            angles = [rotary_angles(kind, where.expand(-1, length), torch.float32) for kind in steps.rotary]
+            x = steps.run(x, inputs.cache, angles, allowed)
+        else:
+            x = self._run_blocks(inputs, key_mask, positions, x, packing, source)
+        if self.final_norm is not None:
+            x = self.final_norm(x)
+        x = dropout(x, self.spec.final_dropout, self.training)
+        if record.hidden_states is not None:
+            record.hidden_states.append(x)
+        if inputs.cache:
+            inputs.cache.advance(length)
+        return x if packing is None else packing.unpack(x)
+
+    def _run_blocks(
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        positions: Tensor,
+        x: Tensor,
+        packing: Packing | None,
+        source: _Source,
+    ) -> Tensor:
+        record = inputs.record
+        turning = {
+            kind: rotary_angles(kind, self._where(inputs, positions, key_mask), self.embed.words.weight.dtype)
+            for kind in {block.self_attn.rotary for block in self.spec.blocks}
+            if kind is not None
+        }
+        readings = self._readings(inputs, key_mask, turning, x, packing, source)
+        for layer, (index, reading) in enumerate(zip(self.spec.weights_of, readings, strict=True)):
+            if record.hidden_states is not None:
+                record.hidden_states.append(x)
+            x = self._layer(layer, self.blocks[index], x, reading)
+        return x
+
+    def _steps(self, inputs: StackInputs, key_mask: Tensor | None, x: Tensor) -> Steps | None:
+        """Kernels that run the blocks in one call, where this is a decoding step that they know."""
+        cache = inputs.cache
+        if cache is None or cache.steps is False or cache.length == 0 or self.training or not plain_cpu_tensor(x):
+            return None
+        if (
+            x.shape[0] * x.shape[1] > _MOST_TOKENS
+            or key_mask is not None
+            or self.relative_bias is not None
+            or not inputs.record.is_empty
+            or len(cache.cross) != (len(self.spec.weights_of) if self.spec.has_cross_attention else 0)
+            or cache.keys[0].dtype not in (torch.float32, torch.bfloat16, torch.int8)
+        ):
+            return None
+        if cache.steps is None or not cache.steps.are_current():
+            cache.steps = Steps.of(self) or False
+        return cache.steps or None
+
+    def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
+        """Where the tokens stand that are computed, if others are left out; a decoder's in its sources' order."""
+        if inputs.cache is not None or inputs.segments is not None or not inputs.record.is_empty:
+            return None
+        mask = self._read_tokens(inputs, key_mask)
+        if mask is None:
+            return None
+        if not self.spec.has_cross_attention:
+            packing = Packing.of(mask)
+            return None if packing.is_empty else packing
+        sources = inputs.source_tokens
+        if sources is None or len(sources) != len(mask):
+            return None
+        read, wanted = sources.sum(1), mask.sum(1)
+        order = (read * (mask.shape[1] + 1) + wanted).argsort(stable=True)
+        return Packing.of(mask, order) if bool((read > 0).all() & (wanted > 0).all()) else None
+
+    def _read_tokens(self, inputs: StackInputs, key_mask: Tensor | None) -> Bool[Tensor, "R T"] | None:
+        """True at tokens whose states enter a result; None where that is not known, or others must not be left out."""
+        causal = all(block.causal for block in self.spec.blocks)
+        encodes = not self.spec.has_cross_attention and not any(block.causal for block in self.spec.blocks)
+        given = inputs.wanted if causal else key_mask if encodes else None
+        if given is None and encodes and torch.is_grad_enabled():
+            given = inputs.every_token
+        if given is None or not self._can_pack(given):
+            return None
+        if encodes:
+            return given
+        before = given.flip(1).cummax(1).values.flip(1)
+        hidden = key_mask is not None and bool((before & ~key_mask).any())
+        return None if hidden else before
+
+    def _source(self, inputs: StackInputs, mask: Mask, own: Packing | None) -> _Source:
+        """The source without its padding, where cross-attention makes keys and values of it."""
+        tokens = inputs.encoder_attention_mask if own is None else inputs.source_tokens
+        kept = inputs.encoder_hidden_states is None or (inputs.cache is not None and inputs.cache.cross)
+        if tokens is None or kept or not self._can_pack(tokens):
+            return _Source(mask, None)
+        packing = Packing.of(tokens.bool(), None if own is None else own.order)
+        if packing.is_empty:
+            return _Source(mask, None)
+        return _Source(mask if own is None else own.mask_reading(packing), packing)
+
+    def _can_pack(self, mask: Tensor) -> bool:
+        """Whether nobody would notice that modules see packed rows; on a CPU, where they pay."""
+        return mask.device.type == "cpu" and ordinary(mask) and not is_watched(self)
+
+    def _layer(self, layer: int, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
+        recomputed = self.checkpoint_every and layer % self.checkpoint_every == 0
+        if recomputed and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, reading, use_reentrant=False)
+        return block(x, reading)
+
+    def _shape(self, inputs: StackInputs) -> tuple[int, int]:
+        given = inputs.input_ids if inputs.inputs_embeds is None else inputs.inputs_embeds
+        if given is None or (inputs.input_ids is not None and inputs.inputs_embeds is not None):
+            raise ShapeError(f"{self.spec.family}: expected exactly one of input_ids and inputs_embeds.")
+        if inputs.input_ids is None and (given.dim() != 3 or not given.is_floating_point()):
+            raise ShapeError(
+                f"{self.spec.family}: inputs_embeds has shape {tuple(given.shape)} and dtype {given.dtype}; "
+                "expected floating numbers of shape (batch, length, width)."
+            )
+        check_not_empty(f"{self.spec.family}: input_ids or inputs_embeds", given.shape)
+        return given.shape[0], given.shape[1]
+
+    def _key_mask(self, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"] | None:
+        """True at real tokens among past and new ones; None when all are. Kept in the cache for later steps."""
+        mask, cache = inputs.attention_mask, inputs.cache
+        if mask is None and (cache is None or cache.mask is None):
+            return None
+        if mask is None:
+            assert cache is not None
+            mask = torch.ones(rows, length, dtype=torch.bool, device=self.embed.words.weight.device)
+        if mask.dim() != 2 or mask.shape[0] != rows or mask.shape[1] not in (length, past + length):
+            raise ShapeError(
+                f"{self.spec.family}: attention_mask has shape {tuple(mask.shape)}, "
+                f"the input {(rows, length)} after {past} cached positions.\n"
+                f"Expected ({rows}, {past + length}): 1 at real tokens, 0 at padding."
+            )
+        mask = mask.bool()
+        if mask.shape[1] == length and past:
+            before = cache.mask if cache is not None else None
+            before = mask.new_ones(rows, past) if before is None else before
+            mask = torch.cat((before, mask), 1)
+        if cache is not None:
+            cache.mask = mask
+        return mask
+
+    def _positions(
+        self, inputs: StackInputs, key_mask: Tensor | None, rows: int, length: int, past: int
+    ) -> Int[Tensor, "R T"]:
+        kind = self.spec.embedding.position
+        counted = key_mask
+        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
+            counted = self._counted(kind.padding_id, inputs, rows, length, past)
+            counted = counted if key_mask is None else counted & key_mask
+        if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
+            return inputs.position_ids + _first_row(kind)
+        limit, starts = self.spec.max_positions, None
+        used = past + length
+        if inputs.segments is not None:
+            starts = segment_starts(inputs.segments)
+            if limit is not None and used > limit:
+                used = int((torch.arange(length, device=starts.device) - starts).max()) + 1
+        if limit is not None and used > limit:
+            raise ShapeError(
+                f"{self.spec.family}: {used} positions, but this checkpoint's position table has {limit}.",
+                hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
+            )
+        device = self.embed.words.weight.device
+        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
+
+    def _check_segments(self, inputs: StackInputs, rows: int, length: int) -> None:
+        check_segments(inputs.segments, (rows, length), "segment_ids")
+        one_sided = self.spec.has_cross_attention and (inputs.segments is None) != (inputs.source_segments is None)
+        if one_sided or (inputs.cache is not None and inputs.segments is not None):
+            raise ShapeError(
+                f"{self.spec.family}: segment ids are given "
+                f"{'for one side only' if one_sided else 'together with a cache'}.",
+                hint="packed rows need segment_ids, decoder_segment_ids and use_cache=False.",
+            )
+
+    def _counted(self, padding_id: int, inputs: StackInputs, rows: int, length: int, past: int) -> Bool[Tensor, "R S"]:
+        """True at ids that are not padding among past and new ones; embeddings given in their place all count.
+
+        Kept in the cache: counting only the new ones, as transformers does, shifts every step after a padded start.
+        """
+        ids, cache = inputs.input_ids, inputs.cache
+        whole = torch.ones(rows, past + length, dtype=torch.bool, device=self.embed.words.weight.device)
+        if cache is not None and cache.counted is not None:
+            whole[:, : cache.counted.shape[1]] = cache.counted
+        if ids is not None:
+            whole[:, past:] = ids != padding_id
+        if cache is not None:
+            cache.counted = whole
+        return whole
+
+    def _where(self, inputs: StackInputs, positions: Tensor, key_mask: Tensor | None) -> Int[Tensor, "A T"]:
+        """Positions for rotary angles: one row where all rows have the same."""
+        if inputs.position_ids is not None:
+            return inputs.position_ids
+        return positions[:1] if inputs.segments is None and key_mask is None else positions
+
+    def _places(self, key_mask: Bool[Tensor, "R S"] | None, past: int) -> Int[Tensor, "R S"] | None:
+        """Where tokens stand for distances between them, counted in real tokens; None where indices tell as much.
+
+        Whether they do is asked only where asking is cheap: not while tracing, nor of a GPU at every step.
+        """
+        total = 0 if key_mask is None else key_mask.shape[1]
+        narrow = any(
+            block.self_attn.window is not None and total > block.self_attn.window for block in self.spec.blocks
+        )
+        if key_mask is None or not (narrow or self.relative_bias is not None):
+            return None
+        cheap = ordinary(key_mask) and (not past or key_mask.device.type == "cpu")
+        return None if cheap and stands_together(key_mask) else places_of(key_mask)
+
+    def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
+        words = inputs.inputs_embeds
+        if words is None:
+            assert inputs.input_ids is not None
+            words = self.embed.look_up(inputs.input_ids)
+        x = self.embed(words, positions, inputs.token_type_ids)
+        return x.float() if x.dtype == torch.float16 and self.spec.blocks[0].wide_in_float16 else x
+
+    def _readings(
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        turning: dict[spec.Rotary, Angles],
+        x: Tensor,
+        packing: Packing | None,
+        source: _Source,
+    ) -> list[Reading]:
+        """What each layer reads; masks are built once per kind of window."""
+        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
+        places = self._places(key_mask, past) if packing is None else None
+        bias = self.relative_bias(length, past + length, places) if self.relative_bias is not None else None
+        masks = {
+            (block.causal, block.self_attn.window): self_mask(
+                key_mask,
+                causal=block.causal,
+                window=block.self_attn.window,
+                past=past,
+                length=length,
+                device=x.device,
+                segments=inputs.segments,
+                places=places,
+            )
+            if packing is None
+            else packing.mask(causal=block.causal, window=block.self_attn.window)
+            for block in self.spec.blocks
+        }
+        states = inputs.encoder_hidden_states
+        if states is not None and source.packing is not None:
+            states = source.packing.pack(states)
+        return [
+            Reading(
+                layer=layer,
+                mask=masks[block.causal, block.self_attn.window],
+                angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
+                bias=bias,
+                source=states,
+                source_packing=source.packing,
+                source_mask=source.mask,
+                cache=inputs.cache,
+                attentions=inputs.record.attentions,
+                cross_attentions=inputs.record.cross_attentions,
+            )
+            for layer, block in enumerate(self.spec.blocks)
+        ]
+
+    def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
+        if not self.spec.has_cross_attention:
+            return Mask()
+        source, mask, cache = inputs.encoder_hidden_states, inputs.encoder_attention_mask, inputs.cache
+        if source is None and not (cache and cache.cross):
+            raise ShapeError(f"{self.spec.family}: this decoder reads an encoder; encoder_hidden_states is missing.")
+        read = cache.cross[0][0] if cache and cache.cross else None
+        sources = read.shape[0] if read is not None else source.shape[0]  # pyright: ignore
+        if rows % sources:
+            raise ShapeError(f"{self.spec.family}: {rows} target rows for {sources} sources; expected a multiple.")
+        if mask is None and inputs.source_segments is None:
+            return Mask()
+        length = read.shape[2] if read is not None else source.shape[1]  # pyright: ignore
+        check_segments(inputs.source_segments, (sources, length), "the source's segment_ids")
+        if mask is not None and tuple(mask.shape) != (sources, length):
+            raise ShapeError(
+                f"{self.spec.family}: encoder_attention_mask has shape {tuple(mask.shape)}; "
+                f"expected {(sources, length)}, as the encoder's output."
+            )
+        allowed = None if mask is None else mask.bool()[:, None, None, :]
+        if inputs.segments is not None and inputs.source_segments is not None:
+            apart = same_segment(inputs.segments, inputs.source_segments)
+            allowed = apart if allowed is None else apart & allowed
+        return Mask(allowed)
+
+
+def _kept_heads(kind: spec.Attention) -> tuple[int, int]:
+    """What a cache holds of a layer: how many heads, and their size."""
+    return kind.num_kv_heads, kind.head_size
+
+
+def _first_row(kind: spec.Position) -> int:
+    """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
+    match kind:
+        case spec.Learned(offset=offset):
+            return offset
+        case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
+            return padding + 1
+        case _:
+            return 0

@@ -1,0 +1,81 @@
+"""What a stack reads and what it notes on the way."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from conjoin.torch.cpu.packing import Packing
+from conjoin.torch.model.cache import KVCache
+
+
+@dataclass(slots=True)
+class Record:
+    """What to collect on the way; a list that is None is not collected."""
+
+    hidden_states: list[Tensor] | None = None
+    attentions: list[Tensor] | None = None
+    cross_attentions: list[Tensor] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be collected."""
+        return self.hidden_states is self.attentions is self.cross_attentions is None
+
+    @classmethod
+    def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
+        """A record that collects what is asked for."""
+        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
+        return cls(*lists)
+
+
+@dataclass(slots=True, kw_only=True)
+class StackInputs:
+    """What a stack reads.
+
+    Args:
+        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
+        attention_mask: [R, past + T] (or [R, T]: past positions count as real); True or 1 at real tokens.
+        position_ids: [R, T], counted from 0 as the user sees them.
+        encoder_hidden_states: [B, S, M], R a multiple of B.
+        encoder_attention_mask: [B, S].
+        wanted: [R, T], True at the positions whose states somebody reads; elsewhere they may be zeros.
+        segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
+            its own segment, here and in the source, and counts its position from there.
+    """
+
+    input_ids: Int[Tensor, "R T"] | None = None
+    inputs_embeds: Float[Tensor, "R T C"] | None = None
+    attention_mask: Tensor | None = None
+    position_ids: Int[Tensor, "#R #T"] | None = None
+    token_type_ids: Int[Tensor, "R T"] | None = None
+    encoder_hidden_states: Float[Tensor, "B S M"] | None = None
+    encoder_attention_mask: Tensor | None = None
+    wanted: Bool[Tensor, "R T"] | None = None
+    segments: Int[Tensor, "R T"] | None = None
+    source_segments: Int[Tensor, "B S"] | None = None
+    cache: KVCache | None = None
+    record: Record = field(default_factory=Record)
+
+    @property
+    def source_tokens(self) -> Bool[Tensor, "B S"] | None:
+        """True at the source's real tokens; None without a source."""
+        source, mask = self.encoder_hidden_states, self.encoder_attention_mask
+        if source is None or mask is not None:
+            return None if source is None or mask is None else mask.bool()
+        return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
+
+    @property
+    def every_token(self) -> Bool[Tensor, "R T"]:
+        """True at every token."""
+        given = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        assert given is not None
+        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+
+    def packed(self, packing: Packing) -> "StackInputs":
+        """The inputs of the packed tokens."""
+        names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
+        given = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        packed = {name: packing.pack(tensor) for name, tensor in given.items()}
+        return replace(self, attention_mask=None, wanted=None, **packed)

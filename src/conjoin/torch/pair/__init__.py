@@ -1,0 +1,1 @@
+"""Two halves as one model: building, joining, loading, saving."""

@@ -1,0 +1,117 @@
+"""Building a model and filling it: nothing is allocated twice, nothing is half filled."""
+
+import warnings
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.checkpoint import TensorInfo, nonfinite
+from conjoin.errors import ConfigError, WeightError, listing
+from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
+from conjoin.torch.cpu.pages import weight_memory
+from conjoin.torch.model.sharing import tie
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_BITS = {
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
+"""Dtypes that numpy cannot hold and that checkpoints give as bits."""
+
+
+def to_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating torch dtype from its name or from itself.
+
+    Raises:
+        ConfigError: no floating dtype of that name.
+    """
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"dtype = {dtype!r}; expected one of float32, bfloat16, float16, float64.")
+    return found
+
+
+def stored_dtype(infos: Mapping[str, TensorInfo]) -> torch.dtype:
+    """The widest floating dtype among a checkpoint's tensors."""
+    found = {getattr(torch, info.dtype) for info in infos.values()} or {torch.float32}
+    floating = sorted((d for d in found if d.is_floating_point), key=lambda d: d.itemsize)
+    return floating[-1] if floating and floating[-1].itemsize > 1 else torch.float32
+
+
+def materialise(model: Model, dtype: torch.dtype, device: torch.device | str | None) -> Model:
+    """Give a model that was built on the meta device real, uninitialised storage."""
+    if torch.device(device or "cpu").type != "cpu":
+        return model.to(dtype).to_empty(device=device)
+    return model.to(dtype)._apply(lambda t: weight_memory(t.shape, t.dtype))
+
+
+def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
+    """Write every parameter of a materialised model as the plan says.
+
+    Args:
+        prefix: What the plan's names have before the module's own ("decoder.").
+
+    Raises:
+        WeightError: tensors with NaN or infinite numbers, all of them named.
+    """
+    parameters = {prefix + name: p for name, p in model.named_parameters(remove_duplicate=False)}
+    with torch.no_grad():
+        _copy(parameters, plan)
+        for name in plan.names(Drawn):
+            _draw(parameters[name], plan.parameters[name])
+        for name in plan.names(CopiedFresh):
+            origin = plan.origins[name]
+            assert isinstance(origin, CopiedFresh)
+            same = plan.origins[origin.of]
+            parameters[name].copy_(parameters[same.to if isinstance(same, Tied) else origin.of])
+    for name in plan.names(Tied):
+        origin = plan.origins[name]
+        assert isinstance(origin, Tied)
+        tie(model, name.removeprefix(prefix), parameters[origin.to])
+
+
+def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:
+    copied = {name: plan.origins[name] for name in plan.names(Copied)}
+    done: set[tuple[int, str]] = set()
+    spoilt: list[str] = []
+    for origin in copied.values():
+        assert isinstance(origin, Copied)
+        offer, match = origin.offer, origin.match
+        if (id(offer), match.name) in done:
+            continue
+        done.add((id(offer), match.name))
+        array = offer.checkpoint.array(match.name)
+        dtype = offer.checkpoint[match.name].dtype
+        if count := nonfinite(array, dtype):
+            spoilt.append(f"{match.name}: {count} of {array.size}")
+        for name, part in offer.table.apply(match, as_tensor(array, dtype)):
+            if name in copied and copied[name].match is match:  # pyright: ignore[reportAttributeAccessIssue]
+                parameters[name].copy_(part)
+    if spoilt:
+        raise WeightError(
+            f"These tensors hold NaN or infinite numbers:\n{listing(spoilt)}",
+            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint.",
+        )
+
+
+def as_tensor(array: object, dtype: str) -> Tensor:
+    """A torch view of a memory-mapped array; it is only ever read."""
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        tensor = torch.from_numpy(array)  # pyright: ignore[reportArgumentType]
+    return tensor.view(_BITS[dtype]) if dtype in _BITS else tensor
+
+
+def _draw(parameter: Tensor, kind: spec.Parameter) -> None:
+    if kind.kind == "sinusoid":
+        parameter.copy_(torch.from_numpy(sinusoids(*parameter.shape)))
+    elif kind.std:
+        parameter.normal_(kind.start, kind.std)
+    else:
+        parameter.fill_(kind.start)

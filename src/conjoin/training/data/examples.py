@@ -1,0 +1,189 @@
+"""Tokenized pairs, held in two flat arrays: a million pairs cost their ids and nothing else."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conjoin.tokenizer import Tokenizer, TokenizerPair
+from conjoin.training.data.reading import Pairs
+
+CHUNK = 1000
+"""Texts tokenized at once: enough for all threads of the tokenizer, few enough to show progress."""
+IGNORED = -100
+"""Label of a position that is not counted; as in every backend's loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of ids of different lengths.
+
+    Args:
+        ids: All of them, one after another.
+        starts: Where each begins, and the end of the last.
+    """
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[int]]) -> Self:
+        """Join lists of ids."""
+        kept = list(rows)
+        return cls.joined(np.fromiter(chain.from_iterable(kept), np.int32), kept)
+
+    @classmethod
+    def joined(cls, ids: NDArray[Any], rows: Sequence[Sequence[int] | NDArray[Any]]) -> Self:
+        """Rows that are joined already, and as they were before."""
+        sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        return cls(ids.astype(np.int32, copy=False), np.concatenate((np.zeros(1, np.int64), sizes.cumsum())))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """One after another."""
+        sizes = np.concatenate([part.lengths for part in parts])
+        return cls(
+            np.concatenate([part.ids for part in parts]), np.concatenate((np.zeros(1, np.int64), sizes.cumsum()))
+        )
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Ids per row."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        return self.ids[self.starts[row] : self.starts[row + 1]]
+
+    def take(self, rows: Iterable[int]) -> "Rows":
+        """Some of them, in this order."""
+        kept = [self[row] for row in rows]
+        return Rows.joined(np.concatenate(kept) if kept else self.ids[:0], kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Pairs ready to be put into batches.
+
+    Args:
+        labels: What the decoder must say, its end included; -100 where nothing is to be learnt.
+        lines: Where each stands in the file it came from, for messages; None if they came without one.
+        texts: The pairs they were made of, where there are some: samples show them.
+        cut: How many were shortened.
+        columns: What else forward gets of every pair, by name: masks with holes, token types, decoder inputs of the
+            user's own. As long as the sources, or as the labels where the name begins with "decoder_".
+        weights: How many times each pair's labels count in the loss; None for once.
+        masks_made: Whether decoder inputs behind labels of -100 are masked, as forward does where the user gives no
+            decoder inputs and no mask.
+    """
+
+    sources: Rows
+    labels: Rows
+    name: str = "the data"
+    lines: Sequence[int] | None = None
+    texts: Pairs | None = None
+    cut: int = 0
+    columns: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
+    weights: NDArray[np.float64] | None = None
+    masks_made: bool = True
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[n, 2]: ids of source and labels."""
+        return np.stack((self.sources.lengths, self.labels.lengths), 1)
+
+    def counted(self, rows: Iterable[int]) -> int | float:
+        """Labels of some pairs that count, each as often as its pair's weight says."""
+        counts = ((row, int(np.count_nonzero(self.labels[row] != IGNORED))) for row in rows)
+        if self.weights is None:
+            return sum(count for _, count in counts)
+        return float(sum(count * self.weights[row] for row, count in counts))
+
+    def column_names(self, *, target: bool) -> list[str]:
+        """Columns that lie beside the labels, or beside the sources."""
+        return [name for name in self.columns if name.startswith("decoder_") == target]
+
+    def exchanged(self, most: int) -> tuple["Examples", "Examples"]:
+        """The first pairs, and their labels with the sources of other pairs among them."""
+        count = min(most, len(self))
+        own, others = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
+        return self._of(own, own), self._of(others, own)
+
+    def _of(self, sources: list[int], targets: list[int]) -> "Examples":
+        """Pairs of some sources with some targets."""
+        taken = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}
+        taken |= {name: self.columns[name].take(targets) for name in self.column_names(target=True)}
+        return Examples(
+            self.sources.take(sources),
+            self.labels.take(targets),
+            columns=taken,
+            weights=None if self.weights is None else self.weights[targets],
+            masks_made=self.masks_made,
+        )
+
+    def fingerprint(self) -> str:
+        """Changes with any id; a resumed run compares it."""
+        digest = hashlib.sha256()
+        for rows in (self.sources, self.labels):
+            digest.update(rows.starts.tobytes())
+            digest.update(rows.ids.tobytes())
+        for name in sorted(self.columns):
+            digest.update(name.encode())
+            digest.update(self.columns[name].ids.tobytes())
+        if self.weights is not None:
+            digest.update(self.weights.tobytes())
+        if not self.masks_made:
+            digest.update(b"masks given")
+        return digest.hexdigest()[:16]
+
+    def where(self, rows: Iterable[int]) -> str:
+        """How a message names some of them."""
+        numbers = sorted(self.lines[row] if self.lines is not None else row + 1 for row in rows)
+        shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
+        unit = "row" if self.lines is None else "line"
+        return f"{self.name}, {unit}{'' if len(numbers) == 1 else 's'} {shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Longest source and target, ends included; None where nothing limits them."""
+
+    source: int | None
+    target: int | None
+
+
+def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Room, progress: Any = iter) -> Examples:
+    """Tokenize all pairs once.
+
+    Args:
+        progress: Wraps the iterator over chunks, to show how far it is.
+
+    Raises:
+        TokenizerError: the tokenizer cannot make labels.
+    """
+    parts: list[tuple[Rows, Rows]] = []
+    for start in progress(range(0, len(pairs), CHUNK)):
+        chunk = slice(start, start + CHUNK)
+        made = _tokenize(tokenizer, pairs.sources[chunk], pairs.targets[chunk], room)
+        parts.append((Rows.of(made["input_ids"]), Rows.of(made["labels"])))
+    sources, labels = Rows.join([s for s, _ in parts]), Rows.join([t for _, t in parts])
+    full = np.zeros(len(sources), bool)
+    for rows, limit in ((sources, room.source), (labels, room.target)):
+        full |= rows.lengths >= limit if limit is not None else False
+    return Examples(sources, labels, pairs.name, pairs.lines, pairs, int(full.sum()))
+
+
+def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room) -> dict[str, Any]:
+    """Source and target are limited apart: one call for both would pass the source's limit on to the target."""
+    read = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
+    wish = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
+    return {"input_ids": read["input_ids"], "labels": tokenizer(text_target=targets, **wish)["input_ids"]}

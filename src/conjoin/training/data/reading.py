@@ -1,0 +1,257 @@
+"""Pairs of texts from files and data sets; what is wrong is named with file and line."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate
+from conjoin.limits import DATA_PROBLEMS
+from conjoin.training.data.lines import Bad, decoded, parsed, problems_of, raw_lines
+
+
+class Pair(NamedTuple):
+    """One pair, and where it stands in its file."""
+
+    source: str
+    target: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns hold the texts; dots go into nested ones, as in "translation.de".
+
+    Args:
+        drop_empty: Leave out pairs whose source or target is empty.
+    """
+
+    source: str = "source"
+    target: str = "target"
+    prefix: str = ""
+    drop_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Texts to learn from.
+
+    Args:
+        name: What messages call them: the file, as a rule.
+        lines: Where each pair stands in it.
+    """
+
+    name: str
+    sources: list[str]
+    targets: list[str]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> Pairs:
+    """Read pairs from a file (.jsonl, .json, .csv, .tsv, .parquet, each also .gz but the last), or from rows in memory.
+
+    Args:
+        data: A path; or a `datasets.Dataset`, a list of mappings, or anything else that yields mappings.
+        name: What messages call rows in memory.
+
+    Raises:
+        DataError: no such file, a folder, unknown kind of file, missing columns, bad lines, texts that are empty or
+            that UTF-8 cannot hold, no pairs.
+    """
+    if isinstance(data, Pairs):
+        return data
+    if isinstance(data, str | Path):
+        path = Path(data)
+        return _collect(rows_of_file(path, (columns.source, columns.target)), columns, str(path), "line")
+    rows = cast("Iterable[Any]", data)
+    return _collect(enumerate(rows, 1), columns, name, "row")
+
+
+def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit: str) -> Pairs:
+    """Check every row; up to `DATA_PROBLEMS` problems go into one error."""
+    pairs = Pairs(name, [], [], [])
+    problems: list[tuple[int, str]] = []
+    seen = 0
+    for line, row in rows:
+        seen += 1
+        found = row if isinstance(row, Bad) else _texts(row, columns)
+        if isinstance(found, str):
+            problems.append((line, found))
+        elif not (found[0].strip() and found[1].strip()):
+            if not columns.drop_empty:
+                problems.append((line, f"{columns.target if found[0].strip() else columns.source} is empty."))
+        else:
+            pairs.sources.append(columns.prefix + found[0])
+            pairs.targets.append(found[1])
+            pairs.lines.append(line)
+        if len(problems) >= DATA_PROBLEMS:
+            break
+    if problems:
+        empty = any(problem.endswith("is empty.") for _, problem in problems)
+        hint = "--drop-empty (drop_empty=True) leaves out pairs with an empty side." if empty else None
+        raise DataError(f"{name} cannot be used:\n{listing(problems_of(problems, unit))}", hint=hint)
+    if not len(pairs):
+        what = "is empty" if not seen else "has no pair whose source and target are both not empty"
+        raise DataError(f"{name} {what}; expected at least one pair.")
+    return pairs
+
+
+def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
+    """Source and target of a row, or what is wrong with it."""
+    if not isinstance(row, Mapping):
+        return f"is a {type(row).__name__}, expected an object with {columns.source} and {columns.target}."
+    values: list[str] = []
+    for column, side in ((columns.source, "source"), (columns.target, "target")):
+        value = _inner(cast("Mapping[str, Any]", row), column)
+        if value is _MISSING:
+            return f"has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. {_naming(side)}"
+        if value is None:
+            value = ""
+        if not isinstance(value, str):
+            return f"{column} is a {type(value).__name__}, expected text."
+        if problem := lone_surrogate(value):
+            return f"{column} {problem}"
+        values.append(value)
+    return values[0], values[1]
+
+
+def _naming(side: str) -> str:
+    return f"Name it with --{side}-column ({side}_column=)."
+
+
+_MISSING = object()
+
+
+def _inner(row: Mapping[str, Any], column: str) -> Any:
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return _MISSING
+        value = cast("Mapping[str, Any]", value)[key]
+    return value
+
+
+def kind_of(path: Path) -> str:
+    """What the name of a file says that it holds."""
+    return "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
+
+
+def rows_of_file(path: Path, wanted: Sequence[str], *, whole: bool = False) -> Iterator[tuple[int, Any]]:
+    """The rows of a file with their lines; one that is `Bad` says what is wrong with its line.
+
+    Args:
+        wanted: Columns that must be there.
+        whole: Read the other columns too, where a file has them apart.
+
+    Raises:
+        DataError: no such file, a folder, an unknown kind of file, missing columns, damage; with the line.
+    """
+    if path.is_dir():
+        hint = "name the file in it, or give conjoin train a folder that `datasets` reads with --dataset."
+        raise DataError(f"{path} is a folder; expected a file of pairs.", hint=hint)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.", hint="conjoin train reads data sets of the hub with --dataset NAME.")
+    match kind_of(path):
+        case "jsonl" | "json" | "ndjson":
+            yield from _from_lines(path)
+        case "csv":
+            yield from _from_table(path, ",", wanted)
+        case "tsv":
+            yield from _from_table(path, "\t", wanted)
+        case "parquet":
+            yield from enumerate(_from_parquet(path, wanted, whole=whole), 1)
+        case _:
+            raise DataError(f"{path}: unknown kind of file.\nExpected one of: .jsonl, .json, .csv, .tsv, .parquet.")
+
+
+def _from_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """JSON lines; blank ones are passed over."""
+    for number, line in enumerate(raw_lines(path), 1):
+        if not line.strip():
+            continue
+        if number == 1 and line.strip() == b"[":
+            hint = "conjoin reads one object a line; jq -c '.[]' FILE makes such a file."
+            raise DataError(f"{path}: begins as one JSON list over many lines.", hint=hint)
+        row = parsed(line)
+        yield number, Bad(f"is {row}") if isinstance(row, Bad) else row
+
+
+def _from_table(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    table = csv.DictReader(_text_lines(path), delimiter=delimiter)
+    try:
+        header = list(table.fieldnames or [])
+        _require_columns(path, header, wanted)
+        for row in table:
+            short = None in row or None in row.values()
+            yield table.line_num, Bad(f"has not {len(header)} fields, as the header has.") if short else row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {table.line_num}: not CSV: {error}.") from None
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines of text; a carriage return alone ends one too, as old tables have it."""
+    for number, line in enumerate(raw_lines(path), 1):
+        text = decoded(line)
+        if isinstance(text, Bad):
+            raise DataError(f"{path}, line {number}: {text}")
+        yield from io.StringIO(text, newline="") if "\r" in text else (text,)
+
+
+def _require_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
+    missing = [name for name in wanted if name not in header and name.split(".")[0] not in header]
+    if missing and header:
+        flags = "--source-column and --target-column" if len(wanted) > 1 else "--source-column"
+        raise DataError(
+            f"{path}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, header))}.",
+            hint=f"name them with {flags}." if len(wanted) > 1 else f"name it with {flags}.",
+        )
+
+
+def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator[Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingBackend("Parquet files need pyarrow: pip install 'conjoin[train]'") from None
+    row = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = [str(name) for name in file.schema_arrow.names]
+            _require_columns(path, names, wanted)
+            read = names if whole else [name if name in names else name.split(".")[0] for name in wanted]
+            for batch in file.iter_batches(columns=read):
+                yield from batch.to_pylist()
+                row += batch.num_rows
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 in a row after row {row}" if row else "not UTF-8, in a name of a column or in its first rows"
+        raise DataError(f"{path}: {what} ({error.reason}).") from None
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {str(error).rstrip('.')}.") from None
+
+
+def load_hub(name: str, config: str | None, split: str) -> Any:
+    """One split of a data set of the hub, or of a folder that `datasets` understands.
+
+    Raises:
+        DataError: it cannot be found or read, or has no such split.
+        MissingBackend: `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise MissingBackend("Data sets of the hub need datasets: pip install 'conjoin[train]'") from None
+    try:
+        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+            found = datasets.load_from_disk(name)
+            return found[split] if isinstance(found, datasets.DatasetDict) else found
+        return datasets.load_dataset(name, config, split=split)
+    except Exception as error:  # its errors are of many libraries: the hub's, pyarrow's, its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"The data set {name!r}, split {split!r}, cannot be loaded: {reason}") from error

@@ -1,0 +1,1 @@
+"""The trainer, one run of it, and what a run calls."""

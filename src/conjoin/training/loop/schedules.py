@@ -1,0 +1,46 @@
+"""Learning rates by step: pure functions, so that a resumed run needs no state of them."""
+
+import math
+from collections.abc import Callable
+
+from conjoin.training.settings.arguments import Schedule, TrainingArguments
+
+Factor = Callable[[int], float]
+
+
+def schedule(kind: Schedule, warmup: int, total: int) -> Factor:
+    """Step (1 for the first) -> what the learning rate is multiplied with.
+
+    The first five are transformers' curves of the same names, whose first step with a warm-up has factor 0; only
+    "constant" honours its warm-up here, which transformers silently drops. "noam" is
+    min(step^-0.5, step * warmup^-1.5) (Vaswani et al. 2017, arXiv:1706.03762, 5.3; Liu & Lapata 2019).
+    """
+    if kind == "noam":
+        return lambda step: min(step**-0.5, step * max(warmup, 1) ** -1.5)
+    after: dict[str, Factor] = {
+        "constant": lambda done: 1.0,
+        "constant_with_warmup": lambda done: 1.0,
+        "linear": lambda done: max(0.0, (total - done) / max(1, total - warmup)),
+        "cosine": lambda done: max(0.0, 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))),
+        "inverse_sqrt": lambda done: _inverse_sqrt(done, warmup),
+    }
+    rest = after[kind]
+    return lambda step: (step - 1) / max(1, warmup) if step - 1 < warmup else rest(step - 1)
+
+
+UNWARMED_TIMESCALE = 10_000
+"""transformers' default for an inverse square root without warm-up."""
+
+
+def _inverse_sqrt(done: int, warmup: int) -> float:
+    timescale = warmup or UNWARMED_TIMESCALE
+    return 1.0 / math.sqrt((done + timescale - warmup) / timescale)
+
+
+def group_rate(arguments: TrainingArguments, group: str, total: int) -> Factor:
+    """Step -> learning rate of one part of the model."""
+    rate = arguments.of_group("learning_rate", group)
+    warmup = arguments.of_group("warmup_steps", group)
+    steps = math.ceil(total * warmup) if 0 < warmup < 1 else int(warmup)
+    factor = schedule(arguments.lr_scheduler_type, steps, total)
+    return lambda step: rate * factor(step)

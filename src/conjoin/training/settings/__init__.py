@@ -1,0 +1,1 @@
+"""What a user sets, in Python, YAML and on the command line."""

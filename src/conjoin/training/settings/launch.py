@@ -1,0 +1,96 @@
+"""From a recipe to a run: load or join the model, read the data, train."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from conjoin.checkpoint import read_json
+from conjoin.errors import ConfigError, NoTokenizerError
+from conjoin.training.data.datasets import columns_of
+from conjoin.training.data.reading import Pairs, load_hub, read_pairs
+from conjoin.training.loop.callbacks import TrainerCallback
+from conjoin.training.loop.examination import refuse_quantized
+from conjoin.training.loop.trainer import Trainer
+from conjoin.training.settings.recipe import Recipe
+
+
+def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
+    """Do what a recipe says.
+
+    Args:
+        callbacks: Code of the caller's own at the turns of the run.
+
+    Returns:
+        The folder of the final model.
+
+    Raises:
+        ConjoinError: with one message; what was saved is untouched.
+    """
+    recipe.sources.require()
+    _refuse_quantized(recipe.sources.model)
+    train, validation = read_data(recipe)
+    build_model, kind = _framework(recipe.sources.framework)
+    model = build_model(recipe)
+    _require_tokenizer(model)
+    trainer = kind(
+        model,
+        None,
+        recipe.arguments,
+        train_dataset=train,
+        eval_dataset=validation,
+        callbacks=callbacks,
+        recipe=recipe,
+    )
+    trainer.train()
+    return recipe.arguments.output_dir
+
+
+def _require_tokenizer(model: Any) -> None:
+    try:
+        found = model.tokenizer
+    except NoTokenizerError as error:
+        raise ConfigError(
+            f"The model's folders have no tokenizer. {error}".partition("\n")[0],
+            hint="put the tokenizers' files beside config.json.",
+        ) from error
+    assert found is not None
+
+
+def _refuse_quantized(model: str | None) -> None:
+    """Tell from a folder's config.json, before anything is loaded, that it cannot be trained."""
+    config = Path(model, "config.json") if model is not None else None
+    if config is not None and config.is_file():
+        refuse_quantized(read_json(config).get("quantization_config"))
+
+
+def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer[Any]]]:
+    """A framework's way to build a model, and its trainer; no other framework is imported."""
+    match name:
+        case "torch":
+            from conjoin.training.torch.launch import build_model
+            from conjoin.training.torch.trainer import Seq2SeqTrainer
+        case "jax":
+            from conjoin.training.jax.launch import build_model
+            from conjoin.training.jax.trainer import Seq2SeqTrainer
+    return build_model, Seq2SeqTrainer
+
+
+def read_data(recipe: Recipe) -> tuple[Pairs, Pairs | None]:
+    """The pairs that a recipe names.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    sources, columns = recipe.sources, columns_of(recipe.arguments)
+    if sources.dataset is None:
+        assert sources.train is not None
+        validation = read_pairs(sources.validation, columns) if sources.validation else None
+        return read_pairs(sources.train, columns), validation
+    train, validation = (
+        read_pairs(load_hub(sources.dataset, sources.dataset_config, split), columns, f"{sources.dataset} ({split})")
+        if split
+        else None
+        for split in (sources.train_split, sources.validation_split)
+    )
+    assert train is not None
+    return train, validation

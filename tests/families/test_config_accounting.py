@@ -1,0 +1,169 @@
+"""Every key of every config is accounted for: a change shows in the spec, or is refused, or is listed with why not.
+
+A key that nobody reads is how a port drops `hidden_act` silently.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conjoin.errors import ConfigError, ConjoinWarning
+from conjoin.families import MODULES, PretrainedConfig, family
+from conjoin.families._config import _defaults
+from conjoin.join import half_spec
+from oracle_configs import default_fields
+from oracle_tiny import TINY, keys_of
+
+EVERYWHERE = {
+    "architectures": "names a class of transformers",
+    "dtype": "how parameters are stored, not what is computed",
+    "is_decoder": "the role decides",
+    "is_encoder_decoder": "the role decides",
+    "pad_token_id": "an id of generation; where it touches a table, the spec changes",
+    "bos_token_id": "an id of generation",
+    "eos_token_id": "an id of generation",
+    "sep_token_id": "an id of generation",
+    "cls_token_id": "an id of generation",
+    "decoder_start_token_id": "an id of generation",
+    "use_cache": "a choice of the caller",
+    "output_attentions": "a choice of the caller",
+    "output_hidden_states": "a choice of the caller",
+    "return_dict": "a choice of the caller",
+    "cross_attention_hidden_size": "own cross-attention reads its own width; a pair checks it (join/pair.py)",
+}
+ANOTHER_HEAD = "of a head that conjoin does not have"
+SUMMARY = ("summary_type", "summary_use_proj", "summary_activation")
+
+SKIPPED: dict[str, dict[str, str]] = {
+    "albert": dict.fromkeys(("classifier_dropout", "classifier_dropout_prob"), ANOTHER_HEAD),
+    "bert": {"classifier_dropout": ANOTHER_HEAD},
+    "camembert": {"classifier_dropout": ANOTHER_HEAD},
+    "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
+    "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *SUMMARY), ANOTHER_HEAD),
+    "gemma3_text": {"attn_logit_softcapping": "transformers reads it and never uses it (test_oracle.py)"},
+    "gpt2": {
+        **dict.fromkeys(("summary_proj_to_labels", "summary_first_dropout", *SUMMARY), ANOTHER_HEAD),
+        "reorder_and_upcast_attn": "a way to compute the same numbers in half precision",
+    },
+    "roberta": {"classifier_dropout": ANOTHER_HEAD},
+    "xlm-roberta": {"classifier_dropout": ANOTHER_HEAD},
+}
+"""Keys that a family's class names, and why they change nothing."""
+
+NOT_FIELDS: dict[str, dict[str, str]] = {
+    "bart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
+    "gemma2": {"use_bidirectional_attention": "the role decides"},
+    "gpt_neox": {"classifier_dropout": ANOTHER_HEAD},
+    "llama": {"pretraining_tp": "a way to compute the same numbers in slices"},
+    "mbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
+    "modernbert": {
+        **dict.fromkeys(("classifier_pooling", "classifier_dropout"), ANOTHER_HEAD),
+        **dict.fromkeys(("sparse_prediction", "sparse_pred_ignore_index"), "a shortcut of its masked LM's loss"),
+        "initializer_cutoff_factor": "cuts the tails of fresh weights; ours are never cut",
+        "deterministic_flash_attn": "a choice of kernel",
+    },
+    "modernbert-decoder": {
+        "classifier_dropout": ANOTHER_HEAD,
+        "initializer_cutoff_factor": "cuts the tails of fresh weights; ours are never cut",
+    },
+    "mt5": {"classifier_dropout": ANOTHER_HEAD},
+    "t5": {"classifier_dropout": ANOTHER_HEAD},
+}
+"""Fields of transformers' class that ours keeps as extra keys only, and why."""
+
+STRETCHED = {"rope_type": "yarn", "factor": 3.0}  # measured from max_position_embeddings
+CANDIDATES: dict[str, list[Any]] = {"rope_parameters": [STRETCHED], "rope_scaling": [STRETCHED]}
+"""Values to try where the kind of the present one does not tell."""
+
+MORE_BASES: list[dict[str, Any]] = [
+    {"rope_parameters": STRETCHED},
+    {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+]
+"""Settings under which keys have an effect that have none under the defaults; tried where a class has all of them."""
+
+
+def fields(model_type: str) -> list[str]:
+    return sorted(_defaults(family(model_type).config))
+
+
+def bases(model_type: str) -> Iterator[PretrainedConfig]:
+    """The class's defaults and every tiny variant, as halves that do and do not read an encoder."""
+    config = family(model_type).config
+    more = [values for values in MORE_BASES if set(values) <= set(fields(model_type))]
+    for values in ({}, *more, *(TINY[key] for key in keys_of(model_type))):
+        for crossing in (False, True):
+            yield config(**{**copy.deepcopy(values), "add_cross_attention": crossing})
+
+
+def candidates(name: str, value: Any) -> list[Any]:
+    """Other values of the same kind."""
+    if name in CANDIDATES:
+        return CANDIDATES[name]
+    match value:
+        case bool():
+            return [not value]
+        case int():
+            return [value * 2, value + 1, value + 2]
+        case float():
+            return [value / 2 + 0.25]
+        case str():
+            return ["relu", "silu", "no such thing"]
+        case list():
+            return [value[::-1], value[:1] * len(value)]
+        case None:
+            return [True, 3, 2.5, "relu"]
+        case _:
+            return []
+
+
+def specs(config: PretrainedConfig) -> tuple[Any, Any]:
+    return half_spec(config, "encoder"), half_spec(config, "decoder")
+
+
+def changes(model_type: str, name: str) -> bool:
+    """Whether some other value of this key changes a spec, or is refused or warned about by name."""
+    return any(
+        _changes(base, name, value) for base in bases(model_type) for value in candidates(name, getattr(base, name))
+    )
+
+
+def _changes(base: PretrainedConfig, name: str, value: Any) -> bool:
+    try:
+        changed = base.copy(**{name: value})
+    except ConfigError:
+        return False  # a value of another type says nothing about the key
+    try:
+        return specs(changed) != specs(base)
+    except (ConfigError, ConjoinWarning) as refusal:
+        return name in str(refusal)
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_every_key_of_a_config_changes_the_spec_or_is_skipped_for_a_reason(model_type: str) -> None:
+    skipped = EVERYWHERE | SKIPPED.get(model_type, {})
+    silent = [name for name in fields(model_type) if name not in skipped and not changes(model_type, name)]
+    assert not silent, f"{model_type}: no effect, and no reason given: {silent}"
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_what_is_skipped_is_a_key_of_the_family_and_has_no_effect(model_type: str) -> None:
+    stale = [
+        name for name in SKIPPED.get(model_type, {}) if name not in fields(model_type) or changes(model_type, name)
+    ]
+    assert not stale
+
+
+@pytest.mark.parametrize("model_type", sorted(MODULES))
+def test_a_config_class_has_transformers_fields_with_transformers_defaults(model_type: str) -> None:
+    ours, theirs = family(model_type).config(), default_fields(model_type)
+    missing = {name for name in theirs if not hasattr(ours, name)}
+    assert missing == set(NOT_FIELDS.get(model_type, {}))
+    assert {name: getattr(ours, name) for name in theirs if name not in missing} == {
+        name: default for name, default in theirs.items() if name not in missing
+    }
+
+
+def test_only_families_that_exist_are_excused() -> None:
+    assert {*SKIPPED, *NOT_FIELDS} <= set(MODULES)

@@ -1,0 +1,143 @@
+"""Which processors a request gets, in which order, and how a list of them runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import oracle_generation as oracle
+from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.generation import CallFacts, GenerationConfig, plan, processor_plan, resolve
+from conjoin.torch.generation.processors import build as ours
+from generation_requests import MODEL, V
+
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("nothing", {}),
+    ("min_length", {"min_length": 4}),
+    (
+        "every rule",
+        {
+            "sequence_bias": {(3, 4): 1.0},
+            "encoder_repetition_penalty": 1.5,
+            "repetition_penalty": 1.2,
+            "no_repeat_ngram_size": 3,
+            "encoder_no_repeat_ngram_size": 2,
+            "bad_words_ids": [[5], [2]],
+            "min_new_tokens": 3,
+            "forced_bos_token_id": 4,
+            "forced_eos_token_id": 2,
+            "remove_invalid_values": True,
+            "exponential_decay_length_penalty": (3, 1.1),
+            "suppress_tokens": [7],
+            "begin_suppress_tokens": [8],
+            "watermarking_config": {"bias": 1.0},
+            "renormalize_logits": True,
+        },
+    ),
+    (
+        "every warper",
+        {
+            "do_sample": True,
+            "temperature": 0.7,
+            "top_h": 0.5,
+            "top_p": 0.9,
+            "min_p": 0.05,
+            "typical_p": 0.9,
+            "epsilon_cutoff": 3e-4,
+            "eta_cutoff": 3e-4,
+        },
+    ),
+    ("plain sampling", {"do_sample": True}),
+    ("sampling from everything", {"do_sample": True, "top_k": 0}),
+    ("beam sampling", {"do_sample": True, "num_beams": 3, "top_p": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("name", "asked"), CALLS, ids=[name for name, _ in CALLS])
+@pytest.mark.parametrize("prompt", [1, 3])
+@pytest.mark.parametrize("prefix", [None, lambda number, sent: [3, 4]], ids=["free", "prefixes"])
+def test_the_plan_has_transformers_order(name: str, asked: dict[str, Any], prompt: int, prefix: Any) -> None:
+    source = torch.randint(3, V, (2, 5))
+    call = CallFacts(prompt_length=prompt, batch_size=2, prefix_allowed_tokens_fn=prefix is not None)
+    request = resolve(GenerationConfig(max_new_tokens=9), asked, model=MODEL, call=call)
+    built = ours.build_processors(
+        processor_plan(request),
+        source_ids=source,
+        rows_per_source=request.rows_per_source,
+        prefix_allowed_tokens_fn=prefix,
+    )
+    theirs = oracle.plan_names({**asked, "max_new_tokens": 9, "eos_token_id": 2}, prompt, source, prefix)
+    if "min_new_tokens" in asked and "MinLengthLogitsProcessor" in theirs:
+        theirs.remove("MinLengthLogitsProcessor")  # says the same once more
+    assert [type(each).__name__ for each in built] == theirs
+
+
+def test_without_source_ids_the_plan_has_nothing_that_looks_at_the_source() -> None:
+    request = resolve(
+        GenerationConfig(), {"encoder_no_repeat_ngram_size": 2, "max_new_tokens": 5, "num_beams": 2}, model=MODEL
+    )
+    assert plan.EncoderNoRepeatNGram(2) in processor_plan(request)
+    assert processor_plan(request, encoder_input_ids=False) == (plan.Callers(),)
+    with pytest.raises(GenerationError, match="EncoderNoRepeatNGram looks at the source, but no source ids"):
+        ours.build_processors(processor_plan(request))
+
+
+def test_the_parameters_of_a_plan_reach_the_processors() -> None:
+    asked = {
+        "max_new_tokens": 8,
+        "num_beams": 2,
+        "do_sample": True,
+        "forced_bos_token_id": 4,
+        "begin_suppress_tokens": [8],
+        "exponential_decay_length_penalty": (3, 1.1),
+        "min_new_tokens": 3,
+        "forced_eos_token_id": 2,
+        "top_p": 0.9,
+    }
+    request = resolve(GenerationConfig(), asked, model=MODEL)
+    assert processor_plan(request) == (
+        plan.MinNewTokens(1, 3, (2,)),
+        plan.ForcedBOS(4),
+        plan.ForcedEOS(9, (2,)),
+        plan.ExponentialDecay(4, 1.1, (2,)),
+        plan.SuppressAtBegin((8,), 2),
+        plan.Callers(),
+        plan.TopK(50, 2),
+        plan.TopP(0.9, 2),
+    )
+
+
+def test_the_callers_processors_run_before_the_warpers() -> None:
+    def mine(input_ids: Tensor, scores: Tensor) -> Tensor:
+        return scores
+
+    built = ours.build_processors(
+        (plan.NoRepeatNGram(2), plan.Callers(), plan.Temperature(0.5), plan.Renormalize()), custom=[mine]
+    )
+    kinds = [type(each).__name__ for each in built]
+    assert kinds == ["NoRepeatNGramLogitsProcessor", "function", "TemperatureLogitsWarper", "LogitNormalization"]
+    assert not built.rows_may_leave
+
+
+def test_a_callers_processor_replaces_ours_of_the_same_class() -> None:
+    mine = ours.NoRepeatNGramLogitsProcessor(4)
+    with pytest.warns(ConjoinWarning, match="logits_processor holds NoRepeatNGramLogitsProcessor"):
+        built = ours.build_processors((plan.NoRepeatNGram(2), plan.Callers()), custom=[mine])
+    assert list(built) == [mine]
+
+
+def test_processors_written_for_transformers_run() -> None:
+    class OnlyEven(ours.LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            scores[:, 1::2] = -torch.inf
+            return scores
+
+    every = ours.LogitsProcessorList([OnlyEven(), oracle.processor("TemperatureLogitsWarper", 0.5)])
+    result = every(torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 6))
+    assert result.tolist() == [[2.0, -torch.inf, 2.0, -torch.inf, 2.0, -torch.inf]] * 2
+
+
+def test_a_bad_word_that_is_an_end_alone_is_left_alone() -> None:
+    built = ours.build_processors((plan.NoBadWords(((2,),), (2,)), plan.Callers()))
+    assert list(built) == []

@@ -1,0 +1,128 @@
+"""Every code block of the README and the docs runs, in order, with small local checkpoints where it names hub ids."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conjoin import AutoTokenizer, BertConfig, EncoderDecoderModel, ModernBertConfig
+from conjoin.cli import app
+from conjoin.families import families
+from conjoin.torch.pair.halves import Encoder
+from pairs import SMALL, stir, with_tokenizer
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+RUN = {"python", "sh"}
+SAID = {"", "text", "json"}
+"""Blocks that show what is printed or stored."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every block."""
+    return [(found[1], found[2]) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder where the hub ids of the pages are folders, and a BertConfig() that is quick to fill."""
+    monkeypatch.chdir(tmp_path)
+    bert = with_tokenizer(Path("google-bert/bert-base-uncased"), "bert", max_position_embeddings=512)
+    with_tokenizer(Path("openai-community/gpt2"), "gpt2", n_positions=512)
+    modern, tokenizer = Path("answerdotai/ModernBERT-base"), AutoTokenizer.from_pretrained(bert)
+    tokenizer.save_pretrained(modern)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=20, num_attention_heads=5, num_hidden_layers=3, intermediate_size=37
+    )
+    stir(Encoder.from_config(config)).save_pretrained(modern)
+    pair = EncoderDecoderModel.from_encoder_decoder_pretrained(bert, bert)
+    pair.tokenizer, pair.config.fresh = tokenizer, []  # it stands for a trained one
+    pair.save_pretrained("patrickvonplaten/bert2bert_cnn_daily_mail")
+    for name, value in {
+        **SMALL,
+        "vocab_size": 420,
+        "max_position_embeddings": 512,
+        "hidden_size": 20,
+        "num_attention_heads": 5,
+    }.items():
+        monkeypatch.setattr(BertConfig, name, value)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.usefixtures("stand_ins")
+def test_every_block_of_a_page_runs(page: Path) -> None:
+    names: dict[str, object] = {}
+    for language, text in blocks(page):
+        assert language in RUN | SAID, f"{page.name}: a block of {language!r} cannot be run"
+        if language == "python":
+            exec(compile(text, f"{page.name}: {text.splitlines()[0]}", "exec"), names)
+        elif language == "sh":
+            run_lines(text)
+    if page.name == "README.md":
+        assert torch.isfinite(names["loss"])  # pyright: ignore[reportArgumentType]
+
+
+CONTRACT = """
+from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, AutoTokenizer, BertTokenizer
+
+config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
+model = EncoderDecoderModel(config=config)
+
+tokenizer = BertTokenizer.from_pretrained("google-bert/bert-base-uncased")
+model = EncoderDecoderModel.from_encoder_decoder_pretrained(
+    "google-bert/bert-base-uncased", "google-bert/bert-base-uncased"
+)
+
+model.config.decoder_start_token_id = tokenizer.cls_token_id
+model.config.pad_token_id = tokenizer.pad_token_id
+loss = model(input_ids=input_ids, labels=labels).loss
+
+model.save_pretrained("out"); model = EncoderDecoderModel.from_pretrained("patrickvonplaten/bert2bert_cnn_daily_mail")
+ids = model.generate(tokenizer(text, return_tensors="pt").input_ids, num_beams=4)
+print(tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
+"""
+"""Code that users have for Hugging Face's class, with nothing but the import changed."""
+
+
+@pytest.mark.usefixtures("stand_ins")
+@pytest.mark.filterwarnings("ignore:Neither max_new_tokens nor max_length")
+def test_code_for_transformers_runs_with_another_import_only(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[8, 9]]), "text": "a quick fox"}
+    exec(CONTRACT, given)
+    assert torch.isfinite(given["loss"])
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def run_lines(text: str) -> None:
+    """Run the lines of a shell block, each a call of conjoin."""
+    for line in text.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "conjoin", line
+        told = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert told.exit_code == 0, f"{line}\n{told.output}"
+
+
+def test_the_readme_lists_the_families_that_there_are() -> None:
+    table = (ROOT / "README.md").read_text().partition("| model_type |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([\w-]+)`", table)) == set(families())
+
+
+def test_the_readmes_rows_are_what_the_families_are() -> None:
+    ways = {"native": "as trained", "bidirectional": "mask lifted", "half": "the encoder half"}
+    kinds = {"own": "as in transformers", "grafted": "grafted in", "half": "the decoder half"}
+    for line in (ROOT / "README.md").read_text().partition("| model_type |")[2].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        for name in re.findall(r"`([\w-]+)`", cells[0]) if len(cells) == 3 else ():
+            assert cells[1] == ways[families()[name].encoder], name
+            assert kinds[families()[name].decoder] in cells[2], name
+
+
+def test_every_room_has_a_short_readme() -> None:
+    rooms = [path.parent for path in (ROOT / "src" / "conjoin").glob("*/__init__.py")]
+    assert rooms
+    long = [room.name for room in rooms if len((room / "README.md").read_text().splitlines()) > 20]
+    assert not long
