@@ -172,7 +172,7 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "TokenizerError": "errors",
     "TokenizerPair": "tokenizer",
-    "TrainingArguments": "training.arguments",
+    "TrainingArguments": "training.settings.arguments",
     "TrainingError": "errors",
     "WeightError": "errors",
     "XLMRobertaConfig": "families.roberta",

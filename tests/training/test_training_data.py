@@ -12,7 +12,8 @@ import pytest
 
 from conjoin import ConfigError, DataError, TrainingArguments
 from conjoin.evaluation.sources import SourceFile
-from conjoin.training import Pairs, lines, read_pairs
+from conjoin.training import Pairs, read_pairs
+from conjoin.training.data import lines
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import ByRows, ByTokens, Plan, choose_batching
 from conjoin.training.data.examples import Examples, Room, Rows, tokenize_pairs
