@@ -1,7 +1,10 @@
 """One error tree. Every message says what happened, what was expected and what to do."""
 
+import inspect
+import os
 import re
 import reprlib
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -83,6 +86,17 @@ class ConjoinWarning(UserWarning):
 
     def __init__(self, *what: object) -> None:
         super().__init__(*(plain(each) if isinstance(each, str) else each for each in what))
+
+
+_PACKAGE = os.path.join(os.path.dirname(__file__), "")
+
+
+def warn(text: str) -> None:
+    """Issue a ConjoinWarning that points at the nearest caller outside conjoin, however deep in it the cause lies."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, ConjoinWarning, stacklevel=level)
 
 
 def listing(problems: list[str], *, limit: int = 20) -> str:

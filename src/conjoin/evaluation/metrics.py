@@ -3,7 +3,6 @@
 Every score is in percent, but for `loss` (nats per token). High is good, but for `loss` and `ter`.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from conjoin.errors import ConfigError, ConjoinWarning, MissingBackend
+from conjoin.errors import ConfigError, MissingBackend, warn
 
 Scores = dict[str, float]
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -145,11 +144,9 @@ def _warn_of_letters_that_rouge_drops(references: Sequence[str]) -> None:
     letters = [letter for text in references for letter in text if letter.isalpha()]
     dropped = sum(not letter.isascii() for letter in letters)
     if dropped > 0.05 * len(letters):
-        warnings.warn(
+        warn(
             f"ROUGE counts a to z and 0 to 9 only, and {100 * dropped / len(letters):.0f} % of the letters in the "
-            "references are others. chrf counts every letter.",
-            ConjoinWarning,
-            stacklevel=4,
+            "references are others. chrf counts every letter."
         )
 
 

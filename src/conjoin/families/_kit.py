@@ -1,14 +1,13 @@
 """What families are made of: the Family record, and the small vocabulary that their files share."""
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.errors import ConfigError, ConjoinWarning
+from conjoin.errors import ConfigError, warn
 from conjoin.families._config import PretrainedConfig
 
 Role = Literal["encoder", "decoder"]
@@ -268,8 +267,4 @@ def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
 def warn_no_effect(config: PretrainedConfig, key: str) -> None:
     """Warn that a setting which is not 0 changes nothing."""
     if value := getattr(config, key):
-        warnings.warn(
-            f"{config.model_type}: config.json has {key} = {value}; conjoin never drops layers, so it has no effect.",
-            ConjoinWarning,
-            stacklevel=3,
-        )
+        warn(f"{config.model_type}: config.json has {key} = {value}; conjoin never drops layers, so it has no effect.")

@@ -1,11 +1,10 @@
 """Settings that cannot be honoured, contradict each other, or have no effect."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from conjoin import limits
-from conjoin.errors import ConjoinWarning, GenerationError, listing
+from conjoin.errors import GenerationError, listing, warn
 from conjoin.generation.asked import GENERATE_ARGUMENTS, Asked, Tokens
 from conjoin.generation.facts import CallFacts, ModelFacts
 from conjoin.generation.idle import idle_settings
@@ -38,7 +37,7 @@ def check(asked: Asked, tokens: Tokens, model: ModelFacts, call: CallFacts) -> N
     _raise("Generation settings that conjoin cannot honour", [*_unsupported(asked)])
     _raise("Generation settings contradict each other", [*_conflicts(asked, tokens, call)])
     if idle := [*idle_settings(asked, tokens, call)]:
-        warnings.warn(f"Generation settings without effect:\n{listing(idle)}", ConjoinWarning, stacklevel=2)
+        warn(f"Generation settings without effect:\n{listing(idle)}")
 
 
 def _raise(title: str, problems: list[str]) -> None:

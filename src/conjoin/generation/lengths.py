@@ -1,10 +1,9 @@
 """How long a result may and must be."""
 
-import warnings
 from dataclasses import dataclass
 
 from conjoin import limits
-from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.errors import GenerationError, warn
 from conjoin.generation.asked import Asked
 from conjoin.generation.facts import CallFacts, ModelFacts
 
@@ -63,7 +62,7 @@ def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths
         )
         if name in asked.by_caller or not asked.by_caller & {"max_length", "max_new_tokens"}:
             raise GenerationError(what, hint=f"lower {name} or raise max_new_tokens.")
-        _warn(f"{what} The model's own {name} gives way: no row ends before {longest}. Set {name}=0 to let rows end.")
+        warn(f"{what} The model's own {name} gives way: no row ends before {longest}. Set {name}=0 to let rows end.")
         shortest, least_new = longest, 0
     return Lengths(prompt=call.prompt_length, longest=longest, shortest=shortest, min_new_tokens=least_new)
 
@@ -74,7 +73,7 @@ def _longest(asked: Asked, prompt_length: int) -> int:
         return new + prompt_length
     if total is not None:
         return total
-    _warn(
+    warn(
         f"Neither max_new_tokens nor max_length is set, so results end after {DEFAULT_NEW_TOKENS} tokens. "
         "Set max_new_tokens."
     )
@@ -90,12 +89,8 @@ def _within_table(longest: int, model: ModelFacts, call: CallFacts) -> int:
         raise GenerationError(
             f"{call.prompt_length} decoder tokens were given, but the decoder has {model.max_positions} positions."
         )
-    _warn(
+    warn(
         f"Results may have {longest} tokens, but the decoder has {model.max_positions} positions: they end at {fits}. "
         f"Set max_new_tokens to at most {fits - call.prompt_length}."
     )
     return fits
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConjoinWarning, stacklevel=2)

@@ -1,9 +1,8 @@
 """Where beams find fewer results than were asked for."""
 
-import warnings
 from collections.abc import Sequence
 
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 
 _SHOWN = 8
 
@@ -19,9 +18,7 @@ def tell_fewer(counts: Sequence[int] | None, asked: int) -> None:
         return
     shown = ", ".join(f"source {source} has {count}" for source, count in fewer[:_SHOWN])
     more = f", and {len(fewer) - _SHOWN} sources more" if len(fewer) > _SHOWN else ""
-    warnings.warn(
+    warn(
         f"Fewer results than num_return_sequences = {asked}: {shown}{more}. The search found no other; rows of all "
-        "sources follow one another. results_per_source, with return_dict_in_generate=True, says how many each has.",
-        ConjoinWarning,
-        stacklevel=2,
+        "sources follow one another. results_per_source, with return_dict_in_generate=True, says how many each has."
     )

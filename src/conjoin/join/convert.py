@@ -1,7 +1,6 @@
 """Rewriting a checkpoint in the files of another framework, without any framework."""
 
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from conjoin.checkpoint import (
     writers_replaced,
 )
 from conjoin.configuration import AutoConfig
-from conjoin.errors import ConfigError, ConjoinWarning, FileError
+from conjoin.errors import ConfigError, FileError, warn
 from conjoin.join.names import dialect, left_out
 
 
@@ -63,7 +62,7 @@ def convert_checkpoint(
     _refuse_to_replace(out or folder, framework, form)
     with open_checkpoint(folder, framework=source) as checkpoint, replacing_folder(out or folder) as staging:
         if form == H5 and any(info.dtype == "bfloat16" for info in checkpoint.values()):
-            warnings.warn("HDF5 cannot hold bfloat16: written as float32.", ConjoinWarning, stacklevel=2)
+            warn("HDF5 cannot hold bfloat16: written as float32.")
         written = write_dialect(
             staging,
             _tensors(checkpoint, left_out(config, checkpoint)),

@@ -1,6 +1,5 @@
 """Which parameter comes from where: each one copied, tied or fresh; each checkpoint tensor used or named as unused."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from html import escape
@@ -11,7 +10,7 @@ import numpy as np
 from conjoin import spec
 from conjoin.checkpoint import Checkpoint, Match, NameTable, audit
 from conjoin.configuration import CrossAttentionInit
-from conjoin.errors import ConjoinWarning, plain
+from conjoin.errors import plain, warn
 from conjoin.families import Role
 from conjoin.join.missing import require_halves
 from conjoin.join.pair import shared_names
@@ -305,11 +304,9 @@ def warn_of_copies(offers: list[Offer], ties: Mapping[str, str]) -> None:
         for taken, *others in held.values():
             apart = [each.name for each in others if not offer.alike(taken, each)]
             if apart:
-                warnings.warn(
+                warn(
                     f"{offer.label}: {', '.join(apart)} should be copies of {taken.name}, and hold other numbers: "
-                    f"{taken.name} is taken.",
-                    ConjoinWarning,
-                    stacklevel=5,
+                    f"{taken.name} is taken."
                 )
 
 

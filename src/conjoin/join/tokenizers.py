@@ -1,12 +1,11 @@
 """The tokenizers that belong to a model: found in the folders that it comes from, loaded when first asked for."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConjoinError, ConjoinWarning, NoTokenizerError
+from conjoin.errors import ConjoinError, NoTokenizerError, warn
 from conjoin.families import PretrainedConfig
 from conjoin.join.tokens import fill_special_tokens, lacks_tokens
 
@@ -103,7 +102,7 @@ def target_tokenizer(folder: Path | None) -> "Tokenizer | None":
     try:
         return _single(load_tokenizer(folder), "target")
     except ConjoinError as error:
-        warnings.warn(f"The decoder's tokenizer cannot be used: {error}", ConjoinWarning, stacklevel=5)
+        warn(f"The decoder's tokenizer cannot be used: {error}")
         return None
 
 

@@ -1,13 +1,12 @@
 """A model that knows which of its parameters nobody has trained, and says so once where that matters."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.families import PretrainedConfig
 from conjoin.join import FreshStart, JoinReport, first_numbers, fresh_names, part_of, record, recorded
 
@@ -46,11 +45,9 @@ class RemembersFresh:
             return
         fresh = self.fresh_record(parameters())
         if still := sorted(part for part in parts if any(name == part or part_of(name) == part for name in fresh)):
-            warnings.warn(
+            warn(
                 f"{', '.join(still)}: fresh since the join, and never trained; what this model writes means nothing "
-                "yet. Train it; or, if you gave it trained weights, set model.config.fresh = [].",
-                ConjoinWarning,
-                stacklevel=5,
+                "yet. Train it; or, if you gave it trained weights, set model.config.fresh = []."
             )
 
 

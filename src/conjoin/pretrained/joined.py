@@ -1,6 +1,5 @@
 """How a model of plain arrays comes about: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
 
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from os import PathLike
@@ -10,7 +9,7 @@ from typing import Any, ClassVar, Self
 from conjoin import spec
 from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.join import (
     JoinReport,
@@ -174,7 +173,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
         """
         dtype = dtype or overrides.pop("torch_dtype", None)
         if overrides.pop("seed", None) is not None:
-            warnings.warn("seed: no effect, a file holds every parameter.", ConjoinWarning, stacklevel=2)
+            warn("seed: no effect, a file holds every parameter.")
         refuse_torch_words(overrides, cls.placing)
         framework = take_framework(overrides)
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}

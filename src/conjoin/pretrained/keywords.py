@@ -1,7 +1,6 @@
 """Keywords of from_pretrained and of joining, sorted; and the config that they leave."""
 
 import json
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from conjoin.checkpoint import FROM_KEYWORDS
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
-from conjoin.errors import ConfigError, ConjoinWarning, listing, near
+from conjoin.errors import ConfigError, listing, near, warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig
 from conjoin.generation import GENERATION_WORDS, GenerationConfig
 
@@ -47,7 +46,7 @@ def take_loading_words(keywords: dict[str, Any]) -> None:
     """
     idle = [name for name in _IDLE if keywords.pop(name, None) is not None]
     if idle:
-        warnings.warn(f"{', '.join(idle)}: no effect here.", ConjoinWarning, stacklevel=4)
+        warn(f"{', '.join(idle)}: no effect here.")
     refused = [f"{name}={value!r}" for name in _REFUSED if (value := keywords.pop(name, None))]
     if refused:
         raise ConfigError(
@@ -139,7 +138,7 @@ def _without_misspelt(kind: type[PretrainedConfig], values: dict[str, Any], pref
         for name, other in meant.items()
     ]
     if told:
-        warnings.warn("\n".join(told), ConjoinWarning, stacklevel=5)
+        warn("\n".join(told))
     return {name: value for name, value in values.items() if meant.get(name) is None}
 
 

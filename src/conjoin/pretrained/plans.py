@@ -1,12 +1,11 @@
 """What a checkpoint's file holds against what its config says of it, settled before any array is made."""
 
-import warnings
 from dataclasses import replace
 
 from conjoin import spec
 from conjoin.checkpoint import Checkpoint
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join import Offer, half_offer, half_spec, unshared
 
@@ -17,11 +16,9 @@ def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
     A whole BART's config keeps its word, since it speaks for the halves' word tables too.
     """
     assert pair.decoder.head is not None
-    warnings.warn(
+    warn(
         "The decoder's config ties the head to the word table, but its file stores two different matrices: "
-        "both are loaded, and the head is not tied.",
-        ConjoinWarning,
-        stacklevel=5,
+        "both are loaded, and the head is not tied."
     )
     if isinstance(config, EncoderDecoderConfig):
         config.decoder.tie_word_embeddings = False
@@ -39,11 +36,9 @@ def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) 
     if not apart:
         return pair
     assert isinstance(config, EncoderDecoderConfig)
-    warnings.warn(
+    warn(
         f"The config says that the halves share parameters, but the file stores {len(apart)} of them twice with "
-        f"different contents, {apart[0]} first: both are loaded, and nothing is shared.",
-        ConjoinWarning,
-        stacklevel=4,
+        f"different contents, {apart[0]} first: both are loaded, and nothing is shared."
     )
     config.share = "none"
     return replace(pair, share="none")

@@ -1,13 +1,12 @@
 """Generation settings, kept beside a model's config and saved with it."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from conjoin.checkpoint import Staging, write_json
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConfigError, ConjoinWarning, listing, shown
+from conjoin.errors import ConfigError, listing, shown, warn
 from conjoin.families import PretrainedConfig
 from conjoin.generation import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig
 from conjoin.limits import VOCAB
@@ -94,11 +93,9 @@ class WithGenerationConfig:
                 setattr(self.config, name, said)
                 setattr(found, name, None)
             else:
-                warnings.warn(
+                warn(
                     f"{name} is {known} in config.json and {said} in {FILE}: training uses the first, generate the "
-                    f"second. If that is not meant, set model.generation_config.{name} = None.",
-                    ConjoinWarning,
-                    stacklevel=5,
+                    f"second. If that is not meant, set model.generation_config.{name} = None."
                 )
 
     def save_generation_config(self, staging: Staging) -> None:
@@ -144,9 +141,7 @@ def _warn_of_two_words(config: PretrainedConfig, older: GenerationConfig, found:
                 f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}"
             )
     if apart:
-        warnings.warn(
+        warn(
             f"Two files say how to generate, and disagree:\n{listing(sorted(apart))}\n{FILE} is followed; remove these "
-            "from config.json, or save the model anew, which does that.",
-            ConjoinWarning,
-            stacklevel=5,
+            "from config.json, or save the model anew, which does that."
         )

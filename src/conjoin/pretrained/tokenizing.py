@@ -1,12 +1,11 @@
 """The tokenizers that travel with a model."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from conjoin.checkpoint import Staging
-from conjoin.errors import ConjoinError, ConjoinWarning
+from conjoin.errors import ConjoinError, warn
 from conjoin.join import OneFolder, TwoFolders
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class WithTokenizer:
         try:
             tokenizer = self.tokenizer
         except ConjoinError as error:
-            warnings.warn(f"The model is saved without its tokenizers: {error}", ConjoinWarning, stacklevel=4)
+            warn(f"The model is saved without its tokenizers: {error}")
             return
         for name in _OF_A_PAIR:
             staging.remove(name)

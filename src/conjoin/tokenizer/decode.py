@@ -5,11 +5,10 @@ from typing import Any, cast
 
 from tokenizers import Tokenizer as Backend
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, warn
 from conjoin.tokenizer.pad import as_lists
 from conjoin.tokenizer.rust import in_turn
 from conjoin.tokenizer.special import SpecialTokens
-from conjoin.tokenizer.warn import warn
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 """transformers' key for tokenizer_config.json; the name is its own warning."""

@@ -4,9 +4,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, warn
 from conjoin.limits import ROW_TOKENS
-from conjoin.tokenizer.warn import warn
 
 NO_LIMIT = int(1e30)
 """`model_max_length` of a tokenizer that knows no limit; the number is transformers'."""

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from conjoin.errors import warn
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
 from conjoin.tokenizer.files.read import Vocabulary
 from conjoin.tokenizer.languages import TargetLanguage, known_language
 from conjoin.tokenizer.rust import in_turn
 from conjoin.tokenizer.settings import Settings, Token, text_of
 from conjoin.tokenizer.unigram import Scores, UnigramTokenizer, fairseq_frame
-from conjoin.tokenizer.warn import warn
 
 # fmt: off
 MBART_LANGUAGES = (

@@ -7,10 +7,9 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from conjoin.errors import TokenizerError, listing
+from conjoin.errors import TokenizerError, listing, warn
 from conjoin.tokenizer.rust import add, in_turn
 from conjoin.tokenizer.settings import NAMED, Settings, Token, text_of
-from conjoin.tokenizer.warn import warn
 
 
 class NamedToken:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self, cast
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, warn
 from conjoin.tokenizer.batch import BatchEncoding, TensorKind
 from conjoin.tokenizer.decode import Decoding
 from conjoin.tokenizer.files.find import Source
@@ -21,7 +21,6 @@ from conjoin.tokenizer.run import Columns, Pad, Runner, Wish, collect
 from conjoin.tokenizer.rust import in_turn, limits_of, set_limits
 from conjoin.tokenizer.settings import Settings, Token
 from conjoin.tokenizer.texts import as_texts
-from conjoin.tokenizer.warn import warn
 
 
 class Tokenizer(Decoding):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from conjoin.errors import TokenizerError, listing
+from conjoin.errors import TokenizerError, listing, warn
 from conjoin.tokenizer.files.find import TOKENIZER_JSON, Files
 from conjoin.tokenizer.files.frame import ENDS, ends_of, honour_ends, rename_in_frame
 from conjoin.tokenizer.files.read import model_kind, read_backend, read_json
@@ -19,7 +19,6 @@ from conjoin.tokenizer.files.refuse import check_document
 from conjoin.tokenizer.files.sample import Sample, check_same, is_random
 from conjoin.tokenizer.files.switches import SWITCHES
 from conjoin.tokenizer.settings import NAMED, Settings, read_settings, text_of
-from conjoin.tokenizer.warn import warn
 
 if TYPE_CHECKING:
     from conjoin.tokenizer.tokenizer import Tokenizer

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from conjoin.errors import warn
 from conjoin.tokenizer.files.sample import SAMPLE
 from conjoin.tokenizer.parts import Step, part_of, put_part, steps
-from conjoin.tokenizer.warn import warn
 
 if TYPE_CHECKING:
     from conjoin.tokenizer.tokenizer import Tokenizer

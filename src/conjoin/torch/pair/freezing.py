@@ -1,13 +1,12 @@
 """Which parts of a joined model are trained."""
 
-import warnings
 from collections.abc import Iterator
 from typing import Self
 
 from torch import nn
 
 from conjoin import spec as specs
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.join import part_of, parts_named
 
 
@@ -72,9 +71,7 @@ class Freezing(nn.Module):
                 parameter.requires_grad_(trained)
                 also |= {part} - chosen
         if also:
-            warnings.warn(
+            warn(
                 f"The halves share parameters: those of {', '.join(sorted(also))} are "
-                f"{'trained' if trained else 'frozen'} too.",
-                ConjoinWarning,
-                stacklevel=3,
+                f"{'trained' if trained else 'frozen'} too."
             )

@@ -1,6 +1,5 @@
 """The two halves of a joined model, each usable, savable and loadable on its own."""
 
-import warnings
 from os import PathLike
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve, take_framework
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
@@ -194,7 +193,7 @@ class Decoder(Half):
             wanted: True at the positions whose states and scores are read; elsewhere they may be zeros, for less work.
         """
         if use_cache and self.checkpoint_every and self.training:
-            warnings.warn("use_cache=True has no effect while checkpointing in training.", ConjoinWarning, stacklevel=2)
+            warn("use_cache=True has no effect while checkpointing in training.")
             use_cache = False
         require_cache(past_key_values, self.embed.words.weight)
         cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)

@@ -1,11 +1,10 @@
 """What a smaller vocabulary would lose: ids that the model itself uses, words of its tokenizer, rows."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, listing
+from conjoin.errors import ConfigError, ConjoinError, listing, warn
 from conjoin.families import Role
 from conjoin.join import special_tokens
 
@@ -63,11 +62,7 @@ def _tell(model: Any, role: Role, size: int, old: int) -> None:
     logging.getLogger(__name__).warning("%s: the rows of ids %d to %d are dropped.", role, size, old - 1)
     tokens = _tokens(model, role)
     if tokens is not None and tokens > size:
-        warnings.warn(
-            f"{role} = {size}, but its tokenizer has {tokens} tokens: texts with the last ones cannot be read.",
-            ConjoinWarning,
-            stacklevel=5,
-        )
+        warn(f"{role} = {size}, but its tokenizer has {tokens} tokens: texts with the last ones cannot be read.")
 
 
 def _tokens(model: Any, role: Role) -> int | None:

@@ -1,13 +1,12 @@
 """From whatever a user has to examples: files, rows of text, rows of ids."""
 
-import warnings
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 
-from conjoin.errors import ConfigError, ConjoinWarning, DataError
+from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.examples import IGNORED, Examples, Room, Rows, tokenize_pairs
@@ -72,11 +71,7 @@ def to_examples(
     _check_columns(examples, pair)
     if examples.cut > MANY_CUT * len(examples):
         room = room_of(arguments, pair)
-        warnings.warn(
-            f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed {_told(room)} and may be cut.",
-            ConjoinWarning,
-            stacklevel=4,
-        )
+        warn(f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed {_told(room)} and may be cut.")
     return examples
 
 

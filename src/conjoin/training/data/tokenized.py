@@ -1,6 +1,5 @@
 """Rows that are tokenized already: every column is used as a model's forward uses it, or named."""
 
-import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import ConjoinWarning, DataError, listing
+from conjoin.errors import DataError, listing, warn
 from conjoin.limits import DATA_PROBLEMS
 from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.data.lines import problems_of
@@ -148,11 +147,7 @@ class _Table:
     def _warn(self) -> None:
         if self._unknown:
             names = ", ".join(map(repr, sorted(self._unknown)))
-            warnings.warn(
-                f"{self.name}: nothing reads the columns {names}. Read are {', '.join(TAKEN)}.",
-                ConjoinWarning,
-                stacklevel=8,
-            )
+            warn(f"{self.name}: nothing reads the columns {names}. Read are {', '.join(TAKEN)}.")
 
 
 class _Unusable(Exception):

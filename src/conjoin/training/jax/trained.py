@@ -1,9 +1,8 @@
 """Which parameters of a model are trained; in PyTorch a parameter knows by itself."""
 
-import warnings
 from collections import defaultdict
 
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.jax.training import parameter_table
 from conjoin.join import part_of, parts_named
@@ -22,11 +21,7 @@ def trained_names(model: FlaxEncoderDecoderModel, arguments: TrainingArguments) 
     frozen = parts_named(words, there) if words else set[str]()
     halves = {part for found in parts.values() if found & frozen for part in found} - frozen
     if halves:
-        warnings.warn(
-            f"The halves share parameters: those of {', '.join(sorted(halves))} are frozen too.",
-            ConjoinWarning,
-            stacklevel=2,
-        )
+        warn(f"The halves share parameters: those of {', '.join(sorted(halves))} are frozen too.")
     table = parameter_table(model)
     return [name for name, kind in table.items() if kind.trained and not parts[name] & frozen]
 

@@ -1,12 +1,11 @@
 """The end of a run: the final model with its card and recipe, and the report."""
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConjoinError, ConjoinWarning
+from conjoin.errors import ConjoinError, warn
 from conjoin.training.folder.metrics_log import is_number, read_log
 from conjoin.training.folder.run_folder import RECIPE_FILE
 from conjoin.training.loop.card import as_code, model_card
@@ -58,7 +57,7 @@ def _evaluations(run: "Run") -> list[dict[str, Any]]:
     try:
         return [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
     except ConjoinError as error:
-        warnings.warn(f"The model card says nothing of evaluations: {error}", ConjoinWarning, stacklevel=2)
+        warn(f"The model card says nothing of evaluations: {error}")
         return []
 
 
@@ -89,4 +88,4 @@ def _report(trainer: "Trainer[Any]", run: "Run") -> None:
             attention.record(trainer.model, run.engine.cross_attention, pairs, path)
         report.write_report(run.folder.path)
     except ConjoinError as error:
-        warnings.warn(f"The model is saved, but not its report: {error}", ConjoinWarning, stacklevel=2)
+        warn(f"The model is saved, but not its report: {error}")

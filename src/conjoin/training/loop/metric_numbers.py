@@ -1,12 +1,11 @@
 """What a user's own metrics come to: plain numbers by name, whichever library they are of."""
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from numbers import Number
 from typing import Any, cast
 
-from conjoin.errors import ConjoinWarning, shown
+from conjoin.errors import shown, warn
 
 _LEVELS = 8
 """Mappings in one another; deeper ones are taken for one that holds itself."""
@@ -24,7 +23,7 @@ def plain_numbers(given: object, whose: str) -> dict[str, float]:
         whose: Where it came from, for the warning.
     """
     if not isinstance(given, Mapping):
-        _warn(f"{whose} gave {_kind(given)}; expected numbers by name, as in {{'f1': 0.5}}. Nothing of it is kept.")
+        warn(f"{whose} gave {_kind(given)}; expected numbers by name, as in {{'f1': 0.5}}. Nothing of it is kept.")
         return {}
     found: dict[str, float] = {}
     odd: list[str] = []
@@ -38,7 +37,7 @@ def plain_numbers(given: object, whose: str) -> dict[str, float]:
             found[name] = number
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        _warn(f"{whose} gave what is no number, and it is left out: {'; '.join(odd[:3])}{more}.")
+        warn(f"{whose} gave what is no number, and it is left out: {'; '.join(odd[:3])}{more}.")
     return found
 
 
@@ -89,7 +88,3 @@ def _element(value: Any) -> Any:
 def _kind(value: object) -> str:
     size = len(value) if isinstance(value, list | tuple | dict | str) else None
     return f"of type {type(value).__name__}" + ("" if size is None else f" and length {size}")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, ConjoinWarning, stacklevel=4)

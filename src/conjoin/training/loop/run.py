@@ -1,12 +1,11 @@
 """One run: steps, logs, evaluations and checkpoints in their order, on any framework's engine."""
 
 import math
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoint import write_json
-from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, TrainingError
+from conjoin.errors import ConfigError, ConjoinError, TrainingError, warn
 from conjoin.training.data.arrays import counted_labels, tokens_of
 from conjoin.training.data.batching import Plan, choose_batching
 from conjoin.training.data.examples import Examples
@@ -117,12 +116,10 @@ class Run:
         if self.state.batches_per_step != wanted:
             kept = self.state.batches_per_step % self.world.size == 0
             self.state.batches_per_step = self.state.batches_per_step if kept else wanted
-            warnings.warn(
+            warn(
                 f"The run had {self.state.batches_per_step if kept else 'another number of'} batches per step, "
                 f"the arguments and {self.world.size} processes make {wanted}; "
-                f"it goes on with {self.state.batches_per_step}.",
-                ConjoinWarning,
-                stacklevel=5,
+                f"it goes on with {self.state.batches_per_step}."
             )
         return Plan(
             lengths=self.examples.lengths,
@@ -323,12 +320,10 @@ class Run:
     def warn_of_unread_sources(self) -> None:
         """Say so if the last evaluation found that the model writes without reading."""
         if self.world.first and self._source_gain < UNREAD and self.state.global_step >= UNREAD_STEPS:
-            warnings.warn(
+            warn(
                 "The model does not read its sources: with the sources of other pairs its loss is the same "
                 f"(eval_source_gain = {self._source_gain:.4f}). Lower encoder_learning_rate, to a tenth of "
-                "learning_rate, say, so that the encoder keeps what it knows; or train longer.",
-                ConjoinWarning,
-                stacklevel=4,
+                "learning_rate, say, so that the encoder keeps what it knows; or train longer."
             )
 
     def _compare(self, metrics: dict[str, float]) -> None:

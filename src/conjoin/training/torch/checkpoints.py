@@ -1,7 +1,6 @@
 """Checkpoints of a run: model, optimizer, average, random states and progress, in one folder that appears whole."""
 
 import random
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoint import Staging, read_json, replacing_folder, write_json
-from conjoin.errors import ConjoinWarning, FileError, TrainingError, shown
+from conjoin.errors import FileError, TrainingError, shown, warn
 from conjoin.torch.cpu.linear_grad import as_products, fastest_products, use_products
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.torch.pair.pretrained import plain_state
@@ -155,11 +154,9 @@ def _adopt_products(path: Path) -> None:
     except ValueError as error:
         raise DamagedCheckpoint(f"{path}: {shown(saved)}; {error}.") from None
     if lacking := use_products(products):
-        warnings.warn(
+        warn(
             f"The run computed {', '.join(lacking)} of its linear layers in a way that this machine lacks (oneDNN, or "
-            "a compiler for our kernels); it goes on, but rounds differently from here on.",
-            ConjoinWarning,
-            stacklevel=2,
+            "a compiler for our kernels); it goes on, but rounds differently from here on."
         )
 
 

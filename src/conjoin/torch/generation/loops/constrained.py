@@ -1,13 +1,12 @@
 """Beam search whose results contain given phrases (Post & Vilar 2018, arXiv:1804.06609)."""
 
-import warnings
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from conjoin.errors import ConjoinWarning
+from conjoin.errors import warn
 from conjoin.generation import FORBIDDEN, AnyOf, Constraint, Phrase
 from conjoin.torch.generation.loop import Control, Decoded
 from conjoin.torch.generation.loops.beams import NEVER, BeamRules, Beams, Step, best_of
@@ -126,11 +125,9 @@ def constrained_beam_search(
     found = search.live.finish(search.beams.found)
     assert found.scores is not None
     if bool((found.scores < UNMET / rules.max_length ** max(rules.length_penalty, 1.0)).any()):
-        warnings.warn(
+        warn(
             "Some results do not contain every phrase of force_words_ids: their end was reached first. "
-            "Raise max_new_tokens or num_beams.",
-            ConjoinWarning,
-            stacklevel=3,
+            "Raise max_new_tokens or num_beams."
         )
     return found
 

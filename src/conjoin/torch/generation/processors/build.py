@@ -3,7 +3,6 @@
 A row's result depends on that row (and its source) only, whatever else is in the batch.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.errors import GenerationError, warn
 from conjoin.generation import plan as p
 from conjoin.generation.plan import ProcessorSpec
 from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList, RowwiseProcessor
@@ -141,11 +140,9 @@ def _merged(built: list[Any], custom: list[Any]) -> list[Any]:
     by_class = {type(processor): processor for processor in reversed(custom)}
     replaced = [type(processor) for processor in built if type(processor) in by_class]
     if replaced:
-        warnings.warn(
+        warn(
             f"logits_processor holds {', '.join(kind.__name__ for kind in replaced)}, which a generation setting asks "
-            "for too: yours is used. Leave one of them out.",
-            ConjoinWarning,
-            stacklevel=3,
+            "for too: yours is used. Leave one of them out."
         )
     merged = [by_class.get(type(processor), processor) for processor in built]
     return [*merged, *(processor for processor in custom if not any(processor is one for one in merged))]
