@@ -107,6 +107,24 @@ def test_an_id_of_tokenizer_json_is_held_to_the_same_limit(tmp_path: Path, model
         Tokenizer.from_pretrained(tmp_path)
 
 
+def test_two_words_of_a_vocab_json_never_share_an_id(tmp_path: Path) -> None:
+    """Which of them is read back, and which is saved, would be drawn by lot in each process."""
+    path = raw_folder("gpt2", tmp_path / "raw") / "vocab.json"
+    change(path, bos_token=64, other=64)
+    said = r"vocab\.json: tokens share an id.*\n.*'`' and 'bos_token' have the id 64\n.*'`' and 'other' have the id 64"
+    with pytest.raises(TokenizerError, match=said):
+        AutoTokenizer.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize("model", ["BPE", "WordPiece", "WordLevel"])
+def test_two_words_of_a_tokenizer_json_never_share_an_id(tmp_path: Path, model: str) -> None:
+    extra = {"merges": []} if model == "BPE" else {"unk_token": "[UNK]", "max_input_chars_per_word": 9}
+    vocab = {"a": 0, "[UNK]": 1, "b": 0}
+    write_json(tmp_path / "tokenizer.json", {"model": {"type": model, "vocab": vocab, **extra}})
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: tokens share an id.*\n.*'a' and 'b' have the id 0"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "added_tokens.json"])
 @pytest.mark.parametrize("index", [1e999, 2**31])
 def test_an_added_token_is_held_to_the_same_limit(tmp_path: Path, file: str, index: Any) -> None:

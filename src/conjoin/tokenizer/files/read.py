@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import FileError, TokenizerError
 from conjoin.jsons import JsonError, parse_json
-from conjoin.tokenizer.files.refuse import check_charsmap, check_ids
+from conjoin.tokenizer.files.refuse import check_charsmap, check_vocab
 from conjoin.tokenizer.files.sentencepiece import PieceType, merges_of, read_sentencepiece
 from conjoin.tokenizer.rust import no_panics
 
@@ -100,10 +100,10 @@ def read_byte_level(vocab: Path, merges: Path) -> Vocabulary:
     """Read `vocab.json` and `merges.txt` of a byte-level BPE.
 
     Raises:
-        TokenizerError: a merge names a piece that the vocabulary lacks, or is not two pieces.
+        TokenizerError: a merge names a piece that the vocabulary lacks, or is not two pieces; two pieces share an id.
     """
     ids = cast(dict[str, int], read_json(vocab))
-    check_ids(ids.values(), vocab)
+    check_vocab(ids, vocab)
     pairs: list[tuple[str, str]] = []
     for number, line in enumerate(_text(merges).split("\n"), start=1):
         if line.startswith("#version") or not line.strip():

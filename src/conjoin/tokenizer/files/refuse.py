@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from conjoin.errors import TokenizerError
+from conjoin.errors import TokenizerError, listing
 from conjoin.limits import VOCAB
 
 
@@ -25,16 +25,36 @@ def check_ids(ids: Iterable[Any], origin: Path | str) -> None:
             )
 
 
+def check_vocab(vocab: Mapping[str, Any], origin: Path | str) -> None:
+    """Refuse ids that are none, and an id of two words: Rust would decode to one of them, drawn by lot, and save it.
+
+    Raises:
+        TokenizerError: as `check_ids`; or two words have one id.
+    """
+    check_ids(vocab.values(), origin)
+    words: dict[int, str] = {}
+    shared = [
+        f"{words[index]!r} and {word!r} have the id {index}"
+        for word, index in vocab.items()
+        if words.setdefault(index, word) != word
+    ]
+    if shared:
+        raise TokenizerError(
+            f"{origin}: tokens share an id, so text of that id could be either:\n{listing(shared, limit=5)}",
+            hint="the file is damaged; fetch it again, or give each token an id of its own.",
+        )
+
+
 def check_document(document: Mapping[str, Any], origin: Path | str) -> None:
     """Check the ids and the normalisation tables of a tokenizer.json.
 
     Raises:
-        TokenizerError: as `check_ids` and `check_charsmap`.
+        TokenizerError: as `check_vocab`, `check_ids` and `check_charsmap`.
     """
     model = document.get("model")
     vocab = cast(dict[str, Any], model).get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, dict):
-        check_ids(cast(dict[str, Any], vocab).values(), origin)
+        check_vocab(cast(dict[str, Any], vocab), origin)
     added = document.get("added_tokens")
     if isinstance(added, list):
         tokens = [cast(dict[str, Any], token) for token in cast(list[Any], added) if isinstance(token, dict)]
