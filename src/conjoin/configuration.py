@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 from conjoin.checkpoint import SAFETENSORS, read_json, resolve
-from conjoin.errors import ConfigError, FileError, listing, near
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family
+from conjoin.errors import ConfigError, FileError, listing, near, shown
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys
 
 Share = Literal["none", "embeddings", "all"]
 CrossAttentionInit = Literal["normal", "self_attention", "zero_gate"]
@@ -26,7 +26,8 @@ class EncoderDecoderConfig(PretrainedConfig):
         tie_encoder_decoder: Hugging Face 4's word for `share="all"`; read, never written.
 
     Raises:
-        ConfigError: a half is missing or of an unknown family, or an unknown key stands under `conjoin`.
+        ConfigError: a half is missing or of an unknown family, an unknown key stands under `conjoin`, or a keyword is
+            nearly a field or a setting of `generate`.
     """
 
     model_type = "encoder-decoder"
@@ -49,7 +50,10 @@ class EncoderDecoderConfig(PretrainedConfig):
             extra.setdefault("share", "all")
         if is_gated(decoder):
             values["cross_attention_init"] = "zero_gate"
-        values["fresh"] = list(values.get("fresh") or extra.pop("fresh", None) or [])
+        fresh = values.get("fresh") or extra.pop("fresh", None) or []
+        if not _are_names(fresh):
+            raise ConfigError(f"EncoderDecoderConfig: fresh = {shown(fresh)}; expected a list of names.")
+        values["fresh"] = list(fresh)
         reads = {"is_decoder": True, "add_cross_attention": True}
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
@@ -67,6 +71,7 @@ class EncoderDecoderConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from what config.json holds, under Hugging Face's model_type or ours."""
+        _refuse_misspelt(cls, overrides)
         plain = {**values, **overrides}
         if plain.get("model_type") in PAIR_TYPES:
             plain.pop("model_type")
@@ -125,13 +130,12 @@ def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in cast("list[Any]", value))
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in cast("list[Any]", value))
 
 
 def _refuse_misspelt(cls: type[EncoderDecoderConfig], values: Iterable[str]) -> None:
-    """Other keys are kept, as config.json's are; but not those that a caller wrote and that are nearly fields."""
-    known = [name for base in cls.__mro__ for name in vars(base).get("__annotations__", {})]
-    known += ["encoder", "decoder", "conjoin", "tie_encoder_decoder", "torch_dtype", "model_type"]
+    """Other keys are kept, as config.json's are; but not those that a caller wrote and that are nearly known ones."""
+    known = {*known_keys(cls), "torch_dtype", "model_type"}
     meant = {name: near(name, known, cutoff=0.85) for name in values if name not in known}
     if told := [f"{name}: did you mean {other}?" for name, other in meant.items() if other]:
         raise ConfigError(f"{cls.__name__} has no such fields:\n{listing(told)}")
@@ -158,7 +162,10 @@ class AutoConfig:
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
         folder = resolve(name_or_path, allow_patterns=["config.json"], **hub)
         _require_config(folder)
-        return cls.from_dict({**read_json(folder / "config.json"), **overrides})
+        values = read_json(folder / "config.json")
+        if values.get("model_type") in PAIR_TYPES:
+            return EncoderDecoderConfig.from_dict(values, **overrides)
+        return cls.from_dict({**values, **overrides})
 
 
 def _require_config(folder: Path) -> None:

@@ -2,15 +2,16 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
-from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning
-from conjoin.families import families
+from conjoin import AutoConfig, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GenerationConfig
+from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, GenerationError
+from conjoin.families import GENERATION_KEYS, families
 from conjoin.families._bounds import _FIELDS, _RULES
 from pairs import fresh
 
@@ -54,9 +55,38 @@ def test_a_misspelt_keyword_of_a_pair_names_what_was_meant() -> None:
             EncoderDecoderConfig.from_encoder_decoder_configs(half, half, **values)
         with pytest.raises(ConfigError, match=f"did you mean {meant}"):
             EncoderDecoderModel.from_encoder_decoder_pretrained("a", "b", **values)
+    for values, meant in (
+        ({"num_beam": 4}, "num_beams"),
+        ({"max_lenght": 9}, "max_length"),
+        ({"is_decodr": 1}, "is_de"),
+    ):
+        for build in (EncoderDecoderConfig, partial(EncoderDecoderConfig.from_dict, {"model_type": "conjoin"})):
+            with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+                build(**values)
     free = {"task_specific_params": {}, "unk_token_id": 3, "forced_bos_token_id": 4, "my_own": 5}
     assert EncoderDecoderConfig(**free).my_own == 5
     assert EncoderDecoderConfig.from_dict({"model_type": "encoder-decoder", "shared": 1}).shared == 1, "files are kept"
+
+
+def test_keys_that_hugging_faces_files_carry_are_no_slips_of_the_pen(tmp_path: Path) -> None:
+    carried = "_name_or_path _commit_hash _attn_implementation_autoset auto_map gradient_checkpointing output_past"
+    carried += " processor_class pruned_heads quantization_config tf_legacy_loss torch_dtype torchscript use_bfloat16"
+    carried += " xla_device unk_token_id vocab_size hidden_size max_position_embeddings num_hidden_layers"
+    carried += " chunk_size_feed_forward id2label label2id problem_type transformers_version finetuning_task num_labels"
+    values = dict.fromkeys(carried.split())
+    config = EncoderDecoderConfig(**values)
+    assert all(hasattr(config, name) for name in values if name != "torch_dtype")
+    EncoderDecoderConfig().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(written | {"num_beam": 4}), encoding="utf-8")
+    for read in (AutoConfig, EncoderDecoderConfig):
+        assert read.from_pretrained(tmp_path).num_beam == 4, "what a file holds is kept"
+        with pytest.raises(ConfigError, match="did you mean num_beams"):
+            read.from_pretrained(tmp_path, num_beam=4)
+
+
+def test_settings_of_generate_are_known_to_every_config() -> None:
+    assert GENERATION_KEYS == GenerationConfig.FIELDS
 
 
 def test_a_misspelt_keyword_of_a_half_or_of_loading_is_told_and_left_out(tmp_path: Path) -> None:
@@ -95,6 +125,29 @@ def test_odd_values_in_files_are_refused_as_ours(file: str, values: dict[str, An
     (tmp_path / file).write_text(json.dumps({**json.loads((tmp_path / file).read_text()), **values}))
     with pytest.raises(ConjoinError, match=next(iter(values))):
         EncoderDecoderModel.from_pretrained(tmp_path).generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("kind", [BertConfig, EncoderDecoderConfig, GenerationConfig])
+def test_no_key_of_a_file_hides_a_part_of_the_class(kind: Any) -> None:
+    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
+    parts = {*dir(kind)} - (fields - {"FIELDS", "attribute_map"})
+    assert {"copy", "to_dict", "__class__"} < parts
+    for name in parts:
+        with pytest.raises(ConjoinError, match=rf"no value can have the name '{name}'"):
+            kind.from_dict({name: 1.5})
+
+
+@pytest.mark.parametrize("values", [{"fresh": 1.5}, {"fresh": [1]}, {"conjoin": {"fresh": "all"}}], ids=str)
+def test_what_is_fresh_is_a_list_of_names(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="fresh"):
+        EncoderDecoderConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "forced_eos_token_id", "suppress_tokens"])
+@pytest.mark.parametrize("value", [[[]], {}, "x", 0.5, True], ids=str)
+def test_an_id_of_another_kind_is_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(GenerationError, match=f"{name} = .*: expected an id"):
+        fresh().generate(torch.tensor([[5, 6]]), max_new_tokens=2, **{name: value})
 
 
 ODD: list[Any] = [None, -1, 0, 3, 1e300, 2**63, 10**12, 0.5, "x", "", [], [1.5], {}, {"a": 1}, True, "1", [[]], -2.5]

@@ -1,12 +1,14 @@
 """Checkpoint families: config.json -> spec, and tensor names <-> canonical names. No arrays, no framework."""
 
 from conjoin._lazy import public_dir
-from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig, parts_hidden
 from conjoin.families._ids import is_id_field, without_negative
+from conjoin.families._keys import GENERATION_KEYS, known_keys
 from conjoin.families._kit import Family, Role, Whole, whole_names
 from conjoin.families.registry import MODULES, config_from_dict, families, family
 
 __all__ = [
+    "GENERATION_KEYS",
     "HUB_KEYWORDS",
     "MODULES",
     "Family",
@@ -17,6 +19,8 @@ __all__ = [
     "families",
     "family",
     "is_id_field",
+    "known_keys",
+    "parts_hidden",
     "whole_names",
     "without_negative",
 ]

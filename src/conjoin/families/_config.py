@@ -29,6 +29,7 @@ class PretrainedConfig:
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
     """Standard name -> this family's name, so that `config.hidden_size` works on a GPT-2 config (`n_embd`)."""
+    _generation = None  # of a config that belongs to a model, its `GenerationWords`
 
     architectures: list[str] | None = None
     dtype: str | None = None
@@ -56,6 +57,8 @@ class PretrainedConfig:
             values["dtype"] = str(values["dtype"]).removeprefix("torch.")
         name = self.model_type or type(self).__name__
         values = {key: _meant(key, value) for key, value in values.items()}
+        if hidden := parts_hidden(type(self), values, {*_defaults(type(self)), "model_type"}):
+            raise ConfigError(f"{name}: {hidden}")
         if wrong := _wrong_types(type(self), values):
             raise ConfigError(f"{name}: config values of the wrong type:\n{listing(wrong)}")
         if wrong := _out_of_bounds(_defaults(type(self)), values):
@@ -187,6 +190,12 @@ class PretrainedConfig:
 
 
 HUB_KEYWORDS = ("revision", "cache_dir", "local_files_only", "token", "subfolder")
+
+
+def parts_hidden(cls: type, keys: Iterable[str], fields: Collection[str]) -> str | None:
+    """What is wrong with keys of a file that would hide methods and other parts of a class, as its attributes."""
+    hidden = [shown(key) for key in keys if key not in fields and hasattr(cls, key)]
+    return f"no value can have the name {', '.join(hidden)}, which the class itself uses." if hidden else None
 
 
 def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:

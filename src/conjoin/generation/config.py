@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, cast
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import GenerationError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, is_id_field, without_negative
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, is_id_field, parts_hidden, without_negative
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
@@ -93,6 +93,9 @@ class GenerationConfig:
 
     Any value is taken here, so that every file loads. Values are checked when they are used, all in one error.
     Keys that no field names are kept and written back.
+
+    Raises:
+        GenerationError: a key has the name of a method, and would hide it.
     """
 
     max_length: int | None = None
@@ -179,6 +182,8 @@ class GenerationConfig:
     __slots__ = ("__dict__", "__weakref__", "_home")
 
     def __init__(self, **values: Any) -> None:
+        if hidden := parts_hidden(type(self), values, self.FIELDS):
+            raise GenerationError(f"{GENERATION_CONFIG_NAME}: {hidden}")
         for name in self.FIELDS:
             setattr(self, name, values.pop(name, None))
         for name, value in values.items():

@@ -71,6 +71,11 @@ def _is_ids(value: Any) -> bool:
     return _each(value, lambda v: _is_int(v) and v >= 0)
 
 
+def _are_ints(value: Any) -> bool:
+    items = items_of(value)
+    return items is not None and all(map(_is_int, items))
+
+
 def _is_word(value: Any) -> bool:
     return _is_ids(value) or _each(value, _is_ids)
 
@@ -157,6 +162,11 @@ RANGES: dict[str, Range] = {
     "num_assistant_tokens_schedule": _one_of("constant", "heuristic", "heuristic_transient"),
     "stop_strings": Range(_is_strings, "a non-empty string or a list of them"),
     "exponential_decay_length_penalty": Range(_is_decay, "(start, factor): a whole number and a number above 0"),
+    "forced_bos_token_id": Range(_is_int, "an id"),
+    **dict.fromkeys(
+        ("forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"),
+        Range(lambda v: _is_int(v) or _are_ints(v), "an id or a list of them"),
+    ),
     "bad_words_ids": _list_of(_is_ids, "a list of lists of ids, none of them empty"),
     "force_words_ids": _list_of(_is_word, "a list of lists of ids (or of lists of such choices), none of them empty"),
     "constraints": _list_of(lambda v: isinstance(v, Phrase | AnyOf), "a list of conjoin.generation.Phrase and AnyOf"),

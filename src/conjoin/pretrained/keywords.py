@@ -9,8 +9,8 @@ from typing import Any
 from conjoin.checkpoint import FROM_KEYWORDS
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
 from conjoin.errors import ConfigError, listing, near, warn
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
-from conjoin.generation import GENERATION_WORDS, GenerationConfig
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, known_keys
+from conjoin.generation import GENERATION_WORDS
 
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 """They choose among ways of loading and computing of which there is one here."""
@@ -116,20 +116,9 @@ def _refuse_unwritable(values: dict[str, Any], prefix: str) -> None:
             raise ConfigError(f"{prefix}{name}: config.json cannot hold a {type(value).__name__}.") from None
 
 
-def _known_keys(kind: type[PretrainedConfig]) -> set[str]:
-    """Keys that a config takes, or that Hugging Face's files hold beside its fields."""
-    fields = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
-    return {*fields, *kind.attribute_map, "conjoin", "tie_encoder_decoder", *GenerationConfig.FIELDS, *_FREE}
-
-
-_FREE = ("task_specific_params", "tokenizer_class", "prefix", "name_or_path", "transformers_version", "num_labels")
-_FREE += ("id2label", "label2id", "problem_type", "torchscript", "finetuning_task", "chunk_size_feed_forward")
-"""Keys of Hugging Face's files that say nothing here and are kept."""
-
-
 def _without_misspelt(kind: type[PretrainedConfig], values: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Values that the config takes. One that no field takes is kept, as config.json's are, unless it is misspelt."""
-    known = _known_keys(kind)
+    known = known_keys(kind)
     loading = {*HUB_KEYWORDS, *FROM_KEYWORDS, "dtype", "torch_dtype", "config", "model"}
     meant = {name: near(name, {*known, *loading}) for name in values if name not in known}
     told = [
@@ -148,7 +137,7 @@ def refuse_misspelt(values: Iterable[str]) -> None:
     Raises:
         ConfigError: names what was likely meant.
     """
-    known = _known_keys(EncoderDecoderConfig)
+    known = known_keys(EncoderDecoderConfig)
     meant = {
         name: near(name, {*known, *HUB_KEYWORDS, *FROM_KEYWORDS, "device"}) for name in values if name not in known
     }
