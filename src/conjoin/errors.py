@@ -13,11 +13,29 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _LINE = 400
 _QUOTED = 100
 """Letters of a value that a message quotes."""
+_LONGEST_LINE, _LONGEST = 4_000, 16_000
+"""Letters of a line, and of a whole message: a file may hold a name of a million, and a screen does not."""
 
 
 def plain(text: str) -> str:
     """Text that may be printed whoever wrote it: what steers a terminal is spelled out, as in \\x1b."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _readable(text: str) -> str:
+    """A message as it is raised: plain, and of a length that somebody reads whatever it quotes."""
+    text = plain(text)
+    if len(text) <= _LONGEST_LINE:
+        return text
+    return _shortened("\n".join(_shortened(line, _LONGEST_LINE) for line in text.split("\n")), _LONGEST)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Text without its middle, where it is long: what it is about stands first, what to do last."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end]} ... ({len(text) - most:,} letters left out) ... {text[-end:]}"
 
 
 class ConjoinError(Exception):
@@ -29,7 +47,7 @@ class ConjoinError(Exception):
     """
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
-        super().__init__(plain(f"{what}\n\nhint: {hint}" if hint else what))
+        super().__init__(_readable(f"{what}\n\nhint: {hint}" if hint else what))
         self.hint = hint
 
 
@@ -85,7 +103,7 @@ class ConjoinWarning(UserWarning):
     """Something has no effect, or is likely not what was meant. Spelled out as `plain` does."""
 
     def __init__(self, *what: object) -> None:
-        super().__init__(*(plain(each) if isinstance(each, str) else each for each in what))
+        super().__init__(*(_readable(each) if isinstance(each, str) else each for each in what))
 
 
 _PACKAGE = os.path.join(os.path.dirname(__file__), "")
@@ -117,6 +135,13 @@ class _Quoting(reprlib.Repr):
     def repr_int(self, x: int, level: int) -> str:
         """Numbers of thousands of digits have no text in Python."""
         return super().repr_int(x, level) if x.bit_length() < 10_000 else f"a number of {x.bit_length()} bits"
+
+
+def quoted(names: Iterable[object], *, limit: int = 20) -> str:
+    """Names of a file in one line: the long ones cut; beyond `limit`, how many more there are."""
+    found = list(names)
+    told = ", ".join(map(shown, found[:limit]))
+    return told if len(found) <= limit else f"{told} and {len(found) - limit} more"
 
 
 def shown(value: object) -> str:

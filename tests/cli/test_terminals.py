@@ -15,9 +15,9 @@ import pytest
 import conjoin
 import conjoin.cli
 from command_line import SOURCE, folder_fixture, run_fixture  # noqa: F401
-from conjoin import ConjoinWarning, DataError
+from conjoin import AutoTokenizer, ConfigError, ConjoinWarning, DataError
 from conjoin.cli import _talk
-from conjoin.errors import plain
+from conjoin.errors import TokenizerError, plain
 from conjoin.training import read_pairs
 from conjoin.training.data.reading import Columns
 
@@ -65,6 +65,24 @@ def test_errors_and_warnings_spell_what_would_steer_a_terminal(tmp_path: Path) -
     (tmp_path / "a.jsonl").write_text(STEERS + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"is not JSON at column 1.*\\x1b\]0;title"):
         read_pairs(tmp_path / "a.jsonl", Columns())
+
+
+@pytest.mark.parametrize("kind", [ConfigError, TokenizerError, DataError, ConjoinWarning])
+def test_a_message_is_no_longer_than_somebody_reads(kind: Any) -> None:
+    short = "a: " + "x" * 3000
+    assert str(kind(short)) == short
+    for value in ("x" * 10**6, "\x1b" * 10**6, "many\n" * 10**5):
+        told = str(kind(f"first {value} last"))
+        assert told.startswith("first ") and told.endswith(" last") and len(told) < 20_000
+        assert "letters left out" in told
+
+
+def test_a_name_of_a_million_letters_in_a_file_is_told_in_short(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "9" * 500_000}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"and tokenizer_class '999.*letters left out") as caught:
+        AutoTokenizer.from_pretrained(tmp_path)
+    assert len(str(caught.value)) < 20_000
 
 
 def test_what_a_command_says_steers_nothing(run: Any, folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from conjoin.families import GENERATION_KEYS, families
 from conjoin.families._bounds import _FIELDS, _RULES
 from pairs import fresh
 
+Slip = tuple[dict[str, Any], str]
+"""Misspelt keywords, and what was meant."""
+
 
 @pytest.mark.parametrize(
     "values",
@@ -50,16 +53,18 @@ def test_every_number_of_every_family_has_bounds() -> None:
 
 def test_a_misspelt_keyword_of_a_pair_names_what_was_meant() -> None:
     half = BertConfig()
-    for values, meant in (({"shared": "all"}, "share"), ({"cross_attention_int": "normal"}, "cross_attention_init")):
+    joins: tuple[Slip, ...] = (({"shared": "all"}, "share"), ({"cross_attention_int": 1}, "cross_attention_init"))
+    for values, meant in joins:
         with pytest.raises(ConfigError, match=f"did you mean {meant}"):
             EncoderDecoderConfig.from_encoder_decoder_configs(half, half, **values)
         with pytest.raises(ConfigError, match=f"did you mean {meant}"):
             EncoderDecoderModel.from_encoder_decoder_pretrained("a", "b", **values)
-    for values, meant in (
+    slips: tuple[Slip, ...] = (
         ({"num_beam": 4}, "num_beams"),
         ({"max_lenght": 9}, "max_length"),
-        ({"is_decodr": 1}, "is_de"),
-    ):
+        ({"is_decodr": 1}, "is_decoder"),
+    )
+    for values, meant in slips:
         for build in (EncoderDecoderConfig, partial(EncoderDecoderConfig.from_dict, {"model_type": "conjoin"})):
             with pytest.raises(ConfigError, match=f"did you mean {meant}"):
                 build(**values)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conjoin import ConfigError, DataError, TrainingArguments
+from conjoin.errors import ConjoinWarning
 from conjoin.evaluation.sources import SourceFile
 from conjoin.training import Pairs, read_pairs
 from conjoin.training.data import lines
@@ -58,7 +59,8 @@ def test_gzipped_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "mark"), [("a.csv", ","), ("a.tsv", "\t")])
 def test_tables(name: str, mark: str, tmp_path: Path) -> None:
     text = f'id{mark}source{mark}target\n1{mark}w1 w2{mark}w2 w1\n2{mark}"w3\nw4, ""w5"""{mark}w3\n'
-    found = texts(read_pairs(write(tmp_path, name, text), COLUMNS))
+    with pytest.warns(ConjoinWarning, match=f"{name}: nothing reads the columns 'id'"):
+        found = texts(read_pairs(write(tmp_path, name, text), COLUMNS))
     assert found == [("w1 w2", "w2 w1", 2), ('w3\nw4, "w5"', "w3", 4)]
 
 
@@ -68,7 +70,8 @@ def test_parquet(tmp_path: Path) -> None:
 
     table = pyarrow.Table.from_pylist([{**row, "other": 1} for row in ROWS])
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert texts(read_pairs(tmp_path / "a.parquet", COLUMNS)) == EXPECTED
+    with pytest.warns(ConjoinWarning, match="nothing reads the columns 'other'"):
+        assert texts(read_pairs(tmp_path / "a.parquet", COLUMNS)) == EXPECTED
     nested = pyarrow.Table.from_pylist([{"translation": {"de": row["source"], "en": row["target"]}} for row in ROWS])
     parquet.write_table(nested, tmp_path / "b.parquet")
     columns = Columns(source="translation.de", target="translation.en")
@@ -204,6 +207,82 @@ def test_parquet_with_texts_that_are_not_utf_8_is_one_error(tmp_path: Path) -> N
         read_pairs(path, COLUMNS)
     with pytest.raises(DataError, match="not UTF-8"):
         SourceFile.of(str(path), None, "source").check()
+
+
+WEIGHED: list[dict[str, Any]] = [{"source": "w1", "target": "w2", "weight": weight} for weight in (2, 0.5, 0)]
+NESTED = [{"translation": {"de": row["source"], "en": row["target"]}, "id": 1, "lang": "x"} for row in ROWS]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "memory"])
+def test_a_weight_of_a_row_of_text_is_kept_and_counted(kind: str, tmp_path: Path) -> None:
+    pairs = read_pairs(written(WEIGHED, kind, tmp_path), COLUMNS)
+    assert pairs.weights is not None
+    assert pairs.weights.tolist() == [2, 0.5, 0]
+    made = tokenize_pairs(pairs, tokenizers(tmp_path), Room(None, None))
+    assert made.weights is not None
+    assert made.counted(range(3)) == 2.5 * len(made.labels[0])
+
+
+def written(rows: list[dict[str, Any]], kind: str, folder: Path) -> Any:
+    """Rows as a file of a kind, or as they are."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / f"a.{kind}"
+    match kind:
+        case "jsonl":
+            return write_rows(path, rows)
+        case "csv" | "tsv":
+            mark = "," if kind == "csv" else "\t"
+            return write(
+                folder,
+                path.name,
+                "\n".join(mark.join(map(str, row)) for row in [[*rows[0]], *(row.values() for row in rows)]),
+            )
+        case "parquet":
+            parquet.write_table(pyarrow.table({name: [row[name] for row in rows] for name in rows[0]}), path)
+            return path
+        case _:
+            return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"weight": "much"}], "row 1: weight is 'much'; expected a number of 0 or more"),
+        ([{"weight": -1}], "row 1: weight is -1"),
+        ([{"weight": True}], "row 1: weight is True"),
+        ([{"weight": math.nan}], "row 1: weight is nan"),
+        ([{"weight": 1}, {}], "row 2: has no weight, unlike the rows before"),
+        ([{}, {"weight": 1}], "row 2: has a weight, unlike the rows before"),
+        ([{"weight": 0}, {"weight": 0}], "every weight is 0"),
+        ([{"weights": 1}], "row 1: has 'weights', which nothing reads. Did you mean 'weight'"),
+    ],
+    ids=str,
+)
+def test_a_weight_that_is_none_is_refused(rows: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_pairs([{"source": "a", "target": "b", **row} for row in rows], COLUMNS)
+
+
+@pytest.mark.parametrize("kind", ["memory", "jsonl", "parquet"])
+def test_columns_that_nothing_reads_are_named_once(kind: str, tmp_path: Path) -> None:
+    data = written(NESTED, kind, tmp_path)
+    with pytest.warns(ConjoinWarning, match="nothing reads the columns 'id', 'lang'. Read are ") as told:
+        pairs = read_pairs(data, Columns(source="translation.de", target="translation.en"))
+    assert (len(told), len(pairs), pairs.weights) == (1, 2, None)
+
+
+def test_a_column_that_holds_texts_is_no_weight() -> None:
+    pairs = read_pairs([{"source": "a", "weight": "heavy"}], Columns(target="weight"))
+    assert (pairs.targets, pairs.weights) == (["heavy"], None)
+
+
+def test_columns_with_long_names_do_not_fill_a_screen(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "x" * 200_000 + "," + ",".join(map(str, range(3000))) + "\n")
+    with pytest.raises(DataError, match=r"no column 'source', 'target'; there are 'xx.* and \d+ more\.") as caught:
+        read_pairs(path, COLUMNS)
+    assert len(str(caught.value)) < 2000
 
 
 def test_lines_with_one_problem_are_told_together(tmp_path: Path) -> None:

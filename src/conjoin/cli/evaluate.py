@@ -69,6 +69,8 @@ def evaluate_model(
     )
     columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
     pairs = read_pairs(data, columns)
+    if pairs.weights is not None:
+        say(f"{pairs.name}: its column weight has no effect here, every pair counts once.")
     pairs = Pairs(pairs.name, pairs.sources[:limit], pairs.targets[:limit], pairs.lines[:limit])
     models = [model, *([against] if against else [])]
     written = _written(predictions, len(models))

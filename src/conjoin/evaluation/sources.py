@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from conjoin.errors import DataError, listing, lone_surrogate
+from conjoin.errors import DataError, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
 from conjoin.training.data.lines import STDIN, Bad, as_json, decoded, parsed, problems_of, raw_lines
 from conjoin.training.data.reading import kind_of, rows_of_file
@@ -115,6 +115,6 @@ class SourceFile:
             return Bad(f"a {type(row).__name__}, expected an object with {self.column!r}.")
         values = cast("Row", row)
         if not isinstance(values.get(self.column), str):
-            found = ", ".join(map(repr, values)) or "nothing"
+            found = quoted(values) or "nothing"
             return Bad(f"no text under {self.column!r}; the object has {found}. Name the key with --source-column.")
         return values[self.column], values

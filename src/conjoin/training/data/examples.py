@@ -179,7 +179,7 @@ def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Roo
     full = np.zeros(len(sources), bool)
     for rows, limit in ((sources, room.source), (labels, room.target)):
         full |= rows.lengths >= limit if limit is not None else False
-    return Examples(sources, labels, pairs.name, pairs.lines, pairs, int(full.sum()))
+    return Examples(sources, labels, pairs.name, pairs.lines, pairs, int(full.sum()), weights=pairs.weights)
 
 
 def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room) -> dict[str, Any]:

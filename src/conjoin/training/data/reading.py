@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate
+import numpy as np
+from numpy.typing import NDArray
+
+from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
+from conjoin.training.data.beside import WEIGHT, Beside, checked_weights
 from conjoin.training.data.lines import Bad, decoded, parsed, problems_of, raw_lines
 
 
@@ -41,12 +45,14 @@ class Pairs:
     Args:
         name: What messages call them: the file, as a rule.
         lines: Where each pair stands in it.
+        weights: How many times each pair's labels count in the loss; None for once.
     """
 
     name: str
     sources: list[str]
     targets: list[str]
     lines: list[int]
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -55,13 +61,15 @@ class Pairs:
 def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> Pairs:
     """Read pairs from a file (.jsonl, .json, .csv, .tsv, .parquet, each also .gz but the last), or from rows in memory.
 
+    A column `weight` says how many times a pair's labels count in the loss; other columns are named once.
+
     Args:
         data: A path; or a `datasets.Dataset`, a list of mappings, or anything else that yields mappings.
         name: What messages call rows in memory.
 
     Raises:
         DataError: no such file, a folder, unknown kind of file, missing columns, bad lines, texts that are empty or
-            that UTF-8 cannot hold, no pairs.
+            that UTF-8 cannot hold, weights that are none, no pairs.
     """
     if isinstance(data, Pairs):
         return data
@@ -74,31 +82,41 @@ def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> 
 
 def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit: str) -> Pairs:
     """Check every row; up to `DATA_PROBLEMS` problems go into one error."""
-    pairs = Pairs(name, [], [], [])
+    sources: list[str] = []
+    targets: list[str] = []
+    lines: list[int] = []
+    beside = Beside((columns.source, columns.target))
+    weights: list[float] = []
     problems: list[tuple[int, str]] = []
     seen = 0
     for line, row in rows:
         seen += 1
         found = row if isinstance(row, Bad) else _texts(row, columns)
+        weight = beside.weight(row) if isinstance(found, tuple) and not isinstance(row, Bad) else None
         if isinstance(found, str):
             problems.append((line, found))
+        elif isinstance(weight, str):
+            problems.append((line, weight))
         elif not (found[0].strip() and found[1].strip()):
             if not columns.drop_empty:
                 problems.append((line, f"{columns.target if found[0].strip() else columns.source} is empty."))
         else:
-            pairs.sources.append(columns.prefix + found[0])
-            pairs.targets.append(found[1])
-            pairs.lines.append(line)
+            sources.append(columns.prefix + found[0])
+            targets.append(found[1])
+            lines.append(line)
+            if weight is not None:
+                weights.append(weight)
         if len(problems) >= DATA_PROBLEMS:
             break
     if problems:
         empty = any(problem.endswith("is empty.") for _, problem in problems)
         hint = "--drop-empty (drop_empty=True) leaves out pairs with an empty side." if empty else None
         raise DataError(f"{name} cannot be used:\n{listing(problems_of(problems, unit))}", hint=hint)
-    if not len(pairs):
+    if not sources:
         what = "is empty" if not seen else "has no pair whose source and target are both not empty"
         raise DataError(f"{name} {what}; expected at least one pair.")
-    return pairs
+    beside.warn(name)
+    return Pairs(name, sources, targets, lines, checked_weights(weights, name))
 
 
 def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
@@ -109,7 +127,7 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
     for column, side in ((columns.source, "source"), (columns.target, "target")):
         value = _inner(cast("Mapping[str, Any]", row), column)
         if value is _MISSING:
-            return f"has no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}. {_naming(side)}"
+            return f"has no column {column!r}; it has {quoted(row) or 'none'}. {_naming(side)}"
         if value is None:
             value = ""
         if not isinstance(value, str):
@@ -210,7 +228,7 @@ def _require_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -
     if missing and header:
         flags = "--source-column and --target-column" if len(wanted) > 1 else "--source-column"
         raise DataError(
-            f"{path}: there is no column {', '.join(map(repr, missing))}; there are {', '.join(map(repr, header))}.",
+            f"{path}: there is no column {quoted(missing)}; there are {quoted(header)}.",
             hint=f"name them with {flags}." if len(wanted) > 1 else f"name it with {flags}.",
         )
 
@@ -225,9 +243,10 @@ def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator
         with parquet.ParquetFile(path) as file:
             names = [str(name) for name in file.schema_arrow.names]
             _require_columns(path, names, wanted)
-            read = names if whole else [name if name in names else name.split(".")[0] for name in wanted]
-            for batch in file.iter_batches(columns=read):
-                yield from batch.to_pylist()
+            read = [name if name in names else name.split(".")[0] for name in wanted] + [WEIGHT]
+            unread = {} if whole else {name: None for name in names if name not in read}
+            for batch in file.iter_batches(columns=[name for name in names if name not in unread]):
+                yield from ({**row, **unread} for row in batch.to_pylist())
                 row += batch.num_rows
     except UnicodeDecodeError as error:
         what = f"not UTF-8 in a row after row {row}" if row else "not UTF-8, in a name of a column or in its first rows"

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import DataError, listing, warn
+from conjoin.errors import DataError, listing, quoted, warn
 from conjoin.limits import DATA_PROBLEMS
+from conjoin.training.data.beside import LIKENESS, WEIGHT, checked_weights, weight_of
 from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.data.lines import problems_of
 
-SOURCE, LABELS, WEIGHT = "input_ids", "labels", "weight"
+SOURCE, LABELS = "input_ids", "labels"
 BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")
 BESIDE_LABELS = ("decoder_input_ids", "decoder_attention_mask", "decoder_token_type_ids", "decoder_position_ids")
 MASKS = ("attention_mask", "decoder_attention_mask")
@@ -23,8 +24,6 @@ TAKEN = (SOURCE, LABELS, *BESIDE_SOURCE, *BESIDE_LABELS, WEIGHT)
 NOT_TAKEN = ("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids")
 NOT_TAKEN += ("decoder_segment_ids", "head_mask", "decoder_head_mask", "cross_attn_head_mask")
 _LARGEST = 2**31 - 1
-LIKENESS = 0.85
-"""Of a column's name with one that is read, from which on it is taken for a slip of the pen: labels and label."""
 
 Column = NDArray[Any]
 """Whole numbers of any kind, as the row has them."""
@@ -74,7 +73,9 @@ class _Table:
             raise _Unusable(f"is a {type(row).__name__}, expected a mapping with {SOURCE} and {LABELS}.")
         given = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118  (BatchEncoding)
         names = self._names(tuple(given))
-        weight = _weight(given.get(WEIGHT))
+        weight = weight_of(given.get(WEIGHT))
+        if isinstance(weight, str):
+            raise _Unusable(weight)
         found = {name: _integers(name, given[name]) for name in names}
         _cut_end(found, SOURCE, BESIDE_SOURCE)
         _cut_end(found, LABELS, BESIDE_LABELS)
@@ -112,7 +113,7 @@ class _Table:
                 raise _Unusable(f"has {name!r}, which nothing reads. Did you mean {near!r}?")
             self._unknown.add(name)
         if missing := [name for name in (SOURCE, LABELS) if name not in given]:
-            raise _Unusable(f"has no {' and no '.join(missing)}; it has {', '.join(map(repr, given)) or 'nothing'}.")
+            raise _Unusable(f"has no {' and no '.join(missing)}; it has {quoted(given) or 'nothing'}.")
         strict = frozenset(name for name in given if name in TAKEN and name not in FILLED)
         self._first = strict if self._first is None else self._first
         if odd := sorted(strict ^ self._first):
@@ -129,8 +130,7 @@ class _Table:
             raise DataError(f"{self.name} cannot be used:\n{listing(problems_of(self.problems, 'row'))}")
         if not self._columns:
             raise DataError(f"{self.name} is empty; expected at least one pair.")
-        if self._weights and not any(self._weights):
-            raise DataError(f"{self.name}: every {WEIGHT} is 0; nothing would be learnt.")
+        weights = checked_weights(self._weights, self.name)
         self._warn()
         made = {name: _joined(name, rows, self.name) for name, rows in self._columns.items()}
         sources, labels = made.pop(SOURCE), made.pop(LABELS)
@@ -140,13 +140,13 @@ class _Table:
             labels,
             self.name,
             columns={name: rows for name, rows in made.items() if _tells(name, rows)},
-            weights=np.array(self._weights) if any(weight != 1 for weight in self._weights) else None,
+            weights=weights,
             masks_made=masks_made,
         )
 
     def _warn(self) -> None:
         if self._unknown:
-            names = ", ".join(map(repr, sorted(self._unknown)))
+            names = quoted(sorted(self._unknown))
             warn(f"{self.name}: nothing reads the columns {names}. Read are {', '.join(TAKEN)}.")
 
 
@@ -228,15 +228,3 @@ def _cut_end(found: dict[str, Column], own: str, beside: Iterable[str]) -> None:
     end = len(ids) - int(np.argmax(real[::-1] != 0))
     for name in (own, *beside):
         found[name] = found[name][:end]
-
-
-def _weight(value: Any) -> float | None:
-    if value is None:
-        return None
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        weight = -1.0
-    if isinstance(value, str) or not 0 <= weight < np.inf:
-        raise _Unusable(f"{WEIGHT} is {value!r}; expected a number of 0 or more.")
-    return weight

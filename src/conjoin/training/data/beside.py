@@ -1,0 +1,87 @@
+"""Columns beside the ones that a model learns from: a row's weight, and what nothing reads."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conjoin.errors import DataError, near, quoted, shown, warn
+
+WEIGHT = "weight"
+"""The column that says how many times a row's labels count in the loss."""
+LIKENESS = 0.85
+"""Of a column's name with one that is read, from which on it is taken for a slip of the pen: labels and label."""
+
+
+class Beside:
+    """What rows of text hold beside their texts.
+
+    Args:
+        columns: Those of the texts.
+    """
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        whole = {*columns}
+        self._read = whole | {column.partition(".")[0] for column in whole}
+        self._weighs: bool | None = None
+        self._kinds: set[tuple[Any, ...]] = set()
+        self._unread: dict[Any, None] = {}
+
+    def weight(self, row: Mapping[Any, Any]) -> float | str | None:
+        """How many times a row counts, where it says so; or what is wrong with its columns."""
+        if (names := tuple(row)) not in self._kinds:
+            if problem := self._slip(names):
+                return problem
+            self._kinds.add(names)
+            self._unread |= {name: None for name in names if name not in self._read and name != WEIGHT}
+        weight = None if WEIGHT in self._read else weight_of(row.get(WEIGHT), text=True)
+        if isinstance(weight, str):
+            return weight
+        self._weighs = (weight is not None) if self._weighs is None else self._weighs
+        if self._weighs != (weight is not None):
+            verb = "has no" if self._weighs else "has a"
+            return f"{verb} {WEIGHT}, unlike the rows before. Expected in every row or in none."
+        return weight
+
+    def _slip(self, names: Sequence[Any]) -> str | None:
+        if WEIGHT in names or WEIGHT in self._read:
+            return None
+        slips = [name for name in names if isinstance(name, str) and name not in self._read]
+        slip = next((name for name in slips if near(name, (WEIGHT,), cutoff=LIKENESS)), None)
+        return None if slip is None else f"has {slip!r}, which nothing reads. Did you mean {WEIGHT!r}?"
+
+    def warn(self, name: str) -> None:
+        """Name the columns that nothing reads, once."""
+        if self._unread:
+            read = quoted(sorted(self._read))
+            warn(f"{name}: nothing reads the columns {quoted(self._unread)}. Read are {read}, and {WEIGHT}.")
+
+
+def weight_of(value: Any, *, text: bool = False) -> float | str | None:
+    """A row's weight, None where it has none; or what is wrong with it.
+
+    Args:
+        text: Whether it may be written as text, as tables have it.
+    """
+    if value is None:
+        return None
+    try:
+        weight = float(value)
+    except (TypeError, ValueError, OverflowError):
+        weight = -1.0
+    if (isinstance(value, str) and not text) or isinstance(value, bool) or not 0 <= weight < math.inf:
+        return f"{WEIGHT} is {shown(value)}; expected a number of 0 or more."
+    return weight
+
+
+def checked_weights(weights: Sequence[float], name: str) -> NDArray[np.float64] | None:
+    """Weights of all rows; None where each counts once.
+
+    Raises:
+        DataError: none counts.
+    """
+    if weights and not any(weights):
+        raise DataError(f"{name}: every {WEIGHT} is 0; nothing would be learnt.")
+    return np.array(weights) if any(weight != 1 for weight in weights) else None
