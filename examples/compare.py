@@ -7,8 +7,8 @@ import sys
 
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import evaluate
+from conjoin.texts.pairs import Columns
 from conjoin.training import read_pairs
-from conjoin.training.data.reading import Columns
 
 
 def main(first: str, second: str, data: str) -> None:

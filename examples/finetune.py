@@ -9,8 +9,8 @@ import sys
 
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import evaluate, generate_texts
+from conjoin.texts.pairs import Columns
 from conjoin.training import TrainingArguments, read_pairs
-from conjoin.training.data.reading import Columns
 from conjoin.training.torch import Seq2SeqTrainer
 
 

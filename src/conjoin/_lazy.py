@@ -14,14 +14,14 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """A module's `__getattr__` that finds each name in its home.
 
     Args:
-        homes: Public name -> module inside `package`.
+        homes: Public name -> module, relative to `package`.
     """
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         try:
-            return getattr(import_module(f"{package}.{homes[name]}"), name)
+            return getattr(import_module(f".{homes[name]}", package), name)
         except ModuleNotFoundError as error:
             raise _explained(package, name, homes[name], error) from None
 

@@ -4,6 +4,19 @@ A limit stands far above what real models need and far below what takes a machin
 a hostile file into an error instead of an hour of waiting. Standard library only, like `errors`.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a setting may have, as a test and as the words of an error."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
 JSON_BYTES = 1 << 29
 """Bytes of one JSON file: 512 MiB. The largest tokenizer.json known has 35 MB; parsing takes ten times the memory."""
 

@@ -18,8 +18,8 @@ from command_line import SOURCE, folder_fixture, run_fixture  # noqa: F401
 from conjoin import AutoTokenizer, ConfigError, ConjoinWarning, DataError
 from conjoin.cli import _talk
 from conjoin.errors import TokenizerError, plain
+from conjoin.texts.pairs import Columns
 from conjoin.training import read_pairs
-from conjoin.training.data.reading import Columns
 
 PLAIN_C = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 ENVIRONMENTS = {name: {"PYTHONIOENCODING": name} for name in ("cp1252", "latin-1", "cp437", "ascii")} | {"C": PLAIN_C}

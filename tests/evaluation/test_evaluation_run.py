@@ -13,8 +13,8 @@ import torch
 from conjoin import ConfigError, EncoderDecoderModel
 from conjoin.errors import DataError
 from conjoin.evaluation import TextSettings, evaluate, generate_stream, generate_texts
-from conjoin.evaluation.attention import record
-from conjoin.evaluation.sources import SourceFile
+from conjoin.texts.sources import SourceFile
+from conjoin.training.report.attention import record
 from conjoin.training.torch.evaluating import cross_attention
 from pairs import stir, with_tokenizer
 

@@ -20,7 +20,7 @@ SOURCE = ROOT / "src" / "conjoin"
 FILES = sorted(SOURCE.rglob("*.py"))
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow", "keras")
 FREE_OF_FRAMEWORKS = (
-    *("errors.py", "configuration.py", "spec", "families", "tokenizer"),
+    *("errors.py", "configuration.py", "spec", "families", "tokenizer", "texts"),
     *("join", "generation", "pretrained", "functional", "native", "cli"),
 )
 IMPORT_BUDGET_S = 0.15

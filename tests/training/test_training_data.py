@@ -12,13 +12,13 @@ import pytest
 
 from conjoin import ConfigError, DataError, TrainingArguments
 from conjoin.errors import ConjoinWarning
-from conjoin.evaluation.sources import SourceFile
+from conjoin.texts import lines
+from conjoin.texts.pairs import Columns, load_hub
+from conjoin.texts.sources import SourceFile
 from conjoin.training import Pairs, read_pairs
-from conjoin.training.data import lines
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import ByRows, ByTokens, Plan, choose_batching
 from conjoin.training.data.examples import Examples, Room, Rows, tokenize_pairs
-from conjoin.training.data.reading import Columns, load_hub
 from training_toys import tokenizers, toy_rows, write_rows
 
 ROWS = [{"source": "w1 w2", "target": "w2 w1"}, {"source": "w3", "target": "é “w3”"}]

@@ -7,6 +7,7 @@ from conjoin.checkpoint.dtypes import nonfinite
 from conjoin.checkpoint.files import (
     Staging,
     expanded,
+    lock_file,
     read_json,
     reading,
     replacing_file,
@@ -67,6 +68,7 @@ __all__ = [
     "expanded",
     "fingerprints",
     "is_weight_file",
+    "lock_file",
     "nonfinite",
     "open_checkpoint",
     "own_form",

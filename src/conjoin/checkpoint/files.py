@@ -209,6 +209,27 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         raise FileError(f"{os.fspath(path)}: cannot be found: {error}") from None
 
 
+def lock_file(file: IO[bytes], path: Path) -> None:
+    """Keep a second process out of `path` until the file is closed; where there are no locks (Windows), the user does.
+
+    Raises:
+        FileError: another process has the lock; the file is closed.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise FileError(
+            f"{path}: another process is writing it.", hint="wait for it, or name another output."
+        ) from None
+    except OSError:  # a file system without locks, as some network folders are
+        return
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Generator[None]:
     """Make what the operating system refuses while a place is looked at an error of ours.

@@ -17,7 +17,7 @@ from conjoin.evaluation.evaluate import Evaluation, comparison_dict, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
 from conjoin.evaluation.resampling import Comparison
 from conjoin.evaluation.texts import TextSettings
-from conjoin.training.data.reading import Columns, Pairs, read_pairs
+from conjoin.texts.pairs import Columns, Pairs, read_pairs
 
 
 class Method(StrEnum):

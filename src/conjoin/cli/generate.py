@@ -17,8 +17,8 @@ from conjoin.cli._streams import emit
 from conjoin.cli._talk import progress, say
 from conjoin.errors import lone_surrogate
 from conjoin.evaluation.journal import Journal
-from conjoin.evaluation.sources import JSON_SUFFIXES, STDIN, SourceFile
 from conjoin.evaluation.texts import Generated, TextSettings, generate_stream, source_limit
+from conjoin.texts.sources import JSON_SUFFIXES, STDIN, SourceFile
 
 Row = dict[str, Any]
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from conjoin.checkpoint import replacing_file
+from conjoin.checkpoint import lock_file, replacing_file
 from conjoin.errors import DataError, FileError, listing
 from conjoin.evaluation.journal_lines import Result, damaged, first_line, open_plain, require_journal, whole_lines
 
@@ -195,24 +195,3 @@ class Journal:
 def fingerprint(text: str) -> str:
     """Tells one input from another."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()
-
-
-def lock_file(file: IO[bytes], path: Path) -> None:
-    """Keep a second process out of `path` until the file is closed; where there are no locks (Windows), the user does.
-
-    Raises:
-        FileError: another process has the lock; the file is closed.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise FileError(
-            f"{path}: another process is writing it.", hint="wait for it, or name another output."
-        ) from None
-    except OSError:  # a file system without locks, as some network folders are
-        return

@@ -2,20 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, cast
 
 from conjoin.generation.config import WatermarkingConfig
 from conjoin.generation.modes import AnyOf, Phrase
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A test and its words."""
-
-    holds: Callable[[Any], bool]
-    words: str
+from conjoin.limits import Range
 
 
 def items_of(value: Any) -> tuple[Any, ...] | None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from conjoin._lazy import lazy_names, public_dir
 
 if TYPE_CHECKING:
+    from conjoin.texts.pairs import Pairs as Pairs
+    from conjoin.texts.pairs import read_pairs as read_pairs
     from conjoin.training.data.examples import Examples as Examples
     from conjoin.training.data.examples import tokenize_pairs as tokenize_pairs
-    from conjoin.training.data.reading import Pairs as Pairs
-    from conjoin.training.data.reading import read_pairs as read_pairs
     from conjoin.training.folder.state import TrainerState as TrainerState
     from conjoin.training.loop.callbacks import TrainerCallback as TrainerCallback
     from conjoin.training.loop.callbacks import TrainerControl as TrainerControl
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Examples": "data.examples",
-    "Pairs": "data.reading",
+    "Pairs": ".texts.pairs",
     "Recipe": "settings.recipe",
     "SavesPretrained": "torch.saving",
     "Seq2SeqTrainer": "torch.trainer",
@@ -30,7 +30,7 @@ _HOMES = {
     "TrainerControl": "loop.callbacks",
     "TrainerState": "folder.state",
     "TrainingArguments": "settings.arguments",
-    "read_pairs": "data.reading",
+    "read_pairs": ".texts.pairs",
     "tokenize_pairs": "data.examples",
 }
 

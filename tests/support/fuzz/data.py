@@ -11,8 +11,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from conjoin.evaluation.journal import Journal
-from conjoin.evaluation.sources import SourceFile
-from conjoin.training.data.reading import Columns, read_pairs
+from conjoin.texts.pairs import Columns, read_pairs
+from conjoin.texts.sources import SourceFile
 from fuzz.mutators import ODD_VALUES, changed, garbled, mangled, odd_text, spelled
 from fuzz.runner import Kind
 

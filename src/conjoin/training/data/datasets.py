@@ -8,9 +8,9 @@ import numpy as np
 
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
+from conjoin.texts.pairs import Columns, Pairs, read_pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.examples import IGNORED, Examples, Room, Rows, tokenize_pairs
-from conjoin.training.data.reading import Columns, Pairs, read_pairs
 from conjoin.training.data.tokenized import from_ids
 from conjoin.training.folder.progress import track
 from conjoin.training.settings.arguments import TrainingArguments

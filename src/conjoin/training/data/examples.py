@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.training.data.reading import Pairs
 
 CHUNK = 1000
 """Texts tokenized at once: enough for all threads of the tokenizer, few enough to show progress."""

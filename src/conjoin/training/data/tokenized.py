@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from conjoin.errors import DataError, listing, quoted, warn
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.training.data.beside import LIKENESS, WEIGHT, checked_weights, weight_of
+from conjoin.texts.columns import LIKENESS, WEIGHT, checked_weights, weight_of
+from conjoin.texts.lines import problems_of
 from conjoin.training.data.examples import IGNORED, Examples, Rows
-from conjoin.training.data.lines import problems_of
 
 SOURCE, LABELS = "input_ids", "labels"
 BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")

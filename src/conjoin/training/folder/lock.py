@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from conjoin.checkpoint import lock_file
 from conjoin.errors import FileError
 from conjoin.training.loop.engine import World
 
@@ -50,8 +51,6 @@ class _Lock:
 
     def _locked_file(self) -> IO[bytes] | None:
         """None where another run ended, and took its file away, between opening and locking."""
-        from conjoin.evaluation.journal import lock_file
-
         file = open(self._path, "ab")  # noqa: SIM115  (closed by `release`)
         lock_file(file, self._run)
         with suppress(FileNotFoundError):

@@ -78,7 +78,7 @@ def _report(trainer: "Trainer[Any]", run: "Run") -> None:
 
     The model is safe by now: a page that cannot be written is a warning.
     """
-    from conjoin.evaluation import attention, report
+    from conjoin.training.report import attention, report
 
     texts = trainer.eval_examples.texts if trainer.eval_examples is not None else None
     try:

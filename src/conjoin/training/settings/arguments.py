@@ -4,7 +4,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from conjoin.errors import ConfigError, listing, shown
-from conjoin.generation.ranges import Range
+from conjoin.limits import Range
 from conjoin.training.settings.ranges import (
     AVERAGED,
     COUNT,

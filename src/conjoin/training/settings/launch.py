@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError, NoTokenizerError
+from conjoin.texts.pairs import Pairs, load_hub, read_pairs
 from conjoin.training.data.datasets import columns_of
-from conjoin.training.data.reading import Pairs, load_hub, read_pairs
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.loop.examination import refuse_quantized
 from conjoin.training.loop.trainer import Trainer

@@ -6,7 +6,7 @@ from typing import Any
 
 from conjoin import limits
 from conjoin.errors import shown
-from conjoin.generation.ranges import Range
+from conjoin.limits import Range
 
 COUNT = Range(lambda value: 1 <= value < math.inf, "1 or more")
 STEPS = Range(lambda value: value == -1 or 1 <= value < math.inf, "1 or more, or -1 for num_train_epochs")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from conjoin import FileError
-from conjoin.evaluation.charts import Series, heat_map, line_chart, short, ticks
-from conjoin.evaluation.report import write_report
+from conjoin.training.report.charts import Series, heat_map, line_chart, short, ticks
+from conjoin.training.report.report import write_report
 
 VOID = {"meta", "path", "rect", "circle"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from conjoin.checkpoint import replacing_file
 from conjoin.errors import FileError
-from conjoin.evaluation import attention
-from conjoin.evaluation.charts import Series, heat_map, line_chart
-from conjoin.evaluation.page import page, sample_card, section, tiles
 from conjoin.training.folder.metrics_log import is_number, read_log
+from conjoin.training.report import attention
+from conjoin.training.report.charts import Series, heat_map, line_chart
+from conjoin.training.report.page import page, sample_card, section, tiles
 
 FILE = "report.html"
 NOT_VALUES = ("step", "epoch", "time_s", "kind")

@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from conjoin.errors import DataError, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.training.data.lines import STDIN, Bad, as_json, decoded, parsed, problems_of, raw_lines
-from conjoin.training.data.reading import kind_of, rows_of_file
+from conjoin.texts.lines import STDIN, Bad, as_json, decoded, parsed, problems_of, raw_lines
+from conjoin.texts.pairs import kind_of, rows_of_file
 
 Kind = Literal["text", "jsonl", "table"]
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.training.data.beside import WEIGHT, Beside, checked_weights
-from conjoin.training.data.lines import Bad, decoded, parsed, problems_of, raw_lines
+from conjoin.texts.columns import WEIGHT, Beside, checked_weights
+from conjoin.texts.lines import Bad, decoded, parsed, problems_of, raw_lines
 
 
 class Pair(NamedTuple):

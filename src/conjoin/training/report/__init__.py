@@ -1,0 +1,1 @@
+"""report.html of a run, drawn from its metrics.jsonl and attention.json."""
