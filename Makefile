@@ -57,7 +57,8 @@ check: $(READY)  ## lint, format, types, import ladder
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
-fix: $(READY)  ## repair what can be repaired by machine
+fix: $(READY)  ## repair what can be repaired by machine, and write what type checkers read of `import conjoin`
+	PYTHONPATH=src $(BIN)/python tests/support/public_stub.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

@@ -1,6 +1,5 @@
 """The package's public face: one sorted list, loaded on demand, clear words where a backend is missing."""
 
-import ast
 import subprocess
 import sys
 import tomllib
@@ -9,23 +8,16 @@ from pathlib import Path
 import pytest
 
 import conjoin
-from conjoin.families import families
+from conjoin.families import MODULES, families
+from public_stub import STUB, stub
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "conjoin"
 
 
-def _typed_imports() -> dict[str, str]:
-    """Name -> module of what `if TYPE_CHECKING:` imports in __init__.py."""
-    tree = ast.parse((SOURCE / "__init__.py").read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    return {alias.name: str(node.module) for node in imports for alias in node.names}
-
-
 def test_type_checkers_see_the_names_that_run_time_finds() -> None:
-    homes = {name: f"conjoin.{home}" for name, home in conjoin._HOMES.items()}
-    assert _typed_imports() == homes
+    written = STUB.read_text().splitlines()  # in the order that ruff prefers
+    assert sorted(written) == sorted(stub().splitlines()), "`make fix` writes it"
 
 
 @pytest.mark.parametrize("name", conjoin.__all__)
@@ -33,9 +25,11 @@ def test_every_public_name_loads(name: str) -> None:
     assert getattr(conjoin, name) is not None
 
 
-def test_every_family_config_is_public() -> None:
-    configs = {made.config.__name__ for made in families().values()}
-    assert configs <= set(conjoin.__all__)
+def test_the_list_of_families_is_sorted_and_names_their_configs() -> None:
+    assert list(MODULES) == sorted(MODULES)
+    configs = {name: made.config for name, made in families().items()}
+    places = {name: f"{config.__module__.rsplit('.')[-1]}.{config.__name__}" for name, config in configs.items()}
+    assert places == MODULES
 
 
 def test_the_version_is_the_packages() -> None:

@@ -5,7 +5,8 @@ from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig, parts_hidde
 from conjoin.families._ids import is_id_field, without_negative
 from conjoin.families._keys import GENERATION_KEYS, known_keys
 from conjoin.families._kit import Family, Role, Whole, whole_names
-from conjoin.families.registry import MODULES, config_from_dict, families, family
+from conjoin.families.registry import config_from_dict, families, family
+from conjoin.model_types import MODULES
 
 __all__ = [
     "GENERATION_KEYS",

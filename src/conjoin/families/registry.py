@@ -1,4 +1,4 @@
-"""model_type -> family. A new family is one import and one entry here."""
+"""model_type -> family, imported when first asked for."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,32 +8,7 @@ from typing import Any
 from conjoin.errors import ConfigError
 from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family
-
-MODULES = {
-    "bart": "bart",
-    "mbart": "bart",
-    "mt5": "t5",
-    "opt": "opt",
-    "t5": "t5",
-    "albert": "albert",
-    "bert": "bert",
-    "camembert": "roberta",
-    "distilbert": "distilbert",
-    "electra": "electra",
-    "gemma2": "gemma",
-    "gemma3_text": "gemma",
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
-    "llama": "llama",
-    "mistral": "mistral",
-    "modernbert": "modernbert",
-    "modernbert-decoder": "modernbert",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-}
-"""model_type -> module of this room. A module of several families names them in `FAMILIES`."""
+from conjoin.model_types import MODULES
 
 
 @cache
@@ -48,7 +23,7 @@ def family(model_type: str) -> Family:
             f"model_type = {model_type!r} is not a family that conjoin knows.\nKnown: {', '.join(sorted(MODULES))}.",
             hint="a family is one file of about 100 lines; CONTRIBUTING.md shows how to add one.",
         )
-    module = import_module(f"conjoin.families.{MODULES[model_type]}")
+    module = import_module(f"conjoin.families.{MODULES[model_type].split('.')[0]}")
     families: tuple[Family, ...] = getattr(module, "FAMILIES", None) or (module.FAMILY,)
     return next(f for f in families if f.model_type == model_type)
 

@@ -1,0 +1,31 @@
+"""Every checkpoint family: its model_type, the module of `conjoin.families` that reads it, and its config class.
+
+A new family is one line here: the registry, the public names and what type checkers see of them follow from it. The
+file imports nothing, because `import conjoin` reads it.
+"""
+
+MODULES = {
+    "albert": "albert.AlbertConfig",
+    "bart": "bart.BartConfig",
+    "bert": "bert.BertConfig",
+    "camembert": "roberta.CamembertConfig",
+    "distilbert": "distilbert.DistilBertConfig",
+    "electra": "electra.ElectraConfig",
+    "gemma2": "gemma.Gemma2Config",
+    "gemma3_text": "gemma.Gemma3TextConfig",
+    "gpt2": "gpt2.GPT2Config",
+    "gpt_neox": "gpt_neox.GPTNeoXConfig",
+    "llama": "llama.LlamaConfig",
+    "mbart": "bart.MBartConfig",
+    "mistral": "mistral.MistralConfig",
+    "modernbert": "modernbert.ModernBertConfig",
+    "modernbert-decoder": "modernbert.ModernBertDecoderConfig",
+    "mt5": "t5.MT5Config",
+    "opt": "opt.OPTConfig",
+    "qwen2": "qwen2.Qwen2Config",
+    "qwen3": "qwen3.Qwen3Config",
+    "roberta": "roberta.RobertaConfig",
+    "t5": "t5.T5Config",
+    "xlm-roberta": "roberta.XLMRobertaConfig",
+}
+"""model_type -> module and config class, sorted."""
