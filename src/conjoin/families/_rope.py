@@ -14,8 +14,15 @@ Words = Mapping[str, Any]
 KNOWN = ("default", "linear", "llama3", "yarn")
 
 
+class RopeFields(PretrainedConfig):
+    """Fields of every config with rotary positions; each family names the base in its own way."""
+
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+
 def rotary(
-    config: PretrainedConfig, size: int, *, layer_type: LayerType | None = None, older: Words | None = None
+    config: RopeFields, size: int, *, layer_type: LayerType | None = None, older: Words | None = None
 ) -> spec.Rotary:
     """The rotary positions of one kind of layer.
 
@@ -37,7 +44,7 @@ def rotary(
     return spec.Rotary(base=base, rotary_size=turning, scaling=_scaling(config, words))
 
 
-def older_words(config: PretrainedConfig, theta: str = "rope_theta", fallback: float | None = None) -> dict[str, Any]:
+def older_words(config: RopeFields, theta: str = "rope_theta", fallback: float | None = None) -> dict[str, Any]:
     """What transformers 4's keys say, in the words of `rope_parameters`.
 
     Args:
@@ -45,11 +52,11 @@ def older_words(config: PretrainedConfig, theta: str = "rope_theta", fallback: f
         fallback: The base where the key is absent or null.
     """
     base = getattr(config, theta, None)
-    return {"rope_theta": fallback if base is None else base, **(getattr(config, "rope_scaling", None) or {})}
+    return {"rope_theta": fallback if base is None else base, **(config.rope_scaling or {})}
 
 
-def _newer_words(config: PretrainedConfig, layer_type: LayerType | None) -> dict[str, Any]:
-    words: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+def _newer_words(config: RopeFields, layer_type: LayerType | None) -> dict[str, Any]:
+    words: dict[str, Any] = config.rope_parameters or {}
     if any(name in words for name in LAYER_TYPES):
         words = words.get(layer_type or "full_attention") or {}
     return {name: value for name, value in words.items() if value is not None}

@@ -5,13 +5,12 @@ from typing import Any
 from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.families import llama
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, linears
 from conjoin.families._layers import LayerType, every_nth, layer_types
 from conjoin.families._rope import older_words, rotary
 
 
-class Gemma2Config(PretrainedConfig):
+class Gemma2Config(llama.LlamaFields):
     """Fields of a Gemma 2 config.json."""
 
     model_type = "gemma2"
@@ -24,18 +23,13 @@ class Gemma2Config(PretrainedConfig):
     head_dim: int | None = 256
     hidden_activation: str = "gelu_pytorch_tanh"
     max_position_embeddings: int = 8192
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
     attention_bias: bool = False
-    attention_dropout: float = 0.0
     query_pre_attn_scalar: float = 256
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     sliding_window: int | None = 4096
     layer_types: list[str] | None = None
-    rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
+    tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 1
     bos_token_id: int | None = 2

@@ -1,15 +1,12 @@
 """GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia: attention beside the MLP, partial rotary positions."""
 
-from typing import Any
-
 from conjoin import spec
 from conjoin.checkpoint import HeadFused, NameTable, Rule
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
-from conjoin.families._rope import older_words, rotary
+from conjoin.families._rope import RopeFields, older_words, rotary
 
 
-class GPTNeoXConfig(PretrainedConfig):
+class GPTNeoXConfig(RopeFields):
     """Fields of a GPT-NeoX config.json."""
 
     model_type = "gpt_neox"
@@ -28,8 +25,6 @@ class GPTNeoXConfig(PretrainedConfig):
     use_parallel_residual: bool = True
     rotary_pct: float = 0.25
     rotary_emb_base: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
     bos_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 2

@@ -6,33 +6,35 @@ from typing import Any
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
-from conjoin.families._rope import rotary
+from conjoin.families._rope import RopeFields, rotary
 
 
-class LlamaConfig(PretrainedConfig):
-    """Fields of a Llama config.json."""
+class LlamaFields(RopeFields):
+    """Fields of a Llama config.json that the families built on Llama have too."""
 
-    model_type = "llama"
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
     num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
-    attention_bias: bool = False
     attention_dropout: float = 0.0
-    mlp_bias: bool = False
     rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
+
+
+class LlamaConfig(LlamaFields):
+    """Fields of a Llama config.json."""
+
+    model_type = "llama"
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    mlp_bias: bool = False
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
 
@@ -41,7 +43,7 @@ Window = Callable[[int], int | None]
 
 
 def decoder_stack(
-    config: PretrainedConfig,
+    config: LlamaFields,
     role: Role,
     heads: spec.Attention,
     *,
@@ -87,7 +89,7 @@ def decoder_stack(
     )
 
 
-def grouped_heads(config: PretrainedConfig, **more: Any) -> spec.Attention:
+def grouped_heads(config: LlamaFields, **more: Any) -> spec.Attention:
     """The attention of a config with num_key_value_heads and head_dim.
 
     Args:

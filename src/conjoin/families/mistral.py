@@ -1,34 +1,20 @@
 """Mistral (Jiang et al. 2023, arXiv:2310.06825): Llama whose every layer reads a sliding window."""
 
-from typing import Any
-
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role
 
 
-class MistralConfig(PretrainedConfig):
+class MistralConfig(llama.LlamaFields):
     """Fields of a Mistral config.json."""
 
     model_type = "mistral"
-    vocab_size: int = 32000
-    hidden_size: int = 4096
     intermediate_size: int = 14336
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = 8
     head_dim: int | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 131072
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
     sliding_window: int | None = 4096
-    rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
 

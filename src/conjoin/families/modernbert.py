@@ -1,16 +1,13 @@
 """ModernBERT (Warner et al. 2024, arXiv:2412.13663) and the causal models trained beside it (Ettin, 2507.11412)."""
 
-from typing import Any
-
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
 from conjoin.families._layers import LayerType, every_nth, layer_types
-from conjoin.families._rope import older_words, rotary
+from conjoin.families._rope import RopeFields, older_words, rotary
 
 
-class ModernBertConfig(PretrainedConfig):
+class ModernBertConfig(RopeFields):
     """Fields of a ModernBERT config.json."""
 
     model_type = "modernbert"
@@ -37,8 +34,6 @@ class ModernBertConfig(PretrainedConfig):
     global_attn_every_n_layers: int = 3
     global_rope_theta: float = 160000.0
     local_rope_theta: float | None = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
     pad_token_id: int | None = 50283
     eos_token_id: int | list[int] | None = 50282
     bos_token_id: int | None = 50281

@@ -1,40 +1,27 @@
 """Qwen2 and Qwen2.5 (Yang et al. 2024, arXiv:2407.10671): Llama with biases on q, k, v; the last layers may slide."""
 
-from typing import Any
-
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families._config import PretrainedConfig
 from conjoin.families._kit import Family, Role
 from conjoin.families._layers import layer_types
 
 
-class Qwen2Config(PretrainedConfig):
+class Qwen2Config(llama.LlamaFields):
     """Fields of a Qwen2 config.json."""
 
     model_type = "qwen2"
     vocab_size: int = 151936
-    hidden_size: int = 4096
     intermediate_size: int = 22016
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
-    attention_dropout: float = 0.0
     use_sliding_window: bool = False
     sliding_window: int | None = 4096
     max_window_layers: int = 28
     layer_types: list[str] | None = None
-    rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
 
 
-def window(config: PretrainedConfig) -> llama.Window:
+def window(config: Qwen2Config) -> llama.Window:
     """Layer -> how far it sees; without `use_sliding_window` every layer sees everything."""
     size = config.sliding_window if config.use_sliding_window else None
     types = layer_types(config, lambda layer: layer >= config.max_window_layers)
