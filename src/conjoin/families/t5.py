@@ -121,7 +121,9 @@ def stack(config: T5Config, role: Role) -> spec.StackSpec:
         ),
         blocks=repeat(block(config, role), layers),
         relative_bias=spec.RelativeBias(
-            num_buckets=config.relative_attention_num_buckets, max_distance=config.relative_attention_max_distance
+            num_buckets=config.relative_attention_num_buckets,
+            max_distance=config.relative_attention_max_distance,
+            bidirectional=role == "encoder",
         ),
         final_norm=spec.RMSNorm(eps=config.layer_norm_epsilon),
         final_dropout=config.dropout_rate,

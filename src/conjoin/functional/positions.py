@@ -70,13 +70,13 @@ def rotate(ops: Ops, x: Float[Array, "R H T E"], angles: Angles) -> Float[Array,
 
 
 @lru_cache(maxsize=64)
-def distance_buckets(kind: spec.RelativeBias, causal: bool) -> np.ndarray:
+def distance_buckets(kind: spec.RelativeBias) -> np.ndarray:
     """The bucket of every distance from 0 to max_distance, behind which all are in the last one.
 
-    A table, so that no framework's logarithm decides in which bucket a distance falls. In a bidirectional stack what
-    follows has as many buckets again.
+    A table, so that no framework's logarithm decides in which bucket a distance falls. A bidirectional bias has as many
+    buckets again for keys that follow the query.
     """
-    buckets = kind.num_buckets if causal else kind.num_buckets // 2
+    buckets = kind.num_buckets // 2 if kind.bidirectional else kind.num_buckets
     exact = buckets // 2
     distance = np.arange(kind.max_distance + 1)
     with np.errstate(divide="ignore"):
@@ -93,17 +93,15 @@ def relative_bias(
     table: Array,
     where: Int[Array, "#R T"],
     keys: Int[Array, "#R S"],
-    *,
-    causal: bool,
 ) -> Float[Array, "#R H T S"]:
     """Bias of queries that stand `where`, against keys."""
     distance = keys[:, None, :] - where[:, :, None]
-    if causal:
-        start, distance = 0, ops.maximum(-distance, 0)
-    else:
+    if kind.bidirectional:
         start = ops.cast(distance > 0, "int32") * (kind.num_buckets // 2)
         distance = abs(distance)
-    near = ops.take(ops.constant(distance_buckets(kind, causal)), ops.minimum(distance, kind.max_distance))
+    else:
+        start, distance = 0, ops.maximum(-distance, 0)
+    near = ops.take(ops.constant(distance_buckets(kind)), ops.minimum(distance, kind.max_distance))
     return ops.einsum("rtsh->rhts", ops.take(table, near + start))
 
 

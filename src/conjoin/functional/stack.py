@@ -197,10 +197,10 @@ class _Pass:
         kind, ops = self.kind.relative_bias, self.ops
         if kind is None:
             return None
-        table, causal = self.here["relative_bias.weight"], self.kind.blocks[0].causal
+        table = self.here["relative_bias.weight"]
 
         def of(places: tuple[Array, Array]) -> Array:
-            return relative_bias(ops, kind, table, *places, causal=causal)
+            return relative_bias(ops, kind, table, *places)
 
         if not self.padded:
             return of(self._indices())

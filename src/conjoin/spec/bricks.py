@@ -91,10 +91,15 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelativeBias:
-    """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1), one table per stack."""
+    """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1), one table per stack.
+
+    Args:
+        bidirectional: Half of the buckets are for keys that follow the query; else these share bucket 0.
+    """
 
     num_buckets: int
     max_distance: int
+    bidirectional: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,10 +74,9 @@ def rotate(x: Float[Tensor, "R H T E"], angles: Angles) -> Float[Tensor, "R H T 
 class RelativeBias(nn.Module):
     """T5's learned bias per bucketed distance and head (Raffel et al. 2020, arXiv:1910.10683, 2.1)."""
 
-    def __init__(self, kind: spec.RelativeBias, num_heads: int, causal: bool) -> None:
+    def __init__(self, kind: spec.RelativeBias, num_heads: int) -> None:
         super().__init__()
         self.kind = kind
-        self.causal = causal
         self.weight = nn.Parameter(torch.empty(kind.num_buckets, num_heads))
 
     def forward(
@@ -95,11 +94,11 @@ class RelativeBias(nn.Module):
 
     def _buckets(self, distance: Int[Tensor, "#R T S"]) -> Int[Tensor, "#R T S"]:
         buckets = self.kind.num_buckets
-        if self.causal:
-            start, distance = torch.zeros_like(distance), (-distance).clamp(min=0)
-        else:
+        if self.kind.bidirectional:
             buckets //= 2
             start, distance = (distance > 0).long() * buckets, distance.abs()
+        else:
+            start, distance = torch.zeros_like(distance), (-distance).clamp(min=0)
         exact = buckets // 2
         ratio = torch.log(distance.float() / exact) / math.log(self.kind.max_distance / exact)
         far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)

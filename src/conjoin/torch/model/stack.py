@@ -57,7 +57,7 @@ class Stack(Brick):
         self.embed = Embedding(kind.embedding, kind.hidden_size)
         heads = kind.blocks[0].self_attn.attention.num_heads
         bias = kind.relative_bias
-        self.relative_bias = RelativeBias(bias, heads, kind.blocks[0].causal) if bias else None
+        self.relative_bias = RelativeBias(bias, heads) if bias else None
         self.blocks = nn.ModuleList(
             Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of))
         )
