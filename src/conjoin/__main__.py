@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """The command line, whose parts take a moment to load; Ctrl-C ends that without a traceback too."""
+    """Run the command line; Ctrl-C prints no traceback, not even while modules are still being imported."""
     try:
         from conjoin.cli import main as run
 

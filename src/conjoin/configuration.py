@@ -1,4 +1,4 @@
-"""The config of a joined pair, and the class that picks a config by itself."""
+"""The config of a joined pair, and `AutoConfig`, which picks the class of a config by its model_type."""
 
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -13,7 +13,7 @@ Share = Literal["none", "embeddings", "all"]
 CrossAttentionInit = Literal["normal", "self_attention", "zero_gate"]
 
 PAIR_TYPES = ("encoder-decoder", "conjoin")
-"""model_type of a joined pair: Hugging Face's where transformers can hold it, else ours, so that it refuses clearly."""
+"""model_type of a joined pair: Hugging Face's if transformers can load it, else ours, so that transformers refuses."""
 
 
 class EncoderDecoderConfig(PretrainedConfig):
@@ -21,13 +21,14 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     Args:
         encoder, decoder: Configs, or the dicts that config.json holds. Both default to BERT.
-        conjoin: What Hugging Face's format has no word for: `share`, `cross_attention_init`, and `fresh`: parts (or
-            parameters) that no checkpoint had and nobody trained yet. Training clears it; set it to [] to say so.
-        tie_encoder_decoder: Hugging Face 4's word for `share="all"`; read, never written.
+        conjoin: Settings that Hugging Face's format has no key for: `share`, `cross_attention_init` and `fresh`, the
+            parts (or parameters) that came from no checkpoint and are not trained yet. Training empties `fresh`; set
+            it to [] to declare them trained.
+        tie_encoder_decoder: transformers 4's name for `share="all"`; read, never written.
 
     Raises:
-        ConfigError: a half is missing or of an unknown family, an unknown key stands under `conjoin`, or a keyword is
-            nearly a field or a setting of `generate`.
+        ConfigError: a half is missing or of an unknown family, `conjoin` has an unknown key, or a keyword argument
+            looks like a misspelt field or setting of `generate`.
     """
 
     model_type = "encoder-decoder"
@@ -40,7 +41,7 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     def __init__(self, **values: Any) -> None:
         if not values.pop("_from_file", False):
-            _refuse_misspelt(type(self), values)
+            _reject_misspelt(type(self), values)
         if ("encoder" in values) != ("decoder" in values):
             raise ConfigError("EncoderDecoderConfig: give both encoder and decoder, or neither (two BERTs).")
         encoder = _half(values.pop("encoder", {"model_type": "bert"}))
@@ -54,10 +55,9 @@ class EncoderDecoderConfig(PretrainedConfig):
         if not _are_names(fresh):
             raise ConfigError(f"EncoderDecoderConfig: fresh = {shown(fresh)}; expected a list of names.")
         values["fresh"] = list(fresh)
-        reads = {"is_decoder": True, "add_cross_attention": True}
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
-            decoder=decoder.copy(**reads),
+            decoder=decoder.copy(is_decoder=True, add_cross_attention=True),
             **{**extra, **values},
         )
 
@@ -65,45 +65,45 @@ class EncoderDecoderConfig(PretrainedConfig):
     def from_encoder_decoder_configs(
         cls, encoder_config: PretrainedConfig, decoder_config: PretrainedConfig, **values: Any
     ) -> Self:
-        """Pair two configs; the decoder's copy gets cross-attention, the arguments stay as they are."""
+        """Build the config of a pair from copies of two configs; the decoder's copy gets cross-attention."""
         return cls(encoder=encoder_config, decoder=decoder_config, **values)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from what config.json holds, under Hugging Face's model_type or ours."""
-        _refuse_misspelt(cls, overrides)
+        _reject_misspelt(cls, overrides)
         plain = {**values, **overrides}
         if plain.get("model_type") in PAIR_TYPES:
             plain.pop("model_type")
         return super().from_dict({**plain, "_from_file": True})
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds; conjoin's own words stand under one key."""
+        """Return what config.json holds; conjoin's own settings are under the key `conjoin`."""
         plain = super().to_dict()
-        ours = {key: plain.pop(key) for key in ("share", "cross_attention_init", "fresh")}
-        changed = {key: value for key, value in ours.items() if value != getattr(EncoderDecoderConfig, key)}
+        own = {key: plain.pop(key) for key in ("share", "cross_attention_init", "fresh")}
+        changed = {key: value for key, value in own.items() if value != getattr(EncoderDecoderConfig, key)}
         if changed:
             plain["conjoin"] = changed
         plain["model_type"] = self.model_type if self.transformers_can_hold else "conjoin"
         return plain
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Only what differs from the defaults, in both halves too."""
+        """Return only the values that differ from the defaults, in the halves as well."""
         halves = {"encoder": self.encoder.to_diff_dict(), "decoder": self.decoder.to_diff_dict()}
         return {**super().to_diff_dict(), **halves}
 
     @property
     def transformers_can_hold(self) -> bool:
-        """Whether transformers' EncoderDecoderModel computes the same from the same file."""
+        """True if transformers' EncoderDecoderModel computes the same from the same file."""
         encoder, decoder = family(self.encoder.model_type), family(self.decoder.model_type)
         plain = self.share == "none" and self.cross_attention_init != "zero_gate"
         return plain and encoder.encoder == "native" and decoder.held_by_transformers
 
 
 def is_gated(decoder: PretrainedConfig) -> bool:
-    """Whether a decoder was saved out of a pair whose cross-attention stands behind gates."""
-    ours: Mapping[str, Any] = getattr(decoder, "conjoin", None) or {}
-    return ours.get("cross_attention_init") == "zero_gate"
+    """True if the decoder was saved from a pair whose cross-attention has gates."""
+    own: Mapping[str, Any] = getattr(decoder, "conjoin", None) or {}
+    return own.get("cross_attention_init") == "zero_gate"
 
 
 def _half(value: Any) -> PretrainedConfig:
@@ -117,7 +117,7 @@ def _half(value: Any) -> PretrainedConfig:
 def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
     allowed = {"share": get_args(Share), "cross_attention_init": get_args(CrossAttentionInit)}
     if not isinstance(cast(Any, values), Mapping):
-        raise ConfigError(f"config.json: under 'conjoin' stands {values!r}.\nExpected an object: {allowed}.")
+        raise ConfigError(f"config.json: the key 'conjoin' holds {values!r}.\nExpected an object: {allowed}.")
     wrong = [
         f"{key} = {value!r}"
         for key, value in values.items()
@@ -125,7 +125,7 @@ def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if wrong:
         expected = f"{allowed}, and a list of names as 'fresh'"
-        raise ConfigError(f"config.json: under 'conjoin' stands {', '.join(wrong)}.\nExpected: {expected}.")
+        raise ConfigError(f"config.json: the key 'conjoin' holds {', '.join(wrong)}.\nExpected: {expected}.")
     return dict(values)
 
 
@@ -133,27 +133,27 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) for name in cast("list[Any]", value))
 
 
-def _refuse_misspelt(cls: type[EncoderDecoderConfig], values: Iterable[str]) -> None:
-    """Other keys are kept, as config.json's are; but not those that a caller wrote and that are nearly known ones."""
+def _reject_misspelt(cls: type[EncoderDecoderConfig], values: Iterable[str]) -> None:
+    """Raise for keyword arguments that are almost a known key; other unknown ones are kept, as config.json's are."""
     known = {*known_keys(cls), "torch_dtype", "model_type"}
-    meant = {name: near(name, known, cutoff=0.85) for name in values if name not in known}
-    if told := [f"{name}: did you mean {other}?" for name, other in meant.items() if other]:
-        raise ConfigError(f"{cls.__name__} has no such fields:\n{listing(told)}")
+    suggestions = {name: near(name, known, cutoff=0.85) for name in values if name not in known}
+    if problems := [f"{name}: did you mean {key}?" for name, key in suggestions.items() if key]:
+        raise ConfigError(f"{cls.__name__} has no such fields:\n{listing(problems)}")
 
 
 class AutoConfig:
-    """Reads any config that conjoin knows: a single model's, a whole seq2seq model's, or a pair's."""
+    """Loads any config that conjoin knows: of a single model, of a whole seq2seq model or of a pair."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PretrainedConfig:
-        """The config object of what config.json holds."""
+        """Build the config object from what config.json holds."""
         if values.get("model_type") in PAIR_TYPES:
             return EncoderDecoderConfig.from_dict(values)
         return config_from_dict(values)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | PathLike[str], **overrides: Any) -> PretrainedConfig:
-        """Read config.json of a folder or hub id; other keywords override its values.
+        """Load config.json from a folder or hub id; other keyword arguments override its values.
 
         Raises:
             ConfigError: unknown model_type, bad JSON, or values of the wrong type.
@@ -169,10 +169,10 @@ class AutoConfig:
 
 
 def _require_config(folder: Path) -> None:
-    """Say where weights without a config come from, mostly."""
+    """Raise an error that says where weights without a config usually come from."""
     if not (folder / "config.json").exists() and (folder / SAFETENSORS.file).exists():
         raise FileError(
             f"{folder} has weights, but no config.json.",
-            hint="a Trainer of transformers writes that; put conjoin.training.SavesPretrained in front of it "
+            hint="transformers' Trainer leaves the config out; mix conjoin.training.SavesPretrained into your Trainer "
             "(docs/training.md, Other trainers), or save with model.save_pretrained.",
         )

@@ -1,4 +1,4 @@
-"""Reading JSON that others wrote: whatever is wrong with it becomes one kind of error that names the place."""
+"""Parse JSON from untrusted files: whatever is wrong becomes one kind of error, with line and column."""
 
 import json
 import re
@@ -11,14 +11,14 @@ _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 class JsonError(ValueError):
-    """A text is no JSON that can be used; says why and where, for a caller who adds the file's name."""
+    """A text is not usable JSON. The message says why and where; the caller adds the name of the file."""
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says.
+    """Parse a JSON text.
 
     Raises:
-        JsonError: it is not JSON, nested too deeply, or holds a whole number of too many digits.
+        JsonError: the text is not JSON, is nested too deeply, or holds a whole number with too many digits.
     """
     try:
         value = json.loads(text)
@@ -32,7 +32,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_json_line(text: str) -> Any:
-    """What a line of a file of JSON lines says; the place of an error is its column.
+    """Parse one line of a JSON Lines file; errors name the column only.
 
     Raises:
         JsonError: as `parse_json`.
@@ -44,11 +44,11 @@ def parse_json_line(text: str) -> Any:
 
 
 def _is_shallow(value: Any) -> bool:
-    """Whether lists and objects stand at most `JSON_DEPTH` deep; level by level, since Python's own stack is short."""
+    """True if lists and objects nest at most `JSON_DEPTH` deep. Not recursive: Python's own stack is short."""
     level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(JSON_DEPTH):
-        insides = (one.values() if type(one) is dict else one for one in level)
-        level = [each for inside in insides for each in inside if type(each) is dict or type(each) is list]
+        contents = (item.values() if type(item) is dict else item for item in level)
+        level = [item for items in contents for item in items if type(item) is dict or type(item) is list]
         if not level:
             return True
     return False
@@ -67,10 +67,10 @@ def _why(text: str, error: ValueError | RecursionError) -> str:
 
 def _too_deep(text: str) -> str:
     depth, at = 0, 0
-    for found in _BRACKETS.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found.group(), 0)
+    for match in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match.group(), 0)
         if depth > JSON_DEPTH:
-            at = found.start()
+            at = match.start()
             break
     return (
         f"not JSON: maximum recursion: more than {JSON_DEPTH} lists and objects inside one another at {_at(text, at)}."

@@ -96,7 +96,7 @@ def test_predictions_replace_a_file_only_when_told_to(
     words = ("evaluate", folder, data, "--limit", "1", "--metrics", "exact_match", "--predictions")
     (tmp_path / "p.against.jsonl").write_text("mine")
     with monkeypatch.context() as patch:
-        patch.setattr("conjoin.cli._options.load", no_model)
+        patch.setattr("conjoin.cli.options.load", no_model)
         told = run(*words, tmp_path / "p.jsonl", "--against", folder)
     assert (told.code, told.out) == (1, "")
     assert told.err.startswith(f"FileError: {tmp_path / 'p.against.jsonl'} exists already.")
@@ -109,7 +109,7 @@ def test_predictions_replace_a_file_only_when_told_to(
 def test_predictions_never_replace_the_data(
     run: Any, folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conjoin.cli._options.load", no_model)
+    monkeypatch.setattr("conjoin.cli.options.load", no_model)
     before, against = data.read_text(), tmp_path / "q.against.jsonl"
     (tmp_path / "link.jsonl").symlink_to(data)
     against.write_text(before)
@@ -120,7 +120,7 @@ def test_predictions_never_replace_the_data(
     ):
         told = run("evaluate", folder, read, "--predictions", written, "--overwrite", *more)
         assert (told.code, told.out) == (1, "")
-        assert "is what this command reads" in told.err
+        assert "is an input of this command" in told.err
     assert data.read_text() == against.read_text() == before
 
 

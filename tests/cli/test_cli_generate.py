@@ -142,7 +142,7 @@ def test_results_never_replace_the_input(run: Any, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("the cat\n")
     told = run("generate", "no/model", "-i", tmp_path / "in.txt", "-o", tmp_path / "in.txt", "--overwrite")
     assert told.code == 1
-    assert "is what this command reads" in told.err
+    assert "is an input of this command" in told.err
     assert (tmp_path / "in.txt").read_text() == "the cat\n"
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_model_only(
     assert (tmp_path / "out.jsonl.partial").read_bytes() == kept
     shutil.rmtree(model)
     (tmp_path / "copy").rename(model)
-    assert "1 results are there already" in run(*words[:8]).err
+    assert "1 results exist already" in run(*words[:8]).err
     assert len(output.read_text().splitlines()) == 3
 
 
@@ -247,7 +247,7 @@ def test_a_bulk_run_that_was_killed_repeats_and_loses_no_line(folder: Path, tmp_
     kept = partial.read_bytes().count(b"\n")
     assert kept < 300, "the run was over before it was killed"
     last = start(*words)
-    assert f"{kept - 1:,} results are there already".encode() in last.communicate()[1]
+    assert f"{kept - 1:,} results exist already".encode() in last.communicate()[1]
     assert last.returncode == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["source"] for row in rows] == sources

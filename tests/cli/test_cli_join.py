@@ -60,7 +60,7 @@ def test_join_replaces_nothing_unasked_and_never_its_input(tmp_path: Path, run: 
     for out in ("half", "link"):
         told = run(*words, tmp_path / out, "--overwrite")
         assert told.code == 1
-        assert "is what this command reads" in told.err
+        assert "is an input of this command" in told.err
     assert (tmp_path / "half" / "config.json").read_bytes() == before
     (tmp_path / "file").touch()
     assert "is a file, expected a folder" in run(*words, tmp_path / "file").err

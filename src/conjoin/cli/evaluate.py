@@ -1,4 +1,4 @@
-"""`conjoin evaluate`: how good a model is on pairs, how sure that is, and whether it beats another."""
+"""`conjoin evaluate`: score a model on pairs, with confidence intervals, and test whether it beats another model."""
 
 import json
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from conjoin.cli import _options as options
-from conjoin.cli._outputs import claim_file
-from conjoin.cli._streams import emit
-from conjoin.cli._talk import progress, say
+from conjoin.cli import options
+from conjoin.cli.outputs import claim_file
+from conjoin.cli.streams import emit
+from conjoin.cli.talk import progress, say
 from conjoin.errors import FileError, plain
 from conjoin.evaluation.evaluate import Evaluation, comparison_dict, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
@@ -29,25 +29,30 @@ class Method(StrEnum):
 
 def evaluate_model(
     model: options.Model,
-    data: Annotated[str, typer.Argument(help="Pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")],
-    against: Annotated[str | None, typer.Option(help="A second model, to compare with on the same pairs.")] = None,
-    metrics: Annotated[str, typer.Option(help="Of texts, with commas; loss and token_accuracy are always there.")] = (
-        ",".join(DEFAULT_METRICS)
-    ),
+    data: Annotated[str, typer.Argument(help="File of pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")],
+    against: Annotated[
+        str | None, typer.Option(help="Folder or hub id of a second model, to compare on the same pairs.")
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Text metrics, separated by commas; loss and token_accuracy are always included.")
+    ] = ",".join(DEFAULT_METRICS),
     predictions: Annotated[
-        Path | None, typer.Option(help="Write source, target, prediction and loss of every pair here, as JSON lines.")
+        Path | None,
+        typer.Option(help="JSON Lines file to write source, target, prediction and loss of every pair to."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Let --predictions replace what is there; never the data.")
+        bool, typer.Option("--overwrite", help="Replace the --predictions file if it exists; never the data.")
     ] = False,
-    test: Annotated[Method, typer.Option(help="Of --against: paired bootstrap or approximate randomisation.")] = (
-        Method.bootstrap
-    ),
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first pairs only.")] = None,
+    test: Annotated[
+        Method, typer.Option(help="Significance test for --against: paired bootstrap or approximate randomisation.")
+    ] = Method.bootstrap,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT pairs.")] = None,
     source_column: options.SourceColumn = "source",
-    target_column: Annotated[str, typer.Option(help="The key or column that holds the target.")] = "target",
-    source_prefix: Annotated[str, typer.Option(help="Text put before every source.")] = "",
-    drop_empty: Annotated[bool, typer.Option("--drop-empty", help="Leave out pairs with an empty side.")] = False,
+    target_column: Annotated[str, typer.Option(help="JSON key or table column of the target.")] = "target",
+    source_prefix: Annotated[str, typer.Option(help="Text to put before every source.")] = "",
+    drop_empty: Annotated[
+        bool, typer.Option("--drop-empty", help="Skip pairs with an empty source or target.")
+    ] = False,
     batch_size: options.BatchSize = 32,
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,
@@ -59,100 +64,101 @@ def evaluate_model(
     device: options.Device = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Score a model on pairs it was not trained on: texts by metrics, tokens by loss, with 95 % intervals."""
+    """Score a model on held-out pairs: text metrics, loss and token accuracy, with 95 % confidence intervals."""
     names = metric_names(metrics)
-    named = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     settings = TextSettings(
         batch_size=batch_size,
         max_source_length=max_source_length,
-        generation=options.generation_settings(set, **named),
+        generation=options.generation_settings(set, num_beams=num_beams, max_new_tokens=max_new_tokens),
     )
     columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
     pairs = read_pairs(data, columns)
     if pairs.weights is not None:
-        say(f"{pairs.name}: its column weight has no effect here, every pair counts once.")
+        say(f"{pairs.name}: its column weight has no effect here; every pair counts once.")
     pairs = Pairs(pairs.name, pairs.sources[:limit], pairs.targets[:limit], pairs.lines[:limit])
     models = [model, *([against] if against else [])]
-    written = _written(predictions, len(models))
-    for path in written:
+    outputs = _prediction_paths(predictions, len(models))
+    for path in outputs:
         claim_file(path, inputs=[data], overwrite=overwrite)
-    found: list[Evaluation] = []
-    unsaved: list[str] = []
+    evaluations: list[Evaluation] = []
+    write_errors: list[str] = []
     for number, name in enumerate(models):
         loaded = options.load(name, dtype, device, (source_language, target_language))
-        found.append(_evaluate(loaded, name, pairs, names, settings))
-        unsaved += _save(found[-1], written[number]) if written else []
-    compared = found[0].compare(found[1], method=test.value) if against else []
+        evaluations.append(_evaluate(loaded, name, pairs, names, settings))
+        write_errors += _save(evaluations[-1], outputs[number]) if outputs else []
+    comparisons = evaluations[0].compare(evaluations[1], method=test.value) if against else []
     if as_json:
-        emit(json.dumps(_as_dict(model, data, found, against, test, compared), indent=2, ensure_ascii=False))
+        result = _as_dict(model, data, evaluations, against, test, comparisons)
+        emit(json.dumps(result, indent=2, ensure_ascii=False))
     else:
-        _print_table(found, models, compared)
-    if unsaved:
-        raise FileError("\n".join(unsaved))
+        _print_table(evaluations, models, comparisons)
+    if write_errors:
+        raise FileError("\n".join(write_errors))
 
 
 def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
-    with progress(name, 2 * len(pairs)) as advance:  # every pair is read once and written once
-        found = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
-    if found.cut:
-        say(f"{found.cut:,} sources were longer than {name} reads: their ends were not read.")
-    return found
+    with progress(name, 2 * len(pairs)) as advance:  # each pair counts twice: once for the loss, once generated
+        result = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
+    if result.cut:
+        say(f"{result.cut:,} sources were longer than {name} can read and were truncated.")
+    return result
 
 
-def _written(path: Path | None, models: int) -> list[Path]:
-    """The second model's predictions go beside the first one's: pairs.jsonl, pairs.against.jsonl."""
+def _prediction_paths(path: Path | None, num_models: int) -> list[Path]:
+    """Return one path per model; the second model's is beside the first: pairs.jsonl, pairs.against.jsonl."""
     if path is None:
         return []
     if not path.name:
         raise FileError(f"{path} is a folder; expected a file to write.")
-    return [path, path.with_suffix(f".against{path.suffix}")][:models]
+    return [path, path.with_suffix(f".against{path.suffix}")][:num_models]
 
 
-def _save(found: Evaluation, path: Path) -> list[str]:
-    """Write predictions; what keeps them from being written is for later, since scores come first."""
+def _save(evaluation: Evaluation, path: Path) -> list[str]:
+    """Write predictions; return the error, if any, so that the scores are still printed first."""
     try:
-        found.save_predictions(path)
+        evaluation.save_predictions(path)
     except FileError as error:
         return [str(error)]
-    say(f"{path}: {len(found.predictions):,} predictions.")
+    say(f"{path}: {len(evaluation.predictions):,} predictions.")
     return []
 
 
 def _as_dict(
     model: str,
     data: str,
-    found: Sequence[Evaluation],
+    evaluations: Sequence[Evaluation],
     against: str | None,
     test: Method,
-    compared: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
 ) -> dict[str, Any]:
-    told = {"model": model, "data": data, **found[0].to_dict()}
+    result = {"model": model, "data": data, **evaluations[0].to_dict()}
     if against:
-        told["against"] = {"model": against, **found[1].to_dict()}
-        told["comparison"] = {"test": test.value, "metrics": comparison_dict(compared)}
-    return told
+        result["against"] = {"model": against, **evaluations[1].to_dict()}
+        result["comparison"] = {"test": test.value, "metrics": comparison_dict(comparisons)}
+    return result
 
 
-def _print_table(found: Sequence[Evaluation], names: Sequence[str], compared: Sequence[Comparison]) -> None:
+def _print_table(evaluations: Sequence[Evaluation], names: Sequence[str], comparisons: Sequence[Comparison]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
-    for name, each in zip(names, found, strict=True):
-        table = Table("metric", box=None, title=_title(f"{name}: {len(each.references):,} pairs"), title_justify="left")
+    for name, result in zip(names, evaluations, strict=True):
+        title = _title(f"{name}: {len(result.references):,} pairs")
+        table = Table("metric", box=None, title=title, title_justify="left")
         table.add_column("score", justify="right")
         table.add_column("95 % interval", justify="right")
-        for score in each.estimates():
+        for score in result.estimates():
             table.add_row(score.name, f"{score.value:.4f}", f"{score.low:.4f} to {score.high:.4f}")
         console.print(table)
-    if compared:
+    if comparisons:
         table = Table(
             "metric", box=None, title=_title(f"second - first ({names[1]} - {names[0]})"), title_justify="left"
         )
         for column in ("difference", "95 % interval", "p"):
             table.add_column(column, justify="right")
         table.add_column("better")
-        for row in compared:
+        for row in comparisons:
             interval, p_value = f"{row.low:+.4f} to {row.high:+.4f}", f"{row.p_value:.3f}"
             table.add_row(row.name, f"{row.difference:+.4f}", interval, p_value, row.better or "no difference")
         console.print(table)

@@ -1,11 +1,11 @@
-"""`conjoin families`."""
+"""`conjoin families`: list the checkpoint families."""
 
 import json
 from typing import Annotated
 
 import typer
 
-from conjoin.cli._streams import emit
+from conjoin.cli.streams import emit
 from conjoin.families import Family, families
 
 _ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "encoder half"}
@@ -15,8 +15,8 @@ _DECODER = {"own": "as trained", "grafted": "cross-attention grafted in", "half"
 def list_families(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """List the checkpoint families, and what each can be in a pair."""
-    rows = [_row(name, made) for name, made in families().items()]
+    """List the supported checkpoint families, and how each serves as encoder, as decoder or as a whole model."""
+    rows = [_row(name, family) for name, family in families().items()]
     if as_json:
         emit(json.dumps(rows, indent=2))
         return
@@ -29,6 +29,6 @@ def list_families(
     Console().print(table)
 
 
-def _row(name: str, made: Family) -> dict[str, str]:
-    whole = made.whole.architecture if made.whole else ""
-    return {"model_type": name, "encoder": made.encoder, "decoder": made.decoder, "whole": whole}
+def _row(name: str, family: Family) -> dict[str, str]:
+    whole = family.whole.architecture if family.whole else ""
+    return {"model_type": name, "encoder": family.encoder, "decoder": family.decoder, "whole": whole}

@@ -1,4 +1,4 @@
-"""`conjoin generate`: any number of texts through a joined model."""
+"""`conjoin generate`: generate a target for each of any number of sources."""
 
 import heapq
 import json
@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from conjoin.checkpoint import fingerprints, resolve
-from conjoin.cli import _options as options
-from conjoin.cli._outputs import claim_file
-from conjoin.cli._streams import emit
-from conjoin.cli._talk import progress, say
+from conjoin.cli import options
+from conjoin.cli.outputs import claim_file
+from conjoin.cli.streams import emit
+from conjoin.cli.talk import progress, say
 from conjoin.errors import lone_surrogate
 from conjoin.evaluation.journal import Journal
 from conjoin.evaluation.texts import Generated, TextSettings, generate_stream, source_limit
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Format(StrEnum):
-    """How lines look."""
+    """Formats of input and output lines."""
 
     text = "text"
     jsonl = "jsonl"
@@ -32,18 +32,22 @@ class Format(StrEnum):
 
 def generate_targets(
     model: options.Model,
-    texts: Annotated[list[str] | None, typer.Argument(help="Sources; else --input, else stdin.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Sources; by default they are read from --input or stdin.")
+    ] = None,
     input: Annotated[
-        str | None, typer.Option("--input", "-i", help="A file with one source a line; - for stdin.")
+        str | None, typer.Option("--input", "-i", help="File with one source per line; - is stdin.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A file for the results; stdout by default.")
+        Path | None, typer.Option("--output", "-o", help="File to write the results to; stdout by default.")
     ] = None,
-    input_format: Annotated[Format | None, typer.Option(help="Of the input; told by its name by default.")] = None,
+    input_format: Annotated[
+        Format | None, typer.Option(help="Format of the input; by default chosen by its file name.")
+    ] = None,
     format: Annotated[
-        Format | None, typer.Option(help="Of the output; told by its name by default, else text.")
+        Format | None, typer.Option(help="Format of the output; by default chosen by its file name, or text.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format jsonl.")] = False,
     source_column: options.SourceColumn = "source",
     batch_size: options.BatchSize = 32,
     source_language: options.SourceLanguage = None,
@@ -51,25 +55,31 @@ def generate_targets(
     max_source_length: options.MaxSourceLength = None,
     num_beams: options.NumBeams = None,
     max_new_tokens: options.MaxNewTokens = None,
-    num_return_sequences: Annotated[int | None, typer.Option(min=1, help="Results per source.")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
+    num_return_sequences: Annotated[int | None, typer.Option(min=1, help="Number of results per source.")] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Sample tokens instead of choosing the most likely one.")
+    ] = False,
     temperature: Annotated[
-        float | None, typer.Option(help="Below 1 sharpens what is drawn, above flattens it.")
+        float | None, typer.Option(help="Sampling temperature: below 1 sharpens the distribution, above 1 flattens it.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw among so many tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest tokens of this much in all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of --sample.")] = 0,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the TOP_K most likely tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the most likely tokens whose probabilities add up to TOP_P.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for --sample.")] = 0,
     set: options.Set = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, finished or not.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output, finished or not.")
+    ] = False,
     dtype: options.DtypeOption = None,
     device: options.Device = None,
 ) -> None:
-    """Write a target for every source.
+    """Generate a target for every source.
 
-    With --output, results are kept as they come: the same command goes on with a run that was cut off, and neither
-    repeats nor loses a line.
+    With --output, results are saved as they are generated: the same command
+    continues an interrupted run, without repeating or losing a line.
     """
-    named = {
+    options_of_generate = {
         "num_beams": num_beams,
         "max_new_tokens": max_new_tokens,
         "num_return_sequences": num_return_sequences,
@@ -81,21 +91,21 @@ def generate_targets(
     settings = TextSettings(
         batch_size=batch_size,
         max_source_length=max_source_length,
-        generation=options.generation_settings(set, **named),
+        generation=options.generation_settings(set, **options_of_generate),
         seed=seed,
     )
     rows, total = _input(texts, input, input_format, source_column)
     if total == 0:
-        say(f"{input or 'stdin'} holds no sources: there is nothing to write.")
+        say(f"{input or 'stdin'} holds no sources: there is nothing to generate.")
     languages = (source_language, target_language)
-    written = Format.jsonl if as_json else format or _told_by(output)
-    spell = json_line if written == Format.jsonl else text_line
+    output_format = Format.jsonl if as_json else format or _format_of(output)
+    to_line = json_line if output_format == Format.jsonl else text_line
     if output is None:
         loaded = options.load(model, dtype, device, languages)
-        _to_stdout(_Run(loaded, settings, rows, total), spell)
+        _to_stdout(_Run(loaded, settings, rows, total), to_line)
         return
     claim_file(output, inputs=[input] if input not in (None, STDIN) else [], overwrite=overwrite)
-    same = {
+    run_key = {
         "model": model,
         **fingerprints(resolve(model)),
         "dtype": dtype,
@@ -104,18 +114,18 @@ def generate_targets(
         "max_source_length": max_source_length,
         **({"languages": languages} if any(languages) else {}),
     }
-    with Journal(output, same, overwrite=overwrite) as journal:
+    with Journal(output, run_key, overwrite=overwrite) as journal:
         if journal.done:
-            say(f"{len(journal.done):,} results are there already; going on with the others.")
+            say(f"{len(journal.done):,} results exist already; continuing with the others.")
         loaded = options.load(model, dtype, device, languages)
-        _to_file(_Run(loaded, settings, rows, total), journal, spell)
+        _to_file(_Run(loaded, settings, rows, total), journal, to_line)
     say(f"{output}: {len(journal.done):,} results.")
 
 
 def _input(
     texts: list[str] | None, name: str | None, kind: Format | None, column: str
 ) -> tuple[Iterable[tuple[str, Row]], int | None]:
-    """Sources with the objects that they stand in, and how many there are, where that is known."""
+    """Return the sources, each with the JSON object or row that holds it, and their number if it is known."""
     if texts and name:
         raise typer.BadParameter("give sources as arguments or --input, not both", param_hint="TEXTS")
     if problems := [
@@ -125,97 +135,98 @@ def _input(
     if texts:
         return [(text, {"source": text}) for text in texts], len(texts)
     if name is None and sys.stdin.isatty():
-        raise typer.BadParameter("give sources as arguments, --input FILE, or pipe them in", param_hint="TEXTS")
+        raise typer.BadParameter("give sources as arguments, with --input FILE or on stdin", param_hint="TEXTS")
     file = SourceFile.of(name or STDIN, kind.value if kind else None, column)
     total = file.check() if file.can_be_read_twice else None
     return file.rows(), total
 
 
-def _told_by(output: Path | None) -> Format:
+def _format_of(output: Path | None) -> Format:
     return Format.jsonl if output is not None and output.suffix in JSON_SUFFIXES else Format.text
 
 
 class _Run:
-    """Sources on their way through a model."""
+    """Generates results for sources and joins each result with its source's row."""
 
     def __init__(self, model: Any, settings: TextSettings, rows: Iterable[tuple[str, Row]], total: int | None) -> None:
         self.model = model
         self.settings = settings
         self.total = total
         self._rows = rows
-        self._waiting: dict[int, tuple[str, Row]] = {}
-        self._cut = 0
+        self._pending: dict[int, tuple[str, Row]] = {}
+        self._num_truncated = 0
 
     def results(
         self, rest: Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]], done: int = 0
     ) -> Iterator[list[tuple[int, str, Row]]]:
-        """Batches of (index, source, object to be written).
+        """Yield batches of (index, source, object to write).
 
         Args:
-            rest: Leaves out what has a result already.
-            done: How many those are.
+            rest: Filters out sources that have a result already.
+            done: Number of those sources.
         """
         with progress("generating", self.total) as advance:
             advance(done)
             for batch in generate_stream(self.model, rest(self._texts()), self.settings):
-                yield [self._finished(made) for made in batch]
+                yield [self._finished(generated) for generated in batch]
                 advance(len(batch))
-        if self._cut:
+        if self._num_truncated:
             limit = source_limit(self.model, self.settings.max_source_length)
-            say(f"{self._cut:,} sources were longer than {limit} tokens: their ends were not read.")
+            say(f"{self._num_truncated:,} sources were longer than {limit} tokens and were truncated.")
 
     def _texts(self) -> Iterator[tuple[int, str]]:
-        """Sources by index; each object waits for its result, or goes when the next source is asked for."""
+        """Yield the sources by index, and keep each row until its result is generated."""
         for index, (text, row) in enumerate(self._rows):
-            self._waiting[index] = (text, row)
+            self._pending[index] = (text, row)
             yield index, text
 
     def forget(self, index: int) -> None:
-        """Let go of a source that has a result already."""
-        self._waiting.pop(index, None)
+        """Drop a source that has a result already."""
+        self._pending.pop(index, None)
 
-    def _finished(self, made: Generated) -> tuple[int, str, Row]:
-        text, row = self._waiting.pop(made.index)
-        self._cut += made.cut
-        many = {"prediction": made.texts[0]} if len(made.texts) == 1 else {"predictions": made.texts}
-        return made.index, text, {**row, **many, **({"source_was_cut": True} if made.cut else {})}
+    def _finished(self, generated: Generated) -> tuple[int, str, Row]:
+        text, row = self._pending.pop(generated.index)
+        self._num_truncated += generated.cut
+        texts = generated.texts
+        result = {"prediction": texts[0]} if len(texts) == 1 else {"predictions": texts}
+        return generated.index, text, {**row, **result, **({"source_was_cut": True} if generated.cut else {})}
 
 
-def _to_file(run: _Run, journal: Journal, spell: Callable[[Row], str]) -> None:
+def _to_file(run: _Run, journal: Journal, to_line: Callable[[Row], str]) -> None:
     done = len(journal.done)
 
     def rest(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-        def seen() -> Iterator[tuple[int, str]]:
+        def forgetting_done() -> Iterator[tuple[int, str]]:
             for index, text in texts:
                 if index in journal.done:
                     run.forget(index)
                 yield index, text
 
-        return journal.rest(seen())
+        return journal.rest(forgetting_done())
 
     for batch in run.results(rest, done):
         journal.add(batch)
-    journal.finish(spell)
+    journal.finish(to_line)
 
 
-def _to_stdout(run: _Run, spell: Callable[[Row], str]) -> None:
-    """Print results in the order of their sources, each as soon as all before it are there."""
-    waiting: list[tuple[int, str]] = []
-    following = 0
+def _to_stdout(run: _Run, to_line: Callable[[Row], str]) -> None:
+    """Print results in the order of their sources, each as soon as all before it are printed."""
+    pending: list[tuple[int, str]] = []
+    next_index = 0
     for batch in run.results(lambda texts: texts):
         for index, _, row in batch:
-            heapq.heappush(waiting, (index, spell(row)))
-        while waiting and waiting[0][0] == following:
-            emit(heapq.heappop(waiting)[1])
-            following += 1
+            heapq.heappush(pending, (index, to_line(row)))
+        while pending and pending[0][0] == next_index:
+            emit(heapq.heappop(pending)[1])
+            next_index += 1
 
 
 def json_line(row: Row) -> str:
-    """The whole object."""
+    """Return the whole object as one line of JSON."""
     return json.dumps(row, ensure_ascii=False)
 
 
 def text_line(row: Row) -> str:
-    """The result alone, or several with tabs between them; line breaks inside become spaces."""
+    """Return the result, or several separated by tabs; line breaks and tabs inside a result become spaces."""
     texts = row.get("predictions") or [row["prediction"]]
-    return "\t".join(" ".join(text.split()) if any(mark in text for mark in "\n\r\t") else text for text in texts)
+    return "\t".join(" ".join(text.split()) if any(char in text for char in "\n\r\t") else text for text in texts)

@@ -1,4 +1,4 @@
-"""`conjoin inspect`: what a checkpoint is, without loading it."""
+"""`conjoin inspect`: describe a checkpoint without loading its weights."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, resolve
-from conjoin.cli._streams import emit
+from conjoin.cli.streams import emit
 from conjoin.configuration import AutoConfig, EncoderDecoderConfig
 from conjoin.errors import plain
 from conjoin.families import PretrainedConfig, family
@@ -35,7 +35,7 @@ def inspect_folder(
     model: Annotated[str, typer.Argument(help="Folder or hub id of a pair, or of one half.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what a checkpoint holds: halves, sizes, ids, tokenizers, parameters by part, tensors that nothing uses."""
+    """Show what a checkpoint holds: halves, sizes, special tokens, tokenizers, parameters by part, unused tensors."""
     folder = resolve(model)
     config = AutoConfig.from_pretrained(folder)
     report, stacks = _plan(config, folder)
@@ -46,7 +46,7 @@ def inspect_folder(
         **{role: _facts(stack) for role, stack in stacks.items()},
         "special_tokens": _ids(config),
         "tokenizers": _tokenizers(folder),
-        "parameters": {part: numbers for part, *_, numbers in report.rows()},
+        "parameters": {part: count for part, *_, count in report.rows()},
         "fresh": record(report, report.fresh) if isinstance(config, EncoderDecoderConfig) else [],
         "unused": [name for names in report.unused.values() for name in names],
     }
@@ -65,14 +65,14 @@ def inspect_folder(
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(str(inner))}" for key, inner in cast("dict[str, Any]", value).items()) or "none"
+        return ", ".join(f"{key} {plain(str(item))}" for key, item in cast("dict[str, Any]", value).items()) or "none"
     if isinstance(value, list):
         return plain(", ".join(map(str, cast("list[Any]", value)))) or "none"
     return "none" if value is None else plain(str(value))
 
 
 def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str, spec.StackSpec]]:
-    """Where each parameter would come from; raises what loading would raise."""
+    """Plan where each parameter comes from, as loading does; raises the same errors."""
     whole = not isinstance(config, EncoderDecoderConfig) and family(config.model_type).whole is not None
     with open_checkpoint(folder) as checkpoint:
         if isinstance(config, EncoderDecoderConfig) or whole:
@@ -88,9 +88,9 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
 
 
 def _quantization(config: PretrainedConfig) -> str | None:
-    """What linear layers and the vocabulary matrix are, where they are not floats."""
-    found: Any = getattr(config, "quantization_config", None) or {}
-    method = found.get("quant_method")
+    """Return the type of quantised linear layers and LM head; None if they are floats."""
+    quantization: Any = getattr(config, "quantization_config", None) or {}
+    method = quantization.get("quant_method")
     return "int8" if method == QUANTIZED else method
 
 
@@ -108,17 +108,17 @@ def _facts(stack: spec.StackSpec) -> dict[str, Any]:
 
 
 def _tokenizers(folder: Path) -> dict[str, Any]:
-    """What each tokenizer of a folder is; one stands for both sides where there is only one."""
+    """Describe the tokenizer of each side, or the single one under "both"."""
     if not has_tokenizer(folder):
         return {}
     from conjoin.tokenizer import AutoTokenizer, TokenizerPair
 
-    found = AutoTokenizer.from_pretrained(folder)
-    pair = isinstance(found, TokenizerPair)
-    sides = {"source": found.source, "target": found.target} if pair else {"both": found}
-    return {side: f"{type(each).__name__} of {len(each)} tokens" for side, each in sides.items()}
+    loaded = AutoTokenizer.from_pretrained(folder)
+    is_pair = isinstance(loaded, TokenizerPair)
+    sides = {"source": loaded.source, "target": loaded.target} if is_pair else {"both": loaded}
+    return {side: f"{type(tokenizer).__name__} of {len(tokenizer)} tokens" for side, tokenizer in sides.items()}
 
 
 def _ids(config: PretrainedConfig) -> dict[str, Any]:
-    known = special_tokens(config)
-    return {"start": known.start, "pad": known.pad, "eos": list(known.eos), "bos": known.bos}
+    tokens = special_tokens(config)
+    return {"start": tokens.start, "pad": tokens.pad, "eos": list(tokens.eos), "bos": tokens.bos}

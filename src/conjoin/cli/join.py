@@ -1,4 +1,4 @@
-"""`conjoin join`."""
+"""`conjoin join`: join an encoder and a decoder."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from conjoin.cli._outputs import claim_folder
-from conjoin.cli._streams import emit
+from conjoin.cli.outputs import claim_folder
+from conjoin.cli.streams import emit
 
 
 class Share(StrEnum):
-    """What the halves share."""
+    """Parameters that encoder and decoder share."""
 
     none = "none"
     embeddings = "embeddings"
@@ -19,7 +19,7 @@ class Share(StrEnum):
 
 
 class Init(StrEnum):
-    """How fresh cross-attention starts."""
+    """Initial values of new cross-attention."""
 
     normal = "normal"
     self_attention = "self_attention"
@@ -29,15 +29,21 @@ class Init(StrEnum):
 def join_halves(
     encoder: Annotated[str, typer.Argument(help="Folder or hub id of the encoder.")],
     decoder: Annotated[str, typer.Argument(help="Folder or hub id of the decoder.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the pair to.")],
-    share: Annotated[Share, typer.Option(help="Parameters that both halves use.")] = Share.none,
-    cross_attention_init: Annotated[Init, typer.Option(help="Start of fresh cross-attention.")] = Init.normal,
-    dtype: Annotated[str, typer.Option(help="Of the parameters.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Folder to write the joined model to.")],
+    share: Annotated[Share, typer.Option(help="Parameters that encoder and decoder share.")] = Share.none,
+    cross_attention_init: Annotated[
+        Init,
+        typer.Option(
+            help="Initial values of new cross-attention: random, a copy of self-attention, or random behind a gate "
+            "that starts closed."
+        ),
+    ] = Init.normal,
+    dtype: Annotated[str, typer.Option(help="Data type of the parameters.")] = "float32",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a model in --out; other files there are kept.")
+        bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
     ] = False,
 ) -> None:
-    """Join two checkpoints into one sequence-to-sequence model, which must then be trained."""
+    """Join an encoder and a decoder into one sequence-to-sequence model, which must then be trained."""
     claim_folder(out, inputs=[encoder, decoder], overwrite=overwrite)
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`conjoin train`. Its flags are the words of a recipe, made from the fields of the training room's dataclasses."""
+"""`conjoin train`. Its flags are the settings of a recipe, made from the fields of the training room's dataclasses."""
 
 import inspect
 import os
@@ -14,63 +14,64 @@ from conjoin.training.settings.arguments import TrainingArguments, help_of
 from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, read_recipe
 
 
-def train(config: str | None = None, print_config: bool = False, resume: bool = False, **words: Any) -> None:
-    """Join two checkpoints, or take a joined one, and train it on pairs of texts.
+def train(config: str | None = None, print_config: bool = False, resume: bool = False, **options: Any) -> None:
+    """Join two checkpoints, or load a joined one, and train the model on pairs of texts.
 
-    Everything may stand in a recipe (--config recipe.yaml) with the same words; flags win over it. A run that was
-    stopped goes on with --resume --out RUN alone: its recipe is in its folder.
+    Every setting may be in a recipe (--config recipe.yaml) under the name of its
+    flag; flags override the recipe. To continue a stopped run, --resume --out RUN
+    is enough: its folder holds the recipe.
     """
-    given = normalised({name: value for name, value in words.items() if value is not None})
-    if resume and "resume_from_checkpoint" in given:
-        raise typer.BadParameter("given beside --resume-from-checkpoint; expected one of them.", param_hint="--resume")
-    given |= {"resume_from_checkpoint": "latest"} if resume else {}
-    recipe = Recipe.of(_all_words(config, given))
+    flags = normalised({name: value for name, value in options.items() if value is not None})
+    if resume and "resume_from_checkpoint" in flags:
+        raise typer.BadParameter("cannot be combined with --resume-from-checkpoint.", param_hint="--resume")
+    flags |= {"resume_from_checkpoint": "latest"} if resume else {}
+    recipe = Recipe.of(_settings(config, flags))
     if print_config:
         typer.echo(recipe.to_yaml(), nl=False)
         return
     recipe.sources.require()
-    if "output_dir" not in given and recipe.arguments.output_dir == TrainingArguments.output_dir:
+    if "output_dir" not in flags and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
     from conjoin.training.settings.launch import launch
 
     folder = launch(recipe)
-    if os.environ.get("RANK", "0") == "0":  # of several processes, one talks
+    if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
         typer.echo(folder)
 
 
-def _all_words(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Flags over a recipe; a run that goes on has its own in its folder."""
+def _settings(config: str | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe, overridden by flags; a resumed run has its recipe in its folder."""
     if config is not None:
-        return read_recipe(config) | given
-    if "resume_from_checkpoint" in given and "output_dir" in given:
-        return told_before(given["output_dir"], given)
-    return given
+        return read_recipe(config) | flags
+    if "resume_from_checkpoint" in flags and "output_dir" in flags:
+        return told_before(flags["output_dir"], flags)
+    return flags
 
 
 def _flags() -> Iterator[inspect.Parameter]:
-    """One flag per field, after the three that are no words of a recipe."""
-    yield _parameter("config", str | None, None, "A recipe, .yaml or .toml.")
-    yield _parameter("print_config", bool, False, "Print the recipe with every word, and stop.")
-    yield _parameter("resume", bool, False, "Go on from the newest checkpoint of --out, if there is one.")
+    """Yield one flag per field, after three that cannot be in a recipe."""
+    yield _parameter("config", str | None, None, "Recipe file: .yaml or .toml.")
+    yield _parameter("print_config", bool, False, "Print the complete recipe and exit.")
+    yield _parameter("resume", bool, False, "Resume from the newest checkpoint in --out, if there is one.")
     short = {long: name for name, long in SHORT.items() if name != "resume"}
     for kind in (Sources, TrainingArguments):
         hints = get_type_hints(kind)
-        for each in fields(kind):
-            name = short.get(each.name, each.name)
-            yield _parameter(name, _plain(hints[each.name]) | None, None, _help(each, hints[each.name]))
+        for field in fields(kind):
+            name = short.get(field.name, field.name)
+            yield _parameter(name, _flag_type(hints[field.name]) | None, None, _help(field, hints[field.name]))
 
 
-def _plain(kind: Any) -> Any:
-    """The type that the command line reads: words are text, checked with all the others."""
-    if get_origin(kind) is Literal:
+def _flag_type(hint: Any) -> Any:
+    """Return the type that the command line parses; choices are text, and are checked with the other settings."""
+    if get_origin(hint) is Literal:
         return str
-    return next((each for each in get_args(kind) if each is not NoneType), kind)
+    return next((option for option in get_args(hint) if option is not NoneType), hint)
 
 
-def _help(each: "Field[Any]", kind: Any) -> str:
-    choices = f" One of: {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
-    default = "" if each.default in (None, "", False) else f" [default: {each.default}]"
-    return help_of(each) + choices + default
+def _help(field: "Field[Any]", hint: Any) -> str:
+    choices = f" One of: {', '.join(get_args(hint))}." if get_origin(hint) is Literal else ""
+    default = "" if field.default in (None, "", False) else f" [default: {field.default}]"
+    return help_of(field) + choices + default
 
 
 def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
@@ -86,7 +87,7 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the signature that typer reads."""
     parameters = list(_flags())
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 

@@ -1,7 +1,7 @@
-"""What a command reads and writes as text, on any terminal and in any locale.
+"""Text streams of a command, on any terminal and in any locale.
 
-What goes into a file or a pipe is UTF-8 and exact, wherever it is written. On a terminal, its own encoding holds: what
-it cannot show, and what would steer it, is spelled out, as in \\x1b.
+Files and pipes get exact UTF-8. A terminal gets its own encoding: characters that it cannot show, and control
+characters, are escaped, as in \\x1b.
 """
 
 import codecs
@@ -15,8 +15,8 @@ from conjoin.errors import lone_surrogate, plain
 UTF8_MODE = "PYTHONUTF8"
 
 
-def settle_streams() -> None:
-    """Let stdout and stderr take any text."""
+def configure_streams() -> None:
+    """Make stdout and stderr accept any text."""
     for stream, exact in ((sys.stdout, not _is_terminal(sys.stdout)), (sys.stderr, False)):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is None:
@@ -27,10 +27,10 @@ def settle_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def settle_locale() -> None:
-    """Start again in UTF-8 where names of files are in another encoding, as with LANG=C: nothing else reads them all.
+def restart_in_utf8() -> None:
+    """Restart Python in UTF-8 mode if file names use another encoding, as with LANG=C, which cannot read them all.
 
-    Python decides on this when it starts, so the process is replaced by one that is told to.
+    Python chooses the encoding when it starts, so the process is replaced by a new one.
     """
     if _is_utf8(sys.getfilesystemencoding()) or os.environ.get(UTF8_MODE) == "1" or not hasattr(os, "execv"):
         return
@@ -38,23 +38,23 @@ def settle_locale() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def unreadable(words: Sequence[str]) -> str | None:
-    """What is wrong with the first word of a command line that is no text."""
-    for number, word in enumerate(words, 1):
-        if lone_surrogate(word) is not None:
-            shown = word.encode("utf-8", "surrogateescape" if _came_from_bytes(word) else "backslashreplace")
-            return f"word {number} of the command line is not UTF-8: {str(shown)[2:-1]}"
+def not_utf8(args: Sequence[str]) -> str | None:
+    """Describe the first argument of the command line that is not UTF-8; None if all are."""
+    for number, arg in enumerate(args, 1):
+        if lone_surrogate(arg) is not None:
+            shown = arg.encode("utf-8", "surrogateescape" if _came_from_bytes(arg) else "backslashreplace")
+            return f"argument {number} of the command line is not UTF-8: {str(shown)[2:-1]}"
     return None
 
 
 def emit(text: str, *, end: str = "\n") -> None:
-    """Write data to stdout: as it is, or on a terminal so that nothing in it steers it."""
+    """Write data to stdout: unchanged, or on a terminal with control characters escaped."""
     sys.stdout.write((plain(text) if _is_terminal(sys.stdout) else text) + end)
     sys.stdout.flush()
 
 
-def _came_from_bytes(word: str) -> bool:
-    return all(not "\ud800" <= letter <= "\udfff" or "\udc80" <= letter <= "\udcff" for letter in word)
+def _came_from_bytes(text: str) -> bool:
+    return all(not "\ud800" <= char <= "\udfff" or "\udc80" <= char <= "\udcff" for char in text)
 
 
 def _is_terminal(stream: Any) -> bool:

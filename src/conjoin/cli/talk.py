@@ -1,4 +1,4 @@
-"""What commands say to a person, on stderr."""
+"""Messages, warnings and progress bars for the user, all on stderr."""
 
 import warnings
 from collections.abc import Callable, Generator
@@ -11,14 +11,14 @@ from conjoin.errors import ConjoinWarning, plain
 
 
 def say(text: str) -> None:
-    """One line of talk; nothing in it steers the terminal."""
+    """Print a message, with control characters escaped."""
     typer.echo(plain(text), err=True)
 
 
-def take_warnings() -> None:
-    """Show our own warnings as one line each, once; others as Python does."""
+def show_warnings() -> None:
+    """Print each ConjoinWarning once, as one line; leave other warnings to Python."""
     warnings.simplefilter("once", ConjoinWarning)
-    others = warnings.showwarning
+    default = warnings.showwarning
 
     def show(
         message: Warning | str,
@@ -31,17 +31,17 @@ def take_warnings() -> None:
         if issubclass(category, ConjoinWarning):
             say(f"warning: {message}")
         else:
-            others(message, category, filename, lineno, file, line)
+            default(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
-    """A bar on stderr, where that is a terminal.
+def progress(label: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """Show a progress bar on stderr if that is a terminal.
 
     Yields:
-        Called with what was just done.
+        A function to call with the number of items just done.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -50,5 +50,5 @@ def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(plain(what)), total=total)
+        task = bar.add_task(escape(plain(label)), total=total)
         yield lambda done: bar.advance(task, done)

@@ -1,0 +1,130 @@
+"""Options that several commands share, and loading the model that they name."""
+
+import json
+from collections import Counter
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from conjoin.errors import MissingBackend
+from conjoin.join import set_languages
+
+if TYPE_CHECKING:
+    from conjoin.torch.pair.model import EncoderDecoderModel
+
+Model = Annotated[str, typer.Argument(help="Folder or hub id of a joined model.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Sources per batch; sources are sorted by length.")]
+MaxSourceLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Truncate sources to this many tokens; by default to the longest that the model reads."),
+]
+SourceColumn = Annotated[str, typer.Option(help="JSON key or table column of the source.")]
+SourceLanguage = Annotated[
+    str | None, typer.Option(help="Language code of the sources, such as en_XX; the tokenizer's by default.")
+]
+TargetLanguage = Annotated[
+    str | None, typer.Option(help="Language code of the targets, such as ro_RO; the model's by default.")
+]
+NumBeams = Annotated[
+    int | None, typer.Option(min=1, help="Number of beams; 1 is greedy search. The model's setting by default.")
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum tokens of a result; the model's setting by default, or 128."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other setting of `generate`, such as --set length_penalty=0.6."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default a GPU if there is one.")]
+
+
+class Once(TyperCommand):
+    """A command that rejects repeated options, of which typer would silently use the last; list options may repeat."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Parse the arguments of the command.
+
+        Raises:
+            BadParameter: an option is repeated.
+        """
+        options = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=list(args))[2]
+        for option, count in Counter(options).items():
+            if count > 1 and option.param_type_name == "option" and not getattr(option, "multiple", False):
+                flags = "/".join([*option.opts, *option.secondary_opts])
+                raise typer.BadParameter(
+                    f"given {count} times; expected once, with one value.", ctx=ctx, param_hint=flags
+                )
+        return super().parse_args(ctx, args)
+
+
+class Dtype(StrEnum):
+    """Data type of the parameters."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+DtypeOption = Annotated[
+    Dtype | None, typer.Option(help="Data type of the parameters; that of the checkpoint by default.")
+]
+
+
+def generation_settings(assignments: list[str] | None, **options: Any) -> dict[str, Any]:
+    """Return the settings of `generate`: from named options, and from NAME=VALUE, whose values are JSON or plain text.
+
+    Raises:
+        BadParameter: an assignment has no "=", or a setting is given twice.
+    """
+    settings = {name: value for name, value in options.items() if value is not None}
+    for assignment in assignments or []:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{assignment!r} is not NAME=VALUE.", param_hint="--set")
+        name = name.strip().replace("-", "_")
+        if name in settings:
+            raise typer.BadParameter(f"{name} is given twice; expected once, with one value.", param_hint="--set")
+        settings[name] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def load(
+    name: str, dtype: Dtype | None, device: str | None, languages: tuple[str | None, str | None] = (None, None)
+) -> "EncoderDecoderModel":
+    """Load a model in evaluation mode onto a device.
+
+    Args:
+        languages: Language codes of sources and of targets; None keeps the tokenizer's.
+
+    Raises:
+        ConjoinError: the model cannot be loaded.
+        BadParameter: there is no such device.
+    """
+    from conjoin import EncoderDecoderModel
+
+    try:
+        import torch
+    except ImportError:
+        raise MissingBackend("This command needs torch: pip install 'conjoin[torch]'") from None
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"{device!r}: {str(error).splitlines()[0]}", param_hint="--device") from None
+    model = EncoderDecoderModel.from_pretrained(name, dtype=dtype.value if dtype else None, device=device)
+    if languages != (None, None):
+        set_languages(model, model.tokenizer, *languages)
+    return model
