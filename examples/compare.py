@@ -1,4 +1,4 @@
-"""Is the second model better than the first on the same pairs, or was it luck?
+"""Test whether the second model is significantly better than the first on the same pairs.
 
 python examples/compare.py out/first out/second test.jsonl
 """
@@ -12,11 +12,12 @@ from conjoin.training import read_pairs
 
 
 def main(first: str, second: str, data: str) -> None:
-    """Two evaluations and a test for each metric."""
+    """Evaluate both models and print a significance test for each metric."""
     pairs = read_pairs(data, Columns())
     models = (EncoderDecoderModel.from_pretrained(name) for name in (first, second))
-    one, other = (evaluate(model, pairs.sources, pairs.targets, metrics="bleu,chrf,exact_match") for model in models)
-    for row in one.compare(other, method="randomisation"):
+    metrics = "bleu,chrf,exact_match"
+    scores = [evaluate(model, pairs.sources, pairs.targets, metrics=metrics) for model in models]
+    for row in scores[0].compare(scores[1], method="randomisation"):
         print(f"{row.name:<16}{row.first:8.2f} {row.second:8.2f}   p = {row.p_value:.3f}   better: {row.better or '-'}")
 
 

@@ -1,4 +1,4 @@
-"""Join two checkpoints, train the pair on a file of pairs, score it, use it.
+"""Join two checkpoints, train the model on a file of pairs, score it and generate with it.
 
     python examples/finetune.py ENCODER DECODER train.jsonl validation.jsonl out/model
 
@@ -15,7 +15,7 @@ from conjoin.training.torch import Seq2SeqTrainer
 
 
 def main(encoder: str, decoder: str, train: str, validation: str, out: str, steps: str = "500") -> None:
-    """Everything in four calls."""
+    """Join, train, evaluate and generate."""
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder, cross_attention_init="self_attention")
     print(model.join_report)
 
@@ -32,8 +32,8 @@ def main(encoder: str, decoder: str, train: str, validation: str, out: str, step
 
     model = EncoderDecoderModel.from_pretrained(out)
     pairs = read_pairs(validation, Columns())
-    found = evaluate(model, pairs.sources, pairs.targets, metrics="chrf,exact_match")
-    for score in found.estimates():
+    scores = evaluate(model, pairs.sources, pairs.targets, metrics="chrf,exact_match")
+    for score in scores.estimates():
         print(f"{score.name:<16}{score.value:8.2f}   [{score.low:.2f}, {score.high:.2f}]")
     print(generate_texts(model, pairs.sources[:3]))
 
