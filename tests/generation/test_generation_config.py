@@ -8,6 +8,7 @@ import pytest
 
 import oracle_generation as oracle
 from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import GenerationError
 from conjoin.families.bert import BertConfig
 from conjoin.families.gpt2 import GPT2Config
 from conjoin.generation import (
@@ -279,6 +280,18 @@ class TestARequest:
     def test_the_start_falls_back_to_bos_and_pad_to_eos(self) -> None:
         known = SpecialTokens(start=None, pad=None, eos=(2, 3), bos=4)
         assert resolve_tokens(collect(GenerationConfig(), {}), known) == Tokens(start=(4,), pad=2, eos=(2, 3), bos=4)
+
+    @pytest.mark.parametrize("name", ["decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id"])
+    @pytest.mark.parametrize("value", [[None], [[1]], ["1"], 1.5, True, "x", {"a": 1}, 2**63])
+    def test_special_ids_are_whole_numbers(self, name: str, value: Any) -> None:
+        known = SpecialTokens(start=1, pad=0, eos=(2,), bos=4)
+        with pytest.raises(GenerationError, match=f"{name} holds .*; expected token ids"):
+            resolve_tokens(collect(GenerationConfig(**{name: value}), {}), known)
+
+    def test_every_special_id_that_is_none_is_named(self) -> None:
+        wrong = {"eos_token_id": [2, None], "bos_token_id": "a"}
+        with pytest.raises(GenerationError, match=r"eos_token_id holds None(.|\n)*bos_token_id holds 'a'"):
+            resolve_tokens(collect(GenerationConfig(), wrong), SpecialTokens(start=1, pad=0, eos=(2,), bos=4))
 
     def test_each_source_may_start_differently(self) -> None:
         call = CallFacts(batch_size=3)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, cast
 
-from conjoin.errors import GenerationError, listing
+from conjoin.errors import GenerationError, listing, shown
 from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
 from conjoin.join import SpecialTokens
 from conjoin.limits import VOCAB
@@ -101,17 +101,25 @@ def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
     The start falls back to bos, and pad to the first eos, as in transformers.
 
     Raises:
-        GenerationError: an id that no vocabulary has.
+        GenerationError: an id is not a whole number, or larger than any vocabulary; names them all.
     """
     bos = _single(_first(asked.values.get("bos_token_id"), known.bos))
     eos = _ids(_first(asked.values.get("eos_token_id"), known.eos))
     start = _first(asked.values.get("decoder_start_token_id"), known.start, bos)
     pad = _single(_first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None))
     tokens = Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
-    beyond = [i for i in (*tokens.start, pad, *eos, bos) if isinstance(i, int) and abs(i) > VOCAB]
-    if beyond:
-        raise GenerationError(f"{beyond[0]} is given as the id of a special token; no vocabulary has that many tokens.")
+    single = {"pad_token_id": pad, "bos_token_id": bos}
+    ids = {"decoder_start_token_id": tokens.start, "eos_token_id": eos}
+    ids |= {name: (value,) for name, value in single.items() if value is not None}
+    wrong = [f"{name} holds {shown(i)}; expected token ids" for name in ids for i in ids[name] if not _is_id(i)]
+    if wrong:
+        raise GenerationError(f"generate() cannot use these special tokens:\n{listing(wrong)}")
     return tokens
+
+
+def _is_id(value: Any) -> bool:
+    """True for whole numbers that some vocabulary could have; whether this one does is checked with the settings."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= VOCAB
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -120,7 +128,10 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 
 def _single(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    if not hasattr(value, "tolist"):
+        return value
+    ids = value.tolist()
+    return ids[0] if isinstance(ids, list) and len(cast(list[Any], ids)) == 1 else ids
 
 
 def _first(*values: Any) -> Any:
