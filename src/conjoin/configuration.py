@@ -39,7 +39,7 @@ class EncoderDecoderConfig(PretrainedConfig):
     cross_attention_init: CrossAttentionInit = "normal"
     fresh: list[str] = []  # noqa: RUF012  # each config gets its own
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         if not values.pop("_from_file", False):
             _reject_misspelt(type(self), values)
         if ("encoder" in values) != ("decoder" in values):

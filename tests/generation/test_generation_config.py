@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import oracle_generation as oracle
 from conjoin.configuration import EncoderDecoderConfig
@@ -13,6 +15,7 @@ from conjoin.families.bert import BertConfig
 from conjoin.families.gpt2 import GPT2Config
 from conjoin.generation import (
     DEFAULTS,
+    IDS,
     AnyOf,
     Assisted,
     BeamSampling,
@@ -281,12 +284,18 @@ class TestARequest:
         known = SpecialTokens(start=None, pad=None, eos=(2, 3), bos=4)
         assert resolve_tokens(collect(GenerationConfig(), {}), known) == Tokens(start=(4,), pad=2, eos=(2, 3), bos=4)
 
-    @pytest.mark.parametrize("name", ["decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id"])
-    @pytest.mark.parametrize("value", [[None], [[1]], ["1"], 1.5, True, "x", {"a": 1}, 2**63])
+    @pytest.mark.parametrize("name", IDS)
+    @pytest.mark.parametrize("value", [[None], [[1]], ["1"], 1.5, True, "x", {"a": 1}, 2**63, 2**24])
     def test_special_ids_are_whole_numbers(self, name: str, value: Any) -> None:
         known = SpecialTokens(start=1, pad=0, eos=(2,), bos=4)
         with pytest.raises(GenerationError, match=f"{name} holds .*; expected token ids"):
             resolve_tokens(collect(GenerationConfig(**{name: value}), {}), known)
+
+    @pytest.mark.parametrize("ids", [torch.tensor([3]), np.array(3), np.int64(3)])
+    def test_special_ids_may_be_arrays(self, ids: Any) -> None:
+        values: dict[str, Any] = dict.fromkeys(IDS, ids)
+        known = SpecialTokens(start=1, pad=0, eos=(2,), bos=4)
+        assert resolve_tokens(collect(GenerationConfig(), values), known) == Tokens(start=(3,), pad=3, eos=(3,), bos=3)
 
     def test_every_special_id_that_is_none_is_named(self) -> None:
         wrong = {"eos_token_id": [2, None], "bos_token_id": "a"}

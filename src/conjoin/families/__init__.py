@@ -2,7 +2,7 @@
 
 from conjoin._lazy import public_dir
 from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig, parts_hidden
-from conjoin.families._ids import is_id_field, without_negative
+from conjoin.families._ids import is_id, is_id_field, without_negative
 from conjoin.families._keys import GENERATION_KEYS, known_keys
 from conjoin.families._kit import Family, Role, Whole, whole_names
 from conjoin.families.registry import config_from_dict, families, family
@@ -19,6 +19,7 @@ __all__ = [
     "config_from_dict",
     "families",
     "family",
+    "is_id",
     "is_id_field",
     "known_keys",
     "parts_hidden",

@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, Union, cast, get_args, get_origin, get_type_hints
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
-from conjoin.errors import ConfigError, listing, shown
+from conjoin.errors import ConfigError, listing, quoted, shown
 from conjoin.families._bounds import Bounds, outside
 from conjoin.families._generation import GenerationWords
 from conjoin.families._ids import is_id_field, without_negative
@@ -48,7 +48,7 @@ class PretrainedConfig:
     output_hidden_states: bool = False
     return_dict: bool = True
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         values = {self.attribute_map.get(name, name): value for name, value in values.items()}
         if "torch_dtype" in values:  # the name until transformers 5
             values.setdefault("dtype", values.pop("torch_dtype"))
@@ -193,9 +193,12 @@ HUB_KEYWORDS = ("revision", "cache_dir", "local_files_only", "token", "subfolder
 
 
 def parts_hidden(cls: type, keys: Iterable[str], fields: Collection[str]) -> str | None:
-    """What is wrong with keys of a file that would hide methods and other parts of a class, as its attributes."""
-    hidden = [shown(key) for key in keys if key not in fields and hasattr(cls, key)]
-    return f"no value can have the name {', '.join(hidden)}, which the class itself uses." if hidden else None
+    """What is wrong with keys of a file that would hide methods and other parts of a class, as its attributes.
+
+    Python asks objects for parts that most classes lack, as __deepcopy__ is, so no key has such a name.
+    """
+    hidden = [key for key in keys if key not in fields and (hasattr(cls, key) or key[:2] == "__" == key[-2:])]
+    return f"no value can have the name {quoted(hidden)}, which the class itself uses." if hidden else None
 
 
 def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:

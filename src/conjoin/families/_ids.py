@@ -2,10 +2,17 @@
 
 from typing import Any, cast
 
+from conjoin.limits import VOCAB
+
 
 def is_id_field(name: str) -> bool:
     """Whether a config's key holds ids of tokens: pad_token_id, eos_token_id, decoder_start_token_id ..."""
     return name.endswith(("_token_id", "_token_ids"))
+
+
+def is_id(value: Any) -> bool:
+    """Whether some vocabulary could have this id; a negative one may stand for "none"."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < VOCAB
 
 
 def without_negative(value: Any) -> Any:

@@ -42,7 +42,7 @@ class T5Config(PretrainedConfig):
     pad_token_id: int | None = 0
     eos_token_id: int | list[int] | None = 1
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         super().__init__(**values)
         if self.scale_decoder_outputs is None:
             self.scale_decoder_outputs = self.tie_word_embeddings

@@ -6,9 +6,9 @@ from difflib import get_close_matches
 from typing import Any, cast
 
 from conjoin.errors import GenerationError, listing, shown
+from conjoin.families import is_id
 from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
 from conjoin.join import SpecialTokens
-from conjoin.limits import VOCAB
 
 GENERATE_ARGUMENTS = (
     "logits_processor",
@@ -111,15 +111,10 @@ def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
     single = {"pad_token_id": pad, "bos_token_id": bos}
     ids = {"decoder_start_token_id": tokens.start, "eos_token_id": eos}
     ids |= {name: (value,) for name, value in single.items() if value is not None}
-    wrong = [f"{name} holds {shown(i)}; expected token ids" for name in ids for i in ids[name] if not _is_id(i)]
+    wrong = [f"{name} holds {shown(i)}; expected token ids" for name in ids for i in ids[name] if not is_id(i)]
     if wrong:
         raise GenerationError(f"generate() cannot use these special tokens:\n{listing(wrong)}")
     return tokens
-
-
-def _is_id(value: Any) -> bool:
-    """True for whole numbers that some vocabulary could have; whether this one does is checked with the settings."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= VOCAB
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -130,8 +125,8 @@ def _ids(value: Any) -> tuple[int, ...]:
 def _single(value: Any) -> Any:
     if not hasattr(value, "tolist"):
         return value
-    ids = value.tolist()
-    return ids[0] if isinstance(ids, list) and len(cast(list[Any], ids)) == 1 else ids
+    ids = _ids(value)
+    return ids[0] if len(ids) == 1 else ids
 
 
 def _first(*values: Any) -> Any:

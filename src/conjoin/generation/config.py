@@ -181,7 +181,7 @@ class GenerationConfig:
 
     __slots__ = ("__dict__", "__weakref__", "_home")
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         if hidden := parts_hidden(type(self), values, self.FIELDS):
             raise GenerationError(f"{GENERATION_CONFIG_NAME}: {hidden}")
         for name in self.FIELDS:

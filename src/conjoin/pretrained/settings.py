@@ -7,9 +7,8 @@ from typing import Any, cast
 from conjoin.checkpoint import Staging, write_json
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError, listing, shown, warn
-from conjoin.families import PretrainedConfig
+from conjoin.families import PretrainedConfig, is_id
 from conjoin.generation import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig
-from conjoin.limits import VOCAB
 
 FILE = "generation_config.json"
 _NEUTRAL = {"max_length": 20, **DEFAULTS}
@@ -121,8 +120,8 @@ def without_generation_words(config: PretrainedConfig) -> PretrainedConfig:
 def _are_ids(value: Any) -> bool:
     """Whether it is an id, a list of ids, or none."""
     value = value.tolist() if hasattr(value, "tolist") else value
-    ids = cast("list[Any]", value) if isinstance(value, list | tuple) else [value]
-    return all(each is None or (isinstance(each, int) and not isinstance(each, bool) and each < VOCAB) for each in ids)
+    ids = cast("list[Any]", value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    return all(map(is_id, ids))
 
 
 def _warn_of_two_words(config: PretrainedConfig, older: GenerationConfig, found: GenerationConfig) -> None:
