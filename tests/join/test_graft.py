@@ -1,9 +1,8 @@
 """Grafted cross-attention: held to a plain reference, reached by gradients, silent behind a closed gate."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import oracle
 from conjoin import spec
 from conjoin.errors import JoinError
 from conjoin.families import MODULES, config_from_dict, family
+from conjoin.torch.model.block import Block
 from conjoin.torch.pair.halves import Decoder
 from conjoin.torch.pair.model import EncoderDecoderModel
 
@@ -31,83 +31,63 @@ def normalises_after(key: str) -> bool:
     """Whether the decoder is post-norm, so that no gate can hide a branch."""
     config = config_from_dict({"model_type": oracle.model_type(key), **oracle.TINY[key]})
     blocks = family(config.model_type).stack(config, "decoder").blocks
-    return any(isinstance(block.norm, spec.PostNorm) for block in blocks)
+    return any(block.norms.post is not None for block in blocks)
 
 
 GATED = [key for key in GRAFTED if not normalises_after(key)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Style:
-    """What the reference must know of a decoder, read off its TINY config by hand.
-
-    Args:
-        offset: what an RMS norm adds to its weight; None for layer norms.
-    """
-
-    place: Literal["pre", "post", "sandwich", "parallel"]
-    heads: int
-    kv_heads: int
-    size: int
-    eps: float
-    offset: float | None
-    scale: float
-    softcap: float | None = None
-
-
-STYLES = {
-    "llama": Style(place="pre", heads=3, kv_heads=1, size=4, eps=0.01, offset=0.0, scale=4**-0.5),
-    "llama/biases": Style(place="pre", heads=3, kv_heads=1, size=4, eps=0.01, offset=0.0, scale=4**-0.5),
-    "qwen3": Style(place="pre", heads=3, kv_heads=1, size=6, eps=0.01, offset=0.0, scale=6**-0.5),
-    "gemma2": Style(place="sandwich", heads=3, kv_heads=1, size=6, eps=0.01, offset=1.0, scale=7**-0.5, softcap=0.7),
-    "gemma3_text": Style(place="sandwich", heads=3, kv_heads=1, size=6, eps=0.01, offset=1.0, scale=7**-0.5),
-    "gpt_neox": Style(place="parallel", heads=3, kv_heads=3, size=8, eps=0.01, offset=None, scale=8**-0.5),
-    "modernbert": Style(place="pre", heads=5, kv_heads=5, size=4, eps=0.01, offset=None, scale=4**-0.5),
-    "distilbert": Style(place="post", heads=5, kv_heads=5, size=4, eps=1e-12, offset=None, scale=4**-0.5),
-}
+PLAIN = (
+    "llama", "llama/biases", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "modernbert", "distilbert",
+)  # fmt: skip
+"""Decoders whose grafted block is held to a plain reference: every place of a norm, and what attention varies in."""
 
 
 class Plain:
     """Cross-attention of one block in plain steps, a row and a head at a time, over the block's parameters."""
 
-    def __init__(self, style: Style, parameters: dict[str, Tensor]) -> None:
-        self.style, self.p = style, parameters
+    def __init__(self, block: spec.Block, parameters: dict[str, Tensor]) -> None:
+        assert block.cross_attn is not None
+        self.norms, self.attention, self.p = block.norms_of("cross_attn"), block.cross_attn.attention, parameters
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         out = x @ self.p[f"cross_attn.{name}.weight"].T
         return out + self.p[f"cross_attn.{name}.bias"] if f"cross_attn.{name}.bias" in self.p else out
 
-    def norm(self, name: str, x: Tensor) -> Tensor:
-        if f"{name}.weight" not in self.p:
+    def norm(self, name: str, kind: spec.Norm | None, x: Tensor) -> Tensor:
+        if kind is None:
             return x
+        assert not isinstance(kind, spec.BareLayerNorm)
         weight, bias = self.p[f"{name}.weight"], self.p.get(f"{name}.bias", 0.0)
-        if self.style.offset is not None:
-            return x / (x.pow(2).mean(-1, keepdim=True) + self.style.eps).sqrt() * (weight + self.style.offset)
+        if isinstance(kind, spec.RMSNorm):
+            return x / (x.pow(2).mean(-1, keepdim=True) + kind.eps).sqrt() * (weight + kind.offset)
         centred = x - x.mean(-1, keepdim=True)
-        return centred / (centred.pow(2).mean(-1, keepdim=True) + self.style.eps).sqrt() * weight + bias
+        return centred / (centred.pow(2).mean(-1, keepdim=True) + kind.eps).sqrt() * weight + bias
 
     def head(self, number: int, x: Tensor, source: Tensor) -> Tensor:
-        size, group = self.style.size, number // (self.style.heads // self.style.kv_heads)
+        kind = self.attention
+        size, group = kind.head_size, number // (kind.num_heads // kind.num_kv_heads)
         q = self.linear("q", x)[:, number * size : (number + 1) * size]
         k, v = (self.linear(name, source)[:, group * size : (group + 1) * size] for name in ("k", "v"))
-        scores = self.norm("cross_attn.q_norm", q) @ self.norm("cross_attn.k_norm", k).T * self.style.scale
-        if self.style.softcap is not None:
-            scores = self.style.softcap * torch.tanh(scores / self.style.softcap)
+        if kind.qk_norm is not None:
+            q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q)
+            k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k)
+        scores = q @ k.T * kind.scale
+        if kind.softcap is not None:
+            scores = kind.softcap * torch.tanh(scores / kind.softcap)
         return scores.softmax(-1) @ v
 
     def read(self, x: Tensor, source: Tensor, visible: Tensor) -> Tensor:
         rows = (
-            torch.cat([self.head(number, row, words[real.bool()]) for number in range(self.style.heads)], -1)
+            torch.cat([self.head(number, row, words[real.bool()]) for number in range(self.attention.num_heads)], -1)
             for row, words, real in zip(x, source, visible, strict=True)
         )
         return self.linear("o", torch.stack(list(rows)))
 
     def block_step(self, x: Tensor, source: Tensor, visible: Tensor) -> Tensor:
         """What the residual stream is after the branch, given what it was before."""
-        if self.style.place == "post":
-            return self.norm("cross_attn_norm", x + self.read(x, source, visible))
-        inner = self.read(self.norm("cross_attn_norm", x), source, visible)
-        return x + (self.norm("cross_attn_post_norm", inner) if self.style.place == "sandwich" else inner)
+        pre, out, post = self.norms
+        return self.norm(*post, x + self.norm(*out, self.read(self.norm(*pre, x), source, visible)))
 
 
 def save_lm(key: str, folder: Path) -> Any:
@@ -143,7 +123,7 @@ def decode(model: EncoderDecoderModel, batch: dict[str, Tensor]) -> Tensor:
         return model(**{name: batch[name] for name in names}).logits
 
 
-def spied(block: nn.Module, run: Callable[[], Any]) -> dict[str, tuple[Tensor, Tensor]]:
+def spied(block: Block, run: Callable[[], Any]) -> dict[str, tuple[Tensor, Tensor]]:
     """Run, and return what went into and came out of each of the block's modules, and of the block (under "")."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     hooks = [
@@ -156,27 +136,25 @@ def spied(block: nn.Module, run: Callable[[], Any]) -> dict[str, tuple[Tensor, T
     return seen
 
 
-def around_cross_attention(place: str, seen: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def around_cross_attention(block: Block, seen: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The residual stream before and after the cross-attention branch."""
-    match place:
-        case "post":
-            return seen["self_attn_norm"][1], seen["mlp"][0]
-        case "parallel":
-            before, after = seen[""]
-            return before, after - seen["self_attn.o"][1] - seen["mlp"][1]
-        case _:
-            return seen["cross_attn_norm"][0], seen["mlp_norm"][0]
+    if block.kind.parallel:
+        before, after = seen[""]
+        return before, after - seen["self_attn.o"][1] - seen["mlp"][1]
+    if block.kind.norms.post is not None:
+        return seen["self_attn_norm"][1], seen["mlp"][0]
+    return seen["cross_attn_norm"][0], seen["mlp_norm"][0]
 
 
-@pytest.mark.parametrize("key", STYLES)
+@pytest.mark.parametrize("key", PLAIN)
 def test_a_grafted_block_computes_what_the_plain_reference_computes(key: str, tmp_path: Path) -> None:
     model = joined(key, tmp_path)
     randomise_fresh(model)
     batch, block = inputs_for(key), model.decoder.blocks[1]
     with torch.no_grad():
         source = model.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-        before, after = around_cross_attention(STYLES[key].place, spied(block, lambda: decode(model, batch)))
-        plain = Plain(STYLES[key], dict(block.named_parameters()))
+        before, after = around_cross_attention(block, spied(block, lambda: decode(model, batch)))
+        plain = Plain(block.kind, dict(block.named_parameters()))
         expected = plain.block_step(before, source, batch["attention_mask"])
     assert (expected - before).abs().max() > 0.1
     torch.testing.assert_close(after, expected, **CLOSE)
@@ -238,7 +216,7 @@ def test_a_gate_scales_what_the_branch_adds_inside_a_sandwich_too(key: str, tmp_
     added = []
     for gate in (1.0, 0.25):
         nn.init.constant_(block.cross_attn.gate, gate)
-        before, after = around_cross_attention(STYLES[key].place, spied(block, lambda: decode(model, batch)))
+        before, after = around_cross_attention(block, spied(block, lambda: decode(model, batch)))
         added.append(after - before)
     torch.testing.assert_close(added[0] * 0.25, added[1], **CLOSE)
 
@@ -248,7 +226,7 @@ def test_a_post_norm_decoder_refuses_a_gate_since_its_norms_change_the_stream_an
         joined("distilbert", tmp_path, cross_attention_init="zero_gate")
 
 
-SAVED = [(key, "normal") for key in STYLES] + [(key, "zero_gate") for key in STYLES if key in GATED]
+SAVED = [(key, "normal") for key in PLAIN] + [(key, "zero_gate") for key in PLAIN if key in GATED]
 
 
 @pytest.mark.parametrize(("key", "init"), SAVED)

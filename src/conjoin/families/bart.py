@@ -53,14 +53,14 @@ class MBartConfig(BartConfig):
 _NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
 
 
-def block(config: BartConfig, role: Role, norm: spec.NormPlacement) -> spec.Block:
+def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
     """One block of a half; the decoder's reads the encoder where the config asks for it."""
     count = f"{role}_attention_heads"
     size = head_size(config, "d_model", count)
     heads = attention(heads=getattr(config, count), size=size, bias=True, dropout=config.attention_dropout)
     cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
-        norm=norm,
+        norms=norms,
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,
@@ -73,7 +73,7 @@ def block(config: BartConfig, role: Role, norm: spec.NormPlacement) -> spec.Bloc
     )
 
 
-def half(config: BartConfig, role: Role, norm: spec.NormPlacement, final_norm: spec.Norm | None) -> spec.StackSpec:
+def half(config: BartConfig, role: Role, norms: spec.Branch, final_norm: spec.Norm | None) -> spec.StackSpec:
     """Either half: they differ in sizes only."""
     warn_no_effect(config, f"{role}_layerdrop")
     head = spec.Head(vocab_size=config.vocab_size, size=config.d_model, tied=config.tie_word_embeddings)
@@ -89,7 +89,7 @@ def half(config: BartConfig, role: Role, norm: spec.NormPlacement, final_norm: s
             norm=_NORM,
             dropout=config.dropout,
         ),
-        blocks=repeat(block(config, role, norm), getattr(config, f"{role}_layers")),
+        blocks=repeat(block(config, role, norms), getattr(config, f"{role}_layers")),
         final_norm=final_norm,
         head=head if role == "decoder" else None,
         init=spec.NormalInit(std=config.init_std),
@@ -98,12 +98,12 @@ def half(config: BartConfig, role: Role, norm: spec.NormPlacement, final_norm: s
 
 def bart_stack(config: BartConfig, role: Role) -> spec.StackSpec:
     """BART's half: norms after every branch."""
-    return half(config, role, spec.PostNorm(norm=_NORM), None)
+    return half(config, role, spec.Branch(post=_NORM), None)
 
 
 def mbart_stack(config: MBartConfig, role: Role) -> spec.StackSpec:
     """mBART's half: norms before every branch, and one at the end."""
-    return half(config, role, spec.PreNorm(norm=_NORM), _NORM)
+    return half(config, role, spec.Branch(pre=_NORM), _NORM)
 
 
 LAYER = {

@@ -43,7 +43,7 @@ def block(config: BertConfig, role: Role) -> spec.Block:
     )
     cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
-        norm=spec.PostNorm(norm=spec.LayerNorm(eps=config.layer_norm_eps)),
+        norms=spec.Branch(post=spec.LayerNorm(eps=config.layer_norm_eps)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.hidden_size) if cross else None,

@@ -48,7 +48,7 @@ def block(config: DistilBertConfig, role: Role) -> spec.Block:
     """One block: post-norm, biases everywhere."""
     size = head_size(config, "dim", "n_heads")
     return spec.Block(
-        norm=spec.PostNorm(norm=NORM),
+        norms=spec.Branch(post=NORM),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(
             attention=attention(heads=config.n_heads, size=size, bias=True, dropout=config.attention_dropout)

@@ -65,7 +65,7 @@ def _sandwich_stack(config: Gemma2Config, role: Role, readings: list[spec.SelfAt
     norm = _norm(config)
     mlp = spec.GatedMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_activation"))
     blocks = (
-        spec.Block(norm=spec.SandwichNorm(norm=norm), causal=role == "decoder", self_attn=reading, mlp=mlp)
+        spec.Block(norms=spec.Branch(pre=norm, out=norm), causal=role == "decoder", self_attn=reading, mlp=mlp)
         for reading in readings
     )
     head = spec.Head(

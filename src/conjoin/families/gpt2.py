@@ -56,7 +56,7 @@ def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
     heads = attention(heads=config.n_head, size=size, bias=True, dropout=config.attn_pdrop, scale=scale)
     cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
-        norm=spec.PreNorm(norm=spec.LayerNorm(eps=config.layer_norm_epsilon)),
+        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.n_embd) if cross else None,

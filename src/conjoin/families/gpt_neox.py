@@ -38,7 +38,8 @@ def block(config: GPTNeoXConfig, role: Role) -> spec.Block:
         heads=config.num_attention_heads, size=size, bias=config.attention_bias, dropout=config.attention_dropout
     )
     return spec.Block(
-        norm=spec.ParallelNorm(norm=norm) if config.use_parallel_residual else spec.PreNorm(norm=norm),
+        norms=spec.Branch(pre=norm),
+        parallel=config.use_parallel_residual,
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads, rotary=rotary(config, size, older=older)),
         mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),

@@ -65,7 +65,7 @@ def decoder_stack(
     )
     blocks = tuple(
         spec.Block(
-            norm=spec.PreNorm(norm=norm),
+            norms=spec.Branch(pre=norm),
             causal=role == "decoder",
             self_attn=spec.SelfAttention(attention=heads, rotary=turning, window=window(layer)),
             mlp=mlp,

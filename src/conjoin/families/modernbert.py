@@ -60,7 +60,8 @@ def _blocks(config: ModernBertConfig, role: Role) -> list[spec.Block]:
     kinds = _readings(config)
     return [
         spec.Block(
-            norm=spec.PreNorm(norm=norm, skip_self_attn_norm=layer == 0),
+            norms=spec.Branch(pre=norm),
+            self_attn_norms=spec.Branch() if layer == 0 else None,
             causal=role == "decoder",
             self_attn=kinds[kind],
             mlp=mlp,

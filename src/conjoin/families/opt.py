@@ -58,7 +58,7 @@ def block(config: OPTConfig, role: Role, norm: spec.Norm) -> spec.Block:
         dropout=config.attention_dropout,
     )
     return spec.Block(
-        norm=spec.PreNorm(norm=norm) if config.do_layer_norm_before else spec.PostNorm(norm=norm),
+        norms=spec.Branch(pre=norm) if config.do_layer_norm_before else spec.Branch(post=norm),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         mlp=spec.PlainMLP(

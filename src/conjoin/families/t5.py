@@ -90,7 +90,7 @@ def block(config: T5Config, role: Role) -> spec.Block:
     heads = attention(heads=config.num_heads, size=config.d_kv, bias=False, dropout=config.dropout_rate, scale=1.0)
     cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
-        norm=spec.PreNorm(norm=spec.RMSNorm(eps=config.layer_norm_epsilon)),
+        norms=spec.Branch(pre=spec.RMSNorm(eps=config.layer_norm_epsilon)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,

@@ -1,4 +1,4 @@
-"""One transformer block: branches of self-attention, cross-attention and MLP, and where their norms stand."""
+"""One transformer block: self-attention, cross-attention and MLP, each with its norms and a residual connection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +12,6 @@ from conjoin.functional.layers import is_float16, mlp, norm
 from conjoin.functional.ops import Array
 from conjoin.functional.positions import Angles, rotate
 from conjoin.functional.scope import Scope
-
-Branch = Callable[[Array], Array]
 
 _MOST = 65504.0
 """The largest number of float16."""
@@ -59,44 +57,34 @@ class Reading:
 def run_block(
     here: Scope, kind: spec.Block, x: Float[Array, "R T D"], reading: Reading
 ) -> tuple[Float[Array, "R T D"], Pair | None]:
-    """Run the branches in the order and with the norms of the spec.
+    """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec.
 
     Returns:
         The output, and the cached keys and values with the new positions.
     """
     written: list[Pair] = []
-    branches: list[tuple[str, Branch]] = [
+    branches: list[tuple[str, Callable[[Array], Array]]] = [
         ("self_attn", lambda h: _read_self(here, kind.self_attn, h, reading, written))
     ]
     if kind.cross_attn is not None:
         cross = kind.cross_attn
         branches.append(("cross_attn", lambda h: _read_source(here / "cross_attn", cross, h, reading)))
     branches.append(("mlp", lambda h: mlp(here / "mlp", kind.mlp, h, wide=kind.wide_in_float16)))
-    match kind.norm:
-        case spec.PostNorm():
-            for name, branch in branches:
-                x = _norm(here, kind, name, x + _passed(here, kind, name, branch(x)))
-        case spec.PreNorm():
-            for name, branch in branches:
-                x = x + _passed(here, kind, name, branch(_norm(here, kind, name, x)))
-        case spec.SandwichNorm(norm=post):
-            for name, branch in branches:
-                inner = norm(here / f"{name}_post_norm", post, branch(_norm(here, kind, name, x)))
-                x = x + _passed(here, kind, name, inner)
-        case spec.ParallelNorm():
-            start = x
-            for name, branch in branches:
-                x = x + _passed(here, kind, name, branch(_norm(here, kind, name, start)))
+    block_input = x
+    for name, branch in branches:
+        pre, out, post = kind.norms_of(name)
+        y = _norm(here, out, branch(_norm(here, pre, block_input if kind.parallel else x)))
+        x = _norm(here, post, x + _drop(here, kind, name, y))
     return x, written[0] if written else None
 
 
-def _norm(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
-    skipped = isinstance(kind.norm, spec.PreNorm) and kind.norm.skip_self_attn_norm and name == "self_attn"
-    return x if skipped else norm(here / f"{name}_norm", kind.norm.norm, x)
+def _norm(here: Scope, named: spec.NamedNorm, x: Array) -> Array:
+    name, kind = named
+    return x if kind is None else norm(here / name, kind, x)
 
 
-def _passed(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
-    """What a branch adds: through its gate, if it has one, and dropout."""
+def _drop(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
+    """Apply the gate of a branch, if it has one, and dropout to its output."""
     if name == "cross_attn" and kind.cross_attn is not None and kind.cross_attn.gated:
         x = x * here["cross_attn.gate"]
     if kind.wide_in_float16 and is_float16(x):

@@ -98,7 +98,7 @@ def _gate(decoder: spec.StackSpec) -> spec.StackSpec:
 
 
 def _check_gate(decoder: spec.StackSpec) -> None:
-    if any(isinstance(block.norm, spec.PostNorm) for block in decoder.blocks):
+    if any(block.norms.post is not None for block in decoder.blocks):
         raise JoinError(
             f'cross_attention_init="zero_gate": {decoder.family} normalises after every branch, so even a closed gate '
             "changes what the block computes.",

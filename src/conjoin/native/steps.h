@@ -28,6 +28,10 @@ struct NormSpec {
   Long kind;  // 0 none, 1 layer norm, 2 root mean square
 };
 
+struct BranchSpec {  // y = out(f(pre(x))), then x = post(x + gate * y)
+  NormSpec pre, out, post;
+};
+
 struct AttentionSpec {
   LinearSpec q, k, v, o;
   NormSpec q_norm, k_norm;
@@ -38,9 +42,9 @@ struct AttentionSpec {
 
 struct LayerSpec {
   AttentionSpec self, cross;
-  NormSpec self_norm, cross_norm, mlp_norm, self_post, cross_post, mlp_post;
+  BranchSpec self_norms, cross_norms, mlp_norms;
   LinearSpec up, gate, down;
-  Long order;       // 0 post, 1 pre, 2 sandwich, 3 parallel
+  Long parallel;    // every branch reads the block's input
   Long activation;  // in the order of `activate`
   Long has_cross;
 };
@@ -67,7 +71,7 @@ struct StepCall {
 
 // Where threads meet, some seventy times a step. OpenMP's own barrier goes to sleep at once when a process has more of
 // its threads than processors, as one with a second thread that computes has, and waking costs more than a phase takes.
-class Meeting {
+class Barrier {
  public:
   void wait(int count) {
     int mine = turn.load(std::memory_order_relaxed);
@@ -92,8 +96,8 @@ class Meeting {
 
 struct Team {
   int id, count;
-  Meeting& meeting;
-  void wait() const { meeting.wait(count); }
+  Barrier& barrier;
+  void wait() const { barrier.wait(count); }
   void share(Long outputs, Long* first, Long* last) const { ::share(outputs, id, count, first, last); }
 };
 
@@ -179,10 +183,10 @@ class Steps {
   }
 
   void run() {
-    Meeting meeting;
+    Barrier barrier;
 #pragma omp parallel num_threads(static_cast<int>(c.threads))
     {
-      Team team{omp_get_thread_num(), omp_get_num_threads(), meeting};
+      Team team{omp_get_thread_num(), omp_get_num_threads(), barrier};
       Scratch<T> scratch(scratch_queries, scratch_size);
       for (Long i = 0; i < c.count; ++i) block(team, c.layers[i], i, scratch);
     }
@@ -196,13 +200,13 @@ class Steps {
   Input input;
 
   void block(const Team& team, const LayerSpec& layer, Long index, Scratch<T>& scratch) {
-    if (layer.order == 3) {
+    if (layer.parallel) {
       copy(team);
       team.wait();
     }
-    attend(team, layer, layer.self, layer.self_norm, layer.self_post, index, false, scratch);
-    if (layer.has_cross) attend(team, layer, layer.cross, layer.cross_norm, layer.cross_post, index, true, scratch);
-    feed(team, layer);
+    attend(team, layer, layer.self, layer.self_norms, index, false, scratch);
+    if (layer.has_cross) attend(team, layer, layer.cross, layer.cross_norms, index, true, scratch);
+    mlp(team, layer);
   }
 
   void copy(const Team& team) {
@@ -210,11 +214,11 @@ class Steps {
       std::memcpy(start.data() + r * c.hidden, c.x + r * c.hidden, c.hidden * sizeof(float));
   }
 
-  // What a branch reads: x, or x after the norm in front of it.
-  void enter(const Team& team, const LayerSpec& layer, const NormSpec& norm, Long kind) {
-    const float* from = layer.order == 3 ? start.data() : c.x;
-    if (layer.order == 0) {
-      if (team.id == 0) input.wide = c.x;
+  // Point `input` at what a branch reads: x or, in a parallel block, the block's input, after the norm in front.
+  void pre_norm(const Team& team, const LayerSpec& layer, const NormSpec& norm, Long kind) {
+    const float* from = layer.parallel ? start.data() : c.x;
+    if (norm.kind == 0) {
+      if (team.id == 0) input.wide = from;
     } else {
       for (Long r = team.id; r < tokens; r += team.count)
         normalise(norm, from + r * c.hidden, normed.data() + r * c.hidden, c.hidden);
@@ -224,15 +228,15 @@ class Steps {
     convert(team, c.hidden, kind);
   }
 
-  // Add what a branch made to x, with the norms that stand behind it.
-  void leave(const Team& team, const LayerSpec& layer, const NormSpec& norm, const NormSpec& post, const float* gate) {
+  // Add a branch's output to x, with the norm of the output and that of the sum.
+  void add_residual(const Team& team, const BranchSpec& norms, const float* gate) {
     team.wait();
     float factor = gate ? *gate : 1.0f;
     for (Long r = team.id; r < tokens; r += team.count) {
-      float *x = c.x + r * c.hidden, *made = out.data() + r * c.hidden;
-      if (layer.order == 2) normalise(post, made, made, c.hidden);
-      for (Long i = 0; i < c.hidden; ++i) x[i] += made[i] * factor;
-      if (layer.order == 0) normalise(norm, x, x, c.hidden);
+      float *x = c.x + r * c.hidden, *y = out.data() + r * c.hidden;
+      normalise(norms.out, y, y, c.hidden);
+      for (Long i = 0; i < c.hidden; ++i) x[i] += y[i] * factor;
+      normalise(norms.post, x, x, c.hidden);
     }
     team.wait();
   }
@@ -271,8 +275,8 @@ class Steps {
 #endif
   }
 
-  void feed(const Team& team, const LayerSpec& layer) {
-    enter(team, layer, layer.mlp_norm, layer.up.kind);
+  void mlp(const Team& team, const LayerSpec& layer) {
+    pre_norm(team, layer, layer.mlp_norms.pre, layer.up.kind);
     project(team, layer.up, middle.data());
     Long first, last, inner = layer.up.m;
     team.share(inner, &first, &last);
@@ -292,12 +296,12 @@ class Steps {
     team.wait();
     convert(team, inner, layer.down.kind);
     project(team, layer.down, out.data());
-    leave(team, layer, layer.mlp_norm, layer.mlp_post, nullptr);
+    add_residual(team, layer.mlp_norms, nullptr);
   }
 
-  void attend(const Team& team, const LayerSpec& layer, const AttentionSpec& a, const NormSpec& norm,
-              const NormSpec& post, Long index, bool cross, Scratch<T>& scratch) {
-    enter(team, layer, norm, a.q.kind);
+  void attend(const Team& team, const LayerSpec& layer, const AttentionSpec& a, const BranchSpec& norms, Long index,
+              bool cross, Scratch<T>& scratch) {
+    pre_norm(team, layer, norms.pre, a.q.kind);
     project(team, a.q, q.data());
     if (!cross) {
       project(team, a.k, k.data());
@@ -317,7 +321,7 @@ class Steps {
     team.wait();
     convert(team, a.heads * a.size, a.o.kind);
     project(team, a.o, out.data());
-    leave(team, layer, norm, post, a.gate);
+    add_residual(team, norms, a.gate);
   }
 
   Call<typename Rows<T>::Handed, T, float> reading(const AttentionSpec& a, Long index, bool cross) {
@@ -342,7 +346,7 @@ class Steps {
   }
 
   // One head of one token: its norm, then its rotation, in place.
-  void turn(const AttentionSpec& a, const NormSpec& norm, Long rotary, float* head, Long token) {
+  void rotate(const AttentionSpec& a, const NormSpec& norm, Long rotary, float* head, Long token) {
     if (norm.kind) normalise(norm, head, head, a.size);
     if (rotary < 0) return;
     const Angles& angles = c.angles[rotary];
@@ -358,7 +362,7 @@ class Steps {
   void place_queries(const Team& team, const AttentionSpec& a) {
     for (Long i = team.id; i < tokens * a.heads; i += team.count) {
       float* head = q.data() + i * a.size;
-      turn(a, a.q_norm, a.rotary, head, i / a.heads);
+      rotate(a, a.q_norm, a.rotary, head, i / a.heads);
       for (Long e = 0; e < a.size; ++e) store(placed.data() + i * a.size + e, head[e]);
     }
   }
@@ -368,7 +372,7 @@ class Steps {
     for (Long i = team.id; i < tokens * a.kv_heads; i += team.count) {
       Long token = i / a.kv_heads, row = token / c.length, time = c.past + token % c.length;
       float* head = from + i * a.size;
-      turn(a, norm, rotary, head, token);
+      rotate(a, norm, rotary, head, token);
       T* to = static_cast<T*>(kept.data) + row * kept.row + i % a.kv_heads * kept.head + time * kept.time;
       Rows<T>::write(to, head, a.size);
     }

@@ -39,6 +39,7 @@ class RMSNorm:
 
 
 Norm = LayerNorm | BareLayerNorm | RMSNorm
+NamedNorm = tuple[str, Norm | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,7 @@ class CrossAttention:
     Args:
         source_size: Width M of what keys and values are projected from.
         gated: What the branch adds is multiplied by a learned scalar that starts at 0
-            (`cross_attention_init="zero_gate"`); after the second norm of a sandwich, which would undo any scale.
+            (`cross_attention_init="zero_gate"`); after the norm `Branch.out`, which would undo any scale.
     """
 
     attention: Attention
@@ -188,40 +189,23 @@ MLP = PlainMLP | GatedMLP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PostNorm:
-    """x = norm(x + f(x)) after every branch (Vaswani et al. 2017)."""
-
-    norm: Norm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreNorm:
-    """x = x + f(norm(x)).
+class Branch:
+    """Norms around a branch f of a block: y = out(f(pre(x))), then x = post(x + dropout(gate * y)).
 
     Args:
-        skip_self_attn_norm: The self-attention branch reads x as it is (first block of ModernBERT,
-            whose embedding is normalised already).
+        pre: Applied to the branch's input (GPT-2, Llama); None applies no norm here.
+        out: Applied to the branch's output, before it is added (OLMo 2; together with `pre`, Gemma 2).
+        post: Applied to the sum (Vaswani et al. 2017, BERT).
     """
 
-    norm: Norm
-    skip_self_attn_norm: bool = False
+    pre: Norm | None = None
+    out: Norm | None = None
+    post: Norm | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandwichNorm:
-    """x = x + post_norm(f(norm(x))) (Gemma 2)."""
-
-    norm: Norm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParallelNorm:
-    """x = x + f(norm_f(x)) + g(norm_g(x)) ...: every branch reads the block's input (GPT-NeoX)."""
-
-    norm: Norm
-
-
-NormPlacement = PostNorm | PreNorm | SandwichNorm | ParallelNorm
+    def named(self, branch: str) -> tuple[NamedNorm, NamedNorm, NamedNorm]:
+        """Return `pre`, `out` and `post`, each with its canonical name in the branch called `branch`."""
+        post = f"{branch}_norm" if self.pre is None else f"{branch}_sum_norm"
+        return (f"{branch}_norm", self.pre), (f"{branch}_post_norm", self.out), (post, self.post)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,17 +213,27 @@ class Block:
     """One transformer block.
 
     Args:
-        causal: A position reads itself and what is before it only.
+        norms: Around every branch.
+        self_attn_norms: Around self-attention, where it differs: ModernBERT's first block reads a normalised embedding.
+        parallel: Every branch reads the block's input, not the sum so far (GPT-NeoX).
+        causal: A position reads itself and the positions before it only.
         dropout: On the output of every branch, before it is added.
         cross_attn: None in encoders and in decoders that stand alone.
         wide_in_float16: In float16 the sum of the branches and the MLP's last map are computed in float32: the numbers
             of a model that was trained in bfloat16 do not fit.
     """
 
-    norm: NormPlacement
+    norms: Branch
     causal: bool
     self_attn: SelfAttention
     mlp: MLP
     cross_attn: CrossAttention | None = None
+    self_attn_norms: Branch | None = None
+    parallel: bool = False
     dropout: float = 0.0
     wide_in_float16: bool = False
+
+    def norms_of(self, branch: str) -> tuple[NamedNorm, NamedNorm, NamedNorm]:
+        """Return the norms of a branch (`pre`, `out`, `post`), each with its canonical name."""
+        replaced = self.self_attn_norms if branch == "self_attn" else None
+        return (replaced or self.norms).named(branch)

@@ -12,9 +12,7 @@ from conjoin.spec.bricks import (
     GatedMLP,
     LayerNorm,
     Norm,
-    PreNorm,
     RMSNorm,
-    SandwichNorm,
 )
 from conjoin.spec.stack import Embedding, FanInInit, Head, PairSpec, Sinusoidal, StackSpec
 
@@ -143,11 +141,9 @@ def _cross_attention(cross: CrossAttention, hidden_size: int) -> Named:
 
 
 def _branch_norms(name: str, block: Block, hidden_size: int) -> Named:
-    skipped = isinstance(block.norm, PreNorm) and block.norm.skip_self_attn_norm and name == "self_attn"
-    if not skipped:
-        yield from _norm(f"{name}_norm", block.norm.norm, hidden_size)
-    if isinstance(block.norm, SandwichNorm):
-        yield from _norm(f"{name}_post_norm", block.norm.norm, hidden_size)
+    for parameter, norm in block.norms_of(name):
+        if norm is not None:
+            yield from _norm(parameter, norm, hidden_size)
 
 
 def _block(block: Block, hidden_size: int) -> Named:

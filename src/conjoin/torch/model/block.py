@@ -1,4 +1,4 @@
-"""One transformer block: branches of self-attention, cross-attention and MLP, and where their norms stand."""
+"""One transformer block: self-attention, cross-attention and MLP, each with its norms and a residual connection."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +18,6 @@ from conjoin.torch.model.mlp import build_mlp
 from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import Angles
 from conjoin.torch.model.sharing import Brick
-
-Branch = Callable[[Tensor], Tensor]
 
 _MOST = torch.finfo(torch.float16).max
 
@@ -57,44 +55,32 @@ class Block(Brick):
         self.self_attn = SelfAttention(kind.self_attn, hidden_size)
         self.cross_attn = CrossAttention(kind.cross_attn, hidden_size) if kind.cross_attn else None
         self.mlp = build_mlp(kind.mlp, hidden_size, wide=kind.wide_in_float16)
-        skip = isinstance(kind.norm, spec.PreNorm) and kind.norm.skip_self_attn_norm
-        self.self_attn_norm = None if skip else build_norm(kind.norm.norm, hidden_size)
-        self.cross_attn_norm = build_norm(kind.norm.norm, hidden_size) if kind.cross_attn else None
-        self.mlp_norm = build_norm(kind.norm.norm, hidden_size)
-        if isinstance(kind.norm, spec.SandwichNorm):
-            self.self_attn_post_norm = build_norm(kind.norm.norm, hidden_size)
-            self.cross_attn_post_norm = build_norm(kind.norm.norm, hidden_size) if kind.cross_attn else None
-            self.mlp_post_norm = build_norm(kind.norm.norm, hidden_size)
+        self._norms: dict[str, list[str | None]] = {}
+        for branch in ("self_attn", "cross_attn", "mlp") if kind.cross_attn else ("self_attn", "mlp"):
+            norms = kind.norms_of(branch)
+            self._norms[branch] = [None if norm is None else name for name, norm in norms]
+            for name, norm in norms:
+                if norm is not None:
+                    self.add_module(name, build_norm(norm, hidden_size))
 
     def forward(self, x: Float[Tensor, "R T D"], reading: Reading) -> Float[Tensor, "R T D"]:
-        """Run the branches in the order and with the norms of the spec."""
-        branches: list[tuple[str, Branch]] = [("self_attn", lambda h: self._read_self(h, reading))]
+        """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec."""
+        branches: list[tuple[str, Callable[[Tensor], Tensor]]] = [("self_attn", lambda h: self._read_self(h, reading))]
         if self.cross_attn is not None:
             branches.append(("cross_attn", lambda h: self._read_source(h, reading)))
         branches.append(("mlp", self.mlp))
-        match self.kind.norm:
-            case spec.PostNorm():
-                for name, branch in branches:
-                    x = self._norm(f"{name}_norm", x + self._passed(name, branch(x)))
-            case spec.PreNorm():
-                for name, branch in branches:
-                    x = x + self._passed(name, branch(self._norm(f"{name}_norm", x)))
-            case spec.SandwichNorm():
-                for name, branch in branches:
-                    inner = branch(self._norm(f"{name}_norm", x))
-                    x = x + self._passed(name, self._norm(f"{name}_post_norm", inner))
-            case spec.ParallelNorm():
-                start = x
-                for name, branch in branches:
-                    x = x + self._passed(name, branch(self._norm(f"{name}_norm", start)))
+        block_input = x
+        for name, branch in branches:
+            pre, out, post = self._norms[name]
+            y = self._norm(out, branch(self._norm(pre, block_input if self.kind.parallel else x)))
+            x = self._norm(post, x + self._drop(name, y))
         return x
 
-    def _norm(self, name: str, x: Tensor) -> Tensor:
-        norm = getattr(self, name)
-        return x if norm is None else norm(x)
+    def _norm(self, name: str | None, x: Tensor) -> Tensor:
+        return x if name is None else getattr(self, name)(x)
 
-    def _passed(self, name: str, x: Tensor) -> Tensor:
-        """What a branch adds: through its gate, if it has one, and dropout."""
+    def _drop(self, name: str, x: Tensor) -> Tensor:
+        """Apply the gate of a branch, if it has one, and dropout to its output."""
         if name == "cross_attn" and self.cross_attn is not None and self.cross_attn.gate is not None:
             x = x * self.cross_attn.gate
         if self.kind.wide_in_float16 and x.dtype == torch.float16:

@@ -30,6 +30,10 @@ class _Norm(Structure):
     _fields_ = _fields("weight bias", "kind", eps=c_float, offset=c_float)
 
 
+class _Branch(Structure):
+    _fields_ = (("pre", _Norm), ("out", _Norm), ("post", _Norm))
+
+
 class _Attention(Structure):
     _fields_ = (
         *((name, _Linear) for name in ("q", "k", "v", "o")),
@@ -44,9 +48,9 @@ class _Layer(Structure):
     _fields_ = (
         ("self_attn", _Attention),
         ("cross_attn", _Attention),
-        *((name, _Norm) for name in ("self_norm", "cross_norm", "mlp_norm", "self_post", "cross_post", "mlp_post")),
+        *((name, _Branch) for name in ("self_norms", "cross_norms", "mlp_norms")),
         *((name, _Linear) for name in ("up", "gate", "down")),
-        *_fields(whole="order activation has_cross"),
+        *_fields(whole="parallel activation has_cross"),
     )
 
 
@@ -77,7 +81,6 @@ _LINEARS = (
     "conjoin.torch.cpu.quantization.QuantizedLinear",
 )
 """With their modules: an adapter around one of them is called Linear as well, and has its weight (peft's)."""
-_ORDERS = (spec.PostNorm, spec.PreNorm, spec.SandwichNorm, spec.ParallelNorm)
 
 
 class _Unknown(Exception):
@@ -201,19 +204,20 @@ class Steps:
         return made.to(x.dtype)
 
     def _fill(self, layer: _Layer, block: Any) -> None:
-        kind = block.kind
-        if type(kind.norm) not in _ORDERS or not kind.causal:
+        kind: spec.Block = block.kind
+        if not kind.causal:
             raise _Unknown
-        layer.order = _ORDERS.index(type(kind.norm))
+        layer.parallel = kind.parallel
         self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
         layer.has_cross = block.cross_attn is not None
         if block.cross_attn is not None:
             self._attention(layer.cross_attn, block.cross_attn, None, None)
             if block.cross_attn.gate is not None:
                 layer.cross_attn.gate = self._small(block.cross_attn, "gate")
-        for part, name in (("self", "self_attn"), ("cross", "cross_attn"), ("mlp", "mlp")):
-            self._norm(getattr(layer, f"{part}_norm"), getattr(block, f"{name}_norm", None), self._hidden)
-            self._norm(getattr(layer, f"{part}_post"), getattr(block, f"{name}_post_norm", None), self._hidden)
+        self._norms(layer.self_norms, block, "self_attn")
+        self._norms(layer.mlp_norms, block, "mlp")
+        if block.cross_attn is not None:
+            self._norms(layer.cross_norms, block, "cross_attn")
         if kind.mlp.activation not in _ACTIVATIONS:
             raise _Unknown
         layer.activation = _ACTIVATIONS.index(kind.mlp.activation)
@@ -267,6 +271,10 @@ class Steps:
             self._held.append(sums)
             self._copied += [] if weight.is_inference() else [weight]
             made.sums = sums.data_ptr()
+
+    def _norms(self, made: _Branch, block: Any, branch: str) -> None:
+        for norm, (name, kind) in zip((made.pre, made.out, made.post), block.kind.norms_of(branch), strict=True):
+            self._norm(norm, None if kind is None else getattr(block, name), self._hidden)
 
     def _norm(self, made: _Norm, brick: nn.Module | None, size: int) -> None:
         if brick is None:
