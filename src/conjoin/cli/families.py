@@ -8,8 +8,8 @@ import typer
 from conjoin.cli.streams import emit
 from conjoin.families import Family, families
 
-_ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "encoder half"}
-_DECODER = {"own": "as trained", "grafted": "cross-attention grafted in", "half": "decoder half"}
+_ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "encoder half", None: "no"}
+_DECODER = {"own": "as trained", "grafted": "cross-attention grafted in", "half": "decoder half", None: "no"}
 
 
 def list_families(
@@ -29,6 +29,6 @@ def list_families(
     Console().print(table)
 
 
-def _row(name: str, family: Family) -> dict[str, str]:
+def _row(name: str, family: Family) -> dict[str, str | None]:
     whole = family.whole.architecture if family.whole else ""
     return {"model_type": name, "encoder": family.encoder, "decoder": family.decoder, "whole": whole}

@@ -82,7 +82,7 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
                 return plan_quantized(pair, checkpoint), stacks
             plan = plan_join(pair, [pair_offer(config, pair, checkpoint)], init="normal", fresh_allowed=never_fresh)
             return with_record(plan, config), stacks
-        role = "decoder" if family(config.model_type).encoder == "bidirectional" else "encoder"
+        role = "decoder" if family(config.model_type).encoder in ("bidirectional", None) else "encoder"
         stack = half_spec(config, role)
         return plan_half(stack, half_offer(config, stack, role, checkpoint)), {role: stack}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.errors import ConfigError, warn
+from conjoin.errors import ConfigError, JoinError, warn
 from conjoin.families._config import PretrainedConfig
 
 Role = Literal["encoder", "decoder"]
@@ -26,6 +26,12 @@ ACTIVATIONS: dict[str, spec.Activation] = {
     "quick_gelu": "quick_gelu",
     "tanh": "tanh",
 }
+
+
+WORDS = "embed.words.weight"
+HEAD = "head.vocab.weight"
+LM_HEAD = NameTable((Rule("lm_head.weight", HEAD),))
+"""The usual name of the vocabulary matrix; files lack it where it is tied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,7 @@ class Whole:
     decoder: str
     shared: str
     prefix: str = ""
-    head: NameTable
+    head: NameTable = LM_HEAD
     fixed_bias: bool = False
     words: Literal["shared", "tied"] = "shared"
     start: Literal["id", "last_label"] = "id"
@@ -64,37 +70,53 @@ class Family:
 
     Args:
         encoder: "native" reads both ways as trained; "bidirectional" is a causal LM with its mask lifted
-            (T5Gemma, arXiv:2504.06225); "half" is the encoder of a seq2seq checkpoint.
-        decoder: "own" if its checkpoints can hold cross-attention, "half" if they always do, "grafted" if never.
-        stack: Builds the spec of a role. Cross-attention only for "own" and "half", and only if the config's
+            (T5Gemma, arXiv:2504.06225); "half" is the encoder of a seq2seq checkpoint; None: it cannot be an encoder.
+        decoder: "own" if its checkpoints can hold cross-attention, "half" if they always do, "grafted" if never;
+            None: it cannot be a decoder.
+        build: Builds the spec of a role. Cross-attention only for "own" and "half", and only if the config's
             `add_cross_attention` asks for it.
         body: Tensor names of the stack without its head, as the bare model class saves them.
         head: Tensor names of the head.
         prefixes: What checkpoints may put before body names, longest first; "" is always tried last.
         encoder_architecture, decoder_architecture: Class names in transformers; None where it has no such class.
-        encoder_prefix, decoder_prefix: What transformers' AutoModel and AutoModelForCausalLM put there.
+        encoder_prefix, decoder_prefix: What transformers' AutoModel and AutoModelForCausalLM put there; the latter is
+            the first of `prefixes` if None.
         word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
     """
 
     config: type[PretrainedConfig]
-    encoder: Literal["native", "bidirectional", "half"]
-    decoder: Literal["own", "grafted", "half"]
-    encoder_architecture: str
-    decoder_architecture: str | None
-    stack: Callable[[Any, Role], spec.StackSpec]
+    encoder: Literal["native", "bidirectional", "half"] | None
+    decoder: Literal["own", "grafted", "half"] | None
+    encoder_architecture: str | None
+    decoder_architecture: str | None = None
+    build: Callable[[Any, Role], spec.StackSpec]
     body: Callable[[spec.StackSpec], NameTable]
-    head: Callable[[spec.StackSpec], NameTable]
+    head: Callable[[spec.StackSpec], NameTable] = lambda stack: LM_HEAD
     prefixes: tuple[str, ...] = ()
     encoder_prefix: str = ""
-    decoder_prefix: str = ""
+    decoder_prefix: str | None = None
     word_aliases: tuple[str, ...] = ()
     whole: Whole | None = None
 
+    def stack(self, config: PretrainedConfig, role: Role) -> spec.StackSpec:
+        """Return the spec of one role.
+
+        Raises:
+            JoinError: the family cannot play this role.
+        """
+        if (self.encoder if role == "encoder" else self.decoder) is None:
+            other = "decoder" if role == "encoder" else "encoder"
+            raise JoinError(
+                f"{self.model_type} cannot be the {role} of a pair, only the {other}.",
+                hint="`conjoin families` lists what each family can be.",
+            )
+        return self.build(config, role)
+
     @property
     def held_by_transformers(self) -> bool:
-        """Whether transformers' EncoderDecoderModel can use it as its decoder."""
-        return self.decoder != "grafted" and self.decoder_architecture is not None
+        """True if transformers' EncoderDecoderModel can use it as its decoder."""
+        return self.decoder in ("own", "half") and self.decoder_architecture is not None
 
     @property
     def model_type(self) -> str:
@@ -104,6 +126,7 @@ class Family:
     def names(self, stack: spec.StackSpec, role: Role) -> NameTable:
         """The names that transformers' classes give this role, for writing and for composite checkpoints."""
         prefix = self.encoder_prefix if role == "encoder" else self.decoder_prefix
+        prefix = next(iter(self.prefixes), "") if prefix is None else prefix
         table = self.body(stack).with_prefix(prefix, "")
         if self.whole and role == "encoder":
             table = NameTable((Rule(self.whole.shared, "embed.words.weight"),)) + table
@@ -143,10 +166,6 @@ class Family:
             return None
         table = self.whole.head if self.whole else self.head(stack)
         return next((rule.checkpoint for rule in table.rules if rule.parts == (HEAD,)), None)
-
-
-WORDS = "embed.words.weight"
-HEAD = "head.vocab.weight"
 
 
 def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:

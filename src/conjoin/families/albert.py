@@ -107,10 +107,8 @@ FAMILY = Family(
     encoder="native",
     decoder="grafted",
     encoder_architecture="AlbertModel",
-    decoder_architecture=None,
-    stack=stack,
+    build=stack,
     body=body,
     head=head,
     prefixes=("albert.",),
-    decoder_prefix="albert.",
 )

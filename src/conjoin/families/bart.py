@@ -6,7 +6,18 @@ from typing import Any, ClassVar, Literal
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Row, Rule
 from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, Whole, activation, attention, head_size, linears, repeat, warn_no_effect
+from conjoin.families._kit import (
+    LM_HEAD,
+    Family,
+    Role,
+    Whole,
+    activation,
+    attention,
+    head_size,
+    linears,
+    repeat,
+    warn_no_effect,
+)
 
 
 class BartConfig(PretrainedConfig):
@@ -131,12 +142,7 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """The vocabulary matrix, where it is not tied."""
-    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
-
-
-WHOLE_HEAD = NameTable((Rule("lm_head.weight", "head.vocab.weight"), Rule("final_logits_bias", "head.bias", Row())))
+WHOLE_HEAD = LM_HEAD + NameTable((Rule("final_logits_bias", "head.bias", Row()),))
 
 
 def _family(
@@ -151,9 +157,8 @@ def _family(
         decoder="half",
         encoder_architecture=f"{name}Model",
         decoder_architecture=f"{name}ForCausalLM",
-        stack=stack,
+        build=stack,
         body=body,
-        head=head,
         prefixes=("model.",),
         encoder_prefix="encoder.",
         decoder_prefix="model.decoder.",

@@ -169,9 +169,8 @@ FAMILY = Family(
     decoder="own",
     encoder_architecture="BertModel",
     decoder_architecture="BertLMHeadModel",
-    stack=stack,
+    build=stack,
     body=body,
     head=head,
     prefixes=("bert.",),
-    decoder_prefix="bert.",
 )

@@ -125,10 +125,8 @@ FAMILY = Family(
     encoder="native",
     decoder="grafted",
     encoder_architecture="DistilBertModel",
-    decoder_architecture=None,
-    stack=stack,
+    build=stack,
     body=body,
     head=head,
     prefixes=("distilbert.",),
-    decoder_prefix="distilbert.",
 )

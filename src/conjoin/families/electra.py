@@ -56,9 +56,8 @@ FAMILY = Family(
     decoder="own",
     encoder_architecture="ElectraModel",
     decoder_architecture="ElectraForCausalLM",
-    stack=stack,
+    build=stack,
     body=body,
     head=head,
     prefixes=("electra.",),
-    decoder_prefix="electra.",
 )

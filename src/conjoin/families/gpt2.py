@@ -129,20 +129,13 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """The vocabulary matrix, where it is not tied."""
-    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
-
-
 FAMILY = Family(
     config=GPT2Config,
     encoder="bidirectional",
     decoder="own",
     encoder_architecture="GPT2Model",
     decoder_architecture="GPT2LMHeadModel",
-    stack=stack,
+    build=stack,
     body=body,
-    head=head,
     prefixes=("transformer.",),
-    decoder_prefix="transformer.",
 )

@@ -107,9 +107,8 @@ FAMILY = Family(
     decoder="grafted",
     encoder_architecture="GPTNeoXModel",
     decoder_architecture="GPTNeoXForCausalLM",
-    stack=stack,
+    build=stack,
     body=body,
     head=head,
     prefixes=("gpt_neox.",),
-    decoder_prefix="gpt_neox.",
 )

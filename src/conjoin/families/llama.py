@@ -133,20 +133,13 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """The vocabulary matrix, where it is not tied."""
-    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
-
-
 FAMILY = Family(
     config=LlamaConfig,
     encoder="bidirectional",
     decoder="grafted",
     encoder_architecture="LlamaModel",
     decoder_architecture="LlamaForCausalLM",
-    stack=stack,
+    build=stack,
     body=body,
-    head=head,
     prefixes=("model.",),
-    decoder_prefix="model.",
 )

@@ -31,9 +31,7 @@ FAMILY = Family(
     decoder="grafted",
     encoder_architecture="MistralModel",
     decoder_architecture="MistralForCausalLM",
-    stack=stack,
+    build=stack,
     body=llama.body,
-    head=llama.head,
     prefixes=("model.",),
-    decoder_prefix="model.",
 )

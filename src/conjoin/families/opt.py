@@ -129,21 +129,14 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """The vocabulary matrix, where it is not tied."""
-    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
-
-
 FAMILY = Family(
     config=OPTConfig,
     encoder="bidirectional",
     decoder="grafted",
     encoder_architecture="OPTModel",
     decoder_architecture="OPTForCausalLM",
-    stack=stack,
+    build=stack,
     body=body,
-    head=head,
     prefixes=("model.decoder.", "decoder."),
     encoder_prefix="decoder.",
-    decoder_prefix="model.decoder.",
 )

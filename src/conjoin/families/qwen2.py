@@ -40,9 +40,7 @@ FAMILY = Family(
     decoder="grafted",
     encoder_architecture="Qwen2Model",
     decoder_architecture="Qwen2ForCausalLM",
-    stack=stack,
+    build=stack,
     body=llama.body,
-    head=llama.head,
     prefixes=("model.",),
-    decoder_prefix="model.",
 )

@@ -27,9 +27,7 @@ FAMILY = Family(
     decoder="grafted",
     encoder_architecture="Qwen3Model",
     decoder_architecture="Qwen3ForCausalLM",
-    stack=stack,
+    build=stack,
     body=llama.body,
-    head=llama.head,
     prefixes=("model.",),
-    decoder_prefix="model.",
 )

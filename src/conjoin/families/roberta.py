@@ -77,11 +77,10 @@ def _family(config: type[RobertaConfig], name: str) -> Family:
         decoder="own",
         encoder_architecture=f"{name}Model",
         decoder_architecture=f"{name}ForCausalLM",
-        stack=stack,
+        build=stack,
         body=bert.body,
         head=head,
         prefixes=("roberta.",),
-        decoder_prefix="roberta.",
     )
 
 

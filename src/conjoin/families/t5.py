@@ -157,21 +157,14 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """The vocabulary matrix, where it is not tied."""
-    return NameTable((Rule("lm_head.weight", "head.vocab.weight"),))
-
-
 def _family(config: type[T5Config], name: str) -> Family:
     return Family(
         config=config,
         encoder="half",
         decoder="half",
         encoder_architecture=f"{name}EncoderModel",
-        decoder_architecture=None,
-        stack=stack,
+        build=stack,
         body=body,
-        head=head,
         encoder_prefix="encoder.",
         decoder_prefix="decoder.",
         word_aliases=("shared.weight",),
@@ -180,7 +173,6 @@ def _family(config: type[T5Config], name: str) -> Family:
             encoder="encoder.",
             decoder="decoder.",
             shared="shared.weight",
-            head=NameTable((Rule("lm_head.weight", "head.vocab.weight"),)),
         ),
     )
 

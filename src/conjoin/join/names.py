@@ -76,7 +76,7 @@ def _everything(config: PretrainedConfig, found: set[str]) -> tuple[NameTable, M
     if made is None or (made.whole and all(sides)):
         pair = pair_spec(config)
         return pair_names(config, pair, found), spec.pair_parameters(pair)
-    role: Role = "encoder" if made.whole and not sides[1] else "decoder"
+    role: Role = "encoder" if made.decoder is None or (made.whole and not sides[1]) else "decoder"
     reads = role == "decoder"
     stack = half_spec(config.copy(is_decoder=reads, add_cross_attention=reads), role)
     return made.names_in(stack, role, found), spec.stack_parameters(stack)
