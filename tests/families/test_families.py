@@ -13,8 +13,7 @@ from conjoin.torch.pair.halves import Decoder, Encoder
 SUPPORTED = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
 CAUSAL = [key for key in SUPPORTED if families()[oracle.model_type(key)].encoder == "bidirectional"]
 NATIVE = [key for key in SUPPORTED if families()[oracle.model_type(key)].encoder != "bidirectional"]
-WITHOUT_CAUSAL_LM = {"distilbert", "albert", "modernbert", "t5", "mt5"}
-STANDALONE = [key for key in SUPPORTED if oracle.model_type(key) not in WITHOUT_CAUSAL_LM]
+STANDALONE = [key for key in SUPPORTED if oracle.model_type(key) not in oracle.WITHOUT_CAUSAL_LM]
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -89,7 +88,7 @@ def test_transformers_reads_the_encoder_that_we_save(key: str, tmp_path: Path) -
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("key", [key for key in STANDALONE if oracle.model_type(key) not in ("bart", "mbart")])
+@pytest.mark.parametrize("key", [key for key in STANDALONE if oracle.model_type(key) not in oracle.WHOLE_FAMILIES])
 def test_transformers_reads_the_decoder_that_we_save(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_decoder(key, tmp_path / "theirs")
     Decoder.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")

@@ -11,17 +11,20 @@ from torch import Tensor
 
 import oracle
 from conjoin.configuration import Share
-from conjoin.families import MODULES, config_from_dict, families, family
+from conjoin.families import MODULES, config_from_dict, family
 from conjoin.torch.pair.halves import Decoder, Encoder
 from conjoin.torch.pair.model import EncoderDecoderModel
 from oracle_masks import causal_logits
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-KIN = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 ENCODERS = [key for key in oracle.ENCODER_KEYS if oracle.model_type(key) in MODULES]
-DECODERS = [key for key in oracle.DECODER_KEYS if oracle.model_type(key) in (*KIN, "gpt2")]
+DECODERS = [key for key in oracle.DECODER_KEYS if family(oracle.model_type(key)).decoder == "own"]
 ROBERTAS = ["roberta", "xlm-roberta", "camembert"]
-WITHOUT_CAUSAL_LM = [key for key in ENCODERS if families()[oracle.model_type(key)].decoder_architecture is None]
+MASKED_LM_ONLY = [
+    key
+    for key in ENCODERS
+    if oracle.model_type(key) in oracle.WITHOUT_CAUSAL_LM and family(oracle.model_type(key)).decoder is not None
+]
 
 
 def real(states: Tensor, mask: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ def test_transformers_reads_the_pair_that_we_save(key: str, tmp_path: Path) -> N
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("key", WITHOUT_CAUSAL_LM)
+@pytest.mark.parametrize("key", MASKED_LM_ONLY)
 def test_an_autoencoder_turned_causal_is_its_masked_lm_under_a_causal_mask(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_encoder(key, tmp_path, head="mlm")
     batch = oracle.batch_for(key)
@@ -69,7 +72,7 @@ def test_an_autoencoder_turned_causal_is_its_masked_lm_under_a_causal_mask(key: 
     torch.testing.assert_close(real(ours, mask), real(causal_logits(theirs, ids, mask), mask), **CLOSE)
 
 
-@pytest.mark.parametrize("key", WITHOUT_CAUSAL_LM)
+@pytest.mark.parametrize("key", MASKED_LM_ONLY)
 def test_a_grafted_decoder_gives_step_by_step_what_it_gives_at_once(key: str, tmp_path: Path) -> None:
     encoder = oracle.save_encoder("bert", tmp_path / "encoder").config
     oracle.save_encoder(key, tmp_path / "decoder", head="mlm")
@@ -95,7 +98,7 @@ def test_a_grafted_decoder_gives_step_by_step_what_it_gives_at_once(key: str, tm
     torch.testing.assert_close(torch.cat(pieces, 1), full, **CLOSE)
 
 
-@pytest.mark.parametrize("key", WITHOUT_CAUSAL_LM)
+@pytest.mark.parametrize("key", MASKED_LM_ONLY)
 @pytest.mark.parametrize("share", ["none", "all"])
 def test_a_grafted_pair_comes_back_as_it_was_saved(key: str, share: Share, tmp_path: Path) -> None:
     oracle.save_encoder(key, tmp_path / "half", head="mlm")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import oracle
+from conjoin.families import families
 from oracle import (
     CAUSAL_KEYS,
     DECODER_KEYS,
@@ -18,11 +19,23 @@ from oracle import (
     batch_for,
     model_type,
 )
+from oracle_configs import listed
 
 PAIRS = [
     *[("bert", dec) for dec in DECODER_KEYS if oracle.can_hold("bert", dec)],
     *[(enc, dec) for enc in ENCODER_KEYS for dec in ("bert/small", "gpt2")],
 ]
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_family_is_what_transformers_lists_say(name: str) -> None:
+    ours, theirs = families()[name], listed(name)
+    assert ours.decoder_architecture == theirs.causal_lm
+    assert ours.encoder_architecture in (theirs.encoder, None)
+    assert (ours.whole.architecture if ours.whole else None) == theirs.whole
+    if ours.encoder is not None:
+        assert (ours.encoder == "half") == (theirs.whole is not None)
+        assert (ours.encoder == "native") == (theirs.masked_lm is not None and theirs.whole is None)
 
 
 def inputs_of(key: str, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ What surprised us in transformers 5.23, and what is done about it here:
 
 | where | what | here |
 |---|---|---|
-| distilbert, albert, modernbert | no causal LM, so never a decoder | in ENCODER_KEYS only |
+| distilbert, albert, modernbert ... | no causal LM, so never a decoder | WITHOUT_CAUSAL_LM |
 | t5, mt5 | no causal LM; AutoModel of their folder is the whole model | in WHOLE_KEYS only |
 | bart, mbart as causal LM | cache sized by encoder_layers: with fewer of them, IndexError | `use_cache=False` |
 | llama, qwen, opt, gpt_neox ... | take no encoder_hidden_states: no pair can be built | `can_hold` is False |
@@ -42,20 +42,21 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from oracle_configs import can_hold
 from oracle_legacy import legacy_config
 from oracle_masks import bidirectional_mask, bidirectional_states
 from oracle_tiny import (
     CAUSAL_FAMILIES,
     CAUSAL_KEYS,
     DECODER_KEYS,
-    ENCODER_FAMILIES,
     ENCODER_KEYS,
     FIRST_ORDINARY_ID,
+    MADE_CAUSAL_FAMILIES,
     START_ID,
     TINY,
-    TURNED_CAUSAL_FAMILIES,
     WHOLE_FAMILIES,
     WHOLE_KEYS,
+    WITHOUT_CAUSAL_LM,
     model_type,
 )
 
@@ -66,7 +67,9 @@ __all__ = [
     "FIRST_ORDINARY_ID",
     "START_ID",
     "TINY",
+    "WHOLE_FAMILIES",
     "WHOLE_KEYS",
+    "WITHOUT_CAUSAL_LM",
     "Batch",
     "KeyMismatch",
     "PairOutputs",
@@ -171,8 +174,8 @@ def save_encoder(key: str, folder: Path, seed: int = 0, head: Head = "none") -> 
 
 
 def save_decoder(key: str, folder: Path, seed: int = 0) -> Any:
-    """Save a random causal LM without cross-attention; autoencoding families are turned causal."""
-    changes = {"is_decoder": True} if model_type(key) in TURNED_CAUSAL_FAMILIES else {}
+    """Save a random causal LM without cross-attention; autoencoding families are made causal."""
+    changes = {"is_decoder": True} if model_type(key) in MADE_CAUSAL_FAMILIES else {}
     return _finish(AutoModelForCausalLM.from_config(build_config(key, **changes)), folder, seed)
 
 
@@ -202,12 +205,6 @@ def _pair_config(enc_key: str, dec_key: str, **parent: Any) -> EncoderDecoderCon
     for part in (config, config.encoder, config.decoder):
         part._attn_implementation = "eager"
     return config
-
-
-def can_hold(enc_key: str, dec_key: str) -> bool:
-    """Say whether transformers' EncoderDecoderModel can hold, save and reload such a pair."""
-    cross_attending = (*TURNED_CAUSAL_FAMILIES, "gpt2")
-    return model_type(enc_key) in ENCODER_FAMILIES and model_type(dec_key) in cross_attending
 
 
 def encoder_states(

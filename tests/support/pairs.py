@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import oracle
 from conjoin import AutoTokenizer, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config, LlamaConfig
+from conjoin.families import family
 from conjoin.join import special_tokens
 from conjoin.torch.pair.halves import Decoder
 from tokenizer_samples import raw_folder
@@ -75,12 +76,12 @@ def joined(folder: Path, encoder: str, decoder: str, **keywords: Any) -> Encoder
 
 def save_half(folder: Path, key: str, role: str) -> None:
     """Save the oracle's checkpoint that can play a role."""
-    family = oracle.model_type(key)
-    if family in ("t5", "mt5") or (role == "encoder" and family in ("bart", "mbart")):
+    made = family(oracle.model_type(key))
+    if made.whole and (role == "encoder" or made.decoder_architecture is None):
         oracle.save_whole(key, folder)
-    elif role == "encoder" and family in oracle.ENCODER_FAMILIES:
+    elif role == "encoder" and made.encoder == "native":
         oracle.save_encoder(key, folder)
-    elif family in ("distilbert", "albert", "modernbert"):
+    elif made.decoder_architecture is None:
         oracle.save_encoder(key, folder, head="mlm")
     else:
         oracle.save_decoder(key, folder)
