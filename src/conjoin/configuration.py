@@ -101,9 +101,15 @@ class EncoderDecoderConfig(PretrainedConfig):
 
 
 def is_gated(decoder: PretrainedConfig) -> bool:
-    """True if the decoder was saved from a pair whose cross-attention has gates."""
-    own: Mapping[str, Any] = getattr(decoder, "conjoin", None) or {}
-    return own.get("cross_attention_init") == "zero_gate"
+    """True if the decoder was saved from a pair whose cross-attention has gates.
+
+    Raises:
+        ConfigError: what its file says of that is no object.
+    """
+    ours = getattr(decoder, "conjoin", None) or {}
+    if not isinstance(ours, Mapping):
+        raise ConfigError(f"{decoder.model_type}: under 'conjoin' stands {shown(ours)}; expected an object.")
+    return cast("Mapping[str, Any]", ours).get("cross_attention_init") == "zero_gate"
 
 
 def _half(value: Any) -> PretrainedConfig:

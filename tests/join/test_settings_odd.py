@@ -122,6 +122,8 @@ def test_a_misspelt_keyword_of_a_half_or_of_loading_is_told_and_left_out(tmp_pat
         ("generation_config.json", {"decoder_start_token_id": [None]}),
         ("generation_config.json", {"decoder_start_token_id": [[1]]}),
         ("generation_config.json", {"sequence_bias": {"a": 1}}),
+        ("generation_config.json", {"decoder_start_token_id": [None]}),
+        ("generation_config.json", {"eos_token_id": [2, None]}),
         ("generation_config.json", {"length_penalty": 2**63, "num_beams": 2}),
         ("generation_config.json", {"sequence_bias": {"[" * 3000: 1}}),
     ],
@@ -149,6 +151,13 @@ def test_a_key_of_a_file_may_have_the_name_of_an_argument_of_python_s(kind: Any)
     values = {"self": 1, "cls": 2, "values": 3}
     config = kind.from_dict(values)
     assert values.items() <= config.copy().to_dict().items()
+
+
+@pytest.mark.parametrize("ours", [5, "zero_gate", [1]], ids=str)
+def test_what_a_half_says_of_its_gates_is_an_object(ours: Any) -> None:
+    half = {"model_type": "bert"}
+    with pytest.raises(ConfigError, match=r"under 'conjoin' stands .*; expected an object"):
+        EncoderDecoderConfig.from_dict({"encoder": half, "decoder": half | {"conjoin": ours}})
 
 
 @pytest.mark.parametrize("values", [{"fresh": 1.5}, {"fresh": [1]}, {"conjoin": {"fresh": "all"}}], ids=str)
