@@ -1,5 +1,6 @@
 """A step is right: its loss, its gradients, its learning rates, what it trains."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,23 @@ def test_fresh_parameters_are_trained_alone_first(tmp_path: Path) -> None:
     Seq2SeqTrainer(model, args=args, train_dataset=toy_rows(32), callbacks=[watch]).train()
     assert watch.changed[0] == watch.changed[1] == fresh
     assert watch.changed[2] == {name for name, _ in model.named_parameters()}
+
+
+def test_fresh_parameters_of_a_joined_folder_are_trained_alone_first(tmp_path: Path) -> None:
+    """As `conjoin join` writes it and `conjoin train --model` reads it: config.json says what is fresh."""
+    EncoderDecoderModel.from_encoder_decoder_pretrained(*halves(tmp_path)).save_pretrained(tmp_path / "joined")
+    model = EncoderDecoderModel.from_pretrained(tmp_path / "joined")
+    fresh = {name for name, _ in model.named_parameters() if group_of(name) == "cross_attention"}
+    assert set(model.join_report.fresh) == fresh
+    watch = Snapshots(model)
+    args = arguments(tmp_path / "run", fresh_first=2, max_steps=3)
+    Seq2SeqTrainer(model, args=args, train_dataset=toy_rows(32), callbacks=[watch]).train()
+    assert watch.changed[0] == watch.changed[1] == fresh
+    assert watch.changed[2] == {name for name, _ in model.named_parameters()}
+    model.save_pretrained(tmp_path / "trained")
+    trained = EncoderDecoderModel.from_pretrained(tmp_path / "trained")
+    with pytest.raises(ConfigError, match="no parameter is fresh: the model was loaded whole, or it is trained"):
+        Seq2SeqTrainer(trained, args=replace(args, output_dir=str(tmp_path / "b")), train_dataset=toy_rows(8)).train()
 
 
 def test_fresh_first_of_a_whole_model_is_refused(tmp_path: Path) -> None:
