@@ -79,6 +79,25 @@ def test_what_is_merged_and_saved_is_what_the_adapter_computed(share: str, name:
     check(made(share), ADAPTERS[name], tmp_path)
 
 
+@pytest.mark.parametrize("target", [["q", "v"], ["words"], r"decoder\..*\.q"], ids=str)
+@pytest.mark.parametrize("share", ["none", "embeddings", "all"])
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "orthogonal", True], ids=str)
+def test_an_adapter_starts_as_the_model(start: Any, share: str, target: Any) -> None:
+    """PiSSA and OLoRA take a part out of the base weight, which the other half must not miss."""
+    model = made(share).eval()
+    before = scores(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, init_lora_weights=start, target_modules=target)).eval()
+    torch.testing.assert_close(scores(adapted), before, **CLOSE)
+    torch.testing.assert_close(scores(adapted.merge_and_unload()), before, **CLOSE)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_such_an_adapter_learnt_is_merged_and_saved(start: Any, tmp_path: Path) -> None:
+    for number, target in enumerate((["q", "v"], r"decoder\..*\.q")):
+        adapter = peft.LoraConfig(r=4, init_lora_weights=start, target_modules=target)
+        check(made("all"), adapter, tmp_path / str(number))
+
+
 @pytest.mark.parametrize("name", ["words", "decoder's words", "words in full", "some words", "q and v"])
 @pytest.mark.parametrize("kind", ["t5", "mt5", "bart"])
 def test_so_it_is_in_whole_models_whose_words_have_three_names(kind: str, name: str, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def _check_gate(decoder: spec.StackSpec) -> None:
         raise JoinError(
             f'cross_attention_init="zero_gate": {decoder.family} normalises after every branch, so even a closed gate '
             "changes what the block computes.",
-            hint='use cross_attention_init="self_attention" or "normal".',
+            hint='use --cross-attention-init self_attention or normal (cross_attention_init="self_attention").',
         )
 
 
@@ -125,7 +125,7 @@ def _check_sharing(pair: spec.PairSpec) -> None:
     if problems := layers + lone + wrong:
         raise JoinError(
             f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(problems)}",
-            hint='share="embeddings" needs equal word tables only; share="none" nothing.',
+            hint='--share embeddings (share="embeddings") needs equal word tables only, --share none nothing.',
         )
 
 

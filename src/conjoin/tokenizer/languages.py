@@ -35,7 +35,8 @@ def known_language(code: str, known: Mapping[str, int], added: Mapping[str, int]
     said = f"Near it: {', '.join(near)}" if near else f"Expected one of: {', '.join(known)}"
     raise TokenizerError(
         f"language {code!r} is none that this {owner} knows. {said}.",
-        hint=f"tokenizer.src_lang = {(near or list(known) or ['en_XX'])[0]!r}",
+        hint=f"tokenizer.src_lang = {(near or list(known) or ['en_XX'])[0]!r}, or tgt_lang; on the command line "
+        "--source-language, or --target-language.",
     )
 
 

@@ -22,7 +22,7 @@ class Brick(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         child = vars(self).get("_modules", {}).get(name)
         if child is not None and _MARK in vars(child) and _stands_around(value, child):
-            _own_tensors(child)
+            own_tensors(child)
         super().__setattr__(name, value)
 
 
@@ -30,8 +30,10 @@ def _stands_around(module: Any, child: nn.Module) -> bool:
     return isinstance(module, nn.Module) and module is not child and any(each is child for each in module.modules())
 
 
-def _own_tensors(module: nn.Module) -> None:
-    del vars(module)[_MARK]
+def own_tensors(module: nn.Module) -> None:
+    """Give a module that shares tensors copies of its own; others are left alone."""
+    if vars(module).pop(_MARK, None) is None:
+        return
     for name, old in list(module.named_parameters(recurse=False)):
         setattr(module, name, nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad))
 

@@ -1,4 +1,4 @@
-"""Adapters of others around our models: which kinds are refused."""
+"""Adapters of others around our models: which kinds are refused, and what they may change."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from conjoin.errors import ConfigError
+from conjoin.torch.model.sharing import own_tensors
 from conjoin.torch.pair.pretrained import Pretrained
 
 
@@ -25,6 +26,17 @@ def refuse_learnt_prompts(wrapper: nn.Module, name: str, module: Any) -> None:
         )
 
 
+def own_what_is_adapted(wrapper: nn.Module, name: str, module: Any) -> None:
+    """Give a layer that shares its tensors tensors of its own as soon as an adapter takes it for its base layer.
+
+    PiSSA and OLoRA then take their part out of the base weight, before the adapter stands in the layer's place: out of
+    a shared one it would be missing in the other half.
+    """
+    if name == "base_layer" and isinstance(module, nn.Module):
+        own_tensors(module)
+
+
 def watch_wrappers() -> None:
-    """Let PyTorch call `refuse_learnt_prompts` from here on."""
+    """Let PyTorch call both from here on."""
     register_module_module_registration_hook(refuse_learnt_prompts)
+    register_module_module_registration_hook(own_what_is_adapted)
