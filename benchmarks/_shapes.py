@@ -57,6 +57,10 @@ def build(name: str, seed: int = 0) -> Any:
             model = _pair(BertConfig(vocab_size=1000, **tiny), BertConfig(vocab_size=1000, **tiny))
         case "bart-tiny":
             model = BartForConditionalGeneration(_bart(128, 2, 2, 512, vocab_size=1000))
+        case "bart, 4 layers of 256":
+            model = BartForConditionalGeneration(_bart(256, 4, 4, 1024, vocab_size=8000))
+        case "bart, 2 layers of 64":
+            model = BartForConditionalGeneration(_bart(64, 2, 2, 256, vocab_size=8000))
         case _:
             raise ValueError(f"no shape {name!r}")
     return model.eval()
