@@ -78,7 +78,7 @@ docs: $(READY)  ## draw the rooms, run every snippet of the README and the docs
 
 $(TORCH_READY): Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)" numpy
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) "$(TORCH)" numpy
 	@$(BIN)/python -c "import torch; cuda = torch.version.cuda; \
 	  (cuda is None or torch.cuda.is_available()) or \
 	  print(f'warning: torch was built for CUDA {cuda}, but there is no GPU: gigabytes that nothing uses')"
