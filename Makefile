@@ -74,7 +74,13 @@ docs: $(READY)  ## draw the rooms, run every snippet of the README and the docs
 	$(BIN)/python docs/draw_rooms.py
 	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
 
-@@4294@@	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+lock: $(READY)  ## write the installed versions to the lock file
+	@sed -n '1p' $(LOCK) > $(LOCK).new
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -v '^torch==' >> $(LOCK).new
+	@mv $(LOCK).new $(LOCK)
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .sanitized .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(TORCH_READY): Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

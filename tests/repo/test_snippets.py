@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_every_block_of_a_page_runs(page: Path) -> None:
             exec(compile(text, f"{page.name}: {text.splitlines()[0]}", "exec"), names)
         elif language == "sh":
             run_lines(text)
-    if page.name == "README.md":
+    if page == ROOT / "README.md":
         assert torch.isfinite(names["loss"])  # pyright: ignore[reportArgumentType]
 
 
@@ -106,19 +108,36 @@ def run_lines(text: str) -> None:
         assert told.exit_code == 0, f"{line}\n{told.output}"
 
 
-def test_the_readme_lists_the_families_that_there_are() -> None:
-    table = (ROOT / "README.md").read_text().partition("| model_type |")[2].partition("\n\n")[0]
+def test_the_docs_list_the_families_that_there_are() -> None:
+    table = (ROOT / "docs" / "families.md").read_text().partition("| model_type |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`([\w-]+)`", table)) == set(families())
 
 
-def test_the_readmes_rows_are_what_the_families_are() -> None:
+def test_the_rows_of_the_table_are_what_the_families_are() -> None:
     ways = {"native": "as trained", "bidirectional": "mask lifted", "half": "the encoder half"}
     kinds = {"own": "as in transformers", "grafted": "grafted in", "half": "the decoder half"}
-    for line in (ROOT / "README.md").read_text().partition("| model_type |")[2].splitlines():
+    for line in (ROOT / "docs" / "families.md").read_text().partition("| model_type |")[2].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         for name in re.findall(r"`([\w-]+)`", cells[0]) if len(cells) == 3 else ():
             assert cells[1] == ways[families()[name].encoder], name
             assert kinds[families()[name].decoder] in cells[2], name
+
+
+def test_the_readme_is_short_and_every_page_of_the_docs_is_in_the_index() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    index = (ROOT / "docs" / "README.md").read_text()
+    missing = [
+        page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md" and page.name not in index
+    ]
+    assert not missing
+
+
+def test_the_picture_of_the_rooms_is_what_the_imports_are() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import draw_rooms; print(draw_rooms.draw(), end='')"],
+        check=True, capture_output=True, text=True, cwd=ROOT / "docs",
+    )  # fmt: skip
+    assert told.stdout == (ROOT / "docs" / "rooms.svg").read_text(), "make docs draws it"
 
 
 def test_every_room_has_a_short_readme() -> None:
