@@ -42,6 +42,12 @@ def test_settings_reach_generate(run: Any, folder: Path) -> None:
     assert told.lines == expected(folder, SOURCES, num_beams=3, max_new_tokens=4, length_penalty=2)
 
 
+@pytest.mark.parametrize("name", ["self", "input_ids", "streamer", "num_beam"])
+def test_only_settings_of_generate_can_be_set(name: str, run: Any, folder: Path) -> None:
+    told = run("generate", folder, *SOURCES, "--set", f"{name}=3")
+    assert told.code == 1 and f"generate() does not know these arguments:\n  {name}" in told.err, told.err
+
+
 def test_a_file_in_json_out_with_everything_that_came_in(run: Any, folder: Path, tmp_path: Path) -> None:
     rows = [{"id": number, "text": text} for number, text in enumerate(SOURCES)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

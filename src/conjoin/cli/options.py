@@ -81,7 +81,10 @@ def generation_settings(assignments: list[str] | None, **options: Any) -> dict[s
 
     Raises:
         BadParameter: an assignment has no "=", or a setting is given twice.
+        GenerationError: a name is no setting of `generate`.
     """
+    from conjoin.generation import GenerationConfig, collect
+
     settings = {name: value for name, value in options.items() if value is not None}
     for assignment in assignments or []:
         name, equals, value = assignment.partition("=")
@@ -91,6 +94,7 @@ def generation_settings(assignments: list[str] | None, **options: Any) -> dict[s
         if name in settings:
             raise typer.BadParameter(f"{name} is given twice; expected once, with one value.", param_hint="--set")
         settings[name] = _value(value)
+    collect(GenerationConfig(), settings)
     return settings
 
 
