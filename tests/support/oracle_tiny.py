@@ -1,8 +1,9 @@
 """Tiny configs, one per checkpoint family and variant, in transformers' own words.
 
 Sizes are distinct and odd so that a swapped axis, a dropped field or a default taken by mistake shows: encoders have
-hidden 20, 5 heads, 61 words; decoders hidden 12, 3 heads (1 of keys and values), 53 words. Epsilons, activations,
-scales and special ids are off their defaults, dropout is 0. A window is 3 or less, so that 7 tokens feel it.
+hidden 20, 5 heads, 61 words; decoders hidden 12, 3 heads (1 of keys and values; in one key of each grouped-query
+family 6 and 3), 53 words. Epsilons, activations, scales and special ids are off their defaults, dropout is 0. A window
+is 3 or less, so that 7 tokens feel it.
 
 A key is `model_type` or `model_type/variant`. The file imports no framework: other tests may read it on their own.
 """
@@ -47,6 +48,9 @@ _LLAMA_LIKE: Fields = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 77.0},
     **DECODER_SPECIALS,
 }
+
+# With one head of keys and values every query head reads the same, and a wrong order of groups would not show.
+_GROUPED: Fields = {"num_attention_heads": 6, "num_key_value_heads": 3}
 
 _MODERNBERT_LIKE: Fields = {
     "num_hidden_layers": 3,
@@ -286,7 +290,7 @@ TINY: dict[str, Fields] = {
     "gpt_neox/tied": {**_GPT_NEOX, "tie_word_embeddings": True, "attention_bias": False},
     "llama": {**_LLAMA_LIKE, "hidden_act": "gelu"},
     "llama/tied": {**_LLAMA_LIKE, "tie_word_embeddings": True},
-    "llama/biases": {**_LLAMA_LIKE, "attention_bias": True, "mlp_bias": True},
+    "llama/biases": {**_LLAMA_LIKE, **_GROUPED, "attention_bias": True, "mlp_bias": True},
     "llama/linear": _rope(rope_type="linear", factor=3.0),
     "llama/llama3": _rope(
         rope_type="llama3",
@@ -298,14 +302,15 @@ TINY: dict[str, Fields] = {
     "llama/yarn": _rope(rope_type="yarn", factor=3.0, original_max_position_embeddings=21, beta_fast=8.0),
     "llama/dynamic": {**_rope(rope_type="dynamic", factor=3.0), "max_position_embeddings": 8},
     "mistral": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
-    "mistral/full": {**_LLAMA_LIKE, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
+    "mistral/full": {**_LLAMA_LIKE, **_GROUPED, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
     "qwen2": {**_QWEN, "hidden_act": "gelu"},
-    "qwen2/full": {**_LLAMA_LIKE, "use_sliding_window": False, "tie_word_embeddings": True},
+    "qwen2/full": {**_LLAMA_LIKE, **_GROUPED, "use_sliding_window": False, "tie_word_embeddings": True},
     "qwen3": {**_QWEN, "head_dim": 6, "hidden_act": "gelu"},
-    "qwen3/full": {**_LLAMA_LIKE, "head_dim": 6, "attention_bias": True, "tie_word_embeddings": True},
+    "qwen3/full": {**_LLAMA_LIKE, **_GROUPED, "head_dim": 6, "attention_bias": True, "tie_word_embeddings": True},
     "gemma2": _GEMMA2,
     "gemma2/uncapped": {
         **_GEMMA2,
+        **_GROUPED,
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
         "hidden_activation": "gelu",
@@ -315,6 +320,7 @@ TINY: dict[str, Fields] = {
     "gemma3_text": _GEMMA3,
     "gemma3_text/capped": {
         **_GEMMA3,
+        **_GROUPED,
         "attn_logit_softcapping": 0.7,
         "final_logit_softcapping": 1.5,
         "hidden_activation": "gelu",
