@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from conjoin import AutoTokenizer, EncoderDecoderModel, TokenizerPair
 from conjoin.training import Recipe, TrainerCallback
-from conjoin.training.settings.launch import launch
+from conjoin.training.launch import launch
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
 import oracle_real

@@ -16,8 +16,8 @@ import conjoin.cli
 import jax_models  # noqa: F401  (the tests' settings of JAX)
 from conjoin import ConfigError, EncoderDecoderModel, TrainingError
 from conjoin.training.jax.batches import in_few_shapes, rung
+from conjoin.training.launch import launch
 from conjoin.training.loop.callbacks import TrainerCallback
-from conjoin.training.settings.launch import launch
 from conjoin.training.settings.recipe import Recipe
 from training_toys import halves, toy_model, toy_rows, write_rows
 
@@ -197,7 +197,7 @@ def test_the_command_takes_the_word_and_refuses_what_is_torchs(monkeypatch: pyte
 
 _ALONE = """
 import sys
-from conjoin.training.settings.launch import launch
+from conjoin.training.launch import launch
 from conjoin.training.settings.recipe import Recipe
 from conjoin.training.loop.callbacks import TrainerCallback
 

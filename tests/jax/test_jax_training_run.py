@@ -51,7 +51,7 @@ def test_it_stops_early_and_the_final_model_is_the_best_average(model: Path, tmp
     class Keep(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             live[state.global_step] = weights(keywords["model"])
-            with trainer.engine().evaluated():
+            with trainer.engine().evaluation_mode():
                 kept[state.global_step] = weights(keywords["model"])
 
     settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_total_limit": 2, "ema_decay": 0.9}

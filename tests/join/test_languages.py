@@ -13,7 +13,7 @@ from conjoin import BertConfig, ConfigError, EncoderDecoderConfig, EncoderDecode
 from conjoin.evaluation import generate_texts
 from conjoin.tokenizer import AutoTokenizer, MBart50Tokenizer, MBartTokenizer, TokenizerPair
 from conjoin.training import Recipe, Seq2SeqTrainer
-from conjoin.training.settings.launch import launch
+from conjoin.training.launch import launch
 from tokenizer_samples import raw_folder
 from training_toys import arguments, write_rows
 

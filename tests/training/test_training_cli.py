@@ -12,8 +12,8 @@ import pytest
 import conjoin.cli
 from conjoin import ConfigError, ConjoinError, EncoderDecoderModel, FileError
 from conjoin.training import Recipe, TrainerCallback
-from conjoin.training.loop.card import as_code, model_card
-from conjoin.training.settings.launch import launch
+from conjoin.training.launch import launch
+from conjoin.training.loop.finish import as_code, model_card
 from conjoin.training.settings.recipe import read_recipe
 from training_toys import halves, toy_model, toy_rows, write_rows
 
@@ -124,7 +124,7 @@ BAD: list[tuple[list[str], int, str]] = [
     ([*HALVES, *DATA, "--out", "bad.yaml/run", *QUICK], 1, "bad.yaml/run: cannot be written: File exists"),
     (["--config", "none.yaml"], 1, "none.yaml: the recipe cannot be read"),
     (["--config", "bad.yaml"], 1, "bad.yaml: not YAML"),
-    (["--config", "odd.yaml"], 1, "Unknown words in the recipe: learning_rat"),
+    (["--config", "odd.yaml"], 1, "Unknown settings in the recipe: learning_rat"),
 ]
 
 
@@ -165,7 +165,7 @@ def test_numbers_of_a_recipe_are_numbers(tmp_path: Path) -> None:
     assert recipe.arguments.eval_strategy == "no"
     assert recipe.arguments.resume_from_checkpoint == "latest"
     (tmp_path / "b.yaml").write_text("- 1\n")
-    with pytest.raises(ConfigError, match="expected words and values"):
+    with pytest.raises(ConfigError, match="expected names and values"):
         read_recipe(tmp_path / "b.yaml")
     with pytest.raises(FileError):
         read_recipe(tmp_path)
@@ -183,14 +183,14 @@ def test_resume_needs_no_more_than_the_folder(folder: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run("--resume", "--out", "cut") == 0
     told = capsys.readouterr().err
-    assert "cut goes on after step 3 of 3." in told and "told otherwise" not in told
+    assert "cut goes on after step 3 of 3." in told and "have changed" not in told
     assert Path("cut/model.safetensors").read_bytes() == whole
     words = ["--max-steps", "5", "--learning-rate", "2e-3", "--validation", "train.jsonl"]
     assert run("--resume", "--out", "cut", *words) == 0
     told = capsys.readouterr().err
     assert "cut goes on after step 3 of 5." in told
     assert "max_steps = 5 (was 3)" in told and "learning_rate = 0.002 (was 0.001)" in told
-    assert "validation = train.jsonl (was validation.jsonl)" in told and "validation data are others" in told
+    assert "validation = train.jsonl (was validation.jsonl)" in told and "validation data have changed" in told
     recipe = Recipe.of(read_recipe("cut/recipe.yaml"))
     assert (recipe.arguments.max_steps, recipe.arguments.overwrite_output_dir) == (5, False)
     assert recipe.arguments.resume_from_checkpoint is None
@@ -255,7 +255,7 @@ RECIPES = {
     "seed: " + "0x" + "f" * 9000: "seed = a number of 36000 bits; expected",
     "learning_rate: " + "1" + "0" * 400: "at most 9007199254740992",
     "train: [" + "abc, " * 1900 + "d]": "train = ['abc', 'abc'",
-    "x" * 900 + ": 1": "Unknown words in the recipe: 'xxx",
+    "x" * 900 + ": 1": "Unknown settings in the recipe: 'xxx",
     "#" * (1 + (1 << 20)): "has more than 1,048,576 bytes",
 }
 

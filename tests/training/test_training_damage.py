@@ -16,7 +16,6 @@ import torch
 from conjoin import ConjoinError, EncoderDecoderModel, FileError, Seq2SeqTrainer, TrainingError
 from conjoin.torch.cpu import linear_grad
 from conjoin.torch.cpu.linear_grad import Products
-from conjoin.training.folder.damage import older_one_named
 from conjoin.training.folder.metrics_log import read_log
 from conjoin.training.folder.moments import open_moments
 from conjoin.training.folder.pieces import Pieces, Share, write_index, write_rows
@@ -226,7 +225,7 @@ def test_a_state_of_odd_values_is_named(name: str, value: Any, newest: Path) -> 
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
     told = rf"trainer_state\.json: (.|\n)*{name}(.|\n)*checkpoint-2 goes on"
     checkpoint = Checkpoint(4, newest)
-    with pytest.raises(DamagedCheckpoint, match=told), older_one_named(checkpoint):
+    with pytest.raises(DamagedCheckpoint, match=told), checkpoint.damage_explained():
         checkpoint.state()
 
 

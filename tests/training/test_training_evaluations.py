@@ -263,7 +263,7 @@ def test_tensorboard_does_not_load_tensorflow(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from conjoin.training.folder.metrics_log import open_sinks
+from conjoin.training.folder.recorder import open_sinks
 from conjoin.training.folder.state import TrainerState
 for sink in open_sinks(Path({str(tmp_path)!r}), TrainerState(), "tensorboard"):
     sink.write("train", 1, {{"loss": 0.5}})

@@ -21,9 +21,9 @@ from conjoin import (
     TrainingError,
 )
 from conjoin.training import TrainerCallback
-from conjoin.training.folder.lock import locked
-from conjoin.training.loop.engine import Alone
-from conjoin.training.torch.evaluating import EvalPrediction
+from conjoin.training.folder.run_folder import locked
+from conjoin.training.loop.evaluator import EvalPrediction
+from conjoin.training.world import Alone
 from training_toys import arguments, toy_model, toy_rows, weights
 
 
@@ -156,7 +156,7 @@ def test_the_final_model_may_be_the_best(ema: float | None, tmp_path: Path) -> N
     class Keep(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
             engine = trainer.engine()
-            with engine.evaluated():
+            with engine.evaluation_mode():
                 kept[state.global_step] = weights(keywords["model"])
 
     settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps"}
@@ -323,8 +323,8 @@ def test_the_lock_of_a_killed_run_holds_nobody_up(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from conjoin.training.loop.engine import Alone
-from conjoin.training.folder.lock import locked
+from conjoin.training.world import Alone
+from conjoin.training.folder.run_folder import locked
 with locked(Alone(), Path({str(tmp_path / "run")!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, TrainingError
 from conjoin.training import TrainerCallback
-from conjoin.training.settings.parts import group_of
+from conjoin.training.loop.schedules import group_of
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World
 from training_toys import arguments, halves, toy_model, toy_rows, weights
@@ -26,7 +26,7 @@ class Gradients(Engine):
     found: dict[str, Tensor]
 
     def _update(self) -> Tensor:
-        self.found = {name: p.grad.clone() for name, p in self.trained.items() if p.grad is not None}
+        self.found = {name: p.grad.clone() for name, p in self.parameters.items() if p.grad is not None}
         self.model.zero_grad()
         return torch.zeros(())
 

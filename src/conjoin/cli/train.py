@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from conjoin.training.folder.resuming import told_before
 from conjoin.training.settings.arguments import TrainingArguments, help_of
-from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, read_recipe
+from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, over_earlier_recipe, read_recipe
 
 
 def train(config: str | None = None, print_config: bool = False, resume: bool = False, **options: Any) -> None:
@@ -32,7 +31,7 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
     recipe.sources.require()
     if "output_dir" not in flags and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
-    from conjoin.training.settings.launch import launch
+    from conjoin.training.launch import launch
 
     folder = launch(recipe)
     if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
@@ -44,7 +43,7 @@ def _settings(config: str | None, flags: dict[str, Any]) -> dict[str, Any]:
     if config is not None:
         return read_recipe(config) | flags
     if "resume_from_checkpoint" in flags and "output_dir" in flags:
-        return told_before(flags["output_dir"], flags)
+        return over_earlier_recipe(flags["output_dir"], flags)
     return flags
 
 

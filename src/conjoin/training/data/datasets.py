@@ -12,8 +12,8 @@ from conjoin.texts.pairs import Columns, Pairs, read_pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.examples import IGNORED, Examples, Room, Rows, tokenize_pairs
 from conjoin.training.data.tokenized import from_ids
-from conjoin.training.folder.progress import track
 from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.terminal import track
 
 MANY_CUT = 0.05
 """Share of shortened pairs from which on a warning says so."""

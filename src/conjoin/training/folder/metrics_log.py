@@ -4,27 +4,17 @@ import json
 import math
 import os
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
-from conjoin.errors import FileError, MissingBackend, shown
+from conjoin.errors import FileError, shown
 from conjoin.jsons import JsonError, parse_json
 from conjoin.limits import STEPS
 from conjoin.training.folder.state import TrainerState
 
 Kind = Literal["train", "eval", "sample"]
 FILE = "metrics.jsonl"
-
-
-class Sink(Protocol):
-    """Something that takes numbers by name and step."""
-
-    def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class MetricsLog:
@@ -46,7 +36,7 @@ class MetricsLog:
 
 
 def _open(path: Path, mode: str) -> TextIO:
-    """What UTF-8 cannot hold, half of a character, becomes the escape that JSON has for it."""
+    """Open a file of lines; half a character, which UTF-8 cannot hold, is written as JSON's escape."""
     return cast("TextIO", open(path, mode, encoding="utf-8", errors="backslashreplace"))
 
 
@@ -55,15 +45,15 @@ def _as_line(values: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """Return a value for JSON, which has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a kill cut short is passed over.
+    """Yield the lines of a run's metrics.jsonl; a last line that a kill cut short is skipped.
 
     Raises:
-        FileError: any other line is none of a log, with its number and field.
+        FileError: any other line is not one of a log; with its number and field.
     """
     path = folder / FILE
     try:
@@ -77,7 +67,7 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
         except (JsonError, UnicodeDecodeError) as error:
             if number != filled[-1][0]:
                 raise _odd(path, number, f"{error}".removesuffix(".")) from None
-        except OddLine as error:
+        except _OddLine as error:
             raise _odd(path, number, str(error)) from None
 
 
@@ -87,136 +77,58 @@ def _odd(path: Path, number: int, what: str) -> FileError:
     )
 
 
-class OddLine(ValueError):
-    """A line is JSON, but none that a run writes."""
+class _OddLine(ValueError):
+    """A line is JSON, but not one that a run writes."""
 
 
 _TEXTS = {"sample": ("source", "target", "prediction")}
 
 
 def _checked(line: Any) -> dict[str, Any]:
-    """A line whose step, kind, times and texts are what they must be; other fields may be anything.
+    """Check step, kind, times and texts of a line; other fields may hold anything.
 
     Raises:
-        OddLine: they are not.
+        _OddLine: one of them is wrong.
     """
     if not isinstance(line, dict):
-        raise OddLine(f"holds {shown(line)}, expected an object with step and kind")
-    found = cast("dict[str, Any]", line)
-    step, kind = found.get("step"), found.get("kind")
+        raise _OddLine(f"holds {shown(line)}, expected an object with step and kind")
+    values = cast("dict[str, Any]", line)
+    step, kind = values.get("step"), values.get("kind")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < STEPS:
-        raise OddLine(f"step = {shown(step)}; expected a whole number, 0 or more")
+        raise _OddLine(f"step = {shown(step)}; expected a whole number, 0 or more")
     if not isinstance(kind, str):
-        raise OddLine(f"kind = {shown(kind)}; expected train, eval or sample")
+        raise _OddLine(f"kind = {shown(kind)}; expected train, eval or sample")
     for name in ("epoch", "time_s"):
-        value = found.get(name)
+        value = values.get(name)
         if value is not None and not is_number(value):
-            raise OddLine(f"{name} = {shown(value)}; expected a number")
+            raise _OddLine(f"{name} = {shown(value)}; expected a number")
     for name in _TEXTS.get(kind, ()):
-        if not isinstance(found.get(name), str):
-            raise OddLine(f"{name} = {shown(found.get(name))}; expected text")
-    return found
+        if not isinstance(values.get(name), str):
+            raise _OddLine(f"{name} = {shown(values.get(name))}; expected text")
+    return values
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number that can be drawn and compared."""
+    """True if a value of JSON is a number that can be drawn and compared."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) <= sys.float_info.max
 
 
 def forget_after(folder: Path, state: TrainerState) -> None:
-    """Drop lines that a resumed run writes again: of later steps, and of an evaluation that is still due."""
+    """Delete lines that a resumed run writes again: of later steps, and of an evaluation that is still due."""
     path = folder / FILE
     if not path.is_file():
         return
     step, due = state.global_step, state.evaluation_due
-    kept = [
+    lines = [
         _as_line(line)
         for line in read_log(folder)
         if line["step"] < step or (line["step"] == step and (line["kind"] == "train" or not due))
     ]
     unfinished = path.with_suffix(".partial")
     with _open(unfinished, "w") as file:
-        file.writelines(kept)
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
-
-
-class TensorBoard:
-    """TensorBoard events under `events/`; numbers only, samples are in metrics.jsonl."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboard.summary import Writer
-
-        with _without_tensorflow():
-            self._writer = Writer(str(folder / "events"))
-
-    def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None:
-        """Add numbers."""
-        for name, value in values.items():
-            if kind != "sample" and isinstance(value, int | float) and name not in ("epoch", "time_s"):
-                self._writer.add_scalar(f"{kind}/{name.removeprefix('eval_')}", value, step)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
-
-
-@contextmanager
-def _without_tensorflow() -> Generator[None]:
-    """Let tensorboard write with its own files: it would load a whole TensorFlow, which is slow and prints its log.
-
-    `tensorboard.compat.notf` is tensorboard's own word for that; it is asked for once a process.
-    """
-    name = "tensorboard.compat.notf"
-    if "tensorflow" in sys.modules or name in sys.modules:
-        yield
-        return
-    sys.modules[name] = ModuleType(name)
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
-def open_sinks(folder: Path, state: TrainerState, report_to: str) -> list[Sink]:
-    """The logs of a run that goes on from a state.
-
-    Raises:
-        MissingBackend: tensorboard is asked for and not installed.
-        FileError: the folder cannot be written, or its metrics.jsonl is damaged.
-    """
-    try:
-        forget_after(folder, state)
-        sinks: list[Sink] = [MetricsLog(folder)]
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(f"{folder / FILE}: cannot be written: {error.strerror or error}.") from None
-    if report_to != "none":
-        require_sinks(report_to)
-        sinks += _tensorboard(folder)
-    return sinks
-
-
-def require_sinks(report_to: str) -> None:
-    """Check, before a run changes anything, that its logs can be written.
-
-    Raises:
-        MissingBackend: tensorboard is asked for and not installed.
-    """
-    if report_to == "tensorboard":
-        try:
-            from tensorboard.summary import Writer  # noqa: F401  (asked for, not used)
-        except ImportError:
-            raise MissingBackend("report_to='tensorboard' needs tensorboard: pip install tensorboard") from None
-
-
-def _tensorboard(folder: Path) -> list[Sink]:
-    try:
-        return [TensorBoard(folder)]
-    except ImportError:
-        return []

@@ -1,19 +1,27 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard and the progress line."""
+"""What a run reports while it goes: metrics.jsonl, TensorBoard and the progress line."""
 
+import sys
 import time
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
 
-from conjoin.training.folder.metrics_log import Sink, open_sinks
-from conjoin.training.folder.progress import TrainingProgress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from conjoin.errors import FileError, MissingBackend
+from conjoin.training.folder.metrics_log import FILE, Kind, MetricsLog, forget_after
 from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.folder.state import TrainerState
+from conjoin.training.terminal import error_console
 
 
 class Recorder:
     """Writes the numbers of a run; on all processes but the first it writes nothing.
 
     Args:
-        state: Read at every record for step and time.
+        state: Read at every record, for step and time.
     """
 
     def __init__(self, run: RunFolder, state: TrainerState, report_to: str, *, shown: bool) -> None:
@@ -29,13 +37,13 @@ class Recorder:
         self._progress.step()
 
     def tick(self) -> None:
-        """Add the time since the last call to the run's."""
+        """Add the time since the last call to the time of the run."""
         now = time.perf_counter()
         self.state.seconds += max(now - self._clock, 0.0)  # machines that wake up, or are moved, set clocks back
         self._clock = now
 
     def pause(self) -> None:
-        """Leave out the time since the last call: evaluations do not slow training down."""
+        """Leave out the time since the last call, that of an evaluation or a save."""
         self._clock = time.perf_counter()
 
     def train(self, epoch: float, loss: float, grad_norm: float, rates: dict[str, float]) -> dict[str, Any]:
@@ -58,7 +66,7 @@ class Recorder:
         self._write("eval", epoch, metrics)
 
     def sample(self, epoch: float, source: str, target: str, prediction: str) -> None:
-        """Record what the model makes of one pair."""
+        """Record the prediction for one pair."""
         self._write("sample", epoch, {"source": source, "target": target, "prediction": prediction})
 
     def _write(self, kind: Any, epoch: float, values: dict[str, Any]) -> None:
@@ -67,7 +75,132 @@ class Recorder:
             sink.write(kind, self.state.global_step, base | values)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         self._progress.close()
         for sink in self._sinks:
             sink.close()
+
+
+class Sink(Protocol):
+    """A log that numbers are written to by name and step."""
+
+    def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """TensorBoard events under `events/`; numbers only, samples are in metrics.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary import Writer
+
+        with _without_tensorflow():
+            self._writer = Writer(str(folder / "events"))
+
+    def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None:
+        """Add numbers."""
+        for name, value in values.items():
+            if kind != "sample" and isinstance(value, int | float) and name not in ("epoch", "time_s"):
+                self._writer.add_scalar(f"{kind}/{name.removeprefix('eval_')}", value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+@contextmanager
+def _without_tensorflow() -> Generator[None]:
+    """Keep tensorboard from loading a whole TensorFlow, which is slow and prints its log.
+
+    `tensorboard.compat.notf` is tensorboard's own switch for that; it is read once a process.
+    """
+    name = "tensorboard.compat.notf"
+    if "tensorflow" in sys.modules or name in sys.modules:
+        yield
+        return
+    sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def open_sinks(folder: Path, state: TrainerState, report_to: str) -> list[Sink]:
+    """Open the logs of a run that starts from a state.
+
+    Raises:
+        MissingBackend: tensorboard is asked for and not installed.
+        FileError: the folder cannot be written, or its metrics.jsonl is damaged.
+    """
+    try:
+        forget_after(folder, state)
+        sinks: list[Sink] = [MetricsLog(folder)]
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{folder / FILE}: cannot be written: {error.strerror or error}.") from None
+    if report_to != "none":
+        require_sinks(report_to)
+        sinks += _tensorboard(folder)
+    return sinks
+
+
+def require_sinks(report_to: str) -> None:
+    """Check, before a run changes anything, that its logs can be written.
+
+    Raises:
+        MissingBackend: tensorboard is asked for and not installed.
+    """
+    if report_to == "tensorboard":
+        try:
+            from tensorboard.summary import Writer  # noqa: F401  (asked for, not used)
+        except ImportError:
+            raise MissingBackend("report_to='tensorboard' needs tensorboard: pip install tensorboard") from None
+
+
+def _tensorboard(folder: Path) -> list[Sink]:
+    try:
+        return [TensorBoard(folder)]
+    except ImportError:
+        return []
+
+
+class TrainingProgress:
+    """A progress line with step, loss, speed and remaining time.
+
+    Args:
+        shown: False on all processes but the first.
+    """
+
+    def __init__(self, total: int, done: int, *, shown: bool) -> None:
+        console = error_console()
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task("train", total=total, completed=done, loss="-", speed="-")
+        self._bar.start()
+
+    def step(self) -> None:
+        """Count a step."""
+        with suppress(OSError):  # the terminal may be gone, and the run not yet at its end
+            self._bar.advance(self._task)
+
+    def log(self, loss: float, tokens_per_s: float) -> None:
+        """Show loss and speed."""
+        with suppress(OSError):
+            self._bar.update(self._task, loss=f"{loss:.3f}", speed=f"{tokens_per_s:,.0f}")
+
+    def close(self) -> None:
+        """Stop; the last state stays on the screen."""
+        with suppress(OSError):
+            self._bar.stop()

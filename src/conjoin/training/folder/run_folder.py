@@ -1,19 +1,25 @@
-"""The folder of a run: what lies where, which checkpoints there are, which may go."""
+"""The folder of a run: its checkpoints, which of them are damaged or may be deleted, and the lock on it."""
 
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from conjoin.checkpoint import read_json
-from conjoin.errors import ConjoinError, FileError, TrainingError, shown
+from conjoin.checkpoint import lock_file, open_checkpoint, read_json, replacing_file
+from conjoin.errors import ConfigError, ConjoinError, FileError, TrainingError, WeightError
+from conjoin.training.folder.moments import check_readable
 from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
+from conjoin.training.settings.recipe import RECIPE_FILE, Recipe
+from conjoin.training.world import World
 
 STATE_FILE = "trainer_state.json"
-RECIPE_FILE = "recipe.yaml"
 _DISCARDED = ".discarded-"
+DAMAGE = (DamagedCheckpoint, WeightError, FileError, ConfigError)
+"""What reading a damaged file raises; other errors are of whole checkpoints that do not fit the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,62 +30,98 @@ class Checkpoint:
     folder: Path
 
     def state(self) -> TrainerState:
-        """Where the run stood.
+        """Read the progress of the run.
 
         Raises:
             DamagedCheckpoint: the file holds something else; with its name.
         """
         path = self.folder / STATE_FILE
         try:
-            found = TrainerState.from_dict(read_json(path))
+            state = TrainerState.from_dict(read_json(path))
         except DamagedCheckpoint as error:
             raise DamagedCheckpoint(f"{path}: {error}") from None
-        if found.global_step != self.step:
-            raise DamagedCheckpoint(f"{path}: global_step = {found.global_step}, in the folder of step {self.step}.")
-        return found
+        if state.global_step != self.step:
+            raise DamagedCheckpoint(f"{path}: global_step = {state.global_step}, in the folder of step {self.step}.")
+        return state
+
+    @contextmanager
+    def damage_explained(self) -> Generator[None]:
+        """Say in the error of damaged files which older checkpoint the run can go on from.
+
+        Raises:
+            DamagedCheckpoint: in place of the errors of its files.
+        """
+        try:
+            yield
+        except DAMAGE as error:
+            what = str(error).removesuffix(f"\n\nhint: {error.hint}")
+            text = f"{self.folder} is damaged, and the run cannot go on from it. {what}"
+            raise DamagedCheckpoint(text, hint=self._way_out(error)) from error
+
+    def _way_out(self, error: ConjoinError) -> str:
+        checkpoints = RunFolder(self.folder.parent).checkpoints()
+        older = next((each for each in reversed(checkpoints) if each.step < self.step and each.is_whole()), None)
+        if older is not None:
+            return f"--resume-from-checkpoint {older.folder} goes on from an older one, which is whole."
+        own = error.hint if isinstance(error, DamagedCheckpoint) else None
+        return own or "no older checkpoint of the run is whole; --overwrite-output-dir starts anew."
+
+    def is_whole(self) -> bool:
+        """True if its progress can be read, its weights opened, and its optimizer holds what optimizers write."""
+        try:
+            self.state()
+            open_checkpoint(self.folder).close()
+            check_readable(self.folder)
+        except DAMAGE:
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run.
+    """The folder of one run.
 
-    `checkpoint-N/` appear whole (checkpoint.replacing_folder) and go by being renamed first, so whatever carries that
-    name and has a state is complete.
+    `checkpoint-N/` appear whole (checkpoint.replacing_folder) and are renamed before they are deleted, so every folder
+    that has such a name and a state is complete.
     """
 
     path: Path
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the path of a step's checkpoint."""
         return self.path / f"checkpoint-{step}"
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All complete ones, the newest last."""
-        found = [(_step(folder.name), folder) for folder in self.path.glob("checkpoint-*")]
-        whole = [(step, folder) for step, folder in found if step is not None and (folder / STATE_FILE).is_file()]
+        """Return all complete checkpoints, the newest last."""
+        folders = [(_step(folder.name), folder) for folder in self.path.glob("checkpoint-*")]
+        whole = [(step, folder) for step, folder in folders if step is not None and (folder / STATE_FILE).is_file()]
         return [Checkpoint(step, folder) for step, folder in sorted(whole)]
 
-    def find(self, wanted: str) -> Checkpoint | None:
-        """The newest checkpoint for "latest", or that of a folder; None if the run has none yet.
+    def newest(self) -> Checkpoint | None:
+        """Return the newest complete checkpoint."""
+        return next(reversed(self.checkpoints()), None)
+
+    def find(self, name: str) -> Checkpoint | None:
+        """Return the newest checkpoint for "latest", or that of a folder; None if the run has none yet.
 
         Raises:
             TrainingError: the folder is no checkpoint.
         """
-        if wanted == "latest":
-            return next(reversed(self.checkpoints()), None)
-        folder = Path(wanted)
+        if name == "latest":
+            return self.newest()
+        folder = Path(name)
         step = _step(folder.name)
         if step is None or not (folder / STATE_FILE).is_file():
             raise TrainingError(
-                f"{wanted} is no checkpoint of a training run: there is no {STATE_FILE}.",
+                f"{name} is no checkpoint of a training run: there is no {STATE_FILE}.",
                 hint=f"expected one such as {self.path / 'checkpoint-500'}, or latest.",
             )
         return Checkpoint(step, folder)
 
-    def _held(self) -> str | None:
-        """What the folder has of a run."""
-        there = self.checkpoints()
-        return there[-1].folder.name if there else "a model" if (self.path / "config.json").is_file() else None
+    def _contents(self) -> str | None:
+        """Name what the folder holds of a run: its newest checkpoint, or a model."""
+        newest = self.newest()
+        return newest.folder.name if newest else "a model" if (self.path / "config.json").is_file() else None
 
     def require_claimable(self, *, overwrite: bool) -> None:
         """Check that a new run may have the folder; nothing is changed.
@@ -88,10 +130,10 @@ class RunFolder:
             TrainingError: it holds a run already, and that is not to be overwritten.
             FileError: it cannot be written.
         """
-        held = self._held()
-        if held and not overwrite:
+        contents = self._contents()
+        if contents and not overwrite:
             raise TrainingError(
-                f"{self.path} holds a run already ({held}); nothing was changed.",
+                f"{self.path} holds a run already ({contents}); nothing was changed.",
                 hint="--resume goes on with it, --overwrite-output-dir starts anew, or choose another --out.",
             )
         if self.path.exists() and not (self.path.is_dir() and os.access(self.path, os.W_OK | os.X_OK)):
@@ -99,14 +141,14 @@ class RunFolder:
             raise FileError(f"{self.path}: cannot be written: {what}.", hint="choose another --out.")
 
     def claim(self) -> None:
-        """Take the folder for a new run: what it holds of another one is deleted.
+        """Make the folder for a new run, and delete what it holds of another one.
 
         Raises:
             TrainingError, FileError: it cannot be made, or not be deleted.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if self._held():
+            if self._contents():
                 self._discard(checkpoint.folder for checkpoint in self.checkpoints())
                 (self.path / "metrics.jsonl").unlink(missing_ok=True)
                 shutil.rmtree(self.path / "events", ignore_errors=True)
@@ -115,13 +157,19 @@ class RunFolder:
 
     def rotate(self, limit: int | None, best_step: int | None) -> None:
         """Delete the oldest checkpoints beyond the limit, but never the best or the newest one."""
-        there = self.checkpoints()
-        if limit is None or len(there) <= limit:
+        checkpoints = self.checkpoints()
+        if limit is None or len(checkpoints) <= limit:
             return
-        best = [checkpoint for checkpoint in there if checkpoint.step == best_step]
-        others = [checkpoint for checkpoint in there if checkpoint.step != best_step]
-        room = max(limit - len(best), 0 if best and best[0] == there[-1] else 1)
-        self._discard(checkpoint.folder for checkpoint in others[: len(others) - room])
+        best = [checkpoint for checkpoint in checkpoints if checkpoint.step == best_step]
+        others = [checkpoint for checkpoint in checkpoints if checkpoint.step != best_step]
+        remaining = max(limit - len(best), 0 if best and best[0] == checkpoints[-1] else 1)
+        self._discard(checkpoint.folder for checkpoint in others[: len(others) - remaining])
+
+    def write_recipe(self, recipe: Recipe | None) -> None:
+        """Write recipe.yaml, with which the run can be resumed, before the first step."""
+        if recipe is not None:
+            with replacing_file(self.path / RECIPE_FILE) as file:
+                file.write(recipe.lasting().to_yaml())
 
     def sweep(self) -> None:
         """Finish deletions that were interrupted."""
@@ -140,34 +188,71 @@ class RunFolder:
 
 
 def _step(name: str) -> int | None:
-    found = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,14})", name)
-    return int(found[1]) if found else None
+    match = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,14})", name)
+    return int(match[1]) if match else None
 
 
-def check_same_plan(saved: dict[str, object], now: dict[str, object]) -> None:
-    """Refuse to go on where the order of batches is another one.
-
-    Raises:
-        TrainingError: names what changed.
-    """
-    changed = [
-        f"{name}: {_told(saved.get(name))} before, {value} now"
-        for name, value in now.items()
-        if saved.get(name) != value
-    ]
-    if changed:
-        raise TrainingError(
-            f"The checkpoint belongs to another order of batches ({'; '.join(changed)}).",
-            hint="resume with the data and batch settings of the run's recipe.yaml.",
-        )
-
-
-def _told(value: object) -> str:
-    return value if isinstance(value, str) and len(value) < 200 else shown(value)
-
-
-def as_training_error(error: ConjoinError, run: RunFolder, step: int) -> TrainingError:
-    """A failed save, with what is safe."""
-    newest = next(reversed(run.checkpoints()), None)
+def failed_save(error: ConjoinError, run: RunFolder, step: int) -> TrainingError:
+    """Return the error of a save that failed; it says which checkpoint is whole."""
+    newest = run.newest()
     safe = f"{newest.folder} is whole; --resume goes on from it." if newest else "no checkpoint was written before."
     return TrainingError(f"The checkpoint of step {step} could not be saved. {error}\n{safe}")
+
+
+@contextmanager
+def locked(world: World, folder: Path) -> Generator[None]:
+    """Keep other runs out of a folder; a process that is killed leaves no lock behind.
+
+    The first process holds the lock for all processes of this run.
+
+    Raises:
+        FileError: another run writes there, or nothing can be written there.
+    """
+    lock = _Lock(folder)
+    world.on_first(lock.take)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Lock:
+    """A lock file beside the folder, since a save of the final model replaces the folder as one act."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        folder = Path(os.path.realpath(run))
+        self._path = folder.parent / f".{folder.name}.lock"
+        self._file: IO[bytes] | None = None
+
+    def take(self) -> None:
+        """Lock, or raise FileError."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            while self._file is None:
+                self._file = self._open_locked()
+        except FileError:
+            raise
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            raise FileError(
+                f"{self._run}: cannot be written: {error.strerror or error}{where}.", hint="choose another --out."
+            ) from None
+
+    def _open_locked(self) -> IO[bytes] | None:
+        """Open and lock the file; None if another run ended, and removed it, between opening and locking."""
+        file = open(self._path, "ab")  # noqa: SIM115  (closed by `release`)
+        lock_file(file, self._run)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(self._path)):
+                return file
+        file.close()
+        return None
+
+    def release(self) -> None:
+        """Remove the file while nobody else can have locked it."""
+        if self._file is not None:
+            with suppress(OSError):  # Windows removes no open files
+                self._path.unlink()
+            self._file.close()
+            self._file = None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,25 +18,23 @@ from conjoin.training.folder.pieces import Stored
 from conjoin.training.folder.run_folder import STATE_FILE
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.jax.adamw import Arrays, Moments
-
-if TYPE_CHECKING:
-    from conjoin.training.jax.engine import Engine
+from conjoin.training.jax.trained import TrainedModel
 
 
-def save_checkpoint(engine: "Engine", folder: Path, state: TrainerState) -> None:
+def save_checkpoint(trained: TrainedModel, folder: Path, state: TrainerState) -> None:
     """Write the checkpoint of a step: whole, or not at all."""
     with replacing_folder(folder) as staging:
-        write_pair(engine.model, staging, engine.model.all_params())
-        write_moments(staging, _moments(engine))
+        write_pair(trained.model, staging, trained.model.all_params())
+        write_moments(staging, _moments(trained))
         write_json(staging / STATE_FILE, state.to_dict())
 
 
-def _moments(engine: "Engine") -> Saved:
-    """AdamW's state by name. Parameters that had no update yet have none."""
-    held = {name for name, count in engine.updates.items() if count}
-    first, second = ({name: _stored(value) for name, value in part.items() if name in held} for part in engine.moments)
-    average = None if engine.average is None else {name: _stored(value) for name, value in engine.average.items()}
-    return Saved(engine.updates, first, second, average)
+def _moments(trained: TrainedModel) -> Saved:
+    """Return AdamW's state by name; parameters that had no update yet have none."""
+    held = {name for name, count in trained.updates.items() if count}
+    first, second = ({name: _stored(value) for name, value in part.items() if name in held} for part in trained.moments)
+    average = None if trained.average is None else {name: _stored(value) for name, value in trained.average.items()}
+    return Saved(trained.updates, first, second, average)
 
 
 def _stored(value: jax.Array) -> Stored:
@@ -45,33 +42,33 @@ def _stored(value: jax.Array) -> Stored:
     return as_bits(array), array.dtype.name
 
 
-def restore_checkpoint(engine: "Engine", folder: Path) -> None:
-    """Go on from a checkpoint.
+def restore_checkpoint(trained: TrainedModel, folder: Path) -> None:
+    """Load weights and optimizer of a checkpoint.
 
     Raises:
         TrainingError: it does not fit, or cannot be read.
     """
-    engine.model.params = params = _weights(engine.model, folder)
-    kinds = {name: (params[name].shape, params[name].dtype.name) for name in engine.trained}
-    with open_moments(folder, kinds, averaged=engine.average is not None) as saved:
-        engine.updates = dict(saved.updates)
-        engine.moments = Moments(*(_like(part, filled, params) for part, filled in _pairs(engine, saved)))
+    trained.model.params = params = _weights(trained.model, folder)
+    kinds = {name: (params[name].shape, params[name].dtype.name) for name in trained.parameters}
+    with open_moments(folder, kinds, averaged=trained.average is not None) as saved:
+        trained.updates = dict(saved.updates)
+        trained.moments = Moments(*(_like(part, zeros, params) for part, zeros in _pairs(trained, saved)))
         if saved.average is not None:
-            engine.average = _like(saved.average, engine.average or {}, params)
+            trained.average = _like(saved.average, trained.average or {}, params)
 
 
-def _pairs(engine: "Engine", saved: Saved) -> list[tuple[Mapping[str, Stored], Arrays]]:
-    return [(saved.first, engine.moments.first), (saved.second, engine.moments.second)]
+def _pairs(trained: TrainedModel, saved: Saved) -> list[tuple[Mapping[str, Stored], Arrays]]:
+    return [(saved.first, trained.moments.first), (saved.second, trained.moments.second)]
 
 
-def _like(saved: Mapping[str, Stored], now: Arrays, params: Arrays) -> Arrays:
-    """What was saved, in the parameters' dtype; zeros where a parameter had no update yet."""
-    read = {name: jnp.asarray(with_meaning(*stored), params[name].dtype) for name, stored in saved.items()}
-    return {name: read[name] if name in read else jnp.zeros_like(value) for name, value in now.items()}
+def _like(saved: Mapping[str, Stored], zeros: Arrays, params: Arrays) -> Arrays:
+    """Return saved moments in the parameters' dtype; zeros for a parameter that had no update yet."""
+    loaded = {name: jnp.asarray(with_meaning(*stored), params[name].dtype) for name, stored in saved.items()}
+    return {name: loaded[name] if name in loaded else jnp.zeros_like(value) for name, value in zeros.items()}
 
 
 def _weights(model: FlaxEncoderDecoderModel, folder: Path) -> Arrays:
-    """A saved model's weights, in this model's dtype and on its device."""
+    """Load a saved model's weights, in this model's dtype and on its device."""
     ours, saved = model.flat_params, FlaxEncoderDecoderModel.from_pretrained(folder).flat_params
     if {n: x.shape for n, x in ours.items()} != {n: x.shape for n, x in saved.items()}:
         raise TrainingError(

@@ -1,7 +1,7 @@
 """A run on JAX: steps (forward, backward, clipping, update, average), evaluations, checkpoints.
 
-The model holds the weights all the time, so callbacks and evaluations see the present ones. A step gives their arrays
-away; whoever wants to keep some copies them.
+The model always holds the weights, so callbacks and evaluations see the present ones. A step donates their arrays, so
+whoever wants to keep some must copy them.
 """
 
 import random
@@ -30,56 +30,49 @@ from conjoin.training.jax.adamw import Arrays, Settings, zero_moments
 from conjoin.training.jax.batches import in_few_shapes
 from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
 from conjoin.training.jax.programs import averaged, gradients_of, sum_of, summed_loss, update
-from conjoin.training.jax.trained import trained_names
+from conjoin.training.jax.trained import TrainedModel
 from conjoin.training.loop.engine import Losses, out_of_memory
-from conjoin.training.loop.evaluating import evaluation_batches, generated
-from conjoin.training.loop.schedules import group_rate
+from conjoin.training.loop.evaluator import evaluation_batches, without_padding
+from conjoin.training.loop.schedules import group_of, group_rate
 from conjoin.training.settings.arguments import GROUPS, TrainingArguments
-from conjoin.training.settings.parts import group_of
 
 Made = Mapping[str, NDArray[Any]]
 """Arrays of one batch."""
 
 
 class Tally:
-    """Losses of the steps since they were last read; kept on the device, which reading would make wait."""
+    """Losses of the steps since they were last read, kept on the device, which reading would make wait."""
 
     def __init__(self) -> None:
         self._unread: list[tuple[jax.Array, jax.Array]] = []
         self._norm = 0.0
-        self._asks = jax.default_backend() == "cpu"
+        self._waits = jax.default_backend() == "cpu"
 
     def add(self, loss: jax.Array, norm: jax.Array) -> bool:
-        """Take in a step; False where a CPU knows at once that it has no number."""
+        """Add a step; return False if a CPU finds at once that it is not finite."""
         self._unread.append((loss, norm))
-        return not self._asks or _sound(loss, norm)
+        return not self._waits or _is_finite(loss, norm)
 
     def read(self) -> Losses:
-        """Add up, and begin anew."""
+        """Sum, and start anew."""
         unread, self._unread = self._unread, []
         if unread:
             self._norm = float(unread[-1][1])
-        sound = all(_sound(loss, norm) for loss, norm in unread)
-        return Losses(sum(float(loss) for loss, _ in unread), len(unread), self._norm, sound)
+        finite = all(_is_finite(loss, norm) for loss, norm in unread)
+        return Losses(sum(float(loss) for loss, _ in unread), len(unread), self._norm, finite)
 
 
-def _sound(loss: jax.Array, norm: jax.Array) -> bool:
+def _is_finite(loss: jax.Array, norm: jax.Array) -> bool:
     return bool(np.isfinite(loss) & np.isfinite(norm))
 
 
-class Engine:
-    """A model and what trains it (conjoin.training.loop.engine.Engine).
+class Engine(TrainedModel):
+    """Trains and evaluates a model (conjoin.training.loop.engine.Engine).
 
     Args:
-        total_steps: Of the run, for its schedules.
+        total_steps: Number of steps of the run, for its schedules.
         fresh: Names of the parameters that no checkpoint had.
-        source_pad: What fills up sources.
-
-    Attributes:
-        trained: Names of the parameters that are trained.
-        updates: How many each of them had.
-        moments: What AdamW keeps of them.
-        average: Their moving average, or None.
+        source_pad: The id that pads sources.
     """
 
     def __init__(
@@ -90,11 +83,7 @@ class Engine:
         fresh: Sequence[str] = (),
         source_pad: int = 0,
     ) -> None:
-        self.model, self.arguments = model, arguments
-        self.trained = trained_names(model, arguments)
-        self.updates: dict[str, int] = {}
-        self.moments = zero_moments({})
-        self.average: Arrays | None = None
+        super().__init__(model, arguments)
         self._fresh = set(fresh)
         self._source_pad = source_pad
         self._rates = {group: group_rate(arguments, group, total_steps) for group in GROUPS}
@@ -103,25 +92,25 @@ class Engine:
         self._tally = Tally()
 
     def begin(self, step: int) -> None:
-        """Get ready for the first step: copies of the weights, since the user's own must not be given away."""
-        if not self.trained:
+        """Prepare the first step: copy the weights, since the user's own must not be donated."""
+        if not self.parameters:
             raise TrainingError(
                 "Every parameter is frozen; there is nothing to train.", hint="leave freeze out (--freeze)."
             )
         params = self.model.params = _copies(self.model.flat_params)
-        chosen = {name: params[name] for name in self.trained}
-        self.updates = dict.fromkeys(self.trained, 0)
+        chosen = {name: params[name] for name in self.parameters}
+        self.updates = dict.fromkeys(self.parameters, 0)
         self.moments = zero_moments(chosen)
         self.average = _copies(chosen) if self.arguments.ema_decay else None
 
     def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
-        """Take one step; False where a CPU knows at once that it has no number."""
+        """Take one step; return False if a CPU finds at once that it is not finite."""
         made = [self._arrays(examples, batch) for batch in batches]
         with _out_of_memory_explained(made, number):
             return self._tally.add(*self._step(number, made, counted))
 
     def _step(self, number: int, batches: Sequence[Made], counted: float) -> tuple[jax.Array, jax.Array]:
-        """Mean loss over the step's labels, and the gradients' norm before clipping."""
+        """Return the mean loss over the step's labels, and the gradient norm before clipping."""
         active, params = self._active(number), self.model.flat_params
         gradients, losses = None, []
         divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
@@ -138,12 +127,12 @@ class Engine:
         self.model.params = params
         if self.average is not None:
             decay = min(self.arguments.ema_decay or 0.0, (1 + number) / (10 + number))
-            live = {name: params[name] for name in self.trained}
+            live = {name: params[name] for name in self.parameters}
             self.average = averaged(self.average, live, np.float32(1 - decay))
         return jnp.stack(losses).sum(), norm
 
     def _arrays(self, examples: Examples, batch: Batch) -> Made:
-        """Arrays of one batch, in one of few shapes."""
+        """Return the arrays of one batch, in one of few shapes."""
         limits = (self.model.spec.encoder.max_positions, self.model.spec.decoder.max_positions)
         pad = self.model.config.pad_token_id
         arrays: dict[str, NDArray[Any]] = {**batch_arrays(examples, batch, self._source_pad, pad or 0)}
@@ -154,9 +143,9 @@ class Engine:
         return in_few_shapes(arrays, self._source_pad, limits)
 
     def _active(self, number: int) -> tuple[str, ...]:
-        """What this step trains: only fresh parameters in the first fresh_first steps."""
+        """Return the names of the parameters that a step trains: only fresh ones in the first fresh_first steps."""
         only_fresh = number <= self.arguments.fresh_first
-        return tuple(name for name in self.trained if not only_fresh or name in self._fresh)
+        return tuple(name for name in self.parameters if not only_fresh or name in self._fresh)
 
     def _how(self, batch: Made) -> How:
         return How(
@@ -171,7 +160,7 @@ class Engine:
         return Settings(a.adam_beta1, a.adam_beta2, a.adam_epsilon, a.weight_decay, a.max_grad_norm)
 
     def _numbers(self, number: int, active: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Learning rate and count of updates of each parameter."""
+        """Return learning rate and number of updates of each parameter."""
         rates = self.rates_at(number)
         return (
             {name: np.float32(rates[group_of(name)]) for name in active},
@@ -183,13 +172,13 @@ class Engine:
         return self._tally.read()
 
     def rates_at(self, step: int) -> dict[str, float]:
-        """Learning rate by part of the model."""
-        used = {group_of(name) for name in self.trained}
+        """Return the learning rate of every part of the model."""
+        used = {group_of(name) for name in self.parameters}
         return {group: rate(step) for group, rate in self._rates.items() if group in used}
 
     @contextmanager
-    def evaluated(self) -> Iterator[None]:
-        """Let the model have the weights that evaluations and saved models have."""
+    def evaluation_mode(self) -> Iterator[None]:
+        """Use averaged weights, if there are some."""
         live = self.model.flat_params
         self.model.params = {**live, **(self.average or {})}
         try:
@@ -198,8 +187,8 @@ class Engine:
             self.model.params = live
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Put Python's and numpy's generators back afterwards; JAX has none."""
+    def preserve_random_state(self) -> Iterator[None]:
+        """Restore Python's and numpy's generators afterwards; JAX has none."""
         python, numpys = random.getstate(), np.random.get_state()
         try:
             yield
@@ -208,7 +197,7 @@ class Engine:
             np.random.set_state(numpys)
 
     def mean_loss(self, examples: Examples) -> float:
-        """Loss per counted label, without label smoothing."""
+        """Return the loss per label, without label smoothing."""
         total = 0.0
         for batch in evaluation_batches(examples, self.arguments):
             made = self._arrays(examples, batch)
@@ -217,21 +206,21 @@ class Engine:
         return total / (examples.counted(range(len(examples))) or 1)
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of every example, in their order."""
+        """Generate ids for every example, in order."""
         found: dict[int, list[int]] = {}
         for batch in evaluation_batches(examples, self.arguments):
-            found |= dict(zip((row[0] for row in batch), self.write(examples, batch, settings), strict=True))
+            found |= dict(zip((row[0] for row in batch), self.generate(examples, batch, settings), strict=True))
         return [found[index] for index in range(len(examples))]
 
-    def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of one batch."""
+    def generate(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+        """Generate ids for one batch."""
         made = self._arrays(examples, batch)
         own = {name: made[name] for name in ("attention_mask", *examples.column_names(target=False))}
         output = self.model.generate(made["input_ids"], **own, **settings)
-        return generated(np.asarray(output.sequences)[: len(batch)].tolist(), self.model.config.pad_token_id)
+        return without_padding(np.asarray(output.sequences)[: len(batch)].tolist(), self.model.config.pad_token_id)
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """What the decoder reads, layer by layer: [B, H, T, S]."""
+        """Return the cross-attention weights of every layer: [B, H, T, S]."""
         output: Any = self.model(**{**batch, "output_attentions": True})
         return [np.asarray(layer, np.float32) for layer in output.cross_attentions or ()]
 
@@ -240,15 +229,15 @@ class Engine:
         save_checkpoint(self, folder, state)
 
     def restore(self, folder: Path, step: int) -> None:
-        """Go on from a checkpoint. Dropout needs no state: its keys are made of the seed and the step."""
+        """Load a checkpoint. Dropout needs no state: its keys are made of the seed and the step."""
         restore_checkpoint(self, folder)
 
-    def settle(self) -> None:
-        """Let the model have its final weights for good."""
+    def use_final_weights(self) -> None:
+        """Give the model its final weights for good."""
         self.model.params = {**self.model.flat_params, **_copies(self.average or {})}
 
-    def gathered(self) -> Callable[[Staging], None]:
-        """What writes model and tokenizers."""
+    def gather_weights(self) -> Callable[[Staging], None]:
+        """Return a function that writes model and tokenizers."""
         return lambda staging: write_pair(self.model, staging, self.model.all_params())
 
 

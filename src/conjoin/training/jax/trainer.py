@@ -12,9 +12,9 @@ from conjoin.errors import ConfigError
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.jax.engine import Engine
 from conjoin.training.jax.trained import trained_names
-from conjoin.training.loop.engine import Alone
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.world import Alone
 
 
 class Seq2SeqTrainer(Trainer[Alone]):

@@ -1,6 +1,6 @@
-"""What a framework does in a run: the seam under `run.py`. `torch/engine.py` and `jax/engine.py` are the two there are.
+"""What a run asks of a framework; `torch/engine.py` and `jax/engine.py` implement it.
 
-A run knows when something happens, an engine how. Batches cross the seam as rows of examples, weights never do.
+A run decides when something happens, an engine how. Batches are passed as rows of examples; weights are never passed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from conjoin.training.folder.state import TrainerState
 
 
 class Trainable(Protocol):
-    """What a run asks of any framework's model."""
+    """A model of any framework, as a run uses it."""
 
     config: PretrainedConfig
     join_report: JoinReport
@@ -32,7 +32,7 @@ class Trainable(Protocol):
 
     @property
     def spec(self) -> spec.PairSpec:
-        """What the model is."""
+        """The structure of the model."""
         ...
 
     def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
@@ -40,70 +40,28 @@ class Trainable(Protocol):
         ...
 
 
-class World(Protocol):
-    """This process among all of a run."""
-
-    @property
-    def rank(self) -> int:
-        """Its number."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes files and talks."""
-        ...
-
-    @property
-    def many(self) -> bool:
-        """Whether there are others."""
-        ...
-
-    def on_first(self, work: Callable[[], object]) -> None:
-        """Let the first process do something while the others wait; its failure is everybody's."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Alone:
-    """The world of a run of one process."""
-
-    rank: int = 0
-    size: int = 1
-    first: bool = True
-    many: bool = False
-
-    def on_first(self, work: Callable[[], object]) -> None:
-        """Do it."""
-        work()
-
-
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What the steps since the last reading came to.
+    """Losses of the steps since they were last read.
 
     Args:
-        total: Sum of their losses, over all processes.
-        steps: How many they were.
-        grad_norm: Of the last step, before clipping.
-        sound: Whether they are numbers, as far as the number format allows.
+        total: Their sum, over all processes.
+        steps: Number of steps.
+        grad_norm: Gradient norm of the last step, before clipping.
+        finite: True if they are finite; in float16 some may overflow.
     """
 
     total: float
     steps: int
     grad_norm: float
-    sound: bool
+    finite: bool
 
 
 class Engine(Protocol):
     """A model and what trains it."""
 
     def begin(self, step: int) -> None:
-        """Get ready for the step, 1 for the first: which parameters it trains, and its learning rates.
+        """Prepare a step, 1 for the first: which parameters it trains, and its learning rates.
 
         Raises:
             TrainingError: every parameter is frozen.
@@ -115,12 +73,12 @@ class Engine(Protocol):
 
         Args:
             number: 1 for the first.
-            batches: Of the whole step, over all processes.
-            counted: Labels in them, each as often as its pair's weight says; the step's loss is their mean.
+            batches: Those of the whole step, over all processes.
+            counted: Number of labels in them, weighted by pair; the step's loss is their mean.
 
         Returns:
-            False where loss or gradient is known to be no number already; devices that would have to wait are not
-            asked before `losses`.
+            False if loss or gradient is known not to be finite; devices that would have to wait are not asked before
+            `losses`.
 
         Raises:
             TrainingError: out of memory, with what to change.
@@ -128,38 +86,38 @@ class Engine(Protocol):
         ...
 
     def losses(self) -> Losses:
-        """Read the losses of the steps since the last call; every process must ask."""
+        """Read the losses of the steps since the last call; every process must call it."""
         ...
 
     def rates_at(self, step: int) -> dict[str, float]:
-        """Learning rate by part of the model."""
+        """Return the learning rate of every part of the model."""
         ...
 
-    def evaluated(self) -> AbstractContextManager[None]:
-        """Let the model be as evaluations and saved models have it: no dropout, averaged weights where there are some.
+    def evaluation_mode(self) -> AbstractContextManager[None]:
+        """Disable dropout and use averaged weights, if there are some, as in saved models.
 
-        What is drawn in between changes nothing for the run.
+        Random numbers drawn in between change nothing for the run.
         """
         ...
 
-    def undisturbed(self) -> AbstractContextManager[None]:
-        """Put every random generator back afterwards, whatever a user's metrics and callbacks drew."""
+    def preserve_random_state(self) -> AbstractContextManager[None]:
+        """Restore every random generator afterwards, whatever a user's metrics and callbacks drew."""
         ...
 
     def mean_loss(self, examples: Examples) -> float:
-        """Loss per counted label, by the weights of pairs, without label smoothing."""
+        """Return the loss per label, weighted by pair, without label smoothing."""
         ...
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of every example, in their order, without start id and padding; all processes together."""
+        """Generate ids for every example, in order, without start id and padding; all processes together."""
         ...
 
-    def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of one batch, by this process."""
+    def generate(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+        """Generate ids for one batch in this process."""
         ...
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """What the decoder reads, layer by layer: [B, H, T, S]."""
+        """Return the cross-attention weights of every layer: [B, H, T, S]."""
         ...
 
     def save(self, folder: Path, state: TrainerState) -> None:
@@ -178,12 +136,12 @@ class Engine(Protocol):
         """
         ...
 
-    def settle(self) -> None:
-        """Let the model have its final weights for good."""
+    def use_final_weights(self) -> None:
+        """Give the model its final weights for good."""
         ...
 
-    def gathered(self) -> Callable[[Staging], None]:
-        """Gather the model's weights, every process; what is returned writes model and tokenizers."""
+    def gather_weights(self) -> Callable[[Staging], None]:
+        """Gather the weights, in every process; return a function that writes model and tokenizers."""
         ...
 
 
@@ -194,7 +152,7 @@ OUT_OF_MEMORY = (
 
 
 def out_of_memory(step: int, sources: Sequence[tuple[int, ...]], targets: Sequence[tuple[int, ...]]) -> TrainingError:
-    """The error of a step that was too large.
+    """Return the error of a step that was too large.
 
     Args:
         sources, targets: Shapes of its batches.

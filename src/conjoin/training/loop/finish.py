@@ -1,91 +1,158 @@
 """The end of a run: the final model with its card and recipe, and the report."""
 
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConjoinError, warn
 from conjoin.training.folder.metrics_log import is_number, read_log
-from conjoin.training.folder.run_folder import RECIPE_FILE
-from conjoin.training.loop.card import as_code, model_card
-
-if TYPE_CHECKING:
-    from conjoin.training.loop.run import Run
-    from conjoin.training.loop.trainer import Trainer
+from conjoin.training.folder.run_folder import RunFolder
+from conjoin.training.folder.state import TrainerState
+from conjoin.training.loop.engine import Engine
+from conjoin.training.loop.start import Task
+from conjoin.training.report import attention
+from conjoin.training.report.report import write_report
+from conjoin.training.settings.recipe import RECIPE_FILE
 
 SHOWN = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "tokens_per_batch", "seed")
+_CARD = """---
+library_name: conjoin
+tags: [encoder-decoder, sequence-to-sequence, conjoin]
+---
+# {name}
+
+{origin}, fine-tuned with conjoin for {steps} steps on {data}.
+
+```python
+from conjoin import EncoderDecoderModel
+
+model = EncoderDecoderModel.from_pretrained({load})
+batch = model.tokenizer(["A text to read."], return_tensors="pt")
+ids = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"])
+print(model.tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
+```
+
+## Evaluation
+
+{results}
+
+## Training
+
+`recipe.yaml` in this folder repeats the run: `conjoin train --config recipe.yaml --out another-folder`.
+
+{settings}
+"""
 
 
-def write_final_model(trainer: "Trainer[Any]", run: "Run") -> None:
-    """Let the model have its final weights and write it on top of the run's folder."""
-    best = next((c for c in run.folder.checkpoints() if c.step == run.state.best_step), None)
-    if trainer.args.load_best_model_at_end and best is not None:
-        run.engine.restore(best.folder, best.step)
-    run.engine.settle()
-    write_pair = run.engine.gathered()
-    trainer.world.on_first(lambda: _write(trainer, run, write_pair))
+def write_final_model(task: Task, state: TrainerState, folder: RunFolder, engine: Engine) -> None:
+    """Give the model its final weights and write it into the run's folder."""
+    best = next((c for c in folder.checkpoints() if c.step == state.best_step), None)
+    if task.args.load_best_model_at_end and best is not None:
+        engine.restore(best.folder, best.step)
+    engine.use_final_weights()
+    write_pair = engine.gather_weights()
+    task.world.on_first(lambda: _write(task, state, folder, engine, write_pair))
 
 
-def _write(trainer: "Trainer[Any]", run: "Run", write_pair: Callable[[Staging], None]) -> None:
-    with replacing_folder(run.folder.path) as staging:
+def _write(
+    task: Task, state: TrainerState, folder: RunFolder, engine: Engine, write_pair: Callable[[Staging], None]
+) -> None:
+    with replacing_folder(folder.path) as staging:
         write_pair(staging)
-        staging.path("README.md").write_text(_card(trainer, run), encoding="utf-8")
-        if trainer.recipe is not None:
-            staging.path(RECIPE_FILE).write_text(trainer.recipe.lasting().to_yaml(), encoding="utf-8")
-    _report(trainer, run)
+        staging.path("README.md").write_text(_card(task, state, folder), encoding="utf-8")
+        if task.recipe is not None:
+            staging.path(RECIPE_FILE).write_text(task.recipe.lasting().to_yaml(), encoding="utf-8")
+    _report(task, folder, engine)
 
 
-def _card(trainer: "Trainer[Any]", run: "Run") -> str:
-    shown_step = run.state.best_step if trainer.args.load_best_model_at_end else None
-    chosen = [line for line in _evaluations(run) if shown_step in (None, line["step"])]
-    numbers: dict[str, Any] = chosen[-1] if chosen else {}
-    metrics = {name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)}
-    words = {name: getattr(trainer.args, name) for name in SHOWN}
+def _card(task: Task, state: TrainerState, folder: RunFolder) -> str:
+    step = state.best_step if task.args.load_best_model_at_end else None
+    evaluations = [line for line in _evaluations(folder) if step in (None, line["step"])]
+    numbers: dict[str, Any] = evaluations[-1] if evaluations else {}
+    settings = {name: getattr(task.args, name) for name in SHOWN}
     return model_card(
-        run.folder.path,
-        origin=_origin(trainer),
-        data=f"{len(run.examples):,} pairs ({run.examples.name})",
-        steps=run.state.global_step,
-        metrics=metrics,
-        words={name: value for name, value in words.items() if value is not None},
+        folder.path,
+        origin=_origin(task),
+        data=f"{len(task.examples):,} pairs ({task.examples.name})",
+        steps=state.global_step,
+        metrics={name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)},
+        settings={name: value for name, value in settings.items() if value is not None},
     )
 
 
-def _evaluations(run: "Run") -> list[dict[str, Any]]:
-    """What the log says of evaluations; a log that was damaged while the run went on costs no model."""
+def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the evaluations in the log; if it was damaged while the run went on, the model is saved without them."""
     try:
-        return [line for line in read_log(run.folder.path) if line["kind"] == "eval"]
+        return [line for line in read_log(folder.path) if line["kind"] == "eval"]
     except ConjoinError as error:
         warn(f"The model card says nothing of evaluations: {error}")
         return []
 
 
-def _origin(trainer: "Trainer[Any]") -> str:
-    sources = trainer.recipe.sources if trainer.recipe else None
+def _origin(task: Task) -> str:
+    sources = task.recipe.sources if task.recipe else None
     if sources and sources.encoder:
         return f"{as_code(sources.encoder)} joined to {as_code(str(sources.decoder))}"
     if sources and sources.model:
         return as_code(sources.model)
-    config = trainer.model.config
+    config = task.model.config
     if isinstance(config, EncoderDecoderConfig):
         return f"A {config.encoder.model_type} encoder joined to a {config.decoder.model_type} decoder"
     return f"A {config.model_type} model"
 
 
-def _report(trainer: "Trainer[Any]", run: "Run") -> None:
-    """The evaluation room's page about the run, with what the decoder reads in the pairs that samples are shown of.
+def _report(task: Task, folder: RunFolder, engine: Engine) -> None:
+    """Write the report, with the attention of the pairs that samples are shown of.
 
-    The model is safe by now: a page that cannot be written is a warning.
+    The model is saved by now, so a report that cannot be written is a warning.
     """
-    from conjoin.training.report import attention, report
-
-    texts = trainer.eval_examples.texts if trainer.eval_examples is not None else None
+    texts = task.eval_examples.texts if task.eval_examples is not None else None
     try:
-        if texts is not None and trainer.tokenizer is not None and trainer.args.fsdp == "none":
-            pairs = list(zip(texts.sources, texts.targets, strict=True))[: trainer.args.eval_samples]
-            path = run.folder.path / attention.FILE
-            attention.record(trainer.model, run.engine.cross_attention, pairs, path)
-        report.write_report(run.folder.path)
+        if texts is not None and task.tokenizer is not None and task.args.fsdp == "none":
+            pairs = list(zip(texts.sources, texts.targets, strict=True))[: task.args.eval_samples]
+            attention.record(task.model, engine.cross_attention, pairs, folder.path / attention.FILE)
+        write_report(folder.path)
     except ConjoinError as error:
         warn(f"The model is saved, but not its report: {error}")
+
+
+def model_card(
+    folder: Path, *, origin: str, data: str, steps: int, metrics: dict[str, Any], settings: dict[str, Any]
+) -> str:
+    """Return the README of a trained model; names in it are escaped for Markdown, HTML and Python."""
+    rows = [f"| {as_text(name.removeprefix('eval_'))} | {value:.4g} |" for name, value in metrics.items()]
+    table = "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "Not evaluated."
+    name = folder.resolve().name
+    return _CARD.format(
+        name=as_text(name),
+        load=f'"{name}"' if name.isprintable() and not set('"\\') & set(name) else repr(name),
+        origin=origin,
+        steps=steps,
+        data=as_text(data),
+        results=table,
+        settings="\n".join(f"- {name}: {as_text(str(value))}" for name, value in settings.items()),
+    )
+
+
+_MARKUP = frozenset("\\`*[]#|~$")
+"""Characters that begin markup inside a line; an underscore inside a word begins none."""
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def as_text(name: str) -> str:
+    """Escape a name for a line of Markdown, so that nothing in it is markup, HTML or a new line."""
+    line = " ".join(name.encode(errors="backslashreplace").decode().split())
+    escaped = "".join(f"\\{c}" if c in _MARKUP else _ENTITIES.get(c, c) for c in line)
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", escaped)
+    return "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in escaped)
+
+
+def as_code(name: str) -> str:
+    """Return a name as a code span, fenced by more backticks than it has in a row."""
+    line = " ".join(name.encode(errors="backslashreplace").decode().split())
+    fence = "`" * (max((len(run) for run in re.findall("`+", line)), default=0) + 1)
+    room = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{room}{line}{room}{fence}"

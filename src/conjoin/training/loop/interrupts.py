@@ -1,4 +1,4 @@
-"""Ctrl-C, a scheduler's SIGTERM and a terminal that closes end a run after the running step, with a checkpoint."""
+"""Ctrl-C, a scheduler's SIGTERM and a closed terminal end a run after the running step, with a checkpoint."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ class Stopped(TrainingError):
     """A signal ended the run, and a checkpoint is saved.
 
     Attributes:
-        exit_code: Of a command that ends so: 130 for Ctrl-C, as of every program.
+        exit_code: Exit code of the command: 130 for Ctrl-C, as usual, else 1.
     """
 
     def __init__(self, what: str, *, by: str, hint: str | None = None) -> None:
@@ -23,10 +23,10 @@ class Stopped(TrainingError):
 
 
 class Interrupts:
-    """Notes signals while it is entered; a second one acts as it did before.
+    """A context in which the first signal is noted; a second one acts as it did before.
 
     Args:
-        watched: False leaves signals alone: several processes would stop at different steps.
+        watched: False leaves signals alone, since several processes would stop at different steps.
     """
 
     def __init__(self, *, watched: bool) -> None:
@@ -53,5 +53,5 @@ class Interrupts:
 
 
 def _is_nohup(number: signal.Signals) -> bool:
-    """Whether the run is to outlive its terminal."""
+    """True if the run was started by nohup, to outlive its terminal."""
     return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN

@@ -1,18 +1,19 @@
-"""Learning rates by step: pure functions, so that a resumed run needs no state of them."""
+"""Learning rates by step and part of the model: pure functions, so that resuming needs no state of them."""
 
 import math
 from collections.abc import Callable
 
+from conjoin.join import part_of
 from conjoin.training.settings.arguments import Schedule, TrainingArguments
 
 Factor = Callable[[int], float]
 
 
 def schedule(kind: Schedule, warmup: int, total: int) -> Factor:
-    """Step (1 for the first) -> what the learning rate is multiplied with.
+    """Return the factor of the learning rate at each step, 1 for the first.
 
-    The first five are transformers' curves of the same names, whose first step with a warm-up has factor 0; only
-    "constant" honours its warm-up here, which transformers silently drops. "noam" is
+    The first five are transformers' curves of the same names, whose first step with a warmup has factor 0; only
+    "constant" honours its warmup here, which transformers silently drops. "noam" is
     min(step^-0.5, step * warmup^-1.5) (Vaswani et al. 2017, arXiv:1706.03762, 5.3; Liu & Lapata 2019).
     """
     if kind == "noam":
@@ -29,7 +30,7 @@ def schedule(kind: Schedule, warmup: int, total: int) -> Factor:
 
 
 UNWARMED_TIMESCALE = 10_000
-"""transformers' default for an inverse square root without warm-up."""
+"""transformers' default for an inverse square root without warmup."""
 
 
 def _inverse_sqrt(done: int, warmup: int) -> float:
@@ -37,8 +38,14 @@ def _inverse_sqrt(done: int, warmup: int) -> float:
     return 1.0 / math.sqrt((done + timescale - warmup) / timescale)
 
 
+def group_of(name: str) -> str:
+    """Return the part of the model whose learning rate a parameter has; shared ones go by the encoder's name."""
+    part = part_of(name)
+    return "cross_attention" if part == "decoder.cross_attention" else part.partition(".")[0]
+
+
 def group_rate(arguments: TrainingArguments, group: str, total: int) -> Factor:
-    """Step -> learning rate of one part of the model."""
+    """Return the learning rate of one part of the model at each step."""
     rate = arguments.of_group("learning_rate", group)
     warmup = arguments.of_group("warmup_steps", group)
     steps = math.ceil(total * warmup) if 0 < warmup < 1 else int(warmup)

@@ -1,21 +1,12 @@
-"""What a run is told: one dataclass, with Hugging Face's field names where it has one."""
+"""The arguments of a training run: one dataclass, with Hugging Face's field names where it has one."""
 
+import math
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from conjoin import limits
 from conjoin.errors import ConfigError, listing, shown
 from conjoin.limits import Range
-from conjoin.training.settings.ranges import (
-    AVERAGED,
-    COUNT,
-    KEPT,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SEED,
-    SHARE,
-    STEPS,
-    out_of_range,
-)
 
 Strategy = Literal["auto", "no", "steps", "epoch"]
 Schedule = Literal["linear", "constant", "constant_with_warmup", "cosine", "inverse_sqrt", "noam"]
@@ -23,121 +14,143 @@ Sampling = Literal["group_by_length", "random", "sequential"]
 Sharding = Literal["none", "full"]
 Report = Literal["auto", "tensorboard", "none"]
 GROUPS = ("encoder", "decoder", "cross_attention")
-"""Parts of a model that may have a learning rate and a warm-up of their own."""
+"""Parts of a model that may have a learning rate and a warmup of their own."""
+
+COUNT = Range(lambda value: 1 <= value < math.inf, "1 or more")
+STEPS = Range(lambda value: value == -1 or 1 <= value < math.inf, "1 or more, or -1 for num_train_epochs")
+CHECKPOINTS = Range(COUNT.holds, "1 or more, or none for all")
+NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "0 or more")
+POSITIVE = Range(lambda value: 0 < value < math.inf, "a number above 0")
+SHARE = Range(lambda value: 0 <= value < 1, "0 or more, below 1")
+DECAY = Range(lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999")
+SEED = Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+"""What numpy's generators accept; PyTorch's and JAX's accept more."""
 
 
-def word(default: Any, text: str, numbers: Range | None = None) -> Any:
-    """A field with the help text that the command line prints, and the range of its numbers."""
-    return field(default=default, metadata={"help": text, "range": numbers})
+def arg(default: Any, description: str, numbers: Range | None = None) -> Any:
+    """Return a dataclass field with the help text of its flag and the range of its numbers."""
+    return field(default=default, metadata={"help": description, "range": numbers})
 
 
 @dataclass(kw_only=True)
 class TrainingArguments:
-    """How a run trains; the command line's flags and a recipe's keys are these words.
+    """How a run trains. The flags of the command line and the keys of a recipe have the same names.
 
     Raises:
         ConfigError: values that contradict each other or are out of range, all of them in one error.
     """
 
-    output_dir: str = word("trainer_output", "The run's folder: metrics, checkpoints and the final model.")
-    overwrite_output_dir: bool = word(False, "Start anew in a folder that holds a run; its checkpoints are deleted.")
-    resume_from_checkpoint: str | None = word(None, 'A checkpoint to go on from; "latest" for the newest of the run.')
+    output_dir: str = arg("trainer_output", "Folder of the run: metrics, checkpoints and the final model.")
+    overwrite_output_dir: bool = arg(False, "Start anew in a folder that holds a run, and delete its checkpoints.")
+    resume_from_checkpoint: str | None = arg(None, 'Checkpoint to resume from; "latest" for the newest one of the run.')
 
-    source_column: str = word("source", "Name of the column that is read; dots go into nested ones.")
-    target_column: str = word("target", "Name of the column that is to be written.")
-    source_prefix: str = word("", "Text put before every source, as T5 wants.")
-    source_language: str | None = word(None, "Code of the sources' language, as en_XX; the tokenizer's own by default.")
-    target_language: str | None = word(
-        None, "Code of the targets' language, with which generation then starts; the tokenizer's own by default."
+    source_column: str = arg("source", "Column of the source texts; dots reach into nested columns.")
+    target_column: str = arg("target", "Column of the target texts.")
+    source_prefix: str = arg("", "Text put before every source, such as T5's task prefix.")
+    source_language: str | None = arg(
+        None, "Language code of the sources, such as en_XX; the tokenizer's own by default."
     )
-    max_source_length: int | None = word(None, "Longer sources are cut; the encoder's limit by default.", COUNT)
-    max_target_length: int | None = word(None, "Longer targets are cut; the decoder's limit by default.", COUNT)
-    drop_empty: bool = word(False, "Leave out pairs with an empty source or target, which are an error otherwise.")
+    target_language: str | None = arg(
+        None, "Language code of the targets, with which generation starts; the tokenizer's own by default."
+    )
+    max_source_length: int | None = arg(None, "Truncate longer sources; the encoder's limit by default.", COUNT)
+    max_target_length: int | None = arg(None, "Truncate longer targets; the decoder's limit by default.", COUNT)
+    drop_empty: bool = arg(False, "Drop pairs with an empty source or target, which are an error otherwise.")
 
-    num_train_epochs: float = word(3.0, "Passes over the training data.", POSITIVE)
-    max_steps: int = word(-1, "Stop after so many steps; overrides num_train_epochs.", STEPS)
-    per_device_train_batch_size: int = word(8, "Pairs per batch, where tokens_per_batch is not given.", COUNT)
-    per_device_eval_batch_size: int = word(
-        8, "Pairs per batch of an evaluation, where tokens_per_batch is not given.", COUNT
+    num_train_epochs: float = arg(3.0, "Number of passes over the training data.", POSITIVE)
+    max_steps: int = arg(-1, "Number of optimizer steps; overrides num_train_epochs.", STEPS)
+    per_device_train_batch_size: int = arg(8, "Pairs per training batch, unless tokens_per_batch is set.", COUNT)
+    per_device_eval_batch_size: int = arg(8, "Pairs per evaluation batch, unless tokens_per_batch is set.", COUNT)
+    tokens_per_batch: int | None = arg(
+        None, "Batch size in source and target tokens, padding included, instead of pairs.", COUNT
     )
-    tokens_per_batch: int | None = word(
-        None, "Source and target tokens per batch, padding included, instead of pairs.", COUNT
+    packing: bool = arg(False, "Pack several pairs into each row, separated by masks, to avoid padding.")
+    gradient_accumulation_steps: int = arg(1, "Batches per optimizer step.", COUNT)
+    train_sampling_strategy: Sampling = arg(
+        "group_by_length", "Order of the data: pairs of similar length together, random or sequential."
     )
-    packing: bool = word(False, "Put several pairs in a row, apart by masks, so that nothing is padding.")
-    gradient_accumulation_steps: int = word(1, "Batches per step.", COUNT)
-    train_sampling_strategy: Sampling = word(
-        "group_by_length", "Order of the data: pairs of like length together, random or sequential."
-    )
-    dataloader_drop_last: bool = word(False, "Leave out an epoch's last step where it has fewer batches.")
-    seed: int = word(42, "Of weights that are fresh, order of the data and dropout.", SEED)
+    dataloader_drop_last: bool = arg(False, "Drop an epoch's last step if it has fewer batches.")
+    seed: int = arg(42, "Random seed for new weights, data order and dropout.", SEED)
 
-    learning_rate: float = word(5e-5, "Of the highest point of the schedule.", NOT_NEGATIVE)
-    encoder_learning_rate: float | None = word(None, "Of the encoder; learning_rate by default.", NOT_NEGATIVE)
-    decoder_learning_rate: float | None = word(None, "Of the decoder; learning_rate by default.", NOT_NEGATIVE)
-    cross_attention_learning_rate: float | None = word(
-        None, "Of cross-attention; the decoder's by default.", NOT_NEGATIVE
+    learning_rate: float = arg(5e-5, "Peak learning rate.", NOT_NEGATIVE)
+    encoder_learning_rate: float | None = arg(
+        None, "Learning rate of the encoder; learning_rate by default.", NOT_NEGATIVE
     )
-    lr_scheduler_type: Schedule = word("linear", "How the learning rate goes on after its warm-up.")
-    warmup_steps: float = word(
-        0, "Steps in which the learning rate rises; below 1, a share of all steps.", NOT_NEGATIVE
+    decoder_learning_rate: float | None = arg(
+        None, "Learning rate of the decoder; learning_rate by default.", NOT_NEGATIVE
     )
-    encoder_warmup_steps: float | None = word(None, "Of the encoder; warmup_steps by default.", NOT_NEGATIVE)
-    decoder_warmup_steps: float | None = word(None, "Of the decoder; warmup_steps by default.", NOT_NEGATIVE)
-    cross_attention_warmup_steps: float | None = word(
-        None, "Of cross-attention; the decoder's by default.", NOT_NEGATIVE
+    cross_attention_learning_rate: float | None = arg(
+        None, "Learning rate of cross-attention; the decoder's by default.", NOT_NEGATIVE
     )
-    two_optimizers: bool = word(
-        False, "Liu & Lapata 2019: encoder 0.002 after 20000 steps, decoder 0.2 after 10000, beta 0.9 and 0.999, noam."
+    lr_scheduler_type: Schedule = arg("linear", "Learning rate schedule after the warmup.")
+    warmup_steps: float = arg(0, "Number of warmup steps; below 1, a fraction of all steps.", NOT_NEGATIVE)
+    encoder_warmup_steps: float | None = arg(
+        None, "Warmup steps of the encoder; warmup_steps by default.", NOT_NEGATIVE
     )
-    fresh_first: int = word(0, "Train only fresh parameters for so many steps (T5Gemma: 1000), then all.", NOT_NEGATIVE)
-    freeze: str = word("", "Parts that are not trained, with commas: encoder, decoder.embedding, ...")
-    weight_decay: float = word(0.0, "Of matrices; norms and biases have none.", NOT_NEGATIVE)
-    adam_beta1: float = word(0.9, "AdamW's decay of means.", SHARE)
-    adam_beta2: float = word(0.999, "AdamW's decay of squares.", SHARE)
-    adam_epsilon: float = word(1e-8, "AdamW's smallest divisor.", POSITIVE)
-    max_grad_norm: float = word(1.0, "Longer gradients are shortened to this; 0 for never.", NOT_NEGATIVE)
-    label_smoothing_factor: float = word(0.0, "Share of every target that is spread over the vocabulary.", SHARE)
-    ema_decay: float | None = word(
-        None, "Keep a moving average of the weights, evaluate and save it; 0.999, say.", AVERAGED
+    decoder_warmup_steps: float | None = arg(
+        None, "Warmup steps of the decoder; warmup_steps by default.", NOT_NEGATIVE
+    )
+    cross_attention_warmup_steps: float | None = arg(
+        None, "Warmup steps of cross-attention; the decoder's by default.", NOT_NEGATIVE
+    )
+    two_optimizers: bool = arg(
+        False, "Liu & Lapata 2019: encoder 0.002, 20000 warmup steps; decoder 0.2, 10000; betas 0.9, 0.999; noam."
+    )
+    fresh_first: int = arg(0, "Train only new parameters for this many steps (T5Gemma: 1000).", NOT_NEGATIVE)
+    freeze: str = arg("", "Parts to freeze, separated by commas: encoder, decoder.embedding, ...")
+    weight_decay: float = arg(0.0, "Weight decay of matrices; norms and biases have none.", NOT_NEGATIVE)
+    adam_beta1: float = arg(0.9, "AdamW's beta1.", SHARE)
+    adam_beta2: float = arg(0.999, "AdamW's beta2.", SHARE)
+    adam_epsilon: float = arg(1e-8, "AdamW's epsilon.", POSITIVE)
+    max_grad_norm: float = arg(1.0, "Clip the gradient norm to this value; 0 disables clipping.", NOT_NEGATIVE)
+    label_smoothing_factor: float = arg(0.0, "Label smoothing: probability spread over the whole vocabulary.", SHARE)
+    ema_decay: float | None = arg(
+        None, "Keep a moving average of the weights with this decay (0.999, say); evaluate and save it.", DECAY
     )
 
-    bf16: bool = word(False, "Compute in bfloat16, keep weights in float32.")
-    fp16: bool = word(False, "Compute in float16 with a scaled loss, keep weights in float32.")
-    gradient_checkpointing: bool = word(False, "Recompute blocks in the backward pass: less memory, more time.")
-    torch_compile: bool = word(False, "Compile the model: faster steps after minutes of waiting.")
-    use_cpu: bool = word(False, "Stay on the CPU where there is a GPU.")
-    fsdp: Sharding = word("none", "Shard weights, gradients and optimizer over the processes (FSDP2).")
+    bf16: bool = arg(False, "Compute in bfloat16; weights stay in float32.")
+    fp16: bool = arg(False, "Compute in float16 with loss scaling; weights stay in float32.")
+    gradient_checkpointing: bool = arg(False, "Recompute activations in the backward pass: less memory, more time.")
+    torch_compile: bool = arg(False, "Compile the model: faster steps after minutes of compilation.")
+    use_cpu: bool = arg(False, "Use the CPU even if there is a GPU.")
+    fsdp: Sharding = arg("none", "Shard weights, gradients and optimizer state across processes (FSDP2).")
 
-    logging_steps: int = word(20, "Write the loss every so many steps.", COUNT)
-    eval_strategy: Strategy = word("auto", "When to evaluate; every epoch by default, if there is validation data.")
-    eval_steps: int | None = word(
-        None, "Steps between evaluations, with eval_strategy=steps; logging_steps by default.", COUNT
+    logging_steps: int = arg(20, "Steps between logs of the loss.", COUNT)
+    eval_strategy: Strategy = arg("auto", "When to evaluate; by default after every epoch if there is validation data.")
+    eval_steps: int | None = arg(
+        None, "Steps between evaluations if eval_strategy=steps; logging_steps by default.", COUNT
     )
-    eval_samples: int = word(
-        3, "Pairs of the validation data whose prediction is written at every evaluation.", NOT_NEGATIVE
+    eval_samples: int = arg(3, "Validation pairs whose predictions are logged at every evaluation.", NOT_NEGATIVE)
+    predict_with_generate: bool = arg(False, "Generate texts in evaluations, for metrics of texts.")
+    metrics: str = arg("", "Metrics of texts, separated by commas: rouge, bleu, ...; needs predict_with_generate.")
+    generation_max_length: int | None = arg(
+        None, "Maximum length of generated targets; max_target_length by default.", COUNT
     )
-    predict_with_generate: bool = word(False, "Generate in evaluations, for metrics of texts.")
-    metrics: str = word("", "Metrics of texts, with commas: rouge, bleu, ...; needs predict_with_generate.")
-    generation_max_length: int | None = word(
-        None, "Longest target in evaluations; max_target_length by default.", COUNT
+    generation_num_beams: int | None = arg(
+        None, "Number of beams in evaluations; the model's own setting by default.", COUNT
     )
-    generation_num_beams: int | None = word(None, "Beams in evaluations; the model's own setting by default.", COUNT)
-    save_strategy: Strategy = word("auto", "When to keep a checkpoint; every save_steps and at every evaluation.")
-    save_steps: int = word(500, "Steps between checkpoints.", COUNT)
-    save_total_limit: int | None = word(2, "Checkpoints kept: the best and the latest ones.", KEPT)
-    load_best_model_at_end: bool = word(False, "Let the final model be the best one rather than the last.")
-    metric_for_best_model: str = word("loss", "What makes a model the best: loss, or a metric's name.")
-    greater_is_better: bool | None = word(
-        None, "Whether that is high; it is by default, but for losses and error rates."
+    save_strategy: Strategy = arg(
+        "auto", "When to save a checkpoint; by default every save_steps and at every evaluation."
     )
-    early_stopping_patience: int | None = word(None, "Stop after so many evaluations that were no better.", COUNT)
-    early_stopping_threshold: float = word(0.0, "What counts as better.", NOT_NEGATIVE)
-    doctor: bool = word(True, "Check model and first batch before the first step; stop if training is bound to fail.")
-    report_to: Report = word("auto", "Where numbers go besides metrics.jsonl; to TensorBoard where it is installed.")
+    save_steps: int = arg(500, "Steps between checkpoints.", COUNT)
+    save_total_limit: int | None = arg(2, "Number of checkpoints to keep: the best and the latest ones.", CHECKPOINTS)
+    load_best_model_at_end: bool = arg(False, "Save the best model at the end instead of the last one.")
+    metric_for_best_model: str = arg(
+        "loss", "Metric that decides which model is the best: loss, or another metric's name."
+    )
+    greater_is_better: bool | None = arg(
+        None, "Whether a higher metric is better; by default yes, except for losses and error rates."
+    )
+    early_stopping_patience: int | None = arg(None, "Stop after this many evaluations without improvement.", COUNT)
+    early_stopping_threshold: float = arg(
+        0.0, "Smallest change of the metric that counts as an improvement.", NOT_NEGATIVE
+    )
+    doctor: bool = arg(True, "Check model and first batch before the first step; stop if training is bound to fail.")
+    report_to: Report = arg("auto", "Where to log besides metrics.jsonl; by default to TensorBoard if it is installed.")
 
     def __post_init__(self) -> None:
-        """Check values, and spell out what one flag stands for."""
-        wrong = [*_wrong_types(self), *out_of_range(self), *self._contradictions()]
+        """Check the values, and set what two_optimizers stands for."""
+        wrong = [*_wrong_types(self), *_out_of_range(self), *self._contradictions()]
         if wrong:
             raise ConfigError(f"These training arguments cannot be used:\n{listing(wrong)}")
         if self.two_optimizers:
@@ -161,38 +174,38 @@ class TrainingArguments:
         return wrong
 
     def _as_liu_and_lapata(self) -> None:
-        """Values of Liu & Lapata 2019 (arXiv:1908.08345) and its code, where the user gives none."""
-        recipe = {
+        """Set the values of Liu & Lapata 2019 (arXiv:1908.08345) and its code, unless the user sets them."""
+        values = {
             "encoder_learning_rate": 0.002,
             "encoder_warmup_steps": 20000,
             "decoder_learning_rate": 0.2,
             "decoder_warmup_steps": 10000,
         }
-        for name, value in recipe.items():
+        for name, value in values.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self.lr_scheduler_type = "noam"
         self.adam_beta1, self.adam_beta2 = 0.9, 0.999
 
     def of_group(self, name: Literal["learning_rate", "warmup_steps"], group: str) -> float:
-        """A value of one part of the model, or what it falls back to."""
+        """Return the value for one part of the model, or its fallback."""
         order = [group] if group != "cross_attention" else [group, "decoder"]
         own = (getattr(self, f"{part}_{name}") for part in order)
         return next((value for value in own if value is not None), getattr(self, name))
 
     @property
     def better_when_greater(self) -> bool:
-        """Whether a high value of metric_for_best_model is good."""
+        """True if a higher metric_for_best_model is better."""
         if self.greater_is_better is not None:
             return self.greater_is_better
         return not self.metric_for_best_model.endswith(("loss", "perplexity", "wer", "cer", "ter"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every value by its name."""
+        """Return every value by its name."""
         return asdict(self)
 
     def copy(self, **changes: Any) -> Self:
-        """The same arguments with some changed."""
+        """Return the arguments with some of them changed."""
         return replace(self, **changes)
 
 
@@ -206,8 +219,23 @@ def _wrong_types(arguments: Any) -> list[str]:
     return wrong
 
 
+def _out_of_range(arguments: Any) -> list[str]:
+    """Describe every number that is out of its field's range; values that are no numbers are checked elsewhere."""
+    wrong: list[str] = []
+    for each in fields(arguments):
+        value, expected = getattr(arguments, each.name), each.metadata.get("range")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if expected is None or not is_number:
+            continue
+        if isinstance(value, int) and abs(value) > limits.STEPS:
+            wrong.append(f"{each.name} = {shown(value)}; expected {expected.words}, and at most {limits.STEPS}.")
+        elif not expected.holds(value):
+            wrong.append(f"{each.name} = {value}; expected {expected.words}.")
+    return wrong
+
+
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotated type; whole numbers are floats too, booleans are no numbers."""
+    """True if a value has the annotated type; integers count as floats, booleans not as numbers."""
     if get_origin(kind) is Literal:
         return any(type(value) is type(each) and value == each for each in get_args(kind))
     if args := get_args(kind):
@@ -218,7 +246,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def expectation(kind: Any) -> str:
-    """How an error names an annotated type."""
+    """Describe an annotated type in an error."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if args := get_args(kind):
@@ -228,5 +256,5 @@ def expectation(kind: Any) -> str:
 
 
 def help_of(each: "Field[Any]") -> str:
-    """What the command line prints about a field."""
+    """Return the help text of a field's flag."""
     return each.metadata["help"]

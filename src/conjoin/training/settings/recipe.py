@@ -1,4 +1,4 @@
-"""A whole run in words: model, data and training arguments, from a YAML or TOML file and from flags."""
+"""The settings of a whole run: model, data and training arguments, from a YAML or TOML file and from flags."""
 
 import tomllib
 from collections.abc import Mapping
@@ -9,10 +9,20 @@ from typing import Any, Literal, cast, get_type_hints
 from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import ConfigError, FileError, MissingBackend, listing, shown
 from conjoin.limits import RECIPE_BYTES
-from conjoin.training.settings.arguments import TrainingArguments, expectation, fits, word
+from conjoin.training.settings.arguments import TrainingArguments, arg, expectation, fits
 
+RECIPE_FILE = "recipe.yaml"
 SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
-"""The command line's short words for long ones; recipes may use either."""
+"""Short names of arguments on the command line; recipes may use either."""
+_OF_A_COMMAND = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir"}
+"""Settings that say where and how a run begins, and nothing about the run itself."""
+_RIVALS = (
+    ({"model"}, {"encoder", "decoder", "share", "cross_attention_init"}),
+    ({"encoder", "decoder"}, {"model"}),
+    ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
+    ({"dataset"}, {"train", "validation"}),
+)
+"""Settings, and those that they take the place of."""
 
 
 @dataclass(kw_only=True)
@@ -23,19 +33,19 @@ class Sources:
         ConfigError: values of the wrong type, all of them in one error.
     """
 
-    encoder: str | None = word(None, "Folder or hub id of the encoder's checkpoint.")
-    decoder: str | None = word(None, "Folder or hub id of the decoder's checkpoint.")
-    model: str | None = word(None, "Folder or hub id of a joined model, instead of encoder and decoder.")
-    share: Share = word("none", "What the halves share: none, embeddings or all.")
-    cross_attention_init: CrossAttentionInit = word("normal", "How fresh cross-attention starts.")
-    dtype: str = word("float32", "Of the weights.")
-    framework: Literal["torch", "jax"] = word("torch", "What trains; files and reports are the same.")
-    train: str | None = word(None, "Pairs to learn from: .jsonl, .csv, .tsv (each also .gz) or .parquet.")
-    validation: str | None = word(None, "Pairs to evaluate on.")
-    dataset: str | None = word(None, "A data set of the hub, or a folder of one, instead of train and validation.")
-    dataset_config: str | None = word(None, "Its configuration.")
-    train_split: str = word("train", "Its split to learn from.")
-    validation_split: str | None = word(None, "Its split to evaluate on; none by default.")
+    encoder: str | None = arg(None, "Folder or hub id of the encoder's checkpoint.")
+    decoder: str | None = arg(None, "Folder or hub id of the decoder's checkpoint.")
+    model: str | None = arg(None, "Folder or hub id of a joined model, instead of encoder and decoder.")
+    share: Share = arg("none", "Parameters that encoder and decoder share: none, embeddings or all.")
+    cross_attention_init: CrossAttentionInit = arg("normal", "Initial values of new cross-attention.")
+    dtype: str = arg("float32", "Dtype of the weights.")
+    framework: Literal["torch", "jax"] = arg("torch", "Framework that trains; files and reports are the same.")
+    train: str | None = arg(None, "Training pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")
+    validation: str | None = arg(None, "Validation pairs, in the same formats.")
+    dataset: str | None = arg(None, "Data set of the hub, or a folder of one, instead of train and validation.")
+    dataset_config: str | None = arg(None, "Configuration of the data set.")
+    train_split: str = arg("train", "Split of the data set to train on.")
+    validation_split: str | None = arg(None, "Split of the data set to evaluate on; none by default.")
 
     def __post_init__(self) -> None:
         """Check types."""
@@ -49,16 +59,16 @@ class Sources:
             raise ConfigError(f"This recipe cannot be used:\n{listing(wrong)}")
 
     def require(self) -> None:
-        """Check that there is one model and one source of data, and that every word has an effect.
+        """Check that there is one model and one source of data, and that every setting has an effect.
 
         Raises:
-            ConfigError: none, half of one, or two of them; or words of a join beside a joined model.
+            ConfigError: none, half of one, or two of them; or settings of a join beside a joined model.
         """
         halves = [name for name in ("encoder", "decoder") if getattr(self, name)]
         if bool(self.model) == bool(halves) or len(halves) == 1:
-            given = ", ".join([*halves, *(["model"] if self.model else [])]) or "none of them"
+            named = ", ".join([*halves, *(["model"] if self.model else [])]) or "none of them"
             raise ConfigError(
-                f"Given: {given}. Expected encoder and decoder, or model alone.",
+                f"Given: {named}. Expected encoder and decoder, or model alone.",
                 hint="conjoin train --encoder X --decoder Y ..., or --model DIR ...",
             )
         if bool(self.train) == bool(self.dataset):
@@ -66,98 +76,128 @@ class Sources:
                 f"{'Both train and dataset are' if self.train else 'Neither train nor dataset is'} given.",
                 hint="--train pairs.jsonl, or --dataset NAME --train-split train.",
             )
-        self._refuse_join_words()
+        self._refuse_join_settings()
 
-    def _refuse_join_words(self) -> None:
+    def _refuse_join_settings(self) -> None:
         names = ("share", "cross_attention_init")
-        given = [f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) != getattr(Sources, name)]
-        if self.model is not None and given:
+        changed = [f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) != getattr(Sources, name)]
+        if self.model is not None and changed:
             raise ConfigError(
-                f"{' and '.join(given)} with model = {self.model}: a joined model stays as it was joined.",
-                hint="give --encoder and --decoder instead of --model, or leave these words out.",
+                f"{' and '.join(changed)} with model = {self.model}: a joined model stays as it was joined.",
+                hint="give --encoder and --decoder instead of --model, or leave these settings out.",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is trained on what, and how."""
+    """Model, data and arguments of a run."""
 
     sources: Sources
     arguments: TrainingArguments
 
     @classmethod
-    def of(cls, words: Mapping[str, Any]) -> "Recipe":
-        """Build from words, dashes or underscores in them.
+    def of(cls, settings: Mapping[str, Any]) -> "Recipe":
+        """Build a recipe from settings by name, with dashes or underscores.
 
         Raises:
-            ConfigError: unknown words or values that cannot be used, all of a kind in one error.
+            ConfigError: unknown names or values that cannot be used, all of a kind in one error.
         """
-        plain = normalised(words)
+        plain = normalised(settings)
         if isinstance(plain.get("resume_from_checkpoint"), bool):
             plain["resume_from_checkpoint"] = "latest" if plain["resume_from_checkpoint"] else None
         known = {kind: {each.name for each in fields(kind)} for kind in (Sources, TrainingArguments)}
         unknown = sorted(set(plain) - known[Sources] - known[TrainingArguments])
         if unknown:
             raise ConfigError(
-                f"Unknown words in the recipe: {', '.join(map(_short, unknown[:20]))}"
+                f"Unknown settings in the recipe: {', '.join(map(_short, unknown[:20]))}"
                 f"{f' and {len(unknown) - 20} more' if len(unknown) > 20 else ''}.",
-                hint="conjoin train --print-config prints every word with its value.",
+                hint="conjoin train --print-config prints every setting with its value.",
             )
         sources, arguments = (kind(**{k: v for k, v in plain.items() if k in known[kind]}) for kind in known)
         return cls(cast(Sources, sources), cast(TrainingArguments, arguments))
 
-    def words(self) -> dict[str, Any]:
-        """Every word with its value, as `of` reads them."""
-        inner = {each.name: getattr(self.sources, each.name) for each in fields(self.sources)}
-        found = inner | self.arguments.to_dict()
+    def settings(self) -> dict[str, Any]:
+        """Return every setting by name, as `of` reads them."""
+        sources = {each.name: getattr(self.sources, each.name) for each in fields(self.sources)}
         short = {long: name for name, long in SHORT.items()}
-        return {short.get(name, name): value for name, value in found.items()}
+        return {short.get(name, name): value for name, value in (sources | self.arguments.to_dict()).items()}
 
     def to_yaml(self) -> str:
-        """The recipe as a file that `read_recipe` reads."""
-        return _yaml().safe_dump(self.words(), sort_keys=False, allow_unicode=True)
+        """Return the text of a file that `read_recipe` reads."""
+        return _yaml().safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
 
     def lasting(self) -> "Recipe":
-        """The recipe without what a command did once: going on, or deleting what was there."""
+        """Return the recipe without what a command does once: resuming, or deleting an earlier run."""
         once = {name: getattr(TrainingArguments, name) for name in ("resume_from_checkpoint", "overwrite_output_dir")}
         return Recipe(self.sources, self.arguments.copy(**once))
 
 
 def _short(name: str) -> str:
-    """A word as it stands, where it is short and plain."""
+    """Return a name as it is if it is short and printable, else quoted."""
     return name if name.isprintable() and len(name) <= 60 else shown(name)
 
 
-def normalised(words: Mapping[str, Any]) -> dict[str, Any]:
-    """Words with underscores, the long ones for the short.
+def normalised(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings under their full names, with underscores.
 
     Raises:
-        ConfigError: one word in two spellings.
+        ConfigError: one name in two spellings.
     """
-    found: dict[str, Any] = {}
-    for name, value in words.items():
+    normal: dict[str, Any] = {}
+    for name, value in settings.items():
         plain = name.replace("-", "_")
         plain = SHORT.get(plain, plain)
-        if plain in found:
+        if plain in normal:
             raise ConfigError(f"{plain} is given twice, as {shown(name)} too; expected one of them.")
-        found[plain] = value
-    return found
+        normal[plain] = value
+    return normal
+
+
+def over_earlier_recipe(out: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe in a run's folder, overridden by settings; without a recipe, the settings.
+
+    Raises:
+        ConjoinError: the recipe cannot be read.
+    """
+    path = Path(out, RECIPE_FILE)
+    earlier = read_recipe(path) if path.is_file() else {}
+    replaced = {name for names, rivals in _RIVALS if names & set(settings) for name in rivals}
+    return {name: value for name, value in earlier.items() if name not in replaced} | dict(settings)
+
+
+def run_settings(recipe: Recipe | None, arguments: TrainingArguments) -> dict[str, Any]:
+    """Return the settings of a run that its checkpoints keep."""
+    settings = arguments.to_dict() if recipe is None else normalised(recipe.settings())
+    return {name: value for name, value in settings.items() if name not in _OF_A_COMMAND}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe every setting whose value has changed."""
+    return [
+        f"{name} = {_shown(value)} (was {_shown(before[name])})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]
+
+
+def _shown(value: object) -> str:
+    return "none" if value in (None, "") else value if isinstance(value, str) and len(value) < 100 else shown(value)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Words of a recipe file, YAML or TOML by its ending.
+    """Return the settings of a recipe file: TOML if its name ends so, else YAML.
 
     Raises:
         FileError: it cannot be read.
-        ConfigError: it is not YAML or TOML, or holds no words.
+        ConfigError: it is not YAML or TOML, or holds no settings.
     """
     path = Path(path)
     text = _text(path)
-    found = _toml(text, path) if path.suffix == ".toml" else _yaml_words(text, path)
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", found)):
-        raise ConfigError(f"{path}: expected words and values, such as `learning_rate: 0.0001`.")
+    settings = _parse_toml(text, path) if path.suffix == ".toml" else _parse_yaml(text, path)
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", settings)):
+        raise ConfigError(f"{path}: expected names and values, such as `learning_rate: 0.0001`.")
     try:
-        return _as_meant(normalised(cast("dict[str, Any]", found)))
+        return _as_meant(normalised(cast("dict[str, Any]", settings)))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -169,7 +209,9 @@ def _text(path: Path) -> str:
         with open(path, "rb") as file:
             raw = file.read(RECIPE_BYTES + 1)
         if len(raw) > RECIPE_BYTES:
-            raise FileError(f"{path}: the recipe has more than {RECIPE_BYTES:,} bytes; one with every word has 3,000.")
+            raise FileError(
+                f"{path}: the recipe has more than {RECIPE_BYTES:,} bytes; one with every setting has 3,000."
+            )
         return raw.decode("utf-8-sig")
     except FileError:
         raise
@@ -177,14 +219,14 @@ def _text(path: Path) -> str:
         raise FileError(f"{path}: the recipe cannot be read: {error}.") from None
 
 
-def _toml(text: str, path: Path) -> Any:
+def _parse_toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError, ArithmeticError) as error:  # dates that do not exist, thousands of brackets
         raise ConfigError(f"{path}: not TOML: {_one_line(error)}.") from None
 
 
-def _yaml_words(text: str, path: Path) -> Any:
+def _parse_yaml(text: str, path: Path) -> Any:
     from conjoin.training.settings.recipe_yaml import read_yaml
 
     try:
@@ -198,10 +240,10 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _as_meant(words: dict[str, Any]) -> dict[str, Any]:
-    """YAML 1.1 reads 1e-4 as text and `no` as false; a number and a word are meant."""
-    words = {name: _float(value) if isinstance(value, str) else value for name, value in words.items()}
-    return {name: "no" if value is False and name.endswith("_strategy") else value for name, value in words.items()}
+def _as_meant(settings: dict[str, Any]) -> dict[str, Any]:
+    """Undo what YAML 1.1 makes of 1e-4, a text, and of `no`, false."""
+    settings = {name: _float(value) if isinstance(value, str) else value for name, value in settings.items()}
+    return {name: "no" if value is False and name.endswith("_strategy") else value for name, value in settings.items()}
 
 
 def _float(text: str) -> float | str:

@@ -1,4 +1,4 @@
-"""YAML of a recipe: words and plain values. Aliases, tags and repeated words, of no use in it, are errors."""
+"""YAML of a recipe: names and plain values. Aliases, tags and repeated names, of no use in it, are errors."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ except ImportError:
 
 
 class _Refused(yaml.YAMLError):
-    """YAML, but more than a recipe may have."""
+    """YAML that a recipe may not have."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain values, nested little, each written where it stands."""
+    """Loads plain values, nested at most RECIPE_DEPTH deep, without aliases and tags."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what makes a small file large."""
+        """Refuse what makes a small file use much memory."""
         event: Any = self.peek_event()
         place = f"line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
@@ -39,21 +39,21 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a word that is there twice: the last would win in silence."""
-        found: set[Any] = set()
+        """Refuse a name that is there twice: the last would win in silence."""
+        names: set[Any] = set()
         for key, _ in node.value:
             name = key.value if isinstance(key.value, str) else None
-            if name is not None and name in found:
+            if name is not None and name in names:
                 raise _Refused(f"line {key.start_mark.line + 1}: {shown(name)} is there twice")
-            found.add(name)
+            names.add(name)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(text: str) -> Any:
-    """What a text says.
+    """Parse the YAML of a recipe.
 
     Raises:
-        ValueError: it is no YAML that a recipe may be.
+        ValueError: it is not YAML, or more than a recipe may have.
     """
     loader: Any = None
     try:

@@ -4,7 +4,7 @@ import random
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from conjoin.training.folder.pieces import Stored
 from conjoin.training.folder.run_folder import STATE_FILE
 from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
 from conjoin.training.torch.sharding import copy_into, whole_state
+from conjoin.training.torch.shards import save_shards, staged_by_all, stored
+from conjoin.training.torch.trained import TrainedModel
 from conjoin.training.torch.world import World
-
-if TYPE_CHECKING:
-    from conjoin.training.torch.engine import Engine
 
 RANDOM_FILE = "random.pt"
 SCALE_FILE = "loss_scale.json"
@@ -32,62 +31,53 @@ PRODUCTS_FILE = "products.json"
 """Who computes which product on a CPU: it was measured, another choice rounds differently."""
 
 
-def save_checkpoint(engine: "Engine", folder: Path, state: TrainerState) -> None:
+def save_checkpoint(trained: TrainedModel, folder: Path, state: TrainerState) -> None:
     """Write the checkpoint of a step: whole, or not at all; every process must call it."""
-    states = engine.world.gather(random_state(engine.world))
-    write = _write_sharded if engine.arguments.fsdp != "none" else _write_whole
-    write(engine, folder, states, state)
+    states = trained.world.gather(random_state(trained.world))
+    write = _write_sharded if trained.arguments.fsdp != "none" else _write_whole
+    write(trained, folder, states, state)
 
 
-def _write_whole(engine: "Engine", folder: Path, states: list[Any], state: TrainerState) -> None:
+def _write_whole(trained: TrainedModel, folder: Path, states: list[Any], state: TrainerState) -> None:
     def write() -> None:
         with replacing_folder(folder) as staging:
-            write_pair(engine.model, staging)
-            write_moments(staging, _moments(engine))
-            if engine.arguments.fp16:
-                write_json(staging / SCALE_FILE, engine.scaler.state_dict())
-            _save_beside(engine, staging, states, state)
+            write_pair(trained.model, staging)
+            write_moments(staging, _moments(trained))
+            if trained.arguments.fp16:
+                write_json(staging / SCALE_FILE, trained.scaler.state_dict())
+            _save_beside(trained, staging, states, state)
 
-    engine.world.on_first(write)
+    trained.world.on_first(write)
 
 
-def _write_sharded(engine: "Engine", folder: Path, states: list[Any], state: TrainerState) -> None:
-    from conjoin.training.torch.shards import save_shards, staged_by_all
-
-    weights = whole_state(engine.model, engine.world)
-    with staged_by_all(engine.world, folder) as staging:
-        save_shards(engine, Path(staging))
+def _write_sharded(trained: TrainedModel, folder: Path, states: list[Any], state: TrainerState) -> None:
+    weights = whole_state(trained.model, trained.world)
+    with staged_by_all(trained.world, folder) as staging:
+        save_shards(trained, Path(staging))
         if isinstance(staging, Staging):
-            write_pair(engine.model, staging, state=weights)
-            _save_beside(engine, staging, states, state)
+            write_pair(trained.model, staging, state=weights)
+            _save_beside(trained, staging, states, state)
 
 
-def _save_beside(engine: "Engine", staging: Staging, states: list[Any], state: TrainerState) -> None:
+def _save_beside(trained: TrainedModel, staging: Staging, states: list[Any], state: TrainerState) -> None:
     """Write what a checkpoint has beside weights and moments."""
-    if engine.world.device.type == "cpu":
+    if trained.world.device.type == "cpu":
         write_json(staging / PRODUCTS_FILE, asdict(fastest_products()))
     _save(staging, RANDOM_FILE, states)
     write_json(staging / STATE_FILE, state.to_dict())
 
 
-def _moments(engine: "Engine") -> Moments:
+def _moments(trained: TrainedModel) -> Moments:
     """AdamW's state by name. Parameters that had no update yet have none."""
-    states = engine.optimizing.optimizer.state
-    held = {name: states[parameter] for name, parameter in engine.trained.items() if parameter in states}
-    average = None if engine.average is None else engine.average.shadow
+    states = trained.optimizing.optimizer.state
+    held = {name: states[parameter] for name, parameter in trained.parameters.items() if parameter in states}
+    average = None if trained.average is None else trained.average.shadow
     return Moments(
-        updates={name: int(held[name]["step"]) if name in held else 0 for name in engine.trained},
+        updates={name: int(held[name]["step"]) if name in held else 0 for name in trained.parameters},
         first={name: stored(state["exp_avg"]) for name, state in held.items()},
         second={name: stored(state["exp_avg_sq"]) for name, state in held.items()},
         average=None if average is None else {name: stored(tensor) for name, tensor in average.items()},
     )
-
-
-def stored(tensor: Tensor) -> Stored:
-    """A tensor as files have it."""
-    tensor = tensor.detach().cpu().contiguous()
-    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    return bits.numpy(), str(tensor.dtype).removeprefix("torch.")
 
 
 def _tensor(saved: Stored) -> Tensor:
@@ -102,43 +92,43 @@ def _save(staging: Staging, name: str, value: Any) -> None:
         raise FileError(f"{name} cannot be written: {str(error).partition(chr(10))[0]}.") from error
 
 
-def restore_checkpoint(engine: "Engine", folder: Path, step: int) -> None:
+def restore_checkpoint(trained: TrainedModel, folder: Path, step: int) -> None:
     """Go on from a checkpoint. One of another framework has no random states; they are seeded by its step then.
 
     Raises:
         TrainingError: it does not fit, or cannot be read.
     """
-    load_weights(engine.model, folder)
-    _restore_optimizer(engine, folder)
-    if engine.world.device.type == "cpu" and (folder / PRODUCTS_FILE).is_file():
+    load_weights(trained.model, folder)
+    _restore_optimizer(trained, folder)
+    if trained.world.device.type == "cpu" and (folder / PRODUCTS_FILE).is_file():
         _adopt_products(folder / PRODUCTS_FILE)
     states = read_random_states(folder / RANDOM_FILE) if (folder / RANDOM_FILE).is_file() else []
-    if len(states) == engine.world.size:
-        set_random_state(states[engine.world.rank])
+    if len(states) == trained.world.size:
+        set_random_state(states[trained.world.rank])
     else:
-        seed_all(engine.arguments.seed + step, engine.world)
+        seed_all(trained.arguments.seed + step, trained.world)
 
 
-def _restore_optimizer(engine: "Engine", folder: Path) -> None:
+def _restore_optimizer(trained: TrainedModel, folder: Path) -> None:
     """From whichever kind of run wrote it."""
-    kinds = {name: (tuple(p.shape), str(p.dtype).removeprefix("torch.")) for name, p in engine.trained.items()}
-    with open_moments(folder, kinds, averaged=engine.average is not None) as saved:
-        adopt(engine, saved)
-        if engine.average is not None and saved.average is not None:
+    kinds = {name: (tuple(p.shape), str(p.dtype).removeprefix("torch.")) for name, p in trained.parameters.items()}
+    with open_moments(folder, kinds, averaged=trained.average is not None) as saved:
+        adopt(trained, saved)
+        if trained.average is not None and saved.average is not None:
             with torch.no_grad():
-                for name, tensor in engine.average.shadow.items():
+                for name, tensor in trained.average.shadow.items():
                     copy_into(tensor, _tensor(saved.average[name]))
-    if engine.arguments.fp16 and (folder / SCALE_FILE).is_file():
-        engine.scaler.load_state_dict(read_scale(folder / SCALE_FILE))
+    if trained.arguments.fp16 and (folder / SCALE_FILE).is_file():
+        trained.scaler.load_state_dict(read_scale(folder / SCALE_FILE))
 
 
 @torch.no_grad()
-def adopt(engine: "Engine", saved: Moments) -> None:
+def adopt(trained: TrainedModel, saved: Moments) -> None:
     """Give the optimizer the moments of a file; settings stay this run's. Sharded parameters take their rows."""
-    states: Any = engine.optimizing.optimizer.state
+    states: Any = trained.optimizing.optimizer.state
     states.clear()
     for name in saved.first:
-        parameter = engine.trained[name]
+        parameter = trained.parameters[name]
         first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
         copy_into(first, _tensor(saved.first[name]))
         copy_into(second, _tensor(saved.second[name]))

@@ -2,9 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,24 @@ from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.loop.engine import Losses, out_of_memory
 from conjoin.training.settings.arguments import TrainingArguments
-from conjoin.training.torch.averaging import Average
-from conjoin.training.torch.checkpoints import (
-    random_state,
-    restore_checkpoint,
-    save_checkpoint,
-    set_random_state,
-)
+from conjoin.training.torch.checkpoints import random_state, restore_checkpoint, save_checkpoint, set_random_state
 from conjoin.training.torch.collate import Collator, batch_loss, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
-from conjoin.training.torch.groups import Optimizing, build_optimizing
-from conjoin.training.torch.sharding import reshard, shard, unsynchronised, whole, whole_state, wrap
+from conjoin.training.torch.sharding import reshard, unsynchronised, whole, whole_state, wrap
+from conjoin.training.torch.trained import TrainedModel
 from conjoin.training.torch.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One batch of this process, and the weight of its loss: 0 for one that only keeps the others company."""
+    """One batch of this process, and the weight of its loss: 0 if it only makes all processes have as many."""
 
     inputs: dict[str, Tensor]
     weight: float = 1.0
 
 
 class Tally:
-    """Losses of the steps since they were last read; added up on the device, which reading would make wait."""
+    """Losses of the steps since they were last read, summed on the device, which reading would make wait."""
 
     def __init__(self, device: torch.device, *, lossy: bool) -> None:
         self._lossy = lossy
@@ -53,15 +46,15 @@ class Tally:
         self._start(device)
 
     def _start(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # of finite losses, and how many they are
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)  # of finite losses, and their number
         self._steps = 0
 
     def add(self, loss: Tensor, norm: Tensor) -> bool:
-        """Take in a step; False where a CPU knows at once that it has no number.
+        """Add a step; return False if a CPU finds at once that it is not finite.
 
         Args:
-            loss: Of this process's share of the batch.
-            norm: Of the gradient; in float16 some overflow, and their steps are left out.
+            loss: Loss of this process's share of the batch.
+            norm: Gradient norm; in float16 some overflow, and their steps are left out.
         """
         finite = loss.isfinite() & (norm.isfinite() | self._lossy)
         self._sums += torch.stack((torch.where(finite, loss, 0.0).double(), finite.double()))
@@ -70,21 +63,21 @@ class Tally:
         return self._sums.device.type != "cpu" or self._lossy or bool(finite)
 
     def read(self, world: World) -> Losses:
-        """Add up over the processes, and begin anew."""
+        """Sum over the processes, and start anew."""
         total, finite = world.sum(self._sums).tolist()
-        sound = finite == self._steps * world.size or (self._lossy and finite > 0)
-        found = Losses(total, self._steps, self._norm.item(), sound)
+        all_finite = finite == self._steps * world.size or (self._lossy and finite > 0)
+        losses = Losses(total, self._steps, self._norm.item(), all_finite)
         self._start(world.device)
-        return found
+        return losses
 
 
-class Engine:
-    """A model and what trains it (conjoin.training.loop.engine.Engine).
+class Engine(TrainedModel):
+    """Trains and evaluates a model (conjoin.training.loop.engine.Engine).
 
     Args:
-        total_steps: Of the run, for its schedules.
+        total_steps: Number of steps of the run, for its schedules.
         fresh: Names of the parameters that no checkpoint had.
-        source_pad: What fills up sources.
+        source_pad: The id that pads sources.
     """
 
     def __init__(
@@ -96,40 +89,21 @@ class Engine:
         fresh: Sequence[str] = (),
         source_pad: int = 0,
     ) -> None:
-        self.model = model
-        self.arguments = arguments
-        self.world = world
+        super().__init__(model, arguments, world, total_steps)
         self._source_pad = source_pad
         self._tally = Tally(world.device, lossy=arguments.fp16)
-        if arguments.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-        if arguments.fsdp == "full":
-            shard(model, world)
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.total_steps = total_steps
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=arguments.fp16)
-        self.average = Average(self.trained, arguments.ema_decay) if arguments.ema_decay else None
         self._fresh = set(fresh)
         self._wrapped: nn.Module | None = None
         self._only_fresh = False
         self._memory: KeptMemory | None = None  # while a CPU trains
 
-    @cached_property
-    def optimizing(self) -> Optimizing:
-        """The optimizer; made when first asked for, since evaluations need none.
-
-        Raises:
-            TrainingError: every parameter is frozen.
-        """
-        return build_optimizing(self.trained, self.arguments, self.total_steps)
-
     def begin(self, step: int) -> None:
-        """Get ready for the step: which parameters it trains, and its learning rates."""
+        """Prepare a step: which parameters it trains, and its learning rates."""
         only_fresh = step <= self.arguments.fresh_first
         if self._wrapped is None and self.world.device.type == "cpu":
             self._memory = KeptMemory()
         if self._wrapped is None or only_fresh != self._only_fresh:
-            for name, parameter in self.trained.items():
+            for name, parameter in self.parameters.items():
                 parameter.requires_grad_(not only_fresh or name in self._fresh)
             self._only_fresh = only_fresh
             self._wrapped = wrap(self.model, self.arguments, self.world)
@@ -137,7 +111,7 @@ class Engine:
         self.model.train()
 
     def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
-        """Take one step; False where a CPU knows at once that it has no number."""
+        """Take one step; return False if a CPU finds at once that it is not finite."""
         self.begin(number)
         shares = self._shares(Collator(self.model, examples, self._source_pad), batches)
         with out_of_memory_explained(shares, number):
@@ -149,20 +123,20 @@ class Engine:
             self.average.update(number)
         return self._tally.add(torch.stack(losses).sum(), norm)
 
-    def _shares(self, collator: Collator, chosen: list[Batch]) -> list[Share]:
-        """This process's batches of a step; every process has as many, if need be one that counts nothing."""
+    def _shares(self, collator: Collator, batches: list[Batch]) -> list[Share]:
+        """Return this process's batches of a step; all processes have as many, if need be one of weight 0."""
         size = self.world.size
-        mine = [Share(collator(batch)) for batch in chosen[self.world.rank :: size]]
-        if len(mine) < -(-len(chosen) // size):
-            mine.append(Share(collator(chosen[0]), weight=0.0))
+        mine = [Share(collator(batch)) for batch in batches[self.world.rank :: size]]
+        if len(mine) < -(-len(batches) // size):
+            mine.append(Share(collator(batches[0]), weight=0.0))
         return mine
 
     def losses(self) -> Losses:
-        """Read the losses of the steps since the last call; every process must ask."""
+        """Read the losses of the steps since the last call; every process must call it."""
         return self._tally.read(self.world)
 
     def rates_at(self, step: int) -> dict[str, float]:
-        """Learning rate by part of the model."""
+        """Return the learning rate of every part of the model."""
         return self.optimizing.rates_at(step)
 
     def _backward(self, share: Share, counted: float, *, last: bool) -> Tensor:
@@ -174,14 +148,14 @@ class Engine:
             loss = loss * share.weight
             if self._memory is not None:
                 self._memory.look()
-            # Wrappers average gradients over processes; the sum over all of them is meant.
+            # DDP and FSDP average gradients over processes; we want their sum.
             self.scaler.scale(loss * self.world.size).backward()
         return loss.detach()
 
     def _update(self) -> Tensor:
         optimizer = self.optimizing.optimizer
         self.scaler.unscale_(optimizer)
-        parameters = [p for p in self.trained.values() if p.grad is not None]
+        parameters = [p for p in self.parameters.values() if p.grad is not None]
         limit = self.arguments.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         self.scaler.step(optimizer)
@@ -189,16 +163,9 @@ class Engine:
         optimizer.zero_grad(set_to_none=True)
         return whole(norm.detach())
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The number format of forward passes."""
-        dtype = torch.bfloat16 if self.arguments.bf16 else torch.float16 if self.arguments.fp16 else None
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.world.device.type, dtype=dtype)
-
     @contextmanager
-    def evaluated(self) -> Iterator[None]:
-        """Let the model be as evaluations and saved models have it; random states are left as they were."""
+    def evaluation_mode(self) -> Iterator[None]:
+        """Disable dropout and use averaged weights; random states are restored afterwards."""
         was_training = self.model.training
         self.model.eval()
         average = contextlib.nullcontext() if self.average is None else self.average.applied()
@@ -210,8 +177,8 @@ class Engine:
                 self.model.train(was_training)
 
     @contextmanager
-    def undisturbed(self) -> Iterator[None]:
-        """Put every random generator back afterwards."""
+    def preserve_random_state(self) -> Iterator[None]:
+        """Restore every random generator afterwards."""
         before = random_state(self.world)
         try:
             yield
@@ -219,19 +186,19 @@ class Engine:
             set_random_state(before)
 
     def mean_loss(self, examples: Examples) -> float:
-        """Loss per counted label, without label smoothing."""
+        """Return the loss per label, without label smoothing."""
         return mean_loss(self, Collator(self.model, examples, self._source_pad))
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of every example, in their order; all processes together."""
+        """Generate ids for every example, in order; all processes together."""
         return predict_ids(self, Collator(self.model, examples, self._source_pad), settings)
 
-    def write(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
-        """Generated ids of one batch, by this process."""
+    def generate(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+        """Generate ids for one batch in this process."""
         return generate(self, Collator(self.model, examples, self._source_pad), batch, settings)
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """What the decoder reads, layer by layer: [B, H, T, S]."""
+        """Return the cross-attention weights of every layer: [B, H, T, S]."""
         return cross_attention(self.model, batch)
 
     def save(self, folder: Path, state: TrainerState) -> None:
@@ -242,16 +209,16 @@ class Engine:
         """Go on from a checkpoint."""
         restore_checkpoint(self, folder, step)
 
-    def settle(self) -> None:
-        """Let the model have its final weights for good."""
+    def use_final_weights(self) -> None:
+        """Give the model its final weights for good."""
         if self.average is not None:
             self.average.apply()
         self.model.eval()
         if self._memory is not None:
             self._memory.give_back()
 
-    def gathered(self) -> Callable[[Staging], None]:
-        """Gather the weights, every process; what is returned writes model and tokenizers."""
+    def gather_weights(self) -> Callable[[Staging], None]:
+        """Gather the weights, in every process; return a function that writes model and tokenizers."""
         weights = whole_state(self.model, self.world)
         return lambda staging: write_pair(self.model, staging, state=weights)
 

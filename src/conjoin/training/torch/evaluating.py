@@ -1,7 +1,7 @@
 """Loss and predictions over examples, shared among the processes."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,21 +11,19 @@ from torch import Tensor
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.examples import Examples
-from conjoin.training.loop.evaluating import EvalPrediction, evaluation_batches, generated
+from conjoin.training.loop.evaluator import evaluation_batches, without_padding
 from conjoin.training.torch.collate import Collator, batch_loss, to_device
-
-if TYPE_CHECKING:
-    from conjoin.training.torch.engine import Engine
+from conjoin.training.torch.trained import TrainedModel
 
 
 @torch.inference_mode()
-def mean_loss(engine: "Engine", collator: Collator) -> float:
+def mean_loss(trained: TrainedModel, collator: Collator) -> float:
     """Loss per counted label, without label smoothing."""
-    world = engine.world
+    world = trained.world
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for batch in _mine(engine, collator.examples):
-        with engine.autocast():
-            loss = batch_loss(engine.model, to_device(collator(batch), world.device), 1)
+    for batch in _mine(trained, collator.examples):
+        with trained.autocast():
+            loss = batch_loss(trained.model, to_device(collator(batch), world.device), 1)
         counted = collator.examples.counted(row[0] for row in batch)
         total += torch.tensor([0.0, counted], dtype=torch.float64, device=world.device)
         total[0] += loss.double()
@@ -33,31 +31,31 @@ def mean_loss(engine: "Engine", collator: Collator) -> float:
     return loss_sum / (count or 1.0)
 
 
-def predict_ids(engine: "Engine", collator: Collator, settings: dict[str, Any]) -> list[list[int]]:
+def predict_ids(trained: TrainedModel, collator: Collator, settings: dict[str, Any]) -> list[list[int]]:
     """Generated ids of every example, in their order, without start id and padding."""
     found: dict[int, list[int]] = {}
-    for batch in _mine(engine, collator.examples):
-        ids = generate(engine, collator, batch, settings)
+    for batch in _mine(trained, collator.examples):
+        ids = generate(trained, collator, batch, settings)
         found |= dict(zip((row[0] for row in batch), ids, strict=True))
     every: dict[int, list[int]] = {}
-    for part in engine.world.gather(found):
+    for part in trained.world.gather(found):
         every |= part
     return [every[index] for index in range(len(collator.examples))]
 
 
 @torch.inference_mode()
-def generate(engine: "Engine", collator: Collator, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
+def generate(trained: TrainedModel, collator: Collator, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
     """Generated ids of one batch."""
-    inputs = to_device(collator.sources(batch), engine.world.device)
-    with engine.autocast():
-        ids = engine.model.generate(**inputs, **settings)
-    return generated(cast("Tensor", ids).tolist(), engine.model.config.pad_token_id)
+    inputs = to_device(collator.sources(batch), trained.world.device)
+    with trained.autocast():
+        ids = trained.model.generate(**inputs, **settings)
+    return without_padding(cast("Tensor", ids).tolist(), trained.model.config.pad_token_id)
 
 
-def _mine(engine: "Engine", examples: Examples) -> Iterator[Batch]:
+def _mine(trained: TrainedModel, examples: Examples) -> Iterator[Batch]:
     """This process's batches; all of them where weights are sharded, since then all must compute together."""
-    batches, together = evaluation_batches(examples, engine.arguments), engine.arguments.fsdp != "none"
-    yield from batches if together else batches[engine.world.rank :: engine.world.size]
+    batches, together = evaluation_batches(examples, trained.arguments), trained.arguments.fsdp != "none"
+    yield from batches if together else batches[trained.world.rank :: trained.world.size]
 
 
 @torch.inference_mode()
@@ -72,6 +70,3 @@ def cross_attention(model: EncoderDecoderModel, batch: Mapping[str, NDArray[np.i
         for module, mode in modes.items():
             module.training = mode
     return [layer.float().cpu().numpy() for layer in output.cross_attentions or ()]
-
-
-__all__ = ["EvalPrediction", "cross_attention", "generate", "mean_loss", "predict_ids"]

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from conjoin.errors import TrainingError
-from conjoin.training.loop.schedules import Factor, group_rate
+from conjoin.training.loop.schedules import Factor, group_of, group_rate
 from conjoin.training.settings.arguments import GROUPS, TrainingArguments
-from conjoin.training.settings.parts import group_of
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

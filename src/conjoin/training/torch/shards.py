@@ -5,25 +5,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.checkpoint import Tensor as Named
 from conjoin.training.folder.moments import OPTIMIZER
-from conjoin.training.folder.pieces import FOLDER, Share, write_index, write_rows
-from conjoin.training.torch.checkpoints import stored
-from conjoin.training.torch.engine import Engine
+from conjoin.training.folder.pieces import FOLDER, Share, Stored, write_index, write_rows
 from conjoin.training.torch.sharding import rows_of
+from conjoin.training.torch.trained import TrainedModel
 from conjoin.training.torch.world import World
 
 
-def save_shards(engine: Engine, folder: Path) -> None:
+def save_shards(trained: TrainedModel, folder: Path) -> None:
     """Write this process's rows of moments and average; every process must call it."""
     held: dict[str, Share] = {}
-    write_rows(folder, engine.world.rank, _noted(_rows(engine), held))
-    shares = engine.world.gather(held)
-    engine.world.on_first(lambda: write_index(folder, shares))
+    write_rows(folder, trained.world.rank, _noted(_rows(trained), held))
+    shares = trained.world.gather(held)
+    trained.world.on_first(lambda: write_index(folder, shares))
 
 
 def _noted(rows: Iterator[tuple[Named, Share]], held: dict[str, Share]) -> Iterator[Named]:
@@ -32,13 +32,13 @@ def _noted(rows: Iterator[tuple[Named, Share]], held: dict[str, Share]) -> Itera
         yield tensor
 
 
-def _rows(engine: Engine) -> Iterator[tuple[Named, Share]]:
+def _rows(trained: TrainedModel) -> Iterator[tuple[Named, Share]]:
     """What this process has; whatever is not sharded, the first one has."""
-    states = engine.optimizing.optimizer.state
-    tensors = [(f"average/{name}", each) for name, each in (engine.average.shadow if engine.average else {}).items()]
-    for name, parameter in engine.trained.items():
+    states = trained.optimizing.optimizer.state
+    tensors = [(f"average/{name}", each) for name, each in (trained.average.shadow if trained.average else {}).items()]
+    for name, parameter in trained.parameters.items():
         state = states.get(parameter, {})
-        if engine.world.first:
+        if trained.world.first:
             count = np.array(int(state["step"]) if state else 0, np.int64)
             yield (f"updates/{name}", count, "int64"), Share((), "int64", 1)
         if state:
@@ -47,8 +47,15 @@ def _rows(engine: Engine) -> Iterator[tuple[Named, Share]]:
         if isinstance(tensor, DTensor):
             start, end = rows_of(tensor)
             yield from _share(name, tensor.to_local(), tuple(tensor.shape), end - start)
-        elif engine.world.first:
+        elif trained.world.first:
             yield from _share(name, tensor, tuple(tensor.shape), len(tensor) if tensor.dim() else 1)
+
+
+def stored(tensor: Tensor) -> Stored:
+    """Return a tensor as files hold it."""
+    tensor = tensor.detach().cpu().contiguous()
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return bits.numpy(), str(tensor.dtype).removeprefix("torch.")
 
 
 def _share(name: str, local: Tensor, shape: tuple[int, ...], rows: int) -> Iterator[tuple[Named, Share]]:

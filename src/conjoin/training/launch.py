@@ -1,4 +1,4 @@
-"""From a recipe to a run: load or join the model, read the data, train."""
+"""From a recipe to a trained model: load or join the model, read the data, train."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,16 +9,16 @@ from conjoin.errors import ConfigError, NoTokenizerError
 from conjoin.texts.pairs import Pairs, load_hub, read_pairs
 from conjoin.training.data.datasets import columns_of
 from conjoin.training.loop.callbacks import TrainerCallback
-from conjoin.training.loop.examination import refuse_quantized
+from conjoin.training.loop.checks import refuse_quantized
 from conjoin.training.loop.trainer import Trainer
 from conjoin.training.settings.recipe import Recipe
 
 
 def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
-    """Do what a recipe says.
+    """Train the model of a recipe on its data.
 
     Args:
-        callbacks: Code of the caller's own at the turns of the run.
+        callbacks: Callbacks of the run.
 
     Returns:
         The folder of the final model.
@@ -47,24 +47,24 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
 
 def _require_tokenizer(model: Any) -> None:
     try:
-        found = model.tokenizer
+        tokenizer = model.tokenizer
     except NoTokenizerError as error:
         raise ConfigError(
             f"The model's folders have no tokenizer. {error}".partition("\n")[0],
             hint="put the tokenizers' files beside config.json.",
         ) from error
-    assert found is not None
+    assert tokenizer is not None
 
 
 def _refuse_quantized(model: str | None) -> None:
-    """Tell from a folder's config.json, before anything is loaded, that it cannot be trained."""
+    """Refuse a model in 8 bits by its config.json, before anything is loaded."""
     config = Path(model, "config.json") if model is not None else None
     if config is not None and config.is_file():
         refuse_quantized(read_json(config).get("quantization_config"))
 
 
 def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer[Any]]]:
-    """A framework's way to build a model, and its trainer; no other framework is imported."""
+    """Return a framework's function that builds the model, and its trainer; no other framework is imported."""
     match name:
         case "torch":
             from conjoin.training.torch.launch import build_model
@@ -76,7 +76,7 @@ def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], 
 
 
 def read_data(recipe: Recipe) -> tuple[Pairs, Pairs | None]:
-    """The pairs that a recipe names.
+    """Read the training and validation pairs of a recipe.
 
     Raises:
         DataError: data that cannot be used.

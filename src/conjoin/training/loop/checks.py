@@ -1,0 +1,101 @@
+"""What is checked before the first step, so that a run does not fail, or prove useless, hours later."""
+
+from collections.abc import Iterable, Mapping
+
+from conjoin.errors import ConfigError, TrainingError
+from conjoin.join import JoinReport
+from conjoin.join.diagnosis import Diagnosis
+from conjoin.training.data.batching import Batch
+from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.terminal import show
+
+LOSS = "eval_loss"
+DOCTOR_PAIRS = 8
+"""Pairs that the doctor gets: its checks need few, and each costs a forward pass."""
+FATAL = ("ids", "labels", "start", "future", "source")
+"""Checks whose failure makes training useless; the others are shown and may be intended."""
+
+
+def refuse_quantized(quantization: object) -> None:
+    """Refuse a model in 8 bits.
+
+    Args:
+        quantization: `quantization_config` of its config, if there is one.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if quantization:
+        raise ConfigError(
+            "The model is in 8 bits, which is for inference only: it cannot be trained.",
+            hint="train the model that it was made of, then call model.quantize('int8').",
+        )
+
+
+def doctor_pairs(batch: Batch) -> Batch:
+    """Return the first pairs of a batch, one per row."""
+    return [[index] for row in batch for index in row][:DOCTOR_PAIRS]
+
+
+def require_trainable(report: JoinReport, diagnosis: Diagnosis) -> None:
+    """Show where the parameters come from and what the doctor found in the first batch.
+
+    Raises:
+        TrainingError: training is bound to fail; with the fixes.
+    """
+    show(report, diagnosis)
+    fatal = [finding for finding in diagnosis.failed if finding.check in FATAL]
+    if fatal:
+        lines = "\n".join(f"  {finding.check}: {finding.detail}\n    fix: {finding.fix}" for finding in fatal)
+        raise TrainingError(
+            f"The doctor found what makes this training useless:\n{lines}", hint="--no-doctor trains all the same."
+        )
+
+
+def check_evaluation_settings(args: TrainingArguments, metrics: Iterable[str] | None, *, evaluates: bool) -> None:
+    """Check that the settings of evaluations have an effect and that metric_for_best_model is computed.
+
+    Args:
+        metrics: Names of the metrics of an evaluation; None if only the user's own code knows them.
+        evaluates: True if the run has validation data and uses them.
+
+    Raises:
+        ConfigError: there is no evaluation, or none that gives the metric.
+    """
+    requested = {
+        "early_stopping_patience": args.early_stopping_patience is not None,
+        "load_best_model_at_end": args.load_best_model_at_end,
+        f"metric_for_best_model = {args.metric_for_best_model}": _eval_name(args.metric_for_best_model) != LOSS,
+        f"eval_strategy = {args.eval_strategy}": args.eval_strategy in ("steps", "epoch"),
+    }
+    without_effect = [name for name, is_set in requested.items() if is_set]
+    if without_effect and not evaluates:
+        raise ConfigError(
+            f"No evaluation is made, but it is asked for: {', '.join(without_effect)}.",
+            hint="give validation data (--validation, eval_dataset=), and leave eval_strategy = no out.",
+        )
+    if metrics is not None:
+        _require_metric(args.metric_for_best_model, metrics)
+
+
+def best_model_metric(metrics: Mapping[str, float], name: str) -> float:
+    """Return the value of the metric that decides which model is the best.
+
+    Raises:
+        ConfigError: the evaluation did not compute it.
+    """
+    _require_metric(name, [metric.removeprefix("eval_") for metric in metrics])
+    return next(value for metric, value in metrics.items() if _eval_name(metric) == _eval_name(name))
+
+
+def _eval_name(metric: str) -> str:
+    """Return a metric's name as evaluations write it; users may leave out the prefix."""
+    return f"eval_{metric.removeprefix('eval_')}"
+
+
+def _require_metric(name: str, metrics: Iterable[str]) -> None:
+    if _eval_name(name) not in map(_eval_name, metrics):
+        raise ConfigError(
+            f"metric_for_best_model = {name!r} is not among the metrics of an evaluation: {', '.join(metrics)}.",
+            hint="metrics of texts are computed with --metrics NAME --predict-with-generate.",
+        )
