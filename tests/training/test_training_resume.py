@@ -51,8 +51,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment() -> dict[str, str]:
-    root = WORKERS.parent.parent
-    return {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    tests = WORKERS.parents[1]
+    return {**os.environ, "PYTHONPATH": f"{tests.parent / 'src'}:{tests / 'support'}", "OMP_NUM_THREADS": "1"}
 
 
 def losses(run: Path) -> list[tuple[int, str, Any]]:
