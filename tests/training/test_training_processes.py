@@ -40,9 +40,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(folder, "one-average-constant", processes=1, ema_decay=0.5, lr_scheduler_type="constant")
     train(folder, "one-then-ddp", processes=1, max_steps=2, lr_scheduler_type="constant")
     train(folder, "one-to-fsdp", processes=1, max_steps=2, lr_scheduler_type="constant")
-    root = WORKER.parents[2]
+    tests = WORKER.parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", WORKER, folder]
-    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{tests.parent / 'src'}:{tests / 'support'}", "OMP_NUM_THREADS": "1"}
     work = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     assert work.returncode == 0, work.stderr[-4000:]
     train(folder, "fsdp-to-one", processes=1, resume=True, lr_scheduler_type="constant")
