@@ -11,7 +11,7 @@ import pytest
 
 from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families import MODULES, PretrainedConfig, family
-from conjoin.families._config import _defaults
+from conjoin.families.config import _defaults
 from conjoin.join import half_spec
 from oracle_configs import default_fields
 from oracle_tiny import TINY, keys_of

@@ -79,8 +79,8 @@ def test_an_unknown_activation_is_refused(model_type: str) -> None:
         f'{model_type}: config.json has {key} = "gelu_fast_v2", which conjoin does not know.\n'
         "Expected one of: gelu, gelu_accurate, gelu_fast, gelu_new, gelu_python, gelu_python_tanh, gelu_pytorch_tanh, "
         "quick_gelu, relu, silu, swish, tanh.\n\n"
-        "hint: if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py and send the config as a "
-        "test."
+        "hint: if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py and send the config "
+        "as a test."
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from conjoin import AutoConfig, BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GenerationConfig, T5Config
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, GenerationError
 from conjoin.families import GENERATION_KEYS, families
-from conjoin.families._bounds import _FIELDS, _RULES
+from conjoin.families.bounds import _FIELDS, _RULES
 from pairs import fresh
 
 Slip = tuple[dict[str, Any], str]

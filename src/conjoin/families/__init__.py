@@ -1,10 +1,10 @@
 """Checkpoint families: config.json -> spec, and tensor names <-> canonical names. No arrays, no framework."""
 
 from conjoin._lazy import public_dir
-from conjoin.families._config import HUB_KEYWORDS, PretrainedConfig, parts_hidden
-from conjoin.families._ids import is_id, is_id_field, without_negative
-from conjoin.families._keys import GENERATION_KEYS, known_keys
-from conjoin.families._kit import Family, Role, Whole, whole_names
+from conjoin.families.config import HUB_KEYWORDS, PretrainedConfig, parts_hidden
+from conjoin.families.ids import is_id, is_id_field, without_negative
+from conjoin.families.known_keys import GENERATION_KEYS, known_keys
+from conjoin.families.record import Family, Role, Whole, whole_names
 from conjoin.families.registry import config_from_dict, families, family
 from conjoin.model_types import MODULES
 

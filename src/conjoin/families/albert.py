@@ -9,7 +9,8 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families._kit import Family, Role, linears, repeat
+from conjoin.families.builders import linears, repeat
+from conjoin.families.record import Family, Role
 
 
 class AlbertConfig(bert.BertConfig):

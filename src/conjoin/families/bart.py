@@ -5,19 +5,20 @@ from typing import Any, ClassVar, Literal
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Row, Rule
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import (
-    LM_HEAD,
-    Family,
-    Role,
-    Whole,
+from conjoin.families.builders import (
     activation,
     attention,
     head_size,
     linears,
+    lm_head,
+    own_cross_attention,
     repeat,
+    stack_spec,
     warn_no_effect,
+    word_embedding,
 )
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import LM_HEAD, Family, Role, Whole
 
 
 class BartConfig(PretrainedConfig):
@@ -69,12 +70,11 @@ def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
     count = f"{role}_attention_heads"
     size = head_size(config, "d_model", count)
     heads = attention(heads=getattr(config, count), size=size, bias=True, dropout=config.attention_dropout)
-    cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
         norms=norms,
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,
+        cross_attn=own_cross_attention(config, role, heads),
         mlp=spec.PlainMLP(
             intermediate_size=getattr(config, f"{role}_ffn_dim"),
             activation=activation(config, "activation_function"),
@@ -87,23 +87,19 @@ def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
 def half(config: BartConfig, role: Role, norms: spec.Branch, final_norm: spec.Norm | None) -> spec.StackSpec:
     """Either half: they differ in sizes only."""
     warn_no_effect(config, f"{role}_layerdrop")
-    head = spec.Head(vocab_size=config.vocab_size, size=config.d_model, tied=config.tie_word_embeddings)
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.d_model,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.d_model,
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(
+            config,
             position=spec.Learned(max_positions=config.max_position_embeddings, offset=2),
-            padding_id=config.pad_token_id,
             scale=config.d_model**0.5 if config.scale_embedding else 1.0,
             norm=_NORM,
             dropout=config.dropout,
         ),
         blocks=repeat(block(config, role, norms), getattr(config, f"{role}_layers")),
         final_norm=final_norm,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.init_std),
+        head=lm_head(config),
     )
 
 

@@ -5,8 +5,19 @@ from dataclasses import replace
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    own_cross_attention,
+    repeat,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
 
 
 class BertConfig(PretrainedConfig):
@@ -41,12 +52,11 @@ def block(config: BertConfig, role: Role) -> spec.Block:
     heads = attention(
         heads=config.num_attention_heads, size=size, bias=True, dropout=config.attention_probs_dropout_prob
     )
-    cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
         norms=spec.Branch(post=spec.LayerNorm(eps=config.layer_norm_eps)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=spec.CrossAttention(attention=heads, source_size=config.hidden_size) if cross else None,
+        cross_attn=own_cross_attention(config, role, heads),
         mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),
         dropout=config.hidden_dropout_prob,
     )
@@ -57,28 +67,18 @@ def stack(config: BertConfig, role: Role) -> spec.StackSpec:
     _check_positions(config)
     norm = spec.LayerNorm(eps=config.layer_norm_eps)
     transform = spec.HeadTransform(size=config.hidden_size, activation=activation(config, "hidden_act"), norm=norm)
-    head = spec.Head(
-        vocab_size=config.vocab_size,
-        size=config.hidden_size,
-        tied=config.tie_word_embeddings,
-        bias="trained",
-        transform=transform,
-    )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.hidden_size,
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(
+            config,
             position=spec.Learned(max_positions=config.max_position_embeddings),
-            padding_id=config.pad_token_id,
             token_types=config.type_vocab_size,
             norm=norm,
             dropout=config.hidden_dropout_prob,
         ),
         blocks=repeat(block(config, role), config.num_hidden_layers),
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+        head=lm_head(config, bias="trained", transform=transform),
     )
 
 

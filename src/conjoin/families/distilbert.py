@@ -7,8 +7,18 @@ from typing import ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    repeat,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
 
 NORM = spec.LayerNorm(eps=1e-12)  # fixed in transformers' code, no config key
 
@@ -62,27 +72,17 @@ def stack(config: DistilBertConfig, role: Role) -> spec.StackSpec:
     """DistilBERT's stack; as a decoder it is causal and has the masked language model's head."""
     position = spec.Sinusoidal if config.sinusoidal_pos_embds else spec.Learned
     transform = spec.HeadTransform(size=config.dim, activation=activation(config, "activation"), norm=NORM)
-    head = spec.Head(
-        vocab_size=config.vocab_size,
-        size=config.dim,
-        tied=config.tie_word_embeddings,
-        bias="trained",
-        transform=transform,
-    )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.dim,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.dim,
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(
+            config,
             position=position(max_positions=config.max_position_embeddings),
-            padding_id=config.pad_token_id,
             norm=NORM,
             dropout=config.dropout,
         ),
         blocks=repeat(block(config, role), config.n_layers),
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+        head=lm_head(config, bias="trained", transform=transform),
     )
 
 

@@ -6,7 +6,8 @@ The head is the generator's. Discriminators, which most checkpoints are, have no
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.families import bert
-from conjoin.families._kit import Family, Role, linears
+from conjoin.families.builders import linears
+from conjoin.families.record import Family, Role
 
 
 class ElectraConfig(bert.BertConfig):

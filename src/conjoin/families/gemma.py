@@ -1,13 +1,14 @@
 """Gemma 2 (arXiv:2408.00118) and the text models of Gemma 3 (arXiv:2503.19786): norms on both sides of every branch."""
 
+from functools import partial
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable
 from conjoin.families import llama
-from conjoin.families._kit import Family, Role, activation, linears
-from conjoin.families._layers import LayerType, every_nth, layer_types
-from conjoin.families._rope import older_words, rotary
+from conjoin.families.builders import lm_head, word_embedding
+from conjoin.families.layer_types import LayerType, every_nth, layer_types
+from conjoin.families.record import Role
+from conjoin.families.rope import older_words, rotary
 
 
 class Gemma2Config(llama.LlamaFields):
@@ -56,39 +57,22 @@ def _heads(config: Gemma2Config, **more: Any) -> spec.Attention:
     return llama.grouped_heads(config, bias=config.attention_bias, scale=config.query_pre_attn_scalar**-0.5, **more)
 
 
-def _sandwich_stack(config: Gemma2Config, role: Role, readings: list[spec.SelfAttention]) -> spec.StackSpec:
+def _sandwich_stack(config: Gemma2Config, role: Role, self_attn: list[spec.SelfAttention]) -> spec.StackSpec:
     """What both generations share.
 
     Args:
-        readings: The self-attention of every layer.
+        self_attn: Of every layer.
     """
     norm = _norm(config)
-    mlp = spec.GatedMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_activation"))
-    blocks = (
-        spec.Block(norms=spec.Branch(pre=norm, out=norm), causal=role == "decoder", self_attn=reading, mlp=mlp)
-        for reading in readings
-    )
-    head = spec.Head(
-        vocab_size=config.vocab_size,
-        size=config.hidden_size,
-        tied=config.tie_word_embeddings,
-        softcap=config.final_logit_softcapping,
-    )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.hidden_size,
-            position=spec.NoPosition(),
-            padding_id=config.pad_token_id,
-            scale=config.hidden_size**0.5,
-            round_scale=True,
-        ),
-        blocks=tuple(blocks),
-        final_norm=norm,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+    return llama.decoder_stack(
+        config,
+        role,
+        self_attn,
+        mlp=llama.gated_mlp(config, "hidden_activation"),
+        norm=norm,
+        norms=spec.Branch(pre=norm, out=norm),
+        embedding=word_embedding(config, scale=config.hidden_size**0.5, round_scale=True),
+        head=lm_head(config, softcap=config.final_logit_softcapping),
     )
 
 
@@ -127,7 +111,7 @@ def _window(config: Gemma3TextConfig) -> int | None:
     return config.sliding_window // 2 + 1
 
 
-_NORMS = {
+NORMS = {
     "input_layernorm": "self_attn_norm",
     "post_attention_layernorm": "self_attn_post_norm",
     "pre_feedforward_layernorm": "mlp_norm",
@@ -135,32 +119,7 @@ _NORMS = {
 }
 
 
-def body(stack: spec.StackSpec) -> NameTable:
-    """Gemma2Model's and Gemma3TextModel's names: Llama's, but for the norms."""
-    norms = linears({f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in _NORMS.items()})
-    others = tuple(rule for rule in llama.body(stack).rules if "layernorm" not in rule.checkpoint)
-    return NameTable(norms + others)
-
-
 FAMILIES = (
-    Family(
-        config=Gemma2Config,
-        encoder="bidirectional",
-        decoder="grafted",
-        encoder_architecture="Gemma2Model",
-        decoder_architecture="Gemma2ForCausalLM",
-        build=stack2,
-        body=body,
-        prefixes=("model.",),
-    ),
-    Family(
-        config=Gemma3TextConfig,
-        encoder="bidirectional",
-        decoder="grafted",
-        encoder_architecture="Gemma3TextModel",
-        decoder_architecture="Gemma3ForCausalLM",
-        build=stack3,
-        body=body,
-        prefixes=("model.",),
-    ),
+    llama.family(Gemma2Config, "Gemma2", stack2, partial(llama.body, norms=NORMS)),
+    llama.family(Gemma3TextConfig, "Gemma3Text", stack3, partial(llama.body, norms=NORMS)),
 )

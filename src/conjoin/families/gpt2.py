@@ -4,8 +4,18 @@ from typing import ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule, Transposed
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    own_cross_attention,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
 
 
 class GPT2Config(PretrainedConfig):
@@ -54,12 +64,11 @@ def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
     scale = size**-0.5 if config.scale_attn_weights else 1.0
     scale = scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
     heads = attention(heads=config.n_head, size=size, bias=True, dropout=config.attn_pdrop, scale=scale)
-    cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
         norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=spec.CrossAttention(attention=heads, source_size=config.n_embd) if cross else None,
+        cross_attn=own_cross_attention(config, role, heads),
         mlp=spec.PlainMLP(
             intermediate_size=4 * config.n_embd if config.n_inner is None else config.n_inner,
             activation=activation(config, "activation_function"),
@@ -70,22 +79,19 @@ def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
 
 def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
     """GPT-2's stack."""
-    norm = spec.LayerNorm(eps=config.layer_norm_epsilon)
-    head = spec.Head(vocab_size=config.vocab_size, size=config.n_embd, tied=config.tie_word_embeddings)
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.n_embd,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.n_embd,
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(
+            config,
             position=spec.Learned(max_positions=config.n_positions),
+            padding_id=None,
             token_types="words",
             dropout=config.embd_pdrop,
         ),
         blocks=tuple(block(config, role, layer) for layer in range(config.n_layer)),
-        final_norm=norm,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        head=lm_head(config),
     )
 
 

@@ -2,8 +2,18 @@
 
 from conjoin import spec
 from conjoin.checkpoint import HeadFused, NameTable, Rule
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat
-from conjoin.families._rope import RopeFields, older_words, rotary
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    repeat,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.record import Family, Role
+from conjoin.families.rope import RopeFields, older_words, rotary
 
 
 class GPTNeoXConfig(RopeFields):
@@ -49,20 +59,13 @@ def block(config: GPTNeoXConfig, role: Role) -> spec.Block:
 
 def stack(config: GPTNeoXConfig, role: Role) -> spec.StackSpec:
     """GPT-NeoX's stack; both ways as an encoder."""
-    head = spec.Head(vocab_size=config.vocab_size, size=config.hidden_size, tied=config.tie_word_embeddings)
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.hidden_size,
-            position=spec.NoPosition(),
-            dropout=config.hidden_dropout,
-        ),
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(config, padding_id=None, dropout=config.hidden_dropout),
         blocks=repeat(block(config, role), config.num_hidden_layers),
         final_norm=spec.LayerNorm(eps=config.layer_norm_eps),
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+        head=lm_head(config),
     )
 
 

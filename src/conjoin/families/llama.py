@@ -1,13 +1,15 @@
 """Llama (Touvron et al. 2023, arXiv:2302.13971) and its layout, which SmolLM2 has too and Mistral and Qwen build on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
-from conjoin.families._rope import RopeFields, rotary
+from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
+from conjoin.families.record import Family, Role
+from conjoin.families.rope import RopeFields, rotary
 
 
 class LlamaFields(RopeFields):
@@ -45,48 +47,48 @@ Window = Callable[[int], int | None]
 def decoder_stack(
     config: LlamaFields,
     role: Role,
-    heads: spec.Attention,
+    self_attn: Iterable[spec.SelfAttention],
     *,
-    window: Window = lambda layer: None,
-    mlp_bias: bool = False,
+    mlp: spec.MLP,
+    norm: spec.Norm | None = None,
+    norms: spec.Branch | None = None,
+    **more: Any,
 ) -> spec.StackSpec:
-    """The shape that Llama, Mistral and Qwen share: pre-norm RMSNorm, rotary, gated MLP, no position table.
+    """Return the stack that Llama and its kin share: no table of positions, no dropout, a norm at the end.
 
     Args:
-        window: Layer -> how far it sees.
+        self_attn: Of every layer.
+        norm: The final norm; RMSNorm by default.
+        norms: Of every branch; `norm` before it by default.
+        more: Fields of the stack that differ from the usual.
     """
-    norm = spec.RMSNorm(eps=config.rms_norm_eps)
-    turning = rotary(config, heads.head_size)
-    mlp = spec.GatedMLP(
+    norm = norm or spec.RMSNorm(eps=config.rms_norm_eps)
+    block = partial(spec.Block, norms=norms or spec.Branch(pre=norm), causal=role == "decoder", mlp=mlp)
+    usual: dict[str, Any] = {"embedding": word_embedding(config), "head": lm_head(config), "final_norm": norm}
+    return stack_spec(config, role, blocks=tuple(block(self_attn=each) for each in self_attn), **{**usual, **more})
+
+
+def gated_mlp(config: LlamaFields, activation_key: str = "hidden_act", *, bias: bool = False) -> spec.GatedMLP:
+    """Return the MLP that Llama and its kin share."""
+    return spec.GatedMLP(
         intermediate_size=config.intermediate_size,
-        activation=activation(config, "hidden_act"),
-        up_bias=mlp_bias,
-        down_bias=mlp_bias,
+        activation=activation(config, activation_key),
+        up_bias=bias,
+        down_bias=bias,
     )
-    blocks = tuple(
-        spec.Block(
-            norms=spec.Branch(pre=norm),
-            causal=role == "decoder",
-            self_attn=spec.SelfAttention(attention=heads, rotary=turning, window=window(layer)),
-            mlp=mlp,
-        )
+
+
+def rotary_layers(config: LlamaFields, heads: spec.Attention, window: Window | None = None) -> list[spec.SelfAttention]:
+    """Return the self-attention of every layer.
+
+    Args:
+        window: Layer -> how far it sees; None: every layer sees everything.
+    """
+    rotation = rotary(config, heads.head_size)
+    return [
+        spec.SelfAttention(attention=heads, rotary=rotation, window=window(layer) if window else None)
         for layer in range(config.num_hidden_layers)
-    )
-    head = spec.Head(vocab_size=config.vocab_size, size=config.hidden_size, tied=config.tie_word_embeddings)
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.hidden_size,
-            position=spec.NoPosition(),
-            padding_id=config.pad_token_id,
-        ),
-        blocks=blocks,
-        final_norm=norm,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
-    )
+    ]
 
 
 def grouped_heads(config: LlamaFields, **more: Any) -> spec.Attention:
@@ -110,18 +112,20 @@ def grouped_heads(config: LlamaFields, **more: Any) -> spec.Attention:
 def stack(config: LlamaConfig, role: Role) -> spec.StackSpec:
     """Llama's stack; both ways as an encoder."""
     heads = grouped_heads(config, bias=config.attention_bias)
-    return decoder_stack(config, role, heads, mlp_bias=config.mlp_bias)
+    return decoder_stack(config, role, rotary_layers(config, heads), mlp=gated_mlp(config, bias=config.mlp_bias))
 
 
-def body(stack: spec.StackSpec) -> NameTable:
-    """LlamaModel's names."""
+NORMS = {"input_layernorm": "self_attn_norm", "post_attention_layernorm": "mlp_norm"}
+
+
+def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS) -> NameTable:
+    """LlamaModel's names; the families built on Llama name other norms."""
     theirs, ours = "layers.{i}", "blocks.{i}"
     layer = {
         **{f"self_attn.{letter}_proj": f"self_attn.{letter}" for letter in "qkvo"},
         **{f"self_attn.{letter}_norm": f"self_attn.{letter}_norm" for letter in "qk"},
         **{f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")},
-        "input_layernorm": "self_attn_norm",
-        "post_attention_layernorm": "mlp_norm",
+        **norms,
     }
     return NameTable(
         (
@@ -133,13 +137,23 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-FAMILY = Family(
-    config=LlamaConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="LlamaModel",
-    decoder_architecture="LlamaForCausalLM",
-    build=stack,
-    body=body,
-    prefixes=("model.",),
-)
+def family(
+    config: type[LlamaFields],
+    name: str,
+    build: Callable[[Any, Role], spec.StackSpec],
+    body: Callable[[spec.StackSpec], NameTable] = body,
+) -> Family:
+    """Return a family whose checkpoints are causal LMs in Llama's layout; `name` begins its classes in transformers."""
+    return Family(
+        config=config,
+        encoder="bidirectional",
+        decoder="grafted",
+        encoder_architecture=f"{name}Model",
+        decoder_architecture=f"{name.removesuffix('Text')}ForCausalLM",
+        build=build,
+        body=body,
+        prefixes=("model.",),
+    )
+
+
+FAMILY = family(LlamaConfig, "Llama", stack)

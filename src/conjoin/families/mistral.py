@@ -2,7 +2,7 @@
 
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families._kit import Family, Role
+from conjoin.families.record import Role
 
 
 class MistralConfig(llama.LlamaFields):
@@ -22,16 +22,8 @@ class MistralConfig(llama.LlamaFields):
 def stack(config: MistralConfig, role: Role) -> spec.StackSpec:
     """Mistral's stack; as an encoder the window opens to both sides."""
     heads = llama.grouped_heads(config, bias=False)
-    return llama.decoder_stack(config, role, heads, window=lambda layer: config.sliding_window)
+    layers = llama.rotary_layers(config, heads, lambda layer: config.sliding_window)
+    return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = Family(
-    config=MistralConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="MistralModel",
-    decoder_architecture="MistralForCausalLM",
-    build=stack,
-    body=llama.body,
-    prefixes=("model.",),
-)
+FAMILY = llama.family(MistralConfig, "Mistral", stack)

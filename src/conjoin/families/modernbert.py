@@ -2,9 +2,10 @@
 
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears
-from conjoin.families._layers import LayerType, every_nth, layer_types
-from conjoin.families._rope import RopeFields, older_words, rotary
+from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
+from conjoin.families.layer_types import LayerType, every_nth, layer_types
+from conjoin.families.record import Family, Role
+from conjoin.families.rope import RopeFields, older_words, rotary
 
 
 class ModernBertConfig(RopeFields):
@@ -103,33 +104,19 @@ def _window(config: ModernBertConfig) -> int | None:
 def stack(config: ModernBertConfig, role: Role) -> spec.StackSpec:
     """ModernBERT's stack; as a decoder it has the language model's head."""
     norm = spec.LayerNorm(eps=config.norm_eps, bias=config.norm_bias)
-    head = spec.Head(
-        vocab_size=config.vocab_size,
+    transform = spec.HeadTransform(
         size=config.hidden_size,
-        tied=config.tie_word_embeddings,
-        bias="trained" if config.decoder_bias else None,
-        transform=spec.HeadTransform(
-            size=config.hidden_size,
-            activation=activation(config, "classifier_activation"),
-            norm=norm,
-            bias=config.classifier_bias,
-        ),
+        activation=activation(config, "classifier_activation"),
+        norm=norm,
+        bias=config.classifier_bias,
     )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.hidden_size,
-            position=spec.NoPosition(),
-            padding_id=config.pad_token_id,
-            norm=norm,
-            dropout=config.embedding_dropout,
-        ),
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(config, norm=norm, dropout=config.embedding_dropout),
         blocks=tuple(_blocks(config, role)),
         final_norm=norm,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.initializer_range),
+        head=lm_head(config, bias="trained" if config.decoder_bias else None, transform=transform),
     )
 
 

@@ -4,8 +4,19 @@ from typing import Any, ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family, Role, activation, attention, head_size, linears, repeat, warn_no_effect
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    repeat,
+    stack_spec,
+    warn_no_effect,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
 
 
 class OPTConfig(PretrainedConfig):
@@ -73,13 +84,12 @@ def block(config: OPTConfig, role: Role, norm: spec.Norm) -> spec.Block:
 
 def embedding(config: OPTConfig, size: int) -> spec.Embedding:
     """Words, brought to the stack's width where theirs differs, and positions."""
-    return spec.Embedding(
-        vocab_size=config.vocab_size,
+    return word_embedding(
+        config,
         size=size,
         position=spec.LearnedSkippingPads(
             max_positions=config.max_position_embeddings, padding_position=1, pads="mask"
         ),
-        padding_id=config.pad_token_id,
         projection=spec.Projection(when="words", bias=False) if size != config.hidden_size else None,
     )
 
@@ -90,20 +100,13 @@ def stack(config: OPTConfig, role: Role) -> spec.StackSpec:
     size = config.hidden_size if config.word_embed_proj_dim is None else config.word_embed_proj_dim
     eps = 1e-5  # torch's default; no config says another
     norm = spec.LayerNorm(eps=eps) if config.layer_norm_elementwise_affine else spec.BareLayerNorm(eps=eps)
-    head = spec.Head(
-        vocab_size=config.vocab_size,
-        size=size,
-        tied=config.tie_word_embeddings,
-        projection=size != config.hidden_size,
-    )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.hidden_size,
+    return stack_spec(
+        config,
+        role,
         embedding=embedding(config, size),
         blocks=repeat(block(config, role, norm), config.num_hidden_layers),
         final_norm=norm if config.do_layer_norm_before and not config.remove_final_layer_norm else None,
-        head=head if role == "decoder" else None,
-        init=spec.NormalInit(std=config.init_std),
+        head=lm_head(config, size=size, projection=size != config.hidden_size),
     )
 
 

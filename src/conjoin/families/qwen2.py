@@ -2,8 +2,8 @@
 
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families._kit import Family, Role
-from conjoin.families._layers import layer_types
+from conjoin.families.layer_types import layer_types
+from conjoin.families.record import Role
 
 
 class Qwen2Config(llama.LlamaFields):
@@ -31,16 +31,8 @@ def window(config: Qwen2Config) -> llama.Window:
 def stack(config: Qwen2Config, role: Role) -> spec.StackSpec:
     """Qwen2's stack."""
     heads = llama.grouped_heads(config, bias=True, o_bias=False)
-    return llama.decoder_stack(config, role, heads, window=window(config))
+    layers = llama.rotary_layers(config, heads, window(config))
+    return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = Family(
-    config=Qwen2Config,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="Qwen2Model",
-    decoder_architecture="Qwen2ForCausalLM",
-    build=stack,
-    body=llama.body,
-    prefixes=("model.",),
-)
+FAMILY = llama.family(Qwen2Config, "Qwen2", stack)

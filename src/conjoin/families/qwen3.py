@@ -2,8 +2,8 @@
 
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families._kit import Family, Role
 from conjoin.families.qwen2 import Qwen2Config, window
+from conjoin.families.record import Role
 
 
 class Qwen3Config(Qwen2Config):
@@ -18,16 +18,8 @@ def stack(config: Qwen3Config, role: Role) -> spec.StackSpec:
     """Qwen3's stack."""
     qk_norm = spec.QKNorm(norm=spec.RMSNorm(eps=config.rms_norm_eps))
     heads = llama.grouped_heads(config, bias=config.attention_bias, qk_norm=qk_norm)
-    return llama.decoder_stack(config, role, heads, window=window(config))
+    layers = llama.rotary_layers(config, heads, window(config))
+    return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = Family(
-    config=Qwen3Config,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="Qwen3Model",
-    decoder_architecture="Qwen3ForCausalLM",
-    build=stack,
-    body=llama.body,
-    prefixes=("model.",),
-)
+FAMILY = llama.family(Qwen3Config, "Qwen3", stack)

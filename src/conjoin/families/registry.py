@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from conjoin.errors import ConfigError
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import Family
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family
 from conjoin.model_types import MODULES
 
 

@@ -9,7 +9,8 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families._kit import Family, Role, linears
+from conjoin.families.builders import linears
+from conjoin.families.record import Family, Role
 
 
 class RobertaConfig(bert.BertConfig):

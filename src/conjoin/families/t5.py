@@ -5,8 +5,17 @@ from typing import Any, ClassVar
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._kit import ACTIVATIONS, Family, Role, Whole, attention, repeat
+from conjoin.families.builders import (
+    ACTIVATIONS,
+    attention,
+    lm_head,
+    own_cross_attention,
+    repeat,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role, Whole
 
 
 class T5Config(PretrainedConfig):
@@ -88,12 +97,11 @@ def mlp(config: T5Config) -> spec.MLP:
 def block(config: T5Config, role: Role) -> spec.Block:
     """One block of a half: no biases, scores not scaled."""
     heads = attention(heads=config.num_heads, size=config.d_kv, bias=False, dropout=config.dropout_rate, scale=1.0)
-    cross = role == "decoder" and config.add_cross_attention
     return spec.Block(
         norms=spec.Branch(pre=spec.RMSNorm(eps=config.layer_norm_epsilon)),
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=spec.CrossAttention(attention=heads, source_size=config.d_model) if cross else None,
+        cross_attn=own_cross_attention(config, role, heads),
         mlp=mlp(config),
         dropout=config.dropout_rate,
         wide_in_float16=True,
@@ -103,22 +111,10 @@ def block(config: T5Config, role: Role) -> spec.Block:
 def stack(config: T5Config, role: Role) -> spec.StackSpec:
     """Either half of a T5; positions are the relative bias alone."""
     layers = config.num_layers if role == "encoder" or config.num_decoder_layers is None else config.num_decoder_layers
-    head = spec.Head(
-        vocab_size=config.vocab_size,
-        size=config.d_model,
-        tied=config.tie_word_embeddings,
-        scale=config.d_model**-0.5 if config.scale_decoder_outputs else 1.0,
-    )
-    return spec.StackSpec(
-        family=config.model_type,
-        hidden_size=config.d_model,
-        embedding=spec.Embedding(
-            vocab_size=config.vocab_size,
-            size=config.d_model,
-            position=spec.NoPosition(),
-            padding_id=config.pad_token_id,
-            dropout=config.dropout_rate,
-        ),
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(config, dropout=config.dropout_rate),
         blocks=repeat(block(config, role), layers),
         relative_bias=spec.RelativeBias(
             num_buckets=config.relative_attention_num_buckets,
@@ -127,7 +123,7 @@ def stack(config: T5Config, role: Role) -> spec.StackSpec:
         ),
         final_norm=spec.RMSNorm(eps=config.layer_norm_epsilon),
         final_dropout=config.dropout_rate,
-        head=head if role == "decoder" else None,
+        head=lm_head(config, scale=config.d_model**-0.5 if config.scale_decoder_outputs else 1.0),
         init=spec.FanInInit(factor=config.initializer_factor),
     )
 

@@ -74,7 +74,7 @@ class Embedding:
 
     vocab_size: int
     size: int
-    position: Position
+    position: Position = NoPosition()
     padding_id: int | None = None
     scale: float = 1.0
     round_scale: bool = False

@@ -6,8 +6,8 @@ from typing import Any
 
 from conjoin import spec
 from conjoin.errors import ConfigError
-from conjoin.families._config import PretrainedConfig
-from conjoin.families._layers import LAYER_TYPES, LayerType
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.layer_types import LAYER_TYPES, LayerType
 
 Words = Mapping[str, Any]
 

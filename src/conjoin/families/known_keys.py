@@ -1,6 +1,6 @@
 """Keys of Hugging Face's config.json files that are fields of no family, and are kept."""
 
-from conjoin.families._config import PretrainedConfig
+from conjoin.families.config import PretrainedConfig
 
 _GENERATION = """
 max_length max_new_tokens min_length min_new_tokens early_stopping max_time stop_strings do_sample num_beams use_mtp

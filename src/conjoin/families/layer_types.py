@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from conjoin.errors import ConfigError, listing
-from conjoin.families._config import PretrainedConfig
+from conjoin.families.config import PretrainedConfig
 
 LayerType = Literal["full_attention", "sliding_attention"]
 LAYER_TYPES: tuple[LayerType, ...] = ("full_attention", "sliding_attention")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from conjoin.families._ids import is_id_field
+from conjoin.families.ids import is_id_field
 from conjoin.limits import LAYERS, POSITIONS, VOCAB, WIDTH
 
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal, Self, Union, cast, get_args, get_orig
 
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import ConfigError, listing, quoted, shown
-from conjoin.families._bounds import Bounds, outside
-from conjoin.families._generation import GenerationWords
-from conjoin.families._ids import is_id_field, without_negative
+from conjoin.families.bounds import Bounds, outside
+from conjoin.families.generation_settings import GenerationWords
+from conjoin.families.ids import is_id_field, without_negative
 
 CONFIG_NAME = "config.json"
 

@@ -1,32 +1,16 @@
-"""What families are made of: the Family record, and the small vocabulary that their files share."""
+"""What a family is: the roles that it plays, its config and stacks, and the names of its tensors."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
-from conjoin.errors import ConfigError, JoinError, warn
-from conjoin.families._config import PretrainedConfig
+from conjoin.errors import JoinError
+from conjoin.families.config import PretrainedConfig
 
 Role = Literal["encoder", "decoder"]
-
-ACTIVATIONS: dict[str, spec.Activation] = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "quick_gelu": "quick_gelu",
-    "tanh": "tanh",
-}
-
 
 WORDS = "embed.words.weight"
 HEAD = "head.vocab.weight"
@@ -211,79 +195,3 @@ def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:
         return NameTable()
     nameless = ".cross_attn" if family.decoder == "grafted" else ".cross_attn.gate"
     return NameTable(tuple(Rule(name, name) for name in spec.stack_parameters(stack) if nameless in name))
-
-
-def activation(config: PretrainedConfig, key: str) -> spec.Activation:
-    """The activation that a config names.
-
-    Raises:
-        ConfigError: conjoin does not know it.
-    """
-    name = getattr(config, key)
-    if name not in ACTIVATIONS:
-        known = ", ".join(sorted(set(ACTIVATIONS)))
-        raise ConfigError(
-            f'{config.model_type}: config.json has {key} = "{name}", which conjoin does not know.\n'
-            f"Expected one of: {known}.",
-            hint="if it is an alias of one of these, add it to ACTIVATIONS in families/_kit.py "
-            "and send the config as a test.",
-        )
-    return ACTIVATIONS[name]
-
-
-def head_size(config: PretrainedConfig, hidden: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """hidden_size / num_heads.
-
-    Raises:
-        ConfigError: it is not a whole number.
-    """
-    width, count = getattr(config, hidden), getattr(config, heads)
-    if count <= 0 or width % count:
-        raise ConfigError(f"{config.model_type}: {hidden} = {width} is not a multiple of {heads} = {count}.")
-    return width // count
-
-
-def attention(
-    *, heads: int, size: int, bias: bool, dropout: float, kv_heads: int | None = None, **more: Any
-) -> spec.Attention:
-    """Attention in its usual form: scaled by size ** -0.5, one bias setting for all projections."""
-    fields: dict[str, Any] = {
-        "num_heads": heads,
-        "num_kv_heads": heads if kv_heads is None else kv_heads,
-        "head_size": size,
-        "scale": size**-0.5,
-        "q_bias": bias,
-        "k_bias": bias,
-        "v_bias": bias,
-        "o_bias": bias,
-        "dropout": dropout,
-    }
-    return spec.Attention(**(fields | more))
-
-
-def repeat(block: spec.Block, count: int) -> tuple[spec.Block, ...]:
-    """The same block `count` times."""
-    return (block,) * count
-
-
-def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules for the weight and the bias of layers that are named alike on both sides.
-
-    Norms called LayerNorm are read under TensorFlow's words, gamma and beta, too: bert-base-uncased has them so.
-    """
-    plain = [
-        Rule(f"{theirs}.{kind}", f"{ours}.{kind}") for theirs, ours in pairs.items() for kind in ("weight", "bias")
-    ]
-    older = [
-        Rule(f"{theirs}.{old}", f"{ours}.{kind}")
-        for theirs, ours in pairs.items()
-        if theirs.endswith("LayerNorm")
-        for old, kind in (("gamma", "weight"), ("beta", "bias"))
-    ]
-    return (*plain, *older)
-
-
-def warn_no_effect(config: PretrainedConfig, key: str) -> None:
-    """Warn that a setting which is not 0 changes nothing."""
-    if value := getattr(config, key):
-        warn(f"{config.model_type}: config.json has {key} = {value}; conjoin never drops layers, so it has no effect.")
