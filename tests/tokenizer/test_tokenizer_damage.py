@@ -15,7 +15,7 @@ from conjoin import limits
 from conjoin import tokenizer as room
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.tokenizer.files.sentencepiece import merges_of
+from conjoin.tokenizer.formats.sentencepiece import merges_of
 from conjoin.tokenizer.rust import no_panics
 from tokenizer_samples import raw_folder, write_json
 

@@ -18,7 +18,7 @@ import oracle_tokenizers as oracle
 from conjoin import tokenizer as room
 from conjoin.errors import ConjoinError, FileError, TokenizerError
 from conjoin.tokenizer import AutoTokenizer, BertTokenizer, GPT2Tokenizer, Tokenizer
-from conjoin.tokenizer.files.sentencepiece import merges_of, read_sentencepiece
+from conjoin.tokenizer.formats.sentencepiece import merges_of, read_sentencepiece
 from tokenizer_samples import (
     ALBERT_SPM,
     BPE_SPM,

@@ -28,9 +28,9 @@ from conjoin.tokenizer.families import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
-from conjoin.tokenizer.files.registry import needs_no_vocabulary
 from conjoin.tokenizer.mbart import MBart50Tokenizer, MBart50TokenizerFast, MBartTokenizer, MBartTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
+from conjoin.tokenizer.registry import needs_no_vocabulary
 from conjoin.tokenizer.tokenizer import Tokenizer
 from conjoin.tokenizer.unigram import (
     AlbertTokenizer,

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer.files.find import PAIR_FILE, Source, find_files
 from conjoin.tokenizer.files.load import load_files
-from conjoin.tokenizer.files.registry import class_for
+from conjoin.tokenizer.formats.find import PAIR_FILE, Source, find_files
 from conjoin.tokenizer.pair import TokenizerPair, load_pair
+from conjoin.tokenizer.registry import class_for
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 

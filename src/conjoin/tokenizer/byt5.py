@@ -8,10 +8,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.tokenizer.families import name_of, with_ids
-from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.rust import add
 from conjoin.tokenizer.sentinels import WithSentinels
-from conjoin.tokenizer.settings import Settings, Token, text_of
 
 
 class ByT5Tokenizer(WithSentinels):

@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from conjoin.tokenizer.files.read import Vocabulary
-from conjoin.tokenizer.settings import Settings, Token, text_of
+from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # SentencePiece's visible space

@@ -8,10 +8,10 @@ from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import warn
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
-from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.languages import TargetLanguage, known_language
 from conjoin.tokenizer.rust import in_turn
-from conjoin.tokenizer.settings import Settings, Token, text_of
 from conjoin.tokenizer.unigram import Scores, UnigramTokenizer, fairseq_frame
 
 # fmt: off
@@ -58,8 +58,8 @@ class MBartTokenizer(UnigramTokenizer):
         return "always"
 
     @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        return [*cls.languages, *(token for token in given or [] if text_of(token) not in cls.languages)]
+    def extra_tokens(cls, listed: list[Token] | None, settings: Settings) -> list[Token] | None:
+        return [*cls.languages, *(token for token in listed or [] if text_of(token) not in cls.languages)]
 
     @property
     @in_turn
@@ -173,8 +173,8 @@ class MBart50Tokenizer(MBartTokenizer):
         return pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=True)
 
     @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        return [*(given or []), *cls.languages]
+    def extra_tokens(cls, listed: list[Token] | None, settings: Settings) -> list[Token] | None:
+        return [*(listed or []), *cls.languages]
 
     def finish(self) -> None:
         have = self.extra_special_tokens

@@ -7,13 +7,13 @@ from typing import Any, Generic, TypeVar, cast
 
 from conjoin.errors import FileError, TokenizerError
 from conjoin.tokenizer.batch import BatchEncoding, TensorKind
-from conjoin.tokenizer.files.find import PAIR_FILE, TARGET_FOLDER, Files, Source, find_files
 from conjoin.tokenizer.files.load import load_files
-from conjoin.tokenizer.files.read import read_json
-from conjoin.tokenizer.files.registry import class_for
 from conjoin.tokenizer.files.save import to_json, write_text
+from conjoin.tokenizer.formats.find import PAIR_FILE, TARGET_FOLDER, Files, Source, find_files
+from conjoin.tokenizer.formats.read import read_json
 from conjoin.tokenizer.limits import Asked, Facts, Limits, resolve_limits
 from conjoin.tokenizer.pad import array_kind, as_columns, as_lists, fill_row, pad_columns, target_size
+from conjoin.tokenizer.registry import class_for
 from conjoin.tokenizer.run import Columns, Wish
 from conjoin.tokenizer.texts import is_many
 from conjoin.tokenizer.tokenizer import Tokenizer

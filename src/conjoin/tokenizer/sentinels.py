@@ -7,7 +7,7 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError
 from conjoin.limits import EXTRA_IDS
-from conjoin.tokenizer.settings import Settings, Token, text_of
+from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 
@@ -38,15 +38,15 @@ class WithSentinels(Tokenizer):
         return number
 
     @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
+    def extra_tokens(cls, listed: list[Token] | None, settings: Settings) -> list[Token] | None:
         """The sentinels; `extra_ids` says how many."""
         settings.options["extra_ids"] = number = cls.sentinels_asked(settings)
-        if given is None:
+        if listed is None:
             return cls.sentinels(number)
-        listed = [token for token in given if "<extra_id_" in text_of(token)]
-        if listed and number and number != len(listed):
-            raise TokenizerError(f"extra_ids = {number}, but {len(listed)} tokens <extra_id_...> are listed.")
-        return given if listed else [*given, *cls.sentinels(number)]
+        sentinels = [token for token in listed if "<extra_id_" in text_of(token)]
+        if sentinels and number and number != len(sentinels):
+            raise TokenizerError(f"extra_ids = {number}, but {len(sentinels)} tokens <extra_id_...> are listed.")
+        return listed if sentinels else [*listed, *cls.sentinels(number)]
 
     @classmethod
     def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError, listing, warn
+from conjoin.tokenizer.formats.settings import NAMED, Settings, Token, text_of
 from conjoin.tokenizer.rust import add, in_turn
-from conjoin.tokenizer.settings import NAMED, Settings, Token, text_of
 
 
 class NamedToken:

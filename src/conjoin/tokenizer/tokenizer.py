@@ -1,63 +1,31 @@
 """`Tokenizer`: text to ids and back, called as transformers' tokenizers are called."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, Self, cast
 
 from tokenizers import Encoding
-from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError, warn
 from conjoin.tokenizer.batch import BatchEncoding, TensorKind
-from conjoin.tokenizer.decode import Decoding
-from conjoin.tokenizer.files.find import Source
 from conjoin.tokenizer.files.load import load
-from conjoin.tokenizer.files.read import Vocabulary
 from conjoin.tokenizer.files.save import save
-from conjoin.tokenizer.limits import IS_LIMIT, Asked, Facts, length_limit, resolve_limits
+from conjoin.tokenizer.formats.find import Source
+from conjoin.tokenizer.limits import IS_LIMIT, Asked, Facts, resolve_limits
 from conjoin.tokenizer.pad import array_kind, as_columns, pad_columns
-from conjoin.tokenizer.run import Columns, Pad, Runner, Wish, collect
-from conjoin.tokenizer.rust import in_turn, limits_of, set_limits
-from conjoin.tokenizer.settings import Settings, Token
+from conjoin.tokenizer.pipeline import Pipeline
+from conjoin.tokenizer.run import Columns, Pad, Wish, collect
+from conjoin.tokenizer.rust import in_turn
 from conjoin.tokenizer.texts import as_texts
 
 
-class Tokenizer(Decoding):
+class Tokenizer(Pipeline):
     """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
 
     Ids and decoded text are those of the file, and where there is none those of transformers' fast tokenizers. Calls,
     settings, copies and files are safe to use from several threads: each is one step, and no step sees the middle of
     another.
     """
-
-    kind: ClassVar[str | None] = None
-    """The model the family runs: WordPiece, BPE or Unigram. None: take tokenizer.json as it is."""
-    vocabulary_files: ClassVar[tuple[str, ...]] = ()
-    """What the family reads where there is no tokenizer.json."""
-    defaults: ClassVar[Mapping[str, Token | None]] = {}
-    """Special tokens of the family that no file needs to name; None: it has none, whatever padding the file sets."""
-    switches: ClassVar[Mapping[str, Any]] = {}
-    """The settings that `build` honours, by their usual value; strip_accents is usually what do_lower_case is: None."""
-    saved_class: ClassVar[str] = "PreTrainedTokenizerFast"
-    """The `tokenizer_class` that transformers knows for these files."""
-    keeps_class: ClassVar[bool] = False
-    """Whether transformers needs the class even where it builds another pipeline, as for languages."""
-    not_rebuilt: ClassVar[frozenset[str]] = frozenset()
-    """Settings that `build` honours and transformers' class does not."""
-
-    model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")
-    padding_side: str = "right"
-    truncation_side: str = "right"
-
-    def __init__(self, backend: Backend, settings: Settings | None = None) -> None:
-        """Wrap a Rust tokenizer; `from_pretrained` is the usual way in."""
-        self.settings = settings or Settings()
-        self._runner = Runner(backend, self.settings.origin)
-        self._warned_long = False
-        self._take_over_limits()
-        self.register_tokens()
-        self.finish()
 
     @classmethod
     def from_pretrained(
@@ -90,39 +58,6 @@ class Tokenizer(Decoding):
         )
         return load(cls, source, overrides)
 
-    @classmethod
-    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Make the Rust pipeline of the family from its vocabulary; each family says how."""
-        raise NotImplementedError
-
-    @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        """The unnamed special tokens of the family, merged with those that its files list."""
-        del settings
-        return given
-
-    @classmethod
-    def extra_of_file(cls, backend: Backend, settings: Settings) -> list[Token] | None:
-        """The unnamed special tokens of the family over a tokenizer.json; those that it lacks are left out."""
-        del backend
-        return cls.extra_tokens(settings.family_extra, settings)
-
-    def frame(self) -> None:
-        """Set what the family puts around a text, where it built the pipeline itself."""
-        self.set_bos_eos_template()
-
-    def finish(self) -> None:
-        """Set what the family adds to any pipeline; called when every special token has its id."""
-
-    @property
-    def frames_itself(self) -> bool:
-        """Whether settings of the family, and no file, say what stands around a text."""
-        return False
-
-    def counted(self) -> dict[str, int]:
-        """The settings of the family that say how many tokens there are, by what the vocabulary has."""
-        return {}
-
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write tokenizer.json and tokenizer_config.json, readable by conjoin and by transformers.
 
@@ -132,58 +67,6 @@ class Tokenizer(Decoding):
             FileError: the folder cannot be written.
         """
         return save(self, Path(save_directory))
-
-    @property
-    def backend(self) -> Backend:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The Rust tokenizer inside; what is read of it or written to it waits for calls in other threads."""
-        return self._runner.backend
-
-    @property
-    def lock(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Held while the tokenizer is used; `with tokenizer.lock:` makes several steps one."""
-        return self._runner.lock
-
-    @in_turn
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"settings": deepcopy(self.settings), "_runner": self._runner.__getstate__()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        runner = Runner.__new__(Runner)
-        runner.__setstate__(state["_runner"])
-        vars(self).update(state, _runner=runner)
-
-    @property
-    def model_max_length(self) -> int:
-        """The longest row the model takes; 1e30 when no file says."""
-        return length_limit(self.settings.options.get("model_max_length"))
-
-    @model_max_length.setter
-    @in_turn
-    def model_max_length(self, value: int) -> None:
-        self.settings.options["model_max_length"] = length_limit(value)
-
-    @property
-    def init_kwargs(self) -> dict[str, Any]:
-        """The settings read from files and overrides; they are saved again."""
-        return self.settings.options
-
-    @property
-    def vocab_size(self) -> int:
-        """The number of ids without added tokens; `len(tokenizer)` counts those too."""
-        return self.backend.get_vocab_size(with_added_tokens=False)
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token, added ones included, and its id."""
-        return self.backend.get_vocab(with_added_tokens=True)
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """The added tokens and their ids, by id."""
-        added = self.backend.get_added_tokens_decoder()
-        return {token.content: index for index, token in sorted(added.items(), key=lambda item: item[0])}
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens encoding adds to one text or to a pair."""
-        return self.backend.num_special_tokens_to_add(pair)
 
     def __call__(
         self,
@@ -354,21 +237,6 @@ class Tokenizer(Decoding):
             pad_token_id=self.pad_token_id,
         )
 
-    def _take_over_limits(self) -> None:
-        """Let the file's padding and truncation name defaults, then switch them off: every call sets its own."""
-        options, backend = self.settings.options, self.backend
-        padding, truncation = limits_of(backend)
-        set_limits(backend, None, None)
-        if padding is not None:
-            self.settings.named.setdefault("pad_token", padding["pad_token"])
-            options.setdefault("padding_side", padding["direction"])
-        if truncation is not None:
-            options.setdefault("truncation_side", truncation["direction"])
-        self.padding_side = options.pop("padding_side", self.padding_side)
-        self.truncation_side = options.pop("truncation_side", self.truncation_side)
-        self.model_input_names = _names(options.get("model_input_names") or self.model_input_names)
-        length_limit(options.get("model_max_length"))
-
     def _warn_too_long(self, encodings: list[Encoding]) -> None:
         longest = max((len(encoding) for encoding in encodings), default=0)
         if longest > self.model_max_length and not self._warned_long:
@@ -377,10 +245,3 @@ class Tokenizer(Decoding):
                 f"a text has {longest} tokens, but the model takes {self.model_max_length}. "
                 "Pass truncation=True, or set tokenizer.model_max_length if the model takes more."
             )
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    names = tuple(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TokenizerError(f"model_input_names = {value!r}, expected a list of names.")
-    return names

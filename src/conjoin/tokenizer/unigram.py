@@ -12,9 +12,9 @@ from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
-from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.sentinels import WithSentinels
-from conjoin.tokenizer.settings import Settings, Token, text_of
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 Scores = list[tuple[str, float]]
@@ -112,8 +112,8 @@ class CamembertTokenizer(XLMRobertaTokenizer):
         return next((index for index, (piece, _) in enumerate(scores) if piece == unk), 0)
 
     @classmethod
-    def extra_tokens(cls, given: list[Token] | None, settings: Settings) -> list[Token] | None:
-        return ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if given is None else given
+    def extra_tokens(cls, listed: list[Token] | None, settings: Settings) -> list[Token] | None:
+        return ["<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"] if listed is None else listed
 
 
 class AlbertTokenizer(UnigramTokenizer):

@@ -1,1 +1,1 @@
-"""Tokenizer files: finding, reading, writing them."""
+"""From tokenizer files to a tokenizer, and back."""

@@ -6,24 +6,22 @@ sides; what the caller asks for is done, or refused.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError, listing, warn
-from conjoin.tokenizer.files.find import TOKENIZER_JSON, Files
 from conjoin.tokenizer.files.frame import ENDS, ends_of, honour_ends, rename_in_frame
-from conjoin.tokenizer.files.read import model_kind, read_backend, read_json
-from conjoin.tokenizer.files.refuse import check_document
 from conjoin.tokenizer.files.sample import Sample, check_same, is_random
 from conjoin.tokenizer.files.switches import SWITCHES
-from conjoin.tokenizer.settings import NAMED, Settings, read_settings, text_of
+from conjoin.tokenizer.formats.find import TOKENIZER_JSON, Files
+from conjoin.tokenizer.formats.read import model_kind, read_backend, read_json
+from conjoin.tokenizer.formats.refuse import check_document
+from conjoin.tokenizer.formats.settings import NAMED, Settings, read_settings, text_of
+from conjoin.tokenizer.pipeline import Pipeline
 
-if TYPE_CHECKING:
-    from conjoin.tokenizer.tokenizer import Tokenizer
-
-T = TypeVar("T", bound="Tokenizer")
+T = TypeVar("T", bound=Pipeline)
 
 
 def load_as_written(cls: type[T], path: Path, files: Files, overrides: Mapping[str, Any]) -> T:
@@ -157,7 +155,7 @@ def _rules(token: AddedToken) -> str:
     return "+".join(names) or "none"
 
 
-def _late_differences(tokenizer: "Tokenizer") -> list[str]:
+def _late_differences(tokenizer: Pipeline) -> list[str]:
     """What settings files say about frame and sentinels; known when every token has its id."""
     settings = tokenizer.settings
     facts: dict[str, Any] = {**ends_of(tokenizer), **tokenizer.counted()}
@@ -183,7 +181,7 @@ def _unknown_of(document: Mapping[str, Any]) -> str | None:
     return model.get("unk_token") or None
 
 
-def _take_roles(cls: "type[Tokenizer]", document: Mapping[str, Any], backend: Backend, settings: Settings) -> None:
+def _take_roles(cls: type[Pipeline], document: Mapping[str, Any], backend: Backend, settings: Settings) -> None:
     """Let the class name special tokens where no file does, as far as the vocabulary has them."""
     for name, token in cls.defaults.items():
         if name in settings.named:
@@ -199,7 +197,7 @@ def _take_roles(cls: "type[Tokenizer]", document: Mapping[str, Any], backend: Ba
         ]
 
 
-def _rename_roles(tokenizer: "Tokenizer", files: Files, overrides: Mapping[str, Any]) -> bool:
+def _rename_roles(tokenizer: Pipeline, files: Files, overrides: Mapping[str, Any]) -> bool:
     """Put a token that the caller named into the frame, for the token that had its role; tells whether it did."""
     named = [name for name in NAMED if name in tokenizer.settings.asked and name != "unk_token"]
     if not named or tokenizer.frames_itself:
@@ -213,7 +211,7 @@ def _rename_roles(tokenizer: "Tokenizer", files: Files, overrides: Mapping[str, 
     return True
 
 
-def _write_down(tokenizer: "Tokenizer") -> None:
+def _write_down(tokenizer: Pipeline) -> None:
     """Set the options of the class to what the pipeline does, so that files saved from it say so to everyone."""
     options = tokenizer.settings.options
     for name, usual in tokenizer.switches.items():

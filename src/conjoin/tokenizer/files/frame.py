@@ -1,19 +1,17 @@
 """What a tokenizer puts around a text: found out, and changed where a caller asks for it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conjoin.errors import warn
 from conjoin.tokenizer.files.sample import SAMPLE
 from conjoin.tokenizer.parts import Step, part_of, put_part, steps
-
-if TYPE_CHECKING:
-    from conjoin.tokenizer.tokenizer import Tokenizer
+from conjoin.tokenizer.pipeline import Pipeline
 
 ENDS = {"add_bos_token": "bos_token", "add_eos_token": "eos_token"}
 """The settings that speak about the two ends of a text, and the tokens that stand there."""
 
 
-def ends_of(tokenizer: "Tokenizer") -> dict[str, bool]:
+def ends_of(tokenizer: Pipeline) -> dict[str, bool]:
     """Whether a text gets bos in front and eos at its end."""
     encoding = tokenizer.backend.encode(SAMPLE[0])
     ids: list[int | None] = list(encoding.ids)
@@ -26,7 +24,7 @@ def ends_of(tokenizer: "Tokenizer") -> dict[str, bool]:
     }
 
 
-def honour_ends(tokenizer: "Tokenizer") -> None:
+def honour_ends(tokenizer: Pipeline) -> None:
     """Put bos and eos around texts, or leave them out, as the caller asked; a wish that cannot be met warns."""
     options = tokenizer.settings.options
     asked = {name: bool(options[name]) for name in ENDS if name in tokenizer.settings.asked}
@@ -46,14 +44,14 @@ def honour_ends(tokenizer: "Tokenizer") -> None:
         warn(f"{said} has no effect: {why}.")
 
 
-def _is_bos_eos(tokenizer: "Tokenizer") -> bool:
+def _is_bos_eos(tokenizer: Pipeline) -> bool:
     """Whether nothing but bos and eos stands around a text."""
     encoding = tokenizer.backend.encode(SAMPLE[0])
     frame = {index for index, part in zip(encoding.ids, encoding.sequence_ids, strict=True) if part is None}
     return frame <= {tokenizer.bos_token_id, tokenizer.eos_token_id}
 
 
-def rename_in_frame(tokenizer: "Tokenizer", old: str, new: str) -> None:
+def rename_in_frame(tokenizer: Pipeline, old: str, new: str) -> None:
     """Let `new` stand wherever `old` stands around a text."""
     backend = tokenizer.backend
     document = part_of(backend, "post_processor")

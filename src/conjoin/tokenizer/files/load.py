@@ -1,23 +1,20 @@
 """From files to a tokenizer object."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import ConjoinError, FileError, TokenizerError
 from conjoin.tokenizer.files.as_written import load_as_written
-from conjoin.tokenizer.files.find import TOKENIZER_JSON, Files, Source, find_files
 from conjoin.tokenizer.files.frame import honour_ends
-from conjoin.tokenizer.files.read import Vocabulary, read_byte_level, read_spm, read_wordpiece
+from conjoin.tokenizer.formats.find import TOKENIZER_JSON, Files, Source, find_files
+from conjoin.tokenizer.formats.read import Vocabulary, read_byte_level, read_spm, read_wordpiece
+from conjoin.tokenizer.formats.settings import Settings, Token, read_settings, text_of
+from conjoin.tokenizer.pipeline import Pipeline, fitting
 from conjoin.tokenizer.rust import no_panics
-from conjoin.tokenizer.settings import Settings, Token, read_settings, text_of
 
-if TYPE_CHECKING:
-    from conjoin.tokenizer.tokenizer import Tokenizer
-
-
-T = TypeVar("T", bound="Tokenizer")
+T = TypeVar("T", bound=Pipeline)
 
 
 def load(cls: type[T], source: Source, overrides: Mapping[str, Any]) -> T:
@@ -57,7 +54,7 @@ def _load_raw(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
     return tokenizer
 
 
-def _build(cls: "type[Tokenizer]", vocabulary: Vocabulary, settings: Settings) -> Backend:
+def _build(cls: type[Pipeline], vocabulary: Vocabulary, settings: Settings) -> Backend:
     for name, token in cls.defaults.items():
         settings.named.setdefault(name, token)
     given: list[Token] | None = settings.family_extra
@@ -75,7 +72,7 @@ def _build(cls: "type[Tokenizer]", vocabulary: Vocabulary, settings: Settings) -
         raise TokenizerError(f"{vocabulary.origin}: cannot become a {cls.__name__}: {error}.") from error
 
 
-def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
+def _read_raw(cls: type[Pipeline], files: Files) -> Vocabulary:
     paths = [files.get(name) for name in cls.vocabulary_files]
     found = [path for path in paths if path is not None]
     if files.only is not None and not found and cls.vocabulary_files:
@@ -93,9 +90,7 @@ def _read_raw(cls: "type[Tokenizer]", files: Files) -> Vocabulary:
             return read_spm(found[0], as_bpe=cls.kind == "BPE")
 
 
-def _missing(cls: "type[Tokenizer]", files: Files) -> FileError:
-    from conjoin.tokenizer.files.registry import fitting  # which knows every family, and so imports this module
-
+def _missing(cls: type[Pipeline], files: Files) -> FileError:
     wanted = " + ".join(cls.vocabulary_files)
     there = ", ".join(files.names()[:12]) or "nothing"
     fits = fitting(files)

@@ -3,19 +3,14 @@
 import base64
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from tokenizers import Tokenizer as Backend
 
-from conjoin.tokenizer.files.read import Vocabulary
+from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.settings import Settings, text_of
 from conjoin.tokenizer.parts import PARTS, Step, part_of, steps
-from conjoin.tokenizer.settings import Settings, text_of
-
-if TYPE_CHECKING:
-    from conjoin.tokenizer.tokenizer import Tokenizer
-
-GENERIC = "PreTrainedTokenizerFast"
-"""The class that transformers builds nothing for: it takes tokenizer.json as it is."""
+from conjoin.tokenizer.pipeline import GENERIC_CLASS, Pipeline
 
 _FEW = 64  # more than the special tokens that families put first
 
@@ -25,7 +20,7 @@ _FLAGS = (
 )
 
 
-def class_for_transformers(tokenizer: "Tokenizer", document: Step) -> str:
+def class_for_transformers(tokenizer: Pipeline, document: Step) -> str:
     """The class to name beside a tokenizer.json: the family's where it builds this pipeline, else the generic one.
 
     Args:
@@ -36,11 +31,11 @@ def class_for_transformers(tokenizer: "Tokenizer", document: Step) -> str:
     try:
         built = _built(tokenizer, document)
     except Exception:  # tokenizers raises bare Exception; what cannot be built here cannot be built there
-        return GENERIC
-    return tokenizer.saved_class if _alike(built, tokenizer.backend, document["model"]) else GENERIC
+        return GENERIC_CLASS
+    return tokenizer.saved_class if _alike(built, tokenizer.backend, document["model"]) else GENERIC_CLASS
 
 
-def _built(tokenizer: "Tokenizer", document: Step) -> Backend:
+def _built(tokenizer: Pipeline, document: Step) -> Backend:
     """The pipeline of the family over the first pieces of this vocabulary: the others change no step, and take time."""
     settings = tokenizer.settings
     vocab: Any = document["model"]["vocab"]

@@ -5,21 +5,19 @@ import os
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from tokenizers import AddedToken
 
 from conjoin.errors import FileError, TokenizerError, lone_surrogate
-from conjoin.tokenizer.files.find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from conjoin.tokenizer.files.rebuild import class_for_transformers
-
-if TYPE_CHECKING:
-    from conjoin.tokenizer.tokenizer import Tokenizer
+from conjoin.tokenizer.formats.find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
+from conjoin.tokenizer.pipeline import Pipeline
 
 _IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # its post-processor says it
 
 
-def save(tokenizer: "Tokenizer", folder: Path) -> tuple[str, ...]:
+def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
     """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
     with tokenizer.lock:  # held while writing too, so that two threads never mix two states in one folder
         document = tokenizer.backend.to_str(pretty=True)
@@ -66,7 +64,7 @@ def to_json(value: dict[str, Any]) -> str:
         raise TokenizerError(f"a tokenizer setting cannot be saved: {error}.") from error
 
 
-def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
+def _config(tokenizer: Pipeline) -> dict[str, Any]:
     config = {key: value for key, value in tokenizer.init_kwargs.items() if key not in _IN_TOKENIZER_JSON}
     config |= tokenizer.special_tokens_map
     if tokenizer.extra_special_tokens:
@@ -77,7 +75,7 @@ def _config(tokenizer: "Tokenizer") -> dict[str, Any]:
     return config
 
 
-def _class_of(tokenizer: "Tokenizer", document: dict[str, Any]) -> dict[str, Any]:
+def _class_of(tokenizer: Pipeline, document: dict[str, Any]) -> dict[str, Any]:
     """The class that makes transformers read what we write; ours beside it, where that is another."""
     named = class_for_transformers(tokenizer, document)
     if named == tokenizer.saved_class:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from tokenizers import AddedToken
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer.files.find import (
+from conjoin.tokenizer.formats.find import (
     ADDED_TOKENS,
     CHAT_TEMPLATE,
     CHAT_TEMPLATES,
@@ -17,8 +17,8 @@ from conjoin.tokenizer.files.find import (
     TOKENIZER_JSON,
     Files,
 )
-from conjoin.tokenizer.files.read import read_json
-from conjoin.tokenizer.files.refuse import check_ids
+from conjoin.tokenizer.formats.read import read_json
+from conjoin.tokenizer.formats.refuse import check_ids
 
 Token = str | AddedToken
 

@@ -6,15 +6,16 @@ from typing import Any
 
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer import byt5, families, mbart, unigram
-from conjoin.tokenizer.files.find import MODEL_CONFIG, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
-from conjoin.tokenizer.files.read import model_kind, read_json
+from conjoin.tokenizer.formats.find import MODEL_CONFIG, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
+from conjoin.tokenizer.formats.read import model_kind, read_json
+from conjoin.tokenizer.pipeline import GENERIC_CLASS, fitting
 from conjoin.tokenizer.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
     name: value
     for module in (families, unigram, mbart, byt5)
     for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, Tokenizer) and value.saved_class != Tokenizer.saved_class
+    if isinstance(value, type) and issubclass(value, Tokenizer) and value.saved_class != GENERIC_CLASS
 }
 """Every class name that a tokenizer_config.json may give, `...Fast` names included."""
 
@@ -87,13 +88,6 @@ def misfit(cls: type[Tokenizer], document: Mapping[str, Any]) -> bool:
         return True
     steps = str(document.get("pre_tokenizer")) + str(document.get("decoder"))
     return "tokenizer.model" in cls.vocabulary_files and "ByteLevel" in steps  # Llama 3 folders name LlamaTokenizer
-
-
-def fitting(files: Files) -> list[str]:
-    """The families that read a folder's vocabulary files, the most general first."""
-    there = set(files.names())
-    known = [cls for cls in CLASSES.values() if cls.vocabulary_files and there.issuperset(cls.vocabulary_files)]
-    return [*dict.fromkeys(cls.__name__ for cls in known)]
 
 
 def needs_no_vocabulary(folder: Path) -> bool:

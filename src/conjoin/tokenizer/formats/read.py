@@ -10,8 +10,8 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import FileError, TokenizerError
 from conjoin.jsons import JsonError, parse_json
-from conjoin.tokenizer.files.refuse import check_charsmap, check_vocab
-from conjoin.tokenizer.files.sentencepiece import PieceType, merges_of, read_sentencepiece
+from conjoin.tokenizer.formats.refuse import check_charsmap, check_vocab
+from conjoin.tokenizer.formats.sentencepiece import PieceType, merges_of, read_sentencepiece
 from conjoin.tokenizer.rust import no_panics
 
 # What Rust's str::trim_end strips; Python's rstrip() would take U+001C..U+001F too, which may end a real token.

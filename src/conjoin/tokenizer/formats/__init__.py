@@ -1,0 +1,1 @@
+"""What tokenizer files hold: which files there are, their contents checked, and the settings in them."""
