@@ -34,7 +34,7 @@ class Evil:
 
 def test_nothing_from_a_bin_file_is_run(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1), "b": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(WeightError, match="holds more than tensors, and conjoin runs nothing out of a file") as caught:
+    with pytest.raises(WeightError, match="holds more than tensors, and conjoin runs no code from a file") as caught:
         open_checkpoint(tmp_path)
     assert "hint: convert it where it came from" in str(caught.value)
     assert not Path("/tmp/conjoin-was-here").exists()

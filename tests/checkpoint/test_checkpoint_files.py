@@ -13,7 +13,7 @@ import pytest
 
 import conjoin.checkpoint
 from conjoin.checkpoint import (
-    _exchange,
+    exchange,
     open_checkpoint,
     read_json,
     replacing_folder,
@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_at_the_last_step_leaves_the_old_folder(out: Path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     before = _tree(out)
-    monkeypatch.setattr(_exchange, "sync", full)
+    monkeypatch.setattr(exchange, "sync", full)
     with pytest.raises(FileError, match="No space left on device"), replacing_folder(out) as staging:
         write_json(staging / "config.json", {})
     assert _tree(out) == before
@@ -272,7 +272,7 @@ def test_staging_folders_of_dead_processes_are_swept_and_live_ones_are_not(out: 
 
 
 def test_without_an_exchange_the_folder_is_moved_aside(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_exchange, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(exchange, "_exchanged", lambda *_: False)
     with replacing_folder(out) as staging:
         write_json(staging / "config.json", {"v": 2})
     assert read_json(out / "config.json") == {"v": 2}
@@ -299,9 +299,9 @@ def test_a_save_killed_between_two_renames_is_repaired_by_whoever_comes_next(out
 KILLED_SAVES = """
 import json, os, pathlib, random, select, signal, sys, time
 import numpy as np
-from conjoin.checkpoint import _exchange, open_checkpoint, replacing_folder, resolve, write_json, write_tensors
+from conjoin.checkpoint import exchange, open_checkpoint, replacing_folder, resolve, write_json, write_tensors
 if sys.argv[2] == "no exchange":
-    _exchange._exchanged = lambda *_: False
+    exchange._exchanged = lambda *_: False
 out = pathlib.Path(sys.argv[1])
 
 def save(version):

@@ -113,7 +113,7 @@ def test_what_is_neither_folder_nor_id_says_both(name: str) -> None:
 
 def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileError, match=f"is a file, expected a folder.\n\nhint: give the folder it is in: {tmp_path}"):
+    with pytest.raises(FileError, match=f"is a file, expected a folder.\n\nhint: use the folder it is in: {tmp_path}"):
         resolve(tmp_path / "model.safetensors")
 
 
@@ -137,7 +137,7 @@ def test_a_name_that_is_not_in_the_cache_says_that_downloads_are_off(tmp_path: P
         with pytest.raises(FileError) as caught:
             resolve(name, cache_dir=tmp_path, revision=revision)
         assert str(caught.value) == (
-            f"{name} is not, or not completely, in the local cache, and downloads are off.\n\n"
+            f"{name} is not, or not completely, in the local cache, and downloads are disabled.\n\n"
             "hint: unset HF_HUB_OFFLINE (or pass local_files_only=False) once while online"
         )
 
@@ -241,7 +241,7 @@ def test_offline_mode_is_respected_even_if_set_late(hub: Hub, monkeypatch: pytes
     [
         (
             _answer(errors.GatedRepoError, 403),
-            "is gated: its owner wants its terms accepted first.\n\nhint: open https://hug",
+            "is gated: its terms must be accepted on the hub first.\n\nhint: open https://hug",
         ),
         (_answer(errors.RevisionNotFoundError, 404), "is on the hub, but has no revision 'v9'"),
         (_answer(errors.RepositoryNotFoundError, 401), "is neither a folder on this machine nor a model on the hub"),

@@ -113,7 +113,7 @@ def test_only_one_shard_is_held_in_memory(tmp_path: Path) -> None:
     ("tensors", "words"),
     [
         ([("a", np.ones(1), "float64")] * 2, "Two tensors to write have the name a"),
-        ([("a", np.ones(1), "float32")], "a: a numpy array of float64 does not hold float32; that takes float32"),
+        ([("a", np.ones(1), "float32")], "a: a numpy array of float64 does not hold float32; expected float32"),
         ([("a", np.ones(1, np.float32), "bfloat16")], "a: a numpy array of float32 does not hold bfloat16"),
         ([("a", np.ones(1), "float128")], "a: dtype 'float128' cannot be stored. Expected one of: float64, "),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conjoin import EncoderDecoderModel
 from conjoin.checkpoint import H5, Dialect, open_checkpoint, replacing_folder, write_dialect
-from conjoin.checkpoint._packing import write_msgpack
+from conjoin.checkpoint.msgpack_writer import write_msgpack
 from conjoin.errors import ConjoinError, MissingBackend, WeightError
 from format_files import FIXTURES
 
@@ -47,9 +47,9 @@ def _array(shape: Any, dtype: Any, data: Any) -> msgpack.ExtType:
     ("value", "words"),
     [
         (b"", "truncated: the file ends after 0 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "bytes behind the end of the map"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "bytes after the end of the map"),
         ([1, 2], "holds a list, expected a map of arrays"),
-        ({"a": {"b": _array([2], "float32", b"\0" * 7)}}, r"a/b: shape [2] of float32 needs 8 bytes, 7 are there"),
+        ({"a": {"b": _array([2], "float32", b"\0" * 7)}}, r"a/b: shape [2] of float32 needs 8 bytes, found 7"),
         ({"a": _array([2], "float128", b"\0" * 32)}, "a: dtype 'float128' is not one of float64, float32"),
         ({"a": _array([-1], "float32", b"")}, "unexpected byte 0xff"),
         ({"a": _array(["2"], "float32", b"")}, "shape must be at most 64 whole numbers"),
@@ -67,7 +67,7 @@ def _array(shape: Any, dtype: Any, data: Any) -> msgpack.ExtType:
         (b"\x81\xdb\xff\xff\xff\xff", "a text of 4294967295 bytes"),
         (b"\x81\xa1\xff\x80", "is not text"),
         (b"\xdf\xff\xff\xff\xff\xa1a\x80", "truncated"),
-        (b"\x81\xa1a" * 99 + b"\x80", "maps inside maps, more than 64 deep"),
+        (b"\x81\xa1a" * 99 + b"\x80", "maps are nested more than 64 deep"),
         ({"a": {"__msgpack_chunked_array__": True, "shape": {"0": 2}, "chunks": {}}}, "expected shape and chunks"),
         (
             {
@@ -202,7 +202,10 @@ def _replaced(key: str, value: Any) -> Any:
 
 
 H5_DAMAGE: dict[str, tuple[Any, str]] = {
-    "an empty dataset": (_replaced("bert/m/bert/x:0", h5py.Empty("f4")), "bert/x:0: an empty place, expected an array"),
+    "an empty dataset": (
+        _replaced("bert/m/bert/x:0", h5py.Empty("f4")),
+        "bert/x:0: an empty dataset, expected an array",
+    ),
     "links in a circle": (
         _replaced("bert/m/bert/x:0", h5py.SoftLink("/bert/m/bert/x:0")),
         "bert/x:0: cannot be read: ",
@@ -210,7 +213,7 @@ H5_DAMAGE: dict[str, tuple[Any, str]] = {
     "a layer in a circle": (_replaced("bert", h5py.SoftLink("/bert")), "bert: "),
     "names that are numbers": (
         lambda file: file["bert"].attrs.__setitem__("weight_names", [1, 2]),
-        "the attribute weight_names of /bert is no list of names",
+        "the attribute weight_names of /bert is not a list of names",
     ),
     "one number for names": (
         lambda file: file.attrs.__setitem__("layer_names", 5),
@@ -247,7 +250,7 @@ def test_numbers_that_were_never_written_are_no_zeros(tmp_path: Path) -> None:
 
 def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(MissingBackend, match=r"reading TensorFlow's \.h5 files takes h5py.*(?s:.)*conjoin\[convert\]"):
+    with pytest.raises(MissingBackend, match=r"reading TensorFlow's \.h5 files needs h5py.*(?s:.)*conjoin\[convert\]"):
         EncoderDecoderModel.from_pretrained(WHOLE)
     tensors = [("a", np.ones(1, "f4"), "float32")]
     with pytest.raises(MissingBackend, match="writing TensorFlow's"), replacing_folder(tmp_path / "out") as staging:

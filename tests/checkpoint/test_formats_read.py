@@ -11,8 +11,8 @@ import torch
 
 from conjoin import EncoderDecoderModel
 from conjoin.checkpoint import open_checkpoint
-from conjoin.checkpoint._packing import write_msgpack
 from conjoin.checkpoint.dialects import Dialect, torch_array, torch_names
+from conjoin.checkpoint.msgpack_writer import write_msgpack
 from conjoin.errors import ConfigError, FileError
 from conjoin.torch.pair.halves import Decoder, Encoder
 from format_files import FIXTURES, FOLDERS, IDS, assert_same, expected, load, results, stored

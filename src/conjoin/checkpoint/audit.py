@@ -13,19 +13,19 @@ class Misshapen:
     """One tensor whose shape differs from what the model needs."""
 
     name: str
-    found: tuple[int, ...]
+    actual: tuple[int, ...]
     expected: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Differences between what is expected and what was found; all empty when they agree.
+    """Differences between expected and actual tensors; all fields are empty if there are none.
 
     Args:
-        what: What was read, for the error: a file, a folder, "encoder of out".
+        label: What was read, for the error: a file, a folder, "encoder of out".
     """
 
-    what: str
+    label: str
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[Misshapen, ...]
@@ -33,7 +33,7 @@ class Audit:
     def raise_for(
         self, *, missing: bool = True, unexpected: bool = True, misshapen: bool = True, hint: str | None = None
     ) -> None:
-        """Raise one error with all problems of the kinds asked for; return quietly when there are none.
+        """Raise one error with all problems of the chosen kinds, if there are any.
 
         Raises:
             WeightError: naming every tensor, with both shapes where they differ.
@@ -44,23 +44,23 @@ class Audit:
         if unexpected and self.unexpected:
             parts.append(f"{_count(self.unexpected)} not expected:\n{listing(list(self.unexpected))}")
         if misshapen and self.misshapen:
-            lines = [f"{bad.name}: {bad.found} found, {bad.expected} expected" for bad in self.misshapen]
+            lines = [f"{bad.name}: {bad.actual} found, {bad.expected} expected" for bad in self.misshapen]
             parts.append(f"{_count(self.misshapen)} of another shape:\n{listing(lines)}")
         if parts:
-            raise WeightError(f"{self.what}: the weights do not fit the model.\n" + "\n".join(parts), hint=hint)
+            raise WeightError(f"{self.label}: the weights do not fit the model.\n" + "\n".join(parts), hint=hint)
 
 
-def audit(expected: Shapes, found: Shapes, *, what: str) -> Audit:
-    """Compare names and shapes; order does not matter, reports are in the order of their own side."""
+def audit(expected: Shapes, actual: Shapes, *, label: str) -> Audit:
+    """Compare names and shapes. Missing tensors are in the order of `expected`, unexpected ones in that of `actual`."""
     misshapen = (
-        Misshapen(name, tuple(found[name]), tuple(shape))
+        Misshapen(name, tuple(actual[name]), tuple(shape))
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in actual and tuple(actual[name]) != tuple(shape)
     )
     return Audit(
-        what=what,
-        missing=tuple(name for name in expected if name not in found),
-        unexpected=tuple(name for name in found if name not in expected),
+        label=label,
+        missing=tuple(name for name in expected if name not in actual),
+        unexpected=tuple(name for name in actual if name not in expected),
         misshapen=tuple(misshapen),
     )
 

@@ -1,4 +1,4 @@
-"""PyTorch's `.bin` files, read through torch without ever running what is in them."""
+"""PyTorch's `.bin` files, loaded through torch without ever executing code from them."""
 
 import pickle
 import re
@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.checkpoint._mapping import borrow_bytes
 from conjoin.checkpoint.dtypes import BY_NAME
 from conjoin.checkpoint.files import require_file
 from conjoin.checkpoint.header import BadHeader, TensorInfo
+from conjoin.checkpoint.mapping import borrow_bytes
 from conjoin.checkpoint.pickles import Unsafe, check_pickles
 from conjoin.errors import MissingBackend, WeightError
 
@@ -24,7 +24,7 @@ class BinFile:
     """One `.bin` file, mapped by torch.
 
     Raises:
-        BadHeader: the file is truncated or holds other things than tensors.
+        BadHeader: the file is truncated or holds objects other than tensors.
         MissingBackend: torch is not installed.
         WeightError: it cannot be read without running code from it.
     """
@@ -33,7 +33,7 @@ class BinFile:
         self.path = path
         self.metadata = {"format": "pt"}
         require_file(path)
-        self._mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 are no zip files, and cannot be mapped
+        self._mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 are not zip files and cannot be mapped
         self._tensors = _tensors(path, _load(path, mapped=self._mapped))
         self.infos = {name: _info(name, tensor) for name, tensor in self._tensors.items()}
 
@@ -50,7 +50,7 @@ class BinFile:
         return array
 
     def close(self) -> None:
-        """Let go of the file; arrays already given out stay good."""
+        """Close the file; arrays returned before remain valid."""
         self._tensors = {}
 
 
@@ -68,7 +68,7 @@ def _load(path: Path, *, mapped: bool) -> Any:
         import torch
     except ImportError:
         raise MissingBackend(
-            f"{path}: reading .bin files takes torch, which is not installed.",
+            f"{path}: reading .bin files needs torch, which is not installed.",
             hint="pip install 'conjoin[torch]', or convert the file to safetensors",
         ) from None
     try:
@@ -76,17 +76,17 @@ def _load(path: Path, *, mapped: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (Unsafe, pickle.UnpicklingError) as error:
         raise WeightError(
-            f"{path}: holds more than tensors, and conjoin runs nothing out of a file: {_reason(error)}", hint=_CONVERT
+            f"{path}: holds more than tensors, and conjoin runs no code from a file: {_reason(error)}", hint=_CONVERT
         ) from None
-    except Exception as error:  # damage makes torch's reader meet anything
+    except Exception as error:  # torch may raise anything on a damaged file
         raise BadHeader([f"{path.name}: not a readable PyTorch file: {_reason(error)}"]) from None
 
 
 def _reason(error: Exception) -> str:
-    """The sentence of torch's that says what it met; what it says around it is advice to trust the file."""
+    """Return the sentence in which torch says what is wrong, without its advice to trust the file."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    _, found, reason = text.partition("WeightsUnpickler error: ")
-    return (reason if found else text).strip().partition("\n")[0][:300] or type(error).__name__
+    _, marker, reason = text.partition("WeightsUnpickler error: ")
+    return (reason if marker else text).strip().partition("\n")[0][:300] or type(error).__name__
 
 
 def _tensors(path: Path, loaded: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _tensors(path: Path, loaded: Any) -> dict[str, Any]:
 
 
 def _problem(name: Any, value: Any) -> str | None:
-    """Why an entry is not a tensor whose numbers are all in the file."""
+    """Describe why an entry is not a tensor whose numbers are all in the file; None if it is."""
     import torch
 
     if not isinstance(name, str):

@@ -1,7 +1,7 @@
-"""TensorFlow's and Flax's names and layouts for what PyTorch's checkpoints hold, as transformers 4 writes them.
+"""TensorFlow's and Flax's tensor names and layouts, to and from PyTorch's, as transformers 4 writes them.
 
-Reading is mechanical: the last part of a name says how the array lies. Writing needs to know in addition what each
-tensor is (`Kind`), because PyTorch calls matrices, tables and norms all `weight`.
+Reading is mechanical: the last part of a name determines the array's layout. Writing also needs to know what each
+tensor is (`Kind`), because PyTorch names matrices, embedding tables and norms all `weight`.
 """
 
 import re
@@ -15,8 +15,8 @@ Array = Any  # a numpy array, or anything with ndim, shape, T, transpose and ind
 Framework = Literal["pt", "tf", "flax"]
 FRAMEWORKS: Mapping[Framework, str] = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax"}
 Kind = Literal["linear", "conv1d", "embedding", "norm", "scale", "bias", "norm_bias", "conv1d_bias", "plain"]
-"""What a stored tensor is: `norm` the weight of a norm that has a bias, `scale` of one that has none, `conv1d` a matrix
-that PyTorch stores (in, out), `plain` whatever is called the same everywhere."""
+"""What a stored tensor is: `norm` is the weight of a norm with a bias, `scale` that of a norm without one, `conv1d` a
+matrix that PyTorch stores as (in, out), `plain` a tensor with the same name in every framework."""
 
 _SIDES = ("encoder", "decoder", "enc_to_dec_proj")
 _TORCH_LEAF = {
@@ -34,26 +34,26 @@ _LEAF: Mapping[Framework, Mapping[Kind, str]] = {
 FROM_KEYWORDS = ("from_pt", "from_tf", "from_flax")
 
 
-def take_framework(keywords: dict[str, Any]) -> Framework | None:
-    """Which framework's weights from_pt=, from_tf= or from_flax= ask for; takes them out of the keywords.
+def take_framework(kwargs: dict[str, Any]) -> Framework | None:
+    """Pop from_pt=, from_tf= and from_flax= and return the framework that they choose, if any.
 
     Raises:
-        ConfigError: more than one is asked for.
+        ConfigError: they choose more than one.
     """
-    asked: list[Framework] = [framework for framework in FRAMEWORKS if keywords.pop(f"from_{framework}", False)]
-    if len(asked) > 1:
+    chosen: list[Framework] = [framework for framework in FRAMEWORKS if kwargs.pop(f"from_{framework}", False)]
+    if len(chosen) > 1:
         raise ConfigError(
-            f"{' and '.join(f'from_{framework}' for framework in asked)} are set; weights come from one of them."
+            f"{' and '.join(f'from_{framework}' for framework in chosen)} are set; weights come from one of them."
         )
-    return asked[0] if asked else None
+    return chosen[0] if chosen else None
 
 
 def torch_names(names: Iterable[str], framework: Framework) -> dict[str, str]:
-    """The names that PyTorch has for another framework's tensors.
+    """Return name -> PyTorch's name for the tensors of another framework.
 
     Args:
-        names: All names of a checkpoint: whether it is a joined pair's shows in all of them together. TensorFlow's
-            without the model's own name before them.
+        names: All names of a checkpoint, since only together they show whether it is a joined pair. TensorFlow's names
+            come without the model's own name before them.
     Raises:
         WeightError: two tensors would get the same name.
     """
@@ -66,16 +66,18 @@ def torch_names(names: Iterable[str], framework: Framework) -> dict[str, str]:
         case "flax":
             paths = {name: re.split(r"[/.]", name) for name in names}
             paths = {name: path[1:] if path[0] in ("params", "batch_stats") else path for name, path in paths.items()}
-    found = {name: ".".join((*path[:-1], _TORCH_LEAF.get(path[-1], path[-1]))) for name, path in paths.items()}
+    renamed = {name: ".".join((*path[:-1], _TORCH_LEAF.get(path[-1], path[-1]))) for name, path in paths.items()}
     first: dict[str, str] = {}
-    twice = [f"{name} and {first[new]}: {new}" for name, new in found.items() if first.setdefault(new, name) != name]
-    if twice:
-        raise WeightError(f"Tensors that have the same name in PyTorch:\n{listing(twice)}")
-    return found
+    clashes = [
+        f"{name} and {first[new]}: {new}" for name, new in renamed.items() if first.setdefault(new, name) != name
+    ]
+    if clashes:
+        raise WeightError(f"Tensors that have the same name in PyTorch:\n{listing(clashes)}")
+    return renamed
 
 
 def _tf_paths(names: Sequence[str]) -> dict[str, list[str]]:
-    """Names as parts; a pair's from its side on, and without the body's own layer in its encoder."""
+    """Split names into parts. A pair's names start at their side, without the layer around the encoder's body."""
     paths = {name: _tf_path(name) for name in names}
     starts = {name: next((i for i, part in enumerate(path) if part in _SIDES), -1) for name, path in paths.items()}
     if -1 in starts.values() or not {paths[name][start] for name, start in starts.items()} >= {"encoder", "decoder"}:
@@ -89,14 +91,14 @@ def _tf_paths(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _tf_path(name: str) -> list[str]:
-    """The parts of a variable's name: `a___b` stands for b, `layer_._0` for two parts."""
+    """Split a variable's name into parts: `a___b` stands for b, `layer_._0` for two parts."""
     parts = [part.rsplit("___", 1)[-1] for part in re.sub(r":\d+$", "", name).split("/")]
-    parts = parts[1:] if "model." in name and len(parts) > 1 else parts  # such names keep the model's own before them
+    parts = parts[1:] if "model." in name and len(parts) > 1 else parts  # such names still start with the model's name
     return [inner for part in parts for inner in part.split("_._") if inner] or [name]
 
 
 def torch_array(name: str, array: Array) -> Array:
-    """A TensorFlow or Flax array as PyTorch has it; a view.
+    """Return a view of a TensorFlow or Flax array in PyTorch's layout.
 
     Args:
         name: Its TensorFlow or Flax name.
@@ -111,12 +113,12 @@ def torch_array(name: str, array: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to write PyTorch's tensors in a framework's names and layouts.
+    """Names and layouts with which a framework stores PyTorch's tensors.
 
     Args:
-        kinds: What each tensor is, by PyTorch's name; by its own name and shape where it is not told.
-        body: What TensorFlow's names have behind `around` and PyTorch's have not ("bert."): it puts a layer around
-            the body of a bare model, and of a pair's encoder.
+        kinds: PyTorch's name -> what the tensor is; for other names, name and shape decide.
+        body: A part of TensorFlow's names after `around` that PyTorch's names lack ("bert."): TensorFlow wraps the body
+            of a bare model, and of a pair's encoder, in a layer.
         around: "encoder." in a pair, "" in a bare model.
     """
 
@@ -126,7 +128,7 @@ class Dialect:
     around: str = ""
 
     def path(self, name: str, kind: Kind) -> list[str]:
-        """The framework's name, part by part; TensorFlow's without the model's own name before it."""
+        """Return the parts of the framework's name; TensorFlow's without the model's own name before it."""
         if self.framework == "tf" and name.startswith(self.around):
             name = self.around + self.body + name.removeprefix(self.around)
         *module, leaf = name.split(".")
@@ -137,7 +139,7 @@ class Dialect:
         return [*_tf_module(module), "weight" if module[-1:] == ["word_embeddings"] else leaf]
 
     def array(self, array: Array, kind: Kind) -> Array:
-        """The array as the framework has it; a view."""
+        """Return a view of the array in the framework's layout."""
         match self.framework, kind:
             case ("tf" | "flax", "linear") | ("flax", "conv1d"):
                 return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
@@ -147,7 +149,7 @@ class Dialect:
                 return array
 
     def kind(self, name: str, shape: Sequence[int]) -> Kind:
-        """What a tensor is: as told, else a matrix, a table or a norm by the looks of it."""
+        """Return what a tensor is: from `kinds`, else a guess by its name and shape."""
         if name in self.kinds:
             return self.kinds[name]
         module, _, leaf = name.rpartition(".")
@@ -159,9 +161,10 @@ class Dialect:
 
 
 def _tf_module(module: Sequence[str]) -> list[str]:
-    """PyTorch's path to a module as TensorFlow's scopes.
+    """Return PyTorch's path to a module as TensorFlow's scopes.
 
-    Lists are `layer_._0`, but `layers.0` in BART, whose word table keeps its dot too. BERT's two heads are two layers.
+    Lists are `layer_._0`, but `layers.0` in BART, whose token embeddings keep their dot too. BERT's two heads are two
+    layers.
     """
     if list(module) == ["model", "shared"]:
         return ["model.shared"]

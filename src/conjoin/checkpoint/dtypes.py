@@ -1,4 +1,4 @@
-"""Number formats: how safetensors, numpy and torch each call them, and how a NaN or infinity looks in their bits."""
+"""Dtypes: their names in safetensors, numpy and torch, and the bits of NaN and infinity in each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """One number format.
+    """One dtype.
 
     Args:
-        name: As numpy and torch spell it; what `TensorInfo.dtype` holds.
-        tag: As a safetensors header spells it.
+        name: Its name in numpy, torch and `TensorInfo.dtype`.
+        tag: Its name in a safetensors header.
         storage: The numpy dtype that holds the bits (uint16 for bfloat16, uint8 for the 8-bit floats).
-        special: (mask, value): a number is NaN or infinite where bits & mask == value. None for integers.
+        special: (mask, value): a number is NaN or infinite if bits & mask == value. None for integers.
     """
 
     name: str
@@ -57,15 +57,15 @@ DTYPES = (
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_TAG = {dtype.tag: dtype for dtype in DTYPES}
 
-_CHUNK = 1 << 18  # elements looked at together: the temporaries stay in the second-level cache
+_CHUNK = 1 << 18  # elements checked at a time: the temporaries stay in the L2 cache
 
 
 def nonfinite(array: NDArray[Any], dtype: str) -> int:
     """Count the NaN and infinite numbers in an array.
 
     Args:
-        array: Any shape; bits as uint16 or uint8 where numpy lacks the format (see `Checkpoint.array`).
-        dtype: What the bits mean, as `TensorInfo.dtype`. Integers count as finite.
+        array: Any shape; uint16 or uint8 bits if numpy lacks the dtype (see `Checkpoint.array`).
+        dtype: The true dtype of the bits, as in `TensorInfo.dtype`. Integers count as finite.
     """
     special = BY_NAME[dtype].special
     if special is None or array.size == 0:

@@ -1,4 +1,4 @@
-"""JSON files and whole folders: read with clear errors, written so that a killed save never leaves half of one."""
+"""JSON files and whole folders: read with clear errors, written atomically, so that a killed save breaks nothing."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
-from conjoin.checkpoint import _exchange
+from conjoin.checkpoint import exchange
 from conjoin.errors import ConfigError, FileError
 from conjoin.jsons import JsonError, parse_json
 from conjoin.limits import JSON_BYTES
@@ -23,7 +23,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        FileError: no such file, or it cannot be read, or it is a pipe.
+        FileError: the file does not exist, cannot be read, or is a pipe.
         ConfigError: not JSON (with line and column), or not an object.
     """
     path = Path(path)
@@ -49,30 +49,30 @@ def _text(path: Path) -> str:
 
 
 def require_file(path: Path) -> int:
-    """Check that a path leads to a plain file: a pipe or a device would be waited for, for ever.
+    """Check that a path is a regular file: reading a pipe or a device could block for ever.
 
     Returns:
         Its size in bytes.
     Raises:
-        FileError: it does not.
+        FileError: it is not.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise FileError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if not stat.S_ISREG(found.st_mode):
-        if stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             raise FileError(f"{path}: cannot be read: {os.strerror(errno.EISDIR)}.")
         raise FileError(f"{path}: not a file, but a pipe or a device.")
-    return found.st_size
+    return status.st_size
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """Write an object as JSON the way transformers does: two spaces, sorted keys, a newline at the end.
 
-    The file appears whole or not at all.
+    The write is atomic: the file is replaced whole or not at all.
 
     Raises:
         ConfigError: a value has no JSON form.
@@ -88,7 +88,7 @@ def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
 
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
-    """Replace a text file as one act: it appears whole or not at all.
+    """Replace a text file atomically: whole or not at all.
 
     Raises:
         FileError: the file cannot be written (disk full, no permission, ...).
@@ -105,10 +105,10 @@ def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
 
 
 class Staging(os.PathLike[str]):
-    """A new folder being filled, before it takes the old one's place.
+    """A new folder that is filled before it replaces the old one.
 
-    It starts empty, so nothing written here can touch the old files; what is neither written nor removed here is
-    kept from the old folder at the end. Usable wherever a path is.
+    It starts empty, so writing to it cannot touch the old files. Files that are neither written nor removed here are
+    kept from the old folder at the end. It can be used as a path.
     """
 
     def __init__(self, folder: Path, target: Path) -> None:
@@ -123,7 +123,7 @@ class Staging(os.PathLike[str]):
         return self.path(name)
 
     def path(self, name: str) -> Path:
-        """Where to write a file; folders in between are made.
+        """Return the path of a file to write, and create its parent folders.
 
         Raises:
             FileError: the name leads out of the folder.
@@ -133,7 +133,7 @@ class Staging(os.PathLike[str]):
         return path
 
     def remove(self, name: str) -> None:
-        """Leave a file or folder of the old folder out of the new one, and take back one written here."""
+        """Do not keep a file or folder of the old folder, and delete it if it was written here."""
         written = self.folder / inside(name)
         self._removed.add(str(PurePosixPath(name)))
         if written.is_dir():
@@ -142,21 +142,21 @@ class Staging(os.PathLike[str]):
             written.unlink(missing_ok=True)
 
     def names(self) -> list[str]:
-        """Top-level files that the new folder would have if the save ended now."""
+        """Return the top-level files that the new folder would have if the save ended now."""
         old = {path.name for path in self._target.glob("*")} - self._removed
         return sorted(old | {path.name for path in self.folder.glob("*")})
 
     def keep_the_rest(self) -> None:
-        """Link, or copy where links are impossible, what the old folder has and this one lacks."""
+        """Link (or copy, if links are impossible) the files of the old folder that this one lacks."""
         if self._target.is_dir():
             _keep(self._target, self.folder, PurePosixPath(), self._removed)
 
 
 def inside(name: str) -> str:
-    """Check that a name from outside stays inside its folder, on any operating system.
+    """Check that an untrusted name stays inside its folder, on any operating system, and return it.
 
     Raises:
-        FileError: absolute, empty, with a drive, or with `..`.
+        FileError: the name is absolute or empty, or has a drive or `..`.
     """
     parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
     if not parts or ".." in parts or PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor:
@@ -166,7 +166,7 @@ def inside(name: str) -> str:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Generator[Staging]:
-    """Replace a folder as one act: whoever looks, at any moment, sees all of the old folder or all of the new one.
+    """Replace a folder atomically: at any moment, readers see all of the old folder or all of the new one.
 
     Files that the caller neither writes nor removes are kept. If anything fails, the old folder stays as it was.
 
@@ -181,9 +181,9 @@ def replacing_folder(path: str | os.PathLike[str]) -> Generator[Staging]:
     with _as_file_error(path):
         target = _checked_target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _exchange.repair(target)
-        _exchange.sweep(target)
-        folder, lock = _exchange.make_staging(target)
+        exchange.repair(target)
+        exchange.sweep(target)
+        folder, lock = exchange.make_staging(target)
     try:
         with _as_file_error(target):
             staging = Staging(folder, target)
@@ -191,17 +191,17 @@ def replacing_folder(path: str | os.PathLike[str]) -> Generator[Staging]:
             _sync(folder)
             staging.keep_the_rest()
             _sync(folder)
-            _exchange.put_in_place(folder, target)
+            exchange.put_in_place(folder, target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what failed, or the old folder after the exchange
+        shutil.rmtree(folder, ignore_errors=True)  # a failed save, or the old folder after the exchange
         lock.close()
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path whose `~` is a home folder.
+    """Expand `~` to a home folder.
 
     Raises:
-        FileError: it is nobody's.
+        FileError: there is no such user.
     """
     try:
         return Path(path).expanduser()
@@ -232,10 +232,10 @@ def lock_file(file: IO[bytes], path: Path) -> None:
 
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Generator[None]:
-    """Make what the operating system refuses while a place is looked at an error of ours.
+    """Turn errors of the operating system while reading a path into a FileError.
 
     Raises:
-        FileError: no permission, a name that is too long, links in a circle, ...
+        FileError: no permission, a name that is too long, circular links, ...
     """
     try:
         yield
@@ -252,11 +252,11 @@ def _checked_target(path: Path) -> Path:
     if target.exists() and not target.is_dir():
         raise FileError(f"{path} is a file, expected a folder.")
     if os.path.ismount(target):
-        raise FileError(f"{path} is a mount point, which cannot be replaced as one act.", hint=f"save to {path}/model")
+        raise FileError(f"{path} is a mount point, which cannot be replaced atomically.", hint=f"save to {path}/model")
     working = Path(os.path.realpath(os.curdir))
     if working == target or target in working.parents:
         raise FileError(
-            f"{path} is, or holds, the working folder of this process; a save replaces the folder as one act.",
+            f"{path} is, or holds, the working folder of this process; a save replaces the whole folder.",
             hint="save to a folder inside it, for example ./model",
         )
     return target
@@ -277,31 +277,31 @@ def _as_file_error(path: Path) -> Generator[None]:
 def _keep(old: Path, new: Path, inner: PurePosixPath, removed: set[str]) -> None:
     for entry in os.scandir(old / inner):
         name = inner / entry.name
-        kept = new / name
+        target = new / name
         if str(name) in removed:
             continue
         if entry.is_dir(follow_symlinks=False):
-            untouched = not kept.exists()
-            kept.mkdir(exist_ok=True)
+            untouched = not target.exists()
+            target.mkdir(exist_ok=True)
             _keep(old, new, name, removed)
-            if untouched:  # trainers tell by its age which of their checkpoints to delete
-                shutil.copystat(old / name, kept)
-        elif not os.path.lexists(kept):
-            _link(Path(entry.path), kept)
+            if untouched:  # trainers choose the checkpoints to delete by age
+                shutil.copystat(old / name, target)
+        elif not os.path.lexists(target):
+            _link(Path(entry.path), target)
     shutil.copymode(old / inner, new / inner)
 
 
 def _link(old: Path, new: Path) -> None:
     try:
         os.link(old, new, follow_symlinks=False)
-    except OSError:  # no hard links here: FAT, some network folders, other owners' files
+    except OSError:  # hard links are impossible on FAT, some network folders and files of other owners
         shutil.copy2(old, new, follow_symlinks=False)
 
 
 def _sync(folder: Path) -> None:
-    """Bring a folder tree to the disk. What is there already costs next to nothing."""
+    """Flush a folder tree to disk. Files that are on disk already cost next to nothing."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             if not os.path.islink(os.path.join(root, name)):
-                _exchange.sync(Path(root, name))
-        _exchange.sync(Path(root))
+                exchange.sync(Path(root, name))
+        exchange.sync(Path(root))

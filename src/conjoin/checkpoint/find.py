@@ -1,4 +1,4 @@
-"""From what the user named, a folder or a Hugging Face hub id, to a folder on this machine."""
+"""Resolve the name of a folder or a Hugging Face hub id to a folder on this machine."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from conjoin.checkpoint import _exchange
+from conjoin.checkpoint import exchange
 from conjoin.checkpoint.dialects import Framework
 from conjoin.checkpoint.files import expanded, inside, reading
 from conjoin.checkpoint.forms import is_weight_file, own_form
@@ -29,12 +29,12 @@ _OTHER_WEIGHTS = (
     ("*.bin", ("tf_model*.h5",)),
     ("*.h5", ("flax_model*.msgpack",)),
 )
-"""What is fetched from a repository that does not have the files before it."""
+"""(pattern, fallback patterns): the fallbacks are fetched if a repository has no file of the first pattern."""
 _NEVER = ("consolidated*.safetensors",)  # Mistral's repositories hold every weight a second time under this name
 _PAIR_FILE, TARGET_FOLDER = "tokenizer_pair.json", "target_tokenizer"
-"""A pair of tokenizers keeps its second one in a folder, the only one that a model needs."""
+"""A pair of tokenizers keeps the target's in this folder, the only subfolder that a model needs."""
 _HUB_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
-_TRUE = {"1", "ON", "YES", "TRUE"}  # what huggingface_hub takes for true
+_TRUE = {"1", "ON", "YES", "TRUE"}  # as in huggingface_hub
 
 
 def resolve(
@@ -50,20 +50,20 @@ def resolve(
 ) -> Path:
     """Find the folder that holds a checkpoint, downloading it if it is on the hub and not yet in the cache.
 
-    A folder on this machine wins over a hub id of the same name.
+    A folder on this machine takes precedence over a hub id of the same name.
 
     Args:
         local_files_only: None follows HF_HUB_OFFLINE.
-        allow_patterns: What to download instead of config, weights and tokenizer files.
-        framework: Download the weights that this framework wrote too.
+        allow_patterns: Files to download instead of config, weights and tokenizer files.
+        framework: Also download the weights that this framework wrote.
     Raises:
-        FileError: there is no such thing, or it cannot be had; says which, and what to do.
+        FileError: the folder or repository does not exist or is not accessible; says which, and what to do.
     """
     name = os.fspath(name_or_path)
     inner = inside(subfolder) if subfolder else ""
     folder = expanded(name)
     with reading(name):
-        _exchange.repair(folder)
+        exchange.repair(folder)
         if not name or not folder.is_dir():
             _check_hub_id(name, folder)
             offline = _offline() if local_files_only is None else local_files_only
@@ -82,7 +82,7 @@ def _inner_folder(folder: Path, subfolder: str) -> Path:
 
 def _check_hub_id(name: str, path: Path) -> None:
     if path.is_file():
-        raise FileError(f"{name} is a file, expected a folder.", hint=f"give the folder it is in: {path.parent}")
+        raise FileError(f"{name} is a file, expected a folder.", hint=f"use the folder it is in: {path.parent}")
     looks_like_path = name.startswith((".", "~", "/", "\\")) or name.count("/") > 1
     if looks_like_path or not _HUB_ID.fullmatch(name) or "--" in name or ".." in name or name.endswith(".git"):
         raise FileError(
@@ -96,7 +96,7 @@ def _offline() -> bool:
 
 
 class _Hub:
-    """One repository on the hub, as this call may see it."""
+    """One repository on the hub, with the settings of this call."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Hub:
         self.token = token
 
     def fetch(self, subfolder: str, patterns: Sequence[str] | None, framework: Framework | None) -> Path:
-        """Download, or find in the cache; weights of other forms only from a repository without safetensors."""
+        """Download the repository or find it in the cache; other weight files only if it has no safetensors."""
         if patterns is not None:
             return self._snapshot(patterns, ())
         prefix = f"{subfolder}/" if subfolder else ""
@@ -122,10 +122,10 @@ class _Hub:
         wanted = [prefix + pattern for pattern in patterns]
         unwanted = [f"{prefix}*/*", *(prefix + pattern for pattern in _NEVER)]
         folder = self._snapshot(wanted, unwanted)
-        for before, more in _OTHER_WEIGHTS:
-            if any((folder / subfolder).glob(before)) or any((folder / subfolder).glob(f"*.{own.suffix}")):
+        for preferred, fallbacks in _OTHER_WEIGHTS:
+            if any((folder / subfolder).glob(preferred)) or any((folder / subfolder).glob(f"*.{own.suffix}")):
                 break
-            wanted += [prefix + pattern for pattern in more]
+            wanted += [prefix + pattern for pattern in fallbacks]
             folder = self._snapshot(wanted, unwanted)
         if (folder / subfolder / _PAIR_FILE).is_file():
             folder = self._snapshot([f"{prefix}{TARGET_FOLDER}/*"], ())
@@ -146,7 +146,7 @@ class _Hub:
                     ignore_patterns=list(unwanted) or None,
                 )
             )
-        except Exception as error:  # its HTTP library's errors come through, which we do not depend on
+        except Exception as error:  # includes errors of its HTTP library, which we do not depend on
             if (folder := _usable_part(error)) is not None:
                 return folder
             raise self._explained(error) from error
@@ -157,7 +157,7 @@ class _Hub:
         status = getattr(getattr(error, "response", None), "status_code", None)
         match error:
             case errors.GatedRepoError():
-                return self._error("is gated: its owner wants its terms accepted first.", self._login_hint())
+                return self._error("is gated: its terms must be accepted on the hub first.", self._login_hint())
             case errors.RevisionNotFoundError():
                 return self._error(f"is on the hub, but has no revision {self.revision!r}.", "see its branches there")
             case errors.RepositoryNotFoundError():
@@ -180,7 +180,7 @@ class _Hub:
     def _not_cached(self, error: Exception) -> FileError:
         if self.offline:
             return self._error(
-                "is not, or not completely, in the local cache, and downloads are off.",
+                "is not, or not completely, in the local cache, and downloads are disabled.",
                 "unset HF_HUB_OFFLINE (or pass local_files_only=False) once while online",
             )
         cause = error.__cause__ or error
@@ -192,12 +192,12 @@ class _Hub:
     def _login_hint(self) -> str:
         return f"open https://huggingface.co/{self.name}, ask for access, then run `hf auth login` or pass token="
 
-    def _error(self, what: str, hint: str | None) -> FileError:
-        return FileError(f"{self.name} {what}", hint=hint)
+    def _error(self, problem: str, hint: str | None) -> FileError:
+        return FileError(f"{self.name} {problem}", hint=hint)
 
 
 def _usable_part(error: Exception) -> Path | None:
-    """A cached snapshot that lacks some file we asked for, but not its config and weights: a model may load."""
+    """Return a cached snapshot that is incomplete but has config and weights, so that a model may load; else None."""
     folder = Path(getattr(error, "snapshot_path", ""))
     has_weights = any(is_weight_file(path.name) for path in folder.glob("*"))
     return folder if (folder / "config.json").exists() and has_weights else None

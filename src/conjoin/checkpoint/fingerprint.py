@@ -1,4 +1,4 @@
-"""What tells one model folder from another that lies, or lay, at the same place."""
+"""Fingerprints of a model folder, which change if the model at a path is replaced."""
 
 import hashlib
 import os
@@ -12,25 +12,26 @@ from conjoin.errors import FileError
 
 
 def fingerprints(folder: str | os.PathLike[str]) -> dict[str, str]:
-    """Hashes of a model's weights, and of its configs and tokenizers: of every byte that loading it may read.
+    """Return hashes of a model's weights, and of its configs and tokenizers: of every byte that loading may read.
 
-    Nothing less tells a model from itself one epoch on: names, shapes and sizes stay, and times change with a copy
-    (`cp`) or stay with another model's (`rsync -t`). A gigabyte takes about 0.6 s where the CPU has SHA instructions.
+    Only the contents tell a model from the same model one epoch later: names, shapes and sizes are equal, and times
+    change with a copy (`cp`) or are copied from another model (`rsync -t`). A gigabyte takes about 0.6 s on a CPU with
+    SHA instructions.
 
     Raises:
-        FileError, WeightError: no folder, or no usable weights in it.
+        FileError, WeightError: the folder does not exist or has no usable weights.
     """
     folder = Path(folder)
     with open_checkpoint(folder) as checkpoint:
         weights = checkpoint.files
-    small = {
+    other_files = {
         path
-        for place in (folder, folder / TARGET_FOLDER)
+        for directory in (folder, folder / TARGET_FOLDER)
         for pattern in DEFAULT_PATTERNS
-        for path in place.glob(pattern)
+        for path in directory.glob(pattern)
         if path.is_file() and not is_weight_file(path.name)
     }
-    return {"weights": _digest(folder, weights), "config and tokenizers": _digest(folder, sorted(small))}
+    return {"weights": _digest(folder, weights), "config and tokenizers": _digest(folder, sorted(other_files))}
 
 
 def _digest(folder: Path, paths: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""The files that weights come in, and which of them a folder has."""
+"""The kinds of weight files, and which of them a folder has."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from conjoin.checkpoint.dialects import FRAMEWORKS, Framework
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One kind of weight file; large ones come in shards beside an index.
+    """One kind of weight file; large models are split into shards with an index.
 
     Args:
-        stem, suffix: Its name is `stem.suffix`, a shard's `stem-00001-of-00002.suffix`.
-        frameworks: Whose names and layouts such files may hold.
+        stem, suffix: The file is `stem.suffix`, a shard `stem-00001-of-00002.suffix`.
+        frameworks: Frameworks whose names and layouts such files may hold.
     """
 
     stem: str
@@ -22,7 +22,7 @@ class Form:
 
     @property
     def file(self) -> str:
-        """Name of the only file."""
+        """Name of the file if there are no shards."""
         return f"{self.stem}.{self.suffix}"
 
     @property
@@ -31,20 +31,20 @@ class Form:
         return f"{self.file}.index.json"
 
     def has(self, name: str) -> bool:
-        """Whether a file is of this form: the only file, a shard or the index."""
+        """True if a file is of this form: the single file, a shard or the index."""
         stem, suffix = re.escape(self.stem), re.escape(self.suffix)
         pattern = rf"{stem}(-\d{{5}}-of-\d{{5}})?\.{suffix}|{stem}\.{suffix}\.index\.json"
         return re.fullmatch(pattern, name) is not None
 
-    def found(self, folder: Path, variant: str | None) -> Path | None:
-        """The only file or the index, where the folder has one.
+    def find(self, folder: Path, variant: str | None) -> Path | None:
+        """Return the single file or the index, or None if the folder has neither.
 
         Args:
             variant: As in `model.fp16.safetensors`.
         """
         name = f"{self.stem}.{variant}.{self.suffix}" if variant else self.file
         index = f"{self.file}.index.{variant}.json" if variant else self.index
-        return next((folder / each for each in (name, index) if (folder / each).exists()), None)
+        return next((path for path in (folder / name, folder / index) if path.exists()), None)
 
 
 SAFETENSORS = Form("model", "safetensors", ("pt", "tf", "flax"))
@@ -54,12 +54,12 @@ MSGPACK = Form("flax_model", "msgpack", ("flax",))
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file holds weights, or is an index of such files, whatever its stem."""
+    """True if a file holds weights, or is an index of such files, whatever its stem."""
     return name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".index.json"))
 
 
-def lookup(framework: Framework | None) -> tuple[Form, ...]:
-    """Forms in the order in which they are looked for: a framework's own file before the one they all may hold."""
+def search_order(framework: Framework | None) -> tuple[Form, ...]:
+    """Return the forms in the order in which they are searched: a framework's own form before the common one."""
     match framework:
         case None:
             return (SAFETENSORS, BIN, H5, MSGPACK)
@@ -72,17 +72,17 @@ def lookup(framework: Framework | None) -> tuple[Form, ...]:
 
 
 def own_form(framework: Framework) -> Form:
-    """The form that a framework's own class writes."""
+    """Return the form that transformers' class of a framework writes."""
     return {"pt": SAFETENSORS, "tf": H5, "flax": MSGPACK}[framework]
 
 
 def replaces(form: Form) -> tuple[Form, ...]:
-    """The forms whose files a new one takes the place of: an old .bin would be a second set of weights."""
+    """Return the forms whose files a new file replaces: an old .bin would be a second set of weights."""
     return (SAFETENSORS, BIN) if form == SAFETENSORS else (form,)
 
 
-def spelled(framework: Framework | None) -> str:
-    """What is looked for, as a sentence has it."""
-    names = [form.file for form in lookup(framework)]
-    whose = f" of {FRAMEWORKS[framework]}" if framework else ""
-    return f"{', '.join(names[:-1])} or {names[-1]}{whose}, or an index beside shards"
+def expected_files(framework: Framework | None) -> str:
+    """Return the names of the files that are searched, for an error."""
+    names = [form.file for form in search_order(framework)]
+    owner = f" of {FRAMEWORKS[framework]}" if framework else ""
+    return f"{', '.join(names[:-1])} or {names[-1]}{owner}, or an index beside shards"

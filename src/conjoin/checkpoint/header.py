@@ -1,8 +1,8 @@
-"""The header of a safetensors file, checked to the last byte before any tensor is touched.
+"""The header of a safetensors file, checked completely before any tensor is read.
 
 Format: 8 bytes little-endian header length, that many bytes of JSON, then the tensors' bytes without gaps
-(https://github.com/huggingface/safetensors#format). The reading is ours because the library's errors name neither
-the file nor more than one problem.
+(https://github.com/huggingface/safetensors#format). We parse it ourselves because the library's errors name neither the
+file nor more than one problem.
 """
 
 import json
@@ -16,16 +16,16 @@ from typing import Any, cast
 from conjoin.checkpoint.dtypes import BY_TAG
 
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
-_MAX_TENSOR_BYTES = 1 << 62  # numpy counts bytes in a signed 64-bit number
+_MAX_TENSOR_BYTES = 1 << 62  # numpy counts bytes with a signed 64-bit number
 _MAX_DIMENSIONS = 64  # numpy's own limit
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a checkpoint says about one tensor.
+    """Name, shape and dtype of one tensor of a checkpoint.
 
     Args:
-        dtype: As numpy and torch spell it: "float32", "bfloat16", "int64", ...
+        dtype: Its name in numpy and torch: "float32", "bfloat16", "int64", ...
     """
 
     name: str
@@ -35,7 +35,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One tensor and where its bytes lie in the file."""
+    """One tensor and the position of its bytes in the file."""
 
     info: TensorInfo
     start: int
@@ -51,7 +51,7 @@ class Header:
 
 
 class BadHeader(Exception):
-    """Carries every problem of one file to the caller, who knows what to say about it."""
+    """All problems of one file, for the caller, who turns them into one error."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(*problems)
@@ -89,11 +89,11 @@ def _parse(raw: bytes) -> dict[str, Any]:
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
             keys = [key for key, _ in pairs]
             repeated.extend(sorted({key for key in keys if keys.count(key) > 1}))
-        return found
+        return entries
 
     try:
         entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
@@ -106,8 +106,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return cast(dict[str, Any], entries)
 
 
-def _metadata(found: Any) -> dict[str, str]:
-    items = cast(dict[Any, Any], found).items() if isinstance(found, dict) else None
+def _metadata(entry: Any) -> dict[str, str]:
+    items = cast(dict[Any, Any], entry).items() if isinstance(entry, dict) else None
     if items is None or not all(isinstance(value, str) for _, value in items):
         raise BadHeader(["__metadata__ must map text to text"])
     return dict(items)
@@ -138,20 +138,21 @@ def _entry(name: str, entry: Any) -> tuple[TensorInfo, int, int]:
     if tag not in BY_TAG:
         raise BadHeader([f"{name}: dtype {tag!r} is not one of {', '.join(BY_TAG)}"])
     dtype = BY_TAG[tag]
-    wanted = byte_count(name, shape, dtype.itemsize)
+    expected = byte_count(name, shape, dtype.itemsize)
     if not 0 <= start <= end:
         raise BadHeader([f"{name}: data_offsets [{start}, {end}] run backwards"])
-    if end - start != wanted:
-        got = end - start
-        raise BadHeader([f"{name}: shape {shape} of {dtype.name} needs {wanted} bytes, its data_offsets span {got}"])
-    return TensorInfo(name, tuple(shape), dtype.name), start, wanted
+    if (actual := end - start) != expected:
+        raise BadHeader(
+            [f"{name}: shape {shape} of {dtype.name} needs {expected} bytes, its data_offsets span {actual}"]
+        )
+    return TensorInfo(name, tuple(shape), dtype.name), start, expected
 
 
 def byte_count(name: str, shape: list[Any], itemsize: int) -> int:
-    """How many bytes an array takes.
+    """Return the size of an array in bytes.
 
     Raises:
-        BadHeader: the shape is none, or larger than any memory.
+        BadHeader: the shape is invalid, or larger than any memory.
     """
     if len(shape) > _MAX_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
         raise BadHeader([f"{name}: shape must be at most {_MAX_DIMENSIONS} whole numbers >= 0, got {str(shape)[:80]}"])
@@ -161,7 +162,7 @@ def byte_count(name: str, shape: list[Any], itemsize: int) -> int:
 
 
 def _gaps(spans: list[Span], *, data_start: int, data_bytes: int) -> list[str]:
-    """Tensors must lie end to end: no overlap, no hole, nothing before, after or outside."""
+    """Return problems unless the tensors are contiguous: no overlap, no gap, nothing before, after or outside."""
     problems: list[str] = []
     end, last = data_start, ""
     for span in sorted(spans, key=lambda span: (span.start, span.length)):

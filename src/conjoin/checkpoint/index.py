@@ -1,4 +1,4 @@
-"""The index file of a sharded checkpoint, checked before any shard is opened and again once all are."""
+"""The index file of a sharded checkpoint, checked before any shard is opened and again when all are open."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _SHOWN = 100  # characters of a name in an error
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Which tensor lies in which shard.
+    """The shard of every tensor.
 
     Args:
         weight_map: Tensor name -> shard.
@@ -30,7 +30,7 @@ class Index:
         return sorted(set(self.weight_map.values()))
 
     def disagreements(self, shards: Mapping[Path, Mapping[str, TensorInfo]]) -> list[str]:
-        """Compare with what the shards hold."""
+        """Return the differences between the index and the tensors in the shards."""
         holders: dict[str, list[Path]] = {}
         for path, infos in shards.items():
             for name in infos:
@@ -47,7 +47,7 @@ class Index:
         return problems
 
     def miscounts(self, shards: Mapping[Path, Mapping[str, TensorInfo]]) -> list[str]:
-        """Compare how many tensors each shard has with how many are listed for it, where names are not the same."""
+        """Return the shards whose number of tensors differs from the index; for files whose names differ from it."""
         listed = Counter(self.weight_map.values())
         return [
             f"{path.name}: {len(infos)} tensors, the index lists {listed[path]}"
@@ -57,11 +57,11 @@ class Index:
 
 
 def read_index(path: Path) -> Index:
-    """Read an index and check that its shards are there and inside the folder.
+    """Read an index and check that its shards exist and are inside the folder.
 
     Raises:
-        ConfigError: not JSON.
-        WeightError: no weight_map in it, shards that lead out of the folder, missing shards.
+        ConfigError: the file is not JSON.
+        WeightError: it has no weight_map, or shards are missing or outside the folder.
     """
     weight_map = read_json(path).get("weight_map")
     entries = cast(dict[str, Any], weight_map) if isinstance(weight_map, dict) else {}
@@ -79,7 +79,7 @@ def read_index(path: Path) -> Index:
 def _problem(folder: Path, shard: str) -> str | None:
     try:
         real = (folder / inside(shard)).resolve()
-    except (FileError, ValueError, OSError, RuntimeError):  # a zero byte in the name; links in a circle
+    except (FileError, ValueError, OSError, RuntimeError):  # a zero byte in the name; circular links
         return f"{shard[:_SHOWN]!r} leads out of the folder"
     if not any(real.is_relative_to(root) for root in _allowed_roots(folder)):
         return f"{shard[:_SHOWN]!r} is a link that leads out of the folder"
@@ -90,7 +90,7 @@ def _problem(folder: Path, shard: str) -> str | None:
 
 
 def _allowed_roots(folder: Path) -> list[Path]:
-    """The folder itself, and the hub cache's store of files, which its snapshots link into."""
+    """Return the folder itself and the hub cache's blobs folder, which its snapshots link to."""
     roots = [folder.resolve()]
     for parent in roots[0].parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):

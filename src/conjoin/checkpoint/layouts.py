@@ -1,4 +1,4 @@
-"""How canonical arrays lie inside a checkpoint tensor: kinds with their own fields, split apart and joined again."""
+"""Layouts of canonical arrays inside a checkpoint tensor: `split` takes a tensor apart, `join` is its inverse."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ Array = Any  # a numpy array or a torch tensor: anything with ndim, shape, resha
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """Stored as it is used."""
+    """Stored as we use it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transposed:
-    """A matrix stored (in, out), as GPT-2's Conv1D does; ours is (out, in)."""
+    """A matrix stored as (in, out), as in GPT-2's Conv1D; ours is (out, in)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Fused:
     """Several matrices, or biases, stacked along their output axis.
 
     Args:
-        sizes: Rows of each; () for equal parts.
-        transposed: Stored (in, out), the outputs side by side. Says nothing about biases, which are 1-D.
+        sizes: Rows of each part; () for equal parts.
+        transposed: Stored as (in, out), with the outputs side by side. Has no effect on biases, which are 1-D.
     """
 
     sizes: tuple[int, ...] = ()
@@ -38,7 +38,7 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class HeadFused:
-    """Rows ordered [head][q, k, v][head_size], as GPT-NeoX and BLOOM do; weights and biases."""
+    """Weights or biases whose rows are ordered [head][q, k, v][head_size], as in GPT-NeoX and BLOOM."""
 
     num_heads: int
     head_size: int
@@ -47,7 +47,7 @@ class HeadFused:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A vector stored as a matrix of one row, as BART's final_logits_bias."""
+    """A vector stored as a matrix of one row, such as BART's final_logits_bias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class Reshaped:
 
 @dataclass(frozen=True, slots=True)
 class Shifted:
-    """Stored less a constant: canonical = stored + by. Gemma stores its norm weights less 1.
+    """Stored minus a constant: canonical = stored + by. Gemma stores its norm weights minus 1.
 
-    Half precision is widened to float32, since 1 + w would lose most of w's digits.
+    Half precision becomes float32, since 1 + w would lose most of w's digits.
     """
 
     by: float
@@ -72,7 +72,7 @@ Layout = Same | Transposed | Fused | HeadFused | Row | Reshaped | Shifted
 
 
 def part_count(layout: Layout) -> int | None:
-    """How many canonical arrays a layout makes; None where any number will do."""
+    """Return the number of canonical arrays of a layout; None if it can be any."""
     match layout:
         case Fused(sizes=()):
             return None
@@ -85,7 +85,7 @@ def part_count(layout: Layout) -> int | None:
 
 
 def split(layout: Layout, stored: Array, count: int) -> list[Array]:
-    """Take a stored array apart into `count` canonical ones; views wherever the layout allows.
+    """Split a stored array into `count` canonical ones; views wherever the layout allows.
 
     Raises:
         WeightError: the shape does not fit the layout.
@@ -109,7 +109,7 @@ def split(layout: Layout, stored: Array, count: int) -> list[Array]:
 
 
 def join(layout: Layout, arrays: Sequence[Array]) -> Array:
-    """Put canonical arrays together as they are stored: the inverse of `split`."""
+    """Join canonical arrays into the stored one: the inverse of `split`."""
     first = arrays[0]
     match layout:
         case Same():
@@ -131,10 +131,10 @@ def join(layout: Layout, arrays: Sequence[Array]) -> Array:
 
 
 def shapes_of(layout: Layout, stored: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """The shapes that `split` would give; takes no memory, whatever the size."""
+    """Return the shapes that `split` would return; needs no memory, whatever the size."""
     stand_in = np.broadcast_to(np.uint8(0), tuple(stored))
-    sizeless = Same() if isinstance(layout, Shifted) else layout
-    return [tuple(part.shape) for part in split(sizeless, stand_in, count)]
+    layout = Same() if isinstance(layout, Shifted) else layout  # `Shifted` would compute
+    return [tuple(part.shape) for part in split(layout, stand_in, count)]
 
 
 def _transposed(array: Array) -> Array:
@@ -172,10 +172,10 @@ def _unfuse_heads(layout: HeadFused, stored: Array) -> list[Array]:
     _need_rows(stored)
     heads, size, rest = layout.num_heads, layout.head_size, tuple(stored.shape[1:])
     if stored.shape[0] != heads * layout.parts * size:
-        wanted = f"{heads * layout.parts * size} rows ({heads} heads x {layout.parts} parts x {size})"
-        raise WeightError(f"expected {wanted}, found {stored.shape[0]}")
-    apart = stored.reshape(heads, layout.parts, size, *rest)
-    return [apart[:, part].reshape(heads * size, *rest) for part in range(layout.parts)]
+        expected = f"{heads * layout.parts * size} rows ({heads} heads x {layout.parts} parts x {size})"
+        raise WeightError(f"expected {expected}, found {stored.shape[0]}")
+    by_part = stored.reshape(heads, layout.parts, size, *rest)
+    return [by_part[:, part].reshape(heads * size, *rest) for part in range(layout.parts)]
 
 
 def _only_row(stored: Array) -> Array:
@@ -185,9 +185,9 @@ def _only_row(stored: Array) -> Array:
 
 
 def _reshaped(array: Array, before: tuple[int, ...], after: tuple[int, ...]) -> Array:
-    found = tuple(array.shape)
-    if len(found) != len(before) or any(want not in (-1, got) for want, got in zip(before, found, strict=True)):
-        raise WeightError(f"expected shape {before}, found {found}")
+    shape = tuple(array.shape)
+    if len(shape) != len(before) or any(size not in (-1, n) for size, n in zip(before, shape, strict=True)):
+        raise WeightError(f"expected shape {before}, found {shape}")
     return array.reshape(after)
 
 
@@ -204,7 +204,7 @@ def _is_torch(array: Array) -> bool:
 
 
 def _widened(array: Array) -> Array:
-    """As float32 where the array holds half precision; numpy's uint16 means bfloat16 in this room."""
+    """Convert half precision to float32; numpy's uint16 means bfloat16 in this package."""
     if _is_torch(array):
         return array.float() if array.dtype.itemsize < 4 else array
     if array.dtype == np.uint16:
@@ -213,7 +213,7 @@ def _widened(array: Array) -> Array:
 
 
 def _narrowed(array: Array, *, like: Array) -> Array:
-    """Back to the format of `like`; bfloat16 bits are rounded to the nearest, ties to even."""
+    """Convert back to the dtype of `like`; bfloat16 bits are rounded to the nearest, ties to even."""
     if _is_torch(array):
         return array.to(like.dtype)
     if like.dtype != np.uint16:
@@ -224,5 +224,5 @@ def _narrowed(array: Array, *, like: Array) -> Array:
 def _bfloat16_bits(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = numbers.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    rounded[np.isnan(numbers)] = 0x7FC0  # rounding could carry a NaN over into zero
+    rounded[np.isnan(numbers)] = 0x7FC0  # rounding could overflow a NaN to zero
     return rounded.astype(np.uint16)

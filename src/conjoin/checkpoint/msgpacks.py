@@ -1,7 +1,7 @@
-"""Flax's `.msgpack` files: a map of maps whose leaves are arrays, found by walking the file, mapped when asked for.
+"""Flax's `.msgpack` files: nested maps whose leaves are arrays, located by scanning the file and mapped on access.
 
-Format: https://github.com/msgpack/msgpack/blob/master/spec.md, and flax.serialization for what an array looks like in
-it. The walk is ours because msgpack's own `unpackb` needs the file, its payloads and the arrays in memory at once.
+Format: https://github.com/msgpack/msgpack/blob/master/spec.md, and flax.serialization for the arrays in it. We scan it
+ourselves because msgpack's `unpackb` holds the file, its payloads and the arrays in memory at once.
 """
 
 import os
@@ -13,21 +13,21 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.checkpoint._mapping import map_bytes
-from conjoin.checkpoint._packing import ARRAY, CHUNK_SHAPE, CHUNKED, CHUNKS
 from conjoin.checkpoint.dtypes import BY_NAME
 from conjoin.checkpoint.files import require_file
 from conjoin.checkpoint.header import BadHeader, TensorInfo, byte_count
+from conjoin.checkpoint.mapping import map_bytes
+from conjoin.checkpoint.msgpack_writer import ARRAY, CHUNK_SHAPE, CHUNKED, CHUNKS
 from conjoin.errors import FileError
 
-_SCALAR = 3  # flax.serialization._MsgpackExtType.npscalar; a complex number, 2, is no part of a checkpoint
+_SCALAR = 3  # flax.serialization._MsgpackExtType.npscalar; checkpoints hold no complex numbers (2)
 _MAX_DEPTH = 64
 _MAX_NAME_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An array's payload, not read yet: its type and where it lies."""
+    """An array's payload that is not read yet: its type and position."""
 
     kind: int
     start: int
@@ -36,7 +36,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The numbers of one array, or of one chunk of it, and where they lie."""
+    """The position of the numbers of one array, or of one chunk of it."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -57,7 +57,7 @@ class MsgpackFile:
         self.metadata = {"format": "flax"}
         require_file(path)
         try:
-            self._file = open(path, "rb")  # noqa: SIM115  # open for as long as arrays may be asked for
+            self._file = open(path, "rb")  # noqa: SIM115  # stays open for `array`
         except OSError as error:
             raise FileError(f"{path}: cannot be read: {error.strerror or error}.") from None
         try:
@@ -71,10 +71,10 @@ class MsgpackFile:
         """Map one array, or gather its chunks."""
         info, (first, *more) = self.infos[name], self._pieces[name]
         dtype = np.dtype(BY_NAME[info.dtype].storage)
-        found = self._view(first, dtype)
+        array = self._view(first, dtype)
         if more:
-            found = np.concatenate([found, *(self._view(piece, dtype) for piece in more)])
-        array = found.reshape(info.shape)
+            array = np.concatenate([array, *(self._view(piece, dtype) for piece in more)])
+        array = array.reshape(info.shape)
         array = array if array.flags.aligned else array.copy()
         array.flags.writeable = False
         return array
@@ -85,38 +85,38 @@ class MsgpackFile:
         return np.frombuffer(map_bytes(self._file.fileno(), piece.start, piece.length, file=self.path), dtype)
 
     def close(self) -> None:
-        """Close the file; arrays already given out stay good."""
+        """Close the file; arrays returned before remain valid."""
         self._file.close()
 
 
 def read_pieces(file: BinaryIO) -> dict[str, list[Piece]]:
-    """Find the arrays of an open file, without reading any.
+    """Locate the arrays of an open file, without reading any.
 
     Returns:
-        Path -> shape, and the pieces that the array's numbers lie in.
+        Path -> the pieces of the array's numbers; the first piece has the whole array's shape.
     Raises:
-        BadHeader: truncated, or anything but a map of maps of arrays.
+        BadHeader: the file is truncated, or is anything but nested maps of arrays.
     """
-    walk = _Walk(file)
-    tree = walk.value()
-    if walk.position != walk.size:
-        raise BadHeader([f"{walk.size - walk.position} bytes behind the end of the map"])
+    scan = _Scanner(file)
+    tree = scan.value()
+    if scan.position != scan.size:
+        raise BadHeader([f"{scan.size - scan.position} bytes after the end of the map"])
     if not isinstance(tree, dict):
         raise BadHeader([f"holds a {type(tree).__name__}, expected a map of arrays"])
-    found: dict[str, list[Piece]] = {}
+    arrays: dict[str, list[Piece]] = {}
     problems: list[str] = []
     for name, leaf in _leaves(cast(dict[str, Any], tree)):
         try:
-            found[name] = _chunks(walk, cast(dict[str, Any], leaf)) if isinstance(leaf, dict) else [_piece(walk, leaf)]
+            arrays[name] = _chunks(scan, cast(dict[str, Any], leaf)) if isinstance(leaf, dict) else [_piece(scan, leaf)]
         except BadHeader as bad:
             problems += [f"{name}: {problem}" for problem in bad.problems]
     if problems:
         raise BadHeader(problems)
-    return found
+    return arrays
 
 
-class _Walk:
-    """Reads MessagePack values one after the other and steps over payloads."""
+class _Scanner:
+    """Reads MessagePack values one after the other and skips payloads."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -124,9 +124,9 @@ class _Walk:
         self.position = 0
 
     def value(self, depth: int = 0) -> Any:
-        """The next value; extensions and bytes as `Extension`, unread."""
+        """Read the next value; extensions and bytes are returned as `Extension`, unread."""
         if depth > _MAX_DEPTH:
-            raise BadHeader([f"maps inside maps, more than {_MAX_DEPTH} deep"])
+            raise BadHeader([f"maps are nested more than {_MAX_DEPTH} deep"])
         code = self.number(1)
         match code >> 4:
             case 0x0 | 0x1 | 0x2 | 0x3 | 0x4 | 0x5 | 0x6 | 0x7:
@@ -143,7 +143,7 @@ class _Walk:
                 raise self._unexpected(code)
 
     def _long(self, code: int, depth: int) -> Any:
-        """A value whose first byte has no room for its size."""
+        """Read a value whose size is not in its first byte."""
         match code:
             case 0xC2 | 0xC3:
                 return code == 0xC3
@@ -166,29 +166,29 @@ class _Walk:
                 raise self._unexpected(code)
 
     def _unexpected(self, code: int) -> BadHeader:
-        """Nothing, negative and floating numbers are no part of a Flax checkpoint."""
+        """Return the error for nil, negative and floating-point numbers, which are not in Flax checkpoints."""
         return BadHeader([f"unexpected byte {code:#04x} at {self.position - 1}"])
 
     def number(self, width: int) -> int:
-        """The next bytes as a whole number, most significant first."""
+        """Read the next bytes as a big-endian whole number."""
         return int.from_bytes(self.read(width), "big")
 
     def read(self, length: int) -> bytes:
-        """The next bytes."""
-        found = self.file.read(length)
-        self.position += len(found)
-        if len(found) < length:
+        """Read the next bytes."""
+        data = self.file.read(length)
+        self.position += len(data)
+        if len(data) < length:
             raise BadHeader([f"truncated: the file ends after {self.position} bytes, in the middle of a value"])
-        return found
+        return data
 
     def seek(self, position: int) -> None:
-        """Go on from another place."""
+        """Continue at another position."""
         self.file.seek(position)
         self.position = position
 
     def _text(self, length: int) -> str:
         if length > _MAX_NAME_BYTES:
-            raise BadHeader([f"a text of {length} bytes at {self.position}, where a name is expected"])
+            raise BadHeader([f"a text of {length} bytes at {self.position}, expected a name"])
         try:
             return self.read(length).decode("utf-8")
         except UnicodeDecodeError:
@@ -198,15 +198,15 @@ class _Walk:
         return [self.value(depth + 1) for _ in range(count)]
 
     def _map(self, count: int, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         for _ in range(count):
             key = self.value(depth + 1)
             if not isinstance(key, str):
                 raise BadHeader([f"a key before byte {self.position} is a {type(key).__name__}, expected text"])
-            if key in found:
+            if key in entries:
                 raise BadHeader([f"{key!r} appears twice in one map"])
-            found[key] = self.value(depth + 1)
-        return found
+            entries[key] = self.value(depth + 1)
+        return entries
 
     def _skipped(self, kind: int, length: int) -> Extension:
         start = self.position
@@ -218,7 +218,7 @@ class _Walk:
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what is no map, or a chunked array's map, with its path."""
+    """Yield path and value of every leaf: a value that is not a map, or the map of a chunked array."""
     for key, value in tree.items():
         if isinstance(value, dict) and CHUNKED not in value:
             yield from _leaves(cast(dict[str, Any], value), f"{prefix}{key}/")
@@ -226,31 +226,31 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def _piece(walk: _Walk, leaf: Any) -> Piece:
-    """The array behind an extension: its shape, its dtype's name, and where its bytes lie."""
+def _piece(scan: _Scanner, leaf: Any) -> Piece:
+    """Read the shape, the dtype and the position of an array inside an extension."""
     if not isinstance(leaf, Extension) or leaf.kind not in (ARRAY, _SCALAR):
-        what = f"extension {leaf.kind}" if isinstance(leaf, Extension) else type(leaf).__name__
-        raise BadHeader([f"a value of type {what}, expected an array"])
-    walk.seek(leaf.start)
-    match walk.value():
+        kind = f"extension {leaf.kind}" if isinstance(leaf, Extension) else type(leaf).__name__
+        raise BadHeader([f"a value of type {kind}, expected an array"])
+    scan.seek(leaf.start)
+    match scan.value():
         case [[*shape], str(dtype), Extension(kind=0, start=start, length=length)]:
             pass
         case _:
             raise BadHeader(["expected shape, dtype and bytes inside an array"])
     if dtype not in BY_NAME:
         raise BadHeader([f"dtype {dtype!r} is not one of {', '.join(BY_NAME)}"])
-    wanted = byte_count("array", shape, BY_NAME[dtype].itemsize)
-    if length != wanted or walk.position != leaf.start + leaf.length:
-        raise BadHeader([f"shape {shape} of {dtype} needs {wanted} bytes, {length} are there"])
+    expected = byte_count("array", shape, BY_NAME[dtype].itemsize)
+    if length != expected or scan.position != leaf.start + leaf.length:
+        raise BadHeader([f"shape {shape} of {dtype} needs {expected} bytes, found {length}"])
     return Piece(tuple(shape), dtype, start, length)
 
 
-def _chunks(walk: _Walk, leaf: Mapping[str, Any]) -> list[Piece]:
-    """The pieces of an array that flax cut; the first one carries the whole array's shape."""
+def _chunks(scan: _Scanner, leaf: Mapping[str, Any]) -> list[Piece]:
+    """Return the pieces of an array that flax split; the first one has the whole array's shape."""
     shape, chunks = _in_order(leaf.get(CHUNK_SHAPE)), _in_order(leaf.get(CHUNKS))
     if shape is None or not chunks:
         raise BadHeader(["expected shape and chunks, numbered from 0, in a chunked array"])
-    pieces = [_piece(walk, chunk) for chunk in chunks]
+    pieces = [_piece(scan, chunk) for chunk in chunks]
     length = sum(piece.length for piece in pieces)
     itemsize = BY_NAME[pieces[0].dtype].itemsize
     if len({piece.dtype for piece in pieces}) > 1 or length != byte_count("array", shape, itemsize):
@@ -260,7 +260,7 @@ def _chunks(walk: _Walk, leaf: Mapping[str, Any]) -> list[Piece]:
 
 
 def _in_order(numbered: Any) -> list[Any] | None:
-    """Flax writes a tuple as a map from "0", "1", ..."""
+    """Return the values of a tuple, which flax writes as a map from "0", "1", ...; None if it is not one."""
     if not isinstance(numbered, dict):
         return None
     entries = cast(dict[str, Any], numbered)

@@ -1,6 +1,6 @@
-"""The table between a checkpoint's tensor names and ours, and its layouts; read forwards at load, backwards at save.
+"""The reversible table between a checkpoint's tensor names and layouts and ours: applied at load, inverted at save.
 
-Families hold the tables as data. Works on numpy arrays and torch tensors alike, by reshaping and indexing only.
+Families hold the tables as data. They work on numpy arrays and torch tensors alike, by reshaping and indexing only.
 """
 
 import re
@@ -21,10 +21,10 @@ class Rule:
     """One checkpoint tensor and the canonical tensors it holds.
 
     Args:
-        checkpoint: Its name, literal text but for `{i}`, `{j}`, ... which stand for whole numbers.
+        checkpoint: Its name: literal text with placeholders `{i}`, `{j}`, ... for whole numbers.
         canonical: Our name or names, with the same placeholders.
-        layout: How the canonical arrays lie in it.
-        copies: Other names that transformers wants the same tensor under; written, read only by a rule of their own.
+        layout: Layout of the canonical arrays in it.
+        copies: Other names under which transformers expects the same tensor; written, but read only by other rules.
     """
 
     checkpoint: str
@@ -42,11 +42,11 @@ class Rule:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The canonical names as a tuple, however many."""
+        """The canonical names as a tuple."""
         return (self.canonical,) if isinstance(self.canonical, str) else self.canonical
 
     def with_prefix(self, checkpoint: str, canonical: str) -> Self:
-        """Put text before both sides."""
+        """Return the rule with prefixes before both sides."""
         return replace(
             self,
             checkpoint=checkpoint + self.checkpoint,
@@ -57,10 +57,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A checkpoint tensor that a rule knows, and the canonical names of what it holds.
+    """A checkpoint tensor that a rule matches, and the canonical names of its contents.
 
     Args:
-        rank: The rule's place in its table.
+        rank: Position of the rule in its table.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a table makes of a checkpoint's names: every name is in exactly one of the three.
+    """A checkpoint's names, sorted by a table: every name is in exactly one of the three groups.
 
     Args:
-        ignored: Names that the table says to leave out (old position buffers, pooler, ...).
-        unknown: Names that no rule knows.
+        ignored: Names that the table leaves out (old position buffers, pooler, ...).
+        unknown: Names that no rule matches.
     """
 
     matches: tuple[Match, ...]
@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def sources(self) -> dict[str, Match]:
-        """Canonical name -> the match that provides it; the table's first rule where two do."""
+        """Canonical name -> the match that provides it; the first rule wins if several do."""
         sources: dict[str, Match] = {}
         for match in sorted(self.matches, key=lambda match: match.rank):
             for name in match.canonical:
@@ -94,7 +94,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """How one checkpoint tensor is put together again."""
+    """How one checkpoint tensor is built from canonical arrays."""
 
     name: str
     canonical: tuple[str, ...]
@@ -102,16 +102,16 @@ class Undo:
     copies: tuple[str, ...] = ()
 
     def __call__(self, *arrays: Array) -> Array:
-        """Build the checkpoint tensor from its canonical arrays, given in the order of `canonical`."""
+        """Build the checkpoint tensor from its canonical arrays, in the order of `canonical`."""
         return join(self.rule.layout, arrays)
 
 
 @dataclass(frozen=True, slots=True)
 class NameTable:
-    """Rules between two vocabularies; the first rule that matches wins, in both directions.
+    """Rules between checkpoint names and canonical names; the first rule that matches wins, in both directions.
 
     Args:
-        ignored: Regular expressions (full match) of checkpoint names that hold nothing we need.
+        ignored: Regular expressions (full match) of checkpoint names that we do not need.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -121,7 +121,7 @@ class NameTable:
         return NameTable(self.rules + other.rules, self.ignored + other.ignored)
 
     def with_prefix(self, checkpoint_prefix: str, canonical_prefix: str) -> "NameTable":
-        """The same table one level down: text put before both sides of every rule."""
+        """Return the table with prefixes before both sides of every rule."""
         return NameTable(
             tuple(rule.with_prefix(checkpoint_prefix, canonical_prefix) for rule in self.rules),
             tuple(f"{re.escape(checkpoint_prefix)}(?:{pattern})" for pattern in self.ignored),
@@ -130,12 +130,12 @@ class NameTable:
     def match(self, name: str) -> Match | None:
         """Find the rule for one checkpoint name."""
         for rank, rule in enumerate(self.rules):
-            if (found := _compiled(rule.checkpoint).fullmatch(name)) is not None:
-                return Match(name, rule, tuple(_fill(part, found.groupdict()) for part in rule.parts), rank)
+            if (numbers := _compiled(rule.checkpoint).fullmatch(name)) is not None:
+                return Match(name, rule, tuple(_fill(part, numbers.groupdict()) for part in rule.parts), rank)
         return None
 
     def canonical(self, names: Iterable[str]) -> Plan:
-        """Sort checkpoint names into those that a rule knows, those to ignore and those nobody knows."""
+        """Sort checkpoint names into matched, ignored and unknown ones."""
         matches: list[Match] = []
         ignored: list[str] = []
         unknown: list[str] = []
@@ -149,10 +149,10 @@ class NameTable:
         return Plan(tuple(matches), tuple(ignored), tuple(unknown))
 
     def apply(self, match: Match, array: Array) -> list[tuple[str, Array]]:
-        """Take a checkpoint tensor apart.
+        """Split a checkpoint tensor into canonical arrays.
 
-        Views of the array; only `Shifted` computes (and widens half precision to float32: give it torch tensors
-        of the true dtype, or numpy arrays where uint16 means bfloat16) and `HeadFused` gathers.
+        They are views of the array, except for `HeadFused`, which copies, and `Shifted`, which computes and converts
+        half precision to float32 (pass torch tensors of the true dtype, or numpy arrays with uint16 for bfloat16).
 
         Raises:
             WeightError: the array's shape does not fit the layout.
@@ -161,43 +161,43 @@ class NameTable:
             return list(zip(match.canonical, split(match.rule.layout, array, len(match.canonical)), strict=True))
 
     def shapes(self, match: Match, shape: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-        """The canonical shapes that `apply` would give, from the checkpoint tensor's shape alone."""
+        """Return the canonical shapes that `apply` would return, from the checkpoint tensor's shape alone."""
         with _named(match.name):
             return list(zip(match.canonical, shapes_of(match.rule.layout, shape, len(match.canonical)), strict=True))
 
     def covers(self, canonical: str) -> bool:
-        """Whether some rule can write this canonical tensor."""
+        """True if a rule can write this canonical tensor."""
         return self._source(canonical) is not None
 
     def undo(self, canonical: Iterable[str]) -> list[Undo]:
         """Plan how to write canonical tensors under the checkpoint's names, sorted by these.
 
-        A checkpoint tensor none of whose parts is given (a tied head, an absent bias) is left out.
+        A checkpoint tensor without any of its parts (a tied head, an absent bias) is left out.
 
         Raises:
-            WeightError: a name that no rule can write, or a checkpoint tensor of which only some parts are given.
+            WeightError: no rule can write a name, or a checkpoint tensor lacks some of its parts.
         """
-        given = dict.fromkeys(canonical)
-        found = {name: self._source(name) for name in given}
-        unknown = [name for name, undo in found.items() if undo is None]
+        names = dict.fromkeys(canonical)
+        undo_of = {name: self._source(name) for name in names}
+        unknown = [name for name, undo in undo_of.items() if undo is None]
         if unknown:
             raise WeightError(f"No rule says how to write these tensors:\n{listing(unknown)}")
-        undos = {undo.name: undo for undo in found.values() if undo is not None}
-        halves = [
-            f"{undo.name}: {', '.join(part for part in undo.canonical if part not in given)} missing"
+        undos = {undo.name: undo for undo in undo_of.values() if undo is not None}
+        incomplete = [
+            f"{undo.name}: {', '.join(part for part in undo.canonical if part not in names)} missing"
             for undo in undos.values()
-            if not all(part in given for part in undo.canonical)
+            if not all(part in names for part in undo.canonical)
         ]
-        if halves:
-            raise WeightError(f"Only some parts of these checkpoint tensors are given:\n{listing(halves)}")
+        if incomplete:
+            raise WeightError(f"Only some parts of these checkpoint tensors are given:\n{listing(incomplete)}")
         undos |= {name: replace(undo, name=name) for undo in undos.values() for name in undo.copies}
         return [undos[name] for name in sorted(undos)]
 
     def _source(self, canonical: str) -> Undo | None:
         for rule in self.rules:
             for part in rule.parts:
-                if (found := _compiled(part).fullmatch(canonical)) is not None:
-                    numbers = found.groupdict()
+                if (match := _compiled(part).fullmatch(canonical)) is not None:
+                    numbers = match.groupdict()
                     parts = tuple(_fill(part, numbers) for part in rule.parts)
                     copies = tuple(_fill(name, numbers) for name in rule.copies)
                     return Undo(_fill(rule.checkpoint, numbers), parts, rule, copies)
@@ -206,7 +206,7 @@ class NameTable:
 
 @contextmanager
 def _named(name: str) -> Generator[None]:
-    """Say which tensor an error is about."""
+    """Put the tensor's name before an error's message."""
     try:
         yield
     except WeightError as error:
@@ -235,4 +235,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _fill(pattern: str, numbers: dict[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda found: numbers[found.group(1)], pattern)
+    return _PLACEHOLDER.sub(lambda match: numbers[match.group(1)], pattern)

@@ -1,4 +1,4 @@
-"""The files of an open checkpoint, each one a part of it, and parts of other frameworks in PyTorch's terms."""
+"""The files of an open checkpoint (its parts), and files of other frameworks under PyTorch's names and layouts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,25 +18,25 @@ class Part(Protocol):
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
-        """Its tensors, by name."""
+        """The tensors of the file, by name."""
         ...
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What it says about itself."""
+        """The metadata stored in the file."""
         ...
 
     def array(self, name: str) -> NDArray[Any]:
-        """One tensor, read-only."""
+        """Return one tensor, read-only."""
         ...
 
     def close(self) -> None:
-        """Let go of the file; arrays already given out stay good."""
+        """Close the file; arrays returned before remain valid."""
         ...
 
 
 class Translated:
-    """A TensorFlow or Flax file, with the names and layouts that PyTorch has.
+    """A TensorFlow or Flax file under PyTorch's names and layouts.
 
     Args:
         names: The file's names -> PyTorch's.
@@ -50,12 +50,12 @@ class Translated:
         self.infos = {name: _info(name, part.infos[stored]) for name, stored in self._stored.items()}
 
     def array(self, name: str) -> NDArray[Any]:
-        """One tensor as PyTorch has it; a view of the file's."""
+        """Return one tensor in PyTorch's layout; a view of the file's array."""
         stored = self._stored[name]
         return torch_array(stored, self._part.array(stored))
 
     def close(self) -> None:
-        """Let go of the file; arrays already given out stay good."""
+        """Close the file; arrays returned before remain valid."""
         self._part.close()
 
 

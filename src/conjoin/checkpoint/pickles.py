@@ -1,8 +1,8 @@
-"""What a `.bin` file would do to whoever unpickles it, found by reading its operations, before torch is let at it.
+"""Check what unpickling a `.bin` file would do, by reading its operations before torch loads it.
 
-torch.load(weights_only=True) runs no foreign code, but it trusts every number: one call of bytearray, one storage said
-to be large, one compressed member, and a file of a kilobyte takes gigabytes. Nothing is built here but names, whole
-numbers and tuples of them.
+torch.load(weights_only=True) runs no foreign code, but it trusts every number: with one call of bytearray, one storage
+declared to be large, or one compressed member, a file of a kilobyte takes gigabytes. This check only builds names,
+whole numbers and tuples of them.
 """
 
 import mmap
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 _REBUILDS = "torch._utils _rebuild_"
-_FROM_TYPE = "torch._tensor _rebuild_from_type_v2"  # calls what its first argument is
-_QUANTIZED = "torch._utils _rebuild_qtensor"  # allocates the size that its third argument is
+_FROM_TYPE = "torch._tensor _rebuild_from_type_v2"  # calls its first argument
+_QUANTIZED = "torch._utils _rebuild_qtensor"  # allocates the size in its third argument
 _HARMLESS = (
     "collections OrderedDict",
     "torch.serialization _get_layout",
@@ -32,22 +32,22 @@ _LEGACY_PICKLES = 5  # a magic number, the protocol, the machine, the tensors, t
 
 
 class Unsafe(Exception):
-    """The file does what no file of weights does; the text says what."""
+    """Loading the file would do something that no weight file needs; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A global that is not looked up."""
+    """The name of a global, which is not looked up."""
 
     name: str
 
 
 def check_pickles(path: Path, *, zipped: bool) -> None:
-    """Read the operations of a file of torch.save's.
+    """Check the pickle operations of a file written by torch.save.
 
     Raises:
-        Unsafe: it calls what builds no tensor, or claims more bytes than it has.
-        ValueError, zipfile.BadZipFile and their like: it is damaged.
+        Unsafe: the file calls functions that build no tensor, or claims more bytes than it has.
+        ValueError, zipfile.BadZipFile and similar: the file is damaged.
     """
     size = path.stat().st_size
     if zipped:
@@ -55,42 +55,42 @@ def check_pickles(path: Path, *, zipped: bool) -> None:
         return
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         for _ in range(_LEGACY_PICKLES):
-            if mapped.tell() == size:  # one pickle alone
+            if mapped.tell() == size:  # the file is a single pickle
                 return
             _Machine(size).run(mapped)
 
 
 def _data(path: Path, size: int) -> bytes:
-    """The pickle of a zip file, whose members lie in it as they are and fit."""
+    """Return the pickle of a zip file; its members must be uncompressed and not larger than the file."""
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
         names = [member.filename for member in members]
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise Unsafe("it has compressed members, which torch.save does not write")
         if sum(member.file_size for member in members) > size or len(set(names)) < len(names):
-            raise Unsafe("its members are larger than the file, or lie in it twice")
-        found = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
-        if len(found) != 1:
-            raise Unsafe(f"it has {len(found)} members data.pkl, expected one")
-        return file.read(found[0])
+            raise Unsafe("its members are larger than the file, or occur twice")
+        pickles = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise Unsafe(f"it has {len(pickles)} members data.pkl, expected one")
+        return file.read(pickles[0])
 
 
 class _Machine:
-    """Follows a pickle as far as it must to know what is called with what."""
+    """A pickle machine that only tracks which functions are called with which arguments."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, file_bytes: int) -> None:
+        self._file_bytes = file_bytes
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
 
     def run(self, pickle: Any) -> None:
-        """Read up to the end of one pickle."""
+        """Check the operations of one pickle."""
         try:
             for operation, argument, _ in pickletools.genops(pickle):
                 self._step(operation.name, argument)
         except IndexError:
-            raise Unsafe("its pickle takes more from its stack than lies there") from None
+            raise Unsafe("its pickle pops from an empty stack") from None
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack
@@ -124,7 +124,7 @@ class _Machine:
                 self._simple(name)
 
     def _simple(self, name: str) -> None:
-        """Operations whose outcome does not matter here: what they take off the stack, and whether they leave one."""
+        """Track the stack for operations whose result does not matter here."""
         match name:
             case "APPENDS" | "SETITEMS":
                 self._stack = self._marks.pop()
@@ -139,35 +139,35 @@ class _Machine:
 
     def _called(self, called: Any, arguments: Any) -> None:
         name = called.name if isinstance(called, _Named) else "something without a name"
-        given = _entries(arguments)
+        args = _entries(arguments)
         if name == _FROM_TYPE:
-            if len(given) < _FROM_TYPE_TAKES:
-                raise Unsafe(f"it calls {name} with other things than it takes")
-            self._called(given[0], given[2])
-        elif name == _QUANTIZED and len(given) > 2:
-            self._require(given[2])
+            if len(args) < _FROM_TYPE_TAKES:
+                raise Unsafe(f"it calls {name} with too few arguments")
+            self._called(args[0], args[2])
+        elif name == _QUANTIZED and len(args) > 2:
+            self._require(args[2])
         elif not name.startswith(_REBUILDS) and name not in _HARMLESS:
             raise Unsafe(f"it calls {name.replace(' ', '.')}")
 
     def _stored(self, key: Any) -> None:
-        """A storage: its kind, its place, and how many numbers it has."""
+        """Check the persistent id of a storage: its kind, its location, and its number of elements."""
         match _entries(key):
             case ["storage", _, _, _, int(count), *_]:
                 self._require((count,))
             case _:
-                raise Unsafe("it refers to something that is no storage")
+                raise Unsafe("it refers to something that is not a storage")
 
     def _require(self, sizes: Any) -> None:
-        """A number takes a byte at least."""
+        """Raise unless this many elements fit into the file, at a byte or more each."""
         count = 1
         for size in _entries(sizes):
             if not isinstance(size, int) or size < 0:
-                raise Unsafe("it has a tensor whose size is no number")
+                raise Unsafe("it has a tensor whose size is not a number")
             count *= size
-        if not 0 <= count <= self._most:
-            raise Unsafe(f"it claims {count:,} numbers, and has {self._most:,} bytes")
+        if not 0 <= count <= self._file_bytes:
+            raise Unsafe(f"it claims {count:,} numbers, and has {self._file_bytes:,} bytes")
 
 
 def _entries(value: Any) -> list[Any]:
-    """What a tuple holds; of anything else, nothing is known."""
+    """Return the entries of a tuple; [] for anything else, whose contents are not tracked."""
     return list(cast(tuple[Any, ...], value)) if isinstance(value, tuple) else []

@@ -1,7 +1,7 @@
-"""Open a checkpoint folder and read its tensors one at a time, memory mapped, each checked against its header.
+"""Open a checkpoint folder and read its tensors one at a time, memory-mapped, each checked against its header.
 
-Read `open_checkpoint` first. Files stay open while the checkpoint is, so a save that replaces the folder meanwhile
-cannot mix its tensors into ours.
+Read `open_checkpoint` first. Files stay open as long as the checkpoint, so a save that replaces the folder meanwhile
+cannot mix its tensors with ours.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.checkpoint import _exchange
-from conjoin.checkpoint._mapping import map_bytes
+from conjoin.checkpoint import exchange
 from conjoin.checkpoint.bins import BinFile
 from conjoin.checkpoint.dialects import FRAMEWORKS, Framework, torch_names
 from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
 from conjoin.checkpoint.files import reading, require_file
-from conjoin.checkpoint.forms import Form, lookup, replaces, spelled
+from conjoin.checkpoint.forms import Form, expected_files, replaces, search_order
 from conjoin.checkpoint.hdf5 import H5File
 from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
 from conjoin.checkpoint.index import Index, read_index
+from conjoin.checkpoint.mapping import map_bytes
 from conjoin.checkpoint.msgpacks import MsgpackFile
 from conjoin.checkpoint.parts import Part, Translated
 from conjoin.errors import FileError, WeightError, listing
@@ -65,21 +65,22 @@ class SafetensorsFile:
         return array if array.flags.aligned else _frozen(array.copy())
 
     def close(self) -> None:
-        """Close the file; arrays already given out stay good."""
+        """Close the file; arrays returned before remain valid."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class Checkpoint(Mapping[str, TensorInfo]):
-    """The tensors of a checkpoint: a mapping of names to shapes and dtypes, with the arrays at hand.
+    """The tensors of a checkpoint: a mapping of names to shapes and dtypes, and `array` for the numbers.
 
-    Names and layouts are PyTorch's, whichever framework wrote the files. Use as a context manager. Arrays outlive it.
+    Names and layouts are PyTorch's, whichever framework wrote the files. Use it as a context manager; arrays remain
+    valid after it is closed.
 
     Args:
-        folder: Where it lies.
+        folder: The checkpoint's folder.
         files: The files that hold tensors, in order.
-        metadata: What the files say about themselves, merged.
+        metadata: The metadata of the files, merged.
     """
 
     def __init__(self, folder: Path, parts: Sequence[Part]) -> None:
@@ -106,18 +107,18 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return len(self._infos)
 
     def names(self) -> list[str]:
-        """The tensors' names, file by file in the order of the header."""
+        """Return the tensors' names, file by file in the order of the header."""
         return list(self._infos)
 
     def array(self, name: str) -> NDArray[Any]:
         """Map one tensor, read-only.
 
-        Bytes are read when touched and leave memory with the last view of the array, so copying tensor by tensor
-        needs no more than the copy and one tensor. bfloat16 comes as uint16 and 8-bit floats as uint8: the bits;
-        `self[name].dtype` says what they are.
+        Bytes are read on access and leave memory with the last view of the array, so copying tensor by tensor needs
+        memory for the copy and one tensor only. bfloat16 is returned as uint16 bits and 8-bit floats as uint8 bits;
+        `self[name].dtype` is their true dtype.
 
         Raises:
-            WeightError: no tensor of that name.
+            WeightError: there is no tensor of that name.
             FileError: the checkpoint is closed.
         """
         if self._closed:
@@ -144,16 +145,16 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open the weights of a folder, or one weight file.
 
-    Looks for model.safetensors (whichever framework wrote it), pytorch_model.bin, tf_model.h5 and flax_model.msgpack,
-    each whole or in shards, in this order.
+    Searches for model.safetensors (of any framework), pytorch_model.bin, tf_model.h5 and flax_model.msgpack in this
+    order, each as a single file or in shards.
 
     Args:
         variant: As in `model.fp16.safetensors`.
-        framework: Only weights that this framework wrote; its own kind of file before a safetensors file.
+        framework: Open only weights that this framework wrote; its own kind of file before a safetensors file.
     Raises:
-        FileError: no folder, or no such weights in it.
-        WeightError: truncated, inconsistent or unreadable files; all problems of the kind at once.
-        MissingBackend: the files are of a kind whose package is not installed.
+        FileError: the folder does not exist or has no such weights.
+        WeightError: files are truncated, inconsistent or unreadable; all problems of one kind at once.
+        MissingBackend: the package that reads this kind of file is not installed.
     """
     folder = Path(folder)
     with reading(folder):
@@ -161,45 +162,45 @@ def open_checkpoint(
 
 
 def _opened_folder(folder: Path, variant: str | None, framework: Framework | None) -> Checkpoint:
-    _exchange.repair(folder)
+    exchange.repair(folder)
     if folder.is_file():
         return _opened_parts(folder.parent, [folder])
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder.")
-    written: list[str] = []
-    for form in lookup(framework):
-        if (path := form.found(folder, variant)) is None:
+    others: list[str] = []
+    for form in search_order(framework):
+        if (path := form.find(folder, variant)) is None:
             continue
         checkpoint = _opened_weights(folder, path)
         if framework in (None, checkpoint.format):
             return checkpoint
         checkpoint.close()
-        written.append(f"{path.name} is {FRAMEWORKS[checkpoint.format]}'s")
-    raise _no_weights(folder, variant, framework, written)
+        others.append(f"{path.name} is {FRAMEWORKS[checkpoint.format]}'s")
+    raise _no_weights(folder, variant, framework, others)
 
 
 def writers_replaced(folder: str | os.PathLike[str], form: Form) -> dict[str, Framework]:
-    """Weight files (or the index) that a file of this form would replace in a folder, and whose they are.
+    """Return the weight files (or index) that a file of this form would replace in a folder, and their frameworks.
 
     Raises:
         WeightError: such files are damaged.
     """
-    found: dict[str, Framework] = {}
-    for each in replaces(form):
-        if (path := each.found(Path(folder), None)) is None:
+    writers: dict[str, Framework] = {}
+    for replaced in replaces(form):
+        if (path := replaced.find(Path(folder), None)) is None:
             continue
-        found[path.name] = each.frameworks[0]
-        if len(each.frameworks) > 1:
+        writers[path.name] = replaced.frameworks[0]
+        if len(replaced.frameworks) > 1:
             with _opened_weights(Path(folder), path) as checkpoint:
-                found[path.name] = checkpoint.format
-    return found
+                writers[path.name] = checkpoint.format
+    return writers
 
 
 def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> None:
-    """Look at every number for NaN and infinity. Reads all tensors, or those named.
+    """Check all tensors, or those in `names`, for NaN and infinite numbers.
 
     Raises:
-        WeightError: naming every tensor that holds some, with the counts.
+        WeightError: some tensors have such numbers; names them, with the counts.
     """
     problems: list[str] = []
     for name in checkpoint.names() if names is None else names:
@@ -214,7 +215,7 @@ def check_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> 
 
 
 def _opened_weights(folder: Path, path: Path) -> Checkpoint:
-    """Open the only file, or what an index names."""
+    """Open a single file, or the shards of an index."""
     index = read_index(path) if path.suffix == ".json" else None
     return _opened_parts(folder, index.files if index else [path], index)
 
@@ -232,9 +233,9 @@ def _opened_parts(folder: Path, paths: list[Path], index: Index | None = None) -
             on_error.callback(part.close)
             parts.append(part)
         if not problems and index is not None:
-            found = {part.path: part.infos for part in parts}
-            full_names = _framework(parts) == "tf"  # in TensorFlow's index; its shards leave the model's own name out
-            problems = index.miscounts(found) if full_names else index.disagreements(found)
+            shards = {part.path: part.infos for part in parts}
+            # Names in TensorFlow's shards lack the model's name, which is in its index.
+            problems = index.miscounts(shards) if _framework(parts) == "tf" else index.disagreements(shards)
         if problems:
             raise WeightError(
                 f"{folder}: the weight files are damaged or do not belong together.\n{listing(problems)}",
@@ -258,8 +259,8 @@ def _opened_part(path: Path) -> Part:
 
 
 def _framework(parts: Sequence[Part]) -> Framework:
-    found = {part.metadata.get("format") for part in parts}
-    return "tf" if "tf" in found else "flax" if "flax" in found else "pt"
+    formats = {part.metadata.get("format") for part in parts}
+    return "tf" if "tf" in formats else "flax" if "flax" in formats else "pt"
 
 
 def _translated(parts: Sequence[Part]) -> Sequence[Part]:
@@ -283,13 +284,13 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _no_weights(folder: Path, variant: str | None, framework: Framework | None, written: list[str]) -> FileError:
+def _no_weights(folder: Path, variant: str | None, framework: Framework | None, others: list[str]) -> FileError:
     present = sorted(path.name for path in folder.iterdir() if path.is_file())
-    wanted = f"model.{variant}.safetensors" if variant else spelled(framework)
-    found = f"{', '.join(written)}. " if written else ""
+    expected = f"model.{variant}.safetensors" if variant else expected_files(framework)
+    skipped = f"{', '.join(others)}. " if others else ""
     return FileError(
-        f"{folder}: no weights: expected {wanted}. {found}It holds: {', '.join(present) or 'no files'}.",
+        f"{folder}: no weights: expected {expected}. {skipped}It holds: {', '.join(present) or 'no files'}.",
         hint=f"leave from_{framework}= out"
-        if written
+        if others
         else "if this is a part of a hub repository, load it once by its name while online",
     )

@@ -1,8 +1,7 @@
 """Write tensors as safetensors, or as another framework's files: one file or shards, the same bytes every time.
 
-Safetensors are written here rather than by the safetensors library, whose `serialize_file` takes copies (up to 0.7) or
-raw addresses (0.8), shuffles metadata from run to run, and hides which disk error it met.
-Tests read these files with it.
+We write safetensors ourselves because the library's `serialize_file` takes copies (up to 0.7) or raw addresses (0.8),
+shuffles metadata from run to run, and hides the disk error behind its own. Tests read our files with the library.
 """
 
 import json
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.checkpoint._packing import write_msgpack
 from conjoin.checkpoint.dialects import Dialect
 from conjoin.checkpoint.dtypes import BY_NAME
 from conjoin.checkpoint.files import Staging, write_json
 from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, replaces
 from conjoin.checkpoint.hdf5 import scoped, write_h5
+from conjoin.checkpoint.msgpack_writer import write_msgpack
 from conjoin.errors import ConfigError, WeightError
 
 Tensor = tuple[str, NDArray[Any], str]
@@ -35,12 +34,12 @@ def parse_size(size: int | str) -> int:
     """Read a size such as "5GB" (powers of ten), "512MiB" (powers of two) or 5000 as a number of bytes.
 
     Raises:
-        ConfigError: not such a size, or not above zero.
+        ConfigError: the size is not of such a form, or not positive.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    if found is None or found.group(2).upper() not in _UNITS or float(found.group(1)) <= 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if match is None or match.group(2).upper() not in _UNITS or float(match.group(1)) <= 0:
         raise ConfigError(f"{size!r} is not a size.", hint='write for example "5GB", "512MiB" or a number of bytes')
-    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
 
 
 @dataclass(slots=True)
@@ -59,24 +58,25 @@ def write_tensors(
 ) -> list[Path]:
     """Write tensors into a staging folder and remove the weight files that they replace.
 
-    Tensors are taken one by one and held until their shard is full, so at most one shard is in memory. They go into
-    shards in the order given, which should therefore not change from save to save; within a file by width and name.
+    Tensors are taken one by one and held until their shard is full, so at most one shard is in memory. Shards are
+    filled in the order of `tensors`, which should therefore be the same for every save; a file is sorted by itemsize
+    and name.
 
     Args:
-        max_shard_bytes: A tensor larger than this gets a file of its own.
-        metadata: What a safetensors file says about itself.
+        max_shard_bytes: A larger tensor gets a file of its own.
+        metadata: Metadata of a safetensors file.
     Returns:
-        The files written, the index last where there is one.
+        The files written; the index last if there is one.
     Raises:
-        WeightError: a name given twice, an unknown dtype, or an array that does not hold that dtype.
+        WeightError: a name occurs twice, a dtype is unknown, or an array does not hold its dtype.
     """
-    for stale in [name for name in staging.names() if any(each.has(name) for each in replaces(form))]:
+    for stale in [name for name in staging.names() if any(replaced.has(name) for replaced in replaces(form))]:
         staging.remove(stale)
     shards: list[Path] = []
     weight_map: dict[str, int] = {}
     total = 0
     for shard, last in _shards(tensors, max_shard_bytes):
-        _refuse_repeats(name for name in shard.tensors if name in weight_map)
+        _reject_duplicates(name for name in shard.tensors if name in weight_map)
         weight_map |= dict.fromkeys(shard.tensors, len(shards))
         shards.append(staging / f"{form.stem}-{len(shards) + 1:05d}.{form.suffix}")
         _write_form(form, shards[-1], shard, metadata, whole=last and len(shards) == 1)
@@ -93,55 +93,56 @@ def write_tensors(
 def write_dialect(
     staging: Staging, tensors: Iterable[Tensor], *, dialect: Dialect, form: Form, max_shard_bytes: int
 ) -> list[Path]:
-    """Write tensors that have PyTorch's names and layouts as another framework's.
+    """Write tensors with PyTorch's names and layouts under the names and in the layouts of another framework.
 
     Args:
-        form: Kind of file, which must be able to hold the dialect.
+        form: Kind of file, which must support the dialect's framework.
     Returns, raises:
         As `write_tensors`.
     """
     assert dialect.framework in form.frameworks
     metadata = {"format": dialect.framework}
     return write_tensors(
-        staging, _spoken(tensors, dialect, form), max_shard_bytes=max_shard_bytes, metadata=metadata, form=form
+        staging, _translated(tensors, dialect, form), max_shard_bytes=max_shard_bytes, metadata=metadata, form=form
     )
 
 
-def _spoken(tensors: Iterable[Tensor], dialect: Dialect, form: Form) -> Iterator[Tensor]:
+def _translated(tensors: Iterable[Tensor], dialect: Dialect, form: Form) -> Iterator[Tensor]:
     for name, array, dtype in tensors:
         kind = dialect.kind(name, array.shape)
         path = dialect.path(name, kind)
         match dialect.framework:
             case "tf":
-                spoken = "/".join(path) + ":0"
-                spoken = f"{path[0]}/{spoken}" if "model." in spoken else spoken  # as TensorFlow has BART's word table
+                new_name = "/".join(path) + ":0"
+                if "model." in new_name:  # TensorFlow's name of BART's token embeddings
+                    new_name = f"{path[0]}/{new_name}"
             case "flax":
-                spoken = ("/" if form == MSGPACK else ".").join(path)
+                new_name = ("/" if form == MSGPACK else ".").join(path)
             case "pt":
-                spoken = name
-        yield spoken, dialect.array(array, kind), dtype
+                new_name = name
+        yield new_name, dialect.array(array, kind), dtype
 
 
 def _in_index(form: Form, name: str, metadata: Mapping[str, str]) -> str:
-    """TensorFlow's index has full names, its shards have not."""
+    """Return a tensor's name in the index; TensorFlow's index has full names, its shards do not."""
     return scoped(name) if form == H5 or metadata.get("format") == "tf" else name
 
 
 def _shards(tensors: Iterable[Tensor], max_shard_bytes: int) -> Iterable[tuple[_Shard, bool]]:
-    """Fill shards one after the other; each one comes with whether it is the last."""
+    """Yield filled shards, each with True if it is the last."""
     shard = _Shard()
-    for name, given, dtype in tensors:
-        array = _storable(name, given, dtype)
+    for name, tensor, dtype in tensors:
+        array = _storable(name, tensor, dtype)
         if shard.tensors and shard.byte_count + array.nbytes > max_shard_bytes:
             yield shard, False
             shard = _Shard()
-        _refuse_repeats([name] if name in shard.tensors else [])
+        _reject_duplicates([name] if name in shard.tensors else [])
         shard.tensors[name] = (array, dtype)
         shard.byte_count += array.nbytes
     yield shard, True
 
 
-def _refuse_repeats(names: Iterable[str]) -> None:
+def _reject_duplicates(names: Iterable[str]) -> None:
     if repeated := list(names):
         raise WeightError(f"Two tensors to write have the name {repeated[0]}.")
 
@@ -151,7 +152,7 @@ def _storable(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
         raise WeightError(f"{name}: dtype {dtype!r} cannot be stored. Expected one of: {', '.join(BY_NAME)}.")
     storage = np.dtype(BY_NAME[dtype].storage)
     if (array.dtype.kind, array.dtype.itemsize) != (storage.kind, storage.itemsize):
-        raise WeightError(f"{name}: a numpy array of {array.dtype} does not hold {dtype}; that takes {storage}.")
+        raise WeightError(f"{name}: a numpy array of {array.dtype} does not hold {dtype}; expected {storage}.")
     return array.astype(storage, copy=False)
 
 
@@ -174,7 +175,7 @@ def _write_file(path: Path, shard: _Shard, metadata: Mapping[str, str]) -> None:
         start, end = end, end + array.nbytes
         header[name] = {"dtype": BY_NAME[dtype].tag, "shape": list(array.shape), "data_offsets": [start, end]}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)  # the widest tensors come first, so all of them lie aligned
+    raw += b" " * (-len(raw) % 8)  # the widest dtypes come first, so all tensors are aligned
     with open(path, "wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for name in order:

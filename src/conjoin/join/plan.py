@@ -279,7 +279,7 @@ def _check(
         require_halves(offers[0].label, absent, found)
     wanted = {*found, *absent}
     expected = {name: parameter.shape for name, parameter in parameters.items() if name in wanted}
-    audit(expected, found, what=" and ".join(offer.label for offer in offers)).raise_for()
+    audit(expected, found, label=" and ".join(offer.label for offer in offers)).raise_for()
 
 
 def _is_fixed_bias(parameter: spec.Parameter) -> bool:

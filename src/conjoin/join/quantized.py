@@ -50,6 +50,6 @@ def plan_quantized(pair: spec.PairSpec, checkpoint: Checkpoint) -> JoinReport:
     if (head := pair.decoder.head) is not None and head.tied:  # in 8 bits it is a matrix of its own
         units |= {_VOCAB: (head.vocab_size, head.size), _VOCAB.replace("weight", "scale"): (head.vocab_size,)}
     found = {name: checkpoint[name].shape for name in units if name in checkpoint}
-    audit(units, found, what=offer.label).raise_for()
+    audit(units, found, label=offer.label).raise_for()
     unused = {label: tuple(name for name in names if name not in units) for label, names in plan.unused.items()}
     return replace(plan, unused=unused)

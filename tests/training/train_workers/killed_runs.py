@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch._dynamo  # which the first optimizer of a process imports: two seconds for every child
 
-import conjoin.checkpoint._exchange as exchange
 import conjoin.checkpoint.write as weight_files
 from conjoin import Seq2SeqTrainer
+from conjoin.checkpoint import exchange
 from conjoin.training import TrainerCallback
 from conjoin.training.folder.metrics_log import MetricsLog
 from conjoin.training.folder.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""Read-only memory maps that cost no file descriptor and vanish with the last array that looks into them."""
+"""Read-only memory maps that need no file descriptor and are unmapped with the last array that views them."""
 
 import ctypes
 import errno
@@ -17,13 +17,13 @@ _MADV_PAGEOUT = 21  # Linux 5.4: drop clean pages, swap dirty ones; never destro
 def map_bytes(fd: int, start: int, length: int, *, file: Path) -> memoryview:
     """Map bytes of an open file, read-only.
 
-    Python's own mmap duplicates the descriptor for every map until 3.13 (`trackfd`), which runs into the usual
-    limit of 1024 open files when a caller keeps all tensors of a large model; hence libc where there is one.
+    Until 3.13 (`trackfd`), Python's own mmap duplicates the descriptor for every map, and a caller who keeps all
+    tensors of a large model hits the usual limit of 1024 open files. So libc is called where there is one.
 
     Args:
         length: At least 1.
     Returns:
-        A view; the map goes away when the view and everything built on it has gone away.
+        A view; the map is removed when the view and everything built on it are gone.
     """
     skipped = start % mmap.ALLOCATIONGRANULARITY
     if os.name != "posix":
@@ -40,14 +40,14 @@ def map_bytes(fd: int, start: int, length: int, *, file: Path) -> memoryview:
 
 
 def borrow_bytes(address: int, length: int, *, owner: object) -> memoryview:
-    """Look, read-only, at memory that `owner` keeps mapped; its pages leave resident memory with the view."""
+    """Return a read-only view of memory that `owner` keeps mapped; when the view dies, its pages leave memory."""
     window = (ctypes.c_ubyte * length).from_address(address)
     weakref.finalize(window, _page_out, address, length, owner).atexit = False
     return memoryview(window).cast("B").toreadonly()
 
 
 def _page_out(address: int, length: int, owner: object) -> None:
-    """Best effort: a kernel that does not know the advice keeps the pages, and nothing else changes."""
+    """Advise the kernel to drop the pages. Best effort: an older kernel keeps them, and nothing else changes."""
     first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     whole_pages = (address + length - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if os.name == "posix" and whole_pages > 0:

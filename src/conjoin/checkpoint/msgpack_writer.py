@@ -1,4 +1,4 @@
-"""Writing Flax's `.msgpack` files, byte for byte as flax.serialization does."""
+"""Write Flax's `.msgpack` files, byte for byte as flax.serialization does."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 ARRAY = 1  # flax.serialization._MsgpackExtType.ndarray
 CHUNKED, CHUNK_SHAPE, CHUNKS = "__msgpack_chunked_array__", "shape", "chunks"
-_CHUNK_BYTES = 1 << 30  # flax.serialization.MAX_CHUNK_SIZE: MessagePack counts bytes to 4 GB
+_CHUNK_BYTES = 1 << 30  # flax.serialization.MAX_CHUNK_SIZE; MessagePack's lengths end at 4 GB
 
 
 def write_msgpack(
@@ -20,7 +20,7 @@ def write_msgpack(
 
     Args:
         tensors: Name -> (array, dtype); bfloat16 as uint16 bits with its true dtype's name.
-        chunk_bytes: Larger arrays are cut.
+        chunk_bytes: Larger arrays are split into chunks of this size.
     """
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
@@ -89,10 +89,10 @@ def _packed_number(number: int) -> bytes:
 
 
 def _head(count: int, *, fixed: tuple[int, int] | None, codes: tuple[int | None, int, int]) -> bytes:
-    """A type byte and a count, in as few bytes as MessagePack has for it."""
+    """Return a type byte and a count, in MessagePack's shortest form."""
     if fixed and count < fixed[1]:
         return bytes([fixed[0] | count])
     for code, width in zip(codes, (1, 2, 4), strict=True):
         if code is not None and count < 1 << 8 * width:
             return bytes([code]) + count.to_bytes(width, "big")
-    raise ValueError(f"{count} is more than MessagePack can count")
+    raise ValueError(f"{count} is too large for MessagePack")

@@ -1,8 +1,9 @@
-"""Putting a finished folder in the place of another, and tidying up after saves that were killed.
+"""Replace a folder by a finished one, and clean up after saves that were killed.
 
-A save works in a hidden sibling, `.NAME.saving-TOKEN`, which it holds a lock on; the system drops the lock with the
-process, so a staging folder without a lock is rubbish. Where the system cannot exchange two folders in one step, the
-old one is `.NAME.replaced-TOKEN` for a moment; if a process dies in that moment, `repair` brings it back.
+A save works in a hidden sibling, `.NAME.saving-TOKEN`, and holds a lock on it. The system drops the lock when the
+process ends, so a staging folder without a lock is left over from a killed save. If the system cannot exchange two
+folders in one step, the old one is `.NAME.replaced-TOKEN` for a moment; if the process dies in that moment, `repair`
+brings it back.
 """
 
 import ctypes
@@ -20,10 +21,10 @@ _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
 
 
 class Lock:
-    """This process's claim on a folder, dropped by the system if the process dies.
+    """A lock of this process on a folder, dropped by the system if the process dies.
 
-    Neither `ours` nor `held_elsewhere` where the folder is gone or the system has no such locks (Windows, some
-    network folders): there nobody can tell a live save from a dead one, and nothing is swept.
+    If the folder is gone or the system has no such locks (Windows, some network folders), neither `ours` nor
+    `held_elsewhere` is True: a live save cannot be told from a dead one, and nothing is swept.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,14 +48,14 @@ class Lock:
         self.close()
 
     def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def make_staging(target: Path) -> tuple[Path, Lock]:
-    """Make and lock a staging folder beside the target; close the lock at the end."""
+    """Create and lock a staging folder beside the target; the caller closes the lock."""
     while True:
         folder = target.parent / f".{target.name}.saving-{secrets.token_hex(4)}"
         folder.mkdir()
@@ -96,10 +97,10 @@ def put_in_place(folder: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk itself."""
+    """Flush a file or folder to disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders; a file without read permission is the user's own wish
+    except PermissionError:  # Windows cannot open folders; a file without read permission is the user's choice
         return
     try:
         os.fsync(descriptor)
@@ -110,13 +111,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchanged(first: Path, second: Path) -> bool:
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
     if code in _CANNOT_EXCHANGE:
@@ -140,4 +141,4 @@ def _siblings(target: Path, state: str) -> list[Path]:
 
 
 def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
