@@ -56,7 +56,7 @@ def test_gpt2_adds_the_words_of_token_types(tmp_path: Path) -> None:
 
 def test_token_types_are_refused_where_they_mean_nothing() -> None:
     model = fresh(decoder=LLAMA)
-    with pytest.raises(ShapeError, match="knows no token types"):
+    with pytest.raises(ShapeError, match="has no token types"):
         model(**inputs(), decoder_token_type_ids=torch.zeros_like(inputs()["decoder_input_ids"]))
 
 

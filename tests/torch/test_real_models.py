@@ -129,7 +129,7 @@ def test_minilm_joins_smollm2_learns_is_saved_and_generates(minilm: Path, smollm
     assert diagnosis.ok, str(diagnosis)
     losses = train(model, inputs, steps=20)
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3]), losses
-    assert model.doctor(inputs)["source"].detail.startswith("another source moves the logits")
+    assert model.doctor(inputs)["source"].detail.startswith("another source changes the logits")
     source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     before = model.generate(**source, max_new_tokens=8)
     model.save_pretrained(tmp_path / "out")

@@ -14,7 +14,7 @@ from conjoin.jax.calls import target_rules
 from conjoin.jax.ops import OPS
 from conjoin.jax.outputs import Seq2SeqLMOutput, as_encoder_output
 from conjoin.jax.training import parameter_table
-from conjoin.join.checks import ROUNDING, Ids, Moved, diagnose
+from conjoin.join.checks import ROUNDING, Ids, LogitChange, diagnose
 from conjoin.join.diagnosis import Diagnosis
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class WithDoctor:
             labels,
             {name: kind.trained if trained is None else name in trained for name, kind in table.items()},
             shifted=lambda: np.asarray(_targets(model, labels)["decoder_input_ids"]),
-            admit=lambda decoder_ids: _Ward(model, given, labels, decoder_ids),
+            make_probe=lambda decoder_ids: _Probe(model, given, labels, decoder_ids),
         )
 
 
@@ -58,7 +58,7 @@ def _targets(model: "FlaxEncoderDecoderModel", labels: Ids) -> dict[str, jax.Arr
     return {"decoder_input_ids": decoder_inputs(OPS, rules, given, None), **mask}
 
 
-class _Ward:
+class _Probe:
     """A batch, with decoder inputs and their mask as training makes them."""
 
     def __init__(self, model: "FlaxEncoderDecoderModel", given: dict[str, Any], labels: Ids, decoder_ids: Ids) -> None:
@@ -80,17 +80,17 @@ class _Ward:
         """Labels are always given, so that one program serves logits and losses."""
         return self._model(**{**self._inputs, "labels": self._labels, **changes})
 
-    def moved_by_target(self, decoder_input_ids: Ids, cut: int) -> Moved:
+    def change_by_target(self, decoder_input_ids: Ids, cut: int) -> LogitChange:
         """How far other decoder inputs move the logits before position `cut`."""
-        return self._moved(self._call(decoder_input_ids=decoder_input_ids), cut)
+        return self._change(self._call(decoder_input_ids=decoder_input_ids), cut)
 
-    def moved_by_source(self, input_ids: Ids | None) -> Moved:
+    def change_by_source(self, input_ids: Ids | None) -> LogitChange:
         """How far another source moves the logits."""
         if input_ids is None:
-            return self._moved(self._call(inputs_embeds=self._inputs["inputs_embeds"][..., ::-1]), None)
-        return self._moved(self._call(input_ids=input_ids), None)
+            return self._change(self._call(inputs_embeds=self._inputs["inputs_embeds"][..., ::-1]), None)
+        return self._change(self._call(input_ids=input_ids), None)
 
-    def _moved(self, after: Seq2SeqLMOutput, cut: int | None) -> Moved:
+    def _change(self, after: Seq2SeqLMOutput, cut: int | None) -> LogitChange:
         before = self._before.logits
         assert before is not None and after.logits is not None
         one, other = (np.asarray(logits[:, :cut], np.float32) for logits in (before, after.logits))
@@ -102,7 +102,7 @@ class _Ward:
         assert self._before.loss is not None
         return float(self._before.loss)
 
-    def loss_alone(self) -> float:
+    def loss_without_source(self) -> float:
         """The loss of the decoder when no source position may be read."""
         inputs = dict(self._inputs)
         encoded = inputs.pop("encoder_outputs", None)
@@ -114,7 +114,7 @@ class _Ward:
         output = self._model(**inputs, **blind, labels=self._labels)
         return float(output.loss)
 
-    def reached(self, names: Sequence[str]) -> set[str]:
+    def with_gradient(self, names: Sequence[str]) -> set[str]:
         """Which parameters receive gradient that is not zero."""
         held = self._model.flat_params
 

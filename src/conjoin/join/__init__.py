@@ -1,4 +1,4 @@
-"""Joining: which parameter comes from where, which ids start, end and pad a target. Plans and reports, no arrays."""
+"""Joining: the origin of every parameter, and the ids that start, end and pad targets. Plans and reports, no arrays."""
 
 from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint

@@ -1,4 +1,4 @@
-"""Rewriting a checkpoint in the files of another framework, without any framework."""
+"""Convert a checkpoint to the files of another framework, without importing any framework."""
 
 import shutil
 from collections.abc import Iterator
@@ -35,34 +35,34 @@ def convert_checkpoint(
     form: Form | None = None,
     max_shard_size: int | str = "5GB",
 ) -> list[str]:
-    """Write the weights of a pair, or of a single model, as a framework's own class does.
+    """Write the weights of a pair, or of a single model, as transformers' class for a framework does.
 
-    Tensors that conjoin has no use for (poolers, classifiers) are kept.
+    Tensors that conjoin does not use (poolers, classifiers) are kept.
 
     Args:
-        out: Folder to write, with copies of the config and of the tokenizers; by default the weights are put beside
-            those that are there. Only weights of the same framework are ever replaced.
-        source: Read the weights that this framework wrote, where a folder has several.
+        out: Output folder, which gets copies of the config and the tokenizers; by default the checkpoint's folder. Only
+            weights of the same framework are ever replaced.
+        source: Read the weights that this framework wrote, if a folder has several.
         form: Kind of file; the framework's own by default.
 
     Returns:
-        Names of the files written, the index last where there is one.
+        Names of the files written; the index last if there is one.
 
     Raises:
-        FileError, WeightError, ConfigError: the checkpoint is not there, not usable, or quantised and to be written for
-            another framework; or another framework's weights have the place.
-        MissingBackend: TensorFlow's .h5 files take h5py.
+        FileError, WeightError, ConfigError: the checkpoint is missing or unusable, or is quantised and the framework is
+            not PyTorch; or the file would replace another framework's weights.
+        MissingBackend: TensorFlow's .h5 files need h5py.
     """
     config, form = AutoConfig.from_pretrained(folder), form or own_form(framework)
     if framework != "pt" and getattr(config, "quantization_config", None):
         raise ConfigError(
             f"{folder} is quantised; {FRAMEWORKS[framework]}'s classes have no names for its weights.",
-            hint="convert the float model that it was made of.",
+            hint="convert the float model that it was made from.",
         )
-    _refuse_to_replace(out or folder, framework, form)
+    _protect_other_weights(out or folder, framework, form)
     with open_checkpoint(folder, framework=source) as checkpoint, replacing_folder(out or folder) as staging:
         if form == H5 and any(info.dtype == "bfloat16" for info in checkpoint.values()):
-            warn("HDF5 cannot hold bfloat16: written as float32.")
+            warn("HDF5 has no bfloat16: the weights are written as float32.")
         written = write_dialect(
             staging,
             _tensors(checkpoint, left_out(config, checkpoint)),
@@ -75,12 +75,12 @@ def convert_checkpoint(
     return [path.name for path in written]
 
 
-def _refuse_to_replace(folder: Path, framework: Framework, form: Form) -> None:
-    """Keep the weights of other frameworks, which a file of this form would take the place of."""
-    there = writers_replaced(folder, form).items()
-    if others := [f"{FRAMEWORKS[writer]}'s {name}" for name, writer in there if writer != framework]:
+def _protect_other_weights(folder: Path, framework: Framework, form: Form) -> None:
+    """Raise if a file of this form would replace the weights of another framework."""
+    replaced = writers_replaced(folder, form).items()
+    if others := [f"{FRAMEWORKS[writer]}'s {name}" for name, writer in replaced if writer != framework]:
         own = own_form(framework)
-        hint = "" if own == form else f", or let {own.file} be written beside it: leave --safetensors (form=) out"
+        hint = "" if own == form else f", or write {own.file} beside it: leave --safetensors (form=) out"
         raise FileError(
             f"{folder} holds {' and '.join(others)}, which {FRAMEWORKS[framework]}'s {form.file} would replace.\n"
             "Nothing was changed.",
@@ -95,8 +95,8 @@ def _tensors(checkpoint: Checkpoint, unwanted: set[str]) -> Iterator[Tensor]:
 
 
 def _copy_the_rest(folder: Path, staging: Staging) -> None:
-    """Copy what makes weights a model: config and tokenizers."""
-    kept = [path for path in folder.glob("*") if path.is_file() and not is_weight_file(path.name)]
-    kept += [path for path in (folder / TARGET_FOLDER).glob("*") if path.is_file()]
-    for path in kept:
+    """Copy the files that are not weights: config and tokenizers."""
+    paths = [path for path in folder.glob("*") if path.is_file() and not is_weight_file(path.name)]
+    paths += [path for path in (folder / TARGET_FOLDER).glob("*") if path.is_file()]
+    for path in paths:
         shutil.copyfile(path, staging / str(path.relative_to(folder)))

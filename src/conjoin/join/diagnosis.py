@@ -1,4 +1,4 @@
-"""What a check of a model on a user's own batch found. Framework-free; each backend measures, this says."""
+"""The doctor's findings on a model and a user's batch, as a table. Framework-free: each backend only measures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ class Finding:
     """The outcome of one check.
 
     Args:
-        check: Its name.
-        status: "skipped" where the batch does not allow it.
+        check: Name of the check.
+        status: "skipped" if the batch does not allow the check.
         detail: What was measured, with the figures.
         fix: The line to write or the thing to change; "" unless the check failed.
     """
@@ -37,19 +37,19 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether no check failed."""
+        """True if no check failed."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[Finding, ...]:
-        """Findings of checks that failed."""
+        """The findings of failed checks."""
         return tuple(finding for finding in self.findings if finding.status == "failed")
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
 
     def __getitem__(self, check: str) -> Finding:
-        """The finding of a check, by its name."""
+        """Return the finding of a check, by its name."""
         return next(finding for finding in self.findings if finding.check == check)
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Diagnosis:
         return "\n".join(lines + [f"\nfix {f.check}: {f.fix}" for f in self.failed])
 
     def __rich__(self) -> Any:
-        """The same table for rich's console."""
+        """Return the same table for rich's console."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -76,15 +76,15 @@ class Diagnosis:
 
 
 def passed(check: str, detail: str) -> Finding:
-    """A check that found nothing wrong."""
+    """Return the finding of a check that passed."""
     return Finding(check=check, status="ok", detail=detail)
 
 
 def failed(check: str, detail: str, fix: str) -> Finding:
-    """A check that found something wrong, and how to mend it."""
+    """Return the finding of a check that failed, and its fix."""
     return Finding(check=check, status="failed", detail=detail, fix=fix)
 
 
 def skipped(check: str, detail: str) -> Finding:
-    """A check that this batch does not allow."""
+    """Return the finding of a check that this batch does not allow."""
     return Finding(check=check, status="skipped", detail=detail)

@@ -1,4 +1,4 @@
-"""What no checkpoint had and nobody trained yet: kept on record in config.json until its numbers change."""
+"""Fresh parameters (in no checkpoint, and not trained yet): recorded in config.json until their values change."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -10,36 +10,36 @@ from conjoin.configuration import EncoderDecoderConfig
 from conjoin.families import PretrainedConfig
 from conjoin.join.plan import Copied, JoinReport, Untrained, part_of
 
-_SHOWN = 32
-"""Numbers of each parameter that are remembered: an optimizer's step changes nearly all of them."""
+_NUM_REMEMBERED = 32
+"""Values of each parameter that are remembered; an optimizer step changes nearly all of them."""
 
 Numbers = Callable[[str], tuple[np.ndarray, str]]
-"""Canonical name -> the first numbers of a parameter as float32, and its dtype."""
+"""Canonical name -> the first values of a parameter as float32, and its dtype."""
 
 
 def first_numbers(array: Any) -> Any:
-    """The few numbers of a parameter that are remembered."""
-    return array.reshape(-1)[:_SHOWN]
+    """Return the first values of a parameter, which are remembered."""
+    return array.reshape(-1)[:_NUM_REMEMBERED]
 
 
 class FreshStart:
-    """The fresh parameters of a joined model and what they started with.
+    """The fresh parameters of a joined model and their initial values.
 
     Args:
-        names: Their canonical names; none for a model that is random altogether, of which there is nothing to tell.
+        names: Their canonical names; none for an entirely random model, which needs no record.
     """
 
     def __init__(self, names: Iterable[str], read: Numbers) -> None:
         self._start = {name: read(name) for name in names}
 
     def untouched(self, read: Numbers) -> list[str]:
-        """Names in those parts of the model where every fresh parameter is as it started."""
-        moved = {part_of(name) for name, start in self._start.items() if _moved(start, read(name))}
-        return [name for name in self._start if part_of(name) not in moved]
+        """Return the names in those parts of the model in which no fresh parameter has changed."""
+        trained = {part_of(name) for name, start in self._start.items() if _has_changed(start, read(name))}
+        return [name for name in self._start if part_of(name) not in trained]
 
 
-def _moved(start: tuple[np.ndarray, str], now: tuple[np.ndarray, str]) -> bool:
-    """Whether numbers changed by more than another dtype's rounding."""
+def _has_changed(start: tuple[np.ndarray, str], now: tuple[np.ndarray, str]) -> bool:
+    """True if the values changed by more than a cast to another dtype does."""
     (old, old_dtype), (new, new_dtype) = start, now
     if old.shape != new.shape:
         return True
@@ -47,24 +47,24 @@ def _moved(start: tuple[np.ndarray, str], now: tuple[np.ndarray, str]) -> bool:
 
 
 def fresh_names(report: JoinReport) -> list[str]:
-    """What is worth a record: nothing, where the model has no part that was trained."""
+    """Return the fresh parameters to record; none if no part of the model was ever trained."""
     return report.fresh if report.copied else []
 
 
 def record(report: JoinReport, names: Iterable[str]) -> list[str]:
-    """Names for config.json, a part's name in place of all that it has."""
+    """Return the names as config.json holds them: the name of a part stands for all its parameters."""
     chosen = set(names)
     parts: dict[str, list[str]] = {}
     for name in report.origins:
         parts.setdefault(part_of(name), []).append(name)
-    found: list[str] = []
+    entries: list[str] = []
     for part, members in parts.items():
-        found += [part] if chosen.issuperset(members) else [name for name in members if name in chosen]
-    return sorted(found)
+        entries += [part] if chosen.issuperset(members) else [name for name in members if name in chosen]
+    return sorted(entries)
 
 
 def with_record(report: JoinReport, config: PretrainedConfig) -> JoinReport:
-    """The report of a loaded model, in which what its config has on record is fresh."""
+    """Return the report of a loaded model, with the parameters in its config's record marked as fresh."""
     known = set(config.fresh) if isinstance(config, EncoderDecoderConfig) else set[str]()
     origins = {
         name: Untrained(origin.offer, origin.match)
@@ -76,5 +76,5 @@ def with_record(report: JoinReport, config: PretrainedConfig) -> JoinReport:
 
 
 def recorded(report: JoinReport) -> Mapping[str, str]:
-    """Fresh parameters that a file had on record: name -> part."""
+    """Return name -> part for the fresh parameters in a file's record."""
     return {name: part_of(name) for name in report.names(Untrained)}

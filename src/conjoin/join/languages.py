@@ -1,4 +1,4 @@
-"""Languages of a multilingual model: set once, they frame sources and targets and start what is generated."""
+"""Languages of a multilingual model: set once, their codes are added to sources and targets and start generation."""
 
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ Tokenizers = Tokenizer | TokenizerPair
 
 
 class Generates(Protocol):
-    """A joined model of any framework, as far as languages go."""
+    """The attributes of a joined model, of any framework, that languages need."""
 
     @property
     def config(self) -> PretrainedConfig:
@@ -21,65 +21,66 @@ class Generates(Protocol):
 
     @property
     def generation_config(self) -> Any:
-        """Defaults of `generate`."""
+        """The model's settings of `generate`."""
         ...
 
 
 def set_languages(
     model: Generates, tokenizer: Tokenizers | None, source: str | None = None, target: str | None = None
 ) -> None:
-    """Let a model read one language and write another, in training, evaluation and generation; saved with it.
+    """Set the languages of sources and targets for training, evaluation and generation; they are saved with the model.
 
-    The source's code frames sources, the target's frames labels. Where labels begin with it (mBART-50), generation is
-    made to begin with it; where they end in it (mBART), it is the decoder's start.
+    The tokenizer adds the source's code to sources and the target's code to labels. If labels begin with their code
+    (mBART-50), generation is forced to begin with it; if they end in it (mBART), it becomes the decoder's start id.
 
     Raises:
         ConfigError: the tokenizer has no languages.
-        TokenizerError: it does not know this one.
+        TokenizerError: the tokenizer does not know the language.
     """
     if source is None and target is None:
         return
-    read, written = _side(tokenizer, "source", source), _side(tokenizer, "target", target)
-    for each, code in ((read, source), (written, target)):
-        if each is not None and code is not None:
-            each.language_id(code)  # both are checked before anything changes
-    if read is not None and source is not None:
-        read.src_lang = source
-    if written is not None and target is not None:
-        written.tgt_lang = target
-        _start_with(model, written.target_language)
+    sources, targets = _side(tokenizer, "source", source), _side(tokenizer, "target", target)
+    for side, code in ((sources, source), (targets, target)):
+        if side is not None and code is not None:
+            side.language_id(code)  # both are checked before anything changes
+    if sources is not None and source is not None:
+        sources.src_lang = source
+    if targets is not None and target is not None:
+        targets.tgt_lang = target
+        _start_with(model, targets.target_language)
 
 
 def start_of_language(model: Generates, tokenizer: Tokenizers | None) -> dict[str, Any]:
-    """Settings of `generate` that begin targets with the language that the tokenizer knows; {} where others say so.
+    """Return settings of `generate` that begin targets with the tokenizer's target language; {} if none are needed.
 
-    `forced_bos_token_id` of the model's own settings wins.
+    `forced_bos_token_id` of the model's own settings takes precedence.
     """
-    spoken = target_language(tokenizer)
-    if spoken is None:
+    language = target_language(tokenizer)
+    if language is None:
         return {}
-    if spoken.leads:
-        return {} if model.generation_config.forced_bos_token_id is not None else {"forced_bos_token_id": spoken.id}
+    if language.leads:
+        return {} if model.generation_config.forced_bos_token_id is not None else {"forced_bos_token_id": language.id}
     start = special_tokens(model.config).start
-    others = _target_of(tokenizer).lang_code_to_id.values()  # pyright: ignore[reportOptionalMemberAccess]
-    return {"decoder_start_token_id": spoken.id} if starts_with_last_label(model.config) or start in others else {}
+    languages = _target_of(tokenizer).lang_code_to_id.values()  # pyright: ignore[reportOptionalMemberAccess]
+    replaces_start = starts_with_last_label(model.config) or start in languages
+    return {"decoder_start_token_id": language.id} if replaces_start else {}
 
 
 def target_language(tokenizer: Tokenizers | None) -> TargetLanguage | None:
-    """The language of targets, where the tokenizer was told one."""
+    """Return the language of targets if the tokenizer has one set."""
     target = _target_of(tokenizer)
     return None if target is None else target.target_language
 
 
-def _start_with(model: Generates, spoken: TargetLanguage | None) -> None:
-    if spoken is None:
+def _start_with(model: Generates, language: TargetLanguage | None) -> None:
+    if language is None:
         return
-    if spoken.leads:
-        model.generation_config.forced_bos_token_id = spoken.id
+    if language.leads:
+        model.generation_config.forced_bos_token_id = language.id
     else:
         model.generation_config.forced_bos_token_id = None
-        model.generation_config.decoder_start_token_id = None  # the config's, for training and generation alike
-        model.config.decoder_start_token_id = spoken.id
+        model.generation_config.decoder_start_token_id = None  # use the config's, in training and in generation
+        model.config.decoder_start_token_id = language.id
 
 
 def _target_of(tokenizer: Tokenizers | None) -> MBartTokenizer | None:
@@ -88,14 +89,16 @@ def _target_of(tokenizer: Tokenizers | None) -> MBartTokenizer | None:
 
 
 def _side(tokenizer: Tokenizers | None, side: str, code: str | None) -> MBartTokenizer | None:
-    """The tokenizer of one side, which must have languages where one is asked for."""
-    one = getattr(tokenizer, side) if isinstance(tokenizer, TokenizerPair) else tokenizer
-    if isinstance(one, MBartTokenizer):
-        return one
+    """Return the tokenizer of one side, which must have languages if `code` is set."""
+    single = getattr(tokenizer, side) if isinstance(tokenizer, TokenizerPair) else tokenizer
+    if isinstance(single, MBartTokenizer):
+        return single
     if code is None:
         return None
-    found = "the model has no tokenizer" if one is None else f"its {side} tokenizer, {type(one).__name__}, has none"
+    problem = (
+        "the model has no tokenizer" if single is None else f"its {side} tokenizer, {type(single).__name__}, has none"
+    )
     raise ConfigError(
-        f"{side}_language = {code!r} needs a tokenizer with languages, and {found}.",
+        f"{side}_language = {code!r} needs a tokenizer with languages, but {problem}.",
         hint="MBartTokenizer and MBart50Tokenizer have languages; for others leave it out, or use source_prefix.",
     )

@@ -1,4 +1,4 @@
-"""A checkpoint that lacks a whole half, or all cross-attention, is no pair: say so, and how to make one of it."""
+"""Explain a checkpoint that lacks a whole half, or all cross-attention, and name the call that makes a pair of it."""
 
 from collections.abc import Collection
 
@@ -6,9 +6,9 @@ from conjoin.errors import WeightError
 
 _MAKE = "EncoderDecoderModel.from_encoder_decoder_pretrained"
 _HINTS = {
-    "encoder": f"{_MAKE}(ENCODER, {{folder!r}}) gives it an encoder.",
-    "decoder": f"{_MAKE}({{folder!r}}, DECODER) gives it a decoder, whose cross-attention is then to be trained.",
-    "cross-attention": f"{_MAKE}(ENCODER, DECODER) joins two checkpoints and starts cross-attention afresh.",
+    "encoder": f"{_MAKE}(ENCODER, {{folder!r}}) adds an encoder.",
+    "decoder": f"{_MAKE}({{folder!r}}, DECODER) adds a decoder, whose cross-attention must then be trained.",
+    "cross-attention": f"{_MAKE}(ENCODER, DECODER) joins two checkpoints and adds new cross-attention.",
 }
 
 
@@ -16,23 +16,23 @@ def _part(name: str) -> str:
     return "cross-attention" if ".cross_attn" in name else name.split(".", maxsplit=1)[0]
 
 
-def require_halves(label: str, missing: Collection[str], found: Collection[str]) -> None:
-    """Refuse a file that lacks all of one part and has others.
+def require_halves(label: str, missing: Collection[str], present: Collection[str]) -> None:
+    """Raise if a file lacks all of one part and has others.
 
     Args:
         label: The checkpoint's name.
-        missing, found: Canonical names of what it lacks and of what it has.
+        missing, present: Canonical names of its missing and present tensors.
 
     Raises:
         WeightError: names the part, and the call that joins.
     """
-    there = {_part(name) for name in found if not name.endswith((".embed.words.weight", ".head.vocab.weight"))}
-    lost = {part: [name for name in missing if _part(name) == part] for part in _HINTS}
-    gone = [part for part, names in lost.items() if names and part not in there]
-    if not gone or not there:
+    parts = {_part(name) for name in present if not name.endswith((".embed.words.weight", ".head.vocab.weight"))}
+    lacking = {part: [name for name in missing if _part(name) == part] for part in _HINTS}
+    absent = [part for part, names in lacking.items() if names and part not in parts]
+    if not absent or not parts:
         return
-    what = " and ".join(f"no {part} ({len(lost[part])} tensors)" for part in gone)
-    part = next(part for part in gone if part != "cross-attention" or len(gone) == 1)
+    problem = " and ".join(f"no {part} ({len(lacking[part])} tensors)" for part in absent)
+    part = next(part for part in absent if part != "cross-attention" or len(absent) == 1)
     raise WeightError(
-        f"{label}: the weights do not fit the model: there is {what}.", hint=_HINTS[part].format(folder=label)
+        f"{label}: the weights do not fit the model: there is {problem}.", hint=_HINTS[part].format(folder=label)
     )

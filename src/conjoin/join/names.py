@@ -12,74 +12,74 @@ from conjoin.join.plan import Offer
 PROJECTION = NameTable(tuple(Rule(f"enc_to_dec_proj.{kind}", f"enc_to_dec_proj.{kind}") for kind in ("weight", "bias")))
 
 
-def pair_names(config: PretrainedConfig, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:
-    """Names in the file of a joined pair: transformers' EncoderDecoderModel's, or a whole seq2seq model's.
+def pair_names(config: PretrainedConfig, pair: spec.PairSpec, stored: set[str] | None = None) -> NameTable:
+    """Return the name table of a pair's file: that of transformers' EncoderDecoderModel, or of a whole seq2seq model.
 
     Args:
-        found: Names in the file to read; None to write.
+        stored: Names in the file to read; None to write.
     """
     if not isinstance(config, EncoderDecoderConfig):
-        return whole_names(family(config.model_type), pair, found)
+        return whole_names(family(config.model_type), pair, stored)
     encoder = family(config.encoder.model_type).names(pair.encoder, "encoder")
     decoder = family(config.decoder.model_type).names(pair.decoder, "decoder")
     return encoder.with_prefix("encoder.", "encoder.") + decoder.with_prefix("decoder.", "decoder.") + PROJECTION
 
 
 def pair_offer(config: PretrainedConfig, pair: spec.PairSpec, checkpoint: Checkpoint) -> Offer:
-    """What the file of a joined pair offers."""
+    """Return the tensors that the file of a joined pair offers."""
     return Offer(str(checkpoint.folder), checkpoint, pair_names(config, pair, set(checkpoint)))
 
 
 def half_offer(config: PretrainedConfig, stack: spec.StackSpec, role: Role, checkpoint: Checkpoint) -> Offer:
-    """What a standalone checkpoint offers to one half."""
+    """Return the tensors that a standalone checkpoint offers to one half."""
     tied = config.tie_word_embeddings
     table = family(stack.family).names_in(stack, role, set(checkpoint), tied=tied)
     return Offer(f"{role} {checkpoint.folder}", checkpoint, table, prefix=f"{role}.")
 
 
 def dialect(framework: Framework, config: PretrainedConfig, names: Iterable[str]) -> Dialect:
-    """How a framework's own class names and lays out the tensors of a checkpoint.
+    """Return the names and layouts that transformers' class for a framework gives the tensors of a checkpoint.
 
     Args:
-        config: A pair's, a whole seq2seq model's or a single model's.
-        names: The checkpoint's names, as PyTorch has them.
+        config: Of a pair, a whole seq2seq model or a single model.
+        names: The checkpoint's PyTorch names.
     """
-    found = set(names)
-    table, parameters = _everything(config, found)
+    stored = set(names)
+    table, parameters = _everything(config, stored)
     kinds: dict[str, Kind] = {}
-    for match in table.canonical(found).matches:
-        if match.canonical[0] in parameters:  # a tied head's copy of the word table is not
+    for match in table.canonical(stored).matches:
+        if match.canonical[0] in parameters:  # excludes a tied LM head's copy of the token embeddings
             kinds[match.name] = _kind(match, table, parameters)
     if isinstance(config, EncoderDecoderConfig):
         return Dialect(framework, kinds, body=_body(config.encoder), around="encoder.")
     body = _body(config)
-    has_body = any(name.startswith(body) for name in found)
+    has_body = any(name.startswith(body) for name in stored)
     return Dialect(framework, kinds, body="" if has_body else body)
 
 
 def left_out(config: PretrainedConfig, names: Iterable[str]) -> set[str]:
-    """Tensors of a checkpoint that hold nothing: buffers that older versions of transformers stored."""
-    found = set(names)
-    return set(_everything(config, found)[0].canonical(found).ignored)
+    """Return the names of tensors that hold no weights: buffers that older versions of transformers stored."""
+    stored = set(names)
+    return set(_everything(config, stored)[0].canonical(stored).ignored)
 
 
 def _body(config: PretrainedConfig) -> str:
-    """What a model with a head puts before the names of the bare one ("bert.")."""
-    made = family(config.model_type)
-    return next(iter(made.prefixes), "").removesuffix(made.encoder_prefix)
+    """Return the prefix that a model with a head puts before the names of the bare model ("bert.")."""
+    kind = family(config.model_type)
+    return next(iter(kind.prefixes), "").removesuffix(kind.encoder_prefix)
 
 
-def _everything(config: PretrainedConfig, found: set[str]) -> tuple[NameTable, Mapping[str, spec.Parameter]]:
-    """Names and parameters of all that a checkpoint of this config can hold, heads and cross-attention included."""
-    made = None if isinstance(config, EncoderDecoderConfig) else family(config.model_type)
-    sides = [any(f"{side}." in name for name in found) for side in ("encoder", "decoder")]
-    if made is None or (made.whole and all(sides)):
+def _everything(config: PretrainedConfig, stored: set[str]) -> tuple[NameTable, Mapping[str, spec.Parameter]]:
+    """Return names and parameters of all that a checkpoint of this config can hold, with heads and cross-attention."""
+    single = None if isinstance(config, EncoderDecoderConfig) else family(config.model_type)
+    sides = [any(f"{side}." in name for name in stored) for side in ("encoder", "decoder")]
+    if single is None or (single.whole and all(sides)):
         pair = pair_spec(config)
-        return pair_names(config, pair, found), spec.pair_parameters(pair)
-    role: Role = "encoder" if made.decoder is None or (made.whole and not sides[1]) else "decoder"
-    reads = role == "decoder"
-    stack = half_spec(config.copy(is_decoder=reads, add_cross_attention=reads), role)
-    return made.names_in(stack, role, found), spec.stack_parameters(stack)
+        return pair_names(config, pair, stored), spec.pair_parameters(pair)
+    role: Role = "encoder" if single.decoder is None or (single.whole and not sides[1]) else "decoder"
+    is_decoder = role == "decoder"
+    stack = half_spec(config.copy(is_decoder=is_decoder, add_cross_attention=is_decoder), role)
+    return single.names_in(stack, role, stored), spec.stack_parameters(stack)
 
 
 def _kind(match: Match, table: NameTable, parameters: Mapping[str, spec.Parameter]) -> Kind:
@@ -87,7 +87,7 @@ def _kind(match: Match, table: NameTable, parameters: Mapping[str, spec.Paramete
     weight, bias = (name.removesuffix(f".{leaf}") + other for leaf, other in (("bias", ".weight"), ("weight", ".bias")))
     match parameters[name].kind:
         case "linear":
-            return "conv1d" if _lies_in_out(match) else "linear"
+            return "conv1d" if _is_stored_in_out(match) else "linear"
         case "embedding" | "sinusoid":
             return "embedding"
         case "norm":
@@ -95,12 +95,13 @@ def _kind(match: Match, table: NameTable, parameters: Mapping[str, spec.Paramete
         case "bias" if weight in parameters and parameters[weight].kind == "norm":
             return "norm_bias"
         case "bias":
-            return "conv1d_bias" if _lies_in_out(table.match(match.name.removesuffix("bias") + "weight")) else "bias"
+            weight_match = table.match(match.name.removesuffix("bias") + "weight")
+            return "conv1d_bias" if _is_stored_in_out(weight_match) else "bias"
         case "gate":
             return "plain"
 
 
-def _lies_in_out(match: Match | None) -> bool:
-    """Whether a matrix is stored (in, out)."""
+def _is_stored_in_out(match: Match | None) -> bool:
+    """True if a matrix is stored as (in, out)."""
     layout = match.rule.layout if match else None
     return isinstance(layout, Transposed) or (isinstance(layout, Fused) and layout.transposed)

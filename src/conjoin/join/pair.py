@@ -11,40 +11,40 @@ from conjoin.families import PretrainedConfig, Role, family
 
 
 def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
-    """The pair that a config describes: an EncoderDecoderConfig, or a whole seq2seq model's (BART, T5).
+    """Return the spec of the pair that a config describes: an EncoderDecoderConfig, or a whole model's (BART, T5).
 
     Raises:
-        JoinError: the two halves cannot be joined as the config asks.
-        ConfigError: the config is a single model's.
+        JoinError: the two halves cannot be joined with the config's settings.
+        ConfigError: the config is that of a single model.
     """
     if isinstance(config, EncoderDecoderConfig):
         return _joined(config)
-    made = family(config.model_type)
-    if made.whole is None:
+    kind = family(config.model_type)
+    if kind.whole is None:
         raise ConfigError(
             f"model_type = {config.model_type!r} is one half, not a pair.",
             hint="join it to another: EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder).",
         )
-    reading = config.copy(is_decoder=True, add_cross_attention=True)
-    one_table = made.whole.words == "shared" or config.tie_word_embeddings
-    ours: Mapping[str, Any] = getattr(config, "conjoin", None) or {}
+    decoder_config = config.copy(is_decoder=True, add_cross_attention=True)
+    one_table = kind.whole.words == "shared" or config.tie_word_embeddings
+    own: Mapping[str, Any] = getattr(config, "conjoin", None) or {}
     return spec.PairSpec(
-        encoder=made.stack(config, "encoder"),
-        decoder=with_whole_head(made.stack(reading, "decoder")),
-        share="embeddings" if one_table and ours.get("share") != "none" else "none",
+        encoder=kind.stack(config, "encoder"),
+        decoder=with_whole_head(kind.stack(decoder_config, "decoder")),
+        share="embeddings" if one_table and own.get("share") != "none" else "none",
     )
 
 
 def with_whole_head(decoder: spec.StackSpec) -> spec.StackSpec:
-    """The head of a whole seq2seq model; BART's adds a fixed bias that its causal LM lacks."""
-    fixed = family(decoder.family).whole
-    if fixed is None or decoder.head is None or not fixed.fixed_bias:
+    """Give a decoder the head of a whole seq2seq model; BART's has a fixed bias that its causal LM lacks."""
+    whole = family(decoder.family).whole
+    if whole is None or decoder.head is None or not whole.fixed_bias:
         return decoder
     return replace(decoder, head=replace(decoder.head, bias="fixed"))
 
 
 def half_spec(config: PretrainedConfig, role: Role) -> spec.StackSpec:
-    """One half on its own; a decoder saved out of a pair keeps its grafted cross-attention and gates."""
+    """Return the spec of a single half; a decoder saved from a pair keeps its grafted cross-attention and gates."""
     stack = family(config.model_type).stack(config, role)
     if role == "encoder" or not config.add_cross_attention:
         return stack
@@ -56,10 +56,11 @@ def half_spec(config: PretrainedConfig, role: Role) -> spec.StackSpec:
 def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:
     encoder = family(config.encoder.model_type).stack(config.encoder, "encoder")
     decoder = family(config.decoder.model_type).stack(config.decoder, "decoder")
-    wanted = config.decoder.cross_attention_hidden_size
-    if wanted is not None and wanted != encoder.hidden_size:
+    source_size = config.decoder.cross_attention_hidden_size
+    if source_size is not None and source_size != encoder.hidden_size:
         raise JoinError(
-            f"decoder.cross_attention_hidden_size = {wanted}, but the encoder's hidden_size is {encoder.hidden_size}.",
+            f"decoder.cross_attention_hidden_size = {source_size}, but the encoder's hidden_size is "
+            f"{encoder.hidden_size}.",
             hint="remove cross_attention_hidden_size from the decoder's config.",
         )
     gated = config.cross_attention_init == "zero_gate"
@@ -75,26 +76,26 @@ def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:
 
 
 def graft(decoder: spec.StackSpec, source_size: int, *, gated: bool = False) -> spec.StackSpec:
-    """Put cross-attention into every block: heads as in its self-attention, keys and values from the source's width.
+    """Add cross-attention to every block: heads as in its self-attention, keys and values from the source's width.
 
-    No rotary on either side: a source position has no distance to a target position.
+    There are no rotary positions on either side: a source position has no distance to a target position.
 
     Args:
-        gated: Scaled by a gate that starts at 0, so that the decoder starts as the language model it was.
+        gated: Scale it by a gate that starts at 0, so that the decoder starts as the language model it was.
     """
     if gated:
         _check_gate(decoder)
-    each = tuple(
+    cross = tuple(
         spec.CrossAttention(attention=block.self_attn.attention, source_size=source_size, gated=gated)
         for block in decoder.blocks
     )
-    return decoder.with_cross_attention(each)
+    return decoder.with_cross_attention(cross)
 
 
 def _gate(decoder: spec.StackSpec) -> spec.StackSpec:
     _check_gate(decoder)
-    each = tuple(replace(block.cross_attn, gated=True) if block.cross_attn else None for block in decoder.blocks)
-    return decoder.with_cross_attention(each)
+    cross = tuple(replace(block.cross_attn, gated=True) if block.cross_attn else None for block in decoder.blocks)
+    return decoder.with_cross_attention(cross)
 
 
 def _check_gate(decoder: spec.StackSpec) -> None:
@@ -107,7 +108,7 @@ def _check_gate(decoder: spec.StackSpec) -> None:
 
 
 def _check_sharing(pair: spec.PairSpec) -> None:
-    """Both halves must have what is to be shared, in the same shapes."""
+    """Raise unless both halves have the parameters to share, in the same shapes."""
     if pair.share == "none":
         return
     encoder, decoder = spec.stack_parameters(pair.encoder), spec.stack_parameters(pair.decoder)
@@ -120,17 +121,17 @@ def _check_sharing(pair: spec.PairSpec) -> None:
     alike = pair.share == "embeddings" or (
         pair.encoder.num_layers == pair.decoder.num_layers and pair.encoder.weights_of == pair.decoder.weights_of
     )
-    lone = [] if pair.share == "embeddings" else [f"{n}: only in the encoder" for n in encoder if n not in decoder]
+    unmatched = [] if pair.share == "embeddings" else [f"{n}: only in the encoder" for n in encoder if n not in decoder]
     layers = [] if alike else [f"layers: encoder {pair.encoder.num_layers}, decoder {pair.decoder.num_layers}"]
-    if problems := layers + lone + wrong:
+    if problems := layers + unmatched + wrong:
         raise JoinError(
             f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(problems)}",
-            hint='--share embeddings (share="embeddings") needs equal word tables only, --share none nothing.',
+            hint='--share embeddings (share="embeddings") only needs token embeddings of equal shape; --share none nothing.',
         )
 
 
 def shared_names(pair: spec.PairSpec) -> list[str]:
-    """Names, within a stack, of the parameters that both stacks share."""
+    """Return the names, within a stack, of the parameters that both stacks share."""
     match pair.share:
         case "none":
             return []

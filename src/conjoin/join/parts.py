@@ -1,30 +1,28 @@
-"""Parts of a model by name, as `freeze` takes them."""
+"""Names of the parts of a model, for `freeze` and `unfreeze`."""
 
 from collections.abc import Collection, Iterable
 
 from conjoin.errors import ConfigError
 
 
-def parts_named(words: Iterable[str], there: Collection[str]) -> set[str]:
-    """The parts that words stand for; one word takes all parts that have it.
+def parts_named(names: Iterable[str], parts: Collection[str]) -> set[str]:
+    """Return the parts with these names; a name such as "encoder" or "embeddings" selects all parts that contain it.
 
     Args:
-        there: Parts of the model, as `part_of` names them.
+        parts: The parts of the model, as `part_of` names them.
 
     Raises:
-        ConfigError: no such part, or no word at all; lists those there are.
+        ConfigError: a name matches no part, or there are no names; lists all known names.
     """
-    found = {word: {part for part in there if _names(word, part)} for word in words}
-    unknown = [word for word, parts in found.items() if not parts]
-    if unknown or not found:
-        known = sorted({word for part in there for word in (part, *part.split("."))})
-        raise ConfigError(
-            f"No part of this model is called {', '.join(map(repr, unknown)) or 'nothing at all'}.\n"
-            f"Expected any of: {', '.join(known)}."
-        )
-    return set[str]().union(*found.values())
+    selected = {name: {part for part in parts if _matches(name, part)} for name in names}
+    unknown = [name for name, matching in selected.items() if not matching]
+    if unknown or not selected:
+        known = sorted({name for part in parts for name in (part, *part.split("."))})
+        problem = f"No part of this model is called {', '.join(map(repr, unknown))}" if unknown else "No part is named"
+        raise ConfigError(f"{problem}.\nExpected any of: {', '.join(known)}.")
+    return set[str]().union(*selected.values())
 
 
-def _names(word: str, part: str) -> bool:
-    word = "embedding" if word == "embeddings" else word.replace(".embeddings", ".embedding")
-    return word == part or word in part.split(".")
+def _matches(name: str, part: str) -> bool:
+    name = "embedding" if name == "embeddings" else name.replace(".embeddings", ".embedding")
+    return name == part or name in part.split(".")

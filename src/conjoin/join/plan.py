@@ -1,4 +1,4 @@
-"""Which parameter comes from where: each one copied, tied or fresh; each checkpoint tensor used or named as unused."""
+"""The origin of every parameter (copied, tied or fresh) and the use of every checkpoint tensor (used or unused)."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from conjoin.join.pair import shared_names
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """From a checkpoint's tensor (or a part of it)."""
+    """Copied from a checkpoint's tensor (or a part of it)."""
 
     offer: "Offer"
     match: Match
@@ -26,7 +26,7 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class Untrained(Copied):
-    """From a checkpoint that has it on record as fresh: nobody trained it yet."""
+    """Copied from a checkpoint whose config records the parameter as fresh, that is, not trained yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +38,30 @@ class Tied:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Fresh: normal with the parameter's own mean and standard deviation (which is 0 for norms, biases and gates)."""
+    """Fresh: drawn from a normal distribution with the parameter's mean and std (0 for norms, biases and gates)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedFresh:
-    """Fresh: starts as a copy of another parameter of the new model."""
+    """Fresh: initialised as a copy of another parameter of the new model."""
 
     of: str
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """From a module that is in memory already; the same array."""
+    """The same array as in a module that is in memory already."""
 
 
 Origin = Given | Copied | Tied | Drawn | CopiedFresh
 
 
 class Offer:
-    """What one checkpoint offers, under canonical names.
+    """The tensors that one checkpoint offers, under canonical names.
 
     Args:
-        label: How messages call it.
-        table: Its names; canonical names come out with `prefix` before them.
+        label: The checkpoint's name in messages.
+        table: Its name table; `prefix` is put before the canonical names.
     """
 
     def __init__(self, label: str, checkpoint: Checkpoint, table: NameTable, prefix: str = "") -> None:
@@ -78,29 +78,29 @@ class Offer:
         }
 
     def array(self, name: str) -> np.ndarray:
-        """One canonical tensor, memory mapped."""
+        """Return one canonical tensor, memory-mapped."""
         match = self.sources[name]
         return dict(self.table.apply(match, self.checkpoint.array(match.name)))[name]
 
-    def alike(self, one: Match, other: Match) -> bool:
-        """Whether two tensors of the file hold the same numbers."""
-        return bool(np.array_equal(self.checkpoint.array(one.name), self.checkpoint.array(other.name)))
+    def are_equal(self, first: Match, second: Match) -> bool:
+        """True if two tensors of the file hold the same numbers."""
+        return bool(np.array_equal(self.checkpoint.array(first.name), self.checkpoint.array(second.name)))
 
-    def same(self, one: str, other: str) -> bool:
-        """Whether both are offered with the same numbers; True where either is not offered."""
-        if one not in self.sources or other not in self.sources:
+    def same(self, first: str, second: str) -> bool:
+        """True if both canonical tensors hold the same numbers, or one of them is missing."""
+        if first not in self.sources or second not in self.sources:
             return True
-        return bool(np.array_equal(self.array(one), self.array(other)))
+        return bool(np.array_equal(self.array(first), self.array(second)))
 
 
 @dataclass(frozen=True, slots=True)
 class JoinReport:
-    """Where every parameter of a model comes from. Print it for a table.
+    """The origin of every parameter of a model. Print it for a table.
 
     Args:
         origins: Canonical name -> origin.
-        parameters: Canonical name -> what it is.
-        unused: Checkpoint -> names of its tensors that this model has no place for.
+        parameters: Canonical name -> parameter.
+        unused: Checkpoint -> names of its tensors that the model does not use.
     """
 
     origins: Mapping[str, Origin]
@@ -108,26 +108,26 @@ class JoinReport:
     unused: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def names(self, *kinds: type[Origin]) -> list[str]:
-        """Canonical names whose origin is one of these kinds."""
+        """Return the canonical names whose origin is one of these classes."""
         return [name for name, origin in self.origins.items() if isinstance(origin, kinds)]
 
     @property
     def copied(self) -> list[str]:
-        """Names of parameters that come from a checkpoint or a ready model."""
+        """Names of parameters from a checkpoint or from a model in memory."""
         return [name for name in self.names(Copied, Given) if not isinstance(self.origins[name], Untrained)]
 
     @property
     def tied(self) -> list[str]:
-        """Names of parameters that are another parameter."""
+        """Names of parameters that share the array of another parameter."""
         return self.names(Tied)
 
     @property
     def fresh(self) -> list[str]:
-        """Names of parameters that no checkpoint had, or that one has on record as never trained."""
+        """Names of parameters that are in no checkpoint, or that a checkpoint records as not trained yet."""
         return self.names(Drawn, CopiedFresh, Untrained)
 
     def rows(self) -> Iterator[tuple[str, int, int, int, int]]:
-        """(part, copied, tied, fresh, numbers) per part of the model, counting tensors."""
+        """Yield (part, copied, tied, fresh, numbers) per part: its tensors by origin, and its parameter count."""
         parts: dict[str, list[int]] = {}
         for name, origin in self.origins.items():
             row = parts.setdefault(part_of(name), [0, 0, 0, 0])
@@ -137,7 +137,7 @@ class JoinReport:
             yield part, copied, tied, fresh, numbers
 
     def __rich__(self) -> Any:
-        """The same table for rich's console."""
+        """Return the same table for rich's console."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -179,7 +179,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def part_of(name: str) -> str:
-    """The part of the model that a canonical name belongs to: what freezing, optimizers and reports go by."""
+    """Return the part of the model that a name belongs to; freezing, optimizers and reports use these parts."""
     side, _, rest = name.partition(".")
     if ".cross_attn" in name or side == "enc_to_dec_proj":
         return "decoder.cross_attention"
@@ -195,11 +195,11 @@ def plan_join(
     fresh_allowed: Callable[[str], bool],
     given: Set[str] = frozenset(),
 ) -> JoinReport:
-    """Decide every parameter's origin.
+    """Decide the origin of every parameter.
 
     Args:
-        init: How fresh cross-attention starts.
-        fresh_allowed: Which parameters the checkpoints may lack.
+        init: Initial values of fresh cross-attention.
+        fresh_allowed: True for names of parameters that the checkpoints may lack.
         given: Parameters that are in memory already.
 
     Raises:
@@ -216,18 +216,18 @@ def plan_join(
 
 
 def plan_random(pair: spec.PairSpec, init: CrossAttentionInit = "normal") -> JoinReport:
-    """The plan of a model without any checkpoint."""
+    """Return the plan of a randomly initialised model."""
     parameters = spec.pair_parameters(pair)
     return JoinReport(_origins(parameters, _ties(pair, []), [], init), parameters)
 
 
 def _ties(pair: spec.PairSpec, offers: list[Offer]) -> dict[str, str]:
-    """Shared parameter -> the one it is: the encoder's, or the decoder's where a file stores it only there."""
+    """Return shared parameter -> its original: the encoder's, or the decoder's if a file stores only that one."""
     ties: dict[str, str] = {}
     for name in shared_names(pair):
-        ours, theirs = f"encoder.{name}", f"decoder.{name}"
-        in_decoder = any(theirs in o.sources for o in offers) and not any(ours in o.sources for o in offers)
-        ties |= {ours: theirs} if in_decoder else {theirs: ours}
+        encoder, decoder = f"encoder.{name}", f"decoder.{name}"
+        only_decoder = any(decoder in o.sources for o in offers) and not any(encoder in o.sources for o in offers)
+        ties |= {encoder: decoder} if only_decoder else {decoder: encoder}
     return ties
 
 
@@ -247,12 +247,12 @@ def _origins(
 
 
 def may_be_fresh(name: str) -> bool:
-    """Whether a checkpoint that is being joined may lack this parameter: cross-attention, projection and head."""
+    """True if a checkpoint that is being joined may lack this parameter: cross-attention, projection and head."""
     return ".cross_attn" in name or name.startswith(("decoder.head.", "enc_to_dec_proj."))
 
 
 def never_fresh(name: str) -> bool:
-    """A finished model's file has everything."""
+    """Always False: the file of a finished model must have every parameter."""
     return False
 
 
@@ -268,55 +268,55 @@ def _check(
     origins: Mapping[str, Origin],
     fresh_allowed: Callable[[str], bool],
 ) -> None:
-    """All missing and misshapen tensors, in one error; a half that is missing whole is one problem."""
-    found = {name: shape for offer in offers for name, shape in offer.shapes.items() if name in parameters}
+    """Raise one error for all missing and misshapen tensors; a missing half is one problem."""
+    actual = {name: shape for offer in offers for name, shape in offer.shapes.items() if name in parameters}
     absent = [
         name
         for name, origin in origins.items()
         if isinstance(origin, Drawn | CopiedFresh) and not _is_fixed_bias(parameters[name]) and not fresh_allowed(name)
     ]
     if len(offers) == 1 and fresh_allowed is never_fresh:
-        require_halves(offers[0].label, absent, found)
-    wanted = {*found, *absent}
-    expected = {name: parameter.shape for name, parameter in parameters.items() if name in wanted}
-    audit(expected, found, label=" and ".join(offer.label for offer in offers)).raise_for()
+        require_halves(offers[0].label, absent, actual)
+    checked = {*actual, *absent}
+    expected = {name: parameter.shape for name, parameter in parameters.items() if name in checked}
+    audit(expected, actual, label=" and ".join(offer.label for offer in offers)).raise_for()
 
 
 def _is_fixed_bias(parameter: spec.Parameter) -> bool:
-    """Whether it is a bias that nothing trains, which is zero where a file lacks it (a bare BartModel's)."""
+    """True for a bias that is never trained, which is zero if a file lacks it (a bare BartModel's)."""
     return parameter.kind == "bias" and not parameter.trained
 
 
 def _unused(offer: Offer, parameters: Mapping[str, spec.Parameter]) -> tuple[str, ...]:
-    """Checkpoint tensors with no place in the model; a tied head's second copy counts as used."""
+    """Return the checkpoint tensors that the model does not use; a tied head's second copy counts as used."""
     known = {*parameters, "decoder.head.vocab.weight"}
-    lost = [m.name for m in offer.plan.matches if not any(part in known for part in m.canonical)]
-    return tuple(sorted((*offer.plan.unknown, *lost)))
+    unused = [m.name for m in offer.plan.matches if not any(part in known for part in m.canonical)]
+    return tuple(sorted((*offer.plan.unknown, *unused)))
 
 
 def warn_of_copies(offers: list[Offer], ties: Mapping[str, str]) -> None:
-    """Tell of word tables that should be copies of one another and are not: one of them is taken."""
+    """Warn of token embeddings that should be copies of one another and are not; the first is used."""
     for offer in offers:
-        held: dict[str, list[Match]] = {}
+        copies: dict[str, list[Match]] = {}
         for match in sorted(offer.plan.matches, key=lambda match: match.rank):
             if match.canonical[0].endswith("embed.words.weight"):
-                held.setdefault(ties.get(match.canonical[0], match.canonical[0]), []).append(match)
-        for taken, *others in held.values():
-            apart = [each.name for each in others if not offer.alike(taken, each)]
-            if apart:
+                copies.setdefault(ties.get(match.canonical[0], match.canonical[0]), []).append(match)
+        for used, *others in copies.values():
+            different = [match.name for match in others if not offer.are_equal(used, match)]
+            if different:
                 warn(
-                    f"{offer.label}: {', '.join(apart)} should be copies of {taken.name}, and hold other numbers: "
-                    f"{taken.name} is taken."
+                    f"{offer.label}: {', '.join(different)} should be copies of {used.name}, but hold other numbers: "
+                    f"{used.name} is used."
                 )
 
 
 def unshared(pair: spec.PairSpec, offer: Offer) -> list[str]:
-    """Names, within a stack, that the halves are said to share, but that a file stores with two different contents."""
+    """Return the names, within a stack, that the halves should share, but for which a file stores different numbers."""
     return [name for name in shared_names(pair) if not offer.same(f"encoder.{name}", f"decoder.{name}")]
 
 
 def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
-    """Whether the head is declared tied, but a checkpoint stores a matrix that differs from the word table."""
+    """True if the head is declared tied, but a checkpoint stores a matrix that differs from the token embeddings."""
     head = pair.decoder.head
     if head is None or not head.tied:
         return False
@@ -326,7 +326,7 @@ def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
 
 
 def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:
-    """Decide where every parameter of one stack comes from; cross-attention and head may be fresh."""
+    """Decide the origin of every parameter of one stack; cross-attention and head may be fresh."""
     role = offer.label.split()[0]
     parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
     origins = _origins(parameters, {}, [offer], "normal")
@@ -336,6 +336,6 @@ def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:
 
 
 def random_half(stack: spec.StackSpec, role: Role) -> JoinReport:
-    """The plan of one stack without a checkpoint."""
+    """Return the plan of a randomly initialised stack."""
     parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
     return JoinReport(_origins(parameters, {}, [], "normal"), parameters)

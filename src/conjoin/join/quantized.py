@@ -1,4 +1,4 @@
-"""8-bit models' files: parameters under their canonical names, each int8 matrix beside the float32 unit of its rows."""
+"""Files of 8-bit models: parameters under their canonical names, each int8 matrix with float32 scales of its rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,27 +14,26 @@ _VOCAB = "decoder.head.vocab.weight"
 
 
 def is_quantized(config: PretrainedConfig) -> bool:
-    """Whether a config is of a model that `quantize` made.
+    """True if a config is that of a model made by `quantize`.
 
     Raises:
-        ConfigError: it is quantised in a way of somebody else's.
+        ConfigError: the model was quantised by another library.
     """
-    found: Any = getattr(config, "quantization_config", None)
-    if not found:
+    quantization: Any = getattr(config, "quantization_config", None)
+    if not quantization:
         return False
-    if not hasattr(found, "get"):
-        raise ConfigError(f"config.json: quantization_config = {found!r}; expected an object.")
-    if found.get("quant_method") != QUANTIZED:
+    if not hasattr(quantization, "get"):
+        raise ConfigError(f"config.json: quantization_config = {quantization!r}; expected an object.")
+    if (method := quantization.get("quant_method")) != QUANTIZED:
         raise ConfigError(
-            f"config.json: quantization_config has quant_method {found.get('quant_method')!r}; this library reads "
-            f"{QUANTIZED!r} only.",
-            hint="load the model that this one was made of, and call model.quantize('int8').",
+            f"config.json: quantization_config has quant_method {method!r}; conjoin loads {QUANTIZED!r} only.",
+            hint="load the model that this one was made from, and call model.quantize('int8').",
         )
     return True
 
 
 def plan_quantized(pair: spec.PairSpec, checkpoint: Checkpoint) -> JoinReport:
-    """Where every parameter of an 8-bit model comes from.
+    """Plan the origin of every parameter of an 8-bit model.
 
     Raises:
         WeightError: missing or misshapen tensors.
@@ -42,14 +41,14 @@ def plan_quantized(pair: spec.PairSpec, checkpoint: Checkpoint) -> JoinReport:
     table = NameTable(tuple(Rule(name, name) for name in {**spec.pair_parameters(pair), _VOCAB: None}))
     offer = Offer(str(checkpoint.folder), checkpoint, table)
     plan = plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh)
-    units = {
+    scales = {
         f"{name.removesuffix('weight')}scale": info.shape[:1]
         for name, info in checkpoint.items()
         if info.dtype == "int8"
     }
-    if (head := pair.decoder.head) is not None and head.tied:  # in 8 bits it is a matrix of its own
-        units |= {_VOCAB: (head.vocab_size, head.size), _VOCAB.replace("weight", "scale"): (head.vocab_size,)}
-    found = {name: checkpoint[name].shape for name in units if name in checkpoint}
-    audit(units, found, label=offer.label).raise_for()
-    unused = {label: tuple(name for name in names if name not in units) for label, names in plan.unused.items()}
+    if (head := pair.decoder.head) is not None and head.tied:  # in 8 bits it has its own matrix
+        scales |= {_VOCAB: (head.vocab_size, head.size), _VOCAB.replace("weight", "scale"): (head.vocab_size,)}
+    actual = {name: checkpoint[name].shape for name in scales if name in checkpoint}
+    audit(scales, actual, label=offer.label).raise_for()
+    unused = {label: tuple(name for name in names if name not in scales) for label, names in plan.unused.items()}
     return replace(plan, unused=unused)

@@ -1,4 +1,4 @@
-"""Sines and cosines of positions: the one table that is computed, not drawn."""
+"""Sinusoidal positions: the only table that is computed instead of initialised at random."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ WAVE_BASE = 10000.0  # Vaswani et al. 2017, arXiv:1706.03762, 3.5
 
 
 def sinusoids(rows: int, size: int) -> np.ndarray:
-    """The table [rows, size], float32: columns 2i and 2i + 1 have sine and cosine of position / base^(2i / size)."""
+    """Return a float32 table [rows, size]: columns 2i and 2i + 1 are sine and cosine of position / base^(2i / size)."""
     columns = np.arange(size)
     angles = np.arange(rows)[:, None] / WAVE_BASE ** (2 * (columns // 2) / size)
     return np.where(columns % 2, np.cos(angles), np.sin(angles)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The tokenizers that belong to a model: found in the folders that it comes from, loaded when first asked for."""
+"""The tokenizers of a model: found in the folders that it was loaded from, and loaded on first use."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from conjoin.tokenizer import Tokenizer, TokenizerPair
 
 _FILES = ("tokenizer.json", "tokenizer_pair.json", "vocab.*", "merges.txt", "*.model", "*.spm")
-"""Any of these means that a folder holds a tokenizer."""
+"""A folder with any of these files holds a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class OneFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether there is something to load."""
+        """True if there are tokenizers to load."""
         return has_tokenizer(self.folder)
 
     def load(self) -> "Tokenizer | TokenizerPair":
-        """What the folder holds.
+        """Load the tokenizer, or the pair, in the folder.
 
         Raises:
-            TokenizerError: it holds none, with the line to write, or its files cannot be used.
+            TokenizerError: the folder holds none (with the line to write), or its files cannot be used.
         """
         return load_tokenizer(self.folder)
 
@@ -45,14 +45,14 @@ class TwoFolders:
 
     @property
     def complete(self) -> bool:
-        """Whether there is something to load."""
+        """True if there are tokenizers to load."""
         return has_tokenizer(self.source) and has_tokenizer(self.target)
 
     def load(self) -> "TokenizerPair":
-        """The pair; its labels end in the target's end, where it has one.
+        """Load the pair of tokenizers; labels end in the target's end token, if it has one.
 
         Raises:
-            TokenizerError: a folder has none, with the line to write, or its files cannot be used.
+            TokenizerError: a folder has none (with the line to write), or its files cannot be used.
         """
         from conjoin.tokenizer import TokenizerPair
 
@@ -62,14 +62,14 @@ class TwoFolders:
 
 
 def has_tokenizer(folder: Path | None) -> bool:
-    """Whether a folder holds tokenizer files, or names a tokenizer that needs none."""
+    """True if a folder holds tokenizer files, or names a tokenizer that needs none."""
     if folder is None:
         return False
     return any(next(folder.glob(pattern), None) for pattern in _FILES) or _reads_bytes(folder)
 
 
 def _reads_bytes(folder: Path) -> bool:
-    """Whether a settings file names ByT5's tokenizer, whose vocabulary is the bytes."""
+    """True if a settings file names ByT5's tokenizer, whose vocabulary is the bytes."""
     paths = [folder / name for name in ("tokenizer_config.json", "config.json")]
     if not any(path.is_file() and b"ByT5" in path.read_bytes() for path in paths):
         return False
@@ -79,10 +79,10 @@ def _reads_bytes(folder: Path) -> bool:
 
 
 def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":
-    """Load what a folder holds.
+    """Load the tokenizer, or the pair, in a folder.
 
     Raises:
-        NoTokenizerError: it holds none, with the line to write.
+        NoTokenizerError: the folder holds none; with the line to write.
     """
     from conjoin.tokenizer import AutoTokenizer
 
@@ -96,7 +96,7 @@ def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":
 
 
 def target_tokenizer(folder: Path | None) -> "Tokenizer | None":
-    """The tokenizer of a decoder's folder; None where there is none, or, with a warning, none that can be used."""
+    """Return the tokenizer in a decoder's folder; None if there is none, or (with a warning) if it is unusable."""
     if not has_tokenizer(folder):
         return None
     try:
@@ -107,9 +107,9 @@ def target_tokenizer(folder: Path | None) -> "Tokenizer | None":
 
 
 def complete_tokens(config: PretrainedConfig, folder: Path) -> None:
-    """Fill the ids that a finished model's config lacks from the tokenizers in its folder.
+    """Fill special token ids that a finished model's config lacks from the tokenizers in its folder.
 
-    A single tokenizer is only asked where both halves have one vocabulary: else it is the source's.
+    A single tokenizer is used only if both halves have the same vocabulary; otherwise it belongs to the source.
     """
     fill_special_tokens(config, None)
     if not lacks_tokens(config) or not has_tokenizer(folder):
@@ -122,7 +122,7 @@ def complete_tokens(config: PretrainedConfig, folder: Path) -> None:
 
 
 def _single(loaded: "Tokenizer | TokenizerPair", role: str) -> "Tokenizer":
-    """One tokenizer; of a pair, the side that the role names."""
+    """Return a single tokenizer; of a pair, the one of a side."""
     from conjoin.tokenizer import TokenizerPair
 
     return getattr(loaded, role) if isinstance(loaded, TokenizerPair) else loaded

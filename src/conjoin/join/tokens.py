@@ -1,4 +1,4 @@
-"""Start, pad, eos and bos ids of a joined model: resolved once, used by loss and by generate alike."""
+"""Start, pad, eos and bos ids of a joined model: resolved once, used by the loss and by generate."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class SpecialTokens:
     Args:
         start: First decoder input, in training and in generation.
         eos: Any of these ends a target; () for none.
-        pad: Fills targets behind their end; may equal an eos or the start, so no mask is ever guessed from it alone.
+        pad: Pads targets after their end; may equal an eos or the start id, so no mask is derived from it alone.
     """
 
     start: int | None
@@ -31,34 +31,33 @@ class SpecialTokens:
 
     @property
     def pad_is_ambiguous(self) -> bool:
-        """Whether the pad id also means something else."""
+        """True if the pad id is also an eos or the start id."""
         return self.pad is not None and (self.pad == self.start or self.pad in self.eos)
 
 
 def special_tokens(config: PretrainedConfig) -> SpecialTokens:
-    """Read the ids that a pair's config holds, its own words before its decoder's."""
-    halves = [config.decoder] if isinstance(config, EncoderDecoderConfig) else []
-    every = (config, *halves)
-    eos = _first(c.eos_token_id for c in every)
+    """Return the ids in a pair's config; its own take precedence over its decoder's."""
+    configs = (config, config.decoder) if isinstance(config, EncoderDecoderConfig) else (config,)
+    eos = _first(c.eos_token_id for c in configs)
     return SpecialTokens(
-        start=_first(c.decoder_start_token_id for c in every),
-        pad=_first(c.pad_token_id for c in every),
+        start=_first(c.decoder_start_token_id for c in configs),
+        pad=_first(c.pad_token_id for c in configs),
         eos=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
-        bos=_first(c.bos_token_id for c in every),
+        bos=_first(c.bos_token_id for c in configs),
     )
 
 
 def lacks_tokens(config: PretrainedConfig) -> bool:
-    """Whether start, pad or end of a target are not known yet."""
+    """True if the start, pad or end id of targets is unknown."""
     known = special_tokens(config)
     return known.start is None or known.pad is None or not known.eos
 
 
 def fill_special_tokens(config: PretrainedConfig, target: "Tokenizer | None") -> None:
-    """Write into a pair's config what it lacks, from its decoder's config and the target tokenizer.
+    """Fill ids that a pair's config lacks from its decoder's config and the target tokenizer.
 
-    The start is the decoder's own start, else what its targets begin with: bos, or [CLS] where there is no bos.
-    BERT's config.json names none of its ids; its tokenizer does.
+    The start id is the decoder's own, else the first token of its targets: bos, or [CLS] if there is no bos. BERT's
+    config.json has none of its ids, but its tokenizer does.
     """
     known = special_tokens(config)
     bos = _first((known.bos, target.bos_token_id if target else None))
@@ -76,7 +75,7 @@ def fill_special_tokens(config: PretrainedConfig, target: "Tokenizer | None") ->
 
 
 def starts_with_last_label(config: PretrainedConfig) -> bool:
-    """Whether a target starts with its own last label instead of a start id: mBART's language code does."""
+    """True if targets start with their own last label instead of a start id, as in mBART (its language code)."""
     if isinstance(config, EncoderDecoderConfig):
         return False
     whole = family(config.model_type).whole
@@ -84,25 +83,25 @@ def starts_with_last_label(config: PretrainedConfig) -> bool:
 
 
 def require_start(config: PretrainedConfig) -> int:
-    """The start id.
+    """Return the start id.
 
     Raises:
-        ConfigError: it is not known, with the line to write.
+        ConfigError: it is unknown; with the line to write.
     """
     start = special_tokens(config).start
     if start is None:
         raise ConfigError(
             "The first decoder input is not known: decoder_start_token_id is not set.",
-            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the target's",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id; target's",
         )
     return start
 
 
 def require_pad(config: PretrainedConfig) -> int:
-    """The pad id.
+    """Return the pad id.
 
     Raises:
-        ConfigError: it is not known, with the line to write.
+        ConfigError: it is unknown; with the line to write.
     """
     pad = special_tokens(config).pad
     if pad is None:

@@ -1,4 +1,4 @@
-"""Framework-free descriptions of stacks. Standard library only."""
+"""Framework-free descriptions of transformer stacks. Standard library only."""
 
 from conjoin._lazy import public_dir
 from conjoin.spec.bricks import (

@@ -24,10 +24,10 @@ class Parameter:
     """One parameter.
 
     Args:
-        kind: What it is; decides how a fresh one starts (a sinusoid is computed) and whether weight decay applies.
+        kind: Decides its initialisation (a sinusoid is computed) and whether weight decay applies.
         axes: A logical name per dimension, for sharding.
-        std: Standard deviation of a fresh one; 0 for norms, biases and gates.
-        start: Mean of a fresh one: 1 for norms, else 0.
+        std: Standard deviation of its initialisation; 0 for norms, biases and gates.
+        start: Mean of its initialisation: 1 for norms, else 0.
         trained: False for tables that are stored but fixed.
     """
 
@@ -43,9 +43,9 @@ Named = Iterator[tuple[str, Parameter]]
 
 
 def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
-    """Canonical name -> parameter of one stack, in a fixed order. Layers that share weights appear once.
+    """Return canonical name -> parameter of one stack, in a fixed order. Layers that share weights appear once.
 
-    The vocabulary matrix of a tied head is the word table and does not appear.
+    The vocabulary matrix of a tied head is the token embedding and does not appear.
     """
     table: dict[str, Parameter] = dict(_embedding(spec.embedding, spec.hidden_size))
     if spec.relative_bias:
@@ -62,7 +62,7 @@ def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
 
 
 def pair_parameters(spec: PairSpec) -> dict[str, Parameter]:
-    """Canonical name -> parameter of a joined pair, shared ones under both names."""
+    """Return canonical name -> parameter of a joined pair; shared parameters appear under both names."""
     table = {f"encoder.{name}": p for name, p in stack_parameters(spec.encoder).items()}
     table |= {f"decoder.{name}": p for name, p in stack_parameters(spec.decoder).items()}
     if spec.projection:

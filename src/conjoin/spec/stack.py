@@ -1,4 +1,4 @@
-"""What one stack, and a joined pair of stacks, is."""
+"""The spec of one transformer stack, and of a joined pair of stacks."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -12,7 +12,7 @@ class Learned:
     """A learned vector per position.
 
     Args:
-        max_positions: Positions that a sequence can have.
+        max_positions: Longest sequence.
         offset: Rows of the table before position 0 (2 in BART and OPT).
     """
 
@@ -25,8 +25,8 @@ class LearnedSkippingPads:
     """A learned vector per position, counted over the tokens that are not padding (RoBERTa, OPT).
 
     Args:
-        padding_position: Table row of every padding token; the first real token sits at the next row.
-        pads: Where padding is read from: ids equal to `padding_id`, or the attention mask.
+        padding_position: Table row of every padding token; the first real token has the next row.
+        pads: What marks padding: ids equal to `padding_id`, or the attention mask.
     """
 
     max_positions: int
@@ -37,14 +37,14 @@ class LearnedSkippingPads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sinusoidal:
-    """Fixed sines and cosines stored as a table in the checkpoint (DistilBERT's option), or built when it is absent."""
+    """Fixed sines and cosines, stored as a table in the checkpoint (DistilBERT's option) or computed if absent."""
 
     max_positions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoPosition:
-    """Positions enter in the attention (rotary, relative bias) or not at all."""
+    """No position embedding: positions enter in the attention (rotary, relative bias) or not at all."""
 
 
 Position = Learned | LearnedSkippingPads | Sinusoidal | NoPosition
@@ -55,7 +55,7 @@ class Projection:
     """A linear map of the embedding to the stack's width.
 
     Args:
-        when: "words" before positions are added (OPT), "sum" after norm and dropout (ELECTRA, ALBERT).
+        when: "words": before positions are added (OPT); "sum": after norm and dropout (ELECTRA, ALBERT).
     """
 
     when: Literal["words", "sum"]
@@ -64,12 +64,13 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """Ids to vectors: words * scale + positions + token types, then norm, dropout, projection.
+    """Ids to vectors: tokens * scale + positions + token types, then norm, dropout, projection.
 
     Args:
-        size: Width of the word table; differs from hidden_size only where there is a projection.
+        size: Width of the token embeddings; differs from hidden_size only if there is a projection.
         round_scale: Round the scale to the weights' dtype before multiplying (Gemma).
-        token_types: Rows of the token type table, 0 for none; "words": types are ids of words, and added where given.
+        token_types: Rows of the token type table, 0 for none. "words": a type is the id of a token, whose embedding is
+            added if types are passed.
     """
 
     vocab_size: int
@@ -85,17 +86,17 @@ class Embedding:
 
     @property
     def type_rows(self) -> int:
-        """Rows of the token type table, 0 where there is none."""
+        """Rows of the token type table; 0 if there is none."""
         return 0 if self.token_types == "words" else self.token_types
 
     def require_types(self) -> None:
-        """Raises ShapeError where token types have no meaning."""
+        """Raise ShapeError if token types have no meaning here."""
         if not self.token_types:
-            raise ShapeError("token_type_ids: this half knows no token types.", hint="leave them out.")
+            raise ShapeError("token_type_ids: this half has no token types.", hint="leave them out.")
 
     @property
     def position_rows(self) -> int:
-        """Rows of the position table, 0 where there is none."""
+        """Rows of the position table; 0 if there is none."""
         match self.position:
             case Learned(max_positions=n, offset=offset):
                 return n + offset
@@ -109,7 +110,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadTransform:
-    """norm(activation(dense(x))) before the vocabulary (BERT's masked language model head)."""
+    """norm(activation(dense(x))) before the vocabulary matrix (BERT's masked language model head)."""
 
     size: int
     activation: Activation
@@ -119,29 +120,29 @@ class HeadTransform:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalInit:
-    """Fresh matrices and tables are drawn from N(0, std^2)."""
+    """New matrices and embeddings are drawn from N(0, std^2)."""
 
     std: float = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FanInInit:
-    """Fresh matrices come from N(0, factor^2 / fan_in), words from N(0, factor^2) (T5; queries over sqrt(E))."""
+    """New matrices: N(0, factor^2 / fan_in), token embeddings: N(0, factor^2) (T5; queries are divided by sqrt(E))."""
 
     factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """Vectors to scores over the vocabulary.
+    """The LM head: hidden states to logits over the vocabulary.
 
     Args:
-        size: Width that the vocabulary matrix reads.
-        tied: The vocabulary matrix is the word table.
+        size: Input width of the vocabulary matrix.
+        tied: The vocabulary matrix is the token embedding.
         bias: "fixed" is a bias that is stored but never trained (BART's final_logits_bias).
-        scale: Scores' input is multiplied by this (T5 with tied words: hidden_size ** -0.5).
+        scale: The head's input is multiplied by this (T5 with tied embeddings: hidden_size ** -0.5).
         softcap: Logits become softcap * tanh(logits / softcap).
-        projection: Linear without bias from hidden_size to size (OPT's project_out).
+        projection: Linear layer without bias from hidden_size to size (OPT's project_out).
     """
 
     vocab_size: int
@@ -159,15 +160,15 @@ class StackSpec:
     """One transformer stack.
 
     Args:
-        family: model_type of the checkpoint that it comes from; for messages and names, never for maths.
+        family: model_type of the checkpoint that it comes from; used for messages and names, never for maths.
         blocks: One entry per layer.
-        weights_of: `weights_of[i]` is the block whose weights layer i uses; the identity but for ALBERT.
-        final_norm: After the last block.
+        weights_of: `weights_of[i]` is the block whose weights layer i uses; the identity except in ALBERT.
+        final_norm: Norm after the last block.
         relative_bias: T5's table, added to the scores of every self-attention.
         head: None for an encoder.
 
     Raises:
-        ConfigError: no blocks.
+        ConfigError: there are no blocks.
     """
 
     family: str
@@ -190,17 +191,17 @@ class StackSpec:
 
     @property
     def num_layers(self) -> int:
-        """Layers that a token passes; blocks with weights of their own may be fewer."""
+        """Number of layers; fewer blocks may have their own weights."""
         return len(self.blocks)
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the word table."""
+        """Rows of the token embedding."""
         return self.embedding.vocab_size
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence, or None where positions are not a table."""
+        """Longest sequence, or None if positions are not a table."""
         match self.embedding.position:
             case Learned(max_positions=n) | LearnedSkippingPads(max_positions=n) | Sinusoidal(max_positions=n):
                 return n
@@ -209,18 +210,18 @@ class StackSpec:
 
     @property
     def has_cross_attention(self) -> bool:
-        """Whether every block reads an encoder."""
+        """True if every block has cross-attention."""
         return bool(self.blocks) and all(block.cross_attn is not None for block in self.blocks)
 
     def with_vocab_size(self, vocab_size: int) -> Self:
-        """The same stack with another number of words, head included."""
+        """Return the stack with another vocabulary size, head included."""
         head = replace(self.head, vocab_size=vocab_size) if self.head else None
         return replace(self, embedding=replace(self.embedding, vocab_size=vocab_size), head=head)
 
     def with_cross_attention(self, cross: CrossAttention | tuple[CrossAttention | None, ...] | None) -> Self:
-        """The same stack whose blocks all carry `cross` (one for all, or one per block)."""
-        each = cross if isinstance(cross, tuple) else (cross,) * len(self.blocks)
-        blocks = tuple(replace(block, cross_attn=c) for block, c in zip(self.blocks, each, strict=True))
+        """Return the stack with this cross-attention in every block (one for all, or one per block)."""
+        per_block = cross if isinstance(cross, tuple) else (cross,) * len(self.blocks)
+        blocks = tuple(replace(block, cross_attn=c) for block, c in zip(self.blocks, per_block, strict=True))
         return replace(self, blocks=blocks)
 
 
@@ -229,9 +230,9 @@ class PairSpec:
     """An encoder and a decoder that reads it.
 
     Args:
-        projection: A linear map with bias of the encoder's output to the decoder's width before cross-attention
+        projection: Linear layer with bias from the encoder's output to the decoder's width, before cross-attention
             (`enc_to_dec_proj` in Hugging Face's files).
-        share: "embeddings" ties the two word tables, "all" also every parameter that both stacks have
+        share: "embeddings" ties the two token embeddings, "all" also every other parameter that both stacks have
             (Rothe et al. 2020, arXiv:1907.12461, BERTSHARE).
     """
 

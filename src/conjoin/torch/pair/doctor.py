@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ShapeError
 from conjoin.join import special_tokens
-from conjoin.join.checks import ROUNDING, Ids, Moved, diagnose
+from conjoin.join.checks import ROUNDING, Ids, LogitChange, diagnose
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.pretrained.summary import summary
 from conjoin.torch.model.loss import label_mask
@@ -57,7 +57,7 @@ class WithDoctor:
                 _ids(labels),
                 {name: parameter.requires_grad for name, parameter in model.named_parameters()},
                 shifted=lambda: _ids(model.prepare_decoder_input_ids_from_labels(labels)),
-                admit=lambda decoder_ids: _Ward(model, given, labels, _to_device(decoder_ids, model.device)),
+                make_probe=lambda decoder_ids: _Probe(model, given, labels, _to_device(decoder_ids, model.device)),
             )
 
 
@@ -85,7 +85,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-class _Ward:
+class _Probe:
     """A batch on the model's device, with decoder inputs and their mask as training makes them."""
 
     def __init__(
@@ -115,18 +115,18 @@ class _Ward:
         with torch.no_grad():
             return self._model(**{**self._inputs, **changes}, use_cache=False).logits
 
-    def moved_by_target(self, decoder_input_ids: Ids, cut: int) -> Moved:
+    def change_by_target(self, decoder_input_ids: Ids, cut: int) -> LogitChange:
         """How far other decoder inputs move the logits before position `cut`."""
         changed = _to_device(decoder_input_ids, self._model.device)
-        return self._moved(self._logits(decoder_input_ids=changed), cut)
+        return self._change(self._logits(decoder_input_ids=changed), cut)
 
-    def moved_by_source(self, input_ids: Ids | None) -> Moved:
+    def change_by_source(self, input_ids: Ids | None) -> LogitChange:
         """How far another source moves the logits."""
         if input_ids is None:
-            return self._moved(self._logits(inputs_embeds=self._inputs["inputs_embeds"].flip(-1)), None)
-        return self._moved(self._logits(input_ids=_to_device(input_ids, self._model.device)), None)
+            return self._change(self._logits(inputs_embeds=self._inputs["inputs_embeds"].flip(-1)), None)
+        return self._change(self._logits(input_ids=_to_device(input_ids, self._model.device)), None)
 
-    def _moved(self, after: Tensor, cut: int | None) -> Moved:
+    def _change(self, after: Tensor, cut: int | None) -> LogitChange:
         before = self._before
         rounding = ROUNDING * torch.finfo(before.dtype).eps * before.float().abs().max().item()
         return (before[:, :cut].float() - after[:, :cut].float()).abs().max().item(), rounding
@@ -139,7 +139,7 @@ class _Ward:
         with torch.no_grad():
             return self._model(**inputs, labels=self._labels, use_cache=False, output_logits=False).loss.item()
 
-    def loss_alone(self) -> float:
+    def loss_without_source(self) -> float:
         """The loss of the decoder when no source position may be read."""
         inputs = dict(self._inputs)
         with torch.no_grad():
@@ -152,7 +152,7 @@ class _Ward:
         blind = {"input_ids": None, "inputs_embeds": None, "encoder_outputs": encoded, "attention_mask": nothing}
         return self._loss(**{**inputs, **blind})
 
-    def reached(self, names: Sequence[str]) -> set[str]:
+    def with_gradient(self, names: Sequence[str]) -> set[str]:
         """Which parameters receive gradient that is not zero; `.grad` is not touched."""
         held = dict(self._model.named_parameters())
         if not names:
