@@ -126,7 +126,7 @@ def _check_sharing(pair: spec.PairSpec) -> None:
     if problems := layers + unmatched + wrong:
         raise JoinError(
             f"share={pair.share!r}: {pair.encoder.family} and {pair.decoder.family} differ:\n{listing(problems)}",
-            hint='--share embeddings (share="embeddings") only needs token embeddings of equal shape; --share none nothing.',
+            hint='--share embeddings (share="embeddings") only needs token embeddings of equal shape.',
         )
 
 
