@@ -1,17 +1,18 @@
-"""A model that copies, made by hand, and the two texts that copy speculation is judged on.
+"""A model that copies, with hand-set weights, and two texts that measure copy speculation.
 
-Random weights never copy, and a network small enough to be taught copying within a benchmark has not the size whose
-speed is asked for. Here the weights of a BERT pair of full size are set so that what it writes is known: positions
-carry a code, the decoder's last cross-attention looks for the code of one source position, and what it finds there
-outweighs all else. The time of a pass does not depend on the values in its matrices, so plain greedy costs what it
-costs with any weights of this shape, and what speculation costs depends on the text alone. Only the text is made up:
+Random weights never copy, and a network that is small enough to learn copying within a benchmark does not have the size
+to be measured. So the weights of a full-size BERT pair are set by hand, and its output is known: positions carry a
+code, the decoder's last cross-attention looks for the code of one source position, and the token at that position
+outweighs everything else. The time of a forward pass does not depend on the values in its matrices, so plain greedy
+search costs the same as with any weights of this shape, and the cost of speculation depends on the text alone. Only the
+text is artificial:
 
-- copy-heavy: the source with 5 % edits. Of 64 words two are changed (as a correction changes words) and one is left
-  out; a longer source also has one said twice.
-- never copied: each word is written as its neighbour in a list ordered by frequency, so that target words are about as
-  frequent in the source as a summary's or a reply's, and wrong copies are on offer all the time.
+- copy-heavy: the target is the source with 5 % edits. Of 64 tokens, two are changed (as a correction changes words) and
+  one is left out; a longer source also has one token repeated.
+- never copied: each token becomes its neighbour in a list ordered by frequency, so that target tokens are about as
+  frequent in the source as in summaries or replies, and wrong copies are offered all the time.
 
-Words are drawn by Zipf's law. Sources end with the end token, and so do targets: nothing is forced.
+Tokens are drawn by Zipf's law. Sources and targets end with the end token; nothing is forced.
 """
 
 from dataclasses import dataclass
@@ -30,38 +31,38 @@ from conjoin.torch import EncoderDecoderModel
 
 END = 2
 FIRST = 10
-"""Words below are special."""
+"""Ids below this are special tokens."""
 
 CHANGED = 40
-"""The rarest words of a vocabulary, one in so many: the copier writes others for them."""
+"""The rarest 1/40 of a vocabulary: the copier replaces these tokens by others."""
 
 SOURCES = 3
 """Texts per round, one after another."""
 
 QUIET_WEIGHTS = 0.05
-"""What is left of the random weights that the copier does not need: nothing is zero, and nothing disturbs."""
+"""Factor of the random weights that the copier does not need: they are not zero, but have no influence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """What the model writes.
+    """The mapping from sources to targets.
 
     Args:
-        words: [V], the word written for a source word.
-        reads: [P], the source position that each target position writes.
+        words: [V], the target token for each source token.
+        reads: [P], the source position that each target position copies.
     """
 
     words: Tensor
     reads: Tensor
 
     def target(self, source: Tensor) -> list[int]:
-        """What comes of a source, its end included."""
+        """Return the target of a source, with its end token."""
         written = self.words[source[self.reads.clamp(max=len(source) - 1)]].tolist()
         return written[: written.index(END) + 1]
 
 
 def copying(vocab_size: int, positions: int) -> Rewriting:
-    """5 % edits: changed words are drawn into the source (see `texts`), one in 64 left out, one in 128 said twice."""
+    """Return 5 % edits: changed tokens are drawn into the source (see `texts`), 1 in 64 left out, 1 in 128 repeated."""
     words = torch.arange(vocab_size)
     rare = _rare(vocab_size)
     words[rare:] = torch.arange(FIRST, FIRST + vocab_size - rare)
@@ -71,14 +72,14 @@ def copying(vocab_size: int, positions: int) -> Rewriting:
 
 
 def never_copying(vocab_size: int, positions: int) -> Rewriting:
-    """Each word becomes its neighbour by frequency."""
+    """Replace each token by its neighbour in frequency."""
     words = torch.arange(vocab_size)
     words[FIRST:] = ((words[FIRST:] - FIRST) ^ 1).clamp(max=vocab_size - FIRST - 1) + FIRST
     return Rewriting(words, torch.arange(positions))
 
 
 def texts(vocab_size: int, length: int, count: int) -> list[Tensor]:
-    """Sources of Zipf's words, with one word in 32 that the copier changes, and an end."""
+    """Return sources of Zipf-distributed tokens, with one token in 32 that the copier changes, and an end token."""
     generator = torch.Generator().manual_seed(length)
     rare = _rare(vocab_size)
     frequency = 1 / torch.arange(1, rare - FIRST + 1)
@@ -100,7 +101,7 @@ def measure(row: Copying, folder: Path, rounds: int) -> dict[str, Any]:
     plain, copied = (lambda on=on: _write(model, written, copy_speculation=on) for on in (False, True))
     first, second = plain(), copied()
     if first != [target for _, target in written]:
-        raise ValueError(f"{row.name}: the model made by hand does not write what it was made to write.")
+        raise ValueError(f"{row.name}: the output of the hand-made model is not the expected one.")
     timings = quiet_race({"plain": plain, "copying": copied, AGAIN: copied}, "copying", rounds)
     words = sum(len(target) for _, target in written)
     return {
@@ -133,7 +134,7 @@ def _model(row: Copying, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
 
 @torch.no_grad()
 def _teach(model: Any, rewriting: Rewriting) -> None:
-    """Set the weights of a BERT pair. The first `size` channels carry positions, all others words, as signs."""
+    """Set the weights of a BERT pair. The first `size` channels encode positions as signs, all others tokens."""
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.mul_(QUIET_WEIGHTS)
@@ -155,7 +156,7 @@ def _teach(model: Any, rewriting: Rewriting) -> None:
 
 
 SHARPNESS, LOUDNESS = 5.0, 4.0
-"""Of the look at one position, and of what is found there beside what the decoder holds already."""
+"""Scales of the attention to one position, and of its value relative to the decoder's own states."""
 
 
 def _signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the machine itself allows: measured bandwidth and matrix rates, and the least time that a model can take."""
+"""Limits of the machine: measured bandwidth and matrix rates, and the least time that a model can take."""
 
 import time
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from conjoin.torch.cpu.pages import weight_memory
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 MEGABYTES = 256
-"""Read per measurement: many times any cache."""
+"""Megabytes read per measurement: many times any cache."""
 
 ROWS, INNER, OUTER = 1024, 1024, 4096
-"""A matrix product large enough for a machine's full rate."""
+"""Sizes of a matrix product that reaches a machine's full rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The fastest way found to read memory.
+    """The fastest of several ways to read memory.
 
     Args:
-        run: To be raced with what reads memory too: a shared machine may give half of it a minute later.
-        size: Bytes that it reads.
+        run: Reads the memory; raced with the contenders, since the bandwidth of a shared machine may halve in a minute.
+        size: Number of bytes read.
         gb_s: The best of several runs at the start.
     """
 
@@ -38,29 +38,29 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """Rates that nothing on this machine beats, each the best of several ways.
+    """The highest rates on this machine, each the best of several implementations.
 
     Args:
-        gflops: Of a matrix product, per kind of number; None where this build cannot.
+        gflops: Rate of a matrix product by dtype; None if this build does not support it.
     """
 
     reading: Reading
     gflops: dict[str, float | None]
 
     def record(self) -> dict[str, Any]:
-        """For a line of JSON."""
+        """Return the rates for a line of JSON."""
         return {"read_gb_s": self.reading.gb_s, "gflops": self.gflops}
 
 
 def measure_floors() -> Floors:
-    """Time every way, on the threads in use now."""
+    """Time every implementation, on the current number of threads."""
     with torch.inference_mode():
         rates = {"fp32": _fp32_rate(), "bf16": _bf16_rate(), "int8": _int8_rate()}
         return Floors(_reading(), {kind: rate and round(rate, 1) for kind, rate in rates.items()})
 
 
 def _reading() -> Reading:
-    """In the pages that weights lie in, or in those that everybody has."""
+    """Time reading from the large pages that weights use, and from ordinary pages."""
     rows = MEGABYTES * 2**20 // 4 // 4096
     big, x = weight_memory((rows, 4096), torch.float32).normal_(), torch.randn(1, 4096)
     small, half, y = torch.randn(rows, 4096), big.to(torch.bfloat16), x.to(torch.bfloat16)
@@ -96,7 +96,7 @@ def _int8_rate() -> float | None:
 
 
 def _packed_linear(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
-    """oneDNN on a packed weight; None in a build without it."""
+    """Return oneDNN's product with a packed weight; None in a build without it."""
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(w, None)
         run = lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # noqa: E731
@@ -116,7 +116,7 @@ def _plain_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
 
 
 def _packed_int8(x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any] | None:
-    """oneDNN's product of unsigned rows and a signed, packed matrix; None where it is missing or wrong."""
+    """Return oneDNN's product of unsigned rows and a signed, packed matrix; None if it is missing or wrong."""
     rows, scale, zero = (x.to(torch.int16) + 128).to(torch.uint8), torch.ones(w.shape[0]), torch.zeros(w.shape[0])
     try:
         packed = torch.ops.onednn.qlinear_prepack(w, list(rows.shape))
@@ -134,7 +134,7 @@ def _rate(*ways: Callable[[], Any] | None) -> float:
 
 
 def _best(run: Callable[[], Any], times: int) -> float:
-    """Fewest seconds of several runs, the first of which does not count."""
+    """Return the least seconds of several runs, not counting the first."""
     run()
     seconds: list[float] = []
     for _ in range(times):
@@ -149,9 +149,9 @@ class Least:
     """The least work of one source, in bytes read and operations.
 
     Args:
-        encode_flop: The encoder, and keys and values of all cross-attention.
-        step_bytes: Read per written token: all of the decoder's matrices, and both caches at half of the target.
-        step_flop: Operations per written token.
+        encode_flop: Operations of the encoder, and of keys and values of all cross-attention.
+        step_bytes: Bytes read per generated token: all matrices of the decoder, and both caches at half of the target.
+        step_flop: Operations per generated token.
     """
 
     encode_flop: float
@@ -159,18 +159,18 @@ class Least:
     step_flop: float
 
     def encode_s(self, floors: Floors, kind: str) -> float:
-        """Seconds of encoding; int8 counts as bf16 where its rate is unknown."""
+        """Return the seconds of encoding; int8 counts as bf16 if its rate is unknown."""
         rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
         return self.encode_flop / rate / 1e9
 
     def step_s(self, floors: Floors, kind: str, read_gb_s: float) -> float:
-        """Seconds per token: reading or computing, whichever takes longer."""
+        """Return the seconds per token: reading or computing, whichever takes longer."""
         rate = floors.gflops[kind] or floors.gflops["bf16"] or 0.0
         return max(self.step_bytes / read_gb_s, self.step_flop / rate) / 1e9
 
 
 def least_work(encoder: StackSpec, decoder: StackSpec, kind: str, source: int, new_tokens: int) -> Least:
-    """Count it for one source (batch 1, greedy); caches in the weights' own width, which no one undercuts."""
+    """Count the work of one source (batch 1, greedy), with caches in the weights' dtype, the smallest in use."""
     width = BYTES[kind]
     once = _matrices(encoder, every=True)
     cross = sum(size for name, size in _named(decoder) if _is_cross_source(name))
@@ -185,7 +185,7 @@ def least_work(encoder: StackSpec, decoder: StackSpec, kind: str, source: int, n
 
 
 def _named(stack: StackSpec) -> list[tuple[str, int]]:
-    """Matrices that rows are multiplied by, and their sizes; a tied head is the table of words."""
+    """Return the matrices of linear layers and their sizes; a tied head is the token embedding."""
     sizes = [
         (name, p.shape[0] * p.shape[1])
         for name, p in stack_parameters(stack).items()

@@ -36,12 +36,12 @@ class Timing:
 def race(
     contenders: dict[str, Callable[[], Any]], rounds: int, *, warmups: int = 1, least_s: float = 0.0
 ) -> dict[str, Timing]:
-    """Run all contenders in turn, `rounds` times, so that a noisy machine is noisy for all of them.
+    """Run all contenders in turn, `rounds` times, so that noise of the machine affects all of them.
 
-    The order turns round from round to round.
+    The order is reversed from round to round.
 
     Args:
-        least_s: A quick contender is called again within its turn until this time is over; its seconds are per call.
+        least_s: A fast contender is called repeatedly within its turn for at least this time; its seconds are per call.
     """
     calls = {name: 1 for name in contenders}
     for name, run in contenders.items():
@@ -59,24 +59,25 @@ def race(
 
 
 def ratio(theirs: Timing, ours: Timing) -> dict[str, float]:
-    """How many times faster we are: the median of per-round ratios, with its quartiles."""
-    each = sorted(t / o for t, o in zip(theirs.seconds, ours.seconds, strict=True))
-    low, middle, high = (float(np.quantile(each, q)) for q in (0.25, 0.5, 0.75))
+    """Return how many times as fast we are: the median of per-round ratios, with its quartiles."""
+    ratios = sorted(t / o for t, o in zip(theirs.seconds, ours.seconds, strict=True))
+    low, middle, high = (float(np.quantile(ratios, q)) for q in (0.25, 0.5, 0.75))
     return {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def spread(same: Timing, again: Timing) -> float:
-    """How far apart one contender's own rounds lie, raced against itself.
+    """Return the noise of one contender that is raced against itself.
 
-    The larger of two: how far the median of its per-round ratios is from 1, and the width of their middle half.
+    It is the larger of two numbers: the distance of the median per-round ratio from 1, and the relative width of its
+    middle half.
     """
-    found = ratio(same, again)
-    return round(max(abs(found["ratio"] - 1), (found["high"] - found["low"]) / found["ratio"]), 3)
+    figures = ratio(same, again)
+    return round(max(abs(figures["ratio"] - 1), (figures["high"] - figures["low"]) / figures["ratio"]), 3)
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for gigabytes of models; it goes at the end, also when `timeout` or a scheduler sends SIGTERM."""
+    """Yield a folder for models, which is deleted at the end, also if `timeout` or a scheduler sends SIGTERM."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -86,13 +87,13 @@ def scratch() -> Iterator[Path]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Describe the machine and the versions."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: found for name in ("torch", "transformers", "ctranslate2") if (found := _version(name))},
+        **{name: number for name in ("torch", "transformers", "ctranslate2") if (number := _version(name))},
     }
 
 
@@ -104,7 +105,7 @@ def _version(name: str) -> str | None:
 
 
 def floors(megabytes: int = 256) -> dict[str, float]:
-    """What this machine gives: float32 matrix product rate (GFLOP/s) and read bandwidth (GB/s)."""
+    """Measure this machine's float32 matrix product rate (GFLOP/s) and read bandwidth (GB/s)."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     big = torch.randn(megabytes * 2**18)
     gemm = min(_time(lambda: a @ b) for _ in range(5))
@@ -127,5 +128,5 @@ def _cpu_name() -> str:
 
 
 def report(record: dict[str, Any]) -> None:
-    """One JSON line on stdout."""
+    """Print one line of JSON to stdout."""
     print(json.dumps(record, sort_keys=True), flush=True)

@@ -1,7 +1,7 @@
-"""Everybody who can write from one checkpoint: conjoin, transformers and CTranslate2, on the same weights and ids.
+"""The contenders that generate from one checkpoint: conjoin, transformers and CTranslate2, on the same weights and ids.
 
-A random model is made by transformers, read and saved again by conjoin; from that folder transformers loads and
-CTranslate2 converts. Peers are made when first asked for, and kept while their checkpoint is in use.
+transformers makes a random model, conjoin loads and saves it, and from that folder transformers loads and CTranslate2
+converts. Contenders are created on first use, and kept while their checkpoint is in use.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from transformers import AutoModelForSeq2SeqLM
 from conjoin.torch import EncoderDecoderModel
 
 Run = Callable[[], list[list[int]]]
-"""Writes, and gives the new tokens of every source."""
+"""Generates, and returns the new tokens of every source."""
 
 
 class Absent(Exception):
@@ -26,7 +26,7 @@ class Absent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Sources, all of one length, and how to write from them."""
+    """Sources, all of one length, and the settings of generation."""
 
     ids: Tensor
     new_tokens: int
@@ -34,7 +34,7 @@ class Work:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For generate, of conjoin and of transformers."""
+        """Arguments of generate, for conjoin and for transformers."""
         fixed = {"max_new_tokens": self.new_tokens, "min_new_tokens": self.new_tokens, "max_length": None}
         return {"attention_mask": torch.ones_like(self.ids), "num_beams": self.beams, **fixed}
 
@@ -43,9 +43,9 @@ class Cast:
     """The contenders of one checkpoint.
 
     Args:
-        shape: A name of _shapes.py.
-        folder: An empty one, for checkpoints.
-        threads: Of every contender.
+        shape: A name in _shapes.py.
+        folder: An empty folder for checkpoints.
+        threads: Number of threads of every contender.
     """
 
     def __init__(self, shape: str, folder: Path, threads: int) -> None:
@@ -56,7 +56,7 @@ class Cast:
         self._made: dict[str, Any] = {}
 
     def run(self, name: str, work: Work) -> Run:
-        """What writes: "conjoin fp32", "transformers bf16", "ctranslate2 int8" and their like.
+        """Return the function that generates with a contender, such as "conjoin fp32" or "ctranslate2 int8".
 
         Raises:
             Absent: this contender cannot run here.
@@ -67,7 +67,7 @@ class Cast:
         return lambda: _generate(model, work)
 
     def model(self, name: str) -> Any:
-        """The contender itself, made once."""
+        """Return the contender's model, which is created once."""
         if name not in self._made:
             library, kind = name.split()
             make = {"conjoin": self._conjoin, "transformers": self._transformers, "ctranslate2": self._ctranslate2}
@@ -109,10 +109,10 @@ def _quantized(model: EncoderDecoderModel, kind: str) -> EncoderDecoderModel:
 
 @torch.inference_mode()
 def _generate(model: Any, work: Work) -> list[list[int]]:
-    return model.generate(work.ids, **work.settings)[:, 1:].tolist()  # the first is the start token
+    return model.generate(work.ids, **work.settings)[:, 1:].tolist()  # without the start token
 
 
-# CTranslate2 speaks in words: w0, w1, ... stand for the ids, but for the three words that it asks for by role.
+# CTranslate2 takes tokens as text: w0, w1, ... stand for the ids, also for the three that it needs by role.
 
 
 def _word(index: int) -> str:
@@ -123,7 +123,7 @@ def _translate(translator: Any, work: Work) -> Run:
     sources = [[_word(index) for index in row] for row in work.ids.tolist()]
 
     def run() -> list[list[int]]:
-        """As transformers: the start token is given, then exactly so many are written; the end cannot be."""
+        """Generate as transformers does: after the start token exactly `new_tokens` tokens, without an end token."""
         results = translator.translate_batch(
             sources,
             beam_size=work.beams,
@@ -138,7 +138,7 @@ def _translate(translator: Any, work: Work) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class _Words:
-    """As much of a tokenizer as CTranslate2's converter reads."""
+    """The part of a tokenizer that CTranslate2's converter needs."""
 
     count: int
     bos_token: str
@@ -158,9 +158,9 @@ def _convert(folder: Path, converted: Path) -> None:
     class Converter(TransformersConverter):
         """The documented converter, on a checkpoint without tokenizer files."""
 
-        def load_model(self, model_class: Any, model_name_or_path: str, **keywords: Any) -> Any:
-            model = super().load_model(model_class, model_name_or_path, **keywords)
-            model.config.normalize_before = False  # BART's; transformers 5 no longer writes it
+        def load_model(self, model_class: Any, model_name_or_path: str, **kwargs: Any) -> Any:
+            model = super().load_model(model_class, model_name_or_path, **kwargs)
+            model.config.normalize_before = False  # BART's value, which transformers 5 no longer writes
             self.config = model.config
             return model
 

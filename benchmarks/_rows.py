@@ -1,4 +1,4 @@
-"""What the CPU benchmark measures: one row for every figure that was promised, with the bar it has to reach."""
+"""The rows of the CPU benchmark: one for each figure, with its target ("bar")."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ NEW_TOKENS = 32
 BERT, BART, MINILM = "bert-base x bert-base", "bart-base", "MiniLM-L6 x MiniLM-L6"
 BART_256, BART_64 = "bart, 4 layers of 256", "bart, 2 layers of 64"
 SMALL = {BERT: "tiny", BART: "bart-tiny", MINILM: "tiny", BART_256: "bart-tiny", BART_64: "bart-tiny"}
-"""Stand-ins of a few MB, to try the harness; their figures mean nothing."""
+"""Replacements of a few MB, to test the harness; their figures mean nothing."""
 
 TRANSFORMERS = ("transformers fp32", "transformers bf16")
 """The fastest of these is transformers' best; it has no int8 for a CPU."""
@@ -17,12 +17,12 @@ TRANSFORMERS = ("transformers fp32", "transformers bf16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Writing exactly 32 tokens, against peers on the same weights.
+    """Generating exactly 32 tokens, against peers on the same weights.
 
     Args:
         against: The figure is the ratio to the fastest of these.
-        beside: Measured in the same rounds, and no part of the figure.
-        floor_bar: Share of the machine's own floor that decoding has to reach; None where none was promised.
+        beside: Measured in the same rounds, but not part of the figure.
+        floor_bar: Share of the machine's limit that decoding has to reach; None if there is no target.
     """
 
     name: str
@@ -40,17 +40,17 @@ class Speed:
 
     @property
     def work(self) -> str:
-        """In words."""
+        """Description of the row."""
         mode = f"beam {self.beams}" if self.beams > 1 else "greedy"
         return f"{self.shape}, {self.kind}, batch {self.batch} {mode}, source {self.source}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copying:
-    """Greedy with copy speculation against plain greedy, same tokens.
+    """Greedy search with copy speculation against plain greedy search, with the same tokens.
 
     Args:
-        copied: The target is the source with 5 % edits; else every word is another than the source's.
+        copied: True if the target is the source with 5 % edits; False if every token differs from the source's.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Copying:
 
     @property
     def work(self) -> str:
-        """In words."""
+        """Description of the row."""
         text = "target = source with 5 % edits" if self.copied else "target not copied"
         return f"{self.shape}, fp32, copy speculation against plain, {text}, source {self.source}"
 
@@ -82,7 +82,7 @@ class Training:
 
     @property
     def work(self) -> str:
-        """In words."""
+        """Description of the row."""
         return f"{self.shape}, {self.kind}, training, natural lengths, {self.pairs} pairs"
 
 

@@ -1,4 +1,4 @@
-"""Joined models of well-known shapes, random, made by transformers and read by conjoin from the same file."""
+"""Random joined models of well-known shapes, made by transformers and loaded by conjoin from the same file."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ LIVELY = re.compile(r"layers?\.\d+\.(fc1|fc2|intermediate\.dense|output\.dense)\
 
 
 def build(name: str, seed: int = 0) -> Any:
-    """transformers' model of a shape, random, in evaluation mode, that never ends by itself."""
+    """Return transformers' model of a shape, random, in evaluation mode, which never ends by itself."""
     torch.manual_seed(seed)
     match name:
         case "bert-base x bert-base":
@@ -67,11 +67,11 @@ def build(name: str, seed: int = 0) -> Any:
 
 
 def save(name: str, folder: Path, seed: int = 0, *, lively: bool = False) -> Any:
-    """Build, save and return it.
+    """Build a model, save it and return it.
 
     Args:
-        lively: MLPs and positions weigh more, so that what is written varies (20 of 32 words on bart-base): as made,
-            a tied model repeats its first word, and comparing tokens would tell little.
+        lively: Scale up MLPs and positions, so that the generated tokens vary (20 different of 32 on bart-base).
+            Without this, a tied model repeats its first token, and comparing tokens would tell little.
     """
     model = build(name, seed)
     if lively:

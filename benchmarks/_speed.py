@@ -1,4 +1,4 @@
-"""One row of generation speed: tokens compared, contenders raced, the machine's floor beside it."""
+"""One row of generation speed: compare tokens, race the contenders, and relate the time to the machine's limit."""
 
 from statistics import median
 from typing import Any
@@ -11,16 +11,16 @@ from _profile import hot_spots
 from _rows import NEW_TOKENS, Speed
 
 NOISE = 0.10
-"""An A/A spread above this means that the machine was not quiet: the figure does not count."""
+"""If a contender raced against itself spreads more, the machine is not quiet and the figure does not count."""
 
 LEAST_S = 0.25
-"""Seconds of one turn: a few milliseconds of noise stay a few percent."""
+"""Least seconds of one turn, so that a few milliseconds of noise are a few percent."""
 
 TRIES = 2
-"""A noisy row is measured again once."""
+"""A noisy row is measured once more."""
 
 NEAR_TIE = 1e-4
-"""Logits nearer than this are one to float32 (performance protocol, rule 1)."""
+"""Logits closer than this are equal in float32 (performance protocol, rule 1)."""
 
 AGAIN, SHORT, READING = "conjoin, again", "conjoin, one token", "reading memory"
 
@@ -28,13 +28,13 @@ Tokens = list[list[int]]
 
 
 def sources(vocab_size: int, batch: int, length: int) -> torch.Tensor:
-    """Random ids, the same every time; none of the special ones."""
+    """Return random ids, the same every time, without special tokens."""
     generator = torch.Generator().manual_seed(length * 100 + batch)
     return torch.randint(vocab_size // 20, vocab_size // 2, (batch, length), generator=generator)
 
 
 def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, Any]:
-    """Everything about one row.
+    """Measure one row.
 
     Raises:
         Absent: a contender cannot run here.
@@ -67,7 +67,7 @@ def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, An
 
 
 def quiet_race(contenders: dict[str, Run], ours: str, rounds: int) -> dict[str, Timing]:
-    """Race; once more if the machine was not quiet."""
+    """Race the contenders, and once more if the machine was not quiet."""
     timings = race(contenders, rounds, least_s=LEAST_S)
     for _ in range(TRIES - 1):
         if spread(timings[ours], timings[AGAIN]) > NOISE:
@@ -76,9 +76,10 @@ def quiet_race(contenders: dict[str, Run], ours: str, rounds: int) -> dict[str, 
 
 
 def _share(row: Speed, model: Any, timings: dict[str, Timing], ours: str, floors: Floors) -> dict[str, Any]:
-    """How much of what the machine allows is used: decoding alone (all steps but the first), and with the encoder.
+    """Return the share of the machine's limit that is reached: by decoding (all steps but the first), and with the
+    encoder.
 
-    Per round, with the bandwidth of that round.
+    It is computed per round, with the bandwidth of that round.
     """
     least = least_work(model.encoder.spec, model.decoder.spec, row.kind, row.source, NEW_TOKENS)
     encode, rest = least.encode_s(floors, row.kind), NEW_TOKENS - 1
@@ -99,9 +100,9 @@ def _share(row: Speed, model: Any, timings: dict[str, Timing], ours: str, floors
 
 
 def _compare(row: Speed, cast: Cast, work: Work, runs: dict[str, Run]) -> dict[str, Any]:
-    """What everybody writes, against transformers in float32: as a share of equal tokens at equal places.
+    """Compare all outputs with those of transformers in float32, as shares of equal tokens at equal positions.
 
-    Beams are compared with transformers only: CTranslate2's rules of beam search are others.
+    Beam search is compared with transformers only, since CTranslate2 has other beam search rules.
     """
     judge = "transformers fp32"
     expected = (runs.get(judge) or cast.run(judge, work))()
@@ -109,7 +110,7 @@ def _compare(row: Speed, cast: Cast, work: Work, runs: dict[str, Run]) -> dict[s
     found = {name: expected if name == judge else runs[name]() for name in named}
     counts = {name: sorted({len(line) for line in lines}) for name, lines in found.items()}
     if any(count != [work.new_tokens] for count in counts.values()):
-        raise ValueError(f"{row.name}: expected {work.new_tokens} new tokens of everybody, found {counts}.")
+        raise ValueError(f"{row.name}: expected {work.new_tokens} new tokens from every contender, found {counts}.")
     record: dict[str, Any] = {
         "equal": {name: _equal(expected, lines) for name, lines in found.items() if name != judge},
         "different_words": len({word for line in expected for word in line}),
@@ -130,7 +131,7 @@ def _equal(expected: Tokens, found: Tokens) -> float:
 
 @torch.inference_mode()
 def _logits(model: Any, work: Work, written: Tokens) -> torch.Tensor:
-    """Scores at every place of what was written, the end forbidden as it was then."""
+    """Return the logits at every position of generated tokens, with the end token forbidden as in generation."""
     start, end = model.config.decoder_start_token_id, model.config.eos_token_id
     target = torch.tensor([[start, *line[:-1]] for line in written])
     scores = model(input_ids=work.ids, attention_mask=torch.ones_like(work.ids), decoder_input_ids=target).logits
@@ -140,12 +141,12 @@ def _logits(model: Any, work: Work, written: Tokens) -> torch.Tensor:
 
 
 def _forced(model: Any, work: Work, expected: Tokens) -> float:
-    """Share of next words that agree with float32, given float32's own words before them."""
+    """Return the share of next tokens that agree with float32, given float32's tokens before them."""
     return _equal(expected, _logits(model, work, expected).argmax(-1).tolist())
 
 
 def _widest_tie(judge: Any, work: Work, expected: Tokens, found: Tokens) -> float:
-    """Where two writers part, how far apart the judge's scores of their words are; the widest of all sources."""
+    """Return the difference of the judge's logits where two outputs first differ; the largest over all sources."""
     scores, gaps = _logits(judge, work, expected), [0.0]
     for line, (one, other) in enumerate(zip(expected, found, strict=True)):
         at = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), None)

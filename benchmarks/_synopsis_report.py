@@ -1,4 +1,4 @@
-"""Scores of what was trained on the synopsis data, and the page of results."""
+"""Score the models trained on the synopsis data, and write the page of results."""
 
 import argparse
 import datetime
@@ -21,11 +21,11 @@ Pairs = list[dict[str, str]]
 METRICS = ("rouge1", "rouge2", "rougeL", "exact_match")
 MODES: dict[str, dict[str, Any]] = {"greedy": {"num_beams": 1}, "beam 4": {"num_beams": 4}}
 SHOWN = 5
-"""Test pairs whose predictions are printed."""
+"""Number of test pairs whose predictions are printed."""
 
 
 def validation_loss(folder: Path, pairs: Pairs) -> float:
-    """Loss per label, end token included and start token not, whoever trained the model."""
+    """Return the loss per label (with the end token, without the start token), the same for every contender."""
     arguments = TrainingArguments(
         output_dir=str(folder / "evaluation"),
         max_source_length=SOURCE_TOKENS,
@@ -39,7 +39,7 @@ def validation_loss(folder: Path, pairs: Pairs) -> float:
 
 
 def judge(folder: Path, pairs: Pairs) -> None:
-    """Write predictions for all pairs, in every mode, where they are not there yet."""
+    """Write predictions for all pairs, in every mode, unless they exist already."""
     missing = [mode for mode in MODES if not _predictions_file(folder, mode, pairs).is_file()]
     if not missing:
         return
@@ -61,14 +61,14 @@ def judge(folder: Path, pairs: Pairs) -> None:
 
 @torch.inference_mode()
 def _logits_difference(folder: Path, pairs: Pairs) -> float:
-    """Of the logits of transformers' model and of its checkpoint in conjoin, which is what writes the predictions."""
+    """Return the difference of logits between transformers' model and its checkpoint in conjoin, which predicts."""
     theirs, ours = transformers.EncoderDecoderModel.from_pretrained(folder / "model").eval(), load(folder)
     sources, targets = ([pair[side] for pair in pairs] for side in ("source", "target"))
     cut: dict[str, Any] = {"truncation": True, "max_length": SOURCE_TOKENS, "max_target_length": TARGET_TOKENS}
     batch: Any = ours.tokenizer(sources, text_target=targets, padding=True, return_tensors="pt", **cut)
     inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-    found: Any = ours(**inputs)
-    return float((theirs(**inputs).logits - found.logits).abs().max())
+    output: Any = ours(**inputs)
+    return float((theirs(**inputs).logits - output.logits).abs().max())
 
 
 def _predictions_file(folder: Path, mode: str, pairs: Pairs) -> Path:
@@ -81,9 +81,9 @@ def _measures(folder: Path, mode: str, pairs: Pairs) -> list[Measure]:
 
 
 def write_results(
-    out: Path, names: Sequence[str], pairs: Pairs, probes: Sequence[dict[str, Any]], asked: argparse.Namespace
+    out: Path, names: Sequence[str], pairs: Pairs, probes: Sequence[dict[str, Any]], args: argparse.Namespace
 ) -> Path:
-    """The page of results, of what is evaluated so far."""
+    """Write the page of results for the models evaluated so far."""
     done = [name for name in names if all(_predictions_file(out / name, mode, pairs).is_file() for mode in MODES)]
     records = {name: json.loads((out / name / "trained.json").read_text()) for name in done}
     facts = {name: json.loads((out / name / "evaluated.json").read_text()) for name in done}
@@ -96,7 +96,7 @@ def write_results(
         "Written by `benchmarks/synopsis.py evaluate`.",
         "",
         "```",
-        *_commands(records, probes, len(pairs), asked.machine),
+        *_commands(records, probes, len(pairs), args.machine),
         "```",
         "",
         *_scores_table(done, measures),
@@ -115,17 +115,17 @@ def write_results(
         "",
         *_samples(out, done, pairs),
     ]
-    path = asked.results / f"{datetime.date.today().isoformat()}_{asked.machine}_synopsis.md"
+    path = args.results / f"{datetime.date.today().isoformat()}_{args.machine}_synopsis.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(page).rstrip() + "\n", encoding="utf-8")
     return path
 
 
 def _machine_line() -> str:
-    found = machine()
+    facts = machine()
     return (
-        f"Machine: {found['cpu']}, {found['cores']} cores, one thread per contender, bfloat16 with float32 weights; "
-        f"torch {found['torch']}, transformers {found['transformers']}, Python {found['python']}."
+        f"Machine: {facts['cpu']}, {facts['cores']} cores, one thread per contender, bfloat16 with float32 weights; "
+        f"torch {facts['torch']}, transformers {facts['transformers']}, Python {facts['python']}."
     )
 
 
@@ -157,8 +157,8 @@ def _scores_table(names: Sequence[str], measures: dict[tuple[str, str], list[Mea
     rows: list[list[object]] = []
     for mode in MODES:
         for name in names:
-            found = (estimate(measure) for measure in measures[name, mode])
-            rows.append([name, mode, *(f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})" for e in found)])
+            scores = (estimate(measure) for measure in measures[name, mode])
+            rows.append([name, mode, *(f"{s.value:.2f} ({s.low:.2f} to {s.high:.2f})" for s in scores)])
     return _table(["contender", "decoding", "ROUGE-1", "ROUGE-2", "ROUGE-L", "exact match %"], rows)
 
 
@@ -174,17 +174,17 @@ def _seen_table(records: dict[str, dict[str, Any]], facts: dict[str, dict[str, A
         for name, record in records.items()
     ]
     head = ["contender", "parameters", "learning rate", "CPU s", "wall s", "steps", "pairs seen"]
-    note = "Loss is per token; SmolLM2's tokens are not MiniLM's, so its loss compares with nobody's."
+    note = "Loss is per token; SmolLM2 has other tokens than MiniLM, so its loss cannot be compared with the others."
     if "transformers" in facts:
         note += (
-            " All predictions are written by conjoin; it reads transformers' checkpoint to within "
-            f"{facts['transformers']['logits_differ_by']:.1g} of transformers' own logits."
+            " All predictions are made by conjoin; with transformers' checkpoint, its logits are within "
+            f"{facts['transformers']['logits_differ_by']:.1g} of transformers' own."
         )
     return [*_table([*head, "source tokens", "target tokens", "test loss"], rows), "", note]
 
 
 def _comparisons(names: Sequence[str], measures: dict[tuple[str, str], list[Measure]]) -> list[str]:
-    """Paired tests of ours against each other contender."""
+    """Return paired tests of our model against each other contender."""
     rows: list[list[object]] = []
     for other in names:
         if other == "ours" or "ours" not in names:
@@ -196,8 +196,8 @@ def _comparisons(names: Sequence[str], measures: dict[tuple[str, str], list[Meas
     return [*_table(head, rows), ""] if rows else []
 
 
-def _difference(found: Comparison) -> tuple[str, str, str]:
-    return f"{found.difference:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p_value:.3f}"
+def _difference(row: Comparison) -> tuple[str, str, str]:
+    return f"{row.difference:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}", f"{row.p_value:.3f}"
 
 
 def _probe_table(probes: Sequence[dict[str, Any]]) -> list[str]:
@@ -205,8 +205,8 @@ def _probe_table(probes: Sequence[dict[str, Any]]) -> list[str]:
         return ["No learning rates were probed."]
     seconds = ", ".join(sorted({f"{probe['budget_cpu_s']:g}" for probe in probes}))
     text = (
-        f"Learning rates that were probed: {seconds} CPU seconds of training, then the loss of "
-        f"{probes[0]['validation_pairs']} validation pairs. Random weights use the rate of ours."
+        f"Probed learning rates: {seconds} CPU seconds of training, then the loss of "
+        f"{probes[0]['validation_pairs']} validation pairs. Random weights use our model's rate."
     )
     ordered = sorted(probes, key=lambda probe: (probe["name"], probe["rate"]))
     rows = [[p["name"], f"{p['rate']:g}", p["steps"], p["pairs"], f"{p['validation_loss']:.3f}"] for p in ordered]
@@ -216,6 +216,6 @@ def _probe_table(probes: Sequence[dict[str, Any]]) -> list[str]:
 def _samples(out: Path, names: Sequence[str], pairs: Pairs) -> list[str]:
     texts = {name: json.loads(_predictions_file(out / name, "beam 4", pairs).read_text()) for name in names}
     lines: list[str] = []
-    for place, pair in enumerate(pairs[:SHOWN]):
-        lines += [f"- reference: {pair['target']}", *(f"  - {name}: {texts[name][place]}" for name in names)]
+    for index, pair in enumerate(pairs[:SHOWN]):
+        lines += [f"- reference: {pair['target']}", *(f"  - {name}: {texts[name][index]}" for name in names)]
     return lines

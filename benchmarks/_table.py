@@ -1,4 +1,4 @@
-"""Lines of JSON as a table for people, on the screen and in a file of results."""
+"""Format lines of JSON as a table, for the screen and for a file of results."""
 
 import json
 from datetime import UTC, datetime
@@ -14,16 +14,16 @@ Results = list[tuple[Row, dict[str, Any]]]
 HEAD = ("row", "what", "against", "ratio", "quartiles", "bar", "share of floor", "ms/step", "tokens", "verdict")
 
 LEGEND = f"""\
-ratio: the peer's time over ours, median of per-round ratios; above 1 we are faster.
-share of floor: the least time of a decoding step (bytes read / bandwidth, measured in each round) over ours; then with
+ratio: the peer's time / our time, median of per-round ratios; above 1, we are faster.
+share of floor: the least time of a decoding step (bytes read / bandwidth, measured in each round) / our time; then with
 the encoder.
-tokens: equal to those of transformers in float32; forced: each next word, given the same words before it.
+tokens: share equal to those of transformers in float32; forced: each next token, given the same tokens before it.
 verdict: reached; short; noisy (a contender against itself spread over {NOISE:.0%}); wrong tokens; or why there is none.
 """
 
 
 def verdict(row: Row, record: dict[str, Any]) -> str:
-    """Whether the figure is reached, and if not, why it is none."""
+    """Return whether the figure reaches its target; if there is no valid figure, why."""
     if "absent" in record:
         return f"none: {record['absent']}"
     if not record.get("tokens", {}).get("right", True):
@@ -43,7 +43,7 @@ def _missed(row: Row, record: dict[str, Any]) -> dict[str, bool]:
 
 
 def table(rows: Results) -> list[tuple[str, ...]]:
-    """Cells, the head first."""
+    """Return the cells of the table, the header first."""
     return [HEAD, *(_cells(row, record) for row, record in rows)]
 
 
@@ -86,7 +86,7 @@ def _tokens(record: dict[str, Any]) -> str:
 
 
 def aligned(cells: list[tuple[str, ...]]) -> str:
-    """For a screen: what was measured on one line, and the longer cells below it."""
+    """Return the shorter cells as an aligned table for the screen."""
     narrow = [(c[0], c[3], c[4], c[5], c[6], c[2], c[9]) for c in cells]
     widths = [max(len(line[i]) for line in narrow) for i in range(len(narrow[0]))]
     return "\n".join(
@@ -95,13 +95,13 @@ def aligned(cells: list[tuple[str, ...]]) -> str:
 
 
 def markdown(cells: list[tuple[str, ...]]) -> str:
-    """For a file."""
+    """Return a Markdown table."""
     ruled = [cells[0], ("---",) * len(HEAD), *cells[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def where_time_goes(rows: Results) -> str:
-    """Each row's most expensive operators, and the time between operators."""
+    """List each row's most expensive operators, and the time outside operators."""
     lines: list[str] = []
     for row, record in rows:
         spent: dict[str, float] = record.get("profile", {})
@@ -111,7 +111,7 @@ def where_time_goes(rows: Results) -> str:
 
 
 def write_results(path: Path, command: str, first: dict[str, Any], rows: Results) -> None:
-    """A page: machine, floors, command, table, where time goes, and the lines as they were printed."""
+    """Write a page: machine, limits, command, table, profiles, and the lines as printed."""
     raw = "\n".join(json.dumps(line, sort_keys=True) for line in (first, *(record for _, record in rows)))
     parts = (
         f"# CPU speed, {datetime.now(UTC):%Y-%m-%d}",
@@ -119,8 +119,8 @@ def write_results(path: Path, command: str, first: dict[str, Any], rows: Results
         f"```\n{command}\n```",
         markdown(table(rows)),
         LEGEND.rstrip(),
-        "Where our own time goes: self time of PyTorch's operators, as a share of one profiled run. What is in no\n"
-        "operator is Python and kernels of our own.\n\n" + where_time_goes(rows),
+        "Profile of conjoin: self time of PyTorch's operators, as a share of one run. Time in no operator is Python\n"
+        "and our own kernels.\n\n" + where_time_goes(rows),
         f"The lines as printed:\n\n```\n{raw}\n```",
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The training rows: benchmarks/train.py run in a process of its own, and its lines read.
+"""The training rows: run benchmarks/train.py in a separate process and parse its lines.
 
-It is asked for one shape, one kind of number and pairs of natural lengths. The figure is the ratio to transformers'
-Trainer as it comes, in the same kind of number; the better of two settings of ours, batches of as many rows and batches
-of as many tokens.
+A row has one shape, one dtype and pairs of natural lengths. The figure is the ratio to transformers' Trainer with
+default settings, in the same dtype; of our two settings, batches of equally many rows and batches by tokens, the better
+counts.
 """
 
 import json
@@ -16,24 +16,24 @@ from _rows import Training
 
 PROGRAM = Path(__file__).with_name("train.py")
 CONTENDERS = ("transformers", "conjoin", "conjoin, by tokens")
-"""Of train.py's; against transformers as it comes."""
+"""Contenders of train.py; the first is transformers with default settings."""
 
 MOST_ROUNDS = 3
-"""A round is an epoch of every contender: minutes."""
+"""A round is an epoch of every contender, which takes minutes."""
 
 
 def measure(row: Training, rounds: int, threads: int) -> dict[str, Any]:
-    """Run it.
+    """Run train.py for one row.
 
     Raises:
-        Absent: there is no such program.
-        RuntimeError: it failed; or it trained both sides to different weights.
+        Absent: train.py is missing.
+        RuntimeError: it failed, or the contenders' weights differ after training.
     """
     if not PROGRAM.exists():
         raise Absent("there is no benchmarks/train.py")
     sizes = {"--rounds": min(rounds, MOST_ROUNDS), "--pairs": row.pairs, "--threads": threads}
-    asked = ["--shapes", row.shape, "--kinds", row.kind, "--tasks", "natural", "--contenders", *CONTENDERS]
-    printed = _run(*asked, *(str(word) for pair in sizes.items() for word in pair))
+    options = ["--shapes", row.shape, "--kinds", row.kind, "--tasks", "natural", "--contenders", *CONTENDERS]
+    printed = _run(*options, *(str(word) for option in sizes.items() for word in option))
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"')]  # Trainer prints dicts
     line = next(line for line in lines if line.get("task") == "natural")
     best = max((ours["transformers"] for ours in line["against"].values()), key=lambda figure: figure["ratio"])

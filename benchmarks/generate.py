@@ -2,7 +2,7 @@
 
     python benchmarks/generate.py [--shapes ...] [--rounds 5] [--sources 64 512] [--batches 1 8] [--quick]
 
-Prints one JSON line per setting. Tokens are compared before anything is timed; both sides write exactly 32 new tokens.
+Prints one JSON line per setting. Tokens are compared before anything is timed; both sides generate exactly 32 tokens.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MODES = {"greedy": {}, "beam 4": {"num_beams": 4}}
 
 
 def main() -> None:
-    """Run the settings asked for."""
+    """Run the selected settings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shapes", nargs="*", default=list(shapes.SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
@@ -29,20 +29,20 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="one small shape, three rounds")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.shapes, asked.rounds = ["MiniLM-L6 x MiniLM-L6"], 3
+    args = parser.parse_args()
+    if args.quick:
+        args.shapes, args.rounds = ["MiniLM-L6 x MiniLM-L6"], 3
     warnings.simplefilter("ignore")
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(args.threads)
     report({"question": "generate", "machine": machine(), "floors": floors()})
-    for shape in asked.shapes:
+    for shape in args.shapes:
         with scratch() as folder:
             theirs = shapes.save(shape, folder)
             ours = EncoderDecoderModel.from_pretrained(folder)
-        for source, batch, mode in itertools.product(asked.sources, asked.batches, MODES):
+        for source, batch, mode in itertools.product(args.sources, args.batches, MODES):
             report(
                 {"shape": shape, "source": source, "batch": batch, "mode": mode}
-                | _measure(theirs, ours, source, batch, MODES[mode], asked.rounds)
+                | _measure(theirs, ours, source, batch, MODES[mode], args.rounds)
             )
 
 
@@ -53,8 +53,8 @@ def _measure(theirs: Any, ours: Any, source: int, batch: int, mode: dict[str, An
     mask = torch.ones_like(ids)
     inputs = {"attention_mask": mask, **fixed}
     with torch.inference_mode():
-        expected, found = theirs.generate(ids, **inputs), ours.generate(ids, **inputs)
-        same = float((expected == found).float().mean()) if expected.shape == found.shape else 0.0
+        expected, actual = theirs.generate(ids, **inputs), ours.generate(ids, **inputs)
+        same = float((expected == actual).float().mean()) if expected.shape == actual.shape else 0.0
         timings = race(
             {"transformers": lambda: theirs.generate(ids, **inputs), "conjoin": lambda: ours.generate(ids, **inputs)},
             rounds,

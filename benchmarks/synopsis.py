@@ -1,4 +1,4 @@
-"""Real data: does MiniLM -> MiniLM, trained by conjoin, beat random weights and transformers' trainer on one budget?
+"""Real data: does MiniLM -> MiniLM, trained by conjoin, beat random weights and transformers' Trainer on equal budgets?
 
 The task is to write a package's one-line synopsis from its description (35,782 training pairs, 2,000 test pairs).
 
@@ -10,9 +10,9 @@ The task is to write a package's one-line synopsis from its description (35,782 
     python benchmarks/synopsis.py evaluate --data DATA --machine epyc-zen4-2core
 
 DATA is the folder of synopsis.{train,validation,test}.jsonl.gz. The budget is CPU time of the training process, which
-has one thread: on a quiet core it is wall time, and on a shared one everybody gets as much. It counts from the first
-step to the last; loading, tokenizing and saving are outside for all alike, and nothing is evaluated during training.
-Learning rates rise and fall by the share of the budget that is used.
+has one thread: on a quiet core it equals wall time, and on a shared core all contenders get equally much. It counts
+from the first step to the last, without loading, tokenizing and saving; nothing is evaluated during training. Learning
+rates rise and fall with the share of the budget that is used.
 """
 
 import argparse
@@ -36,15 +36,15 @@ PROBED = (1e-4, 2e-4, 5e-4)
 
 
 def main() -> None:
-    """Do what the command line says."""
-    asked = _parser().parse_args()
-    if not (asked.data / "synopsis.train.jsonl.gz").is_file():
-        raise SystemExit(f"{asked.data}: no synopsis.train.jsonl.gz here; --data names the folder of the data set.")
+    """Run the command line."""
+    args = _parser().parse_args()
+    if not (args.data / "synopsis.train.jsonl.gz").is_file():
+        raise SystemExit(f"{args.data}: no synopsis.train.jsonl.gz here; --data names the folder of the data set.")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    asked.run(asked)
+    args.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,73 +57,73 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", parents=[shared], help="train one contender")
     train.add_argument("name", choices=names)
     train.add_argument("--budget-cpu-seconds", type=float, default=1500)
-    train.add_argument("--learning-rate", type=float, help="the best of the probes, or a default")
-    train.add_argument("--limit", type=int, help="training pairs")
+    train.add_argument("--learning-rate", type=float, help="default: the best of the probes, or a fixed rate")
+    train.add_argument("--limit", type=int, help="number of training pairs")
     train.set_defaults(run=_train)
     probe = commands.add_parser("probe", parents=[shared], help="choose learning rates by validation loss")
     probe.add_argument("name", choices=names, nargs="+")
     probe.add_argument("--budget-cpu-seconds", type=float, default=100)
     probe.add_argument("--learning-rates", type=float, nargs="+", default=list(PROBED))
-    probe.add_argument("--pairs", type=int, default=500, help="validation pairs")
+    probe.add_argument("--pairs", type=int, default=500, help="number of validation pairs")
     probe.set_defaults(run=_probe, limit=None)
-    evaluate = commands.add_parser("evaluate", parents=[shared], help="score what is trained and write the results")
-    evaluate.add_argument("name", nargs="*", metavar="name", help="all that are trained, by default")
-    evaluate.add_argument("--limit", type=int, help="test pairs")
-    evaluate.add_argument("--machine", default="cpu", help="a short name for the file of results")
+    evaluate = commands.add_parser("evaluate", parents=[shared], help="score the trained models and write the results")
+    evaluate.add_argument("name", nargs="*", metavar="name", help="contenders; by default all that are trained")
+    evaluate.add_argument("--limit", type=int, help="number of test pairs")
+    evaluate.add_argument("--machine", default="cpu", help="short name of the machine, for the file of results")
     evaluate.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder of results")
     evaluate.set_defaults(run=_evaluate)
     return parser
 
 
-def _job(asked: argparse.Namespace, out: Path, rate: float) -> contenders.Job:
+def _job(args: argparse.Namespace, out: Path, rate: float) -> contenders.Job:
     return contenders.Job(
-        data=asked.data,
-        work=asked.out / "checkpoints",
+        data=args.data,
+        work=args.out / "checkpoints",
         out=out,
         rate=rate,
-        budget_s=asked.budget_cpu_seconds,
-        limit=asked.limit,
+        budget_s=args.budget_cpu_seconds,
+        limit=args.limit,
     )
 
 
-def _train(asked: argparse.Namespace) -> None:
-    name = asked.name
-    rate = asked.learning_rate or _best_rate(asked.out, "ours" if name == "random" else name)
-    report(contenders.train(name, _job(asked, asked.out / name, rate)))
+def _train(args: argparse.Namespace) -> None:
+    name = args.name
+    rate = args.learning_rate or _best_rate(args.out, "ours" if name == "random" else name)
+    report(contenders.train(name, _job(args, args.out / name, rate)))
 
 
-def _probe(asked: argparse.Namespace) -> None:
-    for name in asked.name:
-        for rate in asked.learning_rates:
-            out = asked.out / "probes" / f"{name}-{rate:g}"
-            record = contenders.train(name, _job(asked, out, rate))
-            pairs = contenders.read_pairs(asked.data / "synopsis.validation.jsonl.gz", asked.pairs)
+def _probe(args: argparse.Namespace) -> None:
+    for name in args.name:
+        for rate in args.learning_rates:
+            out = args.out / "probes" / f"{name}-{rate:g}"
+            record = contenders.train(name, _job(args, out, rate))
+            pairs = contenders.read_pairs(args.data / "synopsis.validation.jsonl.gz", args.pairs)
             record |= {"validation_pairs": len(pairs), "validation_loss": validation_loss(out, pairs)}
             (out / "probe.json").write_text(json.dumps(record))
             report({key: record[key] for key in ("name", "rate", "steps", "pairs", "cpu_s", "validation_loss")})
 
 
 def _best_rate(out: Path, name: str) -> float:
-    """The learning rate with the lowest validation loss."""
+    """Return the learning rate with the lowest validation loss."""
     probes = [probe for probe in read_probes(out) if probe["name"] == name]
     return min(probes, key=lambda probe: probe["validation_loss"])["rate"] if probes else contenders.RATES[name]
 
 
 def read_probes(out: Path) -> list[dict[str, Any]]:
-    """What the probes came to."""
+    """Return the records of the probes."""
     return [json.loads(path.read_text()) for path in sorted((out / "probes").glob("*/probe.json"))]
 
 
-def _evaluate(asked: argparse.Namespace) -> None:
-    every = [name for name in contenders.CONTENDERS if (asked.out / name / "trained.json").is_file()]
-    pairs = contenders.read_pairs(asked.data / "synopsis.test.jsonl.gz", asked.limit)
-    for name in asked.name or every:
+def _evaluate(args: argparse.Namespace) -> None:
+    every = [name for name in contenders.CONTENDERS if (args.out / name / "trained.json").is_file()]
+    pairs = contenders.read_pairs(args.data / "synopsis.test.jsonl.gz", args.limit)
+    for name in args.name or every:
         if name not in every:
             raise SystemExit(f"{name} is not trained yet: python benchmarks/synopsis.py train {name} ...")
-        judge(asked.out / name, pairs)
-    if "ours" in (asked.name or every):
-        judge_precisions(asked.out / "ours", pairs)
-    path = write_results(asked.out, every, pairs, read_probes(asked.out), asked)
+        judge(args.out / name, pairs)
+    if "ours" in (args.name or every):
+        judge_precisions(args.out / "ours", pairs)
+    path = write_results(args.out, every, pairs, read_probes(args.out), args)
     report({"results": str(path)})
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/train.py [--shapes ...] [--kinds fp32 bf16] [--tasks natural short] [--rounds 3] [--quick]
 
-Prints one JSON line per shape, kind of number and task, in real tokens per second. Before anything is timed, both train
-the same model without dropout on the same batches, and what they made of its weights is compared. bf16 is autocast
-over float32 weights on both sides.
+Prints one JSON line per shape, dtype and task, in real tokens per second. Before anything is timed, both train the same
+model without dropout on the same batches, and the resulting weights are compared. bf16 is autocast over float32 weights
+on both sides.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from conjoin import EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments
 
 BATCH, SAME_STEPS = 8, 2
 LARGEST_DIFFERENCE = {"fp32": 0.02, "bf16": 0.5}
-"""Of the steps taken, in length. AdamW's first steps are signs of gradients, so rounding turns small ones over."""
+"""Largest relative difference of the steps. AdamW's first steps are signs of gradients; rounding flips small ones."""
 SMALL, LARGE = "MiniLM-L6 x MiniLM-L6", "bert-base x bert-base"
 Kind = Literal["fp32", "bf16"]
 Row = dict[str, list[int]]
@@ -36,28 +36,28 @@ Row = dict[str, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Log-normal lengths: their mean, their spread in logarithms, the longest."""
+    """A log-normal distribution of lengths: mean, standard deviation of the logarithm, maximum."""
 
     mean: float
     spread: float
     longest: int
 
     def draw(self, random: np.random.Generator) -> int:
-        """One of them."""
-        found = random.lognormal(np.log(self.mean) - self.spread**2 / 2, self.spread)
-        return int(np.clip(found, 4, self.longest))
+        """Draw a length."""
+        length = random.lognormal(np.log(self.mean) - self.spread**2 / 2, self.spread)
+        return int(np.clip(length, 4, self.longest))
 
 
 TASKS = {
     "natural": (Lengths(250, 0.5, 512), Lengths(45, 0.5, 128)),
     "short": (Lengths(28, 0.5, 128), Lengths(28, 0.5, 128)),
 }
-"""Sources and targets: as texts and their summaries have them, and as sentences and their translations."""
+"""Lengths of sources and targets, as of texts and summaries (natural) and of sentences and translations (short)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is trained, on what, in which numbers."""
+    """A training task: the model's folder, the rows and the dtype."""
 
     folder: Path
     rows: list[Row]
@@ -66,13 +66,13 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """Of sources and targets, without padding."""
+        """Tokens of sources and targets, without padding."""
         return sum(len(row["input_ids"]) + len(row["labels"]) for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run came to."""
+    """The result of a run."""
 
     seconds: float
     loss: float
@@ -92,27 +92,27 @@ def main() -> None:
         "--contenders", nargs="*", choices=CONTENDERS, default=[*CONTENDERS], help="fewer, for more rounds"
     )
     parser.add_argument("--quick", action="store_true", help="the small shape, natural lengths, 24 pairs, two rounds")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.shapes, asked.kinds, asked.tasks = [SMALL], ["fp32", "bf16"], ["natural"]
-        asked.pairs, asked.rounds = 24, 2
+    args = parser.parse_args()
+    if args.quick:
+        args.shapes, args.kinds, args.tasks = [SMALL], ["fp32", "bf16"], ["natural"]
+        args.pairs, args.rounds = 24, 2
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(args.threads)
     report({"question": "train", "machine": machine(), "floors": floors()})
-    for shape in asked.shapes:
+    for shape in args.shapes:
         with scratch() as folder:
-            words = shapes.save(shape, folder / "start").get_output_embeddings().weight.shape[0]
+            vocab_size = shapes.save(shape, folder / "start").get_output_embeddings().weight.shape[0]
             _without_dropout(folder / "start", folder / "exact")
-            for kind, task in itertools.product(asked.kinds, asked.tasks):
-                about = {"shape": shape, "kind": kind, "task": task, "pairs": asked.pairs}
-                work = Work(folder, pairs(task, asked.pairs, words), kind)
-                report(about | _race(work, asked.rounds, asked.contenders))
+            for kind, task in itertools.product(args.kinds, args.tasks):
+                setting = {"shape": shape, "kind": kind, "task": task, "pairs": args.pairs}
+                work = Work(folder, pairs(task, args.pairs, vocab_size), kind)
+                report(setting | _race(work, args.rounds, args.contenders))
 
 
 def _without_dropout(folder: Path, copy: Path) -> None:
-    """The same model, whose training has no chance in it: for comparing results, not for timing."""
+    """Copy a model without dropout, whose training is deterministic: for comparing results, not for timing."""
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
     for part in (config, *(config[half] for half in ("encoder", "decoder") if half in config)):
@@ -120,18 +120,18 @@ def _without_dropout(folder: Path, copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config))
 
 
-def pairs(task: str, count: int, words: int) -> list[Row]:
-    """Random ids, of lengths as in a task."""
+def pairs(task: str, count: int, vocab_size: int) -> list[Row]:
+    """Return rows of random ids, with the lengths of a task."""
     random = np.random.default_rng(0)
     rows: list[Row] = []
     for _ in range(count):
-        source, target = (random.integers(10, words, lengths.draw(random)).tolist() for lengths in TASKS[task])
+        source, target = (random.integers(10, vocab_size, lengths.draw(random)).tolist() for lengths in TASKS[task])
         rows.append({"input_ids": source, "attention_mask": [1] * len(source), "labels": target})
     return rows
 
 
 def _race(work: Work, rounds: int, names: list[str]) -> dict[str, Any]:
-    """Interleaved rounds, each an epoch over the same pairs from the same weights."""
+    """Run interleaved rounds, each an epoch over the same pairs from the same weights."""
     same = _compare(Work(work.folder, work.rows[: SAME_STEPS * BATCH], work.kind, "exact"))
     timings = {name: Timing(name) for name in names if work.kind == "bf16" or name != "transformers fp32"}
     for index in range(rounds):
@@ -140,7 +140,7 @@ def _race(work: Work, rounds: int, names: list[str]) -> dict[str, Any]:
     ours = {name: timing for name, timing in timings.items() if name.startswith("conjoin")}
     return same | {
         "tokens_per_s": {name: round(work.tokens / timing.median, 1) for name, timing in timings.items()},
-        "seconds": {name: [round(each, 2) for each in timing.seconds] for name, timing in timings.items()},
+        "seconds": {name: [round(s, 2) for s in timing.seconds] for name, timing in timings.items()},
         "against": {
             name: {other: ratio(timing, mine) for other, timing in timings.items() if other not in ours}
             for name, mine in ours.items()
@@ -149,7 +149,7 @@ def _race(work: Work, rounds: int, names: list[str]) -> dict[str, Any]:
 
 
 def _budget(work: Work) -> int:
-    """Tokens of a batch that holds `BATCH` pairs on average; the longest pair must fit."""
+    """Return the tokens per batch for `BATCH` pairs on average; the longest pair must fit."""
     longest = max(len(row["input_ids"]) + len(row["labels"]) for row in work.rows)
     return max(longest, BATCH * work.tokens // len(work.rows))
 
@@ -158,27 +158,27 @@ def _compare(work: Work) -> dict[str, Any]:
     """Train both on the same batches in the same order, and compare loss and weights.
 
     Raises:
-        SystemExit: they trained differently, so that there is nothing to time.
+        SystemExit: the weights differ, so there is nothing to time.
     """
     sequential = {"train_sampling_strategy": "sequential"}
     theirs, ours = (run(work, keep=True, **sequential) for run in (_theirs, _ours))
-    before, expected, found = (_weights(folder) for folder in (work.folder / work.start, theirs.folder, ours.folder))
-    apart = sum(float((expected[name] - found[name]).square().sum()) for name in before) ** 0.5
-    moved = sum(float((expected[name] - before[name]).square().sum()) for name in before) ** 0.5
-    result = {"steps_differ_by": round(apart / moved, 5), "losses": [round(theirs.loss, 5), round(ours.loss, 5)]}
-    if apart > LARGEST_DIFFERENCE[work.kind] * moved or abs(theirs.loss / ours.loss - 1) > 0.01:
+    before, expected, actual = (_weights(folder) for folder in (work.folder / work.start, theirs.folder, ours.folder))
+    difference = sum(float((expected[name] - actual[name]).square().sum()) for name in before) ** 0.5
+    change = sum(float((expected[name] - before[name]).square().sum()) for name in before) ** 0.5
+    result = {"steps_differ_by": round(difference / change, 5), "losses": [round(theirs.loss, 5), round(ours.loss, 5)]}
+    if difference > LARGEST_DIFFERENCE[work.kind] * change or abs(theirs.loss / ours.loss - 1) > 0.01:
         raise SystemExit(f"Both sides trained, but not to the same weights: {result}")
     return result
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """As transformers reads them, in float64, but for the pooler, which nothing here uses or trains."""
+    """Load weights with transformers, in float64, without the pooler, which is neither used nor trained."""
     state = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).state_dict()
     return {name: w.double() for name, w in state.items() if w.is_floating_point() and ".pooler." not in name}
 
 
 def _theirs(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
-    """An epoch with transformers."""
+    """Train an epoch with transformers."""
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(work.folder / work.start)
     settings = transformers.Seq2SeqTrainingArguments(
         output_dir=str(work.folder / "theirs"),
@@ -194,15 +194,15 @@ def _theirs(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
         optim="adamw_torch_fused",
         **changes,
     )
-    made = transformers.Seq2SeqTrainer(model=model, args=settings, train_dataset=work.rows, data_collator=_collate)
-    out = made.train()
+    trainer = transformers.Seq2SeqTrainer(model=model, args=settings, train_dataset=work.rows, data_collator=_collate)
+    out = trainer.train()
     if keep:
         model.save_pretrained(work.folder / "theirs")
     return Trained(out.metrics["train_runtime"], out.training_loss, work.folder / "theirs")
 
 
 def _collate(rows: list[Row]) -> dict[str, Tensor]:
-    """Dynamic padding, as DataCollatorForSeq2Seq does."""
+    """Pad dynamically, as DataCollatorForSeq2Seq does."""
     fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
     return {
         name: nn.utils.rnn.pad_sequence([torch.tensor(row[name]) for row in rows], True, value)
@@ -211,7 +211,7 @@ def _collate(rows: list[Row]) -> dict[str, Tensor]:
 
 
 def _ours(work: Work, *, keep: bool = False, **changes: Any) -> Trained:
-    """The same with conjoin."""
+    """Train an epoch with conjoin."""
     model = EncoderDecoderModel.from_pretrained(work.folder / work.start)
     settings = TrainingArguments(
         output_dir=str(work.folder / "ours"),
@@ -238,7 +238,7 @@ CONTENDERS: dict[str, Callable[[Work], Trained]] = {
     "conjoin": _ours,
     "conjoin, by tokens": lambda work: _ours(work, tokens_per_batch=_budget(work)),
 }
-"""What is raced; transformers in float32 beside bfloat16 only."""
+"""The contenders; transformers in float32 only races against bfloat16."""
 
 
 if __name__ == "__main__":
