@@ -18,7 +18,8 @@ UV := $(shell command -v uv 2>/dev/null)
 LOCK := requirements.lock
 INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m pip install) --quiet --constraint $(LOCK)
 # On two cores, two workers of one thread are 1.7 times as fast as one worker of two threads (331 tests of the oracle).
-PYTEST_ARGS ?= $(if $(CI),-n 2)
+# A worker that imported every framework takes 2 GB. worksteal begins with neighbours together, which share fixtures.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
 # A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
 BENCH_ARGS ?= --quick
 # Only one kind of file, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".

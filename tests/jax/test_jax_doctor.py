@@ -38,6 +38,7 @@ def test_a_sound_model_passes_with_torchs_words(tmp_path: Path) -> None:
     assert all(before[name] is value for name, value in model.flat_params.items())
 
 
+@pytest.mark.slow
 def test_a_closed_gate_is_no_fault(tmp_path: Path) -> None:
     model = both(tmp_path, fresh(decoder=GPT, cross_attention_init="zero_gate"), batch())
     assert "zero_gate" in model.doctor(inputs(batch()))["source"].detail
@@ -59,6 +60,7 @@ def test_a_source_that_is_not_read_and_bad_batches_are_found(tmp_path: Path) -> 
         assert [finding.check for finding in mine] == [finding.check for finding in theirs]
 
 
+@pytest.mark.slow
 def test_frozen_fresh_parameters_and_missing_labels_are_found() -> None:
     model = FlaxEncoderDecoderModel(fresh().config)
     data = {name: np.asarray(value) for name, value in batch().items()}

@@ -20,6 +20,7 @@ from conjoin.functional.few import MOST_QUERIES, MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.jax import decoding, kernels
 from generate_models import sources
+from lanes import thinned
 
 LINEAR = "...n,mn->...m"
 BIASES = {f"{name}_bias": False for name in "qkvo"}
@@ -35,13 +36,13 @@ def _numbers(*shape: int, seed: int = 0, dtype: str = "float32") -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-@pytest.mark.parametrize("traced", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 1e-2)])
-@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS), (0, 3)])
-@pytest.mark.parametrize(("m", "n"), [(53, 37), (8, 1), (1000, 300)])
-def test_it_multiplies_as_jax_does(
-    m: int, n: int, lead: tuple[int, ...], dtype: str, tolerance: float, traced: bool
-) -> None:
+LEADS = [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS), (0, 3)]
+PRODUCTS = thinned(5, [(53, 37), (8, 1), (1000, 300)], LEADS, ["float32", "bfloat16", "float16"], [False, True])
+
+
+@pytest.mark.parametrize(("size", "lead", "dtype", "traced"), PRODUCTS)
+def test_it_multiplies_as_jax_does(size: tuple[int, int], lead: tuple[int, ...], dtype: str, traced: bool) -> None:
+    (m, n), tolerance = size, {"float32": 1e-5, "bfloat16": 2e-2, "float16": 1e-2}[dtype]
     x, matrix = _numbers(*lead, n, dtype=dtype), _numbers(m, n, seed=1, dtype=dtype)
     product = jax.jit(kernels.OPS.einsum, static_argnums=0) if traced else kernels.OPS.einsum
     found, exact = product(LINEAR, x, matrix), np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
@@ -61,14 +62,17 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
 
 
-@pytest.mark.parametrize("traced", [False, True])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)])
-@pytest.mark.parametrize(("beams", "length"), [(1, 1), (3, 1), (2, 2), (1, 4)])
-@pytest.mark.parametrize("mask", [None, (1, 1), (5, 1), (1, "T"), (5, "T")])
-@pytest.mark.parametrize("bias", [None, 1, "T"])
-def test_it_attends_as_plain_steps_do(
-    beams: int, length: int, mask: Any, bias: Any, dtype: str, tolerance: float, traced: bool
-) -> None:
+ROWS = [(1, 1), (3, 1), (2, 2), (1, 4)]
+"""Beams and queries of each."""
+MASKS = [None, (1, 1), (5, 1), (1, "T"), (5, "T")]
+
+
+@pytest.mark.parametrize(
+    ("bias", "mask", "rows", "dtype", "traced"),
+    thinned(7, [None, 1, "T"], MASKS, ROWS, ["float32", "bfloat16"], [False, True]),
+)
+def test_it_attends_as_plain_steps_do(bias: Any, mask: Any, rows: tuple[int, int], dtype: str, traced: bool) -> None:
+    (beams, length), tolerance = rows, {"float32": 2e-6, "bfloat16": 2e-2}[dtype]
     sources, heads, groups, keys, size = 5, 6, 2, 70, 24
     q = _numbers(sources * beams, heads, length, size, dtype=dtype)
     k, v = (_numbers(sources, groups, keys, size, seed=seed, dtype=dtype) for seed in (1, 2))

@@ -19,6 +19,7 @@ from conjoin.training.jax.batches import in_few_shapes, rung
 from conjoin.training.launch import launch
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.settings.recipe import Recipe
+from lanes import lanes
 from training_toys import halves, toy_model, toy_rows, write_rows
 
 RUN: dict[str, Any] = {
@@ -109,13 +110,14 @@ def test_a_run_goes_as_on_torch_and_leaves_the_same_files(whole: dict[str, list[
     assert "What the decoder reads" in Path("jax", "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_bit(whole: dict[str, list[dict[str, Any]]]) -> None:
     train("jax", "stopped", Stop())
     train("jax", "stopped", resume_from_checkpoint="latest")
     assert Path("stopped", "model.safetensors").read_bytes() == Path("jax", "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("first", OTHER)
+@pytest.mark.parametrize("first", lanes(OTHER, lambda first: first == "torch"))
 def test_a_run_goes_on_in_the_other_framework(first: str, whole: dict[str, list[dict[str, Any]]]) -> None:
     out = f"{first}-then-{OTHER[first]}"
     before = len(train(first, out, Stop()))
@@ -129,6 +131,7 @@ def test_a_run_goes_on_in_the_other_framework(first: str, whole: dict[str, list[
     assert_same_weights(out, first, **NEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"share": "all"}, {"fresh_first": 4}], ids=lambda changes: next(iter(changes)))
 @pytest.mark.parametrize("first", OTHER)
 def test_moments_find_their_parameters_in_the_other_framework(
@@ -165,6 +168,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(whole: dict[str, list[dict[st
     assert "pickles" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_packed_rows_metrics_and_frozen_parts() -> None:
     changes = {"tokens_per_batch": 60, "packing": True, "max_steps": 2, "freeze": "encoder", "bf16": True}
     more = {"predict_with_generate": True, "metrics": "exact_match", "gradient_checkpointing": True, "ema_decay": None}
@@ -224,6 +228,7 @@ def alone(framework: str, out: str, *, dies: int = 0, **changes: Any) -> subproc
 _CONFIG = ("PLATFORMS", "COMPILATION_CACHE_DIR", "DEFAULT_MATMUL_PRECISION", "DISABLE_MOST_OPTIMIZATIONS")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", OTHER)
 def test_the_other_framework_is_not_imported(framework: str) -> None:
     done = alone(framework, f"{framework}-alone", max_steps=1, ema_decay=None)

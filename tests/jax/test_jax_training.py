@@ -124,6 +124,7 @@ print(json.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_and_write_what_one_does(tmp_path: Path) -> None:
     """Sizes that a mesh divides."""
     torch.manual_seed(0)

@@ -69,6 +69,7 @@ def test_it_stops_early_and_the_final_model_is_the_best_average(model: Path, tmp
         np.testing.assert_array_equal(trainer.model.flat_params[name], value)
 
 
+@pytest.mark.slow
 def test_callbacks_may_ask_for_things(model: Path, tmp_path: Path) -> None:
     calls: list[str] = []
 
@@ -89,6 +90,7 @@ def test_callbacks_may_ask_for_things(model: Path, tmp_path: Path) -> None:
     assert calls == ["save 1", "evaluate 2", "save 3"]
 
 
+@pytest.mark.slow
 def test_the_doctor_stops_a_training_that_is_bound_to_fail(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

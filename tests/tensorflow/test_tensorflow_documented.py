@@ -12,6 +12,7 @@ import torch
 
 from conjoin import EncoderDecoderModel, TFEncoderDecoderModel
 from conjoin.errors import ConfigError, GenerationError, ShapeError, TrainingError
+from lanes import lanes
 from tf_models import assert_close, batch, torch_model
 
 Arrays = dict[str, Any]
@@ -67,7 +68,7 @@ CALLS: dict[str, Callable[[TFEncoderDecoderModel, Arrays], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", lanes(NAMES, lambda name: name == "bert-gpt2"))
 def test_every_documented_call_gives_torchs_loss(name: str, root: Path) -> None:
     theirs = EncoderDecoderModel.from_pretrained(root / name).eval()
     ours = TFEncoderDecoderModel.from_pretrained(root / name)
@@ -110,7 +111,7 @@ FITS: dict[str, Callable[[Arrays], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("kind", lanes(FITS, lambda kind: kind in ("a pair of dicts", "tf.data of dicts")))
 def test_fit_takes_what_keras_takes(kind: str, root: Path) -> None:
     model = TFEncoderDecoderModel.from_pretrained(root / "bert-bert")
     expected = float(model(arrays(4)).loss)
@@ -170,7 +171,7 @@ def test_weights_are_saved_and_frozen_as_keras_does_and_whole_files_are_not(root
         model.save_pretrained(tmp_path / "out", safe_serialization=False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", lanes(NAMES, lambda name: name == "bert-gpt2"))
 def test_every_documented_way_to_generate_writes_torchs_tokens(name: str, root: Path) -> None:
     theirs = EncoderDecoderModel.from_pretrained(root / name)
     ours = TFEncoderDecoderModel.from_pretrained(root / name)

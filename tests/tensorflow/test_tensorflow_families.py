@@ -1,64 +1,61 @@
 """Every family, in every role, computes on TensorFlow what the PyTorch backend computes from the same parameters."""
 
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tensorflow as tf
-import torch
 
-import oracle
-from conjoin import EncoderDecoderModel
-from conjoin.families import MODULES
 from conjoin.tensorflow.programs import How, Net, decode, forward, start_cache
-from pairs import save_half, stir
+from family_pairs import DECODER, DECODERS, ENCODER, ENCODERS, PIECES, Case, make_case, step_inputs
+from lanes import FAST_KEYS, lanes
 from tf_models import arrays_of, assert_close, inputs
 
-KEYS = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
-PIECES = ((0, 4), (4, 5), (5, 6))
+TRACED = lanes(product(FAST_KEYS, (False, True)), {("gemma2", False), ("t5/gated", True)}.__contains__)
 
 
-def joined(encoder: str, decoder: str, folder: Path) -> EncoderDecoderModel:
-    save_half(folder / "encoder", encoder, "encoder")
-    save_half(folder / "decoder", decoder, "decoder")
-    model = EncoderDecoderModel.from_encoder_decoder_pretrained(
-        folder / "encoder", folder / "decoder", decoder_start_token_id=oracle.START_ID
-    )
-    return stir(model)
-
-
-def everything(net: Net, params: Any, batch: Any) -> tuple[Any, list[Any]]:
-    """A full pass, and the targets once more: four together, then two one by one."""
+def stepped(net: Net, params: Any, batch: Any) -> tuple[Any, list[Any]]:
+    """One pass over the batch, and the targets once more in pieces."""
     model = net.scope(params)
     full = forward(net, How(), model, batch)
     cache, pieces = start_cache(net, 2, 13, model, full.encoder_last_hidden_state, padded=False), []
     for start, end in PIECES:
-        step = {
-            "decoder_input_ids": batch["decoder_input_ids"][:, start:end],
-            "attention_mask": batch["attention_mask"],
-        }
-        decoded, cache = decode(net, How(), model, step, None, cache)
+        decoded, cache = decode(net, How(), model, step_inputs(batch, start, end), None, cache)
         pieces.append(decoded.logits)
     return full, pieces
 
 
-@pytest.mark.parametrize("index", range(len(KEYS)), ids=KEYS)
-def test_a_family_reads_and_writes_what_torch_does(index: int, tmp_path: Path) -> None:
-    """Each key is once the encoder and once the decoder, on a padded batch; every sixth pair traced too."""
-    encoder, decoder = KEYS[index], KEYS[(index + 7) % len(KEYS)]
-    model = joined(encoder, decoder, tmp_path)
-    batch = oracle.batch_for(encoder, decoder)
-    with torch.no_grad():
-        expected = model(**batch, use_cache=False)
-        plain = model(batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"], use_cache=False).logits
-    net, params, given = Net(model.spec), arrays_of(model), inputs(batch)
-    runs = [lambda: everything(net, params, given)]
-    if index % 6 == 0:
-        runs.append(tf.function(runs[0], jit_compile=index % 12 == 0, autograph=False))
-    for run in runs:
-        found, pieces = run()
-        assert_close(found.encoder_last_hidden_state, expected.encoder_last_hidden_state, batch["attention_mask"])
-        assert_close(found.logits, expected.logits, batch["decoder_attention_mask"])
-        assert_close(found.loss, expected.loss)
-        for piece, (start, end) in zip(pieces, PIECES, strict=True):
-            assert_close(piece, plain[:, start:end])
+def assert_outputs(ours: Any, case: Case) -> None:
+    theirs, batch = case.outputs, case.batch
+    assert_close(ours.encoder_last_hidden_state, theirs.encoder_last_hidden_state, batch["attention_mask"])
+    assert_close(ours.logits, theirs.logits, batch["decoder_attention_mask"])
+    assert_close(ours.loss, theirs.loss)
+
+
+def assert_steps(case: Case, wrap: Callable[[Any], Any] = lambda run: run) -> None:
+    net, params, batch = Net(case.model.spec), arrays_of(case.model), inputs(case.batch)
+    full, pieces = wrap(lambda: stepped(net, params, batch))()
+    assert_outputs(full, case)
+    for piece, (start, end) in zip(pieces, PIECES, strict=True):
+        assert_close(piece, case.unmasked[:, start:end])
+
+
+@pytest.mark.parametrize("key", ENCODERS)
+def test_an_encoder_computes_what_it_does_on_torch(key: str, tmp_path: Path) -> None:
+    case = make_case(key, DECODER, tmp_path)
+    net = Net(case.model.spec)
+    assert_outputs(forward(net, How(), net.scope(arrays_of(case.model)), inputs(case.batch)), case)
+
+
+@pytest.mark.parametrize("key", DECODERS)
+def test_a_decoder_computes_what_it_does_on_torch_with_a_cache_too(key: str, tmp_path: Path) -> None:
+    assert_steps(make_case(ENCODER, key, tmp_path))
+
+
+@pytest.mark.parametrize(("key", "jit_compile"), TRACED)
+def test_a_traced_or_compiled_program_computes_the_same(key: str, jit_compile: bool, tmp_path: Path) -> None:
+    assert_steps(
+        make_case(ENCODER, key, tmp_path), lambda run: tf.function(run, jit_compile=jit_compile, autograph=False)
+    )

@@ -19,6 +19,7 @@ from conjoin.functional.few import MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.tensorflow import decoding, kernels
 from generate_models import sources
+from lanes import thinned
 
 LINEAR = "...n,mn->...m"
 BIASES = {f"{name}_bias": False for name in "qkvo"}
@@ -35,13 +36,16 @@ def _numbers(*shape: int, seed: int = 0, dtype: Any = tf.float32) -> tf.Tensor:
     return tf.cast(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 1e-5), (tf.bfloat16, 2e-2)])
-@pytest.mark.parametrize("lead", [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS)])
-@pytest.mark.parametrize(("m", "n"), [(53, 37), (1000, 300)])
+LEADS = [(1,), (3,), (2, 4), (1, 7), (MOST_ROWS,), (2, MOST_ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("size", "lead", "dtype", "threads"), thinned(5, [(53, 37), (1000, 300)], LEADS, [tf.float32, tf.bfloat16], [1, 3])
+)
 def test_it_multiplies_as_tensorflow_does(
-    m: int, n: int, lead: tuple[int, ...], dtype: Any, tolerance: float, threads: int, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], lead: tuple[int, ...], dtype: Any, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (m, n), tolerance = size, {tf.float32: 1e-5, tf.bfloat16: 2e-2}[dtype]
     monkeypatch.setattr(kernels, "_threads", lambda: threads)
     x, matrix = _numbers(*lead, n, dtype=dtype), _numbers(m, n, seed=1, dtype=dtype)
     product = tf.function(kernels.OPS.einsum, jit_compile=True, autograph=False)
@@ -64,21 +68,19 @@ def test_few_rows_go_to_it_and_nothing_else_does() -> None:
     assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(tf.float32, 2e-6), (tf.bfloat16, 2e-2)])
-@pytest.mark.parametrize(("beams", "length"), [(1, 1), (3, 1), (2, 2)])
-@pytest.mark.parametrize("mask", [None, (5, 1), (5, "T")])
-@pytest.mark.parametrize("biased", [False, True])
+MASKS = [None, (5, 1), (5, "T")]
+ROWS = [(1, 1), (3, 1), (2, 2)]
+"""Beams and queries of each."""
+
+
+@pytest.mark.parametrize(
+    ("biased", "mask", "rows", "dtype", "threads"),
+    thinned(5, [False, True], MASKS, ROWS, [tf.float32, tf.bfloat16], [1, 3]),
+)
 def test_it_attends_as_plain_steps_do(
-    beams: int,
-    length: int,
-    mask: Any,
-    biased: bool,
-    dtype: Any,
-    tolerance: float,
-    threads: int,
-    monkeypatch: pytest.MonkeyPatch,
+    biased: bool, mask: Any, rows: tuple[int, int], dtype: Any, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (beams, length), tolerance = rows, {tf.float32: 2e-6, tf.bfloat16: 2e-2}[dtype]
     monkeypatch.setattr(kernels, "_threads", lambda: threads)
     sources, heads, groups, keys, size = 5, 6, 2, 70, 24
     q = _numbers(sources * beams, length, heads, size, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from conjoin.torch.model.stack import Stack
 from conjoin.torch.pair.halves import Decoder, Encoder
+from lanes import lanes, lanes_of_keys
 from oracle_tiny import TINY
 from padded_rows import CAUSAL, FAMILIES, PROMPTS, ROWS, SIDES, WIDE, padded, where, whole_or_joined
 from pairs import stir
@@ -35,7 +37,7 @@ def pad_of(key: str, side: str) -> int:
     return 21 if side in ("both", "between") else TINY[key].get("pad_token_id") or 0
 
 
-@pytest.mark.parametrize("key", FAMILIES)
+@pytest.mark.parametrize("key", lanes_of_keys(FAMILIES))
 def test_an_encoder_reads_a_padded_row_as_it_reads_it_alone(key: str) -> None:
     encoder = stir(Encoder.from_config(config(key)))
     with torch.no_grad():
@@ -47,7 +49,7 @@ def test_an_encoder_reads_a_padded_row_as_it_reads_it_alone(key: str) -> None:
                 check_rows(encoder(ids, mask).last_hidden_state, side, alone)
 
 
-@pytest.mark.parametrize("key", CAUSAL)
+@pytest.mark.parametrize("key", lanes_of_keys(CAUSAL))
 def test_a_decoder_reads_a_padded_row_as_it_reads_it_alone(key: str) -> None:
     model = joined("bert", key)
     source = torch.randn(1, 4, model.encoder.spec.hidden_size)
@@ -78,8 +80,10 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ASKED)
-@pytest.mark.parametrize("key", ["bert/small", "gpt2", "roberta/small", "mistral", "bart", "t5/gated"])
+KEYS = ["bert/small", "gpt2", "roberta/small", "mistral", "bart", "t5/gated"]
+
+
+@pytest.mark.parametrize(("key", "kind"), lanes(product(KEYS, ASKED), {*zip(KEYS, cycle(ASKED))}.__contains__))
 def test_sources_and_prompts_with_padding_are_answered_as_they_are_alone(key: str, kind: str) -> None:
     model = whole_or_joined(key)
     given = {**ASKED[kind], "max_new_tokens": 6, "min_new_tokens": 6}

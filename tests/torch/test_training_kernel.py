@@ -8,22 +8,23 @@ import torch
 from conjoin.torch.cpu import attention_grad, native
 from conjoin.torch.cpu.attention_grad import Attending, attend_plainly
 from kernel_inputs import close, gradients
+from lanes import thinned
 
 SPANS = {
     "one of a block": [(7, 11)],
     "many of many blocks": [(300, 300), (1, 1), (190, 190), (64, 64)],
     "targets and sources": [(41, 282), (3, 1100), (0, 5), (130, 0), (9, 64)],
 }
+READS: list[dict[str, Any]] = [{}, {"causal": True}, {"window": 70}, {"causal": True, "window": 130}]
+HEADS = [(64, 4), (24, 2), (80, 1), (128, 4)]
+"""Sizes of heads, and how many of keys and values."""
 
 
 @pytest.mark.skipif(not native.has("float32"), reason="groups take padded rows")
-@pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
-@pytest.mark.parametrize(("size", "kv_heads"), [(64, 4), (24, 2), (80, 1), (128, 4)])
-@pytest.mark.parametrize("reads", [{}, {"causal": True}, {"window": 70}, {"causal": True, "window": 130}])
-def test_a_packed_row_attends_as_its_sequences_do(
-    spans: list[tuple[int, int]], size: int, kv_heads: int, reads: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize(("reads", "heads", "kind"), thinned(5, READS, HEADS, SPANS))
+def test_a_packed_row_attends_as_its_sequences_do(reads: dict[str, Any], heads: tuple[int, int], kind: str) -> None:
     torch.manual_seed(0)
+    (size, kv_heads), spans = heads, SPANS[kind]
     sides = [list(side) for side in zip(*spans, strict=True)]
     rows = [torch.randn(1, sum(sides[at > 0]), n, size).transpose(1, 2) for at, n in enumerate((4, kv_heads, kv_heads))]
     q, k, v = (x.requires_grad_() for x in rows)

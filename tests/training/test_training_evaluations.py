@@ -216,6 +216,7 @@ def test_a_run_with_metrics_of_every_kind_ends_with_its_model(tmp_path: Path) ->
     assert (state.best_metric, state.best_step) == (0.5, 2)
 
 
+@pytest.mark.slow
 def test_jax_takes_numbers_of_any_type_and_saves_before_it_evaluates(tmp_path: Path) -> None:
     jnp = pytest.importorskip("jax.numpy")
     from conjoin import FlaxEncoderDecoderModel

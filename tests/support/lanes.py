@@ -1,0 +1,37 @@
+"""Which cases of a test `make test` runs; `make test-slow` runs them all."""
+
+from collections.abc import Callable, Iterable
+from itertools import product
+from typing import Any
+
+import pytest
+
+FAST_KEYS = (
+    "albert", "distilbert/sinusoidal", "t5/gated", "gemma2", "qwen3/full", "llama/yarn", "gpt_neox", "opt/bare",
+    "modernbert/biases",
+)  # fmt: skip
+"""Of TINY: between them they have every kind of brick (`test_fast_keys.py`)."""
+
+
+def lanes(cases: Iterable[Any], is_fast: Callable[[Any], bool]) -> list[Any]:
+    """Return the values of `parametrize`, those that are not fast marked slow. A tuple is one case."""
+    return [case if is_fast(case) else _slow(case) for case in cases]
+
+
+def lanes_of_keys(keys: Iterable[str]) -> list[Any]:
+    """Return TINY keys, all but `FAST_KEYS` marked slow."""
+    return lanes(keys, FAST_KEYS.__contains__)
+
+
+def thinned(step: int, *axes: Iterable[Any]) -> list[Any]:
+    """Return the product of axes of which every `step`-th case is fast.
+
+    Args:
+        step: Shares no factor with the length of any axis, so that every value of every axis stays among the fast.
+    """
+    cases = list(product(*axes))
+    return [case if number % step == 0 else _slow(case) for number, case in enumerate(cases)]
+
+
+def _slow(case: Any) -> Any:
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
