@@ -1,1 +1,1 @@
-"""Kernels in C++, of no framework: compiled here, called by the backends."""
+"""Framework-free C++ kernels: compiled here, called by the backends."""

@@ -1,4 +1,4 @@
-// Attention of few queries, shared out to whatever threads there are; all arrays contiguous.
+// Attention of few queries, distributed among the available threads; all arrays contiguous.
 
 #pragma once
 
@@ -10,8 +10,8 @@ namespace {
 // Queries [sources * beams, heads, length, size], keys and values [sources, kv_heads, keys, size].
 struct AttendSizes {
   Long sources, beams, heads, kv_heads, length, keys, size;
-  Long mask_rows, mask_times;  // of a mask [1 or sources, 1, 1 or length, keys]; 0: none
-  Long bias_times;             // of a bias [1, heads, 1 or length, keys]; 0: none
+  Long mask_rows, mask_times;  // first and third size of the mask [1 or sources, 1, 1 or length, keys]; 0: no mask
+  Long bias_times;             // third size of the bias [1, heads, 1 or length, keys]; 0: no bias
 };
 
 // out [sources * beams, length, heads, size].

@@ -12,39 +12,39 @@ template <class Q, class T, class Out>
 struct Call {
   const Q* q;
   const T *k, *v;
-  const uint8_t* mask;  // nonzero: may be read; null: everything
+  const uint8_t* mask;  // nonzero: may be read; null: all keys
   const float* bias;    // null: none
   Out* out;
   Long sources, beams, heads, kv_heads, length, keys, size;
   Long q_row, q_head, q_time, k_row, k_head, k_time, v_row, v_head, v_time;
   Long mask_row, mask_time, mask_key, bias_head, bias_time, bias_key;
   float scale;
-  bool causal;  // the queries are the last of the keys' positions, and read no later ones
-  Long window;  // with causal: so many keys, its own the last; 0: all
+  bool causal;  // queries are at the last positions of the keys and read no later ones
+  Long window;  // with causal: number of keys that a query reads, its own the last; 0: all
 
   Long queries() const { return beams * length * (heads / kv_heads); }
 };
 
-// What one thread needs to work on a head.
+// Scratch memory of one thread for one head.
 template <class T>
 struct Scratch {
-  std::unique_ptr<float[]> scores, mixed, most, total, units;
+  std::unique_ptr<float[]> scores, mixed, most, total, scales;
   std::unique_ptr<typename Rows<T>::Query[]> queries;
 
   Scratch(Long count, Long size)
       : scores(new float[count * kKeys]), mixed(new float[count * size]), most(new float[count]),
-        total(new float[count]), units(new float[count]),
+        total(new float[count]), scales(new float[count]),
         queries(new typename Rows<T>::Query[count * Rows<T>::query_size(size)]) {}
 };
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// One key-value head of one source, for every query that reads it.
+// Attention of all queries that read one key-value head of one source.
 template <class Q, class T, class Out>
 void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scratch) {
   float *scores = scratch.scores.get(), *mixed = scratch.mixed.get();
   float *most = scratch.most.get(), *total = scratch.total.get();
-  float* units = scratch.units.get();
+  float* scales = scratch.scales.get();
   auto* queries = scratch.queries.get();
   Long group = c.heads / c.kv_heads, count = c.queries(), query_size = Rows<T>::query_size(c.size);
   auto place = [&](Long i, Long* row, Long* time, Long* head) {
@@ -56,22 +56,22 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
     Long row, time, head;
     place(i, &row, &time, &head);
     const Q* q = c.q + row * c.q_row + head * c.q_head + time * c.q_time;
-    units[i] = Rows<T>::take(q, c.size, queries + i * query_size) * c.scale;
+    scales[i] = Rows<T>::take(q, c.size, queries + i * query_size) * c.scale;
     most[i] = kNothing;
     total[i] = 0;
     std::fill(mixed + i * c.size, mixed + (i + 1) * c.size, 0.0f);
   }
   const T* k = c.k + source * c.k_row + kv * c.k_head;
   const T* v = c.v + source * c.v_row + kv * c.v_head;
-  Long keys = c.keys;  // the padding behind a source is not looked at
+  Long keys = c.keys;  // padding at the end of a source is skipped
   if (c.mask && (!c.mask_time || c.length == 1))
     while (keys && !c.mask[source * c.mask_row + (keys - 1) * c.mask_key]) --keys;
   for (Long begin = 0; begin < keys; begin += kKeys) {
     Long width = std::min(kKeys, keys - begin);
     const T *some_k = k + begin * c.k_time, *some_v = v + begin * c.v_time;
-    Rows<T>::scores(queries, units, count, some_k, c.k_time, c.size, width, scores);
-    float v_units[kKeys];
-    Rows<T>::units(some_v, c.v_time, c.size, width, v_units);
+    Rows<T>::scores(queries, scales, count, some_k, c.k_time, c.size, width, scores);
+    float v_scales[kKeys];
+    Rows<T>::scales(some_v, c.v_time, c.size, width, v_scales);
     for (Long i = 0; i < count; ++i) {
       Long row, time, head;
       place(i, &row, &time, &head);
@@ -95,7 +95,7 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
 #pragma omp simd reduction(max : top)
       for (Long j = 0; j < width; ++j) top = std::max(top, s[j]);
       float sum = 0, *acc = mixed + i * c.size;
-      if (top == kNothing) {  // nothing to read so far
+      if (top == kNothing) {  // no readable key so far
         std::fill(s, s + width, 0.0f);
         continue;
       }
@@ -108,7 +108,7 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
       for (Long j = 0; j < width; ++j) sum += s[j];
       total[i] = total[i] * keep + sum;
       most[i] = top;
-      Rows<T>::weigh(s, v_units, width);
+      Rows<T>::weigh(s, v_scales, width);
     }
     Long i = 0;
     for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, some_v, c.v_time, width, c.size, mixed + i * c.size);

@@ -1,7 +1,7 @@
-"""Compile the kernels where a C++ compiler is at hand, once per machine, and keep the result in the user's cache.
+"""Compile the kernels once per machine, if there is a C++ compiler, and keep the result in the user's cache.
 
-What is kept is code that every process of the user runs, so it is loaded only from where nobody else could have put it
-(`place.py`), and only if it is whole: its checksum lies beside it (decision 26).
+Every process of the user runs the cached code, so it is loaded only from a folder that nobody else can write
+(`place.py`), and only if it matches the checksum beside it (decision 26).
 """
 
 import ctypes
@@ -22,29 +22,29 @@ _FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trappin
 _SECONDS = 600
 _SCRATCH = "build-"
 _SYMBOL = "conjoin_features"
-"""Every library of this room has it."""
+"""Every library of this package defines it."""
 _CPU_FACTS = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
 
 
 def load(main: str, *flags: str) -> ctypes.CDLL | None:
-    """Compiled kernels; None where there is no compiler, it fails, or CONJOIN_NATIVE=0 forbids it.
+    """Return compiled kernels; None if there is no compiler, if it fails, or if CONJOIN_NATIVE=0 is set.
 
-    The first call on a machine compiles for some seconds; the result is kept under the user's cache folder
-    (XDG_CACHE_HOME, or ~/.cache), by a name that changes with the sources, the compiler and the processor.
+    The first call on a machine compiles for a few seconds; the result is kept under the user's cache folder
+    (XDG_CACHE_HOME, or ~/.cache), under a name that depends on the sources, the compiler and the processor.
 
     Args:
-        main: A file of this room.
-        flags: Of the compiler, beside the room's own and those of CONJOIN_NATIVE_FLAGS: folders of headers, libraries.
+        main: Source file in this package.
+        flags: Compiler flags (header folders, libraries) besides our own and those in CONJOIN_NATIVE_FLAGS.
     """
     compiler = _compiler()
     if compiler is None:
         return None
     try:
         file = cache_folder() / _name(compiler, main, flags)
-        if (found := _kept(file)) is not None:
-            return found
+        if (library := _cached(file)) is not None:
+            return library
         _build(compiler, main, flags, file)
-        return _kept(file)
+        return _cached(file)
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -52,8 +52,8 @@ def load(main: str, *flags: str) -> ctypes.CDLL | None:
 def _compiler() -> str | None:
     if os.environ.get("CONJOIN_NATIVE") == "0":
         return None
-    asked = os.environ.get("CXX")
-    return next((found for name in (asked, "g++", "clang++", "c++") if name and (found := shutil.which(name))), None)
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def _command(compiler: str) -> list[str]:
@@ -61,7 +61,7 @@ def _command(compiler: str) -> list[str]:
 
 
 def _name(compiler: str, main: str, flags: tuple[str, ...]) -> str:
-    """The library's file, by all that makes it what it is."""
+    """Return the library's file name, which depends on everything that determines its contents."""
     source = _FOLDER / main
     headers = (file.read_text() for file in sorted(_FOLDER.glob("*.h")))
     facts = (*headers, source.read_text(), *_command(compiler), *flags, _version(compiler), processor())
@@ -71,14 +71,14 @@ def _name(compiler: str, main: str, flags: tuple[str, ...]) -> str:
 @lru_cache(maxsize=4)
 def _version(compiler: str) -> str:
     try:
-        told = subprocess.run([compiler, "--version"], check=False, capture_output=True, timeout=10)
+        result = subprocess.run([compiler, "--version"], check=False, capture_output=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return told.stdout.decode(errors="replace")
+    return result.stdout.decode(errors="replace")
 
 
-def _kept(file: Path) -> ctypes.CDLL | None:
-    """The library, if it is there, ours and whole."""
+def _cached(file: Path) -> ctypes.CDLL | None:
+    """Load the library if it exists, belongs to the user and matches its checksum."""
     sum_file = _sum_file(file)
     if not (is_ours(file) and is_ours(sum_file)):
         return None
@@ -96,31 +96,31 @@ def _sum_file(file: Path) -> Path:
 
 
 def _build(compiler: str, main: str, flags: tuple[str, ...], file: Path) -> None:
-    """Compile, and put library and checksum in place whole: a process that is killed leaves no half of them."""
+    """Compile, then move library and checksum into place atomically, so that a killed process leaves no half file."""
     _sweep(file.parent)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=file.parent) as scratch:
-        made, told = Path(scratch) / file.name, Path(scratch) / "sum"
-        call = [*_command(compiler), str(_FOLDER / main), "-o", str(made), *flags]
-        subprocess.run(call, check=True, capture_output=True, timeout=_SECONDS)
-        made.chmod(0o700)
-        told.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
-        told.chmod(0o600)
-        for each in (made, told):
-            _sync(each)
-        made.replace(file)
-        told.replace(_sum_file(file))
+        library, checksum = Path(scratch) / file.name, Path(scratch) / "sum"
+        command = [*_command(compiler), str(_FOLDER / main), "-o", str(library), *flags]
+        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+        library.chmod(0o700)
+        checksum.write_text(hashlib.sha256(library.read_bytes()).hexdigest())
+        checksum.chmod(0o600)
+        for path in (library, checksum):
+            _sync(path)
+        library.replace(file)
+        checksum.replace(_sum_file(file))
     _sync(file.parent)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what compilers that were killed have left."""
-    for left in folder.iterdir():
-        if left.name.startswith((_SCRATCH, "tmp")) and left.stat().st_mtime < time.time() - 2 * _SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove scratch folders of compilations that were killed."""
+    for entry in folder.iterdir():
+        if entry.name.startswith((_SCRATCH, "tmp")) and entry.stat().st_mtime < time.time() - 2 * _SECONDS:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's names, are on the disk itself."""
+    """Flush a file, or the entries of a folder, to disk."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -131,11 +131,11 @@ def _sync(path: Path) -> None:
 
 
 def processor() -> str:
-    """A short name of what `-march=native`, and the speed of libraries, depend on."""
+    """Return a hash of the processor's features, which determine `-march=native` and the speed of libraries."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = [f"vendor_id: {platform.processor()}"]
     facts = {(key.strip(), value) for key, _, value in (line.partition(":") for line in lines)}
-    told = sorted(f"{key}{value}" for key, value in facts if key in _CPU_FACTS)  # cores may be of several kinds
-    return hashlib.sha256("|".join(told).encode()).hexdigest()[:16]
+    features = sorted(f"{key}{value}" for key, value in facts if key in _CPU_FACTS)  # cores may be of several kinds
+    return hashlib.sha256("|".join(features).encode()).hexdigest()[:16]

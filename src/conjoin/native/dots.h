@@ -1,7 +1,7 @@
-// Dot products of rows of x with many rows of a matrix that is stored (out, in), row by row.
+// Dot products of rows of x with the rows of a matrix that is stored as (out, in).
 //
-// Few rows, up to eight, wait for memory: each row of the matrix is read once, whole. Many rows multiply, a group of the
-// matrix's rows at a time (packed.h). The sums are the same, bit by bit.
+// Up to eight rows are limited by memory: each row of the matrix is read once, as a whole. More rows are limited by
+// arithmetic and take a group of the matrix's rows at a time (packed.h). The sums are equal, bit by bit.
 
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace {
 
-// out[r][o] = x row r . w row o, for a tile of R x 4 of them. The weights `ahead` elements further on are fetched
-// meanwhile: rows are too short for the processor to foresee where the next ones begin.
+// out[r][o] = (row r of x) . (row o of w), for a tile of R x 4. The weights `ahead` elements further on are prefetched
+// meanwhile: rows are too short for the hardware prefetcher to predict the next ones.
 template <class D, int R>
 inline void tile(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n, Long ahead,
                  typename D::Sum (*out)[4]) {
@@ -43,8 +43,8 @@ inline void tile(const typename D::X* x, Long x_stride, const typename D::W* con
   for (int r = 0; r < R; ++r) D::reduce(a[r], out[r]);
 }
 
-// The same, sum by sum, with one row of weights after the other: the processor foresees what is read in one piece, and
-// fetches more of it at a time than it can be told to. Whole numbers may be added up in any order.
+// The same sums, one row of weights after the other: the hardware prefetcher predicts contiguous reads, and fetches more
+// than software prefetches can. Integers may be summed in any order.
 template <class D, int R>
 inline void tile_in_order(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n,
                           typename D::Sum (*out)[4]) {
@@ -74,7 +74,7 @@ inline void tile_in_order(const typename D::X* x, Long x_stride, const typename 
   for (int r = 0; r < R; ++r) D::reduce(total[r], out[r]);
 }
 
-// Whether so many rows of x stay in the first cache while one row of weights after the other passes.
+// True if this many rows of x stay in the L1 cache while the rows of weights pass.
 template <class D>
 inline bool fits(Long rows, Long n) {
   return rows * n * static_cast<Long>(sizeof(typename D::X)) <= 16 * 1024;
@@ -132,7 +132,7 @@ void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W*
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
 }
 
-// Outputs of one thread: a run of whole groups of eight.
+// The outputs of one thread: a range of whole groups of eight.
 inline void share(Long outputs, int thread, int threads, Long* first, Long* last) {
   Long groups = (outputs + 7) / 8;
   *first = std::min(outputs, groups * thread / threads * 8);
@@ -140,7 +140,7 @@ inline void share(Long outputs, int thread, int threads, Long* first, Long* last
 }
 
 #if defined(HAS_INT8_DOT)
-// One row as unsigned bytes around 128; returns the size of a unit.
+// Quantise one row to unsigned bytes around 128; returns its scale.
 template <class T>
 float quantise(const T* x, Long n, uint8_t* out) {
   float most = largest(x, n);

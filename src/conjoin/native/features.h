@@ -1,4 +1,4 @@
-// What the compiler's target has.
+// Instruction sets of the compiler's target.
 
 #pragma once
 
@@ -6,15 +6,15 @@
 
 // Bit 0: AVX-512; bit 1: bf16 dot products; bit 2: int8 dot products.
 extern "C" int conjoin_features() {
-  int found = 0;
+  int bits = 0;
 #if defined(HAS_AVX512)
-  found |= 1;
+  bits |= 1;
 #endif
 #if defined(HAS_BF16_DOT)
-  found |= 2;
+  bits |= 2;
 #endif
 #if defined(HAS_INT8_DOT)
-  found |= 4;
+  bits |= 4;
 #endif
-  return found;
+  return bits;
 }

@@ -1,4 +1,4 @@
-// The gradient of a linear layer's weight, dW = dY^T X: libraries copy a factor that they want turned.
+// The gradient of a linear layer's weight, dW = dY^T X. Libraries copy a factor that they need transposed; this does not.
 
 #pragma once
 
@@ -6,12 +6,12 @@
 
 namespace {
 
-// Of dW, what one task makes: its rows' factor stays in the second cache, and columns are fewer where threads are many.
+// The block of dW of one task: its rows' factor stays in the L2 cache; with many threads, blocks have fewer columns.
 constexpr Long kBlockRows = 32 * kTileRows, kBlockColumns = 12 * kPanel, kLeastColumns = 3 * kPanel, kBlockDepth = 384;
-constexpr Long kBlockStride = kBlockRows + 16;  // so that lines below each other fall on different places of the first cache
+constexpr Long kBlockStride = kBlockRows + 16;  // so that consecutive rows map to different sets of the L1 cache
 
-// dw [m, n] = dy [rows, m]^T x [rows, n], or added to what it is; all contiguous. Sums are over blocks of rows, in order,
-// whatever the threads.
+// dw [m, n] = dy [rows, m]^T x [rows, n], or dw += that product; all contiguous. Blocks of rows are summed in order,
+// whatever the number of threads.
 template <class T>
 void weight_gradient(const T* dy, const T* x, float* dw, Long rows, Long m, Long n, bool add, int threads) {
   Long blocks = rounded_up(m, kBlockRows) / kBlockRows, columns = kBlockColumns;

@@ -1,4 +1,4 @@
-// Threads that wait for work which comes every few microseconds: they look for it a while before they sleep.
+// Threads for work that comes every few microseconds: they poll for a while before they sleep.
 
 #pragma once
 
@@ -14,14 +14,14 @@ namespace {
 
 class Helpers {
  public:
-  // Those of this process: made when first wanted, never ended.
+  // The threads of this process: created on first use, never ended.
   static Helpers& all() {
     static auto* helpers = new Helpers;
     return *helpers;
   }
 
-  // Lets `count` threads call a function, once each, when they are free; what they have not begun by the next call of this
-  // is not called by them.
+  // Let `count` threads call a function, once each, when they are free. A thread that has not started by the next offer
+  // skips this one.
   void offer(int count, std::function<void()> work) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -47,7 +47,7 @@ class Helpers {
     }
   }
 
-  static constexpr int kLooks = 2000;  // some tens of microseconds: longer than what lies between two products
+  static constexpr int kLooks = 2000;  // some tens of microseconds: longer than the time between two products
 
   std::mutex mutex_;
   std::condition_variable wake_;

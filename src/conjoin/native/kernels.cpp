@@ -1,12 +1,12 @@
-// Kernels for a CPU. Decoding: linear layers over few rows, attention of few queries over cached keys. Training:
-// attention with dropout, its gradients, those of weights, and dropout.
+// CPU kernels. Decoding: linear layers over few rows, attention of few queries over cached keys. Training: attention with
+// dropout and its gradients, gradients of weights, and dropout.
 //
-// Plain C interface over raw pointers, no library's headers: compiles in seconds with any g++ or clang++, and every
-// framework may call it. Written for AVX-512 (with its bf16 and int8 dot products where the compiler's target has
-// them); without AVX-512 the float32 and bf16 kernels still compile, as vectors of the compiler's own.
+// The interface is plain C over raw pointers, without any library's headers: it compiles in seconds with any g++ or
+// clang++, and every framework can call it. Written for AVX-512 (with its bf16 and int8 dot products if the target has
+// them); without AVX-512 the float32 and bf16 kernels still compile, with the compiler's generic vectors.
 //
-// Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, nothing packed. Each
-// output is the same sequence of operations whatever the number of rows, so a row's result does not depend on its batch.
+// Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, without packing. Each
+// output is the same sequence of operations for any number of rows, so a row's result does not depend on its batch.
 
 #include <omp.h>
 
@@ -37,16 +37,16 @@ template <class T>
 void linear_int8(const T* x, Long rows, Long x_stride, const int8_t* w, const float* scales, const int32_t* w_sums,
                  const T* bias, T* y, Long n, Long m, int threads) {
   std::unique_ptr<uint8_t[]> bytes(new uint8_t[rows * n]);
-  std::unique_ptr<float[]> units(new float[rows]);
+  std::unique_ptr<float[]> x_scales(new float[rows]);
 #pragma omp parallel num_threads(threads)
   {
 #pragma omp for schedule(static)
-    for (Long r = 0; r < rows; ++r) units[r] = quantise(x + r * x_stride, n, bytes.get() + r * n);
+    for (Long r = 0; r < rows; ++r) x_scales[r] = quantise(x + r * x_stride, n, bytes.get() + r * n);
     Long first, last;
     share(m, omp_get_thread_num(), omp_get_num_threads(), &first, &last);
     if (first < last) {
       dots<Bytes>(bytes.get(), rows, n, w, n, n, first, last, [&](Long r, Long o, int32_t sum) {
-        float value = static_cast<float>(sum - 128 * w_sums[o]) * (units[r] * scales[o]);
+        float value = static_cast<float>(sum - 128 * w_sums[o]) * (x_scales[r] * scales[o]);
         store(y + r * m + o, bias ? value + to_float(bias[o]) : value);
       });
     }
@@ -77,7 +77,7 @@ Call<Q, T, Q> make_call(const void* q, const void* k, const void* v, const uint8
   return c;
 }
 
-// Whole numbers of a call, in turn.
+// The integer arguments of a call, one after the other.
 struct Numbers {
   const Long* next;
 
@@ -89,7 +89,7 @@ struct Numbers {
   }
 };
 
-// Tensors and numbers of attention in training; see native/training.py, which gives them in this order.
+// Tensors and numbers of attention in training; torch/cpu/native/training.py passes them in this order.
 template <class T>
 Training<T> make_training(const void* const* tensors, Numbers& n, float scale, uint64_t seed) {
   Training<T> c{};
@@ -114,7 +114,7 @@ template <class T>
 void train_backward(const void* const* tensors, const Long* numbers, float scale, int threads) {
   Numbers n{numbers};
   Training<T> c = make_training<T>(tensors, n, scale, 0);
-  Slopes<T> d{};
+  Gradients<T> d{};
   d.out = n.heads<const T>(tensors[6]);
   d.q = n.heads<T>(tensors[8]), d.k = n.heads<T>(tensors[9]), d.v = n.heads<T>(tensors[10]);
   d.bias = static_cast<float*>(const_cast<void*>(tensors[11]));
@@ -137,7 +137,7 @@ void conjoin_linear_bf16(const bf16* x, Long rows, Long x_stride, const bf16* w,
 }
 
 #if defined(HAS_INT8_DOT)
-// w[m, n] is int8 with a scale per output; each row of x is quantised on its own; w_sums[m] are w's row sums.
+// w[m, n] is int8 with a scale per output; each row of x is quantised separately; w_sums[m] are the row sums of w.
 void conjoin_linear_int8_f32(const float* x, Long rows, Long x_stride, const int8_t* w, const float* scales,
                              const int32_t* w_sums, const float* bias, float* y, Long n, Long m, int threads) {
   linear_int8<float>(x, rows, x_stride, w, scales, w_sums, bias, y, n, m, threads);
@@ -160,7 +160,7 @@ void conjoin_attention_bf16(const void* q, const void* k, const void* v, const u
   attention(make_call<bf16, bf16>(q, k, v, mask, bias, out, sizes, scale), threads);
 }
 
-// Keys and values in 8 bits, each row with its unit behind it.
+// Keys and values in 8 bits, each row followed by its scale.
 void conjoin_attention_int8_f32(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,
                                 void* out, const Long* sizes, float scale, int threads) {
   attention(make_call<float, int8_t>(q, k, v, mask, bias, out, sizes, scale), threads);
@@ -181,8 +181,8 @@ void conjoin_train_bf16(const void* const* tensors, const Long* numbers, float s
   train<bf16>(tensors, numbers, scale, seed, threads);
 }
 
-// Tensors: the same with out's gradient in its place, then the gradients of q, k, v and, in float32 and laid out as
-// weights, that of biased scores, or null. Numbers: the same, then the strides of those of q, k and v.
+// Tensors: the same, with the gradient of out in its place, then the gradients of q, k, v and that of the biased scores
+// (float32, laid out as the weights, or null). Numbers: the same, then the strides of the gradients of q, k and v.
 void conjoin_train_backward_f32(const void* const* tensors, const Long* numbers, float scale, int threads) {
   train_backward<float>(tensors, numbers, scale, threads);
 }
@@ -191,7 +191,7 @@ void conjoin_train_backward_bf16(const void* const* tensors, const Long* numbers
   train_backward<bf16>(tensors, numbers, scale, threads);
 }
 
-// dw[m, n] = dy[rows, m]^T x[rows, n], contiguous, or added to what it is; dw is float32.
+// dw[m, n] = dy[rows, m]^T x[rows, n], contiguous, or dw += that product; dw is float32.
 void conjoin_weight_gradient_f32(const float* dy, const float* x, float* dw, Long rows, Long m, Long n, int add,
                                  int threads) {
   weight_gradient(dy, x, dw, rows, m, n, add != 0, threads);
@@ -202,7 +202,7 @@ void conjoin_weight_gradient_bf16(const bf16* dy, const bf16* x, float* dw, Long
   weight_gradient(dy, x, dw, rows, m, n, add != 0, threads);
 }
 
-// Dropout by seed; kept is of 65536.
+// Dropout by seed; `kept` of 65536 values are kept.
 void conjoin_drop_f32(const float* x, float* y, Long count, uint64_t seed, Long kept, int threads) {
   drop(x, y, count, Dropout{seed, kept}, threads);
 }
@@ -211,12 +211,12 @@ void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long k
   drop(x, y, count, Dropout{seed, kept}, threads);
 }
 
-// Rows of a cache take over what others hold; see rows.h. A count of tensors, then of rows.
+// Copy rows of a cache over others; see rows.h. `count` tensors, `rows` rows.
 void conjoin_move_rows(const Moving* tensors, Long count, const Long* to, const Long* from, Long rows, int threads) {
   move_rows(tensors, count, to, from, rows, threads);
 }
 
-// Whole blocks; see steps.h. The cache is float32, bf16 or in 8 bits.
+// Decoding steps of whole stacks; see steps.h. The cache is float32, bf16 or in 8 bits.
 void conjoin_steps_f32(const StepCall* call) { Steps<float>(*call).run(); }
 
 void conjoin_steps_bf16(const StepCall* call) { Steps<bf16>(*call).run(); }

@@ -1,7 +1,7 @@
-// Kinds of numbers: how 64 bytes of two vectors are multiplied and added up.
+// Dtypes: how 64 bytes of two vectors are multiplied and accumulated.
 //
-// The instructions are named outright: GCC 12 keeps sums of the bf16 and int8 intrinsics on the stack instead of in
-// registers, and reads one factor of a float32 product anew for each, which halves the speed of a tile.
+// Instructions are inline assembler: GCC 12 keeps the accumulators of the bf16 and int8 intrinsics on the stack instead
+// of in registers, and loads one factor of a float32 product again for each use, which halves the speed of a tile.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Sums of four accumulators, in a fixed order.
+// Sum each of four accumulators, in a fixed order.
 #if defined(HAS_AVX512)
 inline __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
   __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
@@ -32,7 +32,7 @@ inline void sums(const Floats* a, float* out) {
 }
 #endif
 
-// float32 numbers; bf16 ones too where no instruction multiplies them directly.
+// float32; also bf16 if no instruction multiplies it directly.
 template <class T>
 struct Wide {
   using W = T;

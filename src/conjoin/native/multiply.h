@@ -1,4 +1,4 @@
-// y = x W^T of few rows, shared out to whatever threads there are.
+// y = x W^T for few rows, distributed among the available threads.
 
 #pragma once
 
@@ -9,18 +9,18 @@
 
 namespace {
 
-constexpr Long kPieceBytes = 64 * 1024;  // of a matrix: less is not worth a thread's time
-constexpr int kPiecesPerThread = 4;      // so that a thread which begins late takes fewer
+constexpr Long kPieceBytes = 64 * 1024;  // smaller pieces of a matrix do not pay for a thread
+constexpr int kPiecesPerThread = 4;      // so that a thread that starts late takes fewer
 
-// work(0) .. work(pieces - 1), by whoever is free. The caller takes pieces itself and waits only for those that are being
-// worked on: a pool whose threads are all callers of this goes on, and one that never begins is not missed.
+// Run work(0) .. work(pieces - 1) on free threads. The calling thread takes pieces too, and waits only for pieces that
+// have started: so there is no deadlock if all threads of a pool call this, or if a thread never starts.
 template <class Schedule, class Work>
 void share_out(int threads, int pieces, const Schedule& schedule, const Work& work) {
   struct State {
     std::atomic<int> next{0}, done{0};
   };
   auto state = std::make_shared<State>();
-  auto take = [state, pieces, &work] {  // `work` is the caller's, and looked at only while it waits
+  auto take = [state, pieces, &work] {  // `work` belongs to the caller and is used only while the caller waits
     for (int piece; (piece = state->next.fetch_add(1)) < pieces;) {
       work(piece);
       state->done.fetch_add(1, std::memory_order_release);
@@ -32,7 +32,7 @@ void share_out(int threads, int pieces, const Schedule& schedule, const Work& wo
   while (state->done.load(std::memory_order_acquire) < pieces) relax();
 }
 
-// x [rows, n], w [m, n], y [rows, m]. schedule(count, function) lets so many other threads call a function.
+// x [rows, n], w [m, n], y [rows, m]. schedule(count, function) lets `count` other threads call a function.
 template <class D, class T, class Schedule>
 void multiply(const void* x, Long rows, const void* w, void* y, Long n, Long m, int threads, const Schedule& schedule) {
   Long worth = m * n * static_cast<Long>(sizeof(T)) / kPieceBytes;

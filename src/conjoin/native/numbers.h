@@ -1,4 +1,4 @@
-// Numbers: float32 and bf16, sixteen at a time, and the functions that PyTorch has for them.
+// float32 and bf16, sixteen numbers at a time, and PyTorch's elementwise functions.
 
 #pragma once
 
@@ -44,7 +44,7 @@ inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return widen(x); }
 inline float to_float(int8_t x) { return x; }
 
-// The largest magnitude; NaN where a number is not finite.
+// The largest absolute value; NaN if a number is not finite.
 template <class T>
 float largest(const T* x, Long n) {
   float most = 0, poison = 0;
@@ -86,7 +86,7 @@ inline Floats load16(const int8_t* p) {
 #endif
 }
 
-// Between two looks at what another thread writes.
+// Pause between two polls of a variable that another thread writes.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();

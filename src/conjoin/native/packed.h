@@ -1,5 +1,6 @@
-// Dot products of many rows: tiles of six rows by four outputs. x lies in copies in which a tile's lines lie in a row; the
-// matrix is read where it lies, a group of its rows at a time, which the second cache holds until all of x has passed.
+// Dot products of many rows: tiles of six rows by four outputs. x is copied so that the cache lines of a tile are
+// contiguous; the matrix is read in place, a group of its rows at a time, which stays in the L2 cache until all of x has
+// passed.
 
 #pragma once
 
@@ -11,11 +12,11 @@ namespace {
 
 constexpr Long group_bytes = 48 * 1024, kept_bytes = 512 * 1024;
 
-struct alignas(64) Line {  // what one load takes
+struct alignas(64) Line {  // one load
   char bytes[64];
 };
 
-// At least so many lines; a thread's own, kept between calls.
+// A buffer of at least `count` lines; it belongs to the thread and is kept between calls.
 inline Line* lines(std::vector<Line>& buffer, Long count) {
   if (static_cast<Long>(buffer.size()) < count) buffer.resize(count);
   return buffer.data();
@@ -26,7 +27,7 @@ inline Long steps(Long n) {
   return (n + D::step - 1) / D::step;
 }
 
-// Copy rows of n numbers to [steps][width] lines, the last step filled up with zeros.
+// Copy rows of n numbers to [steps][width] lines, the last step padded with zeros.
 template <class D, class T>
 inline void interleave(const T* from, Long stride, Long rows, Long n, Line* to, Long width) {
   for (Long r = 0; r < rows; ++r) {
@@ -41,12 +42,12 @@ inline void interleave(const T* from, Long stride, Long rows, Long n, Line* to, 
   }
 }
 
-struct Ahead {  // rows to be fetched while a tile is computed
+struct Ahead {  // rows to prefetch while a tile is computed
   const char* rows[4];
   int count;
 };
 
-// Four rows of weights: where each begins, and how many bytes further on its next line is.
+// Four rows of weights: the start of each, and the distance in bytes between its lines.
 struct Four {
   const char* rows[4];
   Long step;
@@ -80,8 +81,8 @@ inline void packed_strip(const Line* x, const Four& w, Long steps, const Ahead& 
     for (int o = 0; o < valid; ++o) finish(row + r, output + o, out[r][o]);
 }
 
-// Up to eight rows against C rows of weights that are read where they lie: memory is what they wait for, and a copy of
-// the weights would be made to be read once.
+// Up to eight rows against C rows of weights, which are read in place: memory is the limit, and a copy of the weights
+// would be read only once.
 template <class D, int R, int C>
 inline void direct_tile(const Line* x, const typename D::W* const* w, Long n, Long ahead, typename D::Sum (*out)[4]) {
   typename D::Accumulator a[R][C] = {};
@@ -109,7 +110,7 @@ inline void direct_tile(const Line* x, const typename D::W* const* w, Long n, Lo
 template <class D, int R, class Finish>
 void direct_dots(const typename D::X* x, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
                  Long last, Finish finish) {
-  constexpr int C = R <= 6 ? 4 : 3;  // R * C sums, C weights and a row of x stay in 32 registers
+  constexpr int C = R <= 6 ? 4 : 3;  // R * C accumulators, C weights and a row of x fit in 32 registers
   static thread_local std::vector<Line> buffer;
   Line* xs = lines(buffer, R * steps<D>(n));
   interleave<D>(x, x_stride, R, n, xs, R);
@@ -124,7 +125,7 @@ void direct_dots(const typename D::X* x, Long x_stride, const typename D::W* w, 
   }
 }
 
-// Rows of x as tiles of at most six, all of nearly one height.
+// Rows of x divided into tiles of at most six rows, of nearly equal height.
 struct Tiles {
   Long rows, count;
   explicit Tiles(Long rows) : rows(rows), count((rows + 5) / 6) {}
@@ -138,7 +139,7 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
   static thread_local std::vector<Line> x_buffer, w_buffer;
   const Long length = steps<D>(n), line = sizeof(Line);
   const Long group = 4 * std::max<Long>(1, group_bytes / (4 * line * length));
-  const bool copied = n % D::step;  // a last step that is filled up with zeros
+  const bool copied = n % D::step;  // the last step must be padded with zeros
   const Long most = std::max<Long>(6, kept_bytes / (line * length)), pieces = (rows + most - 1) / most;
   Line* xs = lines(x_buffer, (rows + pieces - 1) / pieces * length);
   Line* ws = lines(w_buffer, group * length);
@@ -157,7 +158,7 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
         const Long row = begin + tiles.begin(t);
         for (Long o = g; o < stop; o += 4) {
           const int valid = static_cast<int>(std::min<Long>(4, last - o));
-          Ahead ahead{};  // the next group's rows, divided among the tiles
+          Ahead ahead{};  // rows of the next group, divided among the tiles
           for (Long j = 4 * t / tiles.count; j < 4 * (t + 1) / tiles.count; ++j)
             if (o + group + j < last)
               ahead.rows[ahead.count++] = reinterpret_cast<const char*>(w + (o + group + j) * w_stride);

@@ -1,4 +1,4 @@
-// Random numbers by place: the same whatever thread asks for them, and again whenever they are asked for.
+// Counter-based random numbers: the numbers at a position are the same for every thread and every call.
 
 #pragma once
 
@@ -6,10 +6,10 @@
 
 namespace {
 
-constexpr int kDraws = 128;  // of 16 bits, drawn together
+constexpr int kDraws = 128;  // 16-bit numbers drawn together
 
 // Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC '11), sixteen counters at a time.
-// Word w of counter i is at [w][i] of what is written.
+// Word w of counter i is written to [w][i] of `out`.
 inline void draw(uint64_t key, uint64_t row, Long block, uint16_t* out) {
   uint32_t first = static_cast<uint32_t>(16 * block), low = static_cast<uint32_t>(row);
   uint32_t high = static_cast<uint32_t>(row >> 32), k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -46,7 +46,7 @@ inline void draw(uint64_t key, uint64_t row, Long block, uint16_t* out) {
   std::memcpy(out, c, sizeof(c));
 }
 
-// Values whose draw is below `kept`, of 65536, are kept, and grow so that the mean stays.
+// A value is kept if its random number, of 65536, is below `kept`; kept values are scaled up so that the mean stays.
 struct Dropout {
   uint64_t seed;
   Long kept;
@@ -56,7 +56,7 @@ struct Dropout {
   Chosen keeps(const uint16_t* draws) const { return drops() ? below(draws, static_cast<uint16_t>(kept)) : kAll; }
 };
 
-// y = x, grown, where it is kept, 0 elsewhere.
+// y = x, scaled up, where it is kept; 0 elsewhere.
 template <class T>
 void drop(const T* x, T* y, Long count, Dropout dropout, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -1,4 +1,4 @@
-"""A folder for what all processes of a user run or trust: one that nobody else can write, as ssh sees to its own."""
+"""A cache folder that nobody else can write, for code that every process of the user runs."""
 
 import os
 import stat
@@ -11,49 +11,49 @@ _OTHERS_WRITE = 0o022
 
 
 def cache_folder() -> Path:
-    """The user's cache, or a folder of its own among temporary ones where that cannot be had; free of links.
+    """Return the user's cache folder, or else a private folder among temporary files, with symbolic links resolved.
 
     Raises:
-        OSError: neither can be written by this user, and by nobody else.
+        OSError: neither of them is writable by this user and by nobody else.
     """
-    for place in _candidates():
+    for candidate in _candidates():
         try:
-            if not place.parent.is_dir():
-                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = Path(os.path.realpath(place.parent)) / place.name  # a link may lead elsewhere later
+            if not candidate.parent.is_dir():
+                candidate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = Path(os.path.realpath(candidate.parent)) / candidate.name  # a link may lead elsewhere later
             folder.mkdir(mode=0o700, exist_ok=True)
             if os.access(folder, os.W_OK | os.X_OK) and is_ours(folder) and all(map(_is_safe_parent, folder.parents)):
                 return folder
         except OSError:
             continue
-    raise OSError("no folder can be written by this user alone")
+    raise OSError("there is no cache folder that only this user can write")
 
 
 def _candidates() -> Iterator[Path]:
-    asked = os.environ.get("XDG_CACHE_HOME")
+    cache_home = os.environ.get("XDG_CACHE_HOME")
     with suppress(RuntimeError):  # no HOME, and a user without an entry in passwd
-        yield (Path(asked) if asked else Path.home() / ".cache") / "conjoin"
+        yield (Path(cache_home) if cache_home else Path.home() / ".cache") / "conjoin"
     yield Path(tempfile.gettempdir()) / f"conjoin-{_user()}"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file or folder is there, no link, this user's, and writable by nobody else."""
+    """True if a file or folder exists, is not a symbolic link, belongs to this user, and nobody else can write it."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         return False
-    return os.name != "posix" or (found.st_uid == _user() and not found.st_mode & _OTHERS_WRITE)
+    return os.name != "posix" or (status.st_uid == _user() and not status.st_mode & _OTHERS_WRITE)
 
 
 def _is_safe_parent(folder: Path) -> bool:
-    """Whether nobody else can exchange what lies in a folder: root's and the user's own, or a sticky one of root's."""
+    """True if nobody else can replace entries of a folder: root's or the user's, and closed to others or sticky."""
     if os.name != "posix":
         return True
-    found = folder.lstat()
-    closed = not found.st_mode & _OTHERS_WRITE or bool(found.st_mode & stat.S_ISVTX)
-    return stat.S_ISDIR(found.st_mode) and found.st_uid in (0, _user()) and closed
+    status = folder.lstat()
+    closed = not status.st_mode & _OTHERS_WRITE or bool(status.st_mode & stat.S_ISVTX)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid in (0, _user()) and closed
 
 
 def _user() -> int:

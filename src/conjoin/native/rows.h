@@ -1,7 +1,7 @@
-// Rows of a cache, keys or values of one head: how they are written, multiplied with queries, and mixed.
+// Rows of a cache (keys or values of one position and head): writing them, multiplying them with queries, summing them.
 //
-// In 8 bits a row is `size` whole numbers and, at the next multiple of 4, their unit as a float32. Queries are then
-// rounded to 16 bits, so that products and sums are whole: what that loses is nothing beside the keys' own rounding.
+// An 8-bit row is `size` integers and, at the next multiple of 4, their scale as a float32. Queries are then rounded to
+// 16 bits, so that products and sums are integers; this loses much less than the rounding of the keys.
 
 #pragma once
 
@@ -9,72 +9,72 @@
 
 namespace {
 
-constexpr Long kKeys = 128;  // keys looked at together; scores of a query stand so far from the next one's
+constexpr Long kKeys = 128;  // keys processed together; also the distance between the scores of two queries
 
 // float32 or bf16.
 template <class T, class D>
 struct PlainRows {
-  using Query = T;   // what queries are multiplied as
-  using Handed = T;  // what a step hands over
+  using Query = T;   // dtype in which queries are multiplied
+  using Handed = T;  // dtype of the queries that a step passes
   static Long query_size(Long size) { return size; }
 
   static void write(T* row, const float* x, Long size) {
     for (Long e = 0; e < size; ++e) store(row + e, x[e]);
   }
-  // Returns what the query's products are multiplied with.
+  // Copy a query; returns the factor of its products.
   static float take(const T* q, Long size, Query* to) {
     std::memcpy(to, q, size * sizeof(T));
     return 1.0f;
   }
-  static void scores(const Query* q, const float* units, Long count, const T* k, Long stride, Long size, Long width,
+  static void scores(const Query* q, const float* scales, Long count, const T* k, Long stride, Long size, Long width,
                      float* out) {
     dots<D>(q, count, size, k, stride, size, 0, width,
-            [&](Long r, Long o, float sum) { out[r * kKeys + o] = sum * units[r]; });
+            [&](Long r, Long o, float sum) { out[r * kKeys + o] = sum * scales[r]; });
   }
-  static void units(const T*, Long, Long, Long, float*) {}
+  static void scales(const T*, Long, Long, Long, float*) {}
   static void weigh(float*, const float*, Long) {}
 };
 
 struct ByteRows {
   using Query = int16_t;
   using Handed = float;
-  static Long unit_at(Long size) { return (size + 3) / 4 * 4; }
+  static Long scale_at(Long size) { return (size + 3) / 4 * 4; }
   static Long query_size(Long size) { return (size + 31) / 32 * 32; }
-  static float unit(const int8_t* row, Long size) {
-    float found;
-    std::memcpy(&found, row + unit_at(size), sizeof(found));
-    return found;
+  static float scale(const int8_t* row, Long size) {
+    float scale;
+    std::memcpy(&scale, row + scale_at(size), sizeof(scale));
+    return scale;
   }
 
   static void write(int8_t* row, const float* x, Long size) {
-    float unit = round(x, size, 127.0f, row);
-    std::memcpy(row + unit_at(size), &unit, sizeof(unit));
+    float scale = round(x, size, 127.0f, row);
+    std::memcpy(row + scale_at(size), &scale, sizeof(scale));
   }
   template <class Q>
   static float take(const Q* q, Long size, Query* to) {
     std::fill(to + size, to + query_size(size), Query{0});
-    return round(q, size, std::min(32767.0f, std::floor(16909320.0f / size)), to);  // 127 times their sum has 32 bits
+    return round(q, size, std::min(32767.0f, std::floor(16909320.0f / size)), to);  // their sum times 127 fits in 32 bits
   }
-  static void scores(const Query* q, const float* units, Long count, const int8_t* k, Long stride, Long size,
+  static void scores(const Query* q, const float* scales, Long count, const int8_t* k, Long stride, Long size,
                      Long width, float* out) {
     for (Long j = 0; j < width; j += 4) {
       const int8_t* rows[4];
-      float k_units[4];
+      float k_scales[4];
       for (Long o = 0; o < 4; ++o) {
         rows[o] = k + std::min(j + o, width - 1) * stride;
-        k_units[o] = unit(rows[o], size);
+        k_scales[o] = scale(rows[o], size);
       }
       Long r = 0;
-      for (; r + 4 <= count; r += 4) tile<4>(q, units, r, rows, k_units, size, j, width, out);
-      for (; r < count; ++r) tile<1>(q, units, r, rows, k_units, size, j, width, out);
+      for (; r + 4 <= count; r += 4) tile<4>(q, scales, r, rows, k_scales, size, j, width, out);
+      for (; r < count; ++r) tile<1>(q, scales, r, rows, k_scales, size, j, width, out);
     }
   }
-  static void units(const int8_t* rows, Long stride, Long size, Long width, float* to) {
-    for (Long j = 0; j < width; ++j) to[j] = unit(rows + j * stride, size);
+  static void scales(const int8_t* rows, Long stride, Long size, Long width, float* to) {
+    for (Long j = 0; j < width; ++j) to[j] = scale(rows + j * stride, size);
   }
-  // Weights of values to weights of whole numbers.
-  static void weigh(float* weights, const float* units, Long width) {
-    for (Long j = 0; j < width; ++j) weights[j] *= units[j];
+  // Multiply attention weights by the scales of the values, so that they apply to the integers.
+  static void weigh(float* weights, const float* scales, Long width) {
+    for (Long j = 0; j < width; ++j) weights[j] *= scales[j];
   }
 
  private:
@@ -92,13 +92,13 @@ struct ByteRows {
 
   // Scores of R queries against four keys.
   template <int R>
-  static void tile(const Query* q, const float* units, Long first, const int8_t* const* rows, const float* k_units,
+  static void tile(const Query* q, const float* scales, Long first, const int8_t* const* rows, const float* k_scales,
                    Long size, Long j, Long width, float* out) {
     float sums_of[R][4];
     products<R>(q + first * query_size(size), query_size(size), rows, size, sums_of);
     for (int r = 0; r < R; ++r)
       for (Long o = 0; o < std::min<Long>(4, width - j); ++o)
-        out[(first + r) * kKeys + j + o] = sums_of[r][o] * (units[first + r] * k_units[o]);
+        out[(first + r) * kKeys + j + o] = sums_of[r][o] * (scales[first + r] * k_scales[o]);
   }
 
 #if defined(HAS_AVX512)
@@ -153,7 +153,7 @@ struct RowsOf<int8_t> {
 template <class T>
 using Rows = typename RowsOf<T>::type;
 
-// Add the values of `width` keys to what R queries have mixed, by their weights.
+// Add the weighted values of `width` keys to the sums of R queries.
 template <int R, int V, class T>
 inline void mix_lines(const float* s, const T* v, Long stride, Long width, Long size, float* mixed) {
   Floats a[R][V];
@@ -186,13 +186,13 @@ inline void mix(const float* s, const T* v, Long stride, Long width, Long size, 
       for (Long j = 0; j < width; ++j) mixed[r * size + e] += s[r * kKeys + j] * to_float(v[j * stride + e]);
 }
 
-// What is moved of a cache's tensor: so many bytes of each of its rows' heads.
+// A tensor of a cache whose rows are moved: `bytes` bytes per head of each row.
 struct Moving {
   char* data;
   Long row, head, heads, bytes;
 };
 
-// Row to[i] takes over what from[i] held before any was changed.
+// Row to[i] becomes what row from[i] was before any row changed.
 inline void move_rows(const Moving* tensors, Long count, const Long* to, const Long* from, Long rows, int threads) {
 #pragma omp parallel num_threads(threads)
   {

@@ -6,17 +6,18 @@
 
 namespace {
 
-// Keys that a query may read at most: [first, last).
+// Range of keys that a query may read: [first, last).
 struct Reach {
   Long first, last;
 };
 
-// A row of scores, in place, over the keys [begin, end); `begin` starts a block of draws. Pointers are to key 0.
+// A row of scores over the keys [begin, end), changed in place; `begin` starts a block of random numbers. Pointers are to
+// key 0.
 struct Row {
   float* x;
   Long begin, end;
   Reach reach;
-  const uint8_t* mask;  // nonzero: may be read; null: everything in reach
+  const uint8_t* mask;  // nonzero: may be read; null: all keys in reach
   const float* bias;    // null: none
 };
 
@@ -25,8 +26,8 @@ inline Chosen in_reach(const Row& row, Long j) {
   return static_cast<Chosen>(row.reach.last > j ? first_of(row.reach.last - j) & ~before : 0);
 }
 
-// Scores to what is read of weights: 0 where they are dropped, the others grown. `weights` gets them with a negative sign
-// where they are dropped. Nothing allowed gives zeros.
+// Scores become attention weights after dropout: 0 where they are dropped, the others scaled up. `weights` gets the
+// weights before dropout, with a negative sign where they are dropped. A row without readable keys becomes zeros.
 template <class T>
 void soften_row(const Row& row, float scale, Dropout dropout, uint64_t place, T* weights) {
   constexpr float nothing = -std::numeric_limits<float>::infinity();
@@ -63,21 +64,22 @@ void soften_row(const Row& row, float scale, Dropout dropout, uint64_t place, T*
   }
 }
 
-// The gradient of what was read, in place, to that of biased scores: w (d_w - sum w d_w), where d_w is that of what was
-// read, grown where it was kept and 0 where it was dropped. `read` gets what was read.
+// The gradient of the weights after dropout becomes, in place, that of the biased scores: w (d_w - sum w d_w), where d_w
+// is the gradient of the weights: scaled up where they were kept, 0 where they were dropped. `read` gets the weights
+// after dropout.
 template <class T>
-void soften_row_backward(const T* weights, float* slope, float* read, Long begin, Long end, float growth) {
+void soften_row_backward(const T* weights, float* grad, float* read, Long begin, Long end, float growth) {
   Floats parts{};
   for (Long j = begin; j < end; j += 16) {
     Floats weight = load_chosen(weights + j, first_of(end - j), 0.0f);
     Floats kept = larger(Floats{}, weight) * growth;  // NaN stays
     store_chosen(read + j, kept, kAll);
-    parts += load16(slope + j) * kept;
+    parts += load16(grad + j) * kept;
   }
   float part = sum(parts);
   for (Long j = begin; j < end; j += 16) {
     Floats weight = load_chosen(weights + j, first_of(end - j), 0.0f);
-    store_chosen(slope + j, load16(slope + j) * load16(read + j) - part * size_of(weight), kAll);
+    store_chosen(grad + j, load16(grad + j) * load16(read + j) - part * size_of(weight), kAll);
   }
 }
 

@@ -1,4 +1,4 @@
-// Products of matrices of float32 that stay in the second cache: attention's, head by head, and blocks of larger ones.
+// Products of float32 matrices in the L2 cache: those of attention, head by head, and blocks of larger products.
 
 #pragma once
 
@@ -8,17 +8,17 @@
 
 namespace {
 
-constexpr Long kPanel = 64;     // columns of a second factor that lie together
-constexpr Long kTileRows = 12;  // at most; scratch has so many rows behind its last
+constexpr Long kPanel = 64;     // columns of a panel of the second factor
+constexpr Long kTileRows = 12;  // most rows of a tile; scratch memory has this many extra rows
 
 inline Long rounded_up(Long count, Long unit) { return (count + unit - 1) / unit * unit; }
 
-// A second factor: [columns / 64, rows, 64], with zeros behind its last column.
+// A second factor: [columns / 64, rows, 64], padded with zeros after its last column.
 struct Panels {
   float* p;
   Long rows;
 
-  float* panel(Long column) const { return p + column * rows; }  // of a column that begins one
+  float* panel(Long column) const { return p + column * rows; }  // `column` is the first of a panel
 };
 
 template <class T>
@@ -29,14 +29,14 @@ void copy_rows(const T* from, Long step, Long rows, Long columns, float* to, Lon
 
 template <class T>
 Panels copy_panels(const T* from, Long step, Long rows, Long columns, float* to) {
-  Panels made{to, rows};
+  Panels panels{to, rows};
   for (Long at = 0; at < columns; at += kPanel) {
     Long width = std::min(kPanel, columns - at);
-    float* panel = made.panel(at);
+    float* panel = panels.panel(at);
     copy_rows(from + at, step, rows, width, panel, kPanel);
     for (Long r = 0; r < rows; ++r) std::fill(panel + r * kPanel + width, panel + (r + 1) * kPanel, 0.0f);
   }
-  return made;
+  return panels;
 }
 
 // A first factor: element (i, k) at i * row + k * step.
@@ -75,8 +75,8 @@ void product_strip(Factor a, Long rows, const float* b, Long depth, float* c, Lo
     product_tile<R, V>({a.p + r * a.row, a.row, a.step}, b, depth, c + r * c_row, c_row, add);
 }
 
-// c = a b, or c += a b: `rows` of a, rows first .. first + depth of b, columns begin .. end; begin starts a panel. Whole
-// tiles are written: up to kTileRows rows and 16 columns more.
+// c = a b, or c += a b: `rows` rows of a, rows first .. first + depth of b, columns begin .. end; `begin` starts a panel.
+// Whole tiles are written: up to kTileRows extra rows and 16 extra columns.
 inline void product(Factor a, Long rows, const Panels& b, Long first, Long depth, Long begin, Long end, float* c,
                     Long c_row, bool add = false) {
   for (Long at = begin; at < end; at += kPanel) {
@@ -91,7 +91,7 @@ inline void product(Factor a, Long rows, const Panels& b, Long first, Long depth
   }
 }
 
-// A thread's memory, kept between calls; what `take` gives begins a cache line.
+// Memory of a thread, kept between calls; `take` returns memory aligned to a cache line.
 class Workspace {
  public:
   float* take(Long rows, Long width) {

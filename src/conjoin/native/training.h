@@ -7,9 +7,9 @@
 
 namespace {
 
-constexpr Long kBlockScores = 40 * 1024;  // of so many queries at a time that their scores stay in the second cache
+constexpr Long kBlockScores = 40 * 1024;  // scores of a block of queries, which stay in the L2 cache
 
-// Heads of tokens: element (sequence, head, token, i) at p + sequence * row + head * head + token * time + i.
+// Heads of tokens: element (sequence, head, token, i) is at p + sequence * row + head * head_step + token * time + i.
 template <class T>
 struct Heads {
   T* p;
@@ -18,27 +18,27 @@ struct Heads {
   T* at(Long sequence, Long head, Long token) const { return p + sequence * row + head * head_step + token * time; }
 };
 
-// Where a sequence's queries and keys begin among tokens, and how many they are.
+// First query and key of a sequence among the tokens, and their numbers.
 struct Span {
   Long query, queries, key, keys;
 };
 
-// `heads` query heads of `size` numbers, read by groups that share one of `kv_heads` key heads.
+// `heads` query heads of `size` numbers, in groups that share one of `kv_heads` key heads.
 template <class T>
 struct Training {
   Heads<const T> q, k, v;
   const Span* spans;
-  const uint8_t* mask;  // per sequence, head and query, with strides; nonzero: may be read; null: everything
+  const uint8_t* mask;  // per sequence, head and query, with strides; nonzero: may be read; null: all keys
   const float* bias;    // per head and query, with strides; null: none
   Long sequences, heads, kv_heads, size, value_size;
   Long mask_row, mask_head, mask_query, bias_head, bias_query;
-  Long causal, window;  // a query reads no later keys; those less than `window` away; 0: all
+  Long causal, window;  // causal: no later keys; window: only keys less than `window` away; 0: all
   float scale;
   Dropout dropout;
 
   Long group() const { return heads / kv_heads; }
 
-  // Query t is the keys' position t + keys - queries.
+  // Query t is at position t + keys - queries of the keys.
   Reach reach(const Span& span, Long t) const {
     Long own = t + span.keys - span.queries;
     return {window ? std::max<Long>(0, own - window + 1) : 0,
@@ -65,20 +65,20 @@ Panels copy_panels(const Tokens<const T>& from, float* to) {
   return copy_panels(from[0], from.heads.time, from.count, from.size, to);
 }
 
-// A column per token.
+// Copy tokens transposed, one column per token.
 template <class T>
-Panels turn_panels(const Tokens<const T>& from, float* to) {
-  Panels made{to, from.size};
+Panels transpose_panels(const Tokens<const T>& from, float* to) {
+  Panels panels{to, from.size};
   for (Long at = 0; at < from.count; at += kPanel) {
     Long width = std::min(kPanel, from.count - at);
-    float* panel = made.panel(at);
+    float* panel = panels.panel(at);
     for (Long r = 0; r < width; ++r) {
       const T* p = from[at + r];
       for (Long i = 0; i < from.size; ++i) panel[i * kPanel + r] = to_float(p[i]);
     }
     for (Long i = 0; i < from.size; ++i) std::fill(panel + i * kPanel + width, panel + (i + 1) * kPanel, 0.0f);
   }
-  return made;
+  return panels;
 }
 
 template <class T>
@@ -88,15 +88,16 @@ void write(const float* from, Long width, float scale, const Tokens<T>& to) {
       store_chosen(to[r] + i, load16(from + r * width + i) * scale, first_of(to.size - i));
 }
 
-// Queries [first, last) of a head, and the keys [begin, end) that any of them reads; a block of draws begins at `begin`, and
-// a panel at `end`, if it is not the last.
+// Queries [first, last) of a head, and the keys [begin, end) that any of them reads. A block of random numbers starts at
+// `begin`, and a panel at `end`, unless that is the end of the keys.
 struct Block {
   Long first, last, begin, end;
 
   Long rows() const { return last - first; }
 };
 
-// Room for a row of scores, and for whole tiles behind its end; not a multiple of what the first cache is laid out by.
+// Width of a row of scores, with space for whole tiles after its end; not a multiple of 512, so that rows map to different
+// sets of the L1 cache.
 inline Long score_width(Long keys) {
   Long width = rounded_up(keys, 16) + kPanel;
   return width % 512 ? width : width + 16;
@@ -113,24 +114,24 @@ Block block_at(const Training<T>& c, const Span& span, Long first, Long rows) {
   return b;
 }
 
-// What stands behind a row's end is read by tiles that go beyond it.
-inline void clear_behind(float* row, Long end) { std::fill(row + end, row + end + kPanel, 0.0f); }
+// Clear the numbers after a row's end, which tiles may read.
+inline void clear_after(float* row, Long end) { std::fill(row + end, row + end + kPanel, 0.0f); }
 
 template <class T>
-struct Slopes {
+struct Gradients {
   Heads<const T> out;
   Heads<T> q, k, v;
-  float* bias;  // of every sequence's biased scores, laid out as weights; null: not wanted
+  float* bias;  // gradient of the biased scores of every sequence, laid out as the weights; null: not needed
 };
 
-// One key head of one sequence, for all query heads that read it. Weights, and the places of their draws, are those of
-// the sequence.
+// One key head of one sequence, for all query heads that read it. `weights` and `place`, the position of their random
+// numbers, are those of the sequence.
 template <class T>
 void attend_head(const Training<T>& c, Heads<T> out, Long sequence, Long kv, T* weights, Long place) {
   const Span& span = c.spans[sequence];
   Workspace& space = Workspace::own();
   Long width = score_width(span.keys), many = block_rows(width), wide = rounded_up(c.value_size, kPanel);
-  Panels keys = turn_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size},
+  Panels keys = transpose_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size},
                                space.take(c.size, rounded_up(span.keys, kPanel)));
   Panels values = copy_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size}, space.take(span.keys, wide));
   float *queries = space.take(many, c.size), *scores = space.take(many, width), *mixed = space.take(many, wide);
@@ -156,16 +157,16 @@ void attend_head(const Training<T>& c, Heads<T> out, Long sequence, Long kv, T* 
 }
 
 template <class T>
-void attend_head_backward(const Training<T>& c, const Slopes<T>& d, Long sequence, Long kv, const T* weights, float* bias) {
+void attend_head_backward(const Training<T>& c, const Gradients<T>& d, Long sequence, Long kv, const T* weights, float* bias) {
   const Span& span = c.spans[sequence];
   Workspace& space = Workspace::own();
   Long wide = rounded_up(c.size, kPanel), value_wide = rounded_up(c.value_size, kPanel);
   Long width = score_width(span.keys), many = block_rows(2 * width);
   Panels keys = copy_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size}, space.take(span.keys, wide));
-  Panels values = turn_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size},
+  Panels values = transpose_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size},
                                  space.take(c.value_size, rounded_up(span.keys, kPanel)));
   float *queries_at = space.take(many, wide), *out_at = space.take(many, value_wide), *out = space.take(many, c.value_size);
-  float *slope = space.take(many, width), *read = space.take(many, width);
+  float *grad = space.take(many, width), *read = space.take(many, width);
   float *dq = space.take(many, wide), *dk = space.take(span.keys, wide), *dv = space.take(span.keys, value_wide);
   std::fill(dk, dk + span.keys * wide, 0.0f);
   std::fill(dv, dv + span.keys * value_wide, 0.0f);
@@ -177,18 +178,18 @@ void attend_head_backward(const Training<T>& c, const Slopes<T>& d, Long sequenc
       Panels queries = copy_panels<T>({c.q, sequence, head, span.query + first, rows, c.size}, queries_at);
       Panels outs = copy_panels<T>(dout, out_at);
       copy<T>(dout, out);
-      product({out, c.value_size, 1}, rows, values, 0, c.value_size, b.begin, b.end, slope, width);
+      product({out, c.value_size, 1}, rows, values, 0, c.value_size, b.begin, b.end, grad, width);
       for (Long t = b.first; t < b.last; ++t) {
         Long at = (head * span.queries + t) * span.keys;
-        float *s = slope + (t - first) * width, *r = read + (t - first) * width;
+        float *s = grad + (t - first) * width, *r = read + (t - first) * width;
         soften_row_backward(weights + at, s, r, b.begin, b.end, c.dropout.growth());
         if (bias) std::copy(s + b.begin, s + b.end, bias + at + b.begin);
-        clear_behind(s, b.end);
-        clear_behind(r, b.end);
+        clear_after(s, b.end);
+        clear_after(r, b.end);
       }
       product({read + b.begin, 1, width}, depth, outs, 0, rows, 0, c.value_size, dv + b.begin * value_wide, value_wide, true);
-      product({slope + b.begin, 1, width}, depth, queries, 0, rows, 0, c.size, dk + b.begin * wide, wide, true);
-      product({slope + b.begin, width, 1}, rows, keys, b.begin, depth, 0, c.size, dq, wide);
+      product({grad + b.begin, 1, width}, depth, queries, 0, rows, 0, c.size, dk + b.begin * wide, wide, true);
+      product({grad + b.begin, width, 1}, rows, keys, b.begin, depth, 0, c.size, dq, wide);
       write<T>(dq, wide, c.scale, {d.q, sequence, head, span.query + first, rows, c.size});
     }
   }
@@ -196,7 +197,7 @@ void attend_head_backward(const Training<T>& c, const Slopes<T>& d, Long sequenc
   write<T>(dv, value_wide, 1.0f, {d.v, sequence, kv, span.key, span.keys, c.value_size});
 }
 
-// work(sequence, key head, weights of the sequences before, rows of weights before), the last and longest first.
+// Run work(sequence, key head, weights of earlier sequences, rows of weights before), starting with the last, longest one.
 template <class T, class Work>
 void for_heads(const Training<T>& c, int threads, const Work& work) {
   std::vector<Long> weights{0}, rows{0};
@@ -219,7 +220,7 @@ void attend_training(const Training<T>& c, Heads<T> out, T* weights, int threads
 }
 
 template <class T>
-void attend_training_backward(const Training<T>& c, const Slopes<T>& d, const T* weights, int threads) {
+void attend_training_backward(const Training<T>& c, const Gradients<T>& d, const T* weights, int threads) {
   for_heads(c, threads, [&](Long sequence, Long kv, Long before, Long) {
     attend_head_backward(c, d, sequence, kv, weights + before, d.bias ? d.bias + before : nullptr);
   });

@@ -1,4 +1,4 @@
-// Sixteen numbers at a time: what a row of scores goes through.
+// Vector operations on sixteen numbers at a time, for rows of scores.
 
 #pragma once
 
@@ -67,25 +67,25 @@ inline Floats choose(Chosen which, Floats yes, Floats no) {
   return no;
 }
 inline Chosen below(const uint16_t* draws, uint16_t limit) {
-  Chosen found = 0;
-  for (int i = 0; i < 16; ++i) found |= static_cast<Chosen>((draws[i] < limit) << i);
-  return found;
+  Chosen result = 0;
+  for (int i = 0; i < 16; ++i) result |= static_cast<Chosen>((draws[i] < limit) << i);
+  return result;
 }
 inline Chosen nonzero(const uint8_t* p, Chosen which) {
-  Chosen found = 0;
-  for (int i = 0; i < 16; ++i) found |= static_cast<Chosen>((which >> i & 1 && p[i]) << i);
-  return found;
+  Chosen result = 0;
+  for (int i = 0; i < 16; ++i) result |= static_cast<Chosen>((which >> i & 1 && p[i]) << i);
+  return result;
 }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 inline float largest(Floats x) {
-  float found = x[0];
-  for (int i = 1; i < 16; ++i) found = std::max(found, x[i]);
-  return found;
+  float result = x[0];
+  for (int i = 1; i < 16; ++i) result = std::max(result, x[i]);
+  return result;
 }
 inline float sum(Floats x) {
-  float found = 0;
-  for (int i = 0; i < 16; ++i) found += x[i];
-  return found;
+  float result = 0;
+  for (int i = 0; i < 16; ++i) result += x[i];
+  return result;
 }
 inline Floats size_of(Floats x) { return x < 0 ? -x : x; }
 inline Floats rounded(Floats x) {
@@ -99,9 +99,9 @@ inline Floats times_power_of_two(Floats x, Floats power) {
 
 #endif
 
-// e^x for x <= 0, as exp_negative has it; 0 at minus infinity, and NaN stays NaN.
+// e^x for x <= 0, as the scalar exp_negative; 0 at minus infinity, and NaN stays NaN.
 inline Floats exp_negative(Floats x) {
-  constexpr float least = -104.0f;  // e to this is nothing in float32
+  constexpr float least = -104.0f;  // e^-104 is 0 in float32
   Floats held = x < least ? Floats{} + least : x;
   Floats whole = rounded(held * kPerDoubling);
   return times_power_of_two(exp_reduced(held, whole), whole);

@@ -1,6 +1,6 @@
-// What JAX's XLA calls from inside a compiled program, by its foreign function interface (headers of jaxlib).
+// Functions that JAX's XLA calls from a compiled program, through its foreign function interface (headers of jaxlib).
 //
-// Work goes to XLA's own threads: no second pool competes with it for the processors.
+// The work runs on XLA's own threads, so no second pool competes for the processors.
 
 #include <algorithm>
 #include <initializer_list>
@@ -22,11 +22,11 @@ auto on(ffi::ThreadPool& pool) {
 
 constexpr int64_t any = -1;
 
-// Whether an array has these sizes, `any` standing for whatever it has.
+// True if an array has these sizes; `any` matches every size.
 bool has_shape(const ffi::AnyBuffer& x, std::initializer_list<int64_t> sizes) {
-  auto found = x.dimensions();
-  if (found.size() != sizes.size()) return false;
-  return std::equal(sizes.begin(), sizes.end(), found.begin(),
+  auto shape = x.dimensions();
+  if (shape.size() != sizes.size()) return false;
+  return std::equal(sizes.begin(), sizes.end(), shape.begin(),
                     [](int64_t size, int64_t own) { return size == any || size == own; });
 }
 
@@ -35,11 +35,11 @@ bool alike(const ffi::AnyBuffer& x, const All&... others) {
   return ((others.element_type() == x.element_type()) && ...);
 }
 
-// Whether a mask or a bias says something of every score.
+// True if a mask or a bias covers every score.
 bool covers(const ffi::AnyBuffer& x, ffi::DataType kind, int64_t rows, int64_t heads, int64_t length, int64_t keys) {
-  auto found = x.dimensions();
-  return x.element_type() == kind && (found[0] == 1 || found[0] == rows) && found[1] == heads &&
-         (found[2] == 1 || found[2] == length) && found[3] == keys;
+  auto shape = x.dimensions();
+  return x.element_type() == kind && (shape[0] == 1 || shape[0] == rows) && shape[1] == heads &&
+         (shape[2] == 1 || shape[2] == length) && shape[3] == keys;
 }
 
 ffi::Error other_shapes() { return ffi::Error::InvalidArgument("conjoin: arrays that do not fit one another"); }
@@ -67,8 +67,8 @@ ffi::Error multiply_arrays(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
   }
 }
 
-// Rows and heads of keys and values are one axis, as caches hold them: behind a reshape XLA would copy a cache at every
-// step. A mask or bias without four axes is none.
+// Rows and heads of keys and values are one axis, as in caches: with a reshape, XLA would copy a cache at every step. A
+// mask or bias without four axes means none.
 ffi::Error attend_arrays(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v, ffi::AnyBuffer mask,
                          ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> out, int64_t kv_heads, float scale) {
   auto queries = q.dimensions(), keys = k.dimensions(), masks = mask.dimensions(), biases = bias.dimensions();

@@ -1,5 +1,5 @@
-// What TensorFlow's XLA calls from inside a compiled program: a custom call of the older kind (TensorFlow's headers), which
-// gets no threads of XLA's.
+// Functions that TensorFlow's XLA calls from a compiled program: custom calls of the older kind (TensorFlow's headers),
+// which get none of XLA's threads.
 
 #include <array>
 #include <sstream>
@@ -15,27 +15,27 @@ namespace {
 
 void on_helpers(int count, std::function<void()> work) { Helpers::all().offer(count, std::move(work)); }
 
-// The whole numbers that a call is told.
+// The integers in the opaque text of a call.
 template <size_t N>
-std::array<Long, N> numbers(const char* told, size_t length) {
-  std::istringstream text(std::string(told, length));
-  std::array<Long, N> found{};
-  for (Long& number : found) text >> number;
-  return found;
+std::array<Long, N> numbers(const char* opaque, size_t length) {
+  std::istringstream text(std::string(opaque, length));
+  std::array<Long, N> values{};
+  for (Long& value : values) text >> value;
+  return values;
 }
 
-// y [rows, m] = x [rows, n] w [m, n]^T; told: bytes of a number, threads, rows, n, m.
-void multiply_arrays(void* y, const void** arrays, const char* told, size_t length, void*) {
-  auto [bytes, threads, rows, n, m] = numbers<5>(told, length);
+// y [rows, m] = x [rows, n] w [m, n]^T; opaque: bytes of a number, threads, rows, n, m.
+void multiply_arrays(void* y, const void** arrays, const char* opaque, size_t length, void*) {
+  auto [bytes, threads, rows, n, m] = numbers<5>(opaque, length);
   if (bytes == 4)
     multiply<Wide<float>, float>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), on_helpers);
   else
     multiply<Brain, bf16>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), on_helpers);
 }
 
-// Arrays: q, k, v, mask, bias, a scale; told: bytes of a number, threads, the sizes in their order.
-void attend_arrays(void* out, const void** arrays, const char* told, size_t length, void*) {
-  auto all = numbers<12>(told, length);
+// Arrays: q, k, v, mask, bias, a scale; opaque: bytes of a number, threads, the fields of AttendSizes.
+void attend_arrays(void* out, const void** arrays, const char* opaque, size_t length, void*) {
+  auto all = numbers<12>(opaque, length);
   AttendSizes sizes{all[2], all[3], all[4], all[5], all[6], all[7], all[8], all[9], all[10], all[11]};
   float scale = *static_cast<const float*>(arrays[5]);
   int threads = static_cast<int>(all[1]);
