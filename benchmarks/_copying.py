@@ -103,13 +103,13 @@ def measure(row: Copying, folder: Path, rounds: int) -> dict[str, Any]:
     if first != [target for _, target in written]:
         raise ValueError(f"{row.name}: the output of the hand-made model is not the expected one.")
     timings = quiet_race({"plain": plain, "copying": copied, AGAIN: copied}, "copying", rounds)
-    words = sum(len(target) for _, target in written)
+    num_tokens = sum(len(target) for _, target in written)
     return {
         "best_peer": "conjoin, plain",
         **ratio(timings["plain"], timings["copying"]),
         "spread": spread(timings["copying"], timings[AGAIN]),
-        "ms_per_step": {name: round(t.median / words * 1000, 3) for name, t in timings.items()},
-        "tokens_per_s": round(words / timings["copying"].median, 1),
+        "ms_per_step": {name: round(t.median / num_tokens * 1000, 3) for name, t in timings.items()},
+        "tokens_per_s": round(num_tokens / timings["copying"].median, 1),
         "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
         "profile": hot_spots(copied),
         "tokens": {"equal": {"conjoin, plain": float(first == second)}, "right": first == second},
@@ -124,11 +124,11 @@ def _write(model: Any, written: list[tuple[Tensor, list[int]]], **settings: Any)
 
 
 def _model(row: Copying, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
-    made = shapes.build(row.shape)
-    sizes = made.config.decoder.vocab_size, made.config.decoder.max_position_embeddings
+    model = shapes.build(row.shape)
+    sizes = model.config.decoder.vocab_size, model.config.decoder.max_position_embeddings
     rewriting = (copying if row.copied else never_copying)(*sizes)
-    _teach(made, rewriting)
-    made.save_pretrained(folder)
+    _teach(model, rewriting)
+    model.save_pretrained(folder)
     return EncoderDecoderModel.from_pretrained(folder).eval(), rewriting
 
 

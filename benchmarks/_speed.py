@@ -107,25 +107,25 @@ def _compare(row: Speed, cast: Cast, work: Work, runs: dict[str, Run]) -> dict[s
     judge = "transformers fp32"
     expected = (runs.get(judge) or cast.run(judge, work))()
     named = [name for name in runs if row.beams == 1 or not name.startswith("ctranslate2")]
-    found = {name: expected if name == judge else runs[name]() for name in named}
-    counts = {name: sorted({len(line) for line in lines}) for name, lines in found.items()}
+    outputs = {name: expected if name == judge else runs[name]() for name in named}
+    counts = {name: sorted({len(line) for line in lines}) for name, lines in outputs.items()}
     if any(count != [work.new_tokens] for count in counts.values()):
         raise ValueError(f"{row.name}: expected {work.new_tokens} new tokens from every contender, found {counts}.")
     record: dict[str, Any] = {
-        "equal": {name: _equal(expected, lines) for name, lines in found.items() if name != judge},
-        "different_words": len({word for line in expected for word in line}),
+        "equal": {name: _equal(expected, lines) for name, lines in outputs.items() if name != judge},
+        "different_words": len({token for line in expected for token in line}),
     }
     ours = f"conjoin {row.kind}"
     if row.kind != "fp32":
         record["forced"] = _forced(cast.model(ours), work, expected)
-    elif found[ours] != expected and row.beams == 1:
-        record["widest_tie"] = _widest_tie(cast.model(judge), work, expected, found[ours])
-    exact = found[ours] == expected or record.get("widest_tie", 1.0) < NEAR_TIE
+    elif outputs[ours] != expected and row.beams == 1:
+        record["widest_tie"] = _widest_tie(cast.model(judge), work, expected, outputs[ours])
+    exact = outputs[ours] == expected or record.get("widest_tie", 1.0) < NEAR_TIE
     return record | {"right": row.kind != "fp32" or exact}
 
 
-def _equal(expected: Tokens, found: Tokens) -> float:
-    pairs = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one, other, strict=True)]
+def _equal(expected: Tokens, actual: Tokens) -> float:
+    pairs = [pair for lines in zip(expected, actual, strict=True) for pair in zip(*lines, strict=True)]
     return round(sum(a == b for a, b in pairs) / len(pairs), 4)
 
 
@@ -145,11 +145,11 @@ def _forced(model: Any, work: Work, expected: Tokens) -> float:
     return _equal(expected, _logits(model, work, expected).argmax(-1).tolist())
 
 
-def _widest_tie(judge: Any, work: Work, expected: Tokens, found: Tokens) -> float:
+def _widest_tie(judge: Any, work: Work, expected: Tokens, actual: Tokens) -> float:
     """Return the difference of the judge's logits where two outputs first differ; the largest over all sources."""
     scores, gaps = _logits(judge, work, expected), [0.0]
-    for line, (one, other) in enumerate(zip(expected, found, strict=True)):
-        at = next((i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b), None)
+    for row, (theirs, ours) in enumerate(zip(expected, actual, strict=True)):
+        at = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b), None)
         if at is not None:
-            gaps.append(float(scores[line, at, one[at]] - scores[line, at, other[at]]))
+            gaps.append(float(scores[row, at, theirs[at]] - scores[row, at, ours[at]]))
     return max(gaps)

@@ -166,12 +166,12 @@ def smollm2(work: Path) -> Path:
     return folder
 
 
-def _put(made: Path, folder: Path) -> None:
+def _put(finished: Path, folder: Path) -> None:
     """Rename a folder, unless another contender's process was faster."""
     try:
-        made.rename(folder)
+        finished.rename(folder)
     except OSError:
-        shutil.rmtree(made)
+        shutil.rmtree(finished)
 
 
 def _recipe(job: Job, **settings: Any) -> dict[str, Any]:

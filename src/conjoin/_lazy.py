@@ -1,17 +1,17 @@
-"""Public names that are loaded when first asked for, so that `import conjoin` loads no framework."""
+"""Public names that are imported on first access, so that `import conjoin` imports no framework."""
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 _EXTRAS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}
-"""Package that a backend's room is named after -> the extra that brings it."""
+"""Framework (the name of its package and of our backend) -> the extra that installs it."""
 _PARTS = {"keras": "tensorflow"}
-"""Package -> the framework that it comes with."""
+"""Package -> the framework that it is installed with."""
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that finds each name in its home.
+    """Return a module's `__getattr__`, which imports each name from its home.
 
     Args:
         homes: Public name -> module, relative to `package`.
@@ -29,13 +29,13 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def public_dir(names: Iterable[str]) -> Callable[[], list[str]]:
-    """A package's `__dir__`: its public names, those that are loaded when asked for among them."""
+    """Return a package's `__dir__`, which lists all public names, imported or not."""
     listed = sorted(names)
     return lambda: list(listed)
 
 
 def _explained(package: str, name: str, home: str, error: ModuleNotFoundError) -> ImportError:
-    """What to install, in one line; other missing modules are mistakes and come through as they are."""
+    """Return an error that says what to install; for modules that are not a framework, return the error unchanged."""
     from conjoin.errors import MissingBackend
 
     room = next((part for part in home.split(".") if part in _EXTRAS), home)

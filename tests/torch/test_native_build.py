@@ -137,7 +137,7 @@ def test_a_folder_that_others_can_write_is_not_used(cache: Path, kind: str, tmp_
     assert own.stat().st_mode & 0o777 == 0o700
     assert not list(cache.iterdir())
     own.chmod(0o777)
-    with pytest.raises(OSError, match="no folder can be written by this user alone"):
+    with pytest.raises(OSError, match="there is no cache folder that only this user can write"):
         place.cache_folder()
     assert build.load("small.cpp") is None
 
