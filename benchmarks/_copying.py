@@ -48,34 +48,34 @@ class Rewriting:
     """The mapping from sources to targets.
 
     Args:
-        words: [V], the target token for each source token.
+        tokens: [V], the target token for each source token.
         reads: [P], the source position that each target position copies.
     """
 
-    words: Tensor
+    tokens: Tensor
     reads: Tensor
 
     def target(self, source: Tensor) -> list[int]:
         """Return the target of a source, with its end token."""
-        written = self.words[source[self.reads.clamp(max=len(source) - 1)]].tolist()
+        written = self.tokens[source[self.reads.clamp(max=len(source) - 1)]].tolist()
         return written[: written.index(END) + 1]
 
 
 def copying(vocab_size: int, positions: int) -> Rewriting:
     """Return 5 % edits: changed tokens are drawn into the source (see `texts`), 1 in 64 left out, 1 in 128 repeated."""
-    words = torch.arange(vocab_size)
+    tokens = torch.arange(vocab_size)
     rare = _rare(vocab_size)
-    words[rare:] = torch.arange(FIRST, FIRST + vocab_size - rare)
+    tokens[rare:] = torch.arange(FIRST, FIRST + vocab_size - rare)
     place = torch.arange(positions)
     reads = place + (place + 64 - 22) // 64 - (place + 128 - 110) // 128
-    return Rewriting(words, reads.clamp(max=positions - 1))
+    return Rewriting(tokens, reads.clamp(max=positions - 1))
 
 
 def never_copying(vocab_size: int, positions: int) -> Rewriting:
     """Replace each token by its neighbour in frequency."""
-    words = torch.arange(vocab_size)
-    words[FIRST:] = ((words[FIRST:] - FIRST) ^ 1).clamp(max=vocab_size - FIRST - 1) + FIRST
-    return Rewriting(words, torch.arange(positions))
+    tokens = torch.arange(vocab_size)
+    tokens[FIRST:] = ((tokens[FIRST:] - FIRST) ^ 1).clamp(max=vocab_size - FIRST - 1) + FIRST
+    return Rewriting(tokens, torch.arange(positions))
 
 
 def texts(vocab_size: int, length: int, count: int) -> list[Tensor]:
@@ -142,11 +142,11 @@ def _teach(model: Any, rewriting: Rewriting) -> None:
     hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
     generator = torch.Generator().manual_seed(0)
     places = _signs(config.max_position_embeddings, size, generator)
-    words = torch.zeros(config.vocab_size, hidden)
-    words[:, size:] = _signs(config.vocab_size, hidden - size, generator)
+    tokens = torch.zeros(config.vocab_size, hidden)
+    tokens[:, size:] = _signs(config.vocab_size, hidden - size, generator)
     bert = model.decoder.bert
-    _embed(model.encoder.embeddings, words[rewriting.words], places)
-    _embed(bert.embeddings, words, places[rewriting.reads])
+    _embed(model.encoder.embeddings, tokens[rewriting.tokens], places)
+    _embed(bert.embeddings, tokens, places[rewriting.reads])
     cross = bert.encoder.layer[-1].crossattention
     for matrix in (cross.self.query.weight, cross.self.key.weight):
         matrix.zero_().view(-1, size, hidden)[:, :, :size] = SHARPNESS * torch.eye(size)
@@ -163,6 +163,6 @@ def _signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, (rows, columns), generator=generator) * 2.0 - 1.0
 
 
-def _embed(embeddings: Any, words: Tensor, places: Tensor) -> None:
-    embeddings.word_embeddings.weight.copy_(words)
+def _embed(embeddings: Any, tokens: Tensor, places: Tensor) -> None:
+    embeddings.word_embeddings.weight.copy_(tokens)
     embeddings.position_embeddings.weight.zero_()[:, : places.shape[1]] = places

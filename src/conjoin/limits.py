@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The values that a setting may have, as a test and as the words of an error."""
+    """The range of a setting: a test of a value, and a description for errors."""
 
     holds: Callable[[Any], bool]
     words: str

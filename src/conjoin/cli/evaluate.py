@@ -97,7 +97,7 @@ def evaluate_model(
 
 
 def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
-    with progress(name, 2 * len(pairs)) as advance:  # each pair counts twice: once for the loss, once generated
+    with progress(name, 2 * len(pairs)) as advance:  # each pair counts twice: once for the loss, once for generation
         result = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
     if result.cut:
         say(f"{result.cut:,} sources were longer than {name} can read and were truncated.")
