@@ -14,6 +14,7 @@ from conjoin.errors import GenerationError
 from conjoin.families.bert import BertConfig
 from conjoin.families.gpt2 import GPT2Config
 from conjoin.generation import (
+    CALLERS,
     DEFAULTS,
     IDS,
     AnyOf,
@@ -30,9 +31,9 @@ from conjoin.generation import (
     Lengths,
     Outputs,
     Phrase,
+    ProcessorSpec,
     Sampling,
     Tokens,
-    Warpers,
     WatermarkingConfig,
     collect,
     resolve,
@@ -135,10 +136,8 @@ class TestTheFile:
         assert mine.sequence_bias == {(3, 4): 1.5, (5,): -2.0}
         mine.save_pretrained(tmp_path)
         assert oracle.load_config(tmp_path).sequence_bias == [[[3, 4], 1.5], [[5], -2.0]]
-        assert request_of(config=GenerationConfig.from_pretrained(tmp_path), max_new_tokens=5).rules.sequence_bias == (
-            ((3, 4), 1.5),
-            ((5,), -2.0),
-        )
+        request = request_of(config=GenerationConfig.from_pretrained(tmp_path), max_new_tokens=5)
+        assert request.plan[0].arguments == ((((3, 4), 1.5), ((5,), -2.0)),)
 
     def test_settings_that_transformers_refuses_to_save_are_saved(self, tmp_path: Path) -> None:
         GenerationConfig(num_beams=1, early_stopping=True, temperature=0.5).save_pretrained(tmp_path)
@@ -184,11 +183,11 @@ class TestTheFile:
 
 MODES: list[tuple[dict[str, Any], CallFacts, Any]] = [
     ({}, CALL, Greedy()),
-    ({"do_sample": True, "top_p": 0.9}, CALL, Sampling(warpers=Warpers(top_p=0.9))),
+    ({"do_sample": True, "top_p": 0.9}, CALL, Sampling()),
     (
         {"do_sample": True, "num_return_sequences": 3},
         CALL,
-        Sampling(warpers=Warpers(), num_return_sequences=3),
+        Sampling(num_return_sequences=3),
     ),
     ({"num_beams": 4, "length_penalty": 2}, CALL, BeamSearch(num_beams=4, length_penalty=2.0)),
     (
@@ -196,7 +195,7 @@ MODES: list[tuple[dict[str, Any], CallFacts, Any]] = [
         CALL,
         BeamSearch(num_beams=4, early_stopping="never", num_return_sequences=4),
     ),
-    ({"num_beams": 4, "do_sample": True, "top_k": 0}, CALL, BeamSampling(num_beams=4, warpers=Warpers(top_k=0))),
+    ({"num_beams": 4, "do_sample": True, "top_k": 0}, CALL, BeamSampling(num_beams=4)),
     (
         {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
         CALL,
@@ -222,7 +221,7 @@ MODES: list[tuple[dict[str, Any], CallFacts, Any]] = [
     (
         {"do_sample": True, "temperature": 0.5},
         CallFacts(assistant=True),
-        Assisted(base=Sampling(warpers=Warpers(temperature=0.5))),
+        Assisted(base=Sampling()),
     ),
     ({"copy_speculation": True}, CALL, CopySpeculation(base=Greedy())),
     (
@@ -249,7 +248,7 @@ class TestARequest:
         given = GenerationConfig(num_beams=3, length_penalty=0.7)
         request = resolve(config, {"num_beams": 4}, given=given, model=MODEL)
         assert request.mode == BeamSearch(num_beams=4, length_penalty=0.7)
-        assert request.rules.repetition_penalty == 1.5
+        assert request.plan == (ProcessorSpec("repetition_penalty", (1.5,)), CALLERS)
 
     def test_none_leaves_the_models_value(self) -> None:
         assert request_of(config=GenerationConfig(num_beams=2, max_new_tokens=5), num_beams=None).num_beams == 2
@@ -306,7 +305,7 @@ class TestARequest:
         call = CallFacts(batch_size=3)
         assert request_of(decoder_start_token_id=[4, 5, 6], call=call).tokens.start == (4, 5, 6)
 
-    def test_rules_outputs_and_stops_are_filled_in(self) -> None:
+    def test_processors_outputs_and_stops_are_filled_in(self) -> None:
         request = request_of(
             config=GenerationConfig(),
             max_new_tokens=9,
@@ -321,8 +320,13 @@ class TestARequest:
             return_dict_in_generate=True,
             output_scores=True,
         )
-        assert request.rules.bad_words == ((4,), (5, 6)) and request.rules.forced_eos == (2,)
-        assert request.rules.exponential_decay == (3, 1.5) and request.rules.sequence_bias == (((3, 4), 1.0),)
-        assert request.rules.watermark == WatermarkingConfig(bias=1.0)
+        assert {spec.name: spec.arguments for spec in request.plan} == {
+            "bad_words_ids": (((4,), (5, 6)),),
+            "forced_eos_token_id": ((2,), 10),
+            "exponential_decay_length_penalty": (4, 1.5, (2,)),
+            "sequence_bias": ((((3, 4), 1.0),),),
+            "watermarking_config": (WatermarkingConfig(bias=1.0),),
+            "logits_processor": (),
+        }
         assert request.outputs == Outputs(as_dict=True, scores=True)
         assert (request.stop_strings, request.max_time_s, request.truncation) == (("end",), 2, True)

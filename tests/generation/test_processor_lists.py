@@ -8,9 +8,10 @@ from torch import Tensor
 
 import oracle_generation as oracle
 from conjoin.errors import ConjoinWarning, GenerationError
-from conjoin.generation import CallFacts, GenerationConfig, plan, processor_plan, resolve
+from conjoin.functional.processors import PROCESSORS
+from conjoin.generation import CALLERS, SETTINGS, CallFacts, GenerationConfig, ProcessorSpec, resolve
 from conjoin.torch.generation.processors import build as ours
-from generation_requests import MODEL, V
+from generation_requests import MODEL, V, request_of
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("nothing", {}),
@@ -62,7 +63,7 @@ def test_the_plan_has_transformers_order(name: str, asked: dict[str, Any], promp
     call = CallFacts(prompt_length=prompt, batch_size=2, prefix_allowed_tokens_fn=prefix is not None)
     request = resolve(GenerationConfig(max_new_tokens=9), asked, model=MODEL, call=call)
     built = ours.build_processors(
-        processor_plan(request),
+        request.plan,
         source_ids=source,
         rows_per_source=request.rows_per_source,
         prefix_allowed_tokens_fn=prefix,
@@ -74,13 +75,28 @@ def test_the_plan_has_transformers_order(name: str, asked: dict[str, Any], promp
 
 
 def test_without_source_ids_the_plan_has_nothing_that_looks_at_the_source() -> None:
-    request = resolve(
-        GenerationConfig(), {"encoder_no_repeat_ngram_size": 2, "max_new_tokens": 5, "num_beams": 2}, model=MODEL
-    )
-    assert plan.EncoderNoRepeatNGram(2) in processor_plan(request)
-    assert processor_plan(request, encoder_input_ids=False) == (plan.Callers(),)
-    with pytest.raises(GenerationError, match="EncoderNoRepeatNGram looks at the source, but no source ids"):
-        ours.build_processors(processor_plan(request))
+    config = GenerationConfig(max_new_tokens=5, num_beams=2)
+    asked = {"encoder_no_repeat_ngram_size": 2}
+    spec = ProcessorSpec("encoder_no_repeat_ngram_size", (2,))
+    assert resolve(config, asked, model=MODEL).plan == (spec, CALLERS)
+    with pytest.warns(ConjoinWarning, match="encoder_no_repeat_ngram_size = 2: it needs input_ids"):
+        request = resolve(config, asked, model=MODEL, call=CallFacts(source_ids=False))
+    assert request.plan == (CALLERS,)
+    with pytest.raises(GenerationError, match="encoder_no_repeat_ngram_size looks at the source, but no source ids"):
+        ours.build_processors((spec, CALLERS))
+
+
+def test_every_setting_that_asks_for_a_processor_has_one_on_every_backend() -> None:
+    asking = {name for name, row in SETTINGS.items() if row.processor is not None}
+    only_in_torch = {"diversity_penalty", "watermarking_config"}
+    assert asking - only_in_torch == PROCESSORS.keys()
+    asked = {name: value for _, each in CALLS for name, value in each.items()} | {"min_length": 4, "num_beams": 1}
+    asked |= {"top_k": 5, "min_new_tokens": None}
+    groups = {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "min_new_tokens": 2}
+    requests = [resolve(GenerationConfig(max_new_tokens=9), each, model=MODEL) for each in (asked, groups)]
+    assert {spec.name for request in requests for spec in request.plan} == {*asking, "logits_processor"}
+    for request in requests:
+        ours.build_processors(request.plan, source_ids=torch.ones(1, 3, dtype=torch.long))
 
 
 def test_the_parameters_of_a_plan_reach_the_processors() -> None:
@@ -96,15 +112,15 @@ def test_the_parameters_of_a_plan_reach_the_processors() -> None:
         "top_p": 0.9,
     }
     request = resolve(GenerationConfig(), asked, model=MODEL)
-    assert processor_plan(request) == (
-        plan.MinNewTokens(1, 3, (2,)),
-        plan.ForcedBOS(4),
-        plan.ForcedEOS(9, (2,)),
-        plan.ExponentialDecay(4, 1.1, (2,)),
-        plan.SuppressAtBegin((8,), 2),
-        plan.Callers(),
-        plan.TopK(50, 2),
-        plan.TopP(0.9, 2),
+    assert request.plan == (
+        ProcessorSpec("min_new_tokens", (3, 1, (2,))),
+        ProcessorSpec("forced_bos_token_id", (4,)),
+        ProcessorSpec("forced_eos_token_id", ((2,), 9)),
+        ProcessorSpec("exponential_decay_length_penalty", (4, 1.1, (2,))),
+        ProcessorSpec("begin_suppress_tokens", ((8,), 2)),
+        CALLERS,
+        ProcessorSpec("top_k", (50, 2)),
+        ProcessorSpec("top_p", (0.9, 2)),
     )
 
 
@@ -112,9 +128,8 @@ def test_the_callers_processors_run_before_the_warpers() -> None:
     def mine(input_ids: Tensor, scores: Tensor) -> Tensor:
         return scores
 
-    built = ours.build_processors(
-        (plan.NoRepeatNGram(2), plan.Callers(), plan.Temperature(0.5), plan.Renormalize()), custom=[mine]
-    )
+    request = request_of(no_repeat_ngram_size=2, do_sample=True, temperature=0.5, top_k=0, renormalize_logits=True)
+    built = ours.build_processors(request.plan, custom=[mine])
     kinds = [type(each).__name__ for each in built]
     assert kinds == ["NoRepeatNGramLogitsProcessor", "function", "TemperatureLogitsWarper", "LogitNormalization"]
     assert not built.rows_may_leave
@@ -123,7 +138,7 @@ def test_the_callers_processors_run_before_the_warpers() -> None:
 def test_a_callers_processor_replaces_ours_of_the_same_class() -> None:
     mine = ours.NoRepeatNGramLogitsProcessor(4)
     with pytest.warns(ConjoinWarning, match="logits_processor holds NoRepeatNGramLogitsProcessor"):
-        built = ours.build_processors((plan.NoRepeatNGram(2), plan.Callers()), custom=[mine])
+        built = ours.build_processors(request_of(no_repeat_ngram_size=2).plan, custom=[mine])
     assert list(built) == [mine]
 
 
@@ -139,5 +154,5 @@ def test_processors_written_for_transformers_run() -> None:
 
 
 def test_a_bad_word_that_is_an_end_alone_is_left_alone() -> None:
-    built = ours.build_processors((plan.NoBadWords(((2,),), (2,)), plan.Callers()))
+    built = ours.build_processors(request_of(bad_words_ids=[[2]]).plan)
     assert list(built) == []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import oracle_generation as oracle
 from conjoin.errors import GenerationError
-from conjoin.generation import plan
+from conjoin.generation import CALLERS, ProcessorSpec
 from conjoin.torch.generation.processors import build as ours
 from generation_requests import V
 
@@ -213,10 +213,11 @@ def test_rows_of_sources_that_leave_take_their_source_along(beams: int) -> None:
     torch.manual_seed(5)
     source = torch.randint(0, 7, (4, 9))
     ids, scores = torch.randint(0, 7, (4 * beams, 6)), torch.randn(4 * beams, V)
-    specs = (plan.EncoderRepetitionPenalty(2.0), plan.EncoderNoRepeatNGram(2), plan.RepetitionPenalty(1.5))
+    values = {"encoder_repetition_penalty": 2.0, "encoder_no_repeat_ngram_size": 2, "repetition_penalty": 1.5}
+    specs = [ProcessorSpec(name, (value,)) for name, value in values.items()]
     mask = torch.tensor([[0, 1], [1, 1], [0, 1], [1, 1]])
     every = ours.build_processors(
-        (*specs, plan.PrefixAllowed(beams), plan.Callers()),
+        (*specs, ProcessorSpec("prefix_allowed_tokens_fn", (beams,)), CALLERS),
         source_ids=source,
         prompt_mask=mask,
         rows_per_source=beams,
@@ -239,7 +240,11 @@ def test_a_first_step_may_run_one_row_per_source() -> None:
     source, beams = torch.randint(0, 7, (4, 9)), 4
     ids, scores = torch.randint(0, 7, (4, 2)), torch.randn(4, V)
     every = ours.build_processors(
-        (plan.EncoderNoRepeatNGram(2), plan.PrefixAllowed(beams), plan.Callers()),
+        (
+            ProcessorSpec("encoder_no_repeat_ngram_size", (2,)),
+            ProcessorSpec("prefix_allowed_tokens_fn", (beams,)),
+            CALLERS,
+        ),
         source_ids=source,
         rows_per_source=beams,
         prefix_allowed_tokens_fn=lambda number, sent: [number, 20],

@@ -15,8 +15,7 @@ import torch
 import generate_models
 from conjoin import EncoderDecoderModel, FlaxEncoderDecoderModel
 from conjoin.errors import ConjoinWarning, GenerationError
-from conjoin.functional.processors import Around, build_processors
-from conjoin.generation import processor_plan
+from conjoin.functional.processors import ProcessorContext, build_processors
 from conjoin.jax.ops import OPS
 from conjoin.torch.generation.processors.build import build_processors as build_torch
 from generate_models import sources
@@ -124,12 +123,12 @@ WARPERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", WARPERS, ids="-".join)
 def test_a_distribution_is_shaped_as_in_torch(settings: dict[str, Any]) -> None:
-    plan = processor_plan(request_of(do_sample=True, **settings))
+    plan = request_of(do_sample=True, **settings).plan
     torch.manual_seed(0)
     scores, ids = torch.randn(4, 53) * 3, torch.randint(0, 53, (4, 6))
     source, mask = torch.randint(0, 53, (4, 5)), torch.ones(4, 5, dtype=torch.bool)
     expected = build_torch(plan, source_ids=source, source_mask=mask)(ids, scores)
-    process = build_processors(OPS, plan, Around(source_ids=jnp.asarray(source.numpy())))
+    process = build_processors(OPS, plan, ProcessorContext(source_ids=jnp.asarray(source.numpy())))
     assert process is not None and CALL.source_ids
     found = process(jnp.asarray(np.pad(ids.numpy(), [(0, 0), (0, 3)])), jnp.int32(6), jnp.asarray(scores.numpy()))
     np.testing.assert_allclose(np.asarray(found), expected.numpy(), rtol=1e-5, atol=1e-6)

@@ -16,8 +16,7 @@ import torch
 
 from conjoin import EncoderDecoderModel, TFEncoderDecoderModel
 from conjoin.errors import ConjoinWarning, GenerationError
-from conjoin.functional.processors import Around, build_processors
-from conjoin.generation import processor_plan
+from conjoin.functional.processors import ProcessorContext, build_processors
 from conjoin.tensorflow.ops import OPS
 from conjoin.torch.generation.processors.build import build_processors as build_torch
 from generation_requests import request_of
@@ -138,11 +137,11 @@ WARPERS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", WARPERS, ids="-".join)
 def test_a_distribution_is_shaped_as_in_torch(settings: dict[str, Any]) -> None:
-    plan = processor_plan(request_of(do_sample=True, **settings))
+    plan = request_of(do_sample=True, **settings).plan
     torch.manual_seed(0)
     scores, ids = torch.randn(4, 53) * 3, torch.randint(0, 53, (4, 6))
     expected = build_torch(plan, source_ids=ids, source_mask=torch.ones(4, 6, dtype=torch.bool))(ids, scores)
-    process = build_processors(OPS, plan, Around())
+    process = build_processors(OPS, plan, ProcessorContext())
     assert process is not None
     found = process(tf.constant(np.pad(ids.numpy(), [(0, 0), (0, 3)])), tf.constant(6), tf.constant(scores.numpy()))
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)

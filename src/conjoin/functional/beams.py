@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Bool, Float, Int
 
 from conjoin.functional.cache import Cache
-from conjoin.functional.ops import Array, Ops
-from conjoin.functional.processors import Processor
+from conjoin.functional.ops import Array, Ops, Processor
 from conjoin.functional.reader import Reader
 from conjoin.functional.sample import Limits, Written, best_score, fault_of, gumbel, is_any_of, start_ids
 from conjoin.generation import FORBIDDEN

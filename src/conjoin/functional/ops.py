@@ -7,8 +7,13 @@ strings or taken from arrays. What is read and where arrays lie is never asked f
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from jaxtyping import Bool, Int
+
 Array = Any
-"""An array of the framework: jax.Array, tf.Tensor."""
+"""An array of the framework: jax.Array, tf.Tensor; torch.Tensor for processors."""
+Processor = Callable[[Array, Any, Array], Array]
+"""From the ids of every row, how many of them are written, and scores, to scores."""
 
 State = TypeVar("State")
 
@@ -59,6 +64,13 @@ class Ops(Protocol):
 
     def softmax(self, x: Array) -> Array: ...
     def log_softmax(self, x: Array) -> Array: ...
+    def logsumexp(self, x: Array) -> Array:
+        """Of the last axis, which stays with size 1."""
+        ...
+
+    def nan_to_num(self, x: Array) -> Array:
+        """0 for nan, the dtype's largest numbers for infinities."""
+        ...
 
     # Along an axis
     def sum(self, x: Array, axis: int, keepdims: bool = False) -> Array: ...
@@ -74,6 +86,14 @@ class Ops(Protocol):
 
     def top_k(self, x: Array, k: int) -> tuple[Array, Array]:
         """The k largest along the last axis, largest first, and where they stand; equal ones in their order."""
+        ...
+
+    def sort(self, x: Array, *, only_possible: bool = False) -> tuple[Array, Array]:
+        """The numbers of the last axis, least first, and where they stand.
+
+        Args:
+            only_possible: Numbers of -inf may be left out.
+        """
         ...
 
     # Reading and writing
@@ -97,6 +117,18 @@ class Ops(Protocol):
         """x [R, V] with values [R, n] added at index [R, n]; what stands twice is added twice."""
         ...
 
+    def min_at(self, x: Array, index: Array, values: Array) -> Array:
+        """x [R, V] with the lesser of x and values [R, n] at index [R, n]."""
+        ...
+
+    def put_at(self, x: Array, index: Array, values: Any) -> Array:
+        """x [R, V] with values [R, n], or one value, at index [R, n]; what stands twice has the same value twice."""
+        ...
+
+    def fill_columns(self, x: Array, columns: Int[np.ndarray, " n"], value: float) -> Array:
+        """x [R, V] with one value in a few columns, which are known before anything is computed."""
+        ...
+
     # Control
     def while_loop(self, goes_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State: ...
     def cond(self, either: Array, one: Callable[[], Array], other: Callable[[], Array]) -> Array:
@@ -115,3 +147,10 @@ class Ops(Protocol):
     def uniform(self, rng: Array, shape: Sequence[Any]) -> Array:
         """float32 numbers in [0, 1)."""
         ...
+
+
+def column_mask(columns: Int[np.ndarray, " n"], size: int) -> Bool[np.ndarray, "1 V"]:
+    """True at a few columns."""
+    mask = np.zeros((1, size), np.bool_)
+    mask[:, columns] = True
+    return mask

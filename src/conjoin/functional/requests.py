@@ -9,7 +9,7 @@ from conjoin.errors import GenerationError
 from conjoin.functional.beams import BeamRules
 from conjoin.functional.inputs import bucket
 from conjoin.functional.ops import Array, Ops
-from conjoin.functional.processors import Around, check_plan
+from conjoin.functional.processors import ProcessorContext, check_plan
 from conjoin.generation import (
     BeamSampling,
     BeamSearch,
@@ -17,7 +17,6 @@ from conjoin.generation import (
     ProcessorSpec,
     Request,
     Sampling,
-    processor_plan,
 )
 
 
@@ -47,7 +46,7 @@ class Writing:
         """Rows that are written per source."""
         return self.copies if self.beams is None else self.beams.num_beams
 
-    def around(self, ops: Ops, batch: Mapping[str, Array], source_mask: Array | None) -> Around:
+    def context(self, ops: Ops, batch: Mapping[str, Array], source_mask: Array | None) -> ProcessorContext:
         """What processors know of a batch, for every row that is written.
 
         Args:
@@ -58,7 +57,7 @@ class Writing:
         def rows(x: Array | None) -> Array | None:
             return None if x is None else ops.repeat(x, self.rows)
 
-        return Around(
+        return ProcessorContext(
             source_ids=rows(batch.get("input_ids")),
             source_mask=rows(source_mask),
             first=rows(None if prompt_mask is None else ops.argmax(prompt_mask)[:, None]),
@@ -79,7 +78,7 @@ def writing_of(
         GenerationError: the request asks for what a compiled program does not do.
     """
     _check(request, backend)
-    plan, mode = processor_plan(request), request.mode
+    plan, mode = request.plan, request.mode
     check_plan(plan)
     pad, limit = request.tokens.pad, decoder.max_positions
     beams = None

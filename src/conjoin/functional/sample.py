@@ -7,8 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 
 from conjoin.functional.cache import Cache
-from conjoin.functional.ops import Array, Ops
-from conjoin.functional.processors import Processor
+from conjoin.functional.ops import Array, Ops, Processor
 from conjoin.functional.reader import Reader
 from conjoin.generation import FORBIDDEN
 

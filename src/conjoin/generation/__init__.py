@@ -2,11 +2,10 @@
 
 from conjoin._lazy import public_dir
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
-from conjoin.generation.config import DEFAULTS, GENERATION_WORDS, IDS, GenerationConfig, WatermarkingConfig
+from conjoin.generation.config import GENERATION_WORDS, GenerationConfig
 from conjoin.generation.dead_ends import DeadEnd, dead_end_error
-from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.facts import CallFacts, Lengths, ModelFacts
 from conjoin.generation.forbidden import FORBIDDEN
-from conjoin.generation.lengths import Lengths
 from conjoin.generation.modes import (
     AnyOf,
     Assisted,
@@ -23,18 +22,22 @@ from conjoin.generation.modes import (
     Mode,
     Phrase,
     Sampling,
-    Warpers,
 )
-from conjoin.generation.plan import ProcessorSpec, processor_plan
-from conjoin.generation.request import Outputs, Request, Rules, resolve, resolve_asked
+from conjoin.generation.plan import CALLERS
+from conjoin.generation.request import Outputs, Request, resolve, resolve_asked
 from conjoin.generation.results import tell_fewer
+from conjoin.generation.setting import ProcessorSpec
+from conjoin.generation.settings import DEFAULTS, IDS, SETTINGS
 from conjoin.generation.streams import Stream
+from conjoin.generation.watermarking import WatermarkingConfig
 
 __all__ = [
+    "CALLERS",
     "DEFAULTS",
     "FORBIDDEN",
     "GENERATION_WORDS",
     "IDS",
+    "SETTINGS",
     "AnyOf",
     "Asked",
     "Assisted",
@@ -58,15 +61,12 @@ __all__ = [
     "Phrase",
     "ProcessorSpec",
     "Request",
-    "Rules",
     "Sampling",
     "Stream",
     "Tokens",
-    "Warpers",
     "WatermarkingConfig",
     "collect",
     "dead_end_error",
-    "processor_plan",
     "resolve",
     "resolve_asked",
     "resolve_tokens",

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from conjoin.errors import GenerationError, listing, shown
 from conjoin.families import is_id
-from conjoin.generation.config import DEFAULTS, METADATA, GenerationConfig
+from conjoin.generation.config import METADATA, GenerationConfig
+from conjoin.generation.settings import DEFAULTS
 from conjoin.join import SpecialTokens
 
 GENERATE_ARGUMENTS = (

@@ -3,40 +3,31 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conjoin import limits
 from conjoin.errors import GenerationError, listing, warn
 from conjoin.generation.asked import GENERATE_ARGUMENTS, Asked, Tokens
-from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.facts import CallFacts, Circumstances, ModelFacts
 from conjoin.generation.idle import idle_settings
 from conjoin.generation.modes import AnyOf
-from conjoin.generation.pick import constraints_of, wants_copying
-from conjoin.generation.ranges import RANGES, bias_pairs, items_of
-
-_UNSUPPORTED: dict[str, str] = {
-    "guidance_scale": "classifier-free guidance is not supported; leave it out",
-    "token_healing": "token healing is not supported; leave it out",
-    "dola_layers": "DoLa decoding is not supported; leave it out",
-    "use_mtp": "multi-token prediction heads are not supported; leave it out",
-    "assistant_early_exit": "early exit is not supported; pass assistant_model= or copy_speculation=True",
-    "assistant_ensemble_weight": "results follow the model's own distribution; leave it out",
-    "speculation_type": "only assistant_model= and copy_speculation=True draft tokens",
-}
-_OFF = {"guidance_scale": (1, 1.0), "token_healing": (False,), "use_mtp": (False,)}
+from conjoin.generation.needs import COPYING
+from conjoin.generation.pick import constraints_of
+from conjoin.generation.ranges import items_of
+from conjoin.generation.settings import SETTINGS
 
 
-def check(asked: Asked, tokens: Tokens, model: ModelFacts, call: CallFacts) -> None:
+def check(asked: Asked, tokens: Tokens, model: ModelFacts, circumstances: Circumstances) -> None:
     """Raise what is wrong, warn of what has no effect.
 
     Raises:
         GenerationError: values out of range, all of them; else contradictions, all of them.
     """
+    call = circumstances.call
     _raise(
         "Generation settings out of range",
         [*_out_of_range(asked), *_too_large(asked), *_outside(asked, tokens, model), *_start(tokens, call)],
     )
     _raise("Generation settings that conjoin cannot honour", [*_unsupported(asked)])
-    _raise("Generation settings contradict each other", [*_conflicts(asked, tokens, call)])
-    if idle := [*idle_settings(asked, tokens, call)]:
+    _raise("Generation settings contradict each other", [*_conflicts(asked, circumstances)])
+    if idle := [*idle_settings(asked, circumstances)]:
         warn(f"Generation settings without effect:\n{listing(idle)}")
 
 
@@ -47,27 +38,17 @@ def _raise(title: str, problems: list[str]) -> None:
 
 def _out_of_range(asked: Asked) -> Iterator[str]:
     for name, value in asked.values.items():
-        if not _in_range(name, value):
-            yield f"{name} = {value!r}: expected {RANGES[name].words}{_hint(name, value)}"
-
-
-_MOST = {
-    "num_beams": limits.ROWS_PER_SOURCE,
-    "num_return_sequences": limits.ROWS_PER_SOURCE,
-    "num_assistant_tokens": limits.DRAFT_TOKENS,
-    "prompt_lookup_num_tokens": limits.DRAFT_TOKENS,
-}
+        row = SETTINGS[name]
+        if row.range is not None and not row.holds(value):
+            yield f"{name} = {value!r}: expected {row.range.words}{_hint(name, value)}"
 
 
 def _too_large(asked: Asked) -> Iterator[str]:
     """Numbers that would fill memory or time; lengths are looked at once the position table has cut them."""
-    for name, most in _MOST.items():
-        if _in_range(name, asked.get(name)) and (asked.get(name) or 0) > most:
-            yield f"{name} = {asked.get(name)}: expected at most {most}"
-
-
-def _in_range(name: str, value: Any) -> bool:
-    return value is None or name not in RANGES or RANGES[name].holds(value)
+    for name, row in SETTINGS.items():
+        value = asked.get(name)
+        if row.most is not None and row.holds(value) and (value or 0) > row.most:
+            yield f"{name} = {value}: expected at most {row.most}"
 
 
 def _hint(name: str, value: Any) -> str:
@@ -79,7 +60,7 @@ def _outside(asked: Asked, tokens: Tokens, model: ModelFacts) -> Iterator[str]:
         "decoder_start_token_id": tokens.start,
         "eos_token_id": tokens.eos,
         "pad_token_id": (tokens.pad,),
-        **{name: _ids_in(asked, name) for name in _ID_SETTINGS},
+        **{name: _ids_in(asked, name) for name, row in SETTINGS.items() if row.ids is not None},
     }
     for name, ids in every.items():
         wrong = [i for i in ids if i is not None and not (isinstance(i, int) and 0 <= i < model.vocab_size)]
@@ -88,23 +69,10 @@ def _outside(asked: Asked, tokens: Tokens, model: ModelFacts) -> Iterator[str]:
             yield f"{name} = {shown!r}: expected ids of the decoder's vocabulary, 0 to {model.vocab_size - 1}"
 
 
-_ID_SETTINGS = (
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-    "sequence_bias",
-    "force_words_ids",
-)
-
-
 def _ids_in(asked: Asked, name: str) -> tuple[Any, ...]:
-    """Every id that a setting holds; none where its shape is wrong, which its range tells."""
-    value = asked.get(name)
-    if not _in_range(name, value):
-        return ()
-    return _flat([pair[0] for pair in bias_pairs(value) or ()] if name == "sequence_bias" else value)
+    """Return every id that a setting holds; none where its shape is wrong, which its range tells."""
+    value, row = asked.get(name), SETTINGS[name]
+    return _flat(row.ids(value)) if row.ids is not None and row.holds(value) else ()
 
 
 def _flat(value: Any) -> tuple[Any, ...]:
@@ -129,9 +97,9 @@ def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
 
 
 def _unsupported(asked: Asked) -> Iterator[str]:
-    for name, words in _UNSUPPORTED.items():
-        if asked.get(name) is not None and asked.get(name) not in _OFF.get(name, ()):
-            yield f"{name} = {asked.get(name)!r}: {words}"
+    for name, row in SETTINGS.items():
+        if row.unsupported and (value := asked.get(name)) is not None and value not in row.neutral:
+            yield f"{name} = {value!r}: {row.unsupported}"
     if asked.get("cache_implementation") == "quantized" and asked.get("cache_config") not in (None, {}, {"nbits": 8}):
         yield (
             f"cache_config = {asked.get('cache_config')!r}: conjoin's quantized cache has 8 bits, and a unit for every "
@@ -142,10 +110,11 @@ def _unsupported(asked: Asked) -> Iterator[str]:
             yield f"{name} stands in the generation config: pass it to generate() itself"
 
 
-def _conflicts(asked: Asked, tokens: Tokens, call: CallFacts) -> Iterator[str]:
+def _conflicts(asked: Asked, circumstances: Circumstances) -> Iterator[str]:
+    call = circumstances.call
     yield from _beam_conflicts(asked)
     yield from _count_conflicts(asked, call)
-    yield from _mode_conflicts(asked, call)
+    yield from _mode_conflicts(asked, call, copies=COPYING.holds(circumstances))
     yield from _token_conflicts(asked)
     if asked.get("stop_strings") is not None and not call.tokenizer:
         yield "stop_strings needs the target tokenizer: pass tokenizer= to generate()"
@@ -159,16 +128,16 @@ def _beam_conflicts(asked: Asked) -> Iterator[str]:
         yield f"num_beam_groups = {groups} with diversity_penalty = 0 gives equal groups: set diversity_penalty above 0"
     if groups > 1 and asked.get("do_sample"):
         yield f"num_beam_groups = {groups} with do_sample = True: diverse beams do not sample; set do_sample=False"
-    if words := _words(asked):
+    if name := _constraints_name(asked):
         if beams == 1:
-            yield f"{words} needs beams: set num_beams (4, say)"
+            yield f"{name} needs beams: set num_beams (4, say)"
         if asked.get("do_sample"):
-            yield f"{words} with do_sample = True: constrained beams do not sample; set do_sample=False"
+            yield f"{name} with do_sample = True: constrained beams do not sample; set do_sample=False"
         if groups > 1:
-            yield f"{words} with num_beam_groups = {groups}: set num_beam_groups=1"
+            yield f"{name} with num_beam_groups = {groups}: set num_beam_groups=1"
 
 
-def _words(asked: Asked) -> str:
+def _constraints_name(asked: Asked) -> str:
     if not constraints_of(asked):
         return ""
     return "force_words_ids" if asked.get("force_words_ids") is not None else "constraints"
@@ -184,7 +153,7 @@ def _count_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
         yield f"num_return_sequences = {count} with assistant_model: drafting works on one result per source"
 
 
-def _mode_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
+def _mode_conflicts(asked: Asked, call: CallFacts, *, copies: bool) -> Iterator[str]:
     beams = asked.get("num_beams")
     if asked.get("penalty_alpha"):
         alpha = f"penalty_alpha = {asked.get('penalty_alpha')}"
@@ -194,11 +163,11 @@ def _mode_conflicts(asked: Asked, call: CallFacts) -> Iterator[str]:
             yield f"{alpha} with do_sample = True: contrastive search does not sample; set do_sample=False"
         if asked.get("top_k") < 2:
             yield f"{alpha} with top_k = {asked.get('top_k')}: contrastive search compares at least 2 tokens"
-        if call.assistant or wants_copying(asked):
+        if call.assistant or copies:
             yield f"{alpha} with drafts: leave out assistant_model, copy_speculation and prompt_lookup_num_tokens"
     if call.assistant and beams > 1:
         yield f"assistant_model with num_beams = {beams}: drafting works without beams; set num_beams=1"
-    if call.assistant and wants_copying(asked):
+    if call.assistant and copies:
         yield "assistant_model with copy_speculation or prompt_lookup_num_tokens: choose one source of drafts"
     if not asked.get("use_cache") and (call.assistant or asked.get("penalty_alpha")):
         yield "use_cache = False: drafting and contrastive search need the cache"
@@ -210,8 +179,9 @@ def _token_conflicts(asked: Asked) -> Iterator[str]:
         forced = {*_ids_in(asked, name)}
         if forced and forced <= suppressed:
             yield f"{name} = {asked.get(name)!r} is forced, but suppress_tokens forbids it"
-    for words in constraints_of(asked):
-        phrases = words.phrases if isinstance(words, AnyOf) else (words,)
+    for constraint in constraints_of(asked):
+        phrases = constraint.phrases if isinstance(constraint, AnyOf) else (constraint,)
         if all(suppressed & {*phrase.ids} for phrase in phrases):
             shown = [list(phrase.ids) for phrase in phrases]
-            yield f"{_words(asked)} asks for {shown[0] if len(shown) == 1 else shown}, but suppress_tokens forbids it"
+            phrase = shown[0] if len(shown) == 1 else shown
+            yield f"{_constraints_name(asked)} asks for {phrase}, but suppress_tokens forbids it"

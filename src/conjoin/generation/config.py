@@ -4,7 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -12,83 +12,16 @@ from typing import Any, ClassVar, Self, cast
 from conjoin.checkpoint import read_json, replacing_folder, resolve
 from conjoin.errors import GenerationError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, is_id_field, parts_hidden, without_negative
+from conjoin.generation.settings import DEFAULTS, IDS, SETTINGS, Settings
+from conjoin.generation.watermarking import WatermarkingConfig, as_mapping
 
 GENERATION_CONFIG_NAME = "generation_config.json"
 
 METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 """Keys that say where a file comes from and nothing about generation."""
 
-DEFAULTS: Mapping[str, Any] = {
-    "min_length": 0,
-    "early_stopping": False,
-    "do_sample": False,
-    "num_beams": 1,
-    "use_cache": True,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "renormalize_logits": False,
-    "remove_invalid_values": False,
-    "num_return_sequences": 1,
-    "output_attentions": False,
-    "output_hidden_states": False,
-    "output_scores": False,
-    "output_logits": False,
-    "return_dict_in_generate": False,
-    "num_assistant_tokens": 20,
-    "num_assistant_tokens_schedule": "constant",
-    "assistant_confidence_threshold": 0.4,
-    "assistant_lookbehind": 10,
-    "target_lookbehind": 10,
-    "max_matching_ngram_size": 2,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
-    "copy_speculation": False,
-    "truncation": False,
-}
-"""What generation uses where nobody set a value. Lengths have their own rule: see `request.Lengths`."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatermarkingConfig:
-    """A watermark of green tokens (Kirchenbauer et al. 2023, arXiv:2306.04634).
-
-    Args:
-        greenlist_ratio: Share of the vocabulary that is green.
-        bias: Added to the scores of green tokens.
-        hashing_key: Whoever knows it can find the watermark.
-        seeding_scheme: "lefthash" seeds with the last token, "selfhash" with the candidate itself too (slower).
-        context_width: Tokens that "selfhash" looks back.
-    """
-
-    greenlist_ratio: float = 0.25
-    bias: float = 2.0
-    hashing_key: int = 15485863
-    seeding_scheme: str = "lefthash"
-    context_width: int = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """What generation_config.json holds."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, given: Any) -> "WatermarkingConfig | None":
-        """Made of a dict or of another library's config, such as transformers'; None where it is something else."""
-        if isinstance(given, WatermarkingConfig):
-            return given
-        said = _mapping(given)
-        return None if said is None or not said.keys() <= {each.name for each in fields(cls)} else cls(**said)
-
-
-class GenerationConfig:
+class GenerationConfig(Settings):
     """Settings of `generate`, by transformers' names; None leaves the choice to the model's file, then to DEFAULTS.
 
     Any value is taken here, so that every file loads. Values are checked when they are used, all in one error.
@@ -98,85 +31,7 @@ class GenerationConfig:
         GenerationError: a key has the name of a method, and would hide it.
     """
 
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    min_length: int | None = None
-    min_new_tokens: int | None = None
-    early_stopping: bool | str | None = None
-    max_time: float | None = None
-    stop_strings: str | list[str] | None = None
-    do_sample: bool | None = None
-    num_beams: int | None = None
-    use_mtp: bool | None = None
-    use_cache: bool | None = None
-    cache_implementation: str | None = None
-    cache_config: dict[str, Any] | None = None
-    max_cache_len: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    top_h: float | None = None
-    typical_p: float | None = None
-    epsilon_cutoff: float | None = None
-    eta_cutoff: float | None = None
-    repetition_penalty: float | None = None
-    encoder_repetition_penalty: float | None = None
-    length_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    bad_words_ids: list[list[int]] | None = None
-    renormalize_logits: bool | None = None
-    forced_bos_token_id: int | None = None
-    forced_eos_token_id: int | list[int] | None = None
-    remove_invalid_values: bool | None = None
-    exponential_decay_length_penalty: tuple[int, float] | None = None
-    suppress_tokens: list[int] | None = None
-    begin_suppress_tokens: list[int] | None = None
-    sequence_bias: dict[tuple[int, ...], float] | list[Any] | None = None
-    token_healing: bool | None = None
-    guidance_scale: float | None = None
-    watermarking_config: WatermarkingConfig | dict[str, Any] | None = None
-    num_return_sequences: int | None = None
-    output_attentions: bool | None = None
-    output_hidden_states: bool | None = None
-    output_scores: bool | None = None
-    output_logits: bool | None = None
-    return_dict_in_generate: bool | None = None
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    encoder_no_repeat_ngram_size: int | None = None
-    decoder_start_token_id: int | list[int] | None = None
-    is_assistant: bool | None = None
-    num_assistant_tokens: int | None = None
-    num_assistant_tokens_schedule: str | None = None
-    assistant_confidence_threshold: float | None = None
-    prompt_lookup_num_tokens: int | None = None
-    max_matching_ngram_size: int | None = None
-    assistant_early_exit: int | None = None
-    assistant_lookbehind: int | None = None
-    target_lookbehind: int | None = None
-    assistant_ensemble_weight: float | None = None
-    speculation_type: str | None = None
-    compile_config: Any = None
-    disable_compile: bool | None = None
-    continuous_batching_config: Any = None
-    prefill_chunk_size: int | None = None
-    # These left transformers' core for code on its hub; conjoin has them.
-    penalty_alpha: float | None = None
-    diversity_penalty: float | None = None
-    num_beam_groups: int | None = None
-    constraints: list[Any] | None = None
-    force_words_ids: list[Any] | None = None
-    low_memory: bool | None = None
-    dola_layers: str | list[int] | None = None
-    # conjoin's own.
-    copy_speculation: bool | None = None
-    """Draft tokens from the source and from what was generated; the result stays the same, only sooner."""
-    truncation: bool | None = None
-    """Cut sources that exceed the encoder's positions instead of raising."""
-
-    FIELDS: ClassVar[tuple[str, ...]] = ()
+    FIELDS: ClassVar[tuple[str, ...]] = tuple(SETTINGS)
     """Names of all settings."""
 
     __slots__ = ("__dict__", "__weakref__", "_home")
@@ -270,7 +125,7 @@ class GenerationConfig:
         """
         if isinstance(given, GenerationConfig):
             return given
-        said = _mapping(given)
+        said = as_mapping(given)
         if said is None:
             raise GenerationError(f"generation_config is a {type(given).__name__}; expected a GenerationConfig.")
         return cls.from_dict({name: value for name, value in said.items() if value is not None})
@@ -329,12 +184,8 @@ class _Id:
         vars(config)[self._name] = value
 
 
-IDS = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
-"""Settings that a model's config has too, since its loss needs them."""
-for _name in IDS:
-    setattr(GenerationConfig, _name, _Id(_name))
-
-GenerationConfig.FIELDS = tuple(name for name in GenerationConfig.__annotations__ if name != "FIELDS")
+for _name in SETTINGS:
+    setattr(GenerationConfig, _name, _Id(_name) if _name in IDS else None)
 
 _NOT_GENERATION = ("use_cache", "output_attentions", "output_hidden_states")
 """Keys that config.json shares with generation_config.json but means for the forward pass."""
@@ -348,12 +199,6 @@ def _meant(name: str, value: Any) -> Any:
     if name == "sequence_bias" and isinstance(value, Mapping):
         return _with_tuple_keys(cast(Mapping[Any, float], value))
     return without_negative(value) if is_id_field(name) else value
-
-
-def _mapping(given: Any) -> Mapping[str, Any] | None:
-    """A dict, or what another library's config says of itself."""
-    said = given.to_dict() if hasattr(given, "to_dict") else given
-    return cast(Mapping[str, Any], said) if isinstance(said, Mapping) else None
 
 
 def _said(config: GenerationConfig) -> dict[str, Any]:

@@ -4,11 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from conjoin.errors import GenerationError, listing
-from conjoin.generation import plan as p
-from conjoin.generation.forbidden import FORBIDDEN
-from conjoin.generation.plan import ProcessorSpec
-
-_SHOWN_IDS = 8
+from conjoin.generation.forbidden import can_forbid, described
+from conjoin.generation.setting import ProcessorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,46 +51,6 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def forbidding(plan: Iterable[ProcessorSpec], length: int, *, custom: bool) -> list[str]:
-    """The settings, with their values, that forbid tokens behind rows of this length."""
-    found = [name for spec in plan if (name := _forbids(spec, length)) is not None]
-    return [*found, *(["logits_processor"] if custom else [])]
-
-
-def _forbids(spec: ProcessorSpec, length: int) -> str | None:
-    match spec:
-        case p.MinLength(length=shortest) if length < shortest:
-            return f"min_length = {shortest}"
-        case p.MinNewTokens(prompt_length=prompt, count=count) if length < prompt + count:
-            return f"min_new_tokens = {count}"
-        case p.PrefixAllowed():
-            return "prefix_allowed_tokens_fn"
-        case p.ForcedBOS(token=token) if length == 1:
-            return f"forced_bos_token_id = {token}"
-        case p.ForcedEOS(max_length=longest, tokens=tokens) if length == longest - 1:
-            return f"forced_eos_token_id = {_ids(tokens)}"
-        case p.Suppress(tokens=tokens):
-            return f"suppress_tokens = {_ids(tokens)}"
-        case p.SuppressAtBegin(tokens=tokens, begin=begin) if length == begin:
-            return f"begin_suppress_tokens = {_ids(tokens)}"
-        case _:
-            return _forbids_runs(spec)
-
-
-def _forbids_runs(spec: ProcessorSpec) -> str | None:
-    match spec:
-        case p.SequenceBias(biases=biases) if any(bias <= FORBIDDEN for _, bias in biases):
-            return "sequence_bias"
-        case p.NoRepeatNGram(size=size):
-            return f"no_repeat_ngram_size = {size}"
-        case p.EncoderNoRepeatNGram(size=size):
-            return f"encoder_no_repeat_ngram_size = {size}"
-        case p.NoBadWords():
-            return "bad_words_ids"
-        case _:
-            return None
-
-
-def _ids(tokens: tuple[int, ...]) -> str:
-    if len(tokens) == 1:
-        return str(tokens[0])
-    return str([*tokens]) if len(tokens) <= _SHOWN_IDS else f"{len(tokens)} ids"
+    """Return the settings, with their values, that forbid tokens behind rows of this length."""
+    names = [described(spec) for spec in plan if can_forbid(spec, length)]
+    return [*names, *(["logits_processor"] if custom else [])]

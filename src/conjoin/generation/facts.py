@@ -1,6 +1,8 @@
-"""What a request is checked against: the model's limits and what the call brings along."""
+"""Records that a request is checked against: the model's limits, and what the call brings along."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from conjoin.join import SpecialTokens
 
@@ -27,8 +29,8 @@ class CallFacts:
     Args:
         prompt_length: Decoder tokens that every row starts with, the start token included.
         batch_size: Number of sources.
-        source_ids: Whether the sources are at hand as ids of the decoder's vocabulary.
-        tokenizer, assistant, prefix_allowed_tokens_fn, streamer: Whether it was given.
+        source_ids: True where the sources are at hand as ids of the decoder's vocabulary.
+        tokenizer, assistant, prefix_allowed_tokens_fn, streamer: True where the call has one.
     """
 
     prompt_length: int = 1
@@ -38,3 +40,51 @@ class CallFacts:
     assistant: bool = False
     prefix_allowed_tokens_fn: bool = False
     streamer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Lengths of a row of ids, prompt included.
+
+    Args:
+        prompt: Decoder tokens that the row starts with, the start token included.
+        longest: The row ends at this length; that of the prompt if nothing is to be generated.
+        shortest: No eos before this length (`min_length`); 0 for no such bound.
+        min_new_tokens: No eos among this many tokens behind the prompt.
+    """
+
+    prompt: int
+    longest: int
+    shortest: int = 0
+    min_new_tokens: int = 0
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that may follow the prompt."""
+        return self.longest - self.prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What decides whether a setting has an effect.
+
+    Args:
+        get: A setting's value by name; its default where nobody set it.
+        eos: Ids that end a result.
+    """
+
+    get: Callable[[str], Any]
+    call: CallFacts
+    eos: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorFacts(Circumstances):
+    """What a processor's arguments are made of, besides its setting."""
+
+    lengths: Lengths
+
+    @property
+    def kept(self) -> int:
+        """Tokens that a warper must keep: beams need one that is no eos to go on with, besides each eos."""
+        return max(2, 1 + len(self.eos)) if self.get("num_beams") > 1 else 1

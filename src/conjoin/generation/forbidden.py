@@ -1,36 +1,84 @@
 """Tokens that settings forbid."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Any
 
 from conjoin.errors import GenerationError
-
-if TYPE_CHECKING:
-    from conjoin.generation.request import Request
+from conjoin.generation.facts import Lengths
+from conjoin.generation.setting import ProcessorSpec
 
 FORBIDDEN = -5.0e8
 """A token with this score or less is forbidden. Masks are -inf, -1e9 or a dtype's least number; log-probabilities, even
 of a long row, and biases that somebody means as such stay far above."""
 
+_SHOWN_IDS = 8
 
-def check_first_token(request: "Request", vocab_size: int) -> None:
+
+def can_forbid(spec: ProcessorSpec, length: int) -> bool:
+    """True if a processor forbids tokens, or may do so, behind rows of this length."""
+    match spec.name, spec.arguments:
+        case "min_length", (shortest, _):
+            return length < shortest
+        case "min_new_tokens", (count, prompt, _):
+            return length < prompt + count
+        case "forced_bos_token_id", _:
+            return length == 1
+        case "forced_eos_token_id", (_, longest):
+            return length == longest - 1
+        case "begin_suppress_tokens", (_, begin):
+            return length == begin
+        case "sequence_bias", (biases,):
+            return any(bias <= FORBIDDEN for _, bias in biases)
+        case _:
+            return spec.name in _ALWAYS
+
+
+_ALWAYS = (
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "prefix_allowed_tokens_fn",
+    "suppress_tokens",
+)
+
+
+def described(spec: ProcessorSpec) -> str:
+    """Return the setting that asks for a processor, with its value where that is short."""
+    if spec.name in ("sequence_bias", "bad_words_ids", "prefix_allowed_tokens_fn"):
+        return spec.name
+    value = spec.arguments[0]
+    return f"{spec.name} = {_shown(value) if isinstance(value, tuple) else value}"
+
+
+def _shown(ids: Any) -> str:
+    if len(ids) == 1:
+        return str(ids[0])
+    return str([*ids]) if len(ids) <= _SHOWN_IDS else f"{len(ids)} ids"
+
+
+def check_first_token(plan: Iterable[ProcessorSpec], lengths: Lengths, eos: tuple[int, ...], vocab_size: int) -> None:
     """Refuse settings that leave no first token, or contradict each other about it.
 
     Raises:
         GenerationError: naming them.
     """
-    eos, prompt = {*request.tokens.eos}, request.lengths.prompt
-    if request.lengths.longest == prompt:
+    if lengths.longest == lengths.prompt:
         return
-    bos, least = request.rules.forced_bos, _least(request)
-    if prompt == 1 and bos in eos and least:
-        raise GenerationError(
-            f"forced_bos_token_id = {bos} ends every result, but {least} forbids that.", hint="leave one of them out."
-        )
-    left, names = {*range(vocab_size)}, list[str]()
-    for name, tokens in _forbidden(request, vocab_size):
-        if left & tokens:
-            left -= tokens
+    left, names, least = {*range(vocab_size)}, list[str](), ""
+    for spec in plan:
+        if not can_forbid(spec, lengths.prompt):
+            continue
+        name = spec.name
+        if name in ("min_length", "min_new_tokens"):
+            least = name = described(spec)
+        if spec.name == "forced_bos_token_id" and spec.arguments[0] in eos and least:
+            raise GenerationError(
+                f"{described(spec)} ends every result, but {least} forbids that.", hint="leave one of them out."
+            )
+        if spec.name in ("forced_bos_token_id", "forced_eos_token_id"):  # overrules what ran before it
+            left, names = _ids(spec), ["what is forced"]
+        elif left & (forbidden := _ids(spec)):
+            left -= forbidden
             names.append(name)
     if not left:
         raise GenerationError(
@@ -40,27 +88,18 @@ def check_first_token(request: "Request", vocab_size: int) -> None:
         )
 
 
-def _least(request: "Request") -> str:
-    """The setting that forbids an end at first, with its value."""
-    lengths = request.lengths
-    if not request.tokens.eos or max(lengths.shortest, lengths.prompt + lengths.min_new_tokens) <= lengths.prompt:
-        return ""
-    new = lengths.min_new_tokens
-    return f"min_new_tokens = {new}" if new else f"min_length = {lengths.shortest}"
-
-
-def _forbidden(request: "Request", vocab_size: int) -> Iterator[tuple[str, set[int]]]:
-    """What each setting forbids at the first step. What is forced there overrules what comes before it."""
-    rules, lengths, eos = request.rules, request.lengths, {*request.tokens.eos}
-    forced = {rules.forced_bos} if rules.forced_bos is not None and lengths.prompt == 1 else set[int]()
-    if rules.forced_eos and lengths.longest == lengths.prompt + 1:
-        forced = {*rules.forced_eos}
-    if forced:
-        yield "what is forced", {*range(vocab_size)} - forced
-    else:
-        yield "sequence_bias", {run[0] for run, bias in rules.sequence_bias if len(run) == 1 and bias <= FORBIDDEN}
-        yield "bad_words_ids", {word[0] for word in rules.bad_words if len(word) == 1} - eos
-        yield _least(request), eos if _least(request) else set()
-    yield "suppress_tokens", {*rules.suppress}
-    if lengths.prompt > 1 or rules.forced_bos is None:
-        yield "begin_suppress_tokens", {*rules.begin_suppress}
+def _ids(spec: ProcessorSpec) -> set[int]:
+    """Return the ids that a processor forbids or forces at the first step, as far as its arguments tell."""
+    match spec.name, spec.arguments:
+        case "sequence_bias", (biases,):
+            return {run[0] for run, bias in biases if len(run) == 1 and bias <= FORBIDDEN}
+        case "bad_words_ids", (runs,):
+            return {run[0] for run in runs if len(run) == 1}
+        case "min_length" | "min_new_tokens", (*_, eos):
+            return {*eos}
+        case "forced_bos_token_id", (token,):
+            return {token}
+        case "suppress_tokens" | "begin_suppress_tokens" | "forced_eos_token_id", (tokens, *_):
+            return {*tokens}
+        case _:
+            return set()

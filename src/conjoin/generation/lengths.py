@@ -1,36 +1,12 @@
 """How long a result may and must be."""
 
-from dataclasses import dataclass
-
 from conjoin import limits
 from conjoin.errors import GenerationError, warn
 from conjoin.generation.asked import Asked
-from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.facts import CallFacts, Lengths, ModelFacts
 
 DEFAULT_NEW_TOKENS = 20
 """transformers' number, where nobody set a length."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """Lengths of a row of ids, prompt included.
-
-    Args:
-        prompt: Decoder tokens that the row starts with, the start token included.
-        longest: The row ends at this length; that of the prompt if nothing is to be generated.
-        shortest: No eos before this length (`min_length`); 0 for no such bound.
-        min_new_tokens: No eos among this many tokens behind the prompt.
-    """
-
-    prompt: int
-    longest: int
-    shortest: int = 0
-    min_new_tokens: int = 0
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens that may follow the prompt."""
-        return self.longest - self.prompt
 
 
 def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths:

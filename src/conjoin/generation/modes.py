@@ -8,27 +8,6 @@ Schedule = Literal["constant", "heuristic", "heuristic_transient"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warpers:
-    """How the distribution is shaped before a token is drawn; None or the neutral value leaves it alone.
-
-    Args:
-        temperature: Scores are divided by it.
-        top_k: Keep this many tokens; 0 keeps all.
-        top_h: Share of the entropy that is kept.
-        epsilon_cutoff, eta_cutoff: Drop tokens below it; 0 drops none.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    min_p: float | None = None
-    top_h: float | None = None
-    typical_p: float = 1.0
-    epsilon_cutoff: float = 0.0
-    eta_cutoff: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Greedy:
     """The best token at every step."""
 
@@ -37,7 +16,6 @@ class Greedy:
 class Sampling:
     """A token drawn at every step, `num_return_sequences` times per source."""
 
-    warpers: Warpers
     num_return_sequences: int = 1
 
 
@@ -64,8 +42,6 @@ class BeamSearch(Beams):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamSampling(Beams):
     """Continuations drawn without replacement from all beams' scores."""
-
-    warpers: Warpers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +75,7 @@ Constraint = Phrase | AnyOf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstrainedBeams(Beams):
-    """Beams that must contain given words (Post & Vilar 2018, arXiv:1804.06609)."""
+    """Beams that must contain given phrases (Post & Vilar 2018, arXiv:1804.06609)."""
 
     constraints: tuple[Constraint, ...]
 

@@ -8,41 +8,14 @@ from conjoin import limits
 from conjoin.errors import GenerationError
 from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.checks import check
-from conjoin.generation.config import GenerationConfig, WatermarkingConfig
-from conjoin.generation.facts import CallFacts, ModelFacts
+from conjoin.generation.config import GenerationConfig
+from conjoin.generation.facts import CallFacts, Circumstances, Lengths, ModelFacts, ProcessorFacts
 from conjoin.generation.forbidden import check_first_token
-from conjoin.generation.lengths import Lengths, resolve_lengths
+from conjoin.generation.lengths import resolve_lengths
 from conjoin.generation.modes import Beams, Contrastive, DiverseBeams, Mode, Sampling
 from conjoin.generation.pick import pick_mode
-from conjoin.generation.ranges import bias_pairs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What is done to scores before a token is chosen; the neutral value leaves them alone.
-
-    Args:
-        forced_bos: Must be the token behind a prompt of one token.
-        forced_eos: One of these must be the last token that fits.
-        exponential_decay: (start, factor): from `start` new tokens on, eos gains by factor ** (tokens past start).
-        prefix_allowed: The caller gave a function that says which tokens may follow.
-    """
-
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
-    encoder_repetition_penalty: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    encoder_no_repeat_ngram_size: int = 0
-    bad_words: tuple[tuple[int, ...], ...] = ()
-    prefix_allowed: bool = False
-    forced_bos: int | None = None
-    forced_eos: tuple[int, ...] = ()
-    remove_invalid_values: bool = False
-    exponential_decay: tuple[int, float] | None = None
-    suppress: tuple[int, ...] = ()
-    begin_suppress: tuple[int, ...] = ()
-    watermark: WatermarkingConfig | None = None
-    renormalize: bool = False
+from conjoin.generation.plan import processor_plan
+from conjoin.generation.setting import ProcessorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +34,7 @@ class Request:
     """A generation request that was checked.
 
     Args:
+        plan: The logits processors, in the order in which they run.
         max_time_s: Stop after this many seconds, None never.
         stop_strings: Stop a row once its text holds one of these; () for none.
         truncation: Cut sources that exceed the encoder's positions.
@@ -70,7 +44,7 @@ class Request:
     mode: Mode
     lengths: Lengths
     tokens: Tokens
-    rules: Rules
+    plan: tuple[ProcessorSpec, ...]
     outputs: Outputs
     max_time_s: float | None = None
     stop_strings: tuple[str, ...] = ()
@@ -121,22 +95,24 @@ def resolve(
 def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
     """`resolve`, for a caller that has collected the settings before (to learn the start token, for instance)."""
     tokens = resolve_tokens(asked, model.tokens)
-    check(asked, tokens, model, call)
-    outputs = _outputs(asked)
+    circumstances = Circumstances(asked.get, call, tokens.eos)
+    check(asked, tokens, model, circumstances)
+    lengths = resolve_lengths(asked, model, call)
+    plan = processor_plan(ProcessorFacts(asked.get, call, tokens.eos, lengths))
     stop = asked.get("stop_strings")
     request = Request(
-        mode=pick_mode(asked, call),
-        lengths=resolve_lengths(asked, model, call),
+        mode=pick_mode(asked, circumstances),
+        lengths=lengths,
         tokens=tokens,
-        rules=_rules(asked, call),
-        outputs=outputs,
+        plan=plan,
+        outputs=_outputs(asked),
         max_time_s=asked.get("max_time"),
         stop_strings=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         truncation=asked.get("truncation"),
         cache="quantized" if asked.get("cache_implementation") == "quantized" else "dynamic",
     )
     _check_room(request, model, call)
-    check_first_token(request, model.vocab_size)
+    check_first_token(plan, lengths, tokens.eos, model.vocab_size)
     return request
 
 
@@ -167,32 +143,3 @@ def _outputs(asked: Asked) -> Outputs:
         attentions=asked.get("output_attentions"),
         hidden_states=asked.get("output_hidden_states"),
     )
-
-
-def _rules(asked: Asked, call: CallFacts) -> Rules:
-    decay = asked.get("exponential_decay_length_penalty")
-    return Rules(
-        sequence_bias=_bias(asked.get("sequence_bias")),
-        encoder_repetition_penalty=asked.get("encoder_repetition_penalty") if call.source_ids else 1.0,
-        repetition_penalty=asked.get("repetition_penalty"),
-        no_repeat_ngram_size=asked.get("no_repeat_ngram_size"),
-        encoder_no_repeat_ngram_size=asked.get("encoder_no_repeat_ngram_size") if call.source_ids else 0,
-        bad_words=tuple(tuple(word) for word in asked.get("bad_words_ids") or ()),
-        prefix_allowed=call.prefix_allowed_tokens_fn,
-        forced_bos=asked.get("forced_bos_token_id"),
-        forced_eos=_ids(asked.get("forced_eos_token_id")),
-        remove_invalid_values=asked.get("remove_invalid_values"),
-        exponential_decay=None if decay is None else (decay[0], decay[1]),
-        suppress=_ids(asked.get("suppress_tokens")),
-        begin_suppress=_ids(asked.get("begin_suppress_tokens")),
-        watermark=WatermarkingConfig.of(asked.get("watermarking_config")),
-        renormalize=asked.get("renormalize_logits"),
-    )
-
-
-def _bias(value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
-    return tuple((tuple(ids), float(bias)) for ids, bias in bias_pairs(value) or ())
-
-
-def _ids(value: int | list[int] | None) -> tuple[int, ...]:
-    return () if value is None else (value,) if isinstance(value, int) else tuple(value)

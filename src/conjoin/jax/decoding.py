@@ -72,7 +72,7 @@ def write(
     cache = empty_cache(ops, decoder, prompt.shape[0], writing.room, dtype, cross, padded=padded)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
-    process = build_processors(ops, writing.plan, writing.around(ops, batch, source_mask))
+    process = build_processors(ops, writing.plan, writing.context(ops, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
         return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)

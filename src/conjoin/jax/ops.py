@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from conjoin.functional.ops import Ops
+from conjoin.functional.ops import Ops, column_mask
 
 
 class JaxOps:
@@ -95,6 +95,31 @@ class JaxOps:
     @staticmethod
     def add_at(x: jax.Array, index: jax.Array, values: jax.Array) -> jax.Array:
         return x.at[jnp.arange(x.shape[0])[:, None], index].add(values)
+
+    @staticmethod
+    def min_at(x: jax.Array, index: jax.Array, values: jax.Array) -> jax.Array:
+        return x.at[jnp.arange(x.shape[0])[:, None], index].min(values)
+
+    @staticmethod
+    def put_at(x: jax.Array, index: jax.Array, values: Any) -> jax.Array:
+        return x.at[jnp.arange(x.shape[0])[:, None], index].set(values)
+
+    @staticmethod
+    def fill_columns(x: jax.Array, columns: Any, value: float) -> jax.Array:
+        return jnp.where(column_mask(columns, x.shape[1]), value, x)
+
+    @staticmethod
+    def logsumexp(x: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(x, axis=-1, keepdims=True)
+
+    @staticmethod
+    def nan_to_num(x: jax.Array) -> jax.Array:
+        return jnp.nan_to_num(x, nan=0.0)
+
+    @staticmethod
+    def sort(x: jax.Array, *, only_possible: bool = False) -> tuple[jax.Array, jax.Array]:
+        negative, index = lax.top_k(-x, x.shape[-1])
+        return -negative, index
 
     @staticmethod
     def uniform(rng: jax.Array, shape: Sequence[int]) -> jax.Array:

@@ -18,7 +18,6 @@ from conjoin.functional.results import check_written, fewer_results
 from conjoin.functional.sample import Limits, Written, sample
 from conjoin.functional.scope import Scope
 from conjoin.generation import GenerationConfig, Request
-from conjoin.generation import plan as p
 from conjoin.pretrained import WithGenerationConfig
 from conjoin.pretrained.prompt import (
     IN_A_PROGRAM,
@@ -67,7 +66,7 @@ def write(net: Net, writing: Writing, model: Scope, batch: Arrays, rng: Any) -> 
     cache = start_cache(net, OPS.shape(prompt)[0], writing.room, model, states, padded=prompt_mask is not None)
     reader = Reader(model / "decoder", decoder, source_mask)
     limits = Limits(room=writing.room, max_length=batch["max_length"], eos=writing.eos, pad=writing.pad)
-    process = build_processors(OPS, writing.plan, writing.around(OPS, batch, source_mask))
+    process = build_processors(OPS, writing.plan, writing.context(OPS, batch, source_mask))
     chance = rng if writing.draws else None
     if writing.beams is not None:
         return beam_search(reader, cache, prompt, prompt_mask, limits, writing.beams, process, chance)
@@ -152,7 +151,7 @@ def program(
     model: "TFEncoderDecoderModel", writing: Writing, batch: Arrays, *, jit_compile: bool, ops: Ops = OPS
 ) -> Any:
     """The traced function of such requests. Lengths and batch are left open where that is possible."""
-    still = jit_compile or any(isinstance(spec, p.EncoderNoRepeatNGram) for spec in writing.plan)
+    still = jit_compile or any(spec.name == "encoder_no_repeat_ngram_size" for spec in writing.plan)
     kinds = tuple((name, x.shape.rank, x.dtype) for name, x in sorted(batch.items()))
     key = (writing, jit_compile, ops, still, kinds, batch["prompt"].shape[1])
     held = model._programs.held

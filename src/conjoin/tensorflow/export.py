@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from conjoin.errors import GenerationError
 from conjoin.functional.requests import writing_of
-from conjoin.generation import plan as p
-from conjoin.generation import processor_plan
 from conjoin.pretrained.prompt import Inputs, read_request
 from conjoin.tensorflow.decoding import TARGET_BUCKET, random_state, told, write
 from conjoin.tensorflow.programs import How, forward
@@ -53,7 +51,7 @@ def _generate(model: "TFEncoderDecoderModel", settings: dict[str, Any]) -> Any:
     """generate with settings that are fixed; ids are cut to the longest."""
     given = Inputs(ids=np.zeros((1, 1), np.int32))
     request, prompt, _ = read_request(model, model.spec.decoder, given, dict(settings), None)
-    if any(isinstance(spec, p.EncoderNoRepeatNGram) for spec in processor_plan(request)):
+    if any(spec.name == "encoder_no_repeat_ngram_size" for spec in request.plan):
         raise GenerationError("encoder_no_repeat_ngram_size: not possible in a SavedModel, which takes any length.")
     writing = writing_of(request, model.spec.decoder, TARGET_BUCKET, (), "TensorFlow")
     longest, returned = request.lengths.longest, request.num_return_sequences

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import tensorflow as tf
 
 from conjoin.errors import ConfigError
-from conjoin.functional.ops import Array, Ops
+from conjoin.functional.ops import Array, Ops, column_mask
 
 State = TypeVar("State")
 
@@ -153,9 +153,34 @@ class TFOps:
 
     @staticmethod
     def add_at(x: Array, index: Array, values: Array) -> Array:
-        rows, count = TFOps.shape(index)
-        row = tf.broadcast_to(tf.range(rows)[:, None], (rows, count))
-        return tf.tensor_scatter_nd_add(x, tf.stack((row, index), -1), tf.broadcast_to(values, (rows, count)))
+        return tf.tensor_scatter_nd_add(x, _places(index), tf.broadcast_to(values, TFOps.shape(index)))
+
+    @staticmethod
+    def min_at(x: Array, index: Array, values: Array) -> Array:
+        return tf.tensor_scatter_nd_min(x, _places(index), values)
+
+    @staticmethod
+    def put_at(x: Array, index: Array, values: Any) -> Array:
+        values = values if tf.is_tensor(values) else tf.fill(TFOps.shape(index), tf.constant(values, x.dtype))
+        return tf.tensor_scatter_nd_update(x, _places(index), values)
+
+    @staticmethod
+    def fill_columns(x: Array, columns: Any, value: float) -> Array:
+        return TFOps.where(column_mask(columns, x.shape[1]), value, x)
+
+    @staticmethod
+    def logsumexp(x: Array) -> Array:
+        return tf.reduce_logsumexp(x, axis=-1, keepdims=True)
+
+    @staticmethod
+    def nan_to_num(x: Array) -> Array:
+        clipped = tf.clip_by_value(x, x.dtype.min, x.dtype.max)
+        return tf.where((x > 0) | (x <= 0), clipped, tf.zeros_like(x))
+
+    @staticmethod
+    def sort(x: Array, *, only_possible: bool = False) -> tuple[Array, Array]:
+        negative, index = tf.math.top_k(-x, TFOps.shape(x)[-1])
+        return -negative, index
 
     @staticmethod
     def while_loop(goes_on: Callable[[State], Array], body: Callable[[State], State], state: State) -> State:
@@ -183,6 +208,12 @@ class TFOps:
     @staticmethod
     def uniform(rng: Array, shape: Sequence[Any]) -> Array:
         return tf.random.stateless_uniform(shape, rng, alg=_RANDOM)
+
+
+def _places(index: Array) -> Array:
+    """Index [R, n] into columns as pairs of row and column."""
+    row = tf.broadcast_to(tf.range(TFOps.shape(index)[0])[:, None], TFOps.shape(index))
+    return tf.stack((row, index), -1)
 
 
 def _linear(x: Array, matrix: Array, *, turned: bool) -> Array:

@@ -29,7 +29,6 @@ from conjoin.generation import (
     Stream,
     collect,
     dead_end_error,
-    processor_plan,
     resolve_asked,
     resolve_tokens,
     tell_fewer,
@@ -244,7 +243,7 @@ class _Run:
         """What the loop over all sources calls at each step."""
         request, callers, device = self.request, self.callers, self.prompt.device
         processors = build_processors(
-            processor_plan(request),
+            request.plan,
             source_ids=self.sources.ids,
             source_mask=self.sources.mask,
             prompt_mask=self.prompt_mask,
@@ -269,7 +268,7 @@ class _Run:
 
     def _dead_ends(self, ends: list[DeadEnd]) -> Exception:
         custom = bool(self.callers.processors)
-        return dead_end_error(ends, processor_plan(self.request), prompt=self.limits.prompt, custom=custom)
+        return dead_end_error(ends, self.request.plan, prompt=self.limits.prompt, custom=custom)
 
     def trace(self) -> Trace:
         """A new trace of what the request wants collected."""

@@ -3,8 +3,7 @@
 A row's result depends on that row (and its source) only, whatever else is in the batch.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from conjoin.errors import GenerationError, warn
-from conjoin.generation import plan as p
-from conjoin.generation.plan import ProcessorSpec
+from conjoin.generation import CALLERS, ProcessorSpec
 from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList, RowwiseProcessor
 from conjoin.torch.generation.processors.ends import (
     ExponentialDecayLengthPenalty,
@@ -82,19 +80,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Around:
-    """What processors know besides their settings."""
-
-    source_ids: Tensor | None
-    source_mask: Tensor | None
-    prompt_mask: Tensor | None
-    num_sources: int | None
-    rows_per_source: int
-    prefix_fn: Callable[[int, Tensor], list[int]] | None
-    device: torch.device | str
-
-
 def build_processors(
     plan: Sequence[ProcessorSpec],
     *,
@@ -107,7 +92,7 @@ def build_processors(
     custom: Sequence[Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> LogitsProcessorList:
-    """Make the processors of a plan, in its order.
+    """Build the processors of a plan, in its order.
 
     Args:
         source_ids: In the decoder's vocabulary; needed by the processors that look at the source.
@@ -120,18 +105,34 @@ def build_processors(
     Raises:
         GenerationError: the plan needs something that is not given.
     """
-    around = _Around(
-        source_ids=source_ids,
-        source_mask=source_mask,
-        prompt_mask=prompt_mask,
-        num_sources=len(source_ids) if num_sources is None and source_ids is not None else num_sources,
-        rows_per_source=rows_per_source,
-        prefix_fn=prefix_allowed_tokens_fn,
-        device=device,
-    )
-    at = next((i for i, spec in enumerate(plan) if isinstance(spec, p.Callers)), len(plan))
-    before = [built for spec in plan[:at] if (built := _build(spec, around)) is not None]
-    behind = [built for spec in plan[at + 1 :] if (built := _build(spec, around)) is not None]
+    sources = len(source_ids) if num_sources is None and source_ids is not None else num_sources
+
+    def build(spec: ProcessorSpec) -> LogitsProcessor:
+        match spec.name:
+            case "repetition_penalty":
+                first = None if prompt_mask is None else prompt_mask.bool().int().argmax(1)
+                return RepetitionPenaltyLogitsProcessor(*spec.arguments, first, rows_per_source=rows_per_source)
+            case "prefix_allowed_tokens_fn":
+                if prefix_allowed_tokens_fn is None:
+                    raise GenerationError("The request restricts prefixes, but prefix_allowed_tokens_fn is not given.")
+                return PrefixConstrainedLogitsProcessor(
+                    prefix_allowed_tokens_fn, *spec.arguments, num_sources=sources, rows_per_source=rows_per_source
+                )
+            case "encoder_repetition_penalty" | "encoder_no_repeat_ngram_size":
+                if source_ids is None:
+                    raise GenerationError(
+                        f"{spec.name} looks at the source, but no source ids are given.",
+                        hint="pass input_ids, or leave the encoder_* settings out.",
+                    )
+                made = _OF_SOURCE[spec.name]
+                return made(*spec.arguments, source_ids, source_mask, rows_per_source=rows_per_source)
+            case "watermarking_config":
+                return WatermarkLogitsProcessor(None, device, **spec.arguments[0].to_dict())
+            case _:
+                return _PROCESSORS[spec.name](*spec.arguments)
+
+    at = plan.index(CALLERS) if CALLERS in plan else len(plan)
+    before, behind = ([build(spec) for spec in part] for part in (plan[:at], plan[at + 1 :]))
     return LogitsProcessorList([*_merged(before, list(custom or ())), *behind])
 
 
@@ -148,96 +149,37 @@ def _merged(built: list[Any], custom: list[Any]) -> list[Any]:
     return [*merged, *(processor for processor in custom if not any(processor is one for one in merged))]
 
 
-def _build(spec: ProcessorSpec, around: _Around) -> LogitsProcessor | None:
-    match spec:
-        case p.Temperature() | p.TopH() | p.TopK() | p.TopP() | p.MinP() | p.TypicalP() | p.Epsilon() | p.Eta():
-            return _warper(spec)
-        case p.EncoderRepetitionPenalty() | p.EncoderNoRepeatNGram() | p.PrefixAllowed() | p.RepetitionPenalty():
-            return _source_processor(spec, around)
-        case p.Watermark():
-            return WatermarkLogitsProcessor(None, around.device, **spec.config.to_dict())
-        case p.Callers():
-            return None
-        case _:
-            return _plain(spec)
+def _warper(kind: Callable[..., LogitsProcessor]) -> Callable[..., LogitsProcessor]:
+    return lambda value, keep: kind(value, min_tokens_to_keep=keep)
 
 
-def _plain(spec: Any) -> LogitsProcessor | None:
-    match spec:
-        case p.SequenceBias(biases=biases):
-            return SequenceBiasLogitsProcessor(dict(biases))
-        case p.HammingDiversity(penalty=penalty, num_beams=beams, num_beam_groups=groups):
-            return HammingDiversityLogitsProcessor(penalty, beams, groups)
-        case p.NoRepeatNGram(size=size):
-            return NoRepeatNGramLogitsProcessor(size)
-        case p.NoBadWords(words=words, eos=eos):
-            left = [word for word in words if word not in {(i,) for i in eos}]
-            return NoBadWordsLogitsProcessor(left) if left else None
-        case p.InfNanRemove():
-            return InfNanRemoveLogitsProcessor()
-        case p.Renormalize():
-            return LogitNormalization()
-        case _:
-            return _by_position(spec)
-
-
-def _by_position(spec: Any) -> LogitsProcessor:
-    match spec:
-        case p.MinLength(length=length, eos=eos):
-            return MinLengthLogitsProcessor(length, eos)
-        case p.MinNewTokens(prompt_length=prompt, count=count, eos=eos):
-            return MinNewTokensLengthLogitsProcessor(prompt, count, eos)
-        case p.ForcedBOS(token=token):
-            return ForcedBOSTokenLogitsProcessor(token)
-        case p.ForcedEOS(max_length=length, tokens=tokens):
-            return ForcedEOSTokenLogitsProcessor(length, tokens)
-        case p.ExponentialDecay(start=start, factor=factor, eos=eos):
-            return ExponentialDecayLengthPenalty((start, factor), eos, 0)
-        case p.Suppress(tokens=tokens):
-            return SuppressTokensLogitsProcessor(tokens)
-        case p.SuppressAtBegin(tokens=tokens, begin=begin):
-            return SuppressTokensAtBeginLogitsProcessor(tokens, begin)
-    raise AssertionError(spec)
-
-
-def _warper(spec: Any) -> LogitsProcessor:
-    match spec:
-        case p.Temperature(temperature=temperature):
-            return TemperatureLogitsWarper(temperature)
-        case p.TopH(share=share):
-            return TopHLogitsWarper(share)
-        case p.TopK(k=k, keep=keep):
-            return TopKLogitsWarper(k, min_tokens_to_keep=keep)
-        case p.TopP(p=mass, keep=keep):
-            return TopPLogitsWarper(mass, min_tokens_to_keep=keep)
-        case p.MinP(p=share, keep=keep):
-            return MinPLogitsWarper(share, min_tokens_to_keep=keep)
-        case p.TypicalP(p=mass, keep=keep):
-            return TypicalLogitsWarper(mass, min_tokens_to_keep=keep)
-        case p.Epsilon(cutoff=cutoff, keep=keep):
-            return EpsilonLogitsWarper(cutoff, min_tokens_to_keep=keep)
-        case p.Eta(cutoff=cutoff, keep=keep):
-            return EtaLogitsWarper(cutoff, min_tokens_to_keep=keep)
-    raise AssertionError(spec)
-
-
-def _source_processor(spec: Any, around: _Around) -> LogitsProcessor:
-    rows = around.rows_per_source
-    if isinstance(spec, p.RepetitionPenalty):
-        first = None if around.prompt_mask is None else around.prompt_mask.bool().int().argmax(1)
-        return RepetitionPenaltyLogitsProcessor(spec.penalty, first, rows_per_source=rows)
-    if isinstance(spec, p.PrefixAllowed):
-        if around.prefix_fn is None:
-            raise GenerationError("The request restricts prefixes, but prefix_allowed_tokens_fn is not given.")
-        return PrefixConstrainedLogitsProcessor(
-            around.prefix_fn, spec.num_beams, num_sources=around.num_sources, rows_per_source=rows
-        )
-    if around.source_ids is None:
-        raise GenerationError(
-            f"{type(spec).__name__} looks at the source, but no source ids are given.",
-            hint="pass input_ids, or leave the encoder_* settings out.",
-        )
-    ids, mask = around.source_ids, around.source_mask
-    if isinstance(spec, p.EncoderRepetitionPenalty):
-        return EncoderRepetitionPenaltyLogitsProcessor(spec.penalty, ids, mask, rows_per_source=rows)
-    return EncoderNoRepeatNGramLogitsProcessor(spec.size, ids, mask, rows_per_source=rows)
+_OF_SOURCE: Mapping[str, Callable[..., LogitsProcessor]] = {
+    "encoder_repetition_penalty": EncoderRepetitionPenaltyLogitsProcessor,
+    "encoder_no_repeat_ngram_size": EncoderNoRepeatNGramLogitsProcessor,
+}
+_PROCESSORS: Mapping[str, Callable[..., LogitsProcessor]] = {
+    "sequence_bias": SequenceBiasLogitsProcessor,
+    "diversity_penalty": HammingDiversityLogitsProcessor,
+    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+    "bad_words_ids": NoBadWordsLogitsProcessor,
+    "min_length": MinLengthLogitsProcessor,
+    "min_new_tokens": lambda count, prompt, eos: MinNewTokensLengthLogitsProcessor(prompt, count, eos),
+    "forced_bos_token_id": ForcedBOSTokenLogitsProcessor,
+    "forced_eos_token_id": lambda tokens, longest: ForcedEOSTokenLogitsProcessor(longest, tokens),
+    "remove_invalid_values": InfNanRemoveLogitsProcessor,
+    "exponential_decay_length_penalty": lambda start, factor, eos: ExponentialDecayLengthPenalty(
+        (start, factor), eos, 0
+    ),
+    "suppress_tokens": SuppressTokensLogitsProcessor,
+    "begin_suppress_tokens": SuppressTokensAtBeginLogitsProcessor,
+    "temperature": TemperatureLogitsWarper,
+    "top_h": TopHLogitsWarper,
+    "top_k": _warper(TopKLogitsWarper),
+    "top_p": _warper(TopPLogitsWarper),
+    "min_p": _warper(MinPLogitsWarper),
+    "typical_p": _warper(TypicalLogitsWarper),
+    "epsilon_cutoff": _warper(EpsilonLogitsWarper),
+    "eta_cutoff": _warper(EtaLogitsWarper),
+    "renormalize_logits": LogitNormalization,
+}
+"""Setting -> the class of its processor, by transformers' name; those that need more of the call stand apart."""

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.errors import GenerationError
+from conjoin.functional.ops import Processor
+from conjoin.torch.generation.processors.ops import ops_on
 
 TokenIds = int | list[int] | tuple[int, ...] | Tensor
 """One id or several, as transformers takes them."""
@@ -29,6 +32,28 @@ class RowwiseProcessor(LogitsProcessor):
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep these rows, in this order; nothing to do where nothing is known of rows."""
+
+
+class RuleProcessor(RowwiseProcessor):
+    """A processor whose rule is one of conjoin.functional's.
+
+    Args:
+        rule: Makes the processor, of operations and these arguments.
+    """
+
+    def __init__(self, rule: Callable[..., Processor], *arguments: Any) -> None:
+        self._rule = rule, arguments
+        self._by_device: dict[torch.device, Processor] = {}
+
+    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        process = self._by_device.get(scores.device)
+        if process is None:
+            rule, arguments = self._rule
+            process = self._by_device[scores.device] = rule(ops_on(scores.device), *arguments)
+        return process(input_ids, input_ids.shape[1], scores)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_by_device": {}}
 
 
 class LogitsProcessorList(list[Any]):
@@ -129,32 +154,46 @@ class SourceProcessor(RowwiseProcessor):
         self.source_of_row = self.source_of_row.select(rows)
 
 
+class SourceRuleProcessor(SourceProcessor):
+    """A processor whose rule is one of conjoin.functional's, and knows something of each source.
+
+    Args:
+        rule: Makes the processor, of operations, the argument, and what is known of the source of each row.
+        known: What is known, one row per source; parts of it may be missing.
+    """
+
+    def __init__(
+        self,
+        rule: Callable[..., Processor],
+        argument: Any,
+        known: Sequence[Tensor | None],
+        *,
+        num_sources: int,
+        rows_per_source: int | None,
+    ) -> None:
+        super().__init__(num_sources, rows_per_source)
+        self._rule = rule, argument, known
+        self._process: Processor | None = None
+        self._rows: tuple[int, torch.device] | None = None
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these rows, in this order."""
+        super().select(rows)
+        self._rows = None
+
+    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        if self._process is None or self._rows != (len(scores), scores.device):
+            (rule, argument, known), device = self._rule, scores.device
+            source = self.source_of_row.of(len(scores), device)
+            of_rows = (None if each is None else each.to(device)[source] for each in known)
+            self._process, self._rows = rule(ops_on(device), argument, *of_rows), (len(scores), device)
+        return self._process(input_ids, input_ids.shape[1], scores)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_process": None}
+
+
 def as_tuple(ids: TokenIds) -> tuple[int, ...]:
     """Ids as transformers takes them, as a tuple."""
     plain = ids.tolist() if isinstance(ids, Tensor) else ids
     return (plain,) if isinstance(plain, int) else tuple(plain)
-
-
-class Words:
-    """A few ids, ready to index scores with; ids outside the vocabulary have no score and are left out."""
-
-    def __init__(self, ids: TokenIds) -> None:
-        self.ids = as_tuple(ids)
-        self._index: Tensor | None = None
-        self._made_for: tuple[torch.device, int] | None = None
-
-    def index(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " n"]:
-        """The ids on the scores' device, made once."""
-        key = (scores.device, scores.shape[-1])
-        if self._index is None or self._made_for != key:
-            inside = [i for i in self.ids if 0 <= i < key[1]]
-            self._index, self._made_for = torch.tensor(inside, dtype=torch.long, device=key[0]), key
-        return self._index
-
-    def forbid(self, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """Scores with -inf at these ids."""
-        return scores.index_fill(1, self.index(scores), -torch.inf)
-
-    def force(self, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """0 at these ids, -inf at all others."""
-        return torch.full_like(scores, -torch.inf).index_fill_(1, self.index(scores), 0.0)

@@ -8,24 +8,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.errors import GenerationError
-from conjoin.torch.generation.processors.calling import RowwiseProcessor, SourceProcessor, TokenIds, Words
-
-_MOST_GROWTH = 1e30
-"""Where the exponential of a length penalty stops growing: float32 ends at 3.4e38."""
+from conjoin.functional import processors as rules
+from conjoin.torch.generation.processors.calling import RuleProcessor, SourceProcessor, TokenIds, as_tuple
 
 
-class MinLengthLogitsProcessor(RowwiseProcessor):
+class MinLengthLogitsProcessor(RuleProcessor):
     """No eos before the row, prompt included, has `min_length` tokens."""
 
     def __init__(self, min_length: int, eos_token_id: TokenIds, device: torch.device | str = "cpu") -> None:
-        self.min_length = min_length
-        self.eos = Words(eos_token_id)
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return self.eos.forbid(scores) if input_ids.shape[1] < self.min_length else scores
+        super().__init__(rules.min_length, min_length, as_tuple(eos_token_id))
 
 
-class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
+class MinNewTokensLengthLogitsProcessor(RuleProcessor):
     """No eos among the first `min_new_tokens` tokens behind the prompt."""
 
     def __init__(
@@ -35,54 +29,40 @@ class MinNewTokensLengthLogitsProcessor(MinLengthLogitsProcessor):
         eos_token_id: TokenIds,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(prompt_length_to_skip + min_new_tokens, eos_token_id)
+        super().__init__(rules.min_new_tokens, min_new_tokens, prompt_length_to_skip, as_tuple(eos_token_id))
 
 
-class ForcedBOSTokenLogitsProcessor(RowwiseProcessor):
+class ForcedBOSTokenLogitsProcessor(RuleProcessor):
     """The token behind a prompt of one token."""
 
     def __init__(self, bos_token_id: int) -> None:
-        self.bos = Words(bos_token_id)
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return self.bos.force(scores) if input_ids.shape[1] == 1 else scores
+        super().__init__(rules.forced_bos_token_id, bos_token_id)
 
 
-class ForcedEOSTokenLogitsProcessor(RowwiseProcessor):
+class ForcedEOSTokenLogitsProcessor(RuleProcessor):
     """The last token of a row that reaches `max_length`."""
 
     def __init__(self, max_length: int, eos_token_id: TokenIds, device: torch.device | str = "cpu") -> None:
-        self.max_length = max_length
-        self.eos = Words(eos_token_id)
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return self.eos.force(scores) if input_ids.shape[1] == self.max_length - 1 else scores
+        super().__init__(rules.forced_eos_token_id, as_tuple(eos_token_id), max_length)
 
 
-class SuppressTokensLogitsProcessor(RowwiseProcessor):
+class SuppressTokensLogitsProcessor(RuleProcessor):
     """Forbid tokens."""
 
     def __init__(self, suppress_tokens: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.tokens = Words(list(suppress_tokens))
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return self.tokens.forbid(scores)
+        super().__init__(rules.suppress_tokens, as_tuple(list(suppress_tokens)))
 
 
-class SuppressTokensAtBeginLogitsProcessor(RowwiseProcessor):
+class SuppressTokensAtBeginLogitsProcessor(RuleProcessor):
     """Forbid tokens where the row has `begin_index` tokens."""
 
     def __init__(
         self, begin_suppress_tokens: Sequence[int], begin_index: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.tokens = Words(list(begin_suppress_tokens))
-        self.begin_index = begin_index
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return self.tokens.forbid(scores) if input_ids.shape[1] == self.begin_index else scores
+        super().__init__(rules.begin_suppress_tokens, as_tuple(list(begin_suppress_tokens)), begin_index)
 
 
-class ExponentialDecayLengthPenalty(RowwiseProcessor):
+class ExponentialDecayLengthPenalty(RuleProcessor):
     """Raise eos ever more once the row is long.
 
     Args:
@@ -97,24 +77,23 @@ class ExponentialDecayLengthPenalty(RowwiseProcessor):
         eos_token_id: TokenIds,
         input_ids_seq_length: int,
     ) -> None:
-        self.start = exponential_decay_length_penalty[0] + input_ids_seq_length
-        self.factor = exponential_decay_length_penalty[1]
-        self.eos = Words(eos_token_id)
+        start, factor = exponential_decay_length_penalty
+        rule = rules.exponential_decay_length_penalty
+        super().__init__(rule, start + input_ids_seq_length, factor, as_tuple(eos_token_id))
 
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        past = input_ids.shape[1] - self.start
-        if past <= 0:
-            return scores
-        index = self.eos.index(scores)
-        found = scores[:, index]
-        gain = (found.abs() * (self._growth(past) - 1)).masked_fill(~found.isfinite(), 0.0)
-        return scores.index_copy(1, index, found + gain)
 
-    def _growth(self, past: int) -> float:
-        try:
-            return min(self.factor**past, _MOST_GROWTH)
-        except OverflowError:
-            return _MOST_GROWTH
+class InfNanRemoveLogitsProcessor(RuleProcessor):
+    """Replace nan by 0 and infinities by the largest numbers of their sign."""
+
+    def __init__(self) -> None:
+        super().__init__(rules.remove_invalid_values)
+
+
+class LogitNormalization(RuleProcessor):
+    """log_softmax; a row whose tokens are all forbidden stays so."""
+
+    def __init__(self) -> None:
+        super().__init__(rules.renormalize_logits)
 
 
 class PrefixConstrainedLogitsProcessor(SourceProcessor):
@@ -177,17 +156,3 @@ class PrefixConstrainedLogitsProcessor(SourceProcessor):
         if self.num_sources is None and self.source_of_row.kept is None:
             return [row // self.num_beams for row in range(num_rows)]
         return self.source_of_row.of(num_rows, device).tolist()
-
-
-class InfNanRemoveLogitsProcessor(RowwiseProcessor):
-    """Replace nan by 0 and infinities by the largest numbers of their sign."""
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return scores.nan_to_num(nan=0.0)
-
-
-class LogitNormalization(RowwiseProcessor):
-    """log_softmax; a row whose tokens are all forbidden stays so."""
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return scores.log_softmax(-1).masked_fill(scores.isneginf(), -torch.inf)
