@@ -124,8 +124,8 @@ def build_processors(
                         f"{spec.name} looks at the source, but no source ids are given.",
                         hint="pass input_ids, or leave the encoder_* settings out.",
                     )
-                made = _OF_SOURCE[spec.name]
-                return made(*spec.arguments, source_ids, source_mask, rows_per_source=rows_per_source)
+                kind = _OF_SOURCE[spec.name]
+                return kind(*spec.arguments, source_ids, source_mask, rows_per_source=rows_per_source)
             case "watermarking_config":
                 return WatermarkLogitsProcessor(None, device, **spec.arguments[0].to_dict())
             case _:
