@@ -10,7 +10,9 @@ import oracle_generation as oracle
 from conjoin.errors import ConjoinWarning, GenerationError
 from conjoin.functional.processors import PROCESSORS
 from conjoin.generation import CALLERS, SETTINGS, CallFacts, GenerationConfig, ProcessorSpec, resolve
-from conjoin.torch.generation.processors import build as ours
+from conjoin.torch.generation.processors import named as ours
+from conjoin.torch.generation.processors.build import build_processors
+from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList
 from generation_requests import MODEL, V, request_of
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
@@ -62,7 +64,7 @@ def test_the_plan_has_transformers_order(name: str, asked: dict[str, Any], promp
     source = torch.randint(3, V, (2, 5))
     call = CallFacts(prompt_length=prompt, batch_size=2, prefix_allowed_tokens_fn=prefix is not None)
     request = resolve(GenerationConfig(max_new_tokens=9), asked, model=MODEL, call=call)
-    built = ours.build_processors(
+    built = build_processors(
         request.plan,
         source_ids=source,
         rows_per_source=request.rows_per_source,
@@ -83,7 +85,7 @@ def test_without_source_ids_the_plan_has_nothing_that_looks_at_the_source() -> N
         request = resolve(config, asked, model=MODEL, call=CallFacts(source_ids=False))
     assert request.plan == (CALLERS,)
     with pytest.raises(GenerationError, match="encoder_no_repeat_ngram_size looks at the source, but no source ids"):
-        ours.build_processors((spec, CALLERS))
+        build_processors((spec, CALLERS))
 
 
 def test_every_setting_that_asks_for_a_processor_has_one_on_every_backend() -> None:
@@ -96,7 +98,7 @@ def test_every_setting_that_asks_for_a_processor_has_one_on_every_backend() -> N
     requests = [resolve(GenerationConfig(max_new_tokens=9), each, model=MODEL) for each in (asked, groups)]
     assert {spec.name for request in requests for spec in request.plan} == {*asking, "logits_processor"}
     for request in requests:
-        ours.build_processors(request.plan, source_ids=torch.ones(1, 3, dtype=torch.long))
+        build_processors(request.plan, source_ids=torch.ones(1, 3, dtype=torch.long))
 
 
 def test_the_parameters_of_a_plan_reach_the_processors() -> None:
@@ -129,7 +131,7 @@ def test_the_callers_processors_run_before_the_warpers() -> None:
         return scores
 
     request = request_of(no_repeat_ngram_size=2, do_sample=True, temperature=0.5, top_k=0, renormalize_logits=True)
-    built = ours.build_processors(request.plan, custom=[mine])
+    built = build_processors(request.plan, custom=[mine])
     kinds = [type(each).__name__ for each in built]
     assert kinds == ["NoRepeatNGramLogitsProcessor", "function", "TemperatureLogitsWarper", "LogitNormalization"]
     assert not built.rows_may_leave
@@ -138,21 +140,21 @@ def test_the_callers_processors_run_before_the_warpers() -> None:
 def test_a_callers_processor_replaces_ours_of_the_same_class() -> None:
     mine = ours.NoRepeatNGramLogitsProcessor(4)
     with pytest.warns(ConjoinWarning, match="logits_processor holds NoRepeatNGramLogitsProcessor"):
-        built = ours.build_processors(request_of(no_repeat_ngram_size=2).plan, custom=[mine])
+        built = build_processors(request_of(no_repeat_ngram_size=2).plan, custom=[mine])
     assert list(built) == [mine]
 
 
 def test_processors_written_for_transformers_run() -> None:
-    class OnlyEven(ours.LogitsProcessor):
+    class OnlyEven(LogitsProcessor):
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
             scores[:, 1::2] = -torch.inf
             return scores
 
-    every = ours.LogitsProcessorList([OnlyEven(), oracle.processor("TemperatureLogitsWarper", 0.5)])
+    every = LogitsProcessorList([OnlyEven(), oracle.processor("TemperatureLogitsWarper", 0.5)])
     result = every(torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 6))
     assert result.tolist() == [[2.0, -torch.inf, 2.0, -torch.inf, 2.0, -torch.inf]] * 2
 
 
 def test_a_bad_word_that_is_an_end_alone_is_left_alone() -> None:
-    built = ours.build_processors(request_of(bad_words_ids=[[2]]).plan)
+    built = build_processors(request_of(bad_words_ids=[[2]]).plan)
     assert list(built) == []

@@ -12,7 +12,10 @@ from torch import Tensor
 import oracle_generation as oracle
 from conjoin.errors import GenerationError
 from conjoin.generation import CALLERS, ProcessorSpec
-from conjoin.torch.generation.processors import build as ours
+from conjoin.torch.generation.processors import named as ours
+from conjoin.torch.generation.processors.build import build_processors
+from conjoin.torch.generation.processors.calling import LogitsProcessorList
+from conjoin.torch.generation.processors.watermark import WatermarkLogitsProcessor
 from generation_requests import V
 
 TRIALS = settings(max_examples=40, deadline=None)
@@ -216,7 +219,7 @@ def test_rows_of_sources_that_leave_take_their_source_along(beams: int) -> None:
     values = {"encoder_repetition_penalty": 2.0, "encoder_no_repeat_ngram_size": 2, "repetition_penalty": 1.5}
     specs = [ProcessorSpec(name, (value,)) for name, value in values.items()]
     mask = torch.tensor([[0, 1], [1, 1], [0, 1], [1, 1]])
-    every = ours.build_processors(
+    every = build_processors(
         (*specs, ProcessorSpec("prefix_allowed_tokens_fn", (beams,)), CALLERS),
         source_ids=source,
         prompt_mask=mask,
@@ -239,7 +242,7 @@ def test_a_first_step_may_run_one_row_per_source() -> None:
     torch.manual_seed(5)
     source, beams = torch.randint(0, 7, (4, 9)), 4
     ids, scores = torch.randint(0, 7, (4, 2)), torch.randn(4, V)
-    every = ours.build_processors(
+    every = build_processors(
         (
             ProcessorSpec("encoder_no_repeat_ngram_size", (2,)),
             ProcessorSpec("prefix_allowed_tokens_fn", (beams,)),
@@ -289,7 +292,7 @@ def test_earlier_groups_lower_their_tokens(
     sources, group = len(batch[1]), min(group, groups - 1)
     tokens = torch.randint(0, 9, (sources * groups * size,))
     mine = ours.HammingDiversityLogitsProcessor(penalty, groups * size, groups)
-    every = ours.LogitsProcessorList([mine])
+    every = LogitsProcessorList([mine])
     result = every(torch.zeros(len(scores), 1, dtype=torch.long), scores, current_tokens=tokens, beam_group_idx=group)
     expected = scores.clone()
     for row in range(len(scores)):
@@ -305,13 +308,13 @@ def test_earlier_groups_lower_their_tokens(
 def test_a_watermark_is_transformers_watermark(scheme: str) -> None:
     ids, scores = torch.randint(0, V, (3, 6)), torch.randn(3, V)
     asked = {"bias": 2.5, "seeding_scheme": scheme, "context_width": 2}
-    mine = ours.WatermarkLogitsProcessor(None, "cpu", **asked)
+    mine = WatermarkLogitsProcessor(None, "cpu", **asked)
     check(mine, oracle.processor("WatermarkLogitsProcessor", V, "cpu", **asked), ids, scores)
     assert torch.equal(mine(ids[:, :1], scores), scores)
 
 
 def test_transformers_detector_finds_the_watermark() -> None:
-    mine = ours.WatermarkLogitsProcessor(None, "cpu", bias=9.0)
+    mine = WatermarkLogitsProcessor(None, "cpu", bias=9.0)
     ids = torch.randint(0, V, (2, 1))
     for _ in range(30):
         ids = torch.cat((ids, mine(ids, torch.randn(2, V)).argmax(1, keepdim=True)), 1)
@@ -360,8 +363,6 @@ WRONG: list[tuple[str, tuple[Any, ...], str]] = [
     ("RepetitionPenaltyLogitsProcessor", (0.0,), "penalty = 0.0: expected a number above 0"),
     ("NoRepeatNGramLogitsProcessor", (0,), "ngram_size = 0: expected a number above 0"),
     ("SequenceBiasLogitsProcessor", ({},), r"sequence_bias = \{\}: expected"),
-    ("WatermarkLogitsProcessor", (V, "cpu", 1.0), r"greenlist_ratio = 1.0: expected a number in \(0, 1\)"),
-    ("WatermarkLogitsProcessor", (V, "cpu", 0.5, 1.0, 1, "x"), "seeding_scheme = 'x': expected 'lefthash' or"),
 ]
 
 
@@ -369,6 +370,13 @@ WRONG: list[tuple[str, tuple[Any, ...], str]] = [
 def test_what_a_processor_cannot_take_is_said(name: str, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(GenerationError, match=message):
         getattr(ours, name)(*arguments)
+
+
+def test_what_a_watermark_cannot_take_is_said() -> None:
+    with pytest.raises(GenerationError, match=r"greenlist_ratio = 1.0: expected a number in \(0, 1\)"):
+        WatermarkLogitsProcessor(V, "cpu", 1.0)
+    with pytest.raises(GenerationError, match="seeding_scheme = 'x': expected 'lefthash' or"):
+        WatermarkLogitsProcessor(V, "cpu", seeding_scheme="x")
 
 
 @pytest.mark.gpu

@@ -160,7 +160,7 @@ def _written(ops: Ops, ids: Int[Array, "R L"], length: Any) -> Bool[Array, "R L"
 
 def _inside(ops: Ops, ids: Array, mask: Array | None, vocab_size: int) -> Bool[Array, "R S"]:
     inside = (ids >= 0) & (ids < vocab_size)
-    return inside if mask is None else inside & mask
+    return inside if mask is None else inside & ops.cast(mask, "bool")
 
 
 def _penalised(

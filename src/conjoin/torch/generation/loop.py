@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.generation import DeadEnd
-from conjoin.torch.generation.processors.build import LogitsProcessorList
+from conjoin.torch.generation.processors.calling import LogitsProcessorList
 from conjoin.torch.generation.stopping import StoppingCriteriaList
 from conjoin.torch.generation.watch import Watch
 

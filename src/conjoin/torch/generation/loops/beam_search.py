@@ -5,8 +5,8 @@ from torch import Tensor
 
 from conjoin.torch.generation.loop import Control, Decoded
 from conjoin.torch.generation.loops.beams import BeamRules, Beams, Step, best_of
+from conjoin.torch.generation.loops.live import Live
 from conjoin.torch.generation.reader import Reader, block_rows
-from conjoin.torch.generation.results import Live
 
 
 def beam_search(

@@ -10,8 +10,8 @@ from conjoin.errors import warn
 from conjoin.generation import FORBIDDEN, AnyOf, Constraint, Phrase
 from conjoin.torch.generation.loop import Control, Decoded
 from conjoin.torch.generation.loops.beams import NEVER, BeamRules, Beams, Step, best_of
+from conjoin.torch.generation.loops.live import Live
 from conjoin.torch.generation.reader import Reader, block_rows
-from conjoin.torch.generation.results import Live
 from conjoin.torch.generation.select import top_k
 
 UNMET = -1.0e8

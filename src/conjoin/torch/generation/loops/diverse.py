@@ -9,8 +9,8 @@ from torch import Tensor
 from conjoin.torch.generation.loop import Control, Decoded
 from conjoin.torch.generation.loops.beam_search import stopped
 from conjoin.torch.generation.loops.beams import NEVER, NO_WORD, BeamRules, Beams, Finished, best_of, gather_beams
+from conjoin.torch.generation.loops.live import Live
 from conjoin.torch.generation.reader import Reader, block_rows
-from conjoin.torch.generation.results import Live
 
 
 def diverse_beam_search(

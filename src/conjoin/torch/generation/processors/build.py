@@ -1,7 +1,4 @@
-"""Logits processors by transformers' names, and the list of them that a request needs.
-
-A row's result depends on that row (and its source) only, whatever else is in the batch.
-"""
+"""The list of processors that a request needs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,72 +9,9 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError, warn
 from conjoin.generation import CALLERS, ProcessorSpec
-from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList, RowwiseProcessor
-from conjoin.torch.generation.processors.ends import (
-    ExponentialDecayLengthPenalty,
-    ForcedBOSTokenLogitsProcessor,
-    ForcedEOSTokenLogitsProcessor,
-    InfNanRemoveLogitsProcessor,
-    LogitNormalization,
-    MinLengthLogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    PrefixConstrainedLogitsProcessor,
-    SuppressTokensAtBeginLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-)
-from conjoin.torch.generation.processors.repetition import (
-    EncoderNoRepeatNGramLogitsProcessor,
-    EncoderRepetitionPenaltyLogitsProcessor,
-    HammingDiversityLogitsProcessor,
-    NoBadWordsLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    SequenceBiasLogitsProcessor,
-)
-from conjoin.torch.generation.processors.warpers import (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopHLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
+from conjoin.torch.generation.processors import named
+from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList
 from conjoin.torch.generation.processors.watermark import WatermarkLogitsProcessor
-
-__all__ = [
-    "EncoderNoRepeatNGramLogitsProcessor",
-    "EncoderRepetitionPenaltyLogitsProcessor",
-    "EpsilonLogitsWarper",
-    "EtaLogitsWarper",
-    "ExponentialDecayLengthPenalty",
-    "ForcedBOSTokenLogitsProcessor",
-    "ForcedEOSTokenLogitsProcessor",
-    "HammingDiversityLogitsProcessor",
-    "InfNanRemoveLogitsProcessor",
-    "LogitNormalization",
-    "LogitsProcessor",
-    "LogitsProcessorList",
-    "MinLengthLogitsProcessor",
-    "MinNewTokensLengthLogitsProcessor",
-    "MinPLogitsWarper",
-    "NoBadWordsLogitsProcessor",
-    "NoRepeatNGramLogitsProcessor",
-    "PrefixConstrainedLogitsProcessor",
-    "RepetitionPenaltyLogitsProcessor",
-    "RowwiseProcessor",
-    "SequenceBiasLogitsProcessor",
-    "SuppressTokensAtBeginLogitsProcessor",
-    "SuppressTokensLogitsProcessor",
-    "TemperatureLogitsWarper",
-    "TopHLogitsWarper",
-    "TopKLogitsWarper",
-    "TopPLogitsWarper",
-    "TypicalLogitsWarper",
-    "WatermarkLogitsProcessor",
-    "build_processors",
-]
 
 
 def build_processors(
@@ -111,11 +45,11 @@ def build_processors(
         match spec.name:
             case "repetition_penalty":
                 first = None if prompt_mask is None else prompt_mask.bool().int().argmax(1)
-                return RepetitionPenaltyLogitsProcessor(*spec.arguments, first, rows_per_source=rows_per_source)
+                return named.RepetitionPenaltyLogitsProcessor(spec.arguments[0], first, rows_per_source=rows_per_source)
             case "prefix_allowed_tokens_fn":
                 if prefix_allowed_tokens_fn is None:
                     raise GenerationError("The request restricts prefixes, but prefix_allowed_tokens_fn is not given.")
-                return PrefixConstrainedLogitsProcessor(
+                return named.PrefixConstrainedLogitsProcessor(
                     prefix_allowed_tokens_fn, *spec.arguments, num_sources=sources, rows_per_source=rows_per_source
                 )
             case "encoder_repetition_penalty" | "encoder_no_repeat_ngram_size":
@@ -154,32 +88,32 @@ def _warper(kind: Callable[..., LogitsProcessor]) -> Callable[..., LogitsProcess
 
 
 _OF_SOURCE: Mapping[str, Callable[..., LogitsProcessor]] = {
-    "encoder_repetition_penalty": EncoderRepetitionPenaltyLogitsProcessor,
-    "encoder_no_repeat_ngram_size": EncoderNoRepeatNGramLogitsProcessor,
+    "encoder_repetition_penalty": named.EncoderRepetitionPenaltyLogitsProcessor,
+    "encoder_no_repeat_ngram_size": named.EncoderNoRepeatNGramLogitsProcessor,
 }
 _PROCESSORS: Mapping[str, Callable[..., LogitsProcessor]] = {
-    "sequence_bias": SequenceBiasLogitsProcessor,
-    "diversity_penalty": HammingDiversityLogitsProcessor,
-    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
-    "bad_words_ids": NoBadWordsLogitsProcessor,
-    "min_length": MinLengthLogitsProcessor,
-    "min_new_tokens": lambda count, prompt, eos: MinNewTokensLengthLogitsProcessor(prompt, count, eos),
-    "forced_bos_token_id": ForcedBOSTokenLogitsProcessor,
-    "forced_eos_token_id": lambda tokens, longest: ForcedEOSTokenLogitsProcessor(longest, tokens),
-    "remove_invalid_values": InfNanRemoveLogitsProcessor,
-    "exponential_decay_length_penalty": lambda start, factor, eos: ExponentialDecayLengthPenalty(
+    "sequence_bias": named.SequenceBiasLogitsProcessor,
+    "diversity_penalty": named.HammingDiversityLogitsProcessor,
+    "no_repeat_ngram_size": named.NoRepeatNGramLogitsProcessor,
+    "bad_words_ids": named.NoBadWordsLogitsProcessor,
+    "min_length": named.MinLengthLogitsProcessor,
+    "min_new_tokens": lambda count, prompt, eos: named.MinNewTokensLengthLogitsProcessor(prompt, count, eos),
+    "forced_bos_token_id": named.ForcedBOSTokenLogitsProcessor,
+    "forced_eos_token_id": lambda tokens, longest: named.ForcedEOSTokenLogitsProcessor(longest, tokens),
+    "remove_invalid_values": named.InfNanRemoveLogitsProcessor,
+    "exponential_decay_length_penalty": lambda start, factor, eos: named.ExponentialDecayLengthPenalty(
         (start, factor), eos, 0
     ),
-    "suppress_tokens": SuppressTokensLogitsProcessor,
-    "begin_suppress_tokens": SuppressTokensAtBeginLogitsProcessor,
-    "temperature": TemperatureLogitsWarper,
-    "top_h": TopHLogitsWarper,
-    "top_k": _warper(TopKLogitsWarper),
-    "top_p": _warper(TopPLogitsWarper),
-    "min_p": _warper(MinPLogitsWarper),
-    "typical_p": _warper(TypicalLogitsWarper),
-    "epsilon_cutoff": _warper(EpsilonLogitsWarper),
-    "eta_cutoff": _warper(EtaLogitsWarper),
-    "renormalize_logits": LogitNormalization,
+    "suppress_tokens": named.SuppressTokensLogitsProcessor,
+    "begin_suppress_tokens": named.SuppressTokensAtBeginLogitsProcessor,
+    "temperature": named.TemperatureLogitsWarper,
+    "top_h": named.TopHLogitsWarper,
+    "top_k": _warper(named.TopKLogitsWarper),
+    "top_p": _warper(named.TopPLogitsWarper),
+    "min_p": _warper(named.MinPLogitsWarper),
+    "typical_p": _warper(named.TypicalLogitsWarper),
+    "epsilon_cutoff": _warper(named.EpsilonLogitsWarper),
+    "eta_cutoff": _warper(named.EtaLogitsWarper),
+    "renormalize_logits": named.LogitNormalization,
 }
 """Setting -> the class of its processor, by transformers' name; those that need more of the call stand apart."""

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -159,20 +159,19 @@ class SourceRuleProcessor(SourceProcessor):
 
     Args:
         rule: Makes the processor, of operations, the argument, and what is known of the source of each row.
-        known: What is known, one row per source; parts of it may be missing.
+        known, *more: What is known, one row per source; parts of it may be missing.
     """
 
     def __init__(
         self,
         rule: Callable[..., Processor],
         argument: Any,
-        known: Sequence[Tensor | None],
-        *,
-        num_sources: int,
+        known: Tensor | None,
         rows_per_source: int | None,
+        *more: Tensor | None,
     ) -> None:
-        super().__init__(num_sources, rows_per_source)
-        self._rule = rule, argument, known
+        super().__init__(1 if known is None else len(known), rows_per_source)
+        self._rule = rule, argument, (known, *more)
         self._process: Processor | None = None
         self._rows: tuple[int, torch.device] | None = None
 
