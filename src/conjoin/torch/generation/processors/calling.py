@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -32,28 +32,6 @@ class RowwiseProcessor(LogitsProcessor):
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep these rows, in this order; nothing to do where nothing is known of rows."""
-
-
-class RuleProcessor(RowwiseProcessor):
-    """A processor whose rule is one of conjoin.functional's.
-
-    Args:
-        rule: Makes the processor, of operations and these arguments.
-    """
-
-    def __init__(self, rule: Callable[..., Processor], *arguments: Any) -> None:
-        self._rule = rule, arguments
-        self._by_device: dict[torch.device, Processor] = {}
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        process = self._by_device.get(scores.device)
-        if process is None:
-            rule, arguments = self._rule
-            process = self._by_device[scores.device] = rule(ops_on(scores.device), *arguments)
-        return process(input_ids, input_ids.shape[1], scores)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_by_device": {}}
 
 
 class LogitsProcessorList(list[Any]):
@@ -143,53 +121,47 @@ class SourceOfRow:
         return replace(self, kept=rows if self.kept is None else self.kept.to(rows.device)[rows])
 
 
-class SourceProcessor(RowwiseProcessor):
-    """A processor that knows something of each source."""
-
-    def __init__(self, num_sources: int, rows_per_source: int | None) -> None:
-        self.source_of_row = SourceOfRow(num_sources, rows_per_source)
-
-    def select(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep these rows, in this order."""
-        self.source_of_row = self.source_of_row.select(rows)
-
-
-class SourceRuleProcessor(SourceProcessor):
-    """A processor whose rule is one of conjoin.functional's, and knows something of each source.
+class RuleProcessor(RowwiseProcessor):
+    """A processor whose rule is one of conjoin.functional's.
 
     Args:
-        rule: Makes the processor, of operations, the argument, and what is known of the source of each row.
-        known, *more: What is known, one row per source; parts of it may be missing.
+        rule: Makes the processor, of operations, the arguments, and what is known of the source of each row.
+        known: What is known, one row per source; parts of it may be missing.
     """
 
     def __init__(
         self,
         rule: Callable[..., Processor],
-        argument: Any,
-        known: Tensor | None,
-        rows_per_source: int | None,
-        *more: Tensor | None,
+        *arguments: Any,
+        known: Sequence[Tensor | None] = (),
+        rows_per_source: int | None = None,
     ) -> None:
-        super().__init__(1 if known is None else len(known), rows_per_source)
-        self._rule = rule, argument, (known, *more)
+        self._rule, self._arguments, self._known = rule, arguments, known
+        sources = next((len(each) for each in known if each is not None), None)
+        self._source_of_row = None if sources is None else SourceOfRow(sources, rows_per_source)
         self._process: Processor | None = None
-        self._rows: tuple[int, torch.device] | None = None
+        self._made_for: tuple[torch.device, int | None] | None = None
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep these rows, in this order."""
-        super().select(rows)
-        self._rows = None
+        if self._source_of_row is not None:
+            self._source_of_row, self._made_for = self._source_of_row.select(rows), None
 
     def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        if self._process is None or self._rows != (len(scores), scores.device):
-            (rule, argument, known), device = self._rule, scores.device
-            source = self.source_of_row.of(len(scores), device)
-            of_rows = (None if each is None else each.to(device)[source] for each in known)
-            self._process, self._rows = rule(ops_on(device), argument, *of_rows), (len(scores), device)
+        made_for = scores.device, None if self._source_of_row is None else len(scores)
+        if self._process is None or self._made_for != made_for:
+            self._process, self._made_for = self._made(len(scores), scores.device), made_for
         return self._process(input_ids, input_ids.shape[1], scores)
 
+    def _made(self, num_rows: int, device: torch.device) -> Processor:
+        known = self._known
+        if self._source_of_row is not None:
+            source = self._source_of_row.of(num_rows, device)
+            known = [None if each is None else each.to(device)[source] for each in known]
+        return self._rule(ops_on(device), *self._arguments, *known)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_process": None}
+        return {**vars(self), "_process": None}  # its functions cannot be pickled
 
 
 def as_tuple(ids: TokenIds) -> tuple[int, ...]:

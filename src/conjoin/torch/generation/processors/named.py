@@ -17,14 +17,7 @@ from conjoin.functional import processors as rules
 from conjoin.functional import processors_repetition as repetition
 from conjoin.functional import processors_warpers as warpers
 from conjoin.generation.ranges import POSITIVE, SHARE, SHARE_ABOVE_0, SHARE_INSIDE, in_range
-from conjoin.torch.generation.processors.calling import (
-    RowwiseProcessor,
-    RuleProcessor,
-    SourceProcessor,
-    SourceRuleProcessor,
-    TokenIds,
-    as_tuple,
-)
+from conjoin.torch.generation.processors.calling import RowwiseProcessor, RuleProcessor, SourceOfRow, TokenIds, as_tuple
 
 Biases = Mapping[tuple[int, ...], float] | Iterable[Sequence[Sequence[int] | float]]
 
@@ -88,7 +81,7 @@ class HammingDiversityLogitsProcessor(RowwiseProcessor):
         return scores.scatter_add(1, taken.clamp(min=0), penalties)
 
 
-class EncoderRepetitionPenaltyLogitsProcessor(SourceRuleProcessor):
+class EncoderRepetitionPenaltyLogitsProcessor(RuleProcessor):
     """Raise the scores of tokens that the source holds.
 
     Args:
@@ -106,10 +99,11 @@ class EncoderRepetitionPenaltyLogitsProcessor(SourceRuleProcessor):
         rows_per_source: int | None = None,
     ) -> None:
         rule, penalty = repetition.encoder_repetition_penalty, in_range("penalty", penalty, POSITIVE)
-        super().__init__(rule, penalty, encoder_input_ids, rows_per_source, encoder_attention_mask)
+        known = encoder_input_ids, encoder_attention_mask
+        super().__init__(rule, penalty, known=known, rows_per_source=rows_per_source)
 
 
-class RepetitionPenaltyLogitsProcessor(SourceRuleProcessor):
+class RepetitionPenaltyLogitsProcessor(RuleProcessor):
     """Lower the scores of tokens that the row holds already (Keskar et al. 2019, arXiv:1909.05858).
 
     Args:
@@ -124,18 +118,13 @@ class RepetitionPenaltyLogitsProcessor(SourceRuleProcessor):
         *,
         rows_per_source: int | None = None,
     ) -> None:
-        self.ignored = prompt_ignore_length
-        first = self.ignored[:, None] if isinstance(self.ignored, Tensor) else None
-        super().__init__(repetition.repetition_penalty, in_range("penalty", penalty, POSITIVE), first, rows_per_source)
-
-    def select(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep these rows, in this order."""
-        if isinstance(self.ignored, Tensor):
-            super().select(rows)
+        known = prompt_ignore_length[:, None] if isinstance(prompt_ignore_length, Tensor) else None
+        self.skipped = 0 if known is not None else prompt_ignore_length or 0
+        penalty = in_range("penalty", penalty, POSITIVE)
+        super().__init__(repetition.repetition_penalty, penalty, known=(known,), rows_per_source=rows_per_source)
 
     def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        skipped = self.ignored if isinstance(self.ignored, int) else 0
-        return super().__call__(input_ids[:, skipped:] if skipped else input_ids, scores)
+        return super().__call__(input_ids[:, self.skipped :] if self.skipped else input_ids, scores)
 
 
 class NoRepeatNGramLogitsProcessor(RuleProcessor):
@@ -145,7 +134,7 @@ class NoRepeatNGramLogitsProcessor(RuleProcessor):
         super().__init__(repetition.no_repeat_ngram_size, int(in_range("ngram_size", ngram_size, POSITIVE)))
 
 
-class EncoderNoRepeatNGramLogitsProcessor(SourceRuleProcessor):
+class EncoderNoRepeatNGramLogitsProcessor(RuleProcessor):
     """Let no run of `encoder_ngram_size` tokens of the source occur in the row.
 
     Args:
@@ -165,7 +154,8 @@ class EncoderNoRepeatNGramLogitsProcessor(SourceRuleProcessor):
             repetition.encoder_no_repeat_ngram_size,
             in_range("encoder_ngram_size", encoder_ngram_size, POSITIVE),
         )
-        super().__init__(rule, int(size), encoder_input_ids, rows_per_source, encoder_attention_mask)
+        known = encoder_input_ids, encoder_attention_mask
+        super().__init__(rule, int(size), known=known, rows_per_source=rows_per_source)
 
 
 class MinLengthLogitsProcessor(RuleProcessor):
@@ -252,7 +242,7 @@ class LogitNormalization(RuleProcessor):
         super().__init__(rules.renormalize_logits)
 
 
-class PrefixConstrainedLogitsProcessor(SourceProcessor):
+class PrefixConstrainedLogitsProcessor(RowwiseProcessor):
     """Allow only the tokens that a function names (a trie of valid targets, for instance; arXiv:2010.00904).
 
     Args:
@@ -272,7 +262,11 @@ class PrefixConstrainedLogitsProcessor(SourceProcessor):
         self.allowed = prefix_allowed_tokens_fn
         self.num_beams = num_beams
         self.num_sources = num_sources
-        super().__init__(num_sources or 1, rows_per_source or num_beams)
+        self.source_of_row = SourceOfRow(num_sources or 1, rows_per_source or num_beams)
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these rows, in this order."""
+        self.source_of_row = self.source_of_row.select(rows)
 
     def __call__(
         self,
