@@ -19,6 +19,7 @@ from conjoin.torch.generation.select import best, top_k
 from conjoin.torch.generation.watch import Watch as Scores
 from conjoin.torch.model.cache import KVCache, keep_order
 from generate_models import models, sources
+from lanes import thinned
 
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -318,8 +319,10 @@ class Over(Exception):
     """The loop has come to its end."""
 
 
-@pytest.mark.parametrize("processed", [False, True])
-@pytest.mark.parametrize("kind", ["greedy", "sampling", "beams", "diverse", "contrastive"])
+MODES = ["greedy", "sampling", "beams", "diverse", "contrastive"]
+
+
+@pytest.mark.parametrize(("kind", "processed"), thinned(3, MODES, [False, True]))
 def test_a_gpu_is_not_waited_for_between_two_looks(kind: str, processed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device tensors have no values: whoever asks for one, as a program that waits would, fails."""
 

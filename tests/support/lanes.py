@@ -28,6 +28,7 @@ def thinned(step: int, *axes: Iterable[Any]) -> list[Any]:
 
     Args:
         step: Shares no factor with the length of any axis, so that every value of every axis stays among the fast.
+        axes: Two or more.
     """
     cases = list(product(*axes))
     return [case if number % step == 0 else _slow(case) for number, case in enumerate(cases)]

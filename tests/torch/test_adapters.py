@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conjoin import ConfigError, EncoderDecoderModel
+from lanes import thinned
 from pairs import SOURCE, TARGET_LIKE_SOURCE, fresh, stir
 from tiny_models import config
 
@@ -73,8 +74,7 @@ def check(model: EncoderDecoderModel, adapter: peft.PeftConfig, folder: Path) ->
     return again
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
-@pytest.mark.parametrize("share", ["none", "embeddings", "all"])
+@pytest.mark.parametrize(("share", "name"), thinned(2, ["none", "embeddings", "all"], ADAPTERS))
 def test_what_is_merged_and_saved_is_what_the_adapter_computed(share: str, name: str, tmp_path: Path) -> None:
     check(made(share), ADAPTERS[name], tmp_path)
 
