@@ -1,0 +1,336 @@
+"""Forty planted faults, each with the tests that must fail of it: what shows that the tests see."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = "tests/families/test_families.py"
+LONG = "tests/families/test_long_passes.py"
+JAX = "tests/jax/test_jax_families.py"
+PROCESSORS = "tests/generation/test_processors.py"
+EXACT = "tests/generation/test_generate_exact.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A change of one file of `src/conjoin`.
+
+    Args:
+        old: Text that stands in the file exactly once.
+        tests: A file of tests, and the expression for `pytest -k` that selects those that must fail.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, str]
+
+
+FAULTS: dict[str, Fault] = {
+    # spec
+    "a table of positions lacks its last row": Fault(
+        "spec/stack.py",
+        "return n + padding + 1",
+        "return n + padding",
+        (FAMILIES, "encoder_gives and roberta and none"),
+    ),
+    "keys have as many heads as queries": Fault(
+        "spec/parameters.py",
+        "keys = attention.num_kv_heads * attention.head_size",
+        "keys = attention.num_heads * attention.head_size",
+        (FAMILIES, "decoder_without and llama/biases"),
+    ),
+    "the first norm of ModernBERT stays": Fault(
+        "spec/bricks.py",
+        'replaced = self.self_attn_norms if branch == "self_attn" else None',
+        "replaced = None",
+        (FAMILIES, "encoder_gives and modernbert and none"),
+    ),
+    "a gemma's norms start at 1": Fault(
+        "spec/parameters.py", "start = 1.0 - norm.offset if", "start = 1.0 if", ("tests/join", "fresh or start")
+    ),
+    "fresh queries of T5 are as large as its keys": Fault(
+        "spec/parameters.py",
+        "head_size ** -0.5 if unscaled_query else std",
+        "head_size ** 0 if unscaled_query else std",
+        ("tests/torch/test_loading.py", "fresh or init"),
+    ),
+    "a head keeps its size when words are added": Fault(
+        "spec/stack.py",
+        "head = replace(self.head, vocab_size=vocab_size) if self.head else None",
+        "head = self.head",
+        ("tests/torch/test_resize.py", ""),
+    ),
+    # functional, on JAX
+    "a position reads the ones before it only": Fault(
+        "functional/attention.py", "(keys <= queries)", "(keys < queries)", (JAX, "decoder and t5/gated")
+    ),
+    "a window is one wider": Fault(
+        "functional/attention.py",
+        "other[:, None, :]) < window",
+        "other[:, None, :]) <= window",
+        (JAX, "decoder and gemma2"),
+    ),
+    "capped scores are not scaled back": Fault(
+        "functional/attention.py",
+        "scores = ops.tanh(scores / kind.softcap) * kind.softcap",
+        "scores = ops.tanh(scores / kind.softcap)",
+        (JAX, "decoder and gemma2"),
+    ),
+    "rotation goes the other way": Fault(
+        "functional/positions.py",
+        "ops.concat((-second, first), -1)",
+        "ops.concat((second, -first), -1)",
+        (JAX, "decoder and gpt_neox and not tied and not sequential"),
+    ),
+    "a token stands after itself": Fault(
+        "functional/positions.py",
+        'ops.cast(distance > 0, "int32")',
+        'ops.cast(distance >= 0, "int32")',
+        (JAX, "encoder and t5/gated and not decoder"),
+    ),
+    "one distance more has a bucket of its own": Fault(
+        "functional/positions.py", "exact = buckets // 2\n", "exact = buckets // 2 + 1\n", (JAX, "decoder and t5/gated")
+    ),
+    "positions begin anew at every step": Fault(
+        "functional/positions.py",
+        "place = place + before if starts is None",
+        "place = place if starts is None",
+        (JAX, "decoder and opt/bare"),
+    ),
+    "a gemma's norms forget to add 1": Fault(
+        "functional/layers.py",
+        '(ops.cast(weight, "float32") + kind.offset)',
+        'ops.cast(weight, "float32")',
+        (JAX, "decoder and gemma2"),
+    ),
+    "llama3 stretches the fast rotations": Fault(
+        "functional/positions.py",
+        "((1 - share) * frequencies / scaling.factor + share * frequencies)",
+        "(share * frequencies / scaling.factor + (1 - share) * frequencies)",
+        ("tests/functional/test_rotary_frequencies.py", "llama3"),
+    ),
+    "yarn stretches the fast rotations": Fault(
+        "functional/positions.py",
+        "(frequencies / scaling.factor * ramp + frequencies * (1 - ramp))",
+        "(frequencies / scaling.factor * (1 - ramp) + frequencies * ramp)",
+        ("tests/functional/test_rotary_frequencies.py", "yarn"),
+    ),
+    "smoothing lowers the loss": Fault(
+        "functional/loss.py",
+        "losses - label_smoothing * ops.mean",
+        "losses + label_smoothing * ops.mean",
+        ("tests/jax/test_jax_model.py", "smoothed"),
+    ),
+    "top-p keeps the unlikely on JAX": Fault(
+        "functional/processors_warpers.py",
+        "<= 1.0 - mass",
+        "<= mass",
+        ("tests/jax/test_jax_generate.py", "shaped and top_p"),
+    ),
+    # PyTorch's model
+    "a token of an encoder stands after itself": Fault(
+        "torch/model/positions.py",
+        "(distance > 0).long() * buckets",
+        "(distance >= 0).long() * buckets",
+        (LONG, "encoder and t5/gated"),
+    ),
+    "a decoder has buckets for what comes later": Fault(
+        "torch/model/positions.py", "if self.kind.bidirectional:", "if self.kind:", (LONG, "whole and t5/gated")
+    ),
+    "the last bucket of distances is never used": Fault(
+        "torch/model/positions.py", ".clamp(max=buckets - 1)", ".clamp(max=buckets - 2)", (LONG, "whole and t5/gated")
+    ),
+    "a masked position does not read itself": Fault(
+        "torch/model/masks.py",
+        "allowed = other <= own if causal",
+        "allowed = other < own if causal",
+        (FAMILIES, "decoder_without and gpt2/wide"),
+    ),
+    "a window of PyTorch is one wider": Fault(
+        "torch/model/masks.py",
+        "((own - other).abs() < window)",
+        "((own - other).abs() <= window)",
+        (FAMILIES, "decoder_without and mistral"),
+    ),
+    "roberta's first token stands on the row of padding": Fault(
+        "torch/model/positions.py",
+        "row = place + start + 1",
+        "row = place + start",
+        (FAMILIES, "decoder_without and roberta"),
+    ),
+    "padding takes a position": Fault(
+        "torch/model/positions.py",
+        "return count.cumsum(1) - count +",
+        "return behind - 1 + 0 * count +",
+        ("tests/torch/test_padding.py", "encoder_reads and opt/bare"),
+    ),
+    "rotation of PyTorch goes the other way": Fault(
+        "torch/model/positions.py",
+        "torch.cat((-second, first), -1)",
+        "torch.cat((second, -first), -1)",
+        (FAMILIES, "decoder_without and llama/tied"),
+    ),
+    "yarn of PyTorch stretches the fast rotations": Fault(
+        "torch/model/positions.py",
+        "return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)",
+        "return frequencies / scaling.factor * (1 - ramp) + frequencies * ramp",
+        (FAMILIES, "decoder_without and llama/yarn"),
+    ),
+    "gate and up change places": Fault(
+        "torch/model/mlp.py",
+        "self.activation(self.gate(x)), self.wide) * self.up(x)",
+        "self.activation(self.up(x)), self.wide) * self.gate(x)",
+        (FAMILIES, "decoder_without and llama/tied"),
+    ),
+    "parallel branches read the sum": Fault(
+        "torch/model/block.py",
+        "block_input if self.kind.parallel else x",
+        "x",
+        (FAMILIES, "decoder_without and gpt_neox/tied"),
+    ),
+    "query heads read each other's keys where scores are capped": Fault(
+        "torch/model/attention.py",
+        "grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])",
+        "grouped = q.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(rows, k.shape[1], -1, q.shape[-1])",
+        (FAMILIES, "decoder_without and gemma2"),
+    ),
+    "a closed gate lets all through": Fault(
+        "torch/model/block.py",
+        "x = x * self.cross_attn.gate",
+        "x = x * 1.0",
+        ("tests/join/test_graft.py", "closed_gate and llama"),
+    ),
+    "mbart begins with what follows the last label": Fault(
+        "torch/model/loss.py",
+        "(real != pad).sum(1, keepdim=True) - 1",
+        "(real != pad).sum(1, keepdim=True) - 2",
+        ("tests/families/test_whole.py", "labels_alone and mbart"),
+    ),
+    # PyTorch on a CPU
+    "packed sequences forget their window": Fault(
+        "torch/cpu/packing.py",
+        "PackedMask(self.sequences, self.sequences, causal, window)",
+        "PackedMask(self.sequences, self.sequences, causal, None)",
+        ("tests/torch/test_packing.py", "every_family and gemma2"),
+    ),
+    "packed tokens go back to another sequence": Fault(
+        "torch/cpu/packing.py",
+        "order[found // length] * length",
+        "found // length * length",
+        ("tests/torch/test_packing.py", "every_family and gemma2"),
+    ),
+    "a smoothed loss has the gradient of a plain one": Fault(
+        "torch/cpu/word_loss.py",
+        "        slope -= spread",
+        "        slope -= 0 * spread",
+        ("tests/torch/test_word_loss.py", ""),
+    ),
+    "a cap on logits has no gradient": Fault(
+        "torch/cpu/word_loss.py",
+        "(scores / words.softcap).square()",
+        "0 * scores",
+        ("tests/torch/test_word_loss.py", ""),
+    ),
+    # generate
+    "rows go on behind their end": Fault(
+        "torch/generation/rows.py",
+        "torch.where(self.ended, self.limits.pad, tokens)",
+        "tokens",
+        (EXACT, "tokens_are_transformers and bert-gpt2"),
+    ),
+    "beams divide by the length of the prompt too": Fault(
+        "torch/generation/loops/beams.py",
+        "max((length - self.rules.prompt) ** self.rules.length_penalty",
+        "max(length ** self.rules.length_penalty",
+        (EXACT, "tokens_are_transformers and (bert-gpt2 or bart)"),
+    ),
+    "a search ends when the best hypothesis cannot be beaten": Fault(
+        "torch/generation/loops/beams.py",
+        "self.finished_scores.min(1",
+        "self.finished_scores.max(1",
+        (EXACT, "tokens_are_transformers"),
+    ),
+    "top-p keeps the unlikely": Fault(
+        "torch/generation/processors/warpers.py", "<= 1 - self.top_p", "<= self.top_p", (PROCESSORS, "TopP")
+    ),
+    "min-p forgets the best token": Fault(
+        "torch/generation/processors/warpers.py",
+        "self.min_p * probabilities.amax(-1, keepdim=True)",
+        "self.min_p",
+        (PROCESSORS, "MinP"),
+    ),
+    "eta takes epsilon for its root": Fault(
+        "torch/generation/processors/warpers.py", "math.sqrt(self.epsilon) *", "self.epsilon *", (PROCESSORS, "Eta")
+    ),
+    "what the source holds is written less": Fault(
+        "torch/generation/processors/repetition.py",
+        '1 / _positive("penalty", penalty)',
+        '_positive("penalty", penalty)',
+        (PROCESSORS, "EncoderRepetition"),
+    ),
+    # C++
+    "the kernel of attention reads what is masked": Fault(
+        "native/attention.h",
+        "if (!m[j * c.mask_key]) s[j]",
+        "if (m[j * c.mask_key] > 1) s[j]",
+        ("tests/torch/test_native.py", "atten"),
+    ),
+    "the kernel of attention mixes up groups of heads": Fault(
+        "native/attention.h",
+        "*head = kv * group + i % group;",
+        "*head = i % group * c.kv_heads + kv;",
+        ("tests/torch/test_native.py", "atten"),
+    ),
+    "steps forget that a gemma's norms add 1": Fault(
+        "native/steps.h", "norm.weight[i] + norm.offset", "norm.weight[i]", ("tests/torch/test_native_steps.py", "")
+    ),
+    "steps forget the gate": Fault(
+        "native/steps.h", "x[i] += y[i] * factor", "x[i] += y[i]", ("tests/torch/test_native_steps.py", "")
+    ),
+    "a window of training is one wider": Fault(
+        "native/training.h", "own - window + 1", "own - window", ("tests/torch/test_training_kernel.py", "")
+    ),
+    "dropped weights have a gradient in training": Fault(
+        "native/softmax.h",
+        "larger(Floats{}, weight) * growth",
+        "size_of(weight) * growth",
+        ("tests/torch/test_training_attention.py", "dropout or dropped"),
+    ),
+}
+
+
+def plant(fault: Fault, folder: Path) -> Path:
+    """Copy the sources and change one; returns the copy.
+
+    Raises:
+        AssertionError: The text is not there exactly once: the list has to follow the sources.
+    """
+    text = (ROOT / "src" / "conjoin" / fault.file).read_text()
+    count = text.count(fault.old)
+    assert count == 1, (
+        f"{fault.file} has {count} times {fault.old!r}: change the list of faults as the file was changed"
+    )
+    shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "conjoin" / fault.file).write_text(text.replace(fault.old, fault.new))
+    return folder
+
+
+def arguments(fault: Fault, source: Path) -> list[str]:
+    """Arguments of pytest that run the fault's tests over changed sources, up to the first that fails."""
+    where, which = fault.tests
+    paths = f"pythonpath={source} {ROOT / 'tests' / 'support'}"
+    return ["-q", "-x", "-p", "no:cacheprovider", "-n", "0", "-o", paths, where, *(["-k", which] if which else [])]
+
+
+def is_caught(fault: Fault, folder: Path) -> tuple[bool, str]:
+    """Plant a fault and run its tests: whether one of them failed, and what pytest printed."""
+    source = plant(fault, folder)
+    command = [sys.executable, "-m", "pytest", *arguments(fault, source)]
+    environment = {**os.environ, "PYTHONPATH": str(source), "CONJOIN_NATIVE_FLAGS": "-O0"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=ROOT)
+    return done.returncode == 1 and " failed" in done.stdout, done.stdout + done.stderr
