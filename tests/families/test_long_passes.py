@@ -63,3 +63,13 @@ def test_a_whole_model_gives_transformers_logits(key: str, tmp_path: Path) -> No
         expected = theirs(**batch, use_cache=False).logits
         logits = EncoderDecoderModel.from_pretrained(tmp_path)(**batch, use_cache=False).logits
     torch.testing.assert_close(logits, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("key", [key for key in DECODERS if oracle.TINY[key].get("num_key_value_heads") == 3])
+def test_weights_of_grouped_heads_are_transformers(key: str, tmp_path: Path) -> None:
+    ids = oracle.batch_for(key, S=50, padded=False)["input_ids"]
+    theirs = oracle.save_decoder(key, tmp_path)
+    with torch.no_grad():
+        expected = theirs(ids, use_cache=False, output_attentions=True).attentions
+        weights = Decoder.from_pretrained(tmp_path)(ids, output_attentions=True).attentions
+    torch.testing.assert_close(weights, expected, **CLOSE)

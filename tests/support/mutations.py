@@ -12,6 +12,7 @@ FAMILIES = "tests/families/test_families.py"
 LONG = "tests/families/test_long_passes.py"
 JAX = "tests/jax/test_jax_families.py"
 PROCESSORS = "tests/generation/test_processors.py"
+WARPERS = "functional/processors_warpers.py"
 EXACT = "tests/generation/test_generate_exact.py"
 
 
@@ -51,13 +52,16 @@ FAULTS: dict[str, Fault] = {
         (FAMILIES, "encoder_gives and modernbert and none"),
     ),
     "a gemma's norms start at 1": Fault(
-        "spec/parameters.py", "start = 1.0 - norm.offset if", "start = 1.0 if", ("tests/join", "fresh or start")
+        "spec/parameters.py",
+        "start = 1.0 - norm.offset if",
+        "start = 1.0 if",
+        ("tests/families/test_start_values.py", "norm"),
     ),
     "fresh queries of T5 are as large as its keys": Fault(
         "spec/parameters.py",
         "head_size ** -0.5 if unscaled_query else std",
         "head_size ** 0 if unscaled_query else std",
-        ("tests/torch/test_loading.py", "fresh or init"),
+        ("tests/families/test_start_values.py", "queries"),
     ),
     "a head keeps its size when words are added": Fault(
         "spec/stack.py",
@@ -126,12 +130,6 @@ FAULTS: dict[str, Fault] = {
         "losses + label_smoothing * ops.mean",
         ("tests/jax/test_jax_model.py", "smoothed"),
     ),
-    "top-p keeps the unlikely on JAX": Fault(
-        "functional/processors_warpers.py",
-        "<= 1.0 - mass",
-        "<= mass",
-        ("tests/jax/test_jax_generate.py", "shaped and top_p"),
-    ),
     # PyTorch's model
     "a token of an encoder stands after itself": Fault(
         "torch/model/positions.py",
@@ -193,11 +191,11 @@ FAULTS: dict[str, Fault] = {
         "x",
         (FAMILIES, "decoder_without and gpt_neox/tied"),
     ),
-    "query heads read each other's keys where scores are capped": Fault(
+    "query heads read each other's keys where weights are wanted": Fault(
         "torch/model/attention.py",
         "grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])",
         "grouped = q.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(rows, k.shape[1], -1, q.shape[-1])",
-        (FAMILIES, "decoder_without and gemma2"),
+        (LONG, "weights_of_grouped and mistral"),
     ),
     "a closed gate lets all through": Fault(
         "torch/model/block.py",
@@ -255,22 +253,18 @@ FAULTS: dict[str, Fault] = {
         "self.finished_scores.max(1",
         (EXACT, "tokens_are_transformers"),
     ),
-    "top-p keeps the unlikely": Fault(
-        "torch/generation/processors/warpers.py", "<= 1 - self.top_p", "<= self.top_p", (PROCESSORS, "TopP")
-    ),
+    "top-p keeps the unlikely": Fault(WARPERS, "<= 1.0 - p)", "<= p)", (PROCESSORS, "TopP")),
     "min-p forgets the best token": Fault(
-        "torch/generation/processors/warpers.py",
-        "self.min_p * probabilities.amax(-1, keepdim=True)",
-        "self.min_p",
-        (PROCESSORS, "MinP"),
+        WARPERS, "p * ops.max(probabilities, -1, keepdims=True)", "p", (PROCESSORS, "MinP")
     ),
-    "eta takes epsilon for its root": Fault(
-        "torch/generation/processors/warpers.py", "math.sqrt(self.epsilon) *", "self.epsilon *", (PROCESSORS, "Eta")
+    "typical-p drops the token that reaches its mass": Fault(
+        WARPERS, "distance > ops.gather(distance", "distance >= ops.gather(distance", (PROCESSORS, "Typical")
     ),
+    "eta takes epsilon for its root": Fault(WARPERS, "math.sqrt(cutoff) *", "cutoff *", (PROCESSORS, "Eta")),
     "what the source holds is written less": Fault(
-        "torch/generation/processors/repetition.py",
-        '1 / _positive("penalty", penalty)',
-        '_positive("penalty", penalty)',
+        "functional/processors_repetition.py",
+        "counted, 1.0 / penalty)",
+        "counted, penalty)",
         (PROCESSORS, "EncoderRepetition"),
     ),
     # C++
@@ -290,7 +284,10 @@ FAULTS: dict[str, Fault] = {
         "native/steps.h", "norm.weight[i] + norm.offset", "norm.weight[i]", ("tests/torch/test_native_steps.py", "")
     ),
     "steps forget the gate": Fault(
-        "native/steps.h", "x[i] += y[i] * factor", "x[i] += y[i]", ("tests/torch/test_native_steps.py", "")
+        "native/steps.h",
+        "x[i] += y[i] * factor",
+        "x[i] += y[i]",
+        ("tests/functional/test_branch_norms.py", "step_kernels"),
     ),
     "a window of training is one wider": Fault(
         "native/training.h", "own - window + 1", "own - window", ("tests/torch/test_training_kernel.py", "")
@@ -299,7 +296,7 @@ FAULTS: dict[str, Fault] = {
         "native/softmax.h",
         "larger(Floats{}, weight) * growth",
         "size_of(weight) * growth",
-        ("tests/torch/test_training_attention.py", "dropout or dropped"),
+        ("tests/torch/test_training_attention.py", "gradients_are_those_of_plain and 0.3"),
     ),
 }
 
