@@ -7,24 +7,25 @@ from typing import Any
 import jax
 import pytest
 
-from conjoin.jax.programs import How, Net, decode, forward, start_cache
+from conjoin.functional.programs import CompileKey, ForwardOptions
+from conjoin.jax.programs import decode, forward, start_cache
 from family_pairs import DECODER, DECODERS, ENCODER, ENCODERS, PIECES, Case, make_case, step_inputs
 from jax_models import arrays_of, assert_close, inputs
 
 
 @partial(jax.jit, static_argnums=0)
-def whole(net: Net, params: Any, batch: Any) -> Any:
+def whole(key: CompileKey, params: Any, batch: Any) -> Any:
     """One pass over the batch."""
-    return forward(net, How(), params, batch, None)
+    return forward(key, ForwardOptions(), params, batch, None)
 
 
 @partial(jax.jit, static_argnums=0)
-def stepped(net: Net, params: Any, batch: Any) -> tuple[Any, list[Any]]:
+def stepped(key: CompileKey, params: Any, batch: Any) -> tuple[Any, list[Any]]:
     """One pass over the batch, and the targets once more in pieces."""
-    full = forward(net, How(), params, batch, None)
-    cache, pieces = start_cache(net, 2, 13, params, full.encoder_last_hidden_state), []
+    full = forward(key, ForwardOptions(), params, batch, None)
+    cache, pieces = start_cache(key, 2, 13, params, full.encoder_last_hidden_state), []
     for start, end in PIECES:
-        decoded = decode(net, How(), params, step_inputs(batch, start, end), None, cache, None)
+        decoded = decode(key, ForwardOptions(), params, step_inputs(batch, start, end), None, cache, None)
         cache = decoded.past_key_values
         pieces.append(decoded.logits)
     return full, pieces
@@ -40,13 +41,13 @@ def assert_outputs(ours: Any, case: Case) -> None:
 @pytest.mark.parametrize("key", ENCODERS)
 def test_an_encoder_computes_what_it_does_on_torch(key: str, tmp_path: Path) -> None:
     case = make_case(key, DECODER, tmp_path)
-    assert_outputs(whole(Net(case.model.spec), arrays_of(case.model), inputs(case.batch)), case)
+    assert_outputs(whole(CompileKey(case.model.spec), arrays_of(case.model), inputs(case.batch)), case)
 
 
 @pytest.mark.parametrize("key", DECODERS)
 def test_a_decoder_computes_what_it_does_on_torch_with_a_cache_too(key: str, tmp_path: Path) -> None:
     case = make_case(ENCODER, key, tmp_path)
-    full, pieces = stepped(Net(case.model.spec), arrays_of(case.model), inputs(case.batch))
+    full, pieces = stepped(CompileKey(case.model.spec), arrays_of(case.model), inputs(case.batch))
     assert_outputs(full, case)
     for piece, (start, end) in zip(pieces, PIECES, strict=True):
         assert_close(piece, case.unmasked[:, start:end])

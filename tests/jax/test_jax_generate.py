@@ -189,17 +189,17 @@ def test_a_prefix_of_the_target_padded_on_the_left_is_continued(root: Path) -> N
 
 
 def test_another_length_runs_the_same_program(root: Path) -> None:
-    from conjoin.jax.decoding import write_jit
+    from conjoin.jax.programs import generate_jit
 
     ours = twins("bert-gpt2", root)[1]
     ids = jnp.asarray(sources("bert-gpt2")[0].numpy())
     ours.generate(ids, max_new_tokens=5)
-    before = write_jit._cache_size()
+    before = generate_jit._cache_size()
     lengths = [
         ours.generate(ids[:, :width], max_new_tokens=n, eos_token_id=None).sequences.shape[1]
         for width, n in ((5, 9), (6, 11))
     ]
-    assert lengths and write_jit._cache_size() == before
+    assert lengths and generate_jit._cache_size() == before
 
 
 @pytest.mark.parametrize("name", lanes(["bert-gpt2", "bert-bert"], lambda name: name == "bert-gpt2"))

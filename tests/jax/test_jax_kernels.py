@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,12 @@ import generate_models
 import jax_models  # noqa: F401  # its settings of JAX
 from conjoin import FlaxEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
-from conjoin.functional.few import MOST_QUERIES, MOST_ROWS
+from conjoin.functional.kernel_limits import MOST_QUERIES, MOST_ROWS
 from conjoin.functional.scope import Scope
-from conjoin.jax import decoding, kernels
+from conjoin.jax import decoding, kernels, programs
 from generate_models import sources
 from lanes import thinned
 
-LINEAR = "...n,mn->...m"
 BIASES = {f"{name}_bias": False for name in "qkvo"}
 
 
@@ -44,22 +44,23 @@ PRODUCTS = thinned(5, [(53, 37), (8, 1), (1000, 300)], LEADS, ["float32", "bfloa
 def test_it_multiplies_as_jax_does(size: tuple[int, int], lead: tuple[int, ...], dtype: str, traced: bool) -> None:
     (m, n), tolerance = size, {"float32": 1e-5, "bfloat16": 2e-2, "float16": 1e-2}[dtype]
     x, matrix = _numbers(*lead, n, dtype=dtype), _numbers(m, n, seed=1, dtype=dtype)
-    product = jax.jit(kernels.OPS.einsum, static_argnums=0) if traced else kernels.OPS.einsum
-    found, exact = product(LINEAR, x, matrix), np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
+    product = jax.jit(kernels.OPS.linear) if traced else kernels.OPS.linear
+    found, exact = product(x, matrix), np.asarray(x, np.float64) @ np.asarray(matrix, np.float64).T
     assert found.dtype == x.dtype and found.shape == (*lead, m)
     np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=tolerance, atol=tolerance * n**0.5)
 
 
 def test_few_rows_go_to_it_and_nothing_else_does() -> None:
-    def called(*arrays: jax.Array, equation: str = LINEAR) -> bool:
-        return "conjoin_multiply" in jax.jit(kernels.OPS.einsum, static_argnums=0).lower(equation, *arrays).as_text()
+    def called(*arrays: jax.Array, transposed: bool = False) -> bool:
+        product = jax.jit(partial(kernels.OPS.linear, transposed=transposed))
+        return "conjoin_multiply" in product.lower(*arrays).as_text()
 
     matrix = _numbers(5, 7)
     assert called(_numbers(3, 7), matrix) and called(_numbers(MOST_ROWS, 7), matrix)
     assert not called(_numbers(MOST_ROWS + 1, 7), matrix)
     assert not called(_numbers(3, 7, dtype="bfloat16"), matrix)
     assert not called(_numbers(3, 7, dtype="float16"), matrix.astype("float16"))
-    assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
+    assert not called(_numbers(3, 5), matrix, transposed=True)
 
 
 ROWS = [(1, 1), (3, 1), (2, 2), (1, 4)]
@@ -113,18 +114,18 @@ def test_attention_of_many_queries_or_other_numbers_is_jax_s_and_so_is_one_whose
 
 def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
     x, matrix = _numbers(MOST_ROWS, 300), _numbers(1000, 300, seed=1)
-    whole = kernels.OPS.einsum(LINEAR, x, matrix)
+    whole = kernels.OPS.linear(x, matrix)
     for rows in (1, 2, 5, 9):
-        assert jnp.array_equal(kernels.OPS.einsum(LINEAR, x[:rows], matrix), whole[:rows])
+        assert jnp.array_equal(kernels.OPS.linear(x[:rows], matrix), whole[:rows])
 
 
 def test_callers_of_many_threads_never_wait_for_each_other_for_good() -> None:
     x, matrices = _numbers(4, 256), [_numbers(1024, 256, seed=seed) for seed in range(4)]
     expected = [np.asarray(x) @ np.asarray(matrix).T for matrix in matrices]
-    product = jax.jit(kernels.OPS.einsum, static_argnums=0)
+    product = jax.jit(kernels.OPS.linear)
 
     def work(number: int) -> np.ndarray:
-        return np.asarray(product(LINEAR, x, matrices[number % 4]))
+        return np.asarray(product(x, matrices[number % 4]))
 
     with ThreadPoolExecutor(8) as pool:
         for number, found in enumerate(pool.map(work, range(400))):
@@ -142,7 +143,7 @@ def test_generate_calls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     ids, mask = (jnp.asarray(x.numpy()) for x in sources("bert-gpt2", 0))
     seen = []
     monkeypatch.setattr(
-        decoding, "write_jit", lambda net, ops, *rest: seen.append(ops) or decoding.write(net, ops, *rest)
+        programs, "generate_jit", lambda key, ops, *rest: seen.append(ops) or programs.generate(key, ops, *rest)
     )
     model.generate(ids, attention_mask=mask, max_new_tokens=2)
     monkeypatch.setattr(kernels, "take", lambda parameters: False)
@@ -155,7 +156,7 @@ import sys
 import jax.numpy as jnp, numpy as np
 from conjoin import FlaxEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
-from conjoin.functional.few import MOST_QUERIES, MOST_ROWS
+from conjoin.functional.kernel_limits import MOST_QUERIES, MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.jax import kernels
 model = FlaxEncoderDecoderModel.from_pretrained(sys.argv[1])

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from conjoin.tensorflow.programs import How, Net, decode, forward, start_cache
+from conjoin.functional.programs import CompileKey, ForwardOptions, decode, forward, start_cache
+from conjoin.functional.scope import Scope
+from conjoin.tensorflow.ops import OPS
+from conjoin.tensorflow.outputs import Seq2SeqLMOutput
 from family_pairs import DECODER, DECODERS, ENCODER, ENCODERS, PIECES, Case, make_case, step_inputs
 from lanes import FAST_KEYS, lanes
 from tf_models import arrays_of, assert_close, inputs
@@ -16,13 +19,18 @@ from tf_models import arrays_of, assert_close, inputs
 TRACED = lanes(product(FAST_KEYS, (False, True)), {("gemma2", False), ("t5/gated", True)}.__contains__)
 
 
-def stepped(net: Net, params: Any, batch: Any) -> tuple[Any, list[Any]]:
+def scope_of(key: CompileKey, params: Any) -> Scope:
+    return key.scope(OPS, {name: tf.convert_to_tensor(x) for name, x in params.items()})
+
+
+def stepped(key: CompileKey, params: Any, batch: Any) -> tuple[Any, list[Any]]:
     """One pass over the batch, and the targets once more in pieces."""
-    model = net.scope(params)
-    full = forward(net, How(), model, batch)
-    cache, pieces = start_cache(net, 2, 13, model, full.encoder_last_hidden_state, padded=False), []
+    model = scope_of(key, params)
+    full = Seq2SeqLMOutput(**forward(key, ForwardOptions(), model, batch))
+    cache, pieces = start_cache(key, model, 2, 13, full.encoder_last_hidden_state, padded=False), []
     for start, end in PIECES:
-        decoded, cache = decode(net, How(), model, step_inputs(batch, start, end), None, cache)
+        decoded = decode(key, ForwardOptions(), model, step_inputs(batch, start, end), None, cache)
+        cache = decoded.past_key_values
         pieces.append(decoded.logits)
     return full, pieces
 
@@ -35,8 +43,8 @@ def assert_outputs(ours: Any, case: Case) -> None:
 
 
 def assert_steps(case: Case, wrap: Callable[[Any], Any] = lambda run: run) -> None:
-    net, params, batch = Net(case.model.spec), arrays_of(case.model), inputs(case.batch)
-    full, pieces = wrap(lambda: stepped(net, params, batch))()
+    key, params, batch = CompileKey(case.model.spec), arrays_of(case.model), inputs(case.batch)
+    full, pieces = wrap(lambda: stepped(key, params, batch))()
     assert_outputs(full, case)
     for piece, (start, end) in zip(pieces, PIECES, strict=True):
         assert_close(piece, case.unmasked[:, start:end])
@@ -45,8 +53,9 @@ def assert_steps(case: Case, wrap: Callable[[Any], Any] = lambda run: run) -> No
 @pytest.mark.parametrize("key", ENCODERS)
 def test_an_encoder_computes_what_it_does_on_torch(key: str, tmp_path: Path) -> None:
     case = make_case(key, DECODER, tmp_path)
-    net = Net(case.model.spec)
-    assert_outputs(forward(net, How(), net.scope(arrays_of(case.model)), inputs(case.batch)), case)
+    network = CompileKey(case.model.spec)
+    fields = forward(network, ForwardOptions(), scope_of(network, arrays_of(case.model)), inputs(case.batch))
+    assert_outputs(Seq2SeqLMOutput(**fields), case)
 
 
 @pytest.mark.parametrize("key", DECODERS)

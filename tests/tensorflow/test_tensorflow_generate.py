@@ -182,11 +182,11 @@ def test_one_trace_serves_every_batch_and_length(root: Path) -> None:
     theirs, ours = twins("bert-gpt2", root)
     ids = sources("bert-gpt2", 4)[0]
     ours.generate(ids.numpy(), max_new_tokens=5)
-    before = len(ours._programs.held)
+    before = len(ours.programs.held)
     for rows, width, new in ((1, 5, 9), (4, 7, 11)):
         expected = theirs.generate(ids[:rows, :width], max_new_tokens=new).tolist()
         assert ours.generate(ids[:rows, :width].numpy(), max_new_tokens=new).numpy().tolist() == expected
-    assert len(ours._programs.held) <= before + 1  # with a mask, and without
+    assert len(ours.programs.held) <= before + 1  # with a mask, and without
 
 
 def test_scores_come_where_they_are_asked_for_and_what_is_not_possible_says_so(root: Path) -> None:

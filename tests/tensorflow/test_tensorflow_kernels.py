@@ -15,15 +15,14 @@ import tensorflow as tf
 import generate_models
 from conjoin import TFEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
-from conjoin.functional.few import MOST_ROWS
+from conjoin.functional.kernel_limits import MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.tensorflow import decoding, kernels
 from generate_models import sources
 from lanes import thinned
 
-LINEAR = "...n,mn->...m"
 BIASES = {f"{name}_bias": False for name in "qkvo"}
-compiled = tf.function(kernels.OPS.einsum, jit_compile=True, autograph=False)
+compiled = tf.function(kernels.OPS.linear, jit_compile=True, autograph=False)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +47,8 @@ def test_it_multiplies_as_tensorflow_does(
     (m, n), tolerance = size, {tf.float32: 1e-5, tf.bfloat16: 2e-2}[dtype]
     monkeypatch.setattr(kernels, "_threads", lambda: threads)
     x, matrix = _numbers(*lead, n, dtype=dtype), _numbers(m, n, seed=1, dtype=dtype)
-    product = tf.function(kernels.OPS.einsum, jit_compile=True, autograph=False)
-    found = product(LINEAR, x, matrix)
+    product = tf.function(kernels.OPS.linear, jit_compile=True, autograph=False)
+    found = product(x, matrix)
     wide = (np.asarray(tf.cast(each, tf.float64)) for each in (x, matrix, found))
     one, other, mine = wide
     assert found.dtype == dtype and found.shape == (*lead, m)
@@ -57,15 +56,15 @@ def test_it_multiplies_as_tensorflow_does(
 
 
 def test_few_rows_go_to_it_and_nothing_else_does() -> None:
-    def called(*arrays: tf.Tensor, equation: str = LINEAR) -> bool:
-        nodes = compiled.get_concrete_function(equation, *arrays).graph.get_operations()
+    def called(*arrays: tf.Tensor, transposed: bool = False) -> bool:
+        nodes = compiled.get_concrete_function(*arrays, transposed=transposed).graph.get_operations()
         return any(node.type == "XlaCustomCallV2" for node in nodes)
 
     matrix = _numbers(5, 7)
     assert called(_numbers(3, 7), matrix) and called(_numbers(MOST_ROWS, 7), matrix)
     assert not called(_numbers(MOST_ROWS + 1, 7), matrix)
     assert not called(_numbers(3, 7, dtype=tf.float16), _numbers(5, 7, dtype=tf.float16))
-    assert not called(_numbers(3, 5), matrix, equation="...n,nm->...m")
+    assert not called(_numbers(3, 5), matrix, transposed=True)
 
 
 MASKS = [None, (5, 1), (5, "T")]
@@ -111,7 +110,7 @@ def test_rows_that_lie_otherwise_are_laid_out_for_it() -> None:
     x, matrix = _numbers(37, 6), _numbers(37, 53, seed=1)
 
     def turned(x: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-        return tf.transpose(kernels.OPS.einsum(LINEAR, tf.transpose(x) * 2.0, tf.transpose(matrix) + 1.0))
+        return tf.transpose(kernels.OPS.linear(tf.transpose(x) * 2.0, tf.transpose(matrix) + 1.0))
 
     program = tf.function(turned, jit_compile=True, autograph=False)
     np.testing.assert_allclose(program(x, matrix), (2.0 * x.numpy().T @ (matrix.numpy() + 1.0)).T, rtol=1e-4, atol=1e-4)
@@ -123,10 +122,10 @@ def test_rows_that_lie_otherwise_are_laid_out_for_it() -> None:
 def test_callers_of_many_threads_never_wait_for_each_other_for_good() -> None:
     x, matrices = _numbers(4, 256), [_numbers(1024, 256, seed=seed) for seed in range(4)]
     expected = [x.numpy() @ matrix.numpy().T for matrix in matrices]
-    compiled(LINEAR, x, matrices[0])
+    compiled(x, matrices[0])
 
     def work(number: int) -> np.ndarray:
-        return compiled(LINEAR, x, matrices[number % 4]).numpy()
+        return compiled(x, matrices[number % 4]).numpy()
 
     with ThreadPoolExecutor(8) as pool:
         for number, found in enumerate(pool.map(work, range(400))):
@@ -153,7 +152,7 @@ import sys
 import numpy as np
 from conjoin import TFEncoderDecoderModel, spec
 from conjoin.functional.attention import attend
-from conjoin.functional.few import MOST_ROWS
+from conjoin.functional.kernel_limits import MOST_ROWS
 from conjoin.functional.scope import Scope
 from conjoin.tensorflow import kernels
 model = TFEncoderDecoderModel.from_pretrained(sys.argv[1])

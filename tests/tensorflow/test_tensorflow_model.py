@@ -61,7 +61,7 @@ def test_gradients_are_torchs(twins: Any) -> None:
     given = batch()
     theirs.zero_grad()
     theirs(**given).loss.backward()
-    table = ours._held.table
+    table = ours.variables_by_name.table
     with tf.GradientTape() as tape:
         loss = ours(**inputs(given)).loss
     found = dict(zip(table, tape.gradient(loss, [v.value for v in table.values()]), strict=True))
@@ -92,7 +92,7 @@ def test_halves_that_torch_saved_are_joined_and_take_the_pairs_config(tmp_path: 
     if tf_model.join_report.fresh:  # the projection belongs to neither half
         for name in tf_model.join_report.fresh:
             parameter = dict(model.named_parameters())[name]
-            tf_model._held.table[name].assign(parameter.detach().numpy())
+            tf_model.variables_by_name.table[name].assign(parameter.detach().numpy())
     with torch.no_grad():
         expected = model(**given)
     assert_close(tf_model(**inputs(given)).logits, expected.logits)

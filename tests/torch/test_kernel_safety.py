@@ -14,7 +14,7 @@ from torch import nn
 import pairs
 from conjoin import EncoderDecoderModel
 from conjoin.errors import ShapeError
-from conjoin.functional.few import few_queries, say_of_all
+from conjoin.functional.kernel_limits import few_queries, say_of_all
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.linear import Linear, linear
 from conjoin.torch.cpu.quantization import QuantizedLinear, quantize_rows

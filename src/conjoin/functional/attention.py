@@ -75,7 +75,7 @@ def attend(
     shared, width = heads // groups, ops.shape(v)[-1]
     grouped = ops.einsum("bnkgte->bkngte", ops.reshape(q, (sources, -1, groups, shared, length, size)))
     alike = ops.shape(grouped)[:-1]
-    products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, turned=True)
+    products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, transposed=True)
     scores = ops.cast(ops.reshape(products * kind.scale, (*alike, keys)), "float32")
     if kind.softcap is not None:
         scores = ops.tanh(scores / kind.softcap) * kind.softcap

@@ -1,6 +1,6 @@
 """What a call's arrays must be, before they reach the bricks: sizes, ids, and how labels become decoder inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,66 @@ def padding_filler(kind: spec.StackSpec) -> int:
     return 0
 
 
+def check_integers(name: str, shape: Sequence[int | None], dtype: Any) -> None:
+    """Refuse ids and labels that are not whole numbers in rows.
+
+    Raises:
+        ShapeError: with what was given.
+    """
+    if (name.endswith("ids") or name == "labels") and (len(shape) != 2 or "int" not in dtype.name):
+        raise ShapeError(
+            f"{name} has shape {tuple(shape)} and dtype {dtype.name}. Expected integers of shape (batch, length).",
+            hint="tokenizer(text, return_tensors='np').input_ids has that shape; add [None] to a single row.",
+        )
+
+
+def check_batch(batch: Mapping[str, Any], pair: spec.PairSpec, *, known: bool) -> tuple[int | None, int | None]:
+    """Check a call's arrays, and return the lengths of source and target; None where there is no such array.
+
+    Args:
+        known: Whether the arrays have values yet; while a program is traced they have not.
+
+    Raises:
+        ShapeError: inputs that contradict each other, exceed a position table or a vocabulary.
+    """
+    check_segments(batch)
+    check_shapes(batch, pair)
+    source = target = None
+    if "encoder_outputs" in batch:
+        source = batch["encoder_outputs"].shape[1]
+    elif "input_ids" in batch or "inputs_embeds" in batch or not any(name in batch for name in TARGET):
+        source = length_of(batch, pair.encoder, "input_ids", "inputs_embeds")
+        check_length(pair.encoder, source, batch.get("position_ids"), batch.get("segment_ids"))
+    else:
+        raise ShapeError("Neither input_ids, inputs_embeds nor encoder_outputs is given.")
+    if any(name in batch for name in TARGET):
+        target = target_length(batch, pair.decoder)
+        check_length(pair.decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
+    check_companions(batch)
+    if known:
+        check_ids(batch, pair)
+    return source, target
+
+
+def widened(
+    batch: Mapping[str, Any], kind: spec.StackSpec, names: Sequence[str], length: int, size: int
+) -> dict[str, Any]:
+    """Numpy arrays of a batch, those of these names padded from `length` to a multiple of `size`."""
+    extra = bucket(length, size, kind.max_positions) - length
+    fillers = {"input_ids": padding_filler(kind), "decoder_input_ids": padding_filler(kind), "labels": IGNORED}
+
+    def wide(name: str, x: Any) -> Any:
+        room = [(0, 0), (0, extra), *[(0, 0)] * (x.ndim - 2)]
+        return np.pad(np.asarray(x), room, constant_values=fillers.get(name, 0))
+
+    if not extra:
+        return dict(batch)
+    if "attention_mask" in names:
+        rows = batch["input_ids" if "input_ids" in batch else "inputs_embeds"].shape[0]
+        batch = {"attention_mask": np.ones((rows, length), np.int32), **batch}
+    return {name: wide(name, x) if name in names else x for name, x in batch.items()}
+
+
 def length_of(batch: Mapping[str, Any], kind: spec.StackSpec, ids: str, embeds: str) -> int:
     """Positions of ids or of embeddings, whichever of the two is given."""
     if (ids in batch) == (embeds in batch):
@@ -85,10 +145,10 @@ def target_length(batch: Mapping[str, Any], decoder: spec.StackSpec) -> int:
     return length_of(batch, decoder, "decoder_input_ids", "decoder_inputs_embeds")
 
 
-def check_length(kind: spec.StackSpec, length: int, position_ids: Any, segments: Any = None) -> None:
+def check_length(kind: spec.StackSpec, length: int | None, position_ids: Any, segments: Any = None) -> None:
     """Refuse positions that the table does not have: compiled programs do not."""
     limit = kind.max_positions
-    if limit is not None and length > limit and position_ids is None and segments is None:
+    if limit is not None and length is not None and length > limit and position_ids is None and segments is None:
         raise ShapeError(
             f"{kind.family}: {length} positions, but this checkpoint's position table has {limit}.",
             hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",

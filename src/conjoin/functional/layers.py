@@ -16,12 +16,12 @@ def linear(here: Scope, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
 
 
 def product(here: Scope, name: str, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
-    """x W^T for the matrix of that name, of its turned copy where there is one."""
-    turned = here.turned(name)
-    matrix = here[name] if turned is None else turned
+    """x W^T for the matrix of that name, by its transposed copy where there is one."""
+    transposed = here.transposed(name)
+    matrix = here[name] if transposed is None else transposed
     if is_float16(matrix) and not is_float16(x):
         matrix = here.ops.cast(matrix, x.dtype)
-    return here.ops.einsum("...n,mn->...m" if turned is None else "...n,nm->...m", x, matrix)
+    return here.ops.linear(x, matrix, transposed=transposed is not None)
 
 
 def is_float16(x: Array) -> bool:

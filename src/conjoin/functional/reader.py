@@ -9,7 +9,7 @@ from conjoin import spec
 from conjoin.functional.cache import Cache
 from conjoin.functional.embedding import score
 from conjoin.functional.ops import Array
-from conjoin.functional.scope import Scope, turned_name
+from conjoin.functional.scope import Scope, transposed_name
 from conjoin.functional.stack import StackInputs, run_stack
 
 
@@ -43,11 +43,11 @@ def step_matrices(pair: spec.PairSpec, ties: Iterable[tuple[str, str]]) -> dict[
         ties: (parameter, the one that it is).
 
     Returns:
-        What `Scope` calls the copy of each as (in, out) -> the parameter to copy.
+        The name of each transposed copy in a `Scope` -> the parameter to copy.
     """
     table, same = spec.stack_parameters(pair.decoder), dict(ties)
     names = [name for name, parameter in table.items() if parameter.kind == "linear"]
     names = [name for name in names if not name.endswith((".cross_attn.k.weight", ".cross_attn.v.weight"))]
     assert pair.decoder.head is not None
     names = [f"decoder.{name}" for name in names + ["embed.words.weight"] * pair.decoder.head.tied]
-    return {turned_name(name): same.get(name, name) for name in names}
+    return {transposed_name(name): same.get(name, name) for name in names}

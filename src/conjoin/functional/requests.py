@@ -21,13 +21,13 @@ from conjoin.generation import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writing:
-    """How targets are written; programs are compiled for it.
+class DecodeSettings:
+    """How targets are decoded; programs are compiled for it.
 
     Args:
         beams: None without beams.
         copies: Hypotheses per source without beams.
-        draws: Whether words are drawn.
+        draws: Whether tokens are drawn.
         room: Positions reserved; the longest length itself is told when the program runs.
         callers: The caller's own processors.
     """
@@ -65,10 +65,10 @@ class Writing:
         )
 
 
-def writing_of(
+def decode_settings(
     request: Request, decoder: spec.StackSpec, multiple: int, callers: tuple[Callable[..., Any], ...], backend: str
-) -> Writing:
-    """How a request's targets are written.
+) -> DecodeSettings:
+    """How the targets of a request are decoded.
 
     Args:
         multiple: The room is a multiple of it.
@@ -85,7 +85,7 @@ def writing_of(
     if isinstance(mode, BeamSearch | BeamSampling):
         stopping = cast('bool | Literal["never"]', mode.early_stopping)
         beams = BeamRules(num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=stopping)
-    return Writing(
+    return DecodeSettings(
         beams=beams,
         copies=1 if beams else request.num_return_sequences,
         draws=isinstance(mode, Sampling | BeamSampling),

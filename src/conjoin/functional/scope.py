@@ -10,8 +10,8 @@ Parameters = Mapping[str, Array]
 """Canonical name -> array."""
 
 
-def turned_name(name: str) -> str:
-    """The name of a matrix's copy in (in, out)."""
+def transposed_name(name: str) -> str:
+    """The name of a matrix's transposed copy, (in, out)."""
     return f"{name}.T"
 
 
@@ -36,9 +36,9 @@ class Scope:
     def __getitem__(self, name: str) -> Array:
         return self.parameters[self.prefix + name]
 
-    def turned(self, name: str) -> Array | None:
-        """The matrix as (in, out), None where it is held only as (out, in)."""
-        return self.parameters.get(turned_name(self.prefix + name))
+    def transposed(self, name: str) -> Array | None:
+        """The transposed copy of a matrix, (in, out); None where there is none."""
+        return self.parameters.get(transposed_name(self.prefix + name))
 
     def get(self, name: str) -> Array | None:
         """The parameter, None where the model has none of that name."""

@@ -1,7 +1,6 @@
 """From a user's call to a compiled program: inputs checked, padded to a bucket, results cut back."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,30 +14,26 @@ from conjoin.functional.cache import Cache
 from conjoin.functional.inputs import (
     SOURCE,
     TARGET,
-    bucket,
+    check_batch,
     check_cache,
     check_companions,
     check_ids,
+    check_integers,
     check_length,
     check_mask,
-    check_segments,
     check_shapes,
-    length_of,
-    padding_filler,
     target_length,
+    widened,
 )
 from conjoin.functional.loss import IGNORED, TargetRules
+from conjoin.functional.programs import ForwardOptions
 from conjoin.jax import programs
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
-from conjoin.jax.programs import How
-
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
+from conjoin.jax.params import ParameterModel, Params
 
 Given = dict[str, Any]
 Batch = dict[str, Any]
 """Arrays of a call, JAX's or still numpy's."""
-Params = Mapping[str, jax.Array]
 
 _MORE = (
     "inputs_embeds",
@@ -51,8 +46,8 @@ _MORE = (
 )
 
 
-def check_words(more: Given) -> None:
-    """Refuse keywords of a call that nobody reads."""
+def check_kwargs(more: Given) -> None:
+    """Refuse keyword arguments that a call does not take."""
     unknown = [name for name in more if name not in _MORE]
     if unknown:
         raise TypeError(f"FlaxEncoderDecoderModel(...) takes no {', '.join(unknown)}. Expected: {', '.join(_MORE)}.")
@@ -72,7 +67,7 @@ def dropout(train: bool, rng: Any) -> jax.Array | None:
 
 
 def wants_tuple(config: PretrainedConfig, return_dict: bool | None) -> bool:
-    """Whether a call returns a tuple: what it is told, else what the config says."""
+    """True if a call returns a tuple: as it says, else as the config does."""
     return not (config.return_dict if return_dict is None else return_dict)
 
 
@@ -84,11 +79,11 @@ def target_rules(config: PretrainedConfig, given: Given) -> TargetRules | None:
 
 
 def encode(
-    model: "FlaxEncoderDecoderModel", how: How, given: Given, params: Params, rng: jax.Array | None
+    model: ParameterModel, options: ForwardOptions, given: Given, params: Params, rng: jax.Array | None
 ) -> EncoderOutput:
     """The encoder's output."""
     batch, (length, _) = prepared(model, given, params)
-    output = programs.encode_jit(model.net, how, params, batch, rng)
+    output = programs.encode_jit(model.key, options, params, batch, rng)
     return EncoderOutput(
         last_hidden_state=_cut(output.last_hidden_state, length),
         hidden_states=_each(output.hidden_states, length),
@@ -97,8 +92,8 @@ def encode(
 
 
 def decode(
-    model: "FlaxEncoderDecoderModel",
-    how: How,
+    model: ParameterModel,
+    options: ForwardOptions,
     given: Given,
     states: jax.Array | None,
     cache: Cache | None,
@@ -126,7 +121,7 @@ def decode(
     check_companions(batch if states is None or cache is not None else {**batch, "encoder_outputs": states})
     if not _is_traced(batch, params):
         check_ids(batch, model.spec)
-    return programs.decode_jit(model.net, how, params, batch, states, cache, rng)
+    return programs.decode_jit(model.key, options, params, batch, states, cache, rng)
 
 
 def _check_source_mask(batch: Batch, cache: Cache) -> None:
@@ -143,24 +138,20 @@ def _is_traced(batch: Batch, params: Params) -> bool:
     return any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
 
 
-def start_cache(
-    model: "FlaxEncoderDecoderModel", rows: int, room: int, encoded: EncoderOutput, params: Params
-) -> Cache:
-    """An empty cache."""
-    states = encoded.last_hidden_state
-    assert states is not None
+def start_cache(model: ParameterModel, rows: int, room: int, states: jax.Array, params: Params) -> Cache:
+    """An empty cache that holds the source's keys and values."""
     check_shapes({"encoder_outputs": states}, model.spec)
     if rows % states.shape[0]:
         raise ShapeError(f"{rows} target rows for {states.shape[0]} sources; expected a multiple.")
-    return programs.start_cache_jit(model.net, rows, room, params, states)
+    return programs.start_cache_jit(model.key, rows, room, params, states)
 
 
 def forward(
-    model: "FlaxEncoderDecoderModel", how: How, given: Given, params: Params, rng: jax.Array | None
+    model: ParameterModel, options: ForwardOptions, given: Given, params: Params, rng: jax.Array | None
 ) -> Seq2SeqLMOutput:
     """Encoder, decoder and loss."""
     batch, (source, target) = prepared(model, given, params)
-    output = programs.forward_jit(model.net, how, params, batch, rng)
+    output = programs.forward_jit(model.key, options, params, batch, rng)
     return output.replace(
         logits=_cut(output.logits, target),
         decoder_hidden_states=_each(output.decoder_hidden_states, target),
@@ -172,54 +163,20 @@ def forward(
     )
 
 
-def prepared(
-    model: "FlaxEncoderDecoderModel", given: Given, params: Params
-) -> tuple[Batch, tuple[int | None, int | None]]:
+def prepared(model: ParameterModel, given: Given, params: Params) -> tuple[Batch, tuple[int | None, int | None]]:
     """Arrays of a call, checked and padded to the bucket; and the true lengths of source and target.
 
     Inside the caller's own jit nothing is padded: shapes are the caller's there.
     """
     batch = _arrays(given)
-    encoder, decoder = model.spec.encoder, model.spec.decoder
-    check_segments(batch)
-    check_shapes(batch, model.spec)
-    source = target = None
-    if "encoder_outputs" in batch:
-        source = batch["encoder_outputs"].shape[1]
-    elif "input_ids" in batch or "inputs_embeds" in batch or not any(name in batch for name in TARGET):
-        source = length_of(batch, encoder, "input_ids", "inputs_embeds")
-        check_length(encoder, source, batch.get("position_ids"), batch.get("segment_ids"))
-    if any(name in batch for name in TARGET):
-        target = target_length(batch, decoder)
-        check_length(decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
-    check_companions(batch)
-    tracing = _is_traced(batch, params)
-    if not tracing:
-        check_ids(batch, model.spec)
-    if model.bucket_size > 1 and not tracing:
-        batch = _padded(model, batch, source, target)
+    known = not _is_traced(batch, params)
+    source, target = check_batch(batch, model.spec, known=known)
+    if model.bucket_size > 1 and known:
+        if source is not None and "encoder_outputs" not in batch:
+            batch = widened(batch, model.spec.encoder, SOURCE, source, model.bucket_size)
+        if target is not None:
+            batch = widened(batch, model.spec.decoder, TARGET, target, model.bucket_size)
     return {name: jnp.asarray(x) for name, x in batch.items()}, (source, target)
-
-
-def _padded(model: "FlaxEncoderDecoderModel", batch: Batch, source: int | None, target: int | None) -> Batch:
-    encoder, decoder, size = model.spec.encoder, model.spec.decoder, model.bucket_size
-    if source is not None and "encoder_outputs" not in batch:
-        wide = bucket(source, size, encoder.max_positions)
-        rows = batch["input_ids" if "input_ids" in batch else "inputs_embeds"].shape[0]
-        if wide > source and "attention_mask" not in batch:
-            batch["attention_mask"] = np.ones((rows, source), np.int32)
-        fillers = {"input_ids": padding_filler(encoder)}
-        batch = {n: _widen(x, wide, fillers.get(n, 0)) if n in SOURCE else x for n, x in batch.items()}
-    if target is not None:
-        wide = bucket(target, size, decoder.max_positions)
-        fillers = {"decoder_input_ids": padding_filler(decoder), "labels": IGNORED}
-        batch = {n: _widen(x, wide, fillers.get(n, 0)) if n in TARGET else x for n, x in batch.items()}
-    return batch
-
-
-def _widen(x: Any, length: int, filler: int) -> Any:
-    extra = length - x.shape[1]
-    return np.pad(np.asarray(x), [(0, 0), (0, extra), *[(0, 0)] * (x.ndim - 2)], constant_values=filler) if extra else x
 
 
 def _cut(x: jax.Array | None, length: int | None) -> Any:
@@ -244,13 +201,7 @@ def _arrays(given: Given) -> Batch:
             continue
         array = value if isinstance(value, jax.Array | np.ndarray) else np.asarray(value)
         floats = name.endswith("embeds") or name == "encoder_outputs"
-        whole = array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.integer)
-        if (name.endswith("ids") or name == "labels") and not whole:
-            raise ShapeError(
-                f"{name} has shape {tuple(array.shape)} and dtype {array.dtype}. "
-                "Expected integers of shape (batch, length).",
-                hint="tokenizer(text, return_tensors='np').input_ids has that shape; add [None] to a single row.",
-            )
+        check_integers(name, array.shape, array.dtype)
         if name.endswith("mask") and not isinstance(array, Tracer):
             check_mask(name, array)
         batch[name] = array if floats else array.astype(np.int32)

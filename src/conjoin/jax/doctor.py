@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,47 +10,33 @@ import numpy as np
 
 from conjoin.errors import ShapeError
 from conjoin.functional.loss import decoder_inputs, decoder_mask
+from conjoin.generation.prompt import encoder_states
 from conjoin.jax.calls import target_rules
 from conjoin.jax.ops import OPS
-from conjoin.jax.outputs import Seq2SeqLMOutput, as_encoder_output
+from conjoin.jax.outputs import Seq2SeqLMOutput
 from conjoin.jax.training import parameter_table
 from conjoin.join.checks import ROUNDING, Ids, LogitChange, diagnose
 from conjoin.join.diagnosis import Diagnosis
 
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
+
+def examine(model: Any, batch: Mapping[str, Any], trained: Collection[str] | None) -> Diagnosis:
+    """See FlaxEncoderDecoderModel.doctor."""
+    given = {name: np.asarray(value) for name, value in batch.items() if value is not None}
+    if "labels" not in given:
+        raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
+    labels = given.pop("labels")
+    table = parameter_table(model)
+    return diagnose(
+        model,
+        given,
+        labels,
+        {name: kind.trained if trained is None else name in trained for name, kind in table.items()},
+        shifted=lambda: np.asarray(_targets(model, labels)["decoder_input_ids"]),
+        make_probe=lambda decoder_ids: _Probe(model, given, labels, decoder_ids),
+    )
 
 
-class WithDoctor:
-    """A model that can be checked on a batch."""
-
-    def doctor(self, batch: Mapping[str, Any], trained: Collection[str] | None = None) -> Diagnosis:
-        """Check that this model can learn from this batch; run it on the first one. The checks of PyTorch's doctor.
-
-        Args:
-            batch: What a call takes, with `labels`.
-            trained: Names of the parameters that will be trained; all that can be if missing.
-
-        Returns:
-            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
-        """
-        model = cast("FlaxEncoderDecoderModel", self)
-        given = {name: np.asarray(value) for name, value in batch.items() if value is not None}
-        if "labels" not in given:
-            raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
-        labels = given.pop("labels")
-        table = parameter_table(model)
-        return diagnose(
-            model,
-            given,
-            labels,
-            {name: kind.trained if trained is None else name in trained for name, kind in table.items()},
-            shifted=lambda: np.asarray(_targets(model, labels)["decoder_input_ids"]),
-            make_probe=lambda decoder_ids: _Probe(model, given, labels, decoder_ids),
-        )
-
-
-def _targets(model: "FlaxEncoderDecoderModel", labels: Ids) -> dict[str, jax.Array]:
+def _targets(model: Any, labels: Ids) -> dict[str, jax.Array]:
     """Decoder inputs and their mask, as training makes them."""
     rules, given = target_rules(model.config, {"labels": labels}), jnp.asarray(labels, jnp.int32)
     assert rules is not None
@@ -61,7 +47,7 @@ def _targets(model: "FlaxEncoderDecoderModel", labels: Ids) -> dict[str, jax.Arr
 class _Probe:
     """A batch, with decoder inputs and their mask as training makes them."""
 
-    def __init__(self, model: "FlaxEncoderDecoderModel", given: dict[str, Any], labels: Ids, decoder_ids: Ids) -> None:
+    def __init__(self, model: Any, given: dict[str, Any], labels: Ids, decoder_ids: Ids) -> None:
         self._model, self._labels = model, labels
         made = {} if "decoder_input_ids" in given else _targets(model, labels)
         self._inputs = {**made, **given, "decoder_input_ids": decoder_ids}
@@ -108,8 +94,7 @@ class _Probe:
         encoded = inputs.pop("encoder_outputs", None)
         source = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids")
         own = {name: inputs.pop(name) for name in source if name in inputs}
-        output: Any = self._model.encode(**own) if encoded is None else as_encoder_output(encoded)
-        states = output.last_hidden_state
+        states = encoder_states(self._model.encode(**own) if encoded is None else encoded)
         blind = {"encoder_outputs": states, "attention_mask": np.zeros(states.shape[:2], np.int32)}
         output = self._model(**inputs, **blind, labels=self._labels)
         return float(output.loss)

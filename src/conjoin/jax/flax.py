@@ -1,15 +1,12 @@
 """A model as a module of flax.nnx, for those whose training loop, optimizer or checkpointing expects one."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from flax import nnx
 
 from conjoin.jax.outputs import Seq2SeqLMOutput
 from conjoin.jax.training import parameter_table
-
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
 
 
 class Fixed(nnx.Variable):
@@ -26,7 +23,7 @@ class EncoderDecoder(nnx.Module):
         rngs: `rngs.dropout` is drawn from in training.
     """
 
-    def __init__(self, model: "FlaxEncoderDecoderModel", *, rngs: nnx.Rngs | None = None) -> None:
+    def __init__(self, model: Any, *, rngs: nnx.Rngs | None = None) -> None:
         table = parameter_table(model)
         kinds = {name: nnx.Param if kind.trained else Fixed for name, kind in table.items()}
         self.parameters = _modules({name: kinds[name](value) for name, value in model.flat_params.items()})

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from conjoin.functional.few import few_queries, few_rows, say_of_all
+from conjoin.functional.kernel_limits import few_queries, few_rows, say_of_all
 from conjoin.functional.ops import Ops
 from conjoin.jax.ops import JaxOps
 from conjoin.native.build import load
@@ -26,11 +26,10 @@ class KernelOps(JaxOps):
     """JAX's operations, those on few rows apart. Without gradients, and for arrays of one CPU."""
 
     @staticmethod
-    def einsum(equation: str, *arrays: jax.Array) -> jax.Array:
+    def linear(x: jax.Array, matrix: jax.Array, *, transposed: bool = False) -> jax.Array:
         """x W^T by the kernel where x has few rows."""
-        if equation != "...n,mn->...m" or not _is_for_kernel(*arrays):
-            return jnp.einsum(equation, *arrays)
-        x, matrix = arrays
+        if transposed or not _is_for_kernel(x, matrix):
+            return JaxOps.linear(x, matrix, transposed=transposed)
         rows = jnp.reshape(x, (-1, x.shape[-1]))
         shape = jax.ShapeDtypeStruct((rows.shape[0], matrix.shape[0]), x.dtype)
         return jnp.reshape(jax.ffi.ffi_call(_MULTIPLY, shape)(rows, matrix), (*x.shape[:-1], matrix.shape[0]))
@@ -65,7 +64,7 @@ def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
 
 
 def take(parameters: Iterable[Any]) -> bool:
-    """Whether the kernel is there, and these are arrays of one CPU that it may read."""
+    """True if the kernel is there, and these are arrays of one CPU that it may read."""
     return all(_is_on_one_cpu(x) for x in parameters) and _registered()
 
 

@@ -1,39 +1,32 @@
 """FlaxEncoderDecoderModel: any encoder joined to any decoder, on JAX."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from conjoin import spec
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
-from conjoin.functional.reader import step_matrices
+from conjoin.functional.programs import ForwardOptions
+from conjoin.generation.prompt import encoder_states
 from conjoin.jax import calls
-from conjoin.jax.decoding import Generates
-from conjoin.jax.doctor import WithDoctor
-from conjoin.jax.dtypes import dtype_name
+from conjoin.jax.decoding import generate
+from conjoin.jax.doctor import examine
 from conjoin.jax.elsewhere import ELSEWHERE
-from conjoin.jax.loading import Params, fill
-from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput, as_encoder_output
-from conjoin.jax.params import Turned, cast, check_names, flatten, nest
-from conjoin.jax.programs import How, Net
+from conjoin.jax.outputs import DecoderOutput, EncoderOutput, GenerateOutput, Seq2SeqLMOutput
+from conjoin.jax.params import Given, ParameterModel, cast, flatten, nest
 from conjoin.jax.saving import save_pair
-from conjoin.join import JoinReport, plan_random
-from conjoin.pretrained.filling import ties_of
-from conjoin.pretrained.joined import FromCheckpoints, random_plan
+from conjoin.join import plan_random
+from conjoin.join.diagnosis import Diagnosis
+from conjoin.pretrained.filling import fill
 from conjoin.pretrained.keywords import Placing
-
-Given = Mapping[str, Any]
-"""Parameters as users hold them: nested or flat."""
+from conjoin.pretrained.sources import random_plan
 
 
-class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
+class FlaxEncoderDecoderModel(ParameterModel):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class; it needs JAX alone. Everything that EncoderDecoderModel joins in PyTorch
@@ -51,7 +44,6 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         bucket_size: Lengths are padded to multiples of it, so that not every length is compiled anew; 1 never pads.
     """
 
-    bucket_size = 64
     elsewhere = ELSEWHERE
     placing = Placing(
         "JAX places arrays by itself.",
@@ -69,27 +61,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         if not _do_init:
             raise ConfigError("_do_init=False: a model without parameters.", hint="give params= to each call instead.")
         pair, plan = random_plan(config)
-        self._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed)
-
-    def _take(
-        self,
-        config: PretrainedConfig,
-        pair: spec.PairSpec,
-        plan: JoinReport,
-        *,
-        stored: str,
-        dtype: Any,
-        seed: int = 0,
-        given: Mapping[str, jax.Array] | None = None,
-        folder: Path | None = None,
-    ) -> None:
-        self.config, self.spec = config, pair
-        self.dtype = None if dtype is None else dtype_name(dtype)
-        self.join_report = plan
-        self.net = Net(self.spec, ties_of(plan), self.dtype)
-        self._params = fill(plan, stored, seed=seed, given=given)
-        self.turned = Turned(step_matrices(pair, self.net.ties))
-        self.take_generation_config(folder)
+        self._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed)
+        self.take_generation_config(None)
 
     def save_pretrained(
         self,
@@ -108,39 +81,6 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         state = self.all_params(self.flat(params))
         save_pair(self, state, save_directory, max_shard_size=max_shard_size, untied=untied)
 
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters as nested dicts of canonical names; a shared one stands once."""
-        return nest(self._params)
-
-    @params.setter
-    def params(self, params: Given) -> None:
-        flat = flatten(params)
-        check_names(flat, self._params)
-        self._params = {name: flat[name] for name in self._params}
-
-    @property
-    def flat_params(self) -> Params:
-        """The same as one dict of dotted names."""
-        return dict(self._params)
-
-    def all_params(self, params: Mapping[str, jax.Array] | None = None) -> Params:
-        """Flat parameters, shared ones under every name."""
-        flat = self._params if params is None else params
-        return dict(flat) | {name: flat[same] for name, same in self.net.ties}
-
-    def flat(self, params: Given | None) -> Params:
-        """Parameters of a call as one dict of dotted names; the model's own if missing.
-
-        Raises:
-            WeightError: they are not this model's.
-        """
-        if params is None:
-            return self._params
-        flat = flatten(params)
-        check_names(flat, self._params, also=dict(self.net.ties))
-        return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in flat.items()}
-
     def to_bf16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
         """Parameters in bfloat16; set `model.params` to them, or give them to a call."""
         return cast(params, "bfloat16", mask)
@@ -153,10 +93,6 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
         """Parameters in float32."""
         return cast(params, "float32", mask)
 
-    def num_parameters(self) -> int:
-        """Numbers in the model, shared ones once."""
-        return sum(value.size for value in self._params.values())
-
     def init_weights(self, rng: Any, input_shape: Any = None, params: Given | None = None) -> dict[str, Any]:
         """Fresh random parameters, those of `params` kept (transformers' method).
 
@@ -164,7 +100,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             rng: A jax.random key.
         """
         seed = int(jax.random.randint(rng, (), 0, jnp.iinfo(jnp.int32).max))
-        fresh = fill(plan_random(self.spec), "float32", seed=seed)
+        fresh = fill(plan_random(self.spec), "float32", jnp.asarray, seed=seed)
         fresh = {name: fresh[name] for name in self._params}
         return nest(fresh | ({} if params is None else flatten(params)))
 
@@ -175,7 +111,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             batch_size: Target rows: a multiple of the sources.
             max_length: Positions to reserve.
         """
-        return calls.start_cache(self, batch_size, max_length, as_encoder_output(encoder_outputs), self.flat(params))
+        states = jnp.asarray(encoder_states(encoder_outputs))
+        return calls.start_cache(self, batch_size, max_length, states, self.flat(params))
 
     def encode(
         self,
@@ -204,8 +141,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             "token_type_ids": token_type_ids,
             "inputs_embeds": inputs_embeds,
         }
-        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
-        output = calls.encode(self, how, given, self.flat(params), calls.dropout(train, dropout_rng))
+        options = ForwardOptions(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        output = calls.encode(self, options, given, self.flat(params), calls.dropout(train, dropout_rng))
         return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output
 
     def decode(
@@ -243,10 +180,10 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             "decoder_inputs_embeds": decoder_inputs_embeds,
             "attention_mask": encoder_attention_mask,
         }
-        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
-        states = None if encoder_outputs is None else as_encoder_output(encoder_outputs).last_hidden_state
+        options = ForwardOptions(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions))
+        states = None if encoder_outputs is None else jnp.asarray(encoder_states(encoder_outputs))
         rng = calls.dropout(train, dropout_rng)
-        output = calls.decode(self, how, given, states, past_key_values, self.flat(params), rng)
+        output = calls.decode(self, options, given, states, past_key_values, self.flat(params), rng)
         return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output
 
     def __call__(
@@ -290,7 +227,7 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             ShapeError: inputs that are missing, contradict each other or exceed the position table.
             ConfigError: labels are given, but no start id is known.
         """
-        calls.check_words(more)
+        calls.check_kwargs(more)
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -302,8 +239,8 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             **more,
         }
         if encoder_outputs is not None:
-            given["encoder_outputs"] = as_encoder_output(encoder_outputs).last_hidden_state
-        how = How(
+            given["encoder_outputs"] = jnp.asarray(encoder_states(encoder_outputs))
+        options = ForwardOptions(
             hidden_states=bool(output_hidden_states),
             attentions=bool(output_attentions),
             recompute=gradient_checkpointing,
@@ -311,5 +248,52 @@ class FlaxEncoderDecoderModel(Generates, WithDoctor, FromCheckpoints):
             smoothing=smoothing,
             output_logits=output_logits,
         )
-        output = calls.forward(self, how, given, self.flat(params), calls.dropout(train, dropout_rng))
+        output = calls.forward(self, options, given, self.flat(params), calls.dropout(train, dropout_rng))
         return output.to_tuple() if calls.wants_tuple(self.config, return_dict) else output
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        generation_config: Any | None = None,
+        prng_key: Any = None,
+        trace: bool = True,
+        params: Mapping[str, Any] | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        **keywords: Any,
+    ) -> GenerateOutput:
+        """Write a target for every source: greedily, sampled or by beams, in one compiled program.
+
+        It may also be called inside the caller's own jax.jit or pmap, parameters as their argument or set before; the
+        result is padded to the longest length there, and -1 stands where a row could not go on.
+
+        Args:
+            input_ids: Source ids [B, S], JAX's or numpy's.
+            prng_key: What words are drawn with; jax.random.key(0) if missing, as in transformers.
+            trace: False runs the loop in Python, uncompiled, to debug.
+            logits_processor: The caller's own, each called with (ids [R, L], scores [R, V], length) on traced arrays.
+            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids.
+
+        Returns:
+            `sequences` [B * num_return_sequences, t], start id included, the pad id behind their ends; of beams also
+            `scores`. Beams return each hypothesis once: where a source has fewer, `results_per_source` says so.
+
+        Raises:
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here, or that leave
+                a row no token; or scores that are not numbers.
+        """
+        return generate(
+            self, input_ids, generation_config, prng_key, trace, params, tuple(logits_processor or ()), keywords
+        )
+
+    def doctor(self, batch: Mapping[str, Any], trained: Collection[str] | None = None) -> Diagnosis:
+        """Check that this model can learn from this batch; run it on the first one. The checks of PyTorch's doctor.
+
+        Args:
+            batch: What a call takes, with `labels`.
+            trained: Names of the parameters that will be trained; all that can be if missing.
+
+        Returns:
+            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
+        """
+        return examine(self, batch, trained)

@@ -71,10 +71,14 @@ class JaxOps:
         return x.astype(dtype)
 
     @staticmethod
-    def matmul(x: jax.Array, y: jax.Array, *, turned: bool = False) -> jax.Array:
+    def linear(x: jax.Array, matrix: jax.Array, *, transposed: bool = False) -> jax.Array:
+        return jnp.einsum("...n,nm->...m" if transposed else "...n,mn->...m", x, matrix)
+
+    @staticmethod
+    def matmul(x: jax.Array, y: jax.Array, *, transposed: bool = False) -> jax.Array:
         """Not jnp.einsum, which may put y first: XLA then copies it at every step of a loop."""
         one, other = (jnp.reshape(each, (-1, *each.shape[-2:])) for each in (x, y))
-        product = lax.dot_general(one, other, (((2,), (2 if turned else 1,)), ((0,), (0,))))
+        product = lax.dot_general(one, other, (((2,), (2 if transposed else 1,)), ((0,), (0,))))
         return jnp.reshape(product, (*x.shape[:-1], product.shape[-1]))
 
     @staticmethod

@@ -3,14 +3,12 @@
 They are pytrees, so a jitted function of the user's may take and return them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 
-from conjoin.errors import ShapeError
 from conjoin.functional.cache import Cache
 
 Arrays = tuple[jax.Array, ...]
@@ -124,24 +122,3 @@ class GenerateOutput(ModelOutput):
     sequences: jax.Array | None = None
     scores: jax.Array | None = None
     results_per_source: jax.Array | None = None
-
-
-def as_encoder_output(given: Any) -> EncoderOutput:
-    """Accept what transformers accepts as encoder_outputs: an output object, a tuple of its fields, or the states.
-
-    Raises:
-        ShapeError: none of these.
-    """
-    match given:
-        case EncoderOutput():
-            return given
-        case Mapping() if "last_hidden_state" in given:
-            return EncoderOutput(last_hidden_state=jnp.asarray(given["last_hidden_state"]))
-        case tuple() | list():
-            names = ("last_hidden_state", "hidden_states", "attentions")
-            return EncoderOutput(**{name: jax.tree.map(jnp.asarray, x) for name, x in zip(names, given, strict=False)})
-        case _ if hasattr(given, "last_hidden_state"):
-            return EncoderOutput(last_hidden_state=jnp.asarray(given.last_hidden_state))
-        case _ if getattr(given, "ndim", 0) == 3:
-            return EncoderOutput(last_hidden_state=jnp.asarray(given))
-    raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encode(...) returns.")

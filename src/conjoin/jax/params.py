@@ -1,4 +1,4 @@
-"""Parameters as users hold them: nested dicts, flat dicts, other dtypes."""
+"""The parameters of a model: nested dicts, flat dicts, other dtypes, transposed copies."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,9 +6,23 @@ from weakref import ref
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from conjoin.errors import WeightError, listing
+from conjoin.families import PretrainedConfig
+from conjoin.functional.programs import CompileKey
+from conjoin.functional.reader import step_matrices
+from conjoin.jax.dtypes import dtype_name
+from conjoin.join import JoinReport
+from conjoin.pretrained.filling import fill, ties_of
+from conjoin.pretrained.joined import ArrayModel
+from conjoin.spec import PairSpec
+
+Params = dict[str, jax.Array]
+"""Canonical name -> array; a shared parameter stands under one name only."""
+Given = Mapping[str, Any]
+"""Parameters as users hold them: nested or flat."""
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -73,11 +87,11 @@ def cast(params: Mapping[str, Any], dtype: str, mask: Mapping[str, Any] | None =
     return done if set(params) == set(flat) else nest(done)
 
 
-class Turned:
+class Transposed:
     """Copies of matrices as (in, out), made once per array.
 
-    On a CPU, XLA multiplies two or more rows by them about twice as fast as by (out, in), and turning inside a program
-    does not help: XLA turns back. One row is as fast by either, and other devices choose for themselves.
+    On a CPU, XLA multiplies two or more rows by them about twice as fast as by (out, in), and transposing inside a
+    program does not help: XLA undoes it. One row is as fast by either, and other devices choose for themselves.
 
     Args:
         matrices: Name of the copy -> parameter.
@@ -103,3 +117,68 @@ class Turned:
 def _is_on_cpu(x: Any) -> bool:
     concrete = isinstance(x, jax.Array) and not isinstance(x, Tracer)
     return concrete and all(device.platform == "cpu" for device in x.devices())
+
+
+class ParameterModel(ArrayModel):
+    """The part of a FlaxEncoderDecoderModel that holds parameters.
+
+    Attributes:
+        bucket_size: Lengths are padded to multiples of it, so that not every length is compiled anew; 1 never pads.
+    """
+
+    bucket_size = 64
+
+    def _build(
+        self,
+        config: PretrainedConfig,
+        pair: PairSpec,
+        plan: JoinReport,
+        *,
+        stored: str,
+        dtype: Any,
+        seed: int = 0,
+        given: Mapping[str, jax.Array] | None = None,
+    ) -> None:
+        self.config, self.spec = config, pair
+        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.join_report = plan
+        self.key = CompileKey(pair, ties_of(plan), self.dtype)
+        self._params = fill(plan, stored, jnp.asarray, seed=seed, given=given)
+        self.transposed = Transposed(step_matrices(pair, self.key.ties))
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters as nested dicts of canonical names; a shared one stands once."""
+        return nest(self._params)
+
+    @params.setter
+    def params(self, params: Given) -> None:
+        flat = flatten(params)
+        check_names(flat, self._params)
+        self._params = {name: flat[name] for name in self._params}
+
+    @property
+    def flat_params(self) -> Params:
+        """The same as one dict of dotted names."""
+        return dict(self._params)
+
+    def all_params(self, params: Mapping[str, jax.Array] | None = None) -> Params:
+        """Flat parameters, shared ones under every name."""
+        flat = self._params if params is None else params
+        return dict(flat) | {name: flat[same] for name, same in self.key.ties}
+
+    def flat(self, params: Given | None) -> Params:
+        """Parameters of a call as one dict of dotted names; the model's own if missing.
+
+        Raises:
+            WeightError: they are not this model's.
+        """
+        if params is None:
+            return self._params
+        flat = flatten(params)
+        check_names(flat, self._params, also=dict(self.key.ties))
+        return {name: jnp.asarray(x) if isinstance(x, np.ndarray) else x for name, x in flat.items()}
+
+    def num_parameters(self) -> int:
+        """Numbers in the model, shared ones once."""
+        return sum(value.size for value in self._params.values())

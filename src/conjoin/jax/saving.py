@@ -2,20 +2,17 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from conjoin.checkpoint import Staging, replacing_folder
+from conjoin.jax.params import ParameterModel
 from conjoin.pretrained import writing
-
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
 
 
 def save_pair(
-    model: "FlaxEncoderDecoderModel",
+    model: ParameterModel,
     state: dict[str, jax.Array],
     folder: str | PathLike[str],
     *,
@@ -28,7 +25,7 @@ def save_pair(
 
 
 def write_pair(
-    model: "FlaxEncoderDecoderModel",
+    model: ParameterModel,
     staging: Staging,
     state: dict[str, jax.Array],
     *,

@@ -5,7 +5,7 @@ XLA puts in the communication (Xu et al. 2021, arXiv:2105.04663).
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,11 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from conjoin import spec
 from conjoin.errors import ShapeError
+from conjoin.jax.params import ParameterModel
 from conjoin.jax.training import TrainState, parameter_table
 from conjoin.spec.parameters import Axis
-
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
 
 Rules = Mapping[Axis, str]
 
@@ -44,17 +42,13 @@ def make_mesh(*, data: int = -1, model: int = 1) -> Mesh:
     return Mesh(np.array(jax.devices()[: data * model]).reshape(data, model), ("data", "model"))
 
 
-def param_shardings(
-    model: "FlaxEncoderDecoderModel", mesh: Mesh, rules: Rules = TENSOR_PARALLEL
-) -> dict[str, NamedSharding]:
+def param_shardings(model: ParameterModel, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> dict[str, NamedSharding]:
     """Where every parameter lies. An axis that a mesh axis does not divide, or whose heads it would cut, is whole."""
     table = parameter_table(model)
     return {name: NamedSharding(mesh, _partition(model, name, kind, mesh, rules)) for name, kind in table.items()}
 
 
-def _partition(
-    model: "FlaxEncoderDecoderModel", name: str, kind: spec.Parameter, mesh: Mesh, rules: Rules
-) -> PartitionSpec:
+def _partition(model: ParameterModel, name: str, kind: spec.Parameter, mesh: Mesh, rules: Rules) -> PartitionSpec:
     used: set[str] = set()
     parts: list[str | None] = []
     for axis, size in zip(kind.axes, kind.shape, strict=True):
@@ -66,7 +60,7 @@ def _partition(
     return PartitionSpec(*parts)
 
 
-def _heads(model: "FlaxEncoderDecoderModel", name: str, axis: Axis) -> int | None:
+def _heads(model: ParameterModel, name: str, axis: Axis) -> int | None:
     """Heads that an axis consists of; None for other axes."""
     if axis not in ("heads", "kv_heads"):
         return None
@@ -78,15 +72,13 @@ def _heads(model: "FlaxEncoderDecoderModel", name: str, axis: Axis) -> int | Non
     return attention.num_heads if axis == "heads" else attention.num_kv_heads
 
 
-def shard_params(model: "FlaxEncoderDecoderModel", mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> None:
+def shard_params(model: ParameterModel, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> None:
     """Put a model's parameters on a mesh; calls and generate run on it from here on."""
     where = param_shardings(model, mesh, rules)
     model.params = {name: jax.device_put(value, where[name]) for name, value in model.flat_params.items()}
 
 
-def shard_state(
-    model: "FlaxEncoderDecoderModel", state: TrainState, mesh: Mesh, rules: Rules = TENSOR_PARALLEL
-) -> TrainState:
+def shard_state(model: ParameterModel, state: TrainState, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> TrainState:
     """Put a training state on a mesh; what the optimizer keeps of a parameter lies where the parameter does."""
     where, whole = param_shardings(model, mesh, rules), NamedSharding(mesh, PartitionSpec())
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,11 @@ from jaxtyping import Array, Float, Int
 from conjoin import spec
 from conjoin.errors import TrainingError
 from conjoin.functional.loss import IGNORED
+from conjoin.functional.programs import CompileKey, ForwardOptions
 from conjoin.jax.calls import target_rules
 from conjoin.jax.dtypes import dtype_name
-from conjoin.jax.loading import Params
-from conjoin.jax.programs import How, Net, forward
-
-if TYPE_CHECKING:
-    from conjoin.jax.model import FlaxEncoderDecoderModel
+from conjoin.jax.params import ParameterModel, Params
+from conjoin.jax.programs import forward
 
 Batch = Mapping[str, jax.Array]
 
@@ -66,7 +64,7 @@ class Metrics:
     tokens: Int[Array, ""]
 
 
-def parameter_table(model: "FlaxEncoderDecoderModel") -> dict[str, spec.Parameter]:
+def parameter_table(model: ParameterModel) -> dict[str, spec.Parameter]:
     """What every parameter of a model is: its axes, whether it is trained."""
     table = spec.pair_parameters(model.spec)
     return {name: table[name] for name in model.flat_params}
@@ -78,7 +76,7 @@ def decays(params: Params) -> dict[str, bool]:
 
 
 def init_state(
-    model: "FlaxEncoderDecoderModel", optimizer: Optimizer, *, trained: Callable[[str], bool] | None = None
+    model: ParameterModel, optimizer: Optimizer, *, trained: Callable[[str], bool] | None = None
 ) -> TrainState:
     """A state to begin with; the model's arrays are copied, since steps give theirs away.
 
@@ -99,7 +97,7 @@ def init_state(
 
 
 def make_train_step(
-    model: "FlaxEncoderDecoderModel",
+    model: ParameterModel,
     optimizer: Optimizer,
     *,
     gradient_checkpointing: bool = False,
@@ -117,14 +115,14 @@ def make_train_step(
         dtype: What forward and backward are computed in ("bfloat16"); parameters and optimizer keep their own.
         dropout: Whether numbers are dropped.
     """
-    net = model.net if dtype is None else replace(model.net, dtype=dtype_name(dtype))
-    how = How(recompute=gradient_checkpointing, smoothing=smoothing, output_logits=False)
+    compile_key = model.key if dtype is None else replace(model.key, dtype=dtype_name(dtype))
+    options = ForwardOptions(recompute=gradient_checkpointing, smoothing=smoothing, output_logits=False)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         rules = target_rules(model.config, dict(batch))
         rng = jax.random.fold_in(key, state.step) if dropout else None
         loss, gradients = jax.value_and_grad(_loss)(
-            state.params, state.fixed, net, replace(how, rules=rules), batch, rng
+            state.params, state.fixed, compile_key, replace(options, rules=rules), batch, rng
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = {name: value + updates[name].astype(value.dtype) for name, value in state.params.items()}
@@ -134,8 +132,10 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _loss(params: Params, fixed: Params, net: Net, how: How, batch: Batch, rng: jax.Array | None) -> jax.Array:
-    loss = forward(net, how, {**params, **fixed}, batch, rng).loss
+def _loss(
+    params: Params, fixed: Params, key: CompileKey, options: ForwardOptions, batch: Batch, rng: jax.Array | None
+) -> jax.Array:
+    loss = forward(key, options, {**params, **fixed}, batch, rng).loss
     assert loss is not None
     return loss
 

@@ -27,6 +27,7 @@ from conjoin.join.plan import (
 )
 from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized
 from conjoin.join.sinusoids import sinusoids
+from conjoin.join.stored import joining_offer, loosen_sharing, untie_head
 from conjoin.join.tokenizers import OneFolder, TwoFolders, complete_tokens, has_tokenizer, target_tokenizer
 from conjoin.join.tokens import (
     SpecialTokens,
@@ -62,7 +63,9 @@ __all__ = [
     "half_spec",
     "has_tokenizer",
     "is_quantized",
+    "joining_offer",
     "lacks_tokens",
+    "loosen_sharing",
     "may_be_fresh",
     "never_fresh",
     "pair_names",
@@ -88,6 +91,7 @@ __all__ = [
     "target_language",
     "target_tokenizer",
     "unshared",
+    "untie_head",
     "untied_head",
     "with_record",
 ]

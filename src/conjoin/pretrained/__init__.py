@@ -1,35 +1,26 @@
-"""What every backend does around its arrays: keywords, plans, tokenizers and settings that travel with a model."""
+"""What every backend does around its arrays: keyword arguments, sources of parameters, settings, tokenizers."""
 
 from conjoin._lazy import public_dir
-from conjoin.pretrained.fresh import RemembersFresh
 from conjoin.pretrained.keywords import (
     find_config,
     pair_values,
+    pop_generation_kwargs,
+    pop_half_kwargs,
     refuse_misspelt,
+    reject_loading_kwargs,
     route,
-    take_generation_words,
-    take_loading_words,
-    take_words_of_half,
 )
-from conjoin.pretrained.plans import joining_offer, loosen_sharing, untie_head
-from conjoin.pretrained.settings import WithGenerationConfig, without_generation_words
-from conjoin.pretrained.tokenizing import WithTokenizer
+from conjoin.pretrained.model import JoinedModel
 
 __all__ = [
-    "RemembersFresh",
-    "WithGenerationConfig",
-    "WithTokenizer",
+    "JoinedModel",
     "find_config",
-    "joining_offer",
-    "loosen_sharing",
     "pair_values",
+    "pop_generation_kwargs",
+    "pop_half_kwargs",
     "refuse_misspelt",
+    "reject_loading_kwargs",
     "route",
-    "take_generation_words",
-    "take_loading_words",
-    "take_words_of_half",
-    "untie_head",
-    "without_generation_words",
 ]
 
 __dir__ = public_dir(__all__)

@@ -7,9 +7,8 @@ from zlib import crc32
 import numpy as np
 
 from conjoin import spec
-from conjoin.checkpoint import nonfinite
-from conjoin.errors import WeightError, listing
-from conjoin.join import Copied, CopiedFresh, Drawn, Given, JoinReport, Tied, sinusoids
+from conjoin.join import CopiedFresh, Drawn, Given, JoinReport, Tied, sinusoids
+from conjoin.pretrained.copies import copies
 from conjoin.pretrained.dtypes import numpy_dtype, with_meaning
 
 Array = TypeVar("Array")
@@ -38,7 +37,10 @@ def fill(
     Raises:
         WeightError: tensors with NaN or infinite numbers, all of them named.
     """
-    params = {name: make(array) for name, array in _copies(plan, dtype).items()}
+    params = {
+        name: make(with_meaning(part, stored).astype(numpy_dtype(dtype)))
+        for name, part, stored in copies(plan, lambda array, _: array)
+    }
     for name, origin in plan.origins.items():
         match origin:
             case Drawn():
@@ -53,29 +55,6 @@ def fill(
             same = plan.origins[origin.of]
             params[name] = params[same.to if isinstance(same, Tied) else origin.of]
     return {name: params[name] for name in plan.origins if name in params}
-
-
-def _copies(plan: JoinReport, dtype: str) -> dict[str, np.ndarray]:
-    """What comes from checkpoints, each file tensor read once."""
-    origins = {name: origin for name, origin in plan.origins.items() if isinstance(origin, Copied)}
-    copies: dict[str, np.ndarray] = {}
-    spoilt: list[str] = []
-    for origin in origins.values():
-        offer, match = origin.offer, origin.match
-        if any(part in copies for part in match.canonical):
-            continue
-        array, stored = offer.checkpoint.array(match.name), offer.checkpoint[match.name].dtype
-        if count := nonfinite(array, stored):
-            spoilt.append(f"{match.name}: {count} of {array.size}")
-        for name, part in offer.table.apply(match, array):
-            if name in origins and origins[name].match is match:
-                copies[name] = with_meaning(part, stored).astype(numpy_dtype(dtype))
-    if spoilt:
-        raise WeightError(
-            f"These tensors hold NaN or infinite numbers:\n{listing(spoilt)}",
-            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint.",
-        )
-    return copies
 
 
 def _drawn(name: str, kind: spec.Parameter, seed: int) -> np.ndarray:

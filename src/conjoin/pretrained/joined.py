@@ -1,68 +1,33 @@
-"""How a model of plain arrays comes about: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
+"""How a model of plain arrays is built: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from os import PathLike
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from conjoin import spec
-from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve, take_framework
-from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
-from conjoin.errors import warn
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
-from conjoin.join import (
-    JoinReport,
-    OneFolder,
-    TwoFolders,
-    complete_tokens,
-    fill_special_tokens,
-    never_fresh,
-    pair_offer,
-    pair_spec,
-    plan_join,
-    plan_random,
-    target_tokenizer,
-    untied_head,
-    with_record,
-)
+from conjoin.configuration import CrossAttentionInit, Share
+from conjoin.errors import JoinError, warn
+from conjoin.families import PretrainedConfig, Role
+from conjoin.join import JoinReport, OneFolder, complete_tokens
 from conjoin.pretrained.dtypes import stored_dtype
-from conjoin.pretrained.fresh import RemembersFresh
-from conjoin.pretrained.halves import find_source, plan_sources
-from conjoin.pretrained.keywords import (
-    Placing,
-    find_config,
-    refuse_misspelt,
-    refuse_torch_words,
-    route,
-    take_generation_words,
-)
-from conjoin.pretrained.plans import loosen_sharing, untie_head
-from conjoin.pretrained.settings import WithGenerationConfig
+from conjoin.pretrained.keywords import Placing, reject_unsupported_kwargs
+from conjoin.pretrained.model import JoinedModel
+from conjoin.pretrained.sources import find_saved, find_sources, open_join, open_saved, tokenizer_folders
 from conjoin.pretrained.summary import summary
-from conjoin.pretrained.tokenizing import WithTokenizer
 
 
-def random_plan(config: PretrainedConfig) -> tuple[spec.PairSpec, JoinReport]:
-    """What a config describes, with every parameter drawn."""
-    fill_special_tokens(config, None)
-    pair = pair_spec(config)
-    init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
-    return pair, plan_random(pair, init)
-
-
-class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
-    """A joined model's constructors; a framework's class says how it becomes what a plan describes."""
+class ArrayModel(JoinedModel):
+    """A joined model's constructors; a framework's class implements `_build`."""
 
     placing: ClassVar[Placing]
     """Who decides where arrays lie."""
     _halves_of: ClassVar[type[Any]]
     """Whose instances may give a half: the framework's own class, for its subclasses too."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         """Note the framework's class."""
-        super().__init_subclass__(**keywords)
-        if FromCheckpoints in cls.__bases__:
+        super().__init_subclass__(**kwargs)
+        if ArrayModel in cls.__bases__:
             cls._halves_of = cls
 
     def __repr__(self) -> str:
@@ -75,7 +40,7 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
         """Numbers in the model, shared ones once."""
         raise NotImplementedError
 
-    def _take(
+    def _build(
         self,
         config: PretrainedConfig,
         pair: spec.PairSpec,
@@ -85,21 +50,30 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
         dtype: Any,
         seed: int = 0,
         given: Mapping[str, Any] | None = None,
-        folder: Path | None = None,
     ) -> None:
-        """Become the model of a plan.
+        """Become the model of a plan, but for the generation settings.
 
         Args:
             stored: The dtype of the parameters.
             dtype: What the user asked to compute in.
             given: Parameters in memory, where the plan says so.
-            folder: Where the model's own settings lie.
         """
         raise NotImplementedError
 
     def all_params(self) -> Mapping[str, Any]:
         """Parameters by canonical name, shared ones under every name."""
         raise NotImplementedError
+
+    @classmethod
+    def _read_half(cls, role: Role, model: Any) -> tuple[PretrainedConfig, Mapping[str, Any]]:
+        kind = cls._halves_of
+        if not isinstance(model, kind):
+            raise JoinError(
+                f"{role}_model is a {type(model).__name__}; expected a {kind.__name__}, whose {role} is taken.",
+                hint="give the folder or hub id of the checkpoint instead.",
+            )
+        config = model.config.encoder if role == "encoder" else model.config.decoder
+        return config, {name: x for name, x in model.all_params().items() if name.startswith(f"{role}.")}
 
     @classmethod
     def from_encoder_decoder_pretrained(
@@ -129,24 +103,17 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
             JoinError, ConfigError, WeightError, FileError: before anything is half done.
         """
         dtype = dtype or keywords.pop("torch_dtype", None)
-        refuse_torch_words(keywords, cls.placing)
-        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
-        hub = {key: keywords.pop(key) for key in both if key in keywords}
-        encoder_words, decoder_words, values = route(keywords)
-        refuse_misspelt(values)
-        sources = (
-            find_source(cls._halves_of, "encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
-            find_source(cls._halves_of, "decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
-        )
-        values |= {"share": share, "cross_attention_init": cross_attention_init}
+        reject_unsupported_kwargs(keywords, cls.placing)
+        names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
+        sources = find_sources(*names, keywords, cls._read_half)
         model = cls.__new__(cls)
-        with ExitStack() as files:
-            config, pair, plan = plan_sources(sources, values, files)
-            fill_special_tokens(config, target_tokenizer(sources[1].folder))
-            given = sources[0].arrays() | sources[1].arrays()
-            model._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed, given=given)
+        values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
+        with open_join(sources, values) as (config, pair, plan):
+            given = {**sources[0].parameters, **sources[1].parameters}
+            model._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed, given=given)
+        model.take_generation_config(None)
         model.note_fresh(model.all_params())
-        model._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
+        model._tokenizer_folders = tokenizer_folders(sources)
         return model
 
     @classmethod
@@ -174,24 +141,13 @@ class FromCheckpoints(WithTokenizer, WithGenerationConfig, RemembersFresh):
         dtype = dtype or overrides.pop("torch_dtype", None)
         if overrides.pop("seed", None) is not None:
             warn("seed: no effect, a file holds every parameter.")
-        refuse_torch_words(overrides, cls.placing)
-        framework = take_framework(overrides)
-        hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        folder = resolve(name_or_path, **hub)
-        words = take_generation_words(overrides)
-        found = find_config(folder, config, overrides)
-        pair = pair_spec(found)
+        reject_unsupported_kwargs(overrides, cls.placing)
+        saved = find_saved(name_or_path, config, overrides)
         model = cls.__new__(cls)
-        with open_checkpoint(folder, framework=framework) as checkpoint:
-            offer = pair_offer(found, pair, checkpoint)
-            if untied_head(pair, [offer]):
-                pair = untie_head(found, pair)
-            pair = loosen_sharing(found, pair, offer)
-            plan = with_record(plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh), found)
-            model._take(found, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype, folder=folder)
+        with open_saved(saved) as (pair, plan, checkpoint):
+            model._build(saved.config, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype)
+        model.take_generation_config(saved.folder, generation_config, saved.settings)
         model.note_fresh(model.all_params())
-        if generation_config is not None or words:
-            model.take_generation_config(None, generation_config or model.generation_config, words)
-        model._tokenizer_folders = OneFolder(folder)
-        complete_tokens(found, folder)
+        model._tokenizer_folders = OneFolder(saved.folder)
+        complete_tokens(saved.config, saved.folder)
         return model

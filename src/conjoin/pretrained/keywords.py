@@ -1,4 +1,4 @@
-"""Keywords of from_pretrained and of joining, sorted; and the config that they leave."""
+"""Keyword arguments of from_pretrained and of joining: sorted, refused, and turned into a config."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from conjoin.families import HUB_KEYWORDS, PretrainedConfig, known_keys
 from conjoin.generation import GENERATION_WORDS
 
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
-"""They choose among ways of loading and computing of which there is one here."""
+"""These choose among ways of loading and computing of which there is only one here."""
 _REFUSED = (
     "force_download",
     "ignore_mismatched_sizes",
@@ -38,7 +38,7 @@ class Placing:
     hint: str
 
 
-def take_loading_words(keywords: dict[str, Any]) -> None:
+def reject_loading_kwargs(keywords: dict[str, Any]) -> None:
     """Take out of `keywords` what tells transformers how to load.
 
     Raises:
@@ -55,8 +55,8 @@ def take_loading_words(keywords: dict[str, Any]) -> None:
         )
 
 
-def take_words_of_half(role: str, keywords: dict[str, Any]) -> None:
-    """`take_loading_words` of one half, which has no dtype of its own.
+def pop_half_kwargs(role: str, keywords: dict[str, Any]) -> None:
+    """`reject_loading_kwargs` of one half, which has no dtype of its own.
 
     Raises:
         ConfigError: it is asked to have one, or for what is not built here.
@@ -64,21 +64,21 @@ def take_words_of_half(role: str, keywords: dict[str, Any]) -> None:
     for name in ("dtype", "torch_dtype"):
         if name in keywords:
             raise ConfigError(f"{role}_{name}: both halves of a pair have one dtype.", hint="dtype= sets it.")
-    take_loading_words(keywords)
+    reject_loading_kwargs(keywords)
 
 
-def take_generation_words(keywords: dict[str, Any]) -> dict[str, Any]:
+def pop_generation_kwargs(keywords: dict[str, Any]) -> dict[str, Any]:
     """Take out of the keywords of from_pretrained the settings of `generate`, which win over what the files say."""
     return {name: keywords.pop(name) for name in sorted(GENERATION_WORDS & keywords.keys())}
 
 
-def refuse_torch_words(keywords: dict[str, Any], placing: Placing) -> None:
+def reject_unsupported_kwargs(keywords: dict[str, Any], placing: Placing) -> None:
     """Take out of `keywords` what Hugging Face's users know and what is no config value here.
 
     Raises:
         ConfigError: a keyword asks for what models of plain arrays do not do.
     """
-    take_loading_words(keywords)
+    reject_loading_kwargs(keywords)
     keywords.pop("input_shape", None)  # transformers' Flax class needs it, to trace a first call
     if keywords.pop("_do_init", True) is False:
         raise ConfigError(

@@ -1,32 +1,18 @@
 """Writing models: canonical parameters back under the names that transformers reads; the files that PyTorch writes."""
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 
-from conjoin import spec
 from conjoin.checkpoint import NameTable, Staging, parse_size, write_tensors
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.families import PretrainedConfig, family
 from conjoin.join import pair_names, shared_names
 from conjoin.pretrained.dtypes import as_bits
-from conjoin.pretrained.settings import without_generation_words
-
-
-class Savable(Protocol):
-    """What is written of a model beside its parameters."""
-
-    config: PretrainedConfig
-    spec: spec.PairSpec
-
-    def save_tokenizers(self, staging: Staging) -> None: ...
-    def save_generation_config(self, staging: Staging) -> None: ...
-    def fresh_record(self, parameters: Mapping[str, np.ndarray]) -> list[str]: ...
+from conjoin.pretrained.model import JoinedModel
 
 
 def write_pair(
-    model: Savable,
+    model: JoinedModel,
     staging: Staging,
     arrays: dict[str, np.ndarray],
     *,
@@ -39,22 +25,15 @@ def write_pair(
         arrays: Every parameter, shared ones under every name.
     """
     arrays = dict(arrays)
-    config = without_generation_words(model.config)
-    config.dtype = arrays["decoder.embed.words.weight"].dtype.name
-    if isinstance(config, EncoderDecoderConfig):
-        config.architectures = ["EncoderDecoderModel"]
-        config.share = "none" if untied else config.share
-        config.fresh = model.fresh_record(arrays)
-    elif whole := family(config.model_type).whole:
-        config.architectures = [whole.architecture]
-    if not untied or not isinstance(config, EncoderDecoderConfig):
+    config = model.config_to_save(arrays["decoder.embed.words.weight"].dtype.name, arrays)
+    if untied and isinstance(config, EncoderDecoderConfig):
+        config.share = "none"
+    else:
         for name in shared_names(model.spec):
             del arrays[f"decoder.{name}"]
     stored = _stored(arrays, pair_names(model.config, model.spec))
     write_tensors(staging, stored, max_shard_bytes=parse_size(max_shard_size))
-    model.save_tokenizers(staging)
-    model.save_generation_config(staging)
-    staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
+    model.save_settings(staging, config)
 
 
 def _stored(arrays: dict[str, np.ndarray], table: NameTable) -> Iterator[tuple[str, np.ndarray, str]]:

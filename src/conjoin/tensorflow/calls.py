@@ -10,17 +10,7 @@ from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.families import PretrainedConfig
 from conjoin.functional import inputs
-from conjoin.functional.inputs import (
-    TARGET,
-    check_companions,
-    check_ids,
-    check_length,
-    check_mask,
-    check_segments,
-    check_shapes,
-    length_of,
-    target_length,
-)
+from conjoin.functional.inputs import check_batch, check_integers, check_mask
 from conjoin.functional.loss import IGNORED, TargetRules
 
 Batch = dict[str, Any]
@@ -33,23 +23,7 @@ def prepared(given: Mapping[str, Any], pair: spec.PairSpec) -> Batch:
         ShapeError: inputs that contradict each other, exceed a position table or a vocabulary.
     """
     batch = {name: _tensor(name, value) for name, value in given.items() if value is not None}
-    encoder, decoder = pair.encoder, pair.decoder
-    check_segments(batch)
-    check_shapes(batch, pair)
-    source = None
-    if "encoder_outputs" in batch:
-        source = batch["encoder_outputs"].shape[1]
-    elif "input_ids" in batch or "inputs_embeds" in batch or not any(name in batch for name in TARGET):
-        source = length_of(batch, encoder, "input_ids", "inputs_embeds")
-        check_length(encoder, source or 0, batch.get("position_ids"), batch.get("segment_ids"))
-    else:
-        raise ShapeError("Neither input_ids, inputs_embeds nor encoder_outputs is given.")
-    if any(name in batch for name in TARGET):
-        target = target_length(batch, decoder)
-        check_length(decoder, target or 0, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
-    check_companions(batch)
-    if all(is_known(x) for x in batch.values()):
-        check_ids({name: x for name, x in batch.items() if name.endswith("ids") or name == "labels"}, pair)
+    check_batch(batch, pair, known=all(is_known(x) for x in batch.values()))
     return batch
 
 
@@ -106,10 +80,5 @@ def _tensor(name: str, value: Any) -> Any:
     if name.endswith("mask") and is_known(value):
         check_mask(name, value)
     tensor = tf.convert_to_tensor(value)
-    if (name.endswith("ids") or name == "labels") and (tensor.shape.rank != 2 or not tensor.dtype.is_integer):
-        raise ShapeError(
-            f"{name} has shape {tuple(tensor.shape)} and dtype {tensor.dtype.name}. "
-            "Expected integers of shape (batch, length).",
-            hint="tokenizer(text, return_tensors='np').input_ids has that shape; add [None] to a single row.",
-        )
+    check_integers(name, tensor.shape.as_list(), tensor.dtype)
     return tensor if floats else tf.cast(tensor, tf.int32)

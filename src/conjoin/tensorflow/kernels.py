@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from conjoin.functional.few import few_queries, few_rows, say_of_all
+from conjoin.functional.kernel_limits import few_queries, few_rows, say_of_all
 from conjoin.functional.ops import Array, Ops
 from conjoin.native.build import load
 from conjoin.tensorflow.ops import TFOps
@@ -19,11 +19,10 @@ class KernelOps(TFOps):
     """TensorFlow's operations, those on few rows apart. For programs that XLA compiles for a CPU."""
 
     @staticmethod
-    def einsum(equation: str, *arrays: Array) -> Array:
+    def linear(x: Array, matrix: Array, *, transposed: bool = False) -> Array:
         """x W^T by the kernel where x has few rows."""
-        if equation != "...n,mn->...m" or not _is_for_kernel(*arrays):
-            return TFOps.einsum(equation, *arrays)
-        x, matrix = arrays
+        if transposed or not _is_for_kernel(x, matrix):
+            return TFOps.linear(x, matrix, transposed=transposed)
         (m, n), rows = matrix.shape, x.shape[:-1].num_elements()
         product = _call("conjoin_multiply", [tf.reshape(x, (rows, n)), matrix], (rows, n, m), (rows, m))
         return tf.reshape(product, (*x.shape[:-1], m))
@@ -110,5 +109,5 @@ def _registered() -> bool:
 
 def _is_right() -> bool:
     x, matrix = tf.reshape(tf.range(6.0), (2, 3)), tf.reshape(tf.range(12.0), (4, 3))
-    found = tf.function(OPS.einsum, jit_compile=True, autograph=False)("...n,mn->...m", x, matrix)
+    found = tf.function(OPS.linear, jit_compile=True, autograph=False)(x, matrix)
     return bool(tf.reduce_all(found == tf.matmul(x, matrix, transpose_b=True)))

@@ -1,36 +1,30 @@
 """TFEncoderDecoderModel: any encoder joined to any decoder, on TensorFlow."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any, no_type_check
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from conjoin import spec
 from conjoin.checkpoint import replacing_folder
 from conjoin.errors import ConfigError, MissingBackend
 from conjoin.families import PretrainedConfig
 from conjoin.functional.loss import decoder_inputs
-from conjoin.functional.ops import Ops
-from conjoin.functional.scope import Scope
-from conjoin.join import JoinReport
-from conjoin.pretrained.filling import fill, ties_of
-from conjoin.pretrained.joined import FromCheckpoints, random_plan
+from conjoin.functional.programs import ForwardOptions, encode, forward
+from conjoin.generation.prompt import encoder_states
 from conjoin.pretrained.keywords import Placing
-from conjoin.pretrained.prompt import encoder_states
+from conjoin.pretrained.sources import random_plan
 from conjoin.pretrained.writing import write_pair
 from conjoin.tensorflow import calls
-from conjoin.tensorflow.decoding import Generates, Programs
+from conjoin.tensorflow.decoding import generate
 from conjoin.tensorflow.elsewhere import ELSEWHERE
 from conjoin.tensorflow.export import save_program
 from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.outputs import EncoderOutput, Seq2SeqLMOutput
-from conjoin.tensorflow.programs import How, Net, encode, forward
-from conjoin.tensorflow.training import Trains
+from conjoin.tensorflow.variables import VariableModel
 
 if keras.backend.backend() != "tensorflow":
     raise MissingBackend(
@@ -38,18 +32,8 @@ if keras.backend.backend() != "tensorflow":
         hint="set KERAS_BACKEND=tensorflow before anything imports keras; or use FlaxEncoderDecoderModel.",
     )
 
-_SEEDS = 2**31 - 1
-"""Random states are int32; Keras's are wider."""
 
-
-class Weights:
-    """A model's variables by canonical name; a shared one stands once. Keras must not count them a second time."""
-
-    def __init__(self, table: dict[str, keras.Variable]) -> None:
-        self.table = table
-
-
-class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
+class TFEncoderDecoderModel(VariableModel):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     Named and called as transformers 4's class. Everything that EncoderDecoderModel joins in PyTorch is joined here,
@@ -88,38 +72,8 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
                 hint="TFEncoderDecoderModel.from_encoder_decoder_pretrained(encoder_model=..., decoder_model=...)",
             )
         pair, plan = random_plan(config)
-        self._take(config, pair, plan, stored="float32", dtype=dtype, seed=seed, name=name)
-
-    def _take(
-        self,
-        config: PretrainedConfig,
-        pair: spec.PairSpec,
-        plan: JoinReport,
-        *,
-        stored: str,
-        dtype: Any,
-        seed: int = 0,
-        given: Mapping[str, np.ndarray] | None = None,
-        folder: Path | None = None,
-        name: str | None = None,
-    ) -> None:
-        dtype = dtype or (stored if stored in ("bfloat16", "float16") else None)
-        keras.Model.__init__(self, dtype=dtype, name=name or "tf_encoder_decoder_model")
-        self.config, self.spec = config, pair
-        self.join_report = plan
-        self.net = Net(self.spec, ties_of(plan))
-        self._chance = keras.random.SeedGenerator(seed)
-        arrays = fill(plan, self.variable_dtype, lambda array: array, seed=seed, given=given)
-        self._held = Weights({name: self._variable(name, array) for name, array in arrays.items()})
-        self._programs = Programs()
-        self.built = True
-        self.take_generation_config(folder)
-
-    def _variable(self, name: str, array: np.ndarray) -> keras.Variable:
-        def start(shape: Any, dtype: Any = None) -> Any:
-            return tf.constant(array)
-
-        return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
+        self._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed, name=name)
+        self.take_generation_config(None)
 
     def save_pretrained(
         self,
@@ -177,27 +131,6 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         """The encoder as a function: `encode`."""
         return self.encode
 
-    def all_params(self) -> dict[str, np.ndarray]:
-        """Parameters as numpy arrays by canonical name, shared ones under every name."""
-        flat = {name: np.asarray(tf.convert_to_tensor(v.value)) for name, v in self._held.table.items()}
-        return flat | {name: flat[same] for name, same in self.net.ties}
-
-    def num_parameters(self) -> int:
-        """Numbers in the model, shared ones once."""
-        return sum(int(np.prod(variable.shape)) for variable in self._held.table.values())
-
-    def scope(self, training: bool = False, turned: Mapping[str, Any] | None = None, ops: Ops = OPS) -> Scope:
-        """The parameters in the dtype of the computation, and in training the random state of dropout.
-
-        Args:
-            turned: Copies of matrices by their own names, beside the parameters.
-            ops: TensorFlow's, or those that call kernels of our own.
-        """
-        rng = tf.cast(tf.cast(self._chance.next(), tf.int64) % _SEEDS, tf.int32) if training else None
-        dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
-        values = {name: v.value for name, v in self._held.table.items()}
-        return self.net.scope(values | dict(turned or {}), dtype, rng, ops)
-
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
         """The start id, then labels[:-1]; -100 becomes the pad id."""
         rules = calls.target_rules(self.config, {"labels": labels})
@@ -225,8 +158,9 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        how = How(hidden_states=output_hidden_states, attentions=output_attentions)
-        output = encode(self.net, how, self.scope(training), calls.prepared(given, self.spec))
+        options = ForwardOptions(hidden_states=output_hidden_states, attentions=output_attentions)
+        encoded = encode(self.key, options, self.scope(training), calls.prepared(given, self.spec))
+        output = EncoderOutput(**encoded._asdict())
         return output if return_dict else output.to_tuple()
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
@@ -292,10 +226,50 @@ class TFEncoderDecoderModel(Generates, FromCheckpoints, Trains, keras.Model):
         }
         batch = calls.prepared(given, self.spec)
         rules = calls.target_rules(self.config, batch)
-        how = How(hidden_states=bool(output_hidden_states), attentions=bool(output_attentions), rules=rules)
-        output = forward(self.net, how, self.scope(bool(training)), batch)
-        told = self.config.return_dict if return_dict is None else return_dict
-        return output if told else output.to_tuple()
+        options = ForwardOptions(
+            hidden_states=bool(output_hidden_states), attentions=bool(output_attentions), rules=rules
+        )
+        output = Seq2SeqLMOutput(**forward(self.key, options, self.scope(bool(training)), batch))
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        generation_config: Any | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        seed: Any = None,
+        *,
+        jit_compile: bool = False,
+        **keywords: Any,
+    ) -> Any:
+        """Write a target for every source: greedily, sampled or by beams.
+
+        The loop is traced once per kind of request and serves every batch and length. It may also be called inside the
+        caller's own tf.function, compiled or not; the result is padded to the longest length there.
+
+        Args:
+            input_ids: Source ids [B, S], TensorFlow's or numpy's.
+            logits_processor: The caller's own, each called with (ids [R, L], scores [R, V], length) on traced tensors.
+            seed: What words are drawn with; from tf.random's state if missing.
+            jit_compile: Compile with XLA, once per batch size and multiple of 64 source positions: slower at first,
+                faster then.
+            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids.
+
+        Returns:
+            Ids [B * num_return_sequences, t], start id included, the pad id behind their ends; with
+            return_dict_in_generate=True an output with `sequences` and, of beams, `sequences_scores`.
+
+        Beams return each hypothesis once: where a source has fewer, `results_per_source` says so, and inside a
+        tf.function the places left over hold pads and a score of -inf.
+
+        Raises:
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured here, or that leave
+                a row no token; or scores that are not numbers. Inside a tf.function, InvalidArgumentError; inside one
+                compiled with XLA, which knows no errors, -1 in the place of the tokens.
+        """
+        return generate(self, input_ids, generation_config, tuple(logits_processor or ()), seed, jit_compile, keywords)
 
 
 ARGUMENTS = tuple(signature(TFEncoderDecoderModel.call).parameters)[1:]

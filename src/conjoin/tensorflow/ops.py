@@ -90,16 +90,23 @@ class TFOps:
 
     @staticmethod
     def einsum(equation: str, *arrays: Array) -> Array:
-        if equation in ("...n,mn->...m", "...n,nm->...m"):
-            return _linear(*arrays, turned=equation.endswith("nm->...m"))
         if len(arrays) == 1:
             before, after = equation.split("->")
             return tf.transpose(arrays[0], [before.index(axis) for axis in after])
         return tf.einsum(equation, *arrays)
 
     @staticmethod
-    def matmul(x: Array, y: Array, *, turned: bool = False) -> Array:
-        return tf.matmul(x, y, transpose_b=turned)
+    def linear(x: Array, matrix: Array, *, transposed: bool = False) -> Array:
+        """As one product of matrices."""
+        if x.shape.rank == 2:
+            return tf.matmul(x, matrix, transpose_b=not transposed)
+        lead, width = TFOps.shape(x)[:-1], matrix.shape[::-1] if transposed else matrix.shape
+        flat = tf.matmul(tf.reshape(x, (-1, width[1])), matrix, transpose_b=not transposed)
+        return TFOps.reshape(flat, (*lead, width[0]))
+
+    @staticmethod
+    def matmul(x: Array, y: Array, *, transposed: bool = False) -> Array:
+        return tf.matmul(x, y, transpose_b=transposed)
 
     @staticmethod
     def attend(q: Array, k: Array, v: Array, allowed: Array | None, bias: Array | None, scale: float) -> Array | None:
@@ -126,7 +133,7 @@ class TFOps:
 
     @staticmethod
     def gather(x: Array, index: Array, axis: int) -> Array:
-        """Along the last axis of x and index, both turned so that it is the one."""
+        """Along the last axis of x and index, both transposed so that it is the one."""
         rank = x.shape.rank
         last = axis % rank == rank - 1
         order = [i for i in range(rank) if i != axis % rank] + [axis % rank]
@@ -214,15 +221,6 @@ def _places(index: Array) -> Array:
     """Index [R, n] into columns as pairs of row and column."""
     row = tf.broadcast_to(tf.range(TFOps.shape(index)[0])[:, None], TFOps.shape(index))
     return tf.stack((row, index), -1)
-
-
-def _linear(x: Array, matrix: Array, *, turned: bool) -> Array:
-    """x W^T as one product of matrices; W is (out, in), or (in, out) where it is turned."""
-    if x.shape.rank == 2:
-        return tf.matmul(x, matrix, transpose_b=not turned)
-    lead, width = TFOps.shape(x)[:-1], matrix.shape[::-1] if turned else matrix.shape
-    flat = tf.matmul(tf.reshape(x, (-1, width[1])), matrix, transpose_b=not turned)
-    return TFOps.reshape(flat, (*lead, width[0]))
 
 
 OPS = cast(Ops, TFOps())

@@ -1,4 +1,4 @@
-"""8-bit models for inference: weights rounded once, a unit per output; activations as they come, a unit per row.
+"""Linear layers in 8 bits: weights rounded once, a unit per output; activations as they come, a unit per row.
 
 The scheme is called W8A8, per channel and per token, symmetric (Dettmers et al. 2022, arXiv:2208.07339, section 2.1,
 without its outlier columns). Embedding tables, norms and biases keep their dtype.
@@ -7,26 +7,15 @@ without its outlier columns). Embedding tables, norms and biases keep their dtyp
 from collections.abc import Callable
 from typing import Self
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conjoin import spec
-from conjoin.checkpoint import Checkpoint, Staging, parse_size, write_tensors
-from conjoin.errors import ConfigError, WeightError, listing
-from conjoin.families import PretrainedConfig
-from conjoin.join import QUANTIZED, is_quantized, shared_names
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.cpu.linear_grad import ordinary
 from conjoin.torch.cpu.native.checks import is_matrix, require_numbers
 from conjoin.torch.cpu.native.kernels import are_units
-from conjoin.torch.cpu.pages import weight_memory
-from conjoin.torch.model.head import Head
-from conjoin.torch.model.sharing import tie
-from conjoin.torch.pair.loading import as_tensor, materialise, stored_dtype
 
 _MOST = 127
 
@@ -99,123 +88,3 @@ class QuantizedLinear(nn.Module):
             self.scale.data = moved if scale.is_meta else moved.copy_(scale)
         self._sums = None
         return self
-
-
-class Quantizing(nn.Module):
-    """What a model can do about its own size."""
-
-    config: PretrainedConfig
-
-    def quantize(self, method: str = "int8") -> Self:
-        """Turn every linear layer, and the vocabulary matrix, into 8 bits, in place; for inference only.
-
-        Returns:
-            The model itself. It can be saved and loaded; it cannot be trained or turned back.
-
-        Raises:
-            ConfigError: another method, or a model that is quantised already.
-        """
-        if method != "int8":
-            raise ConfigError(f"quantize({method!r}): expected 'int8'; for bfloat16 call model.to(torch.bfloat16).")
-        if is_quantized(self.config):
-            raise ConfigError("This model is quantised already.")
-        _swap(self)
-        self.config.update({"quantization_config": {"quant_method": QUANTIZED, "bits": 8}})
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
-        self.eval()
-        return self
-
-
-def _swap(model: nn.Module) -> None:
-    """Replace linear layers and vocabulary matrices; what shared a weight shares it afterwards."""
-    made: dict[int, tuple[nn.Parameter, QuantizedLinear]] = {}
-
-    def emptied(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
-        if id(weight) not in made:
-            on_cpu, scale = weight.device.type == "cpu", weight.new_empty(len(weight), dtype=torch.float32)
-            whole = weight_memory(weight.shape, torch.int8) if on_cpu else torch.empty_like(weight, dtype=torch.int8)
-            made[id(weight)] = weight, QuantizedLinear(_fixed(whole), _fixed(scale), None)
-        _, same = made[id(weight)]
-        return QuantizedLinear(same.weight, same.scale, bias)
-
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, Linear):
-                setattr(module, name, emptied(child.get_parameter("weight"), child.bias))
-        head = getattr(module, "head", None)
-        if isinstance(head, Head) and head.vocab is None:
-            head.vocab = emptied(module.get_parameter("embed.words.weight"), None)
-    for weight, same in made.values():
-        for to, numbers in zip((same.weight, same.scale), quantize_rows(weight.detach()), strict=True):
-            to.copy_(numbers)
-
-
-def _fixed(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
-
-
-def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | str, pair: spec.PairSpec) -> None:
-    """Write the parameters under their canonical names, shared ones once: no other library has names for them.
-
-    Args:
-        pair: What is shared; what is one tensor nevertheless is written under both names.
-    """
-    once = {f"decoder.{name.rpartition('.')[0]}." for name in shared_names(pair)}
-    held = {id(parameter) for parameter in model.encoder.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
-    kept = (
-        (name, parameter)
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) not in held or f"{name.rpartition('.')[0]}." not in once
-    )
-    tensors = ((name, *_storable(parameter.detach().cpu().contiguous())) for name, parameter in kept)
-    write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
-
-
-def _storable(tensor: Tensor) -> tuple[np.ndarray, str]:
-    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    return bits.numpy(), str(tensor.dtype).removeprefix("torch.")
-
-
-def fill_quantized(
-    model: nn.Module,
-    pair: spec.PairSpec,
-    checkpoint: Checkpoint,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-) -> None:
-    """Give a model that was built on the meta device the 8-bit layers and the numbers of a checkpoint.
-
-    Raises:
-        WeightError: missing, superfluous or misshapen tensors, all of them named.
-    """
-    for name in shared_names(pair):
-        tie(model, f"decoder.{name}", model.get_parameter(f"encoder.{name}"))
-    _swap(model)
-    names = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(p): name for name, p in reversed(names.items())}
-    wanted = {name: names[name].shape for name in first.values()}
-    _check_names({name: tuple(shape) for name, shape in wanted.items()}, checkpoint)
-    floating = {name: info for name, info in checkpoint.items() if not name.endswith(".scale")}
-    materialise(model, dtype or stored_dtype(floating), device)
-    made = dict(model.named_parameters(remove_duplicate=False))
-    for name in wanted:
-        with torch.no_grad():
-            made[name].copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
-    for name, parameter in names.items():
-        if first[id(parameter)] != name:
-            tie(model, name, made[first[id(parameter)]])
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-
-
-def _check_names(wanted: dict[str, tuple[int, ...]], checkpoint: Checkpoint) -> None:
-    problems = [f"{name}: missing" for name in wanted if name not in checkpoint]
-    problems += [f"{name}: not expected" for name in checkpoint if name not in wanted]
-    problems += [
-        f"{name}: shape {checkpoint[name].shape}, expected {shape}"
-        for name, shape in wanted.items()
-        if name in checkpoint and checkpoint[name].shape != shape
-    ]
-    if problems:
-        raise WeightError(f"This 8-bit checkpoint does not fit its config:\n{listing(problems)}")

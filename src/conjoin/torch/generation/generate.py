@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -15,25 +15,20 @@ from conjoin.generation import (
     BeamMode,
     BeamSampling,
     BeamSearch,
-    CallFacts,
     ConstrainedBeams,
     Contrastive,
     CopySpeculation,
     DeadEnd,
     DiverseBeams,
     Greedy,
-    ModelFacts,
     Outputs,
     Request,
     Sampling,
     Stream,
-    collect,
     dead_end_error,
-    resolve_asked,
-    resolve_tokens,
     tell_fewer,
 )
-from conjoin.join import special_tokens
+from conjoin.generation.prompt import ModelInputs, read_request
 from conjoin.torch.generation.loop import Control, Decoded, Limits, Streamer, Trace
 from conjoin.torch.generation.loops.beam_search import beam_search
 from conjoin.torch.generation.loops.beams import BeamRules
@@ -44,17 +39,15 @@ from conjoin.torch.generation.loops.diverse import diverse_beam_search
 from conjoin.torch.generation.loops.drafters import CopyDrafter, Drafter, ModelDrafter, check_assistant
 from conjoin.torch.generation.loops.sample import sample
 from conjoin.torch.generation.loops.speculative import speculate
+from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.outputs import GenerateOutput, output_of
 from conjoin.torch.generation.processors.build import build_processors
-from conjoin.torch.generation.prompt import Given, encode, take_inputs, target_prompt, usable_cache
+from conjoin.torch.generation.prompt import encode, take_tensors, target_prompt, to_numpy, usable_cache
 from conjoin.torch.generation.reader import Reader, Sources
 from conjoin.torch.generation.stopping import build_stopping
 from conjoin.torch.generation.watch import Watch
 from conjoin.torch.model.cache import KVCache
-from conjoin.torch.pair.checks import require_cache
-
-if TYPE_CHECKING:
-    from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.model.checks import require_cache
 
 DrafterFor = Callable[[Sources, Tensor | None], Drafter]
 """Makes the drafter of one source; given the mask of its prompt."""
@@ -67,13 +60,13 @@ GPU_PATIENCE = 8
 
 
 def generate(
-    model: "EncoderDecoderModel",
+    model: Seq2SeqModel,
     inputs: Tensor | None = None,
     generation_config: Any | None = None,
     logits_processor: Any | None = None,
     stopping_criteria: Any | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
-    assistant_model: "EncoderDecoderModel | None" = None,
+    assistant_model: Seq2SeqModel | None = None,
     streamer: Streamer | None = None,
     *,
     tokenizer: Any | None = None,
@@ -89,38 +82,32 @@ def generate(
 
 
 def _generate(
-    model: "EncoderDecoderModel",
+    model: Seq2SeqModel,
     inputs: Tensor | None,
     generation_config: Any | None,
-    assistant_model: "EncoderDecoderModel | None",
+    assistant_model: Seq2SeqModel | None,
     callers: "_Callers",
     keywords: dict[str, Any],
 ) -> Int[Tensor, "R t"] | GenerateOutput:
-    given = take_inputs(inputs, keywords)
-    asked = collect(model.generation_config, keywords, generation_config)
-    tokens = resolve_tokens(asked, special_tokens(model.config))
-    prompt, prompt_mask = target_prompt(given.prefix, given.prefix_mask, tokens, given.batch, model.device)
-    request = resolve_asked(
-        asked,
-        ModelFacts(
-            vocab_size=model.decoder.spec.vocab_size,
-            max_positions=model.decoder.spec.max_positions,
-            tokens=special_tokens(model.config),
-        ),
-        CallFacts(
-            prompt_length=prompt.shape[1],
-            batch_size=given.batch,
-            source_ids=given.ids is not None,
-            tokenizer=callers.tokenizer is not None,
-            assistant=assistant_model is not None,
-            prefix_allowed_tokens_fn=callers.prefix_fn is not None,
-            streamer=callers.streamer is not None,
-        ),
+    given = take_tensors(inputs, keywords)
+    request, start = read_request(
+        given,
+        model.decoder.spec,
+        model.config,
+        model.generation_config,
+        keywords,
+        generation_config,
+        to_numpy=to_numpy,
+        tokenizer=callers.tokenizer is not None,
+        assistant=assistant_model is not None,
+        prefix_allowed_tokens_fn=callers.prefix_fn is not None,
+        streamer=callers.streamer is not None,
     )
-    if callers.streamer is not None and given.batch * request.num_return_sequences > 1:
+    prompt, prompt_mask = target_prompt(given, start, model.device)
+    if callers.streamer is not None and given.batch_size * request.num_return_sequences > 1:
         raise GenerationError(
-            f"A streamer follows one result, but {given.batch} sources with {request.num_return_sequences} results "
-            "each are asked for.",
+            f"A streamer follows one result, but {given.batch_size} sources with {request.num_return_sequences} "
+            "results each are asked for.",
             hint="call generate() source by source, or leave the streamer out.",
         )
     # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
@@ -158,12 +145,12 @@ class _Run:
 
     def __init__(
         self,
-        model: "EncoderDecoderModel",
+        model: Seq2SeqModel,
         request: Request,
         prompt: Int[Tensor, "B P"],
         prompt_mask: Tensor | None,
         sources: Sources,
-        assistant: "EncoderDecoderModel | None",
+        assistant: Seq2SeqModel | None,
         callers: _Callers,
         cache: KVCache | None,
     ) -> None:
@@ -336,7 +323,7 @@ class _Run:
         check_assistant(self.model, assistant, self.sources)
 
         def drafter(source: Sources, mask: Tensor | None) -> Drafter:
-            read, _ = encode(assistant, Given(ids=source.ids, mask=source.mask), outputs, truncation=truncation)
+            read, _ = encode(assistant, ModelInputs(ids=source.ids, mask=source.mask), outputs, truncation=truncation)
             return ModelDrafter(
                 Reader(assistant.decoder, read, room=self.limits.max_length),
                 mask,

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conjoin.torch.generation.model import Decoder
 from conjoin.torch.model.cache import KVCache, keep_order
 from conjoin.torch.model.stack_inputs import Record, StackInputs
-from conjoin.torch.pair.halves import Decoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from conjoin.torch.cpu.linear_grad import ordinary
 from conjoin.torch.cpu.native import Steps, is_watched
 from conjoin.torch.cpu.packing import PackedMask, Packing
 from conjoin.torch.model.block import Block, Reading
+from conjoin.torch.model.checks import check_not_empty
 from conjoin.torch.model.embedding import Embedding
 from conjoin.torch.model.masks import Mask, self_mask
 from conjoin.torch.model.norm import build_norm
@@ -29,7 +30,6 @@ from conjoin.torch.model.positions import (
 from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.model.sharing import Brick
 from conjoin.torch.model.stack_inputs import StackInputs
-from conjoin.torch.pair.checks import check_not_empty
 
 _MOST_TOKENS = 1024
 """Of a decoding step that our kernels run. Beyond, bricks do: in bfloat16 these round more often."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,50 +15,25 @@ from conjoin.errors import ShapeError
 from conjoin.join import special_tokens
 from conjoin.join.checks import ROUNDING, Ids, LogitChange, diagnose
 from conjoin.join.diagnosis import Diagnosis
-from conjoin.pretrained.summary import summary
 from conjoin.torch.model.loss import label_mask
-
-if TYPE_CHECKING:
-    from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.torch.pair.modules import PairModules
 
 
-class WithDoctor:
-    """A model that says what it is, and can be checked on a batch."""
-
-    def __repr__(self) -> str:
-        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
-        model = cast("EncoderDecoderModel", self)
-        if not hasattr(model, "decoder"):
-            return nn.Module.__repr__(model)
-        return summary(model, model.num_parameters(), f"{str(model.dtype).removeprefix('torch.')} on {model.device}")
-
-    def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
-        """Check that this model can learn from this batch; run it on the first one.
-
-        No target position looks at later ones; the source changes the logits; ids, padding and labels are sound;
-        training and generation start alike; the loss is where a start is; fresh parameters receive gradient.
-        Parameters, gradients, random state and mode stay as they are.
-
-        Args:
-            batch: What forward takes, with `labels`.
-
-        Returns:
-            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
-        """
-        model = cast("EncoderDecoderModel", self)
-        given = {name: _to_device(value, model.device) for name, value in batch.items() if value is not None}
-        if "labels" not in given:
-            raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
-        labels = given.pop("labels")
-        with _evaluating(model):
-            return diagnose(
-                model,
-                {name: _ids(value) for name, value in given.items()},
-                _ids(labels),
-                {name: parameter.requires_grad for name, parameter in model.named_parameters()},
-                shifted=lambda: _ids(model.prepare_decoder_input_ids_from_labels(labels)),
-                make_probe=lambda decoder_ids: _Probe(model, given, labels, _to_device(decoder_ids, model.device)),
-            )
+def examine(model: PairModules, batch: Mapping[str, Any]) -> Diagnosis:
+    """See EncoderDecoderModel.doctor."""
+    given = {name: _to_device(value, model.device) for name, value in batch.items() if value is not None}
+    if "labels" not in given:
+        raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
+    labels = given.pop("labels")
+    with _evaluating(model):
+        return diagnose(
+            model,
+            {name: _ids(value) for name, value in given.items()},
+            _ids(labels),
+            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+            shifted=lambda: _ids(model.prepare_decoder_input_ids_from_labels(labels)),
+            make_probe=lambda decoder_ids: _Probe(model, given, labels, _to_device(decoder_ids, model.device)),
+        )
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
@@ -90,7 +65,7 @@ class _Probe:
 
     def __init__(
         self,
-        model: "EncoderDecoderModel",
+        model: PairModules,
         given: dict[str, Any],
         labels: Int[Tensor, "B T"],
         decoder_ids: Int[Tensor, "B T"],

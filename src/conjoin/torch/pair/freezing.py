@@ -1,77 +1,55 @@
-"""Which parts of a joined model are trained."""
+"""Which parts of a joined model are trained.
+
+Parts are those of the join report: `encoder.embedding`, `encoder.layers`, `decoder.embedding`, `decoder.layers`,
+`decoder.cross_attention` (with the width projection) and `decoder.head`. One word takes all parts that have it:
+"encoder", "decoder", "embeddings", "layers", "cross_attention", "head".
+"""
 
 from collections.abc import Iterator
-from typing import Self
 
 from torch import nn
 
-from conjoin import spec as specs
+from conjoin import spec
 from conjoin.errors import warn
 from conjoin.join import part_of, parts_named
 
 
-class Freezing(nn.Module):
-    """A model whose parts can be frozen by name.
+def set_trained(model: nn.Module, pair: spec.PairSpec, chosen: set[str], trained: bool) -> None:
+    """Train these parts of a model, or stop training them. Fixed tables stay fixed."""
+    fixed = {name for name, parameter in spec.pair_parameters(pair).items() if not parameter.trained}
+    touched = {id(parameter) for name, part, parameter in _named(model) if part in chosen and name not in fixed}
+    also: set[str] = set()
+    for _, part, parameter in _named(model):
+        if id(parameter) in touched:
+            parameter.requires_grad_(trained)
+            also |= {part} - chosen
+    if also:
+        warn(
+            f"The halves share parameters: those of {', '.join(sorted(also))} are "
+            f"{'trained' if trained else 'frozen'} too."
+        )
 
-    Parts are those of the join report: `encoder.embedding`, `encoder.layers`, `decoder.embedding`, `decoder.layers`,
-    `decoder.cross_attention` (with the width projection) and `decoder.head`. One word takes all parts that have it:
-    "encoder", "decoder", "embeddings", "layers", "cross_attention", "head".
+
+def select(model: nn.Module, names: tuple[str, ...]) -> set[str]:
+    """The parts of a model that names stand for.
+
+    Raises:
+        ConfigError: no such part, or no name at all; lists the parts there are.
     """
+    return parts_named(names, parts(model))
 
-    spec: specs.PairSpec
 
-    def freeze(self, *parts: str) -> Self:
-        """Stop training these parts.
+def parts(model: nn.Module) -> set[str]:
+    """The names of all parts."""
+    return {part for _, part, _ in _named(model)}
 
-        Raises:
-            ConfigError: no such part; lists those there are.
-        """
-        self._set_trained(parts_named(parts, self.parts()), False)
-        return self
 
-    def unfreeze(self, *parts: str) -> Self:
-        """Train these parts again; without a name, all of them. Fixed tables stay fixed.
+def frozen_parts(model: nn.Module) -> list[str]:
+    """The parts of which nothing is trained."""
+    return sorted(parts(model) - {part for _, part, parameter in _named(model) if parameter.requires_grad})
 
-        Raises:
-            ConfigError: no such part; lists those there are.
-        """
-        self._set_trained(parts_named(parts, self.parts()) if parts else self.parts(), True)
-        return self
 
-    def train_only(self, *parts: str) -> Self:
-        """Train these parts and nothing else, as in `model.train_only("cross_attention")`.
-
-        Raises:
-            ConfigError: no such part; lists those there are.
-        """
-        chosen = parts_named(parts, self.parts())
-        self.requires_grad_(False)
-        self._set_trained(chosen, True)
-        return self
-
-    def parts(self) -> set[str]:
-        """The names of all parts."""
-        return {part for _, part, _ in self._named()}
-
-    def frozen_parts(self) -> list[str]:
-        """The parts of which nothing is trained."""
-        return sorted(self.parts() - {part for _, part, parameter in self._named() if parameter.requires_grad})
-
-    def _named(self) -> Iterator[tuple[str, str, nn.Parameter]]:
-        """(name, part, parameter), shared ones under every name."""
-        for name, parameter in self.named_parameters(remove_duplicate=False):
-            yield name, part_of(name), parameter
-
-    def _set_trained(self, chosen: set[str], trained: bool) -> None:
-        fixed = {name for name, parameter in specs.pair_parameters(self.spec).items() if not parameter.trained}
-        touched = {id(parameter) for name, part, parameter in self._named() if part in chosen and name not in fixed}
-        also: set[str] = set()
-        for _, part, parameter in self._named():
-            if id(parameter) in touched:
-                parameter.requires_grad_(trained)
-                also |= {part} - chosen
-        if also:
-            warn(
-                f"The halves share parameters: those of {', '.join(sorted(also))} are "
-                f"{'trained' if trained else 'frozen'} too."
-            )
+def _named(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """(name, part, parameter), shared ones under every name."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, part_of(name), parameter

@@ -14,17 +14,17 @@ from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
 from conjoin.torch.model.cache import KVCache
+from conjoin.torch.model.checks import as_ids, as_labels, check_labels, require_cache
 from conjoin.torch.model.head import Head
 from conjoin.torch.model.loss import token_loss
 from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.model.stack import Stack
 from conjoin.torch.model.stack_inputs import Record, StackInputs
 from conjoin.torch.pair.adapters import watch_wrappers
-from conjoin.torch.pair.checks import as_ids, as_labels, check_labels, require_cache
-from conjoin.torch.pair.keywords import refuse_saving_words, take_device, take_dtype
+from conjoin.torch.pair.keywords import reject_saving_kwargs, take_device, take_dtype
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
 from conjoin.torch.pair.pretrained import Pretrained
-from conjoin.torch.pair.saving import save_half
+from conjoin.torch.pair.writing import save_half
 
 watch_wrappers()
 
@@ -95,7 +95,7 @@ class Half(Stack, Pretrained):
             is_main_process: False writes nothing.
             keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
         """
-        refuse_saving_words(keywords)
+        reject_saving_kwargs(keywords)
         if is_main_process:
             save_half(self, self.config, self.spec, self.role, save_directory, max_shard_size)
 

@@ -1,43 +1,12 @@
-"""Keywords of loading and saving that Hugging Face's users know: taken, refused or told to have no effect."""
+"""Keyword arguments of transformers' loading and saving: honoured, refused, or ignored with a warning."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from conjoin.checkpoint import Framework, take_framework
 from conjoin.errors import ConfigError, near
-from conjoin.families import HUB_KEYWORDS
-from conjoin.pretrained import take_generation_words, take_loading_words
+from conjoin.pretrained import reject_loading_kwargs
 from conjoin.torch.pair.loading import to_dtype
-
-
-@dataclass(frozen=True, slots=True)
-class Loading:
-    """How from_pretrained shall load, taken out of its keywords.
-
-    Args:
-        settings: The generation settings in place of the folder's, and those that win over them by name.
-    """
-
-    hub: dict[str, Any]
-    framework: Framework | None
-    dtype: torch.dtype | None
-    device: torch.device | str | None
-    settings: tuple[Any, dict[str, Any]]
-
-
-def take_loading(
-    keywords: dict[str, Any], dtype: torch.dtype | str | None, device: torch.device | str | None, settings: Any
-) -> Loading:
-    """Take out of `keywords` what is no value of the config.
-
-    Raises:
-        ConfigError: no such dtype or device, or a keyword asks for what is not built here.
-    """
-    hub = {key: keywords.pop(key) for key in HUB_KEYWORDS if key in keywords}
-    wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
-    return Loading(hub, take_framework(keywords), wanted, device, (settings, take_generation_words(keywords)))
 
 
 def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
@@ -46,7 +15,7 @@ def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> tor
     Raises:
         ConfigError: no such dtype, or a keyword asks for what is not built here.
     """
-    take_loading_words(keywords)
+    reject_loading_kwargs(keywords)
     older = keywords.pop("torch_dtype", None)
     dtype = older if dtype is None else dtype
     return None if dtype is None or dtype == "auto" else to_dtype(dtype)
@@ -73,8 +42,8 @@ def take_device(device: torch.device | str | None, keywords: dict[str, Any]) -> 
 _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def refuse_saving_words(keywords: dict[str, Any]) -> None:
-    """Look at what tells transformers how to save; all of it but `save_function` changes what is written.
+def reject_saving_kwargs(keywords: dict[str, Any]) -> None:
+    """Refuse what tells transformers to save in another way; `save_function` changes nothing that is written.
 
     Raises:
         ConfigError: a keyword asks for what is not built here.

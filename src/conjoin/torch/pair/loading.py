@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.checkpoint import TensorInfo, nonfinite
-from conjoin.errors import ConfigError, WeightError, listing
-from conjoin.join import Copied, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
+from conjoin.checkpoint import TensorInfo
+from conjoin.errors import ConfigError
+from conjoin.join import CopiedFresh, Drawn, JoinReport, Tied, sinusoids
+from conjoin.pretrained.copies import copies
 from conjoin.torch.cpu.pages import weight_memory
 from conjoin.torch.model.sharing import tie
 
@@ -61,7 +62,8 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
     """
     parameters = {prefix + name: p for name, p in model.named_parameters(remove_duplicate=False)}
     with torch.no_grad():
-        _copy(parameters, plan)
+        for name, part, _ in copies(plan, as_tensor):
+            parameters[name].copy_(part)
         for name in plan.names(Drawn):
             _draw(parameters[name], plan.parameters[name])
         for name in plan.names(CopiedFresh):
@@ -73,30 +75,6 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
         origin = plan.origins[name]
         assert isinstance(origin, Tied)
         tie(model, name.removeprefix(prefix), parameters[origin.to])
-
-
-def _copy(parameters: Mapping[str, Tensor], plan: JoinReport) -> None:
-    copied = {name: plan.origins[name] for name in plan.names(Copied)}
-    done: set[tuple[int, str]] = set()
-    spoilt: list[str] = []
-    for origin in copied.values():
-        assert isinstance(origin, Copied)
-        offer, match = origin.offer, origin.match
-        if (id(offer), match.name) in done:
-            continue
-        done.add((id(offer), match.name))
-        array = offer.checkpoint.array(match.name)
-        dtype = offer.checkpoint[match.name].dtype
-        if count := nonfinite(array, dtype):
-            spoilt.append(f"{match.name}: {count} of {array.size}")
-        for name, part in offer.table.apply(match, as_tensor(array, dtype)):
-            if name in copied and copied[name].match is match:  # pyright: ignore[reportAttributeAccessIssue]
-                parameters[name].copy_(part)
-    if spoilt:
-        raise WeightError(
-            f"These tensors hold NaN or infinite numbers:\n{listing(spoilt)}",
-            hint="the training that wrote them diverged, or the file is damaged; use an earlier checkpoint.",
-        )
 
 
 def as_tensor(array: object, dtype: str) -> Tensor:

@@ -1,70 +1,61 @@
 """EncoderDecoderModel: any encoder joined to any decoder."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from conjoin import spec
-from conjoin.checkpoint import FROM_KEYWORDS, open_checkpoint, resolve
+from conjoin.checkpoint import open_checkpoint
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig
+from conjoin.families import PretrainedConfig
 from conjoin.join import (
     JoinReport,
     OneFolder,
-    TwoFolders,
     complete_tokens,
-    fill_special_tokens,
-    never_fresh,
-    pair_offer,
+    is_quantized,
     pair_spec,
-    plan_join,
-    plan_random,
-    require_pad,
-    require_start,
     special_tokens,
-    starts_with_last_label,
-    target_tokenizer,
-    untied_head,
-    with_record,
 )
-from conjoin.pretrained import (
-    WithTokenizer,
-    find_config,
-    loosen_sharing,
-    pair_values,
-    refuse_misspelt,
-    route,
-    untie_head,
+from conjoin.join.diagnosis import Diagnosis
+from conjoin.pretrained import pair_values
+from conjoin.pretrained.sources import (
+    Saved,
+    Sources,
+    find_saved,
+    find_sources,
+    open_join,
+    open_saved,
+    random_plan,
+    tokenizer_folders,
 )
-from conjoin.torch.cpu.linear import Linear
-from conjoin.torch.cpu.quantization import Quantizing, fill_quantized, is_quantized
-from conjoin.torch.cpu.row_counts import over_rounded_rows
-from conjoin.torch.generation.mixin import Generates
-from conjoin.torch.model.loss import IGNORED, label_mask, shift_right, token_loss, wrap_right
+from conjoin.pretrained.summary import summary
+from conjoin.torch.generation.generate import generate
+from conjoin.torch.generation.loop import Streamer
+from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_scores
+from conjoin.torch.generation.preparing import encoded_inputs, step_inputs
+from conjoin.torch.model.cache import KVCache
+from conjoin.torch.model.checks import as_labels, as_readable, check_labels, require_cache
+from conjoin.torch.model.loss import IGNORED, label_mask, token_loss
 from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.torch.model.sharing import mark_shared
-from conjoin.torch.pair.checks import as_labels, as_readable, check_labels, require_cache
-from conjoin.torch.pair.doctor import WithDoctor
-from conjoin.torch.pair.freezing import Freezing
+from conjoin.torch.pair import freezing, hub
+from conjoin.torch.pair.doctor import examine
 from conjoin.torch.pair.halves import Decoder, Encoder, chosen
-from conjoin.torch.pair.hub import OnHub
-from conjoin.torch.pair.joining import Source, adopt_modules, find_source, materialise_rest, plan_sources
-from conjoin.torch.pair.keywords import Loading, take_device, take_dtype, take_loading
+from conjoin.torch.pair.joining import adopt_parameters, materialise_rest, read_half, source_of
+from conjoin.torch.pair.keywords import reject_saving_kwargs, take_device, take_dtype
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
+from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
-from conjoin.torch.pair.resize import Resizing
-from conjoin.torch.pair.saving import Saves
+from conjoin.torch.pair.quantization import fill_quantized, quantize
+from conjoin.torch.pair.resize import NewRows, resize
+from conjoin.torch.pair.saving import save_pair
 
 
-class EncoderDecoderModel(
-    Generates, Resizing, Freezing, Quantizing, WithDoctor, WithTokenizer, Saves, OnHub, Pretrained
-):
+class EncoderDecoderModel(PairModules):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
     However it comes about, it is in evaluation mode at first.
@@ -87,64 +78,53 @@ class EncoderDecoderModel(
         if (encoder is None) != (decoder is None) or (config is None and encoder is None):
             raise ConfigError("EncoderDecoderModel: give a config, or both an encoder and a decoder.")
         if encoder is not None and decoder is not None:
-            self._adopt(config, encoder, decoder)
+            values = {} if config is None else pair_values(config)
+            self._join((source_of(encoder), source_of(decoder)), values, dtype=None, device=None)
             return
         assert config is not None
-        self._build(config, pair_spec(config))
-        fill_special_tokens(config, None)
+        pair, plan = random_plan(config)
+        self._build(config, pair)
         materialise(self, torch.float32, None)
-        init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
-        self._fill(plan_random(self.spec, init))
+        self._fill(plan)
+        self.take_generation_config(None)
 
-    def _build(self, config: PretrainedConfig, pair: spec.PairSpec) -> None:
-        """Modules on the meta device: shapes, no storage."""
-        self.config = config
-        self.spec = pair
-        joined = isinstance(config, EncoderDecoderConfig)
-        with torch.device("meta"):
-            self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
-            self.decoder = Decoder(config.decoder if joined else config, pair.decoder)
-            sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
-            self.enc_to_dec_proj: nn.Linear | None = Linear(*sizes) if pair.projection else None
+    def __repr__(self) -> str:
+        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
+        if not hasattr(self, "decoder"):
+            return nn.Module.__repr__(self)
+        return summary(self, self.num_parameters(), f"{str(self.dtype).removeprefix('torch.')} on {self.device}")
 
     @classmethod
-    def _empty(cls, config: PretrainedConfig, pair: spec.PairSpec) -> Self:
+    def _empty(cls) -> Self:
         model = cls.__new__(cls)
         Pretrained.__init__(model)
-        model._build(config, pair)
         return model
 
-    def _fill(self, plan: JoinReport, folder: Path | None = None, *settings: Any) -> None:
+    def _fill(self, plan: JoinReport) -> None:
+        """Write every parameter as the plan says."""
         fill(self, plan)
         mark_shared(self, self.spec)
-        self.take_generation_config(folder, *settings)
         self.join_report = plan
         self.note_fresh(plain_state(self))
         self.eval()
 
-    def _adopt(self, config: PretrainedConfig | None, encoder: Encoder, decoder: Decoder) -> None:
-        sources = (Source("encoder", encoder.config, module=encoder), Source("decoder", decoder.config, module=decoder))
-        self._join(sources, {} if config is None else pair_values(config), dtype=None, device=None)
-
     def _join(
         self,
-        sources: tuple[Source, Source],
+        sources: Sources,
         values: dict[str, Any],
         dtype: torch.dtype | None,
         device: torch.device | str | None,
     ) -> None:
         """Become the pair of these sources."""
-        with ExitStack() as files:
-            config, pair, plan = plan_sources(sources, values, files)
-            self._tokenizer_folders = TwoFolders(sources[0].folder, sources[1].folder)
-            fill_special_tokens(config, target_tokenizer(sources[1].folder))
+        with open_join(sources, values) as (config, pair, plan):
+            self._tokenizer_folders = tokenizer_folders(sources)
             self._build(config, pair)
-            adopt_modules(self, sources, plan)
-            live = next((s.module for s in sources if s.module is not None), None)
-            if live is not None:
-                some = next(live.parameters())
+            adopt_parameters(self, sources, plan)
+            some = next((p for source in sources for p in source.parameters.values()), None)
+            if some is not None:
                 dtype, device = dtype or some.dtype, device or some.device
             materialise_rest(self, dtype or torch.float32, device or "cpu")
+            self.take_generation_config(None)
             self._fill(plan)
 
     @classmethod
@@ -177,18 +157,11 @@ class EncoderDecoderModel(
         Raises:
             JoinError, ConfigError, WeightError, FileError: before anything is half done.
         """
-        both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
-        hub = {key: keywords.pop(key) for key in both if key in keywords}
         wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
-        encoder_words, decoder_words, values = route(keywords)
-        refuse_misspelt(values)
-        sources = (
-            find_source("encoder", encoder_pretrained_model_name_or_path, hub | encoder_words),
-            find_source("decoder", decoder_pretrained_model_name_or_path, hub | decoder_words),
-        )
-        model = cls.__new__(cls)
-        Pretrained.__init__(model)
-        values |= {"share": share, "cross_attention_init": cross_attention_init}
+        names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
+        sources = find_sources(*names, keywords, read_half)
+        model = cls._empty()
+        values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
         model._join(sources, values, wanted, device)
         return model
 
@@ -215,35 +188,76 @@ class EncoderDecoderModel(
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
-        how = take_loading(overrides, dtype, device, generation_config)
-        folder = resolve(name_or_path, framework=how.framework, **how.hub)
-        found = find_config(folder, config, overrides)
-        pair = pair_spec(found)
-        if is_quantized(found):
-            return cls._load_quantized(found, pair, folder, how)
-        with open_checkpoint(folder, framework=how.framework) as checkpoint:
-            offer = pair_offer(found, pair, checkpoint)
-            if untied_head(pair, [offer]):
-                pair = untie_head(found, pair)
-            pair = loosen_sharing(found, pair, offer)
-            plan = with_record(plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh), found)
-            model = cls._empty(found, pair)
-            model._tokenizer_folders = OneFolder(folder)
-            materialise(model, how.dtype or stored_dtype(checkpoint), how.device)
-            model._fill(plan, folder, *how.settings)
-        complete_tokens(found, folder)
-        return model
-
-    @classmethod
-    def _load_quantized(cls, config: PretrainedConfig, pair: spec.PairSpec, folder: Path, how: Loading) -> Self:
-        """What `quantize` made and `save_pretrained` wrote."""
-        model = cls._empty(config, pair)
-        model._tokenizer_folders = OneFolder(folder)
-        with open_checkpoint(folder) as checkpoint:
-            fill_quantized(model, pair, checkpoint, how.dtype, how.device)
-        model.take_generation_config(folder, *how.settings)
-        complete_tokens(config, folder)
+        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
+        saved = find_saved(name_or_path, config, overrides)
+        model = cls._empty()
+        model._tokenizer_folders = OneFolder(saved.folder)
+        if is_quantized(saved.config):
+            model._load_quantized(saved, wanted, device)
+            model.take_generation_config(saved.folder, generation_config, saved.settings)
+        else:
+            with open_saved(saved) as (pair, plan, checkpoint):
+                model._build(saved.config, pair)
+                materialise(model, wanted or stored_dtype(checkpoint), device)
+                model.take_generation_config(saved.folder, generation_config, saved.settings)
+                model._fill(plan)
+        complete_tokens(saved.config, saved.folder)
         return model.eval()
+
+    def _load_quantized(self, saved: Saved, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
+        """Load what `quantize` made and `save_pretrained` wrote."""
+        self._build(saved.config, pair_spec(saved.config))
+        with open_checkpoint(saved.folder) as checkpoint:
+            fill_quantized(self, self.spec, checkpoint, dtype, device)
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        *,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        max_shard_size: int | str = "5GB",
+        untied: bool = False,
+        **keywords: Any,
+    ) -> None:
+        """Write config, weights and tokenizers, atomically: a killed save leaves the old folder or the new one.
+
+        transformers reads the result wherever it can hold such a pair.
+
+        Args:
+            is_main_process: False writes nothing.
+            state_dict: Parameters in place of the model's own, by the names of `model.state_dict()`.
+            untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
+            keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
+
+        Raises:
+            FileError: the folder cannot be written.
+            WeightError: state_dict lacks parameters, or has others.
+        """
+        reject_saving_kwargs(keywords)
+        if is_main_process:
+            save_pair(self, save_directory, max_shard_size=max_shard_size, untied=untied, state=state_dict)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "5GB",
+    ) -> str:
+        """Save, and upload as one commit; the repository is made if there is none.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            FileError: the hub refuses or cannot be reached.
+        """
+        return hub.push(self, repo_id, commit_message, private, token, revision, create_pr, max_shard_size)
 
     def forward(
         self,
@@ -365,32 +379,196 @@ class EncoderDecoderModel(
         counted = labels != IGNORED
         return self.decoder.loss(decoded.last_hidden_state[counted], labels[counted], **settings)
 
-    def project(self, encoder_hidden_states: Tensor | None) -> Tensor | None:
-        """The encoder's output at the width that cross-attention reads."""
-        if self.enc_to_dec_proj is None or encoder_hidden_states is None:
-            return encoder_hidden_states
-        return over_rounded_rows(self.enc_to_dec_proj, encoder_hidden_states)
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any | None = None,
+        logits_processor: Any | None = None,
+        stopping_criteria: Any | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Tensor], list[int]] | None = None,
+        assistant_model: "EncoderDecoderModel | None" = None,
+        streamer: Streamer | None = None,
+        **keywords: Any,
+    ) -> Int[Tensor, "R t"] | GenerateOutput:
+        """Write a target for every source: greedily, sampled, by beams, contrastively or with drafts.
 
-    def prepare_decoder_input_ids_from_labels(
-        self, labels: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None = None
-    ) -> Int[Tensor, "B T"]:
-        """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id; the same in every segment.
+        Args:
+            inputs: Source ids.
+            generation_config: Settings of this call, as a GenerationConfig, ours or transformers', or a dict. Keywords
+                win over it, it wins over the model's own.
+            logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for. In
+                the places of beams that have ended they see a live one of the source; a source that has ended goes on
+                with pads, without being listened to.
+                Finished sources leave the batch otherwise; with these all rows stay in their place, unless every
+                processor has a `select(rows)` that tells it which rows are left.
+            prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow; asked about live rows only.
+            assistant_model: A smaller joined model that drafts.
+            streamer: Gets tokens as they are certain: of beams, what all that may still win have in common. It hears of
+                the end once, of an error too.
+            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer; and
+                past_key_values, which an earlier call kept of decoder_input_ids' first words. It stays as it is.
+                max_new_tokens=0 gives the prompts back.
 
-        An mBART that was loaded whole starts with its target's last label instead, the language code.
+        Returns:
+            Ids [B * num_return_sequences, t], start id included, the pad id behind their ends (transformers' beams
+            write the end id there where the pad id is 0); or an output object with `return_dict_in_generate=True`.
+            Beams return each hypothesis once: where a source has fewer than asked for, its rows are fewer, a warning
+            says so, and `results_per_source` of the output object says how many.
 
         Raises:
-            ConfigError: the start id is not known, or the pad id where it is needed.
+            GenerationError: settings that are unknown, contradict each other or cannot be honoured, or that leave a row
+                no token; or scores that are not numbers.
         """
-        if starts_with_last_label(self.config):
-            return wrap_right(labels, require_pad(self.config), segment_ids)
-        ignored = bool((labels == IGNORED).any())
-        pad = require_pad(self.config) if ignored else 0
-        return shift_right(labels, require_start(self.config), pad, segment_ids)
+        self.warn_of_fresh(lambda: plain_state(self))
+        return generate(
+            self,
+            inputs,
+            generation_config,
+            logits_processor,
+            stopping_criteria,
+            prefix_allowed_tokens_fn,
+            assistant_model,
+            streamer,
+            **keywords,
+        )
 
-    def get_encoder(self) -> Encoder:
-        """The half that reads the source."""
-        return self.encoder
+    def compute_transition_scores(
+        self,
+        sequences: Int[Tensor, "R t"],
+        scores: tuple[Float[Tensor, "R2 V"], ...],
+        beam_indices: Int[Tensor, "R o"] | None = None,
+        normalize_logits: bool = False,
+    ) -> Float[Tensor, "R o2"]:
+        """The score of every generated token."""
+        return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
 
-    def get_decoder(self) -> Decoder:
-        """The half that writes the target."""
-        return self.decoder
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Int[Tensor, "R t"],
+        next_sequence_length: int | None = None,
+        past_key_values: KVCache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **keywords: Any,
+    ) -> dict[str, Any]:
+        """Arguments of `forward` for the next step.
+
+        Args:
+            input_ids: The targets so far, those behind past_key_values included.
+            next_sequence_length: So many last ids are new; by default those that past_key_values does not hold.
+            attention_mask: [B, S], of the sources.
+            inputs_embeds: Of the sources, which `encoder_outputs` stands for here; left out.
+            keywords: `encoder_outputs`, `use_cache` and whatever else `forward` takes.
+        """
+        return step_inputs(input_ids, next_sequence_length, past_key_values, attention_mask, keywords)
+
+    def _prepare_encoder_decoder_kwargs_for_generation(
+        self,
+        inputs_tensor: Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None = None,
+        generation_config: Any = None,
+    ) -> dict[str, Any]:
+        """Run the encoder on a call's inputs and put its output among them; older peft asks for this."""
+        name = model_input_name or self.main_input_name
+        return encoded_inputs(self.get_encoder(), inputs_tensor, name, model_kwargs, generation_config)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        *,
+        encoder: int | None = None,
+        decoder: int | None = None,
+        new_rows: NewRows = "mean",
+    ) -> nn.Module:
+        """Change how many words either half knows. Optimizers made before must be made anew.
+
+        Where the halves share one word table, both change whichever is named.
+
+        Args:
+            new_num_tokens: For halves that share one word table.
+            pad_to_multiple_of: Round the sizes up to a multiple of this; tensor cores like 64.
+            encoder, decoder: New size of that half's vocabulary, as `len(tokenizer)`.
+            new_rows: Start of added rows: the mean of the old ones (Hewitt 2021, "Initializing New Word Embeddings for
+                Pretrained Language Models", as in transformers), or drawn as the half's fresh tables are.
+
+        Returns:
+            The encoder's word table.
+
+        Raises:
+            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model;
+                a size that leaves out an id which the model itself writes or reads.
+        """
+        resize(self, new_num_tokens, pad_to_multiple_of, encoder, decoder, new_rows)
+        return self.get_input_embeddings()
+
+    def freeze(self, *parts: str) -> Self:
+        """Stop training these parts, which are those of the join report.
+
+        They are `encoder.embedding`, `encoder.layers`, `decoder.embedding`, `decoder.layers`, `decoder.head` and
+        `decoder.cross_attention` (with the width projection). One word takes all parts that have it: "encoder",
+        "decoder", "embeddings", "layers", "cross_attention", "head".
+
+        Raises:
+            ConfigError: no such part; lists those there are.
+        """
+        freezing.set_trained(self, self.spec, freezing.select(self, parts), False)
+        return self
+
+    def unfreeze(self, *parts: str) -> Self:
+        """Train these parts again; without a name, all of them. Fixed tables stay fixed.
+
+        Raises:
+            ConfigError: no such part; lists those there are.
+        """
+        freezing.set_trained(self, self.spec, freezing.select(self, parts) if parts else self.parts(), True)
+        return self
+
+    def train_only(self, *parts: str) -> Self:
+        """Train these parts and nothing else, as in `model.train_only("cross_attention")`.
+
+        Raises:
+            ConfigError: no such part; lists those there are.
+        """
+        chosen = freezing.select(self, parts)
+        self.requires_grad_(False)
+        freezing.set_trained(self, self.spec, chosen, True)
+        return self
+
+    def parts(self) -> set[str]:
+        """The names of all parts."""
+        return freezing.parts(self)
+
+    def frozen_parts(self) -> list[str]:
+        """The parts of which nothing is trained."""
+        return freezing.frozen_parts(self)
+
+    def quantize(self, method: str = "int8") -> Self:
+        """Turn every linear layer, and the vocabulary matrix, into 8 bits, in place; for inference only.
+
+        Returns:
+            The model itself. It can be saved and loaded; it cannot be trained or turned back.
+
+        Raises:
+            ConfigError: another method, or a model that is quantised already.
+        """
+        quantize(self, self.config, method)
+        return self
+
+    def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
+        """Check that this model can learn from this batch; run it on the first one.
+
+        No target position looks at later ones; the source changes the logits; ids, padding and labels are sound;
+        training and generation start alike; the loss is where a start is; fresh parameters receive gradient.
+        Parameters, gradients, random state and mode stay as they are.
+
+        Args:
+            batch: What forward takes, with `labels`.
+
+        Returns:
+            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
+        """
+        return examine(self, batch)

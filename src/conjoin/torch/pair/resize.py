@@ -10,114 +10,79 @@ from torch import Tensor, nn
 from conjoin import spec as specs
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError
-from conjoin.families import PretrainedConfig, Role
-from conjoin.join import JoinReport, shared_names
+from conjoin.families import Role
+from conjoin.join import is_quantized, shared_names
 from conjoin.torch.cpu.linear import Linear
-from conjoin.torch.cpu.quantization import is_quantized
-from conjoin.torch.pair.halves import Decoder, Encoder, Half
+from conjoin.torch.pair.halves import Decoder, Half
+from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.shrinking import require_ids_kept
 
 NewRows = Literal["mean", "normal"]
 
 
-class Resizing(nn.Module):
-    """A pair whose vocabularies can grow and shrink."""
+def resize(
+    model: PairModules,
+    new_num_tokens: int | None,
+    pad_to_multiple_of: int | None,
+    encoder: int | None,
+    decoder: int | None,
+    new_rows: NewRows,
+) -> None:
+    """See EncoderDecoderModel.resize_token_embeddings."""
+    if is_quantized(model.config):
+        raise ConfigError(
+            "This model is in 8 bits, and new words would need training.",
+            hint="resize the model that it was made of, train it, then call quantize('int8').",
+        )
+    shares_table = _shares_table(model)
+    sizes = _sizes(new_num_tokens, encoder, decoder, shares_table=shares_table)
+    if pad_to_multiple_of:
+        sizes: dict[Role, int] = {
+            role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()
+        }
+    require_ids_kept(model, sizes)
+    for role, size in sizes.items():
+        half = model.encoder if role == "encoder" else model.decoder
+        _resize_half(half, size, new_rows)
+        half.config.vocab_size = size
+        model.spec = replace(model.spec, **{role: half.spec})
+    if not isinstance(model.config, EncoderDecoderConfig):
+        model.config.vocab_size = next(iter(sizes.values()), model.config.vocab_size)
+    if shares_table:
+        model.decoder.embed.words.weight = model.encoder.embed.words.weight
+    model.join_report = replace(model.join_report, parameters=specs.pair_parameters(model.spec))
 
-    config: PretrainedConfig
-    spec: specs.PairSpec
-    encoder: Encoder
-    decoder: Decoder
-    join_report: JoinReport
 
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        *,
-        encoder: int | None = None,
-        decoder: int | None = None,
-        new_rows: NewRows = "mean",
-    ) -> nn.Module:
-        """Change how many words either half knows. Optimizers made before must be made anew.
+def _shares_table(model: PairModules) -> bool:
+    declared = "embed.words.weight" in shared_names(model.spec)
+    return declared and model.encoder.embed.words.weight is model.decoder.embed.words.weight
 
-        Where the halves share one word table, both change whichever is named.
 
-        Args:
-            new_num_tokens: For halves that share one word table.
-            pad_to_multiple_of: Round the sizes up to a multiple of this; tensor cores like 64.
-            encoder, decoder: New size of that half's vocabulary, as `len(tokenizer)`.
-            new_rows: Start of added rows: the mean of the old ones (Hewitt 2021, "Initializing New Word Embeddings for
-                Pretrained Language Models", as in transformers), or drawn as the half's fresh tables are.
-
-        Returns:
-            The encoder's word table.
-
-        Raises:
-            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model;
-                a size that leaves out an id which the model itself writes or reads.
-        """
-        if is_quantized(self.config):
-            raise ConfigError(
-                "This model is in 8 bits, and new words would need training.",
-                hint="resize the model that it was made of, train it, then call quantize('int8').",
-            )
-        sizes = self._sizes(new_num_tokens, encoder, decoder)
-        if pad_to_multiple_of:
-            sizes: dict[Role, int] = {
-                role: -(-size // pad_to_multiple_of) * pad_to_multiple_of for role, size in sizes.items()
-            }
-        require_ids_kept(self, sizes)
-        shares_words = self._shares_words
-        for role, size in sizes.items():
-            half = self.encoder if role == "encoder" else self.decoder
-            _resize_half(half, size, new_rows)
-            half.config.vocab_size = size
-            self.spec = replace(self.spec, **{role: half.spec})
-        if not isinstance(self.config, EncoderDecoderConfig):
-            self.config.vocab_size = next(iter(sizes.values()), self.config.vocab_size)
-        if shares_words:
-            self.decoder.embed.words.weight = self.encoder.embed.words.weight
-        self.join_report = replace(self.join_report, parameters=specs.pair_parameters(self.spec))
-        return self.encoder.get_input_embeddings()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The encoder's word table."""
-        return self.encoder.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The layer whose weight is the decoder's vocabulary matrix."""
-        return self.decoder.get_output_embeddings()
-
-    @property
-    def _shares_words(self) -> bool:
-        declared = "embed.words.weight" in shared_names(self.spec)
-        return declared and self.encoder.embed.words.weight is self.decoder.embed.words.weight
-
-    def _sizes(self, both: int | None, encoder: int | None, decoder: int | None) -> dict[Role, int]:
-        sizes: dict[Role, int] = {}
-        if encoder is not None:
-            sizes["encoder"] = encoder
-        if decoder is not None:
-            sizes["decoder"] = decoder
-        if (both is None) == (not sizes):
-            raise ConfigError(
-                "resize_token_embeddings: no size is given." if both is None else "Two kinds of size are given.",
-                hint="model.resize_token_embeddings(encoder=len(source_tokenizer), decoder=len(target_tokenizer))",
-            )
-        if both is not None and not self._shares_words:
-            raise ConfigError(
-                f"resize_token_embeddings({both}): the halves have a vocabulary each; one number does not say whose.",
-                hint=f"model.resize_token_embeddings(encoder={both}) or decoder={both}, or both.",
-            )
-        if both is not None or (self._shares_words and len(set(sizes.values())) == 1):
-            size = both if both is not None else next(iter(sizes.values()))
-            sizes = {"encoder": size, "decoder": size}
-        elif self._shares_words:
-            raise ConfigError(f"The halves share one word table; it cannot have both {encoder} and {decoder} rows.")
-        wrong = [f"{role} = {size}" for role, size in sizes.items() if size < 1]
-        if wrong:
-            raise ConfigError(f"resize_token_embeddings: {', '.join(wrong)}; expected 1 or more.")
-        return sizes
+def _sizes(both: int | None, encoder: int | None, decoder: int | None, *, shares_table: bool) -> dict[Role, int]:
+    sizes: dict[Role, int] = {}
+    if encoder is not None:
+        sizes["encoder"] = encoder
+    if decoder is not None:
+        sizes["decoder"] = decoder
+    if (both is None) == (not sizes):
+        raise ConfigError(
+            "resize_token_embeddings: no size is given." if both is None else "Two kinds of size are given.",
+            hint="model.resize_token_embeddings(encoder=len(source_tokenizer), decoder=len(target_tokenizer))",
+        )
+    if both is not None and not shares_table:
+        raise ConfigError(
+            f"resize_token_embeddings({both}): the halves have a vocabulary each; one number does not say whose.",
+            hint=f"model.resize_token_embeddings(encoder={both}) or decoder={both}, or both.",
+        )
+    if both is not None or (shares_table and len(set(sizes.values())) == 1):
+        size = both if both is not None else next(iter(sizes.values()))
+        sizes = {"encoder": size, "decoder": size}
+    elif shares_table:
+        raise ConfigError(f"The halves share one word table; it cannot have both {encoder} and {decoder} rows.")
+    wrong = [f"{role} = {size}" for role, size in sizes.items() if size < 1]
+    if wrong:
+        raise ConfigError(f"resize_token_embeddings: {', '.join(wrong)}; expected 1 or more.")
+    return sizes
 
 
 @torch.no_grad()

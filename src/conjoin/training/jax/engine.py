@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from conjoin.checkpoint import Staging
 from conjoin.errors import TrainingError
+from conjoin.functional.programs import ForwardOptions
 from conjoin.jax.calls import target_rules
 from conjoin.jax.model import FlaxEncoderDecoderModel
-from conjoin.jax.programs import How, Net
 from conjoin.jax.saving import write_pair
 from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.data.batching import Batch
@@ -88,7 +88,7 @@ class Engine(TrainedModel):
         self._source_pad = source_pad
         self._rates = {group: group_rate(arguments, group, total_steps) for group in GROUPS}
         self._key = jax.random.key(arguments.seed)
-        self._net: Net = replace(model.net, dtype="bfloat16") if arguments.bf16 else model.net
+        self._compile_key = replace(model.key, dtype="bfloat16") if arguments.bf16 else model.key
         self._tally = Tally()
 
     def begin(self, step: int) -> None:
@@ -116,7 +116,7 @@ class Engine(TrainedModel):
         divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
-            loss, found = gradients_of(self._net, self._how(batch), active, params, batch, key, divisor)
+            loss, found = gradients_of(self._compile_key, self._options(batch), active, params, batch, key, divisor)
             gradients = found if gradients is None else sum_of(gradients, found)
             losses.append(loss)
         assert gradients is not None
@@ -147,8 +147,8 @@ class Engine(TrainedModel):
         only_fresh = number <= self.arguments.fresh_first
         return tuple(name for name in self.parameters if not only_fresh or name in self._fresh)
 
-    def _how(self, batch: Made) -> How:
-        return How(
+    def _options(self, batch: Made) -> ForwardOptions:
+        return ForwardOptions(
             recompute=self.arguments.gradient_checkpointing,
             smoothing=self.arguments.label_smoothing_factor,
             output_logits=False,
@@ -201,8 +201,8 @@ class Engine(TrainedModel):
         total = 0.0
         for batch in evaluation_batches(examples, self.arguments):
             made = self._arrays(examples, batch)
-            how = replace(self._how(made), smoothing=0.0, recompute=False)
-            total += float(summed_loss(self._net, how, self.model.flat_params, made))
+            options = replace(self._options(made), smoothing=0.0, recompute=False)
+            total += float(summed_loss(self._compile_key, options, self.model.flat_params, made))
         return total / (examples.counted(range(len(examples))) or 1)
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:

@@ -8,15 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from conjoin.functional.loss import token_loss
+from conjoin.functional.programs import CompileKey, ForwardOptions
 from conjoin.jax.ops import OPS
-from conjoin.jax.programs import How, Net, forward
+from conjoin.jax.programs import forward
 from conjoin.training.data.arrays import WEIGHTS
 from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def gradients_of(
-    net: Net, how: How, active: tuple[str, ...], params: Arrays, batch: Any, key: jax.Array, counted: jax.Array
+    compile_key: CompileKey,
+    options: ForwardOptions,
+    active: tuple[str, ...],
+    params: Arrays,
+    batch: Any,
+    key: jax.Array,
+    counted: jax.Array,
 ) -> tuple[jax.Array, Arrays]:
     """A batch's part of the step's mean loss, and its gradients.
 
@@ -26,7 +33,7 @@ def gradients_of(
     """
 
     def loss(chosen: Arrays) -> jax.Array:
-        return batch_loss(net, how, {**params, **chosen}, batch, counted, key)
+        return batch_loss(compile_key, options, {**params, **chosen}, batch, counted, key)
 
     return jax.value_and_grad(loss)({name: params[name] for name in active})
 
@@ -52,19 +59,26 @@ def averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def summed_loss(net: Net, how: How, params: Arrays, batch: Any) -> jax.Array:
+def summed_loss(compile_key: CompileKey, options: ForwardOptions, params: Arrays, batch: Any) -> jax.Array:
     """The loss of a batch, summed over its labels, without dropout."""
-    return batch_loss(net, how, params, batch, jnp.int32(1), None)
+    return batch_loss(compile_key, options, params, batch, jnp.int32(1), None)
 
 
-def batch_loss(net: Net, how: How, params: Arrays, batch: Any, counted: jax.Array, key: jax.Array | None) -> jax.Array:
+def batch_loss(
+    compile_key: CompileKey,
+    options: ForwardOptions,
+    params: Arrays,
+    batch: Any,
+    counted: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
     """The loss of a batch, summed over its labels by their weights and divided by `counted`."""
     weights = batch.get(WEIGHTS)
     if weights is None:
-        found = forward(net, how, params, {**batch, "num_items_in_batch": counted}, key).loss
+        found = forward(compile_key, options, params, {**batch, "num_items_in_batch": counted}, key).loss
         assert found is not None
         return found
-    logits = forward(net, replace(how, output_logits=True), params, batch, key).logits
+    logits = forward(compile_key, replace(options, output_logits=True), params, batch, key).logits
     assert logits is not None
-    given: dict[str, Any] = {"num_items": counted, "label_smoothing": how.smoothing, "weights": weights}
+    given: dict[str, Any] = {"num_items": counted, "label_smoothing": options.smoothing, "weights": weights}
     return token_loss(OPS, logits, batch["labels"], **given)

@@ -47,6 +47,6 @@ def trained_names(model: FlaxEncoderDecoderModel, arguments: TrainingArguments) 
 def _parts(model: FlaxEncoderDecoderModel) -> dict[str, set[str]]:
     """Return the parts of the model that each parameter is in."""
     parts: dict[str, set[str]] = defaultdict(set)
-    for name, same in (*((name, name) for name in model.flat_params), *model.net.ties):
+    for name, same in (*((name, name) for name in model.flat_params), *model.key.ties):
         parts[same].add(part_of(name))
     return dict(parts)

@@ -1,17 +1,14 @@
 """A source in the words of the target's vocabulary, so that drafts can be copied from it."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from conjoin.errors import ConjoinError, GenerationError
 from conjoin.tokenizer import TokenizerPair
+from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Sources
 
-if TYPE_CHECKING:
-    from conjoin.torch.pair.model import EncoderDecoderModel
 
-
-def copy_reader(model: "EncoderDecoderModel") -> Callable[[Sources], list[int]]:
+def copy_reader(model: Seq2SeqModel) -> Callable[[Sources], list[int]]:
     """What gives one source's real ids, written again with the target's tokenizer where the two vocabularies differ.
 
     Raises:

@@ -1,18 +1,15 @@
 """Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
 
 import math
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from conjoin.errors import GenerationError
+from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Reader, Sources
-
-if TYPE_CHECKING:
-    from conjoin.torch.pair.model import EncoderDecoderModel
-
 
 _KEPT = 0.9
 """What an earlier draft counts after each new one."""
@@ -192,7 +189,7 @@ class ModelDrafter:
             self.size = self.size + 2 if accepted == proposed else max(1, self.size - 1)
 
 
-def check_assistant(model: "EncoderDecoderModel", assistant: "EncoderDecoderModel", sources: Sources) -> None:
+def check_assistant(model: Seq2SeqModel, assistant: Seq2SeqModel, sources: Sources) -> None:
     """See that an assistant reads and writes the model's words.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is few: where a backend's own kernels do the work of a decoding step, in place of the compiler's operations."""
+"""The limits up to which our own kernels do the work of a decoding step, in place of the compiler's operations."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's file holds against what its config says of it, settled before any array is made."""
+"""Where a checkpoint's file contradicts its config: the file wins, and the config is set right."""
 
 from dataclasses import replace
 
@@ -7,13 +7,15 @@ from conjoin.checkpoint import Checkpoint
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import warn
 from conjoin.families import PretrainedConfig, Role, family
-from conjoin.join import Offer, half_offer, half_spec, unshared
+from conjoin.join.names import half_offer
+from conjoin.join.pair import half_spec
+from conjoin.join.plan import Offer, unshared
 
 
 def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
-    """The same pair with a head of its own, which its file has although its config denies it; the config is set right.
+    """Return the pair with an untied head, which its file stores although its config ties it; the config is set right.
 
-    A whole BART's config keeps its word, since it speaks for the halves' word tables too.
+    A whole BART's config keeps its value, since it stands for the halves' word tables too.
     """
     assert pair.decoder.head is not None
     warn(
@@ -28,7 +30,7 @@ def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
 
 
 def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) -> spec.PairSpec:
-    """The same pair, not sharing what its file stores twice with different contents; the config is set right.
+    """Return the pair without sharing where its file stores the halves apart, with different contents; the config too.
 
     transformers 5 writes `tie_encoder_decoder: true` and trains two stacks nevertheless; tying them would lose one.
     """

@@ -1,0 +1,183 @@
+"""What a model is built from, on every backend: two halves that are joined, or one checkpoint that is loaded."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from conjoin import spec
+from conjoin.checkpoint import FROM_KEYWORDS, Checkpoint, Framework, open_checkpoint, resolve, take_framework
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import JoinError
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
+from conjoin.join import (
+    JoinReport,
+    TwoFolders,
+    fill_special_tokens,
+    joining_offer,
+    loosen_sharing,
+    may_be_fresh,
+    never_fresh,
+    pair_offer,
+    pair_spec,
+    plan_join,
+    plan_random,
+    target_tokenizer,
+    untie_head,
+    untied_head,
+    with_record,
+)
+from conjoin.pretrained.keywords import find_config, pop_generation_kwargs, pop_half_kwargs, refuse_misspelt, route
+
+Name = str | PathLike[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One half to join: a folder with a checkpoint, or a model in memory.
+
+    Args:
+        framework: Load the weights that this framework wrote, where a folder has several.
+        parameters: Those of a half in memory, by canonical name ("decoder.blocks.0...").
+    """
+
+    role: Role
+    config: PretrainedConfig
+    folder: Path | None = None
+    framework: Framework | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Sources = tuple[Source, Source]
+ReadHalf = Callable[[Role, Any], tuple[PretrainedConfig, Mapping[str, Any]]]
+"""Return config and parameters of a half in memory; raises JoinError where the model is not of this backend."""
+
+
+def find_sources(encoder: Name, decoder: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Sources:
+    """Find both halves of a join; what stays in `kwargs` are values of the pair's own config.
+
+    Raises:
+        JoinError: neither a name nor a model is given, or both, or a folder holds a pair.
+        ConfigError: a keyword argument is misspelt, or asks for what is not built here.
+    """
+    both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
+    shared = {key: kwargs.pop(key) for key in both if key in kwargs}
+    encoder_kwargs, decoder_kwargs, values = route(kwargs)
+    refuse_misspelt(values)
+    kwargs.clear()
+    kwargs |= values
+    return (
+        _find_source("encoder", encoder, shared | encoder_kwargs, read_half),
+        _find_source("decoder", decoder, shared | decoder_kwargs, read_half),
+    )
+
+
+def _find_source(role: Role, name_or_path: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Source:
+    model, config, framework = kwargs.pop("model", None), kwargs.pop("config", None), take_framework(kwargs)
+    pop_half_kwargs(role, kwargs)
+    hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
+    if (model is None) == (name_or_path is None):
+        raise JoinError(
+            f"The {role}: {'both a name and' if model is not None else 'neither a name nor'} a model is given.",
+            hint=f"give the first arguments as folders or hub ids, or {role}_model=...",
+        )
+    if name_or_path is None:
+        config, parameters = read_half(role, model)
+        return Source(role, config.copy(**kwargs), parameters=parameters)
+    folder = resolve(name_or_path, framework=framework, **hub)
+    config = find_config(folder, config, kwargs, prefix=f"{role}_")
+    if isinstance(config, EncoderDecoderConfig):
+        raise JoinError(
+            f"The {role}: {folder} holds a joined pair, not one half.",
+            hint=f"load it with from_pretrained; {role}_model= then takes its {role}.",
+        )
+    return Source(role, config, folder=folder, framework=framework)
+
+
+@contextmanager
+def open_join(
+    sources: Sources, values: dict[str, Any]
+) -> Generator[tuple[EncoderDecoderConfig, spec.PairSpec, JoinReport]]:
+    """Yield the pair's config and spec, and where every parameter comes from, while the checkpoints are open."""
+    encoder, decoder = sources
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
+    pair = pair_spec(config)
+    with ExitStack() as files:
+        offers = [
+            joining_offer(
+                source.config,
+                source.role,
+                files.enter_context(open_checkpoint(source.folder, framework=source.framework)),
+            )
+            for source in sources
+            if source.folder is not None
+        ]
+        if untied_head(pair, offers):
+            pair = untie_head(config, pair)
+        given = {*encoder.parameters, *decoder.parameters}
+        plan = plan_join(pair, offers, init=config.cross_attention_init, fresh_allowed=may_be_fresh, given=given)
+        fill_special_tokens(config, target_tokenizer(decoder.folder))
+        yield config, pair, plan
+
+
+def tokenizer_folders(sources: Sources) -> TwoFolders:
+    """The folders of the tokenizers that a joined model is to have."""
+    return TwoFolders(sources[0].folder, sources[1].folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A model in a folder.
+
+    Args:
+        framework: Load the weights that this framework wrote, where the folder has several.
+        settings: Generation settings by name, which win over the folder's.
+    """
+
+    folder: Path
+    config: PretrainedConfig
+    framework: Framework | None
+    settings: dict[str, Any]
+
+
+def find_saved(name_or_path: str | PathLike[str], config: PretrainedConfig | None, kwargs: dict[str, Any]) -> Saved:
+    """Find a model that from_pretrained loads.
+
+    Args:
+        kwargs: Hub keywords, from_tf and its like, generation settings, and values that override the config's.
+
+    Raises:
+        ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
+    """
+    hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
+    framework, settings = take_framework(kwargs), pop_generation_kwargs(kwargs)
+    folder = resolve(name_or_path, framework=framework, **hub)
+    return Saved(folder, find_config(folder, config, kwargs), framework, settings)
+
+
+@contextmanager
+def open_saved(saved: Saved) -> Generator[tuple[spec.PairSpec, JoinReport, Checkpoint]]:
+    """Yield the spec of a saved model, and where every parameter comes from, while the checkpoint is open.
+
+    Raises:
+        WeightError: missing or misshapen tensors, all of them in one error.
+    """
+    config = saved.config
+    pair = pair_spec(config)
+    with open_checkpoint(saved.folder, framework=saved.framework) as checkpoint:
+        offer = pair_offer(config, pair, checkpoint)
+        if untied_head(pair, [offer]):
+            pair = untie_head(config, pair)
+        pair = loosen_sharing(config, pair, offer)
+        plan = with_record(plan_join(pair, [offer], init="normal", fresh_allowed=never_fresh), config)
+        yield pair, plan, checkpoint
+
+
+def random_plan(config: PretrainedConfig) -> tuple[spec.PairSpec, JoinReport]:
+    """The pair that a config describes, with every parameter drawn."""
+    fill_special_tokens(config, None)
+    pair = pair_spec(config)
+    init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"
+    return pair, plan_random(pair, init)

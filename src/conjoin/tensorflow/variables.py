@@ -1,0 +1,91 @@
+"""The variables of a model, and the programs that were traced for it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from conjoin.families import PretrainedConfig
+from conjoin.functional.ops import Ops
+from conjoin.functional.programs import CompileKey
+from conjoin.functional.scope import Scope
+from conjoin.join import JoinReport
+from conjoin.pretrained.filling import fill, ties_of
+from conjoin.pretrained.joined import ArrayModel
+from conjoin.spec import PairSpec
+from conjoin.tensorflow.ops import OPS
+from conjoin.tensorflow.training import Trains
+
+_SEEDS = 2**31 - 1
+"""Random states are int32; Keras's are wider."""
+
+
+class Variables:
+    """A model's variables by canonical name; a shared one stands once. Keras must not count them a second time."""
+
+    def __init__(self, table: dict[str, keras.Variable]) -> None:
+        self.table = table
+
+
+class Programs:
+    """Traced functions by what they were traced for. Keras must not see them as parts of the model."""
+
+    def __init__(self) -> None:
+        self.held: dict[Any, Any] = {}
+
+
+class VariableModel(ArrayModel, Trains, keras.Model):
+    """The part of a TFEncoderDecoderModel that holds variables."""
+
+    def _build(
+        self,
+        config: PretrainedConfig,
+        pair: PairSpec,
+        plan: JoinReport,
+        *,
+        stored: str,
+        dtype: Any,
+        seed: int = 0,
+        given: Mapping[str, np.ndarray] | None = None,
+        name: str | None = None,
+    ) -> None:
+        dtype = dtype or (stored if stored in ("bfloat16", "float16") else None)
+        keras.Model.__init__(self, dtype=dtype, name=name or "tf_encoder_decoder_model")
+        self.config, self.spec = config, pair
+        self.join_report = plan
+        self.key = CompileKey(pair, ties_of(plan))
+        self._seeds = keras.random.SeedGenerator(seed)
+        arrays = fill(plan, self.variable_dtype, lambda array: array, seed=seed, given=given)
+        self.variables_by_name = Variables({name: self._variable(name, array) for name, array in arrays.items()})
+        self.programs = Programs()
+        self.built = True
+
+    def _variable(self, name: str, array: np.ndarray) -> keras.Variable:
+        def start(shape: Any, dtype: Any = None) -> Any:
+            return tf.constant(array)
+
+        return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
+
+    def all_params(self) -> dict[str, np.ndarray]:
+        """Parameters as numpy arrays by canonical name, shared ones under every name."""
+        flat = {name: np.asarray(tf.convert_to_tensor(v.value)) for name, v in self.variables_by_name.table.items()}
+        return flat | {name: flat[same] for name, same in self.key.ties}
+
+    def num_parameters(self) -> int:
+        """Numbers in the model, shared ones once."""
+        return sum(int(np.prod(variable.shape)) for variable in self.variables_by_name.table.values())
+
+    def scope(self, training: bool = False, transposed: Mapping[str, Any] | None = None, ops: Ops = OPS) -> Scope:
+        """The parameters in the dtype of the computation, and in training the random state of dropout.
+
+        Args:
+            transposed: Copies of matrices by their own names, beside the parameters.
+            ops: TensorFlow's, or those that call kernels of our own.
+        """
+        rng = tf.cast(tf.cast(self._seeds.next(), tf.int64) % _SEEDS, tf.int32) if training else None
+        dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype
+        values = {name: tf.convert_to_tensor(v.value) for name, v in self.variables_by_name.table.items()}
+        return replace(self.key, dtype=dtype).scope(ops, values | dict(transposed or {}), rng)

@@ -1,0 +1,54 @@
+"""Parameters of torch written under the names that transformers reads."""
+
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Staging, parse_size, replacing_folder, write_tensors
+from conjoin.families import PretrainedConfig, Role, family
+from conjoin.torch.pair.pretrained import plain_state
+
+
+def save_half(
+    model: nn.Module,
+    config: PretrainedConfig,
+    stack: spec.StackSpec,
+    role: Role,
+    folder: str | PathLike[str],
+    max_shard_size: int | str,
+) -> None:
+    """Write one half as a standalone checkpoint."""
+    made = family(config.model_type)
+    architecture = made.encoder_architecture if role == "encoder" else made.decoder_architecture
+    written = config.copy(architectures=[architecture] if architecture else None, dtype=dtype_name(model))
+    cross = stack.blocks[0].cross_attn
+    if cross is not None and made.decoder == "grafted":
+        written.cross_attention_hidden_size = cross.source_size
+    if cross is not None and cross.gated:
+        written.update({"conjoin": {"cross_attention_init": "zero_gate"}})
+    with replacing_folder(Path(folder)) as staging:
+        write_state(staging, plain_state(model), made.names(stack, role), max_shard_size)
+        staging.path("config.json").write_text(written.to_json_string(), encoding="utf-8")
+
+
+def write_state(staging: Staging, state: dict[str, Tensor], table: NameTable, max_shard_size: int | str) -> None:
+    """Write parameters, by canonical name, under the names of a table."""
+    write_tensors(staging, _stored(state, table), max_shard_bytes=parse_size(max_shard_size))
+
+
+def _stored(state: dict[str, Tensor], table: NameTable) -> Iterator[tuple[str, np.ndarray, str]]:
+    for undo in table.undo(state):
+        tensor = undo(*(state[name].detach().cpu() for name in undo.canonical)).contiguous()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+        yield undo.name, bits.numpy(), dtype
+
+
+def dtype_name(model: nn.Module) -> str:
+    """The parameters' dtype as config.json spells it."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
