@@ -46,8 +46,7 @@ def _out_of_range(asked: Asked) -> Iterator[str]:
 def _too_large(asked: Asked) -> Iterator[str]:
     """Numbers that would fill memory or time; lengths are looked at once the position table has cut them."""
     for name, row in SETTINGS.items():
-        value = asked.get(name)
-        if row.most is not None and row.holds(value) and (value or 0) > row.most:
+        if row.most is not None and row.holds(value := asked.get(name)) and (value or 0) > row.most:
             yield f"{name} = {value}: expected at most {row.most}"
 
 

@@ -27,8 +27,10 @@ def _of_settings(facts: ProcessorFacts) -> Iterator[tuple[Phase, ProcessorSpec]]
         "min_new_tokens": lengths.min_new_tokens,
     }
     for name, row in SETTINGS.items():
-        rule, value = row.processor, resolved.get(name, facts.get(name))
-        if rule is None or rule.is_off(value) or (row.needs is not None and not row.needs.holds(facts)):
+        if (rule := row.processor) is None:
+            continue
+        value = resolved[name] if name in resolved else facts.get(name)
+        if rule.is_off(value) or (row.needs is not None and not row.needs.holds(facts)):
             continue
         if rule.phase == Phase.WARP and not facts.get("do_sample"):  # contrastive search reads top_k itself
             continue
