@@ -116,7 +116,9 @@ def output(here: Scope, mixed: Float[Array, "R H T E"]) -> Float[Array, "R T D"]
 
 def _heads(here: Scope, name: str, kind: spec.Attention, count: int, x: Array) -> Array:
     ops = here.ops
-    heads = ops.reshape(linear(here / name, x), (*ops.shape(x)[:2], count, kind.head_size))
-    if kind.qk_norm is not None and name != "v":
-        heads = norm(here / f"{name}_norm", kind.qk_norm.norm, heads)
+    shape = (*ops.shape(x)[:2], count, kind.head_size)
+    heads, qk = linear(here / name, x), None if name == "v" else kind.qk_norm
+    heads = heads if qk is not None and qk.over == "projection" else ops.reshape(heads, shape)
+    if qk is not None:
+        heads = ops.reshape(norm(here / f"{name}_norm", qk.norm, heads), shape)
     return ops.einsum("rthe->rhte", heads)

@@ -37,6 +37,7 @@ struct AttentionSpec {
   NormSpec q_norm, k_norm;
   const float* gate;  // null: none
   Long heads, kv_heads, size, window, rotary;  // rotary: index of the angles, -1 for none
+  Long norms_projection;  // q_norm and k_norm are over all heads of a token together
   double scale;
 };
 
@@ -308,6 +309,7 @@ class Steps {
       project(team, a.v, v.data());
     }
     team.wait();
+    if (a.norms_projection) norm_projections(team, a, cross);
     place_queries(team, a);
     if (!cross) {
       place_keys(team, a, a.k_norm, a.rotary, k.data(), c.self_k[index]);
@@ -345,9 +347,18 @@ class Steps {
     return r;
   }
 
+  void norm_projections(const Team& team, const AttentionSpec& a, bool cross) {
+    Long queries = a.heads * a.size, keys = a.kv_heads * a.size;
+    for (Long r = team.id; r < tokens; r += team.count) {
+      normalise(a.q_norm, q.data() + r * queries, q.data() + r * queries, queries);
+      if (!cross) normalise(a.k_norm, k.data() + r * keys, k.data() + r * keys, keys);
+    }
+    team.wait();
+  }
+
   // One head of one token: its norm, then its rotation, in place.
   void rotate(const AttentionSpec& a, const NormSpec& norm, Long rotary, float* head, Long token) {
-    if (norm.kind) normalise(norm, head, head, a.size);
+    if (norm.kind && !a.norms_projection) normalise(norm, head, head, a.size);
     if (rotary < 0) return;
     const Angles& angles = c.angles[rotary];
     Long at = token / c.length * angles.row + token % c.length * angles.width, half = angles.width / 2;

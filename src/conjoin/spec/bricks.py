@@ -105,9 +105,18 @@ class RelativeBias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QKNorm:
-    """Normalise every query and key head before the scores (Qwen3, Gemma 3)."""
+    """Normalise queries and keys before they are rotated.
+
+    Args:
+        over: Every head by itself (Qwen3, Gemma 3), or all heads of a position together (OLMo 2).
+    """
 
     norm: RMSNorm
+    over: Literal["head", "projection"] = "head"
+
+    def size(self, heads: int, head_size: int) -> int:
+        """Return how many numbers are normalised together."""
+        return head_size if self.over == "head" else heads * head_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

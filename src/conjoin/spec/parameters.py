@@ -130,8 +130,9 @@ def _attention(name: str, attention: Attention, hidden_size: int, source_size: i
     yield from _linear(f"{name}.v", source_size, keys, attention.v_bias, source_axis, "kv_heads")
     yield from _linear(f"{name}.o", queries, hidden_size, attention.o_bias, "heads", "hidden")
     if attention.qk_norm:
-        yield from _norm(f"{name}.q_norm", attention.qk_norm.norm, attention.head_size)
-        yield from _norm(f"{name}.k_norm", attention.qk_norm.norm, attention.head_size)
+        for letter, heads in (("q", attention.num_heads), ("k", attention.num_kv_heads)):
+            size = attention.qk_norm.size(heads, attention.head_size)
+            yield from _norm(f"{name}.{letter}_norm", attention.qk_norm.norm, size)
 
 
 def _cross_attention(cross: CrossAttention, hidden_size: int) -> Named:

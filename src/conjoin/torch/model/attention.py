@@ -135,8 +135,9 @@ class Attention(Brick):
         self.k = Linear(source_size, keys, bias=kind.k_bias)
         self.v = Linear(source_size, keys, bias=kind.v_bias)
         self.o = Linear(queries, hidden_size, bias=kind.o_bias)
-        self.q_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
-        self.k_norm = build_norm(kind.qk_norm.norm, kind.head_size) if kind.qk_norm else None
+        qk = kind.qk_norm
+        self.q_norm = build_norm(qk.norm, qk.size(kind.num_heads, kind.head_size)) if qk else None
+        self.k_norm = build_norm(qk.norm, qk.size(kind.num_kv_heads, kind.head_size)) if qk else None
 
     @property
     def dropout_now(self) -> float:
@@ -145,16 +146,20 @@ class Attention(Brick):
 
     def queries(self, x: Float[Tensor, "R T D"]) -> Float[Tensor, "R H T E"]:
         """Query heads."""
-        q = self.q(x).unflatten(-1, (self.kind.num_heads, -1))
-        q = self.q_norm(q) if self.q_norm is not None else q
-        return q.transpose(1, 2)
+        return self._heads(self.q(x), self.q_norm, self.kind.num_heads).transpose(1, 2)
 
     def keys_values(self, source: Float[Tensor, "R S M"]) -> tuple[Tensor, Tensor]:
         """Key and value heads, each [R, K, S, E]."""
-        k = self.k(source).unflatten(-1, (self.kind.num_kv_heads, -1))
-        v = self.v(source).unflatten(-1, (self.kind.num_kv_heads, -1))
-        k = self.k_norm(k) if self.k_norm is not None else k
+        k = self._heads(self.k(source), self.k_norm, self.kind.num_kv_heads)
+        v = self._heads(self.v(source), None, self.kind.num_kv_heads)
         return k.transpose(1, 2), v.transpose(1, 2)
+
+    def _heads(self, x: Tensor, norm: nn.Module | None, count: int) -> Tensor:
+        if norm is None or self.kind.qk_norm is None:
+            return x.unflatten(-1, (count, -1))
+        if self.kind.qk_norm.over == "projection":
+            return norm(x).unflatten(-1, (count, -1))
+        return norm(x.unflatten(-1, (count, -1)))
 
     def output(self, mixed: Float[Tensor, "R H T E"]) -> Float[Tensor, "R T D"]:
         """Concatenate heads and project."""

@@ -39,7 +39,7 @@ class _Attention(Structure):
         *((name, _Linear) for name in ("q", "k", "v", "o")),
         ("q_norm", _Norm),
         ("k_norm", _Norm),
-        *_fields("gate", "heads kv_heads size window rotary"),
+        *_fields("gate", "heads kv_heads size window rotary norms_projection"),
         ("scale", c_double),
     )
 
@@ -239,8 +239,10 @@ class Steps:
             ("o", self._hidden, inner),
         ):
             self._linear(getattr(made, name), getattr(brick, name), outputs, inputs)
-        self._norm(made.q_norm, brick.q_norm, kind.head_size)
-        self._norm(made.k_norm, brick.k_norm, kind.head_size)
+        if kind.qk_norm is not None:
+            made.norms_projection = kind.qk_norm.over == "projection"
+            self._norm(made.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
+            self._norm(made.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
         made.heads, made.kv_heads, made.size = kind.num_heads, kind.num_kv_heads, kind.head_size
         made.scale, made.window = kind.scale, window or 0
         if rotary is not None and rotary not in self._rotary:
