@@ -29,6 +29,8 @@ from conjoin.families.llama import LlamaConfig as LlamaConfig
 from conjoin.families.mistral import MistralConfig as MistralConfig
 from conjoin.families.modernbert import ModernBertConfig as ModernBertConfig
 from conjoin.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig
+from conjoin.families.mpnet import MPNetConfig as MPNetConfig
+from conjoin.families.olmo2 import Olmo2Config as Olmo2Config
 from conjoin.families.opt import OPTConfig as OPTConfig
 from conjoin.families.qwen2 import Qwen2Config as Qwen2Config
 from conjoin.families.qwen3 import Qwen3Config as Qwen3Config

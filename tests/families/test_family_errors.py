@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from conjoin.errors import ConfigError
+from conjoin.configuration import EncoderDecoderConfig
+from conjoin.errors import ConfigError, JoinError
 from conjoin.families import MODULES, config_from_dict, family
+from conjoin.join import pair_spec
 from oracle_tiny import TINY
 
 # What each family calls these; the rest says num_hidden_layers, num_attention_heads, hidden_size, hidden_act.
@@ -46,9 +48,10 @@ def tiny(model_type: str, **changes: Any) -> Any:
 
 
 def refusal(model_type: str, **changes: Any) -> str:
-    """What the decoder of a changed config says."""
+    """What the decoder of a changed config says, or the encoder where the family has no decoder."""
+    role = "encoder" if family(model_type).decoder is None else "decoder"
     with pytest.raises(ConfigError) as caught:
-        family(model_type).stack(tiny(model_type, **changes), "decoder")
+        family(model_type).stack(tiny(model_type, **changes), role)
     return str(caught.value)
 
 
@@ -126,6 +129,26 @@ def test_albert_groups_that_make_no_sense_are_refused(layers: int, groups: int, 
         f"albert: num_hidden_layers = {layers}, num_hidden_groups = {groups}, inner_group_num = {inner}.\n"
         "Expected 1 <= num_hidden_groups <= num_hidden_layers, and fewer groups than layers where a group has "
         "several blocks."
+    )
+
+
+def test_a_role_that_a_family_cannot_play_is_refused() -> None:
+    bert, mpnet = (config_from_dict({"model_type": name}) for name in ("bert", "mpnet"))
+    with pytest.raises(JoinError) as caught:
+        pair_spec(EncoderDecoderConfig.from_encoder_decoder_configs(bert, mpnet))
+    assert str(caught.value) == (
+        "mpnet cannot be the decoder of a pair, only the encoder.\n\n"
+        "hint: `conjoin families` lists what each family can be."
+    )
+    assert pair_spec(EncoderDecoderConfig.from_encoder_decoder_configs(mpnet, bert)).encoder.family == "mpnet"
+    with pytest.raises(JoinError, match="gpt2 cannot be the encoder of a pair, only the decoder"):
+        replace(family("gpt2"), encoder=None).stack(tiny("gpt2"), "encoder")
+
+
+def test_another_number_of_buckets_than_transformers_computes_is_refused() -> None:
+    assert refusal("mpnet", relative_attention_num_buckets=64) == (
+        "mpnet: relative_attention_num_buckets = 64; expected 32.\n\n"
+        "hint: transformers sorts distances into 32 buckets whatever the config says."
     )
 
 

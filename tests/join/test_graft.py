@@ -17,7 +17,6 @@ from conjoin.torch.pair.halves import Decoder
 from conjoin.torch.pair.model import EncoderDecoderModel
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-WITHOUT_CAUSAL_LM = ("distilbert", "albert", "modernbert")  # transformers has none; their masked LM is turned causal
 GRAFTED = [
     key
     for key in oracle.TINY
@@ -38,7 +37,7 @@ GATED = [key for key in GRAFTED if not normalises_after(key)]
 
 
 PLAIN = (
-    "llama", "llama/biases", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "modernbert", "distilbert",
+    "llama", "llama/biases", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "modernbert", "distilbert", "olmo2/grouped",
 )  # fmt: skip
 """Decoders whose grafted block is held to a plain reference: every place of a norm, and what attention varies in."""
 
@@ -67,9 +66,13 @@ class Plain:
     def head(self, number: int, x: Tensor, source: Tensor) -> Tensor:
         kind = self.attention
         size, group = kind.head_size, number // (kind.num_heads // kind.num_kv_heads)
-        q = self.linear("q", x)[:, number * size : (number + 1) * size]
-        k, v = (self.linear(name, source)[:, group * size : (group + 1) * size] for name in ("k", "v"))
-        if kind.qk_norm is not None:
+        q, k, v = self.linear("q", x), self.linear("k", source), self.linear("v", source)
+        if kind.qk_norm is not None and kind.qk_norm.over == "projection":
+            q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q)
+            k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k)
+        q = q[:, number * size : (number + 1) * size]
+        k, v = (x[:, group * size : (group + 1) * size] for x in (k, v))
+        if kind.qk_norm is not None and kind.qk_norm.over == "head":
             q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q)
             k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k)
         scores = q @ k.T * kind.scale
@@ -92,7 +95,7 @@ class Plain:
 
 def save_lm(key: str, folder: Path) -> Any:
     """Save a decoder without cross-attention, with its head."""
-    without = oracle.model_type(key) in WITHOUT_CAUSAL_LM
+    without = oracle.model_type(key) in oracle.WITHOUT_CAUSAL_LM  # then its masked LM is made causal
     return oracle.save_encoder(key, folder, head="mlm") if without else oracle.save_decoder(key, folder)
 
 
@@ -143,6 +146,8 @@ def around_cross_attention(block: Block, seen: dict[str, tuple[Tensor, Tensor]])
         return before, after - seen["self_attn.o"][1] - seen["mlp"][1]
     if block.kind.norms.post is not None:
         return seen["self_attn_norm"][1], seen["mlp"][0]
+    if block.kind.norms.pre is None:
+        return seen["cross_attn.q"][0], seen["mlp"][0]
     return seen["cross_attn_norm"][0], seen["mlp_norm"][0]
 
 

@@ -115,7 +115,7 @@ def test_the_docs_list_the_families_that_there_are() -> None:
 
 def test_the_rows_of_the_table_are_what_the_families_are() -> None:
     ways = {"native": "as trained", "bidirectional": "mask lifted", "half": "the encoder half"}
-    kinds = {"own": "as in transformers", "grafted": "grafted in", "half": "the decoder half"}
+    kinds = {"own": "as in transformers", "grafted": "grafted in", "half": "the decoder half", None: "no"}
     for line in (ROOT / "docs" / "families.md").read_text().partition("| model_type |")[2].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         for name in re.findall(r"`([\w-]+)`", cells[0]) if len(cells) == 3 else ():

@@ -25,7 +25,7 @@ def plain_attention(
 
 DECODERS = (
     "bert", "roberta", "electra", "albert", "distilbert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3",
-    "gemma3_text", "modernbert", "opt", "bart",
+    "gemma3_text", "modernbert", "olmo2", "olmo2/grouped", "opt", "bart",
 )  # fmt: skip
 """Softcapped (Gemma 2) and relatively biased (T5) attention goes brick by brick."""
 

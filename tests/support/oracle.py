@@ -57,6 +57,7 @@ from oracle_tiny import (
     WHOLE_FAMILIES,
     WHOLE_KEYS,
     WITHOUT_CAUSAL_LM,
+    can_decode,
     model_type,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "bidirectional_mask",
     "bidirectional_states",
     "build_config",
+    "can_decode",
     "can_hold",
     "decoder_logits",
     "encoder_states",

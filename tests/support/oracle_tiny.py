@@ -267,6 +267,11 @@ TINY: dict[str, Fields] = {
         "decoder_bias": False,
         "tie_word_embeddings": False,
     },
+    "mpnet": {
+        **{name: value for name, value in _BERT_LIKE.items() if name != "type_vocab_size"},
+        "hidden_act": "relu",
+        "pad_token_id": 1,
+    },
     "gpt2": _GPT2,
     "gpt2/wide": {**_GPT2, "n_embd": 20, "n_head": 5, "n_inner": None, "activation_function": "gelu_new"},
     "gpt2/untied": {**_GPT2, "tie_word_embeddings": False},
@@ -303,6 +308,8 @@ TINY: dict[str, Fields] = {
     "llama/dynamic": {**_rope(rope_type="dynamic", factor=3.0), "max_position_embeddings": 8},
     "mistral": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
     "mistral/full": {**_LLAMA_LIKE, **_GROUPED, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
+    "olmo2": {**_LLAMA_LIKE, "hidden_act": "gelu"},
+    "olmo2/grouped": {**_LLAMA_LIKE, **_GROUPED, "attention_bias": True, "tie_word_embeddings": True},
     "qwen2": {**_QWEN, "hidden_act": "gelu"},
     "qwen2/full": {**_LLAMA_LIKE, **_GROUPED, "use_sliding_window": False, "tie_word_embeddings": True},
     "qwen3": {**_QWEN, "head_dim": 6, "hidden_act": "gelu"},
@@ -346,6 +353,11 @@ def model_type(key: str) -> str:
 def keys_of(*families: str) -> list[str]:
     """Return every key, variants included, of the families named."""
     return [key for key in TINY if model_type(key) in families]
+
+
+def can_decode(key: str) -> bool:
+    """Return whether the family of a key may be a decoder; MPNet may not."""
+    return families()[model_type(key)].decoder is not None
 
 
 ENCODER_KEYS = keys_of(*ENCODER_FAMILIES)

@@ -9,7 +9,7 @@ from oracle_tiny import TINY
 from pairs import stir
 from tiny_models import config, joined
 
-FAMILIES = [key for key in TINY if not key.endswith("/dynamic")]
+FAMILIES = [key for key in TINY if oracle.can_decode(key) and not key.endswith("/dynamic")]
 CAUSAL = [key for key in FAMILIES if oracle.model_type(key) not in oracle.WHOLE_FAMILIES]
 ROWS = [[12, 20, 31, 44, 17, 25, 39, 41], [19, 22, 50], [33, 15, 27, 38, 14]]
 WIDE = 10
