@@ -68,3 +68,8 @@ def test_what_another_model_kept_is_refused(tmp_path: Path) -> None:
     cache = other.init_cache(1, 8, other.encode(IDS))
     with pytest.raises(ShapeError, match=r"past_key_values holds \(heads, size\) \[\(2, 6\)"):
         one.decode(LABELS, one.encode(IDS), past_key_values=cache)
+
+
+def test_a_mask_of_a_prefix_that_is_missing_is_refused(model: Any) -> None:
+    with pytest.raises(GenerationError, match=r"decoder_attention_mask has shape \(1, 3\), and decoder_input_ids is"):
+        model.generate(IDS, decoder_attention_mask=np.ones((1, 3), np.int32), max_new_tokens=2)
