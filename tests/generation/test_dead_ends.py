@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+from conjoin import BertConfig, EncoderDecoderModel
 from conjoin.errors import ConjoinWarning, GenerationError
+from pairs import fresh
 
 START, EOS, WORDS = 1, 2, 60
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,9 +37,7 @@ def tiny(words: int = WORDS) -> EncoderDecoderModel:
         max_position_embeddings=64,
         initializer_range=0.5,
     )
-    config = EncoderDecoderConfig.from_encoder_decoder_configs(half, half)
-    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = START, 0, EOS
-    return EncoderDecoderModel(config=config).eval()
+    return fresh(half, half, decoder_start_token_id=START, bos_token_id=None, pad_token_id=0, eos_token_id=EOS)
 
 
 @pytest.fixture(scope="module")

@@ -88,10 +88,10 @@ def save_half(folder: Path, key: str, role: str) -> None:
 
 
 @torch.no_grad()
-def stir(model: Model) -> Model:
+def stir(model: Model, spread: float = 0.1) -> Model:
     """Make every parameter random, so that nothing stays at a value that hides a mistake."""
     for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter) * 0.1)
+        parameter.add_(torch.randn_like(parameter) * spread)
     return model
 
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 import torch
 from torch import Tensor, nn
 
-from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config, T5Config
+from conjoin import EncoderDecoderModel, T5Config
+from pairs import GPT, SOURCE, TARGET, fresh, stir
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -42,23 +43,10 @@ def same(ours: Any, theirs: Tensor) -> bool:
     return torch.is_tensor(theirs) and np.array_equal(np.asarray(ours), theirs.numpy())
 
 
-SMALL: dict[str, Any] = {
-    "num_hidden_layers": 2,
-    "intermediate_size": 37,
-    "max_position_embeddings": 64,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-SOURCE = BertConfig(vocab_size=61, hidden_size=20, num_attention_heads=5, pad_token_id=4, **SMALL)
-TARGET = BertConfig(vocab_size=53, hidden_size=12, num_attention_heads=3, pad_token_id=3, **SMALL)
-GPT = GPT2Config(
-    vocab_size=53, n_embd=12, n_layer=2, n_head=3, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-)
 T5 = T5Config(
     vocab_size=53, d_model=12, d_kv=4, d_ff=20, num_layers=2, num_decoder_layers=2, num_heads=3, dropout_rate=0.0,
     feed_forward_proj="gated-gelu", tie_word_embeddings=False, pad_token_id=3, eos_token_id=7, decoder_start_token_id=3,
 )  # fmt: skip
-IDS = {"decoder_start_token_id": 9, "pad_token_id": 3, "eos_token_id": 7, "bos_token_id": 5}
 
 
 def torch_model(name: str = "bert-bert", **values: Any) -> EncoderDecoderModel:
@@ -67,13 +55,8 @@ def torch_model(name: str = "bert-bert", **values: Any) -> EncoderDecoderModel:
     if name == "t5":
         model = EncoderDecoderModel(config=T5)
     else:
-        decoder = {"bert": TARGET, "gpt2": GPT, "like": SOURCE}[name.split("-")[1]]
-        config = EncoderDecoderConfig.from_encoder_decoder_configs(SOURCE, decoder, **{**IDS, **values})
-        model = EncoderDecoderModel(config=config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return model.eval()
+        model = fresh(SOURCE, {"bert": TARGET, "gpt2": GPT, "like": SOURCE}[name.split("-")[1]], **values)
+    return stir(model, 0.3).eval()
 
 
 def batch(rows: int = 2, seed: int = 0) -> dict[str, Tensor]:

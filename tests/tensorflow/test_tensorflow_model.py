@@ -12,7 +12,8 @@ import torch
 
 from conjoin import EncoderDecoderConfig, EncoderDecoderModel, TFEncoderDecoderModel
 from conjoin.errors import ConfigError, ShapeError
-from tf_models import IDS, SOURCE, TARGET, assert_close, batch, inputs, torch_model
+from pairs import IDS, SOURCE, TARGET
+from tf_models import assert_close, batch, inputs, torch_model
 
 ROOT = Path(__file__).parents[2]
 
