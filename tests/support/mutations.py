@@ -239,7 +239,7 @@ FAULTS: dict[str, Fault] = {
         "torch/generation/rows.py",
         "torch.where(self.ended, self.limits.pad, tokens)",
         "tokens",
-        (EXACT, "tokens_are_transformers and bert-gpt2"),
+        (EXACT, "behind_an_end"),
     ),
     "beams divide by the length of the prompt too": Fault(
         "torch/generation/loops/beams.py",
