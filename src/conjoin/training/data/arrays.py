@@ -10,19 +10,19 @@ from conjoin.training.data.examples import IGNORED, Examples, Rows
 
 Ids = NDArray[np.int64]
 WEIGHTS = "loss_weights"
-"""Name of an array that is the loss's and not forward's: the weight of every label."""
+"""Name of the array with the weight of every label, which the loss takes and forward does not."""
 
 
 def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: int = 0) -> dict[str, Ids]:
-    """Arrays of one batch, under the names that a model's forward takes.
+    """Return the arrays of one batch, named as forward's arguments.
 
     Args:
-        target_pad: What fills up decoder inputs that the user gave.
+        target_pad: Pads decoder inputs that the user gave.
 
     Returns:
-        input_ids [B, S] and labels [B, T]; attention_mask [B, S] where there is padding; where a row holds several
-        pairs, segment_ids [B, S] and decoder_segment_ids [B, T] in its place: 1 for the first pair of a row, 2 for
-        the next, 0 at padding. And the examples' own columns.
+        input_ids [B, S] and labels [B, T]; attention_mask [B, S] if there is padding; if rows hold several pairs,
+        segment_ids [B, S] and decoder_segment_ids [B, T] instead: 1 for the first pair of a row, 2 for the next, 0 at
+        padding. And the examples' own columns.
     """
     input_ids, source_segments = _filled(examples.sources, batch, source_pad)
     labels, target_segments = _filled(examples.labels, batch, IGNORED)
@@ -40,19 +40,19 @@ def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: 
 
 
 def label_weights(examples: Examples, batch: Batch) -> NDArray[np.float32] | None:
-    """Weight of every label of a batch [B, T], or None where all count once."""
+    """Return the weight of every label of a batch [B, T], or None if all are 1."""
     if examples.weights is None:
         return None
     sizes = examples.labels.lengths
-    made = np.zeros((len(batch), max(int(sizes[row].sum()) for row in batch)), np.float32)
+    weights = np.zeros((len(batch), max(int(sizes[row].sum()) for row in batch)), np.float32)
     for at, row in enumerate(batch):
         spread = np.repeat(examples.weights[row], sizes[row])
-        made[at, : len(spread)] = spread
-    return made
+        weights[at, : len(spread)] = spread
+    return weights
 
 
 def _filled(rows: Rows, batch: Batch, pad: int) -> tuple[Ids, Ids]:
-    """Ids, and which pair of its row each belongs to."""
+    """Return padded ids, and the number of the pair in its row that each belongs to."""
     sizes = rows.lengths
     width = max(int(sizes[row].sum()) for row in batch)
     ids = np.full((len(batch), width), pad, np.int64)
@@ -67,10 +67,10 @@ def _filled(rows: Rows, batch: Batch, pad: int) -> tuple[Ids, Ids]:
 
 
 def counted_labels(examples: Examples, batches: Sequence[Batch]) -> int | float:
-    """Labels that a step's batches count, over all processes, by their weights: what its loss is divided by."""
+    """Return the weighted number of labels of a step, over all processes: the divisor of its loss."""
     return examples.counted(index for batch in batches for row in batch for index in row) or 1
 
 
 def tokens_of(lengths: NDArray[np.int64], batches: Sequence[Batch]) -> int:
-    """Source and target tokens of some batches, without padding."""
+    """Return the number of source and target tokens of batches, without padding."""
     return int(sum(lengths[row].sum() for batch in batches for row in batch))

@@ -1,6 +1,6 @@
-"""The order of the data: which pairs stand together in which batch, from seed and epoch alone.
+"""The order of the data: which pairs are in which batch, as a function of seed and epoch alone.
 
-Every process plans all batches and takes its own, so nothing needs to be sent, and a position in the plan is a number.
+Every process plans all batches and takes its own, so nothing is sent, and a position in the plan is a number.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from conjoin.errors import DataError
 from conjoin.training.settings.arguments import Sampling, TrainingArguments
 
 Lengths = NDArray[np.int64]
-"""[n, 2]: ids of source and labels of every example."""
+"""[n, 2]: number of source ids and labels of every example."""
 Batch = list[list[int]]
-"""Rows of indices: one index per row, several where rows are packed."""
+"""Rows of indices: one index per row, several if rows are packed."""
 
 WINDOW = 100
-"""Batches' worth of shuffled examples that are sorted together: enough for next to no padding, few enough to mix."""
+"""Size, in batches, of the windows of shuffled examples that are sorted: large for little padding, small to mix."""
 
 
 @runtime_checkable
@@ -26,37 +26,37 @@ class Batching(Protocol):
     """How many examples make a batch."""
 
     def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
-        """Cut examples, in this order, into batches."""
+        """Divide examples, in this order, into batches."""
         ...
 
     def window(self, lengths: Lengths) -> int:
-        """About how many examples to sort together."""
+        """Return about how many examples to sort together."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ByRows:
-    """A number of rows."""
+    """A fixed number of rows."""
 
     rows: int
 
     def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
-        """Every so many."""
+        """Divide into batches of equal size."""
         return [[[index] for index in order[at : at + self.rows]] for at in range(0, len(order), self.rows)]
 
     def window(self, lengths: Lengths) -> int:
-        """Of `WINDOW` batches."""
+        """Return the size of `WINDOW` batches."""
         return WINDOW * self.rows
 
 
 @dataclass(frozen=True, slots=True)
 class ByTokens:
-    """As many rows as fit a number of source and target tokens, padding included."""
+    """As many rows as fit into a number of source and target tokens, padding included."""
 
     tokens: int
 
     def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
-        """Fill batch after batch."""
+        """Fill one batch after another."""
         batches: list[Batch] = []
         rows: Batch = []
         source = target = 0
@@ -70,34 +70,34 @@ class ByTokens:
         return [*batches, rows] if rows else batches
 
     def window(self, lengths: Lengths) -> int:
-        """Of `WINDOW` batches of average pairs."""
+        """Return the size of `WINDOW` batches of average pairs."""
         return WINDOW * max(1, int(self.tokens / max(1.0, float(lengths.sum(1).mean()))))
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Rows of several pairs each, and as many rows as fit a number of source and target tokens.
+    """Rows of several pairs each, and as many rows as fit into a number of source and target tokens.
 
     Args:
-        row_tokens: Room of a row: the longest source and the longest target; short pairs fill what others leave.
+        row_tokens: Size of a row: the longest source and the longest target; short pairs fill the rest.
     """
 
     tokens: int
     row_tokens: tuple[int, int]
 
     def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
-        """First fit into rows, then rows into batches."""
+        """Put pairs into rows, first fit, then rows into batches."""
         rows = _first_fit(lengths, order, self.row_tokens)
         per_batch = max(1, self.tokens // sum(self.row_tokens))
         return [rows[at : at + per_batch] for at in range(0, len(rows), per_batch)]
 
     def window(self, lengths: Lengths) -> int:
-        """Nothing is sorted."""
+        """Return the number of examples: nothing is sorted."""
         return len(lengths)
 
 
 OPEN_ROWS = 64
-"""Rows that are kept open for short pairs: beyond this, a better fit is not worth the search."""
+"""Rows that stay open for short pairs: a better fit is not worth a longer search."""
 
 
 def _first_fit(lengths: Lengths, order: list[int], room: tuple[int, int]) -> list[list[int]]:
@@ -121,8 +121,8 @@ class Plan:
     """All batches of a run.
 
     Args:
-        lengths: Of the examples.
-        batches_per_step: Over all processes.
+        lengths: Those of the examples.
+        batches_per_step: Batches per step, over all processes.
     """
 
     lengths: Lengths
@@ -133,7 +133,7 @@ class Plan:
     drop_last: bool = False
 
     def epoch(self, number: int) -> list[Batch]:
-        """The batches of one pass, in order."""
+        """Return the batches of one pass, in order."""
         random = np.random.default_rng((self.seed, number))
         order = np.arange(len(self.lengths))
         match self.sampling:
@@ -141,7 +141,7 @@ class Plan:
                 batches = self.batching.cut(self.lengths, order.tolist())
             case "random":
                 batches = self.batching.cut(self.lengths, random.permutation(order).tolist())
-            case "group_by_length" if isinstance(self.batching, Packed):  # like lengths leave gaps that nothing fills
+            case "group_by_length" if isinstance(self.batching, Packed):  # similar lengths leave gaps
                 batches = self.batching.cut(self.lengths, random.permutation(order).tolist())
             case "group_by_length":
                 batches = self._grouped(random)
@@ -160,11 +160,11 @@ class Plan:
         return [batches[at] for at in random.permutation(len(batches))]
 
     def steps(self, number: int) -> int:
-        """Optimizer steps of one pass."""
+        """Return the optimizer steps of one pass."""
         return -(-len(self.epoch(number)) // self.batches_per_step)
 
     def total_steps(self, epochs: float) -> int:
-        """Optimizer steps of so many passes, the last one in part if the number is not whole."""
+        """Return the optimizer steps of a number of passes, which need not be whole."""
         whole = int(epochs)
         if isinstance(self.batching, ByRows):
             each = self.steps(0)
@@ -174,7 +174,7 @@ class Plan:
 
 
 def _alike(lengths: Lengths, bins: int) -> NDArray[np.int64]:
-    """An order in which neighbours have sources and targets of like length.
+    """Return an order in which neighbours have sources and targets of similar length.
 
     By source into bins, by target within them, up and down in turn, so that there is no jump from bin to bin. With
     2 sqrt(batches) bins, 91 to 98 % of a batch are tokens on three kinds of lengths; 84 to 94 % when simply sorted.
@@ -190,7 +190,7 @@ def _share(part: float, steps: int) -> int:
 
 
 def choose_batching(arguments: TrainingArguments, lengths: Lengths) -> Batching:
-    """What the arguments ask for.
+    """Return the batching that the arguments ask for.
 
     Raises:
         DataError: a pair alone is longer than a batch may be.

@@ -1,4 +1,4 @@
-"""From whatever a user has to examples: files, rows of text, rows of ids."""
+"""From a user's data to examples: files, rows of text, rows of ids."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -16,11 +16,11 @@ from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.terminal import track
 
 MANY_CUT = 0.05
-"""Share of shortened pairs from which on a warning says so."""
+"""Fraction of truncated pairs above which there is a warning."""
 
 
 def columns_of(arguments: TrainingArguments) -> Columns:
-    """Which columns the arguments name."""
+    """Return the columns that the arguments name."""
     return Columns(
         source=arguments.source_column,
         target=arguments.target_column,
@@ -30,7 +30,7 @@ def columns_of(arguments: TrainingArguments) -> Columns:
 
 
 def room_of(arguments: TrainingArguments, pair: PairSpec) -> Room:
-    """Longest source and target: what the arguments say, at most what the model's position tables hold."""
+    """Return the longest source and target: the arguments' limits, within the model's position tables."""
     return Room(
         _least(arguments.max_source_length, pair.encoder.max_positions),
         _least(arguments.max_target_length, pair.decoder.max_positions),
@@ -38,7 +38,7 @@ def room_of(arguments: TrainingArguments, pair: PairSpec) -> Room:
 
 
 def _told(room: Room) -> str:
-    """The sides that have a limit."""
+    """Describe the limits."""
     sides = ((room.source, "source"), (room.target, "target"))
     return " and ".join(f"{limit} {side}" for limit, side in sides if limit is not None) + " tokens"
 
@@ -57,7 +57,7 @@ def to_examples(
     *,
     shown: bool = True,
 ) -> Examples:
-    """Read and tokenize what a user gave.
+    """Read and tokenize a user's data.
 
     Args:
         data: Examples, Pairs, a path, or rows: mappings with texts, or with `input_ids` and `labels`.
@@ -147,6 +147,6 @@ def _check_columns(examples: Examples, pair: PairSpec) -> None:
 
 
 def _counts_as_its_table(kind: StackSpec) -> bool:
-    """RoBERTa's users give rows of the position table, others count from 0."""
+    """True if position ids are rows of the position table, as RoBERTa's, and do not count from 0."""
     position = kind.embedding.position
     return isinstance(position, LearnedSkippingPads) and position.pads == "ids"

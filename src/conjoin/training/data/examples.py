@@ -1,4 +1,4 @@
-"""Tokenized pairs, held in two flat arrays: a million pairs cost their ids and nothing else."""
+"""Tokenized pairs in two flat arrays: a million pairs take the memory of their ids and nothing else."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 
 CHUNK = 1000
-"""Texts tokenized at once: enough for all threads of the tokenizer, few enough to show progress."""
+"""Texts tokenized in one call: enough for all threads of the tokenizer, few enough to show progress."""
 IGNORED = -100
-"""Label of a position that is not counted; as in every backend's loss."""
+"""Label of a position that does not count, in every backend's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Rows:
     """Rows of ids of different lengths.
 
     Args:
-        ids: All of them, one after another.
-        starts: Where each begins, and the end of the last.
+        ids: The ids of all rows, one after another.
+        starts: Where each row starts, and the end of the last.
     """
 
     ids: NDArray[np.int32]
@@ -33,18 +33,18 @@ class Rows:
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Self:
         """Join lists of ids."""
-        kept = list(rows)
-        return cls.joined(np.fromiter(chain.from_iterable(kept), np.int32), kept)
+        lists = list(rows)
+        return cls.joined(np.fromiter(chain.from_iterable(lists), np.int32), lists)
 
     @classmethod
     def joined(cls, ids: NDArray[Any], rows: Sequence[Sequence[int] | NDArray[Any]]) -> Self:
-        """Rows that are joined already, and as they were before."""
+        """Return rows from their ids joined, and the rows that they were."""
         sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         return cls(ids.astype(np.int32, copy=False), np.concatenate((np.zeros(1, np.int64), sizes.cumsum())))
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """One after another."""
+        """Concatenate."""
         sizes = np.concatenate([part.lengths for part in parts])
         return cls(
             np.concatenate([part.ids for part in parts]), np.concatenate((np.zeros(1, np.int64), sizes.cumsum()))
@@ -52,7 +52,7 @@ class Rows:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Ids per row."""
+        """Number of ids of every row."""
         return np.diff(self.starts)
 
     def __len__(self) -> int:
@@ -62,9 +62,9 @@ class Rows:
         return self.ids[self.starts[row] : self.starts[row + 1]]
 
     def take(self, rows: Iterable[int]) -> "Rows":
-        """Some of them, in this order."""
-        kept = [self[row] for row in rows]
-        return Rows.joined(np.concatenate(kept) if kept else self.ids[:0], kept)
+        """Return some rows, in this order."""
+        arrays = [self[row] for row in rows]
+        return Rows.joined(np.concatenate(arrays) if arrays else self.ids[:0], arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,15 @@ class Examples:
     """Pairs ready to be put into batches.
 
     Args:
-        labels: What the decoder must say, its end included; -100 where nothing is to be learnt.
-        lines: Where each stands in the file it came from, for messages; None if they came without one.
-        texts: The pairs they were made of, where there are some: samples show them.
-        cut: How many were shortened.
-        columns: What else forward gets of every pair, by name: masks with holes, token types, decoder inputs of the
-            user's own. As long as the sources, or as the labels where the name begins with "decoder_".
+        labels: The tokens that the decoder must predict, the end token included; -100 where none is to be learnt.
+        lines: Line of every pair in its file, for messages; None without a file.
+        texts: The pairs that were tokenized, if there are some: samples show them.
+        cut: Number of pairs that were truncated.
+        columns: Other arguments of forward by name: masks with holes, token types, decoder inputs of the user's own.
+            As long as the sources, or as the labels if the name begins with "decoder_".
         weights: How many times each pair's labels count in the loss; None for once.
-        masks_made: Whether decoder inputs behind labels of -100 are masked, as forward does where the user gives no
-            decoder inputs and no mask.
+        masks_made: True if decoder inputs of labels of -100 are masked, as forward does if the user gives neither
+            decoder inputs nor a mask.
     """
 
     sources: Rows
@@ -98,28 +98,28 @@ class Examples:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[n, 2]: ids of source and labels."""
+        """[n, 2]: number of source ids and labels."""
         return np.stack((self.sources.lengths, self.labels.lengths), 1)
 
     def counted(self, rows: Iterable[int]) -> int | float:
-        """Labels of some pairs that count, each as often as its pair's weight says."""
+        """Return the weighted number of labels of some pairs that count."""
         counts = ((row, int(np.count_nonzero(self.labels[row] != IGNORED))) for row in rows)
         if self.weights is None:
             return sum(count for _, count in counts)
         return float(sum(count * self.weights[row] for row, count in counts))
 
     def column_names(self, *, target: bool) -> list[str]:
-        """Columns that lie beside the labels, or beside the sources."""
+        """Return the columns that belong to the labels, or to the sources."""
         return [name for name in self.columns if name.startswith("decoder_") == target]
 
     def exchanged(self, most: int) -> tuple["Examples", "Examples"]:
-        """The first pairs, and their labels with the sources of other pairs among them."""
+        """Return the first pairs, and their labels with the sources of other pairs among them."""
         count = min(most, len(self))
         own, others = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
         return self._of(own, own), self._of(others, own)
 
     def _of(self, sources: list[int], targets: list[int]) -> "Examples":
-        """Pairs of some sources with some targets."""
+        """Return pairs of some sources and some targets."""
         taken = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}
         taken |= {name: self.columns[name].take(targets) for name in self.column_names(target=True)}
         return Examples(
@@ -131,7 +131,7 @@ class Examples:
         )
 
     def fingerprint(self) -> str:
-        """Changes with any id; a resumed run compares it."""
+        """Return a hash of all ids and weights, which a resumed run compares."""
         digest = hashlib.sha256()
         for rows in (self.sources, self.labels):
             digest.update(rows.starts.tobytes())
@@ -146,7 +146,7 @@ class Examples:
         return digest.hexdigest()[:16]
 
     def where(self, rows: Iterable[int]) -> str:
-        """How a message names some of them."""
+        """Describe some pairs in a message, by line or row."""
         numbers = sorted(self.lines[row] if self.lines is not None else row + 1 for row in rows)
         shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
         unit = "row" if self.lines is None else "line"
@@ -155,7 +155,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Longest source and target, ends included; None where nothing limits them."""
+    """Longest source and target, special tokens included; None if nothing limits them."""
 
     source: int | None
     target: int | None
@@ -173,8 +173,8 @@ def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Roo
     parts: list[tuple[Rows, Rows]] = []
     for start in progress(range(0, len(pairs), CHUNK)):
         chunk = slice(start, start + CHUNK)
-        made = _tokenize(tokenizer, pairs.sources[chunk], pairs.targets[chunk], room)
-        parts.append((Rows.of(made["input_ids"]), Rows.of(made["labels"])))
+        encoded = _tokenize(tokenizer, pairs.sources[chunk], pairs.targets[chunk], room)
+        parts.append((Rows.of(encoded["input_ids"]), Rows.of(encoded["labels"])))
     sources, labels = Rows.join([s for s, _ in parts]), Rows.join([t for _, t in parts])
     full = np.zeros(len(sources), bool)
     for rows, limit in ((sources, room.source), (labels, room.target)):
@@ -183,7 +183,7 @@ def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Roo
 
 
 def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room) -> dict[str, Any]:
-    """Source and target are limited apart: one call for both would pass the source's limit on to the target."""
-    read = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
-    wish = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
-    return {"input_ids": read["input_ids"], "labels": tokenizer(text_target=targets, **wish)["input_ids"]}
+    """Tokenize sources and targets in two calls, since one would apply the source's limit to the targets."""
+    encoded = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
+    limit = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
+    return {"input_ids": encoded["input_ids"], "labels": tokenizer(text_target=targets, **limit)["input_ids"]}

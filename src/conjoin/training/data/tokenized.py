@@ -1,4 +1,4 @@
-"""Rows that are tokenized already: every column is used as a model's forward uses it, or named."""
+"""Rows that are tokenized already: every column is used as in forward, or named in a message."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,21 +19,21 @@ BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")
 BESIDE_LABELS = ("decoder_input_ids", "decoder_attention_mask", "decoder_token_type_ids", "decoder_position_ids")
 MASKS = ("attention_mask", "decoder_attention_mask")
 FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
-"""What a column holds in rows that lack it; without it, as forward has it. The others are in every row or in none."""
+"""What a column holds in rows that lack it, which is forward's default. The others are in every row or in none."""
 TAKEN = (SOURCE, LABELS, *BESIDE_SOURCE, *BESIDE_LABELS, WEIGHT)
 NOT_TAKEN = ("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids")
 NOT_TAKEN += ("decoder_segment_ids", "head_mask", "decoder_head_mask", "cross_attn_head_mask")
 _LARGEST = 2**31 - 1
 
 Column = NDArray[Any]
-"""Whole numbers of any kind, as the row has them."""
+"""Integers of any kind, as the row has them."""
 
 
 def from_ids(rows: Iterable[Any], name: str) -> Examples:
-    """Examples from rows that are tokenized already: mappings with `input_ids`, `labels` and more that forward takes.
+    """Make examples of tokenized rows: mappings with `input_ids`, `labels` and other arguments of forward.
 
-    Labels of -100 and pads of the source are left out at the end of a row, where that changes nothing; elsewhere they
-    keep their places. A row's `weight` says how many times its labels count in the loss.
+    Labels of -100 and padding of the source are dropped at the end of a row, where that changes nothing; elsewhere they
+    stay. A row's `weight` says how many times its labels count in the loss.
 
     Raises:
         DataError: rows that cannot be used whole, up to 20 of them in one error.
@@ -47,7 +47,7 @@ def from_ids(rows: Iterable[Any], name: str) -> Examples:
 
 
 class _Table:
-    """Rows so far, column by column."""
+    """The rows read so far, by column."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,72 +59,72 @@ class _Table:
         self._read_of: dict[tuple[str, ...], list[str]] = {}
 
     def add(self, number: int, row: Any) -> None:
-        """Take in a row, or note what is wrong with it."""
+        """Add a row, or note what is wrong with it."""
         try:
-            found = self._read(row)
+            columns = self._read(row)
         except _Unusable as error:
             self.problems.append((number, str(error)))
             return
-        for name, column in found.items():
+        for name, column in columns.items():
             self._columns.setdefault(name, []).append(column)
 
     def _read(self, row: Any) -> dict[str, Column]:
         if not hasattr(row, "keys"):
             raise _Unusable(f"is a {type(row).__name__}, expected a mapping with {SOURCE} and {LABELS}.")
-        given = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118  (BatchEncoding)
-        names = self._names(tuple(given))
-        weight = weight_of(given.get(WEIGHT))
+        values = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118  (BatchEncoding)
+        names = self._names(tuple(values))
+        weight = weight_of(values.get(WEIGHT))
         if isinstance(weight, str):
             raise _Unusable(weight)
-        found = {name: _integers(name, given[name]) for name in names}
-        _cut_end(found, SOURCE, BESIDE_SOURCE)
-        _cut_end(found, LABELS, BESIDE_LABELS)
+        columns = {name: _integers(name, values[name]) for name in names}
+        _cut_end(columns, SOURCE, BESIDE_SOURCE)
+        _cut_end(columns, LABELS, BESIDE_LABELS)
         if weight is not None:
             self._weights.append(weight)
-        if len(found) > 2 or len(self._columns) > 2:
-            self._fill_up(found)
-        return found
+        if len(columns) > 2 or len(self._columns) > 2:
+            self._fill_up(columns)
+        return columns
 
-    def _fill_up(self, found: dict[str, Column]) -> None:
-        """Give columns that only some rows have to the others."""
+    def _fill_up(self, columns: dict[str, Column]) -> None:
+        """Add columns that only some rows have to the others."""
         for name, value in FILLED.items():
             owner = _owner(name)
-            if name in self._columns and name not in found:
-                found[name] = np.full(len(found[owner]), value)
-            elif name in found and name not in self._columns:
+            if name in self._columns and name not in columns:
+                columns[name] = np.full(len(columns[owner]), value)
+            elif name in columns and name not in self._columns:
                 self._columns[name] = [np.full(len(x), value) for x in self._columns.get(owner, ())]
 
-    def _names(self, given: tuple[str, ...]) -> list[str]:
-        """The columns to read of a row that has these; looked at once for all rows that are alike."""
-        if given not in self._read_of:
-            self._check_names(given)
-            self._read_of[given] = [name for name in TAKEN if name in given and name != WEIGHT]
-        return self._read_of[given]
+    def _names(self, names: tuple[str, ...]) -> list[str]:
+        """Return the columns to read of a row with these names; checked once for all rows with the same names."""
+        if names not in self._read_of:
+            self._check_names(names)
+            self._read_of[names] = [name for name in TAKEN if name in names and name != WEIGHT]
+        return self._read_of[names]
 
-    def _check_names(self, given: tuple[str, ...]) -> None:
-        """Refuse a row without what is needed, or with columns that would be read if they were spelled otherwise."""
-        for name in given:
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        """Refuse a row that lacks a column, or has one with a misspelt name."""
+        for name in names:
             if name in NOT_TAKEN:
                 raise _Unusable(f"has {name}, which the trainer does not take. It takes {', '.join(TAKEN)}.")
             if name in TAKEN or not isinstance(name, str):
                 continue
             near = _meant(name)
-            if near is not None and near not in given:
+            if near is not None and near not in names:
                 raise _Unusable(f"has {name!r}, which nothing reads. Did you mean {near!r}?")
             self._unknown.add(name)
-        if missing := [name for name in (SOURCE, LABELS) if name not in given]:
-            raise _Unusable(f"has no {' and no '.join(missing)}; it has {quoted(given) or 'nothing'}.")
-        strict = frozenset(name for name in given if name in TAKEN and name not in FILLED)
+        if missing := [name for name in (SOURCE, LABELS) if name not in names]:
+            raise _Unusable(f"has no {' and no '.join(missing)}; it has {quoted(names) or 'nothing'}.")
+        strict = frozenset(name for name in names if name in TAKEN and name not in FILLED)
         self._first = strict if self._first is None else self._first
         if odd := sorted(strict ^ self._first):
             verb = "has" if odd[0] in strict else "has no"
             raise _Unusable(f"{verb} {odd[0]}, unlike the rows before. Expected in every row or in none.")
 
     def examples(self) -> Examples:
-        """All rows, if they can be used.
+        """Return all rows as examples.
 
         Raises:
-            DataError: they cannot.
+            DataError: they cannot be used.
         """
         if self.problems:
             raise DataError(f"{self.name} cannot be used:\n{listing(problems_of(self.problems, 'row'))}")
@@ -132,14 +132,14 @@ class _Table:
             raise DataError(f"{self.name} is empty; expected at least one pair.")
         weights = checked_weights(self._weights, self.name)
         self._warn()
-        made = {name: _joined(name, rows, self.name) for name, rows in self._columns.items()}
-        sources, labels = made.pop(SOURCE), made.pop(LABELS)
-        masks_made = not made.keys() & {"decoder_input_ids", "decoder_attention_mask"}
+        columns = {name: _joined(name, rows, self.name) for name, rows in self._columns.items()}
+        sources, labels = columns.pop(SOURCE), columns.pop(LABELS)
+        masks_made = not columns.keys() & {"decoder_input_ids", "decoder_attention_mask"}
         return Examples(
             sources,
             labels,
             self.name,
-            columns={name: rows for name, rows in made.items() if _tells(name, rows)},
+            columns={name: rows for name, rows in columns.items() if _tells(name, rows)},
             weights=weights,
             masks_made=masks_made,
         )
@@ -160,40 +160,40 @@ def _owner(name: str) -> str:
 
 @lru_cache
 def _meant(name: str) -> str | None:
-    """The column that a name is a slip of the pen for."""
+    """Return the column of which a name is a misspelling."""
     return next(iter(get_close_matches(name, TAKEN, 1, LIKENESS)), None)
 
 
 def _tells(name: str, rows: Rows) -> bool:
-    """Whether a column says more than its absence."""
+    """True if a column differs from forward's default."""
     if name in MASKS:
         return not bool(rows.ids.all())
     return name not in FILLED or bool(rows.ids.any())
 
 
 def _integers(name: str, value: Any) -> Column:
-    """A column as one array of integers."""
+    """Return a column as one array of integers."""
     value = value.detach().cpu() if hasattr(value, "detach") else value
     try:
-        found = np.asarray(value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
-        found = np.empty((0, 0), object)
-    if found.ndim == 1 and not found.size:
+        array = np.empty((0, 0), object)
+    if array.ndim == 1 and not array.size:
         return np.empty(0, np.int32)
-    if found.ndim != 1 or found.dtype.kind not in "iub":
-        kind = f"of shape {found.shape}" if found.dtype.kind in "iub" else f"of {_kind(value, found)}"
+    if array.ndim != 1 or array.dtype.kind not in "iub":
+        kind = f"of shape {array.shape}" if array.dtype.kind in "iub" else f"of {_kind(value, array)}"
         raise _Unusable(f"{name} is {kind}, expected a list of whole numbers.")
-    return found
+    return array
 
 
-def _kind(value: Any, found: NDArray[Any]) -> str:
-    if found.dtype.kind == "f":
+def _kind(value: Any, array: NDArray[Any]) -> str:
+    if array.dtype.kind == "f":
         return "numbers with a decimal point"
-    return "lists of different lengths" if isinstance(value, list | tuple) and found.ndim != 1 else "other things"
+    return "lists of different lengths" if isinstance(value, list | tuple) and array.ndim != 1 else "other things"
 
 
 def _joined(name: str, rows: list[Column], data: str) -> Rows:
-    """All rows of a column, whose numbers are looked at here and together: one by one would take longer than reading.
+    """Join all rows of a column, and check their numbers together, since one by one would take longer than reading.
 
     Raises:
         DataError: numbers that the column cannot hold, with the first row.
@@ -208,16 +208,16 @@ def _joined(name: str, rows: list[Column], data: str) -> Rows:
     return Rows.joined(values, rows)
 
 
-def _cut_end(found: dict[str, Column], own: str, beside: Iterable[str]) -> None:
-    """Leave out the padding behind the end of a row, in all columns of that side."""
-    ids = found[own]
-    beside = [name for name in beside if name in found]
+def _cut_end(columns: dict[str, Column], own: str, beside: Iterable[str]) -> None:
+    """Drop the padding after the end of a row, in all columns of that side."""
+    ids = columns[own]
+    beside = [name for name in beside if name in columns]
     for name in beside:
-        if len(found[name]) != len(ids):
-            raise _Unusable(f"{name} has {len(found[name])} entries, but {own} has {len(ids)}.")
+        if len(columns[name]) != len(ids):
+            raise _Unusable(f"{name} has {len(columns[name])} entries, but {own} has {len(ids)}.")
     if not len(ids):
         raise _Unusable(f"{own} are empty.")
-    mask = found.get("attention_mask") if own == SOURCE else None
+    mask = columns.get("attention_mask") if own == SOURCE else None
     if mask is None and own == SOURCE:
         return
     real = (ids != IGNORED) if mask is None else mask
@@ -227,4 +227,4 @@ def _cut_end(found: dict[str, Column], own: str, beside: Iterable[str]) -> None:
         raise _Unusable(f"{own} are empty: {'no label counts' if own == LABELS else 'all is masked'}.")
     end = len(ids) - int(np.argmax(real[::-1] != 0))
     for name in (own, *beside):
-        found[name] = found[name][:end]
+        columns[name] = columns[name][:end]

@@ -1,7 +1,7 @@
-"""AdamW's memory as a file that every framework reads: moments and averages under the parameters' canonical names.
+"""AdamW's state as a file that every framework reads: moments and averages under the parameters' canonical names.
 
 `optimizer.safetensors` holds `updates/NAME` for every trained parameter, `first/NAME` and `second/NAME` for those that
-had an update, and `average/NAME` where there is a moving average.
+had an update, and `average/NAME` if there is a moving average.
 """
 
 from collections.abc import Collection, Generator, Iterator, Mapping
@@ -31,11 +31,11 @@ Kind = tuple[tuple[int, ...], str]
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What AdamW keeps, by name.
+    """AdamW's state by parameter name.
 
     Args:
-        updates: How many each trained parameter had.
-        first, second: Means of gradients and of their squares, where there was an update.
+        updates: Number of updates of each trained parameter.
+        first, second: Means of gradients and of their squares, for parameters that had an update.
         average: Moving average of the weights; None without.
     """
 
@@ -56,7 +56,7 @@ def write_moments(staging: Staging, moments: Moments) -> None:
 
 
 def as_tensors(moments: Moments) -> Iterator[Tensor]:
-    """Every tensor of the file."""
+    """Yield every tensor of the file."""
     for name, count in moments.updates.items():
         yield f"updates/{name}", np.array(count, np.int64), "int64"
     parts = {"first": moments.first, "second": moments.second, "average": moments.average or {}}
@@ -67,14 +67,14 @@ def as_tensors(moments: Moments) -> Iterator[Tensor]:
 
 @contextmanager
 def open_moments(folder: Path, trained: Mapping[str, Kind], *, averaged: bool) -> Generator[Moments]:
-    """The moments of a checkpoint, checked; each is read when it is asked for, from one file or from shards.
+    """Open the moments of a checkpoint, checked; each is read when it is used, from one file or from shards.
 
     Args:
         trained: The parameters that this run trains, with their shapes and dtypes.
-        averaged: Whether it keeps a moving average.
+        averaged: True if it keeps a moving average.
 
     Raises:
-        TrainingError: there is no such file, it cannot be read or holds what no optimizer leaves, or it belongs to a
+        TrainingError: there is no such file, it cannot be read or holds what no optimizer writes, or it belongs to a
             run that trains other parameters.
     """
     path, table = _opened(folder)
@@ -92,7 +92,7 @@ def open_moments(folder: Path, trained: Mapping[str, Kind], *, averaged: bool) -
 
 
 def _opened(folder: Path) -> tuple[Path, Pieces | Whole]:
-    """One file if there is one, whatever else lies there."""
+    """Open the one file if there is one, else the shards."""
     path, index = folder / OPTIMIZER.file, folder / FOLDER / INDEX
     try:
         if path.is_file():
@@ -105,7 +105,7 @@ def _opened(folder: Path) -> tuple[Path, Pieces | Whole]:
 
 
 def check_readable(folder: Path) -> None:
-    """Read the moments of a checkpoint without a run that they might fit.
+    """Read and check the moments of a checkpoint, whichever run they belong to.
 
     Raises:
         TrainingError: they are damaged.
@@ -190,7 +190,7 @@ def _check_fit(folder: Path, moments: Moments, trained: set[str], averaged: bool
 
 
 def _check_whole(path: Path, moments: Moments, trained: Mapping[str, Kind]) -> None:
-    """Check every moment's name, shape, dtype and numbers: the optimizer's kernels trust them."""
+    """Check every moment's name, shape, dtype and numbers, which the optimizer's kernels trust."""
     updated = {name for name, count in moments.updates.items() if count}
     parts = {"first": moments.first, "second": moments.second, "average": moments.average}
     for part, held in parts.items():

@@ -1,7 +1,7 @@
-"""Tensors that several processes wrote, each its rows, as one table that any number of processes reads.
+"""Tensors whose rows several processes wrote, as one table that any number of processes reads.
 
 `shards/process-N.safetensors` holds the rows of one process; `shards/index.json` says, for every tensor, its whole
-shape, its dtype and how many rows lie in which file, in order. Nothing in them is a program.
+shape, its dtype and how many rows are in which file, in order. They contain no pickles.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ Stored = tuple[np.ndarray, str]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process has of a tensor.
+    """One process's rows of a tensor.
 
     Args:
-        shape: Of the whole tensor.
-        rows: How many of its rows, along the first dimension; 1 of a tensor without dimensions.
+        shape: Shape of the whole tensor.
+        rows: Number of rows, along the first dimension; 1 for a tensor without dimensions.
     """
 
     shape: tuple[int, ...]
@@ -62,10 +62,10 @@ def write_rows(folder: Path, rank: int, tensors: Iterable[Tensor]) -> None:
 
 
 def write_index(folder: Path, shares: Sequence[Mapping[str, Share]]) -> None:
-    """Say what lies where.
+    """Write the index: which rows are in which file.
 
     Args:
-        shares: Of every process, in the order of their numbers.
+        shares: Those of every process, by rank.
     """
     table: dict[str, Any] = {}
     for rank, held in enumerate(shares):
@@ -76,7 +76,7 @@ def write_index(folder: Path, shares: Sequence[Mapping[str, Share]]) -> None:
 
 
 class Pieces(Mapping[str, Stored]):
-    """The tensors of a folder of shards, whole, each put together when it is asked for.
+    """The whole tensors of a folder of shards, each concatenated when it is read.
 
     Raises:
         DamagedCheckpoint: index and files do not make whole tensors.
@@ -120,7 +120,7 @@ class Pieces(Mapping[str, Stored]):
 
 
 class Whole(Mapping[str, Stored]):
-    """The tensors of one file, each copied when it is asked for."""
+    """The tensors of one file, each copied when it is read."""
 
     def __init__(self, held: Checkpoint) -> None:
         self._held = held
@@ -149,7 +149,7 @@ class _Part:
 
 
 def _parts(table: Any, path: Path) -> dict[str, _Part]:
-    """The index, checked."""
+    """Parse and check the index."""
     if not isinstance(table, dict):
         raise DamagedCheckpoint(f"{path}: tensors = {shown(table)}; expected an object.")
     return {name: _part(entry, name, path) for name, entry in cast("dict[str, Any]", table).items()}

@@ -1,4 +1,4 @@
-"""Where a run stands: plain numbers that travel in a checkpoint as JSON."""
+"""The progress of a run: plain values that a checkpoint holds as JSON."""
 
 import sys
 from dataclasses import asdict, dataclass, field, fields
@@ -19,18 +19,18 @@ class TrainerState:
     Args:
         global_step: Optimizer steps taken.
         epoch: Index of the running pass over the data.
-        batches_seen: Batches of that pass which are done, counted over all processes.
+        batches_seen: Batches of that pass that are done, over all processes.
         tokens_seen: Source and target tokens trained on, without padding.
-        seconds: Time spent training, over all interruptions.
+        seconds: Training time, over all interruptions.
         loss_sum, loss_steps: Loss since the last log.
-        best_metric, best_step: Of the best evaluation so far.
+        best_metric, best_step: Metric and step of the best evaluation so far.
         evaluations_without_progress: For early stopping.
         fresh: Names of the parameters that no checkpoint had when the run began.
         plan: What the order of batches depends on; a resumed run must have the same.
-        batches_per_step: Over all processes; kept when their number changes.
-        validation: Fingerprint of the data that evaluations are made on.
-        words: What the run was told, to name what differs when it goes on.
-        evaluation_due: Whether the step was saved before its evaluation, whose outcome is therefore not in here yet.
+        batches_per_step: Batches per step over all processes; it stays when the number of processes changes.
+        validation: Fingerprint of the validation data.
+        words: Settings of the run, to name those that differ when it is resumed.
+        evaluation_due: True if the step was saved before its evaluation, whose outcome is not in here yet.
     """
 
     global_step: int = 0
@@ -53,31 +53,31 @@ class TrainerState:
     words: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def forget_evaluation(self, before: "TrainerState") -> None:
-        """Take back what an evaluation changed."""
+        """Restore what an evaluation changed."""
         self.best_metric, self.best_step = before.best_metric, before.best_step
         self.evaluations_without_progress = before.evaluations_without_progress
 
     def to_dict(self) -> dict[str, Any]:
-        """What the checkpoint's JSON holds."""
+        """Return the values for the checkpoint's JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` gave.
+        """Build a state from the values of `to_dict`.
 
         Raises:
-            DamagedCheckpoint: it is something else.
+            DamagedCheckpoint: they are something else.
         """
         try:
-            found = cls(**values)
+            state = cls(**values)
         except TypeError as error:
             raise DamagedCheckpoint(f"This is not the state of a run: {shown(str(error))}.") from None
-        if wrong := found._wrong():
+        if wrong := state._wrong():
             raise DamagedCheckpoint(f"This is not the state of a run:\n{listing(wrong)}")
-        return found
+        return state
 
     def _wrong(self) -> list[str]:
-        """Every value that no run leaves."""
+        """Describe every value that no run writes."""
         kinds = get_type_hints(type(self))
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         wrong = [
@@ -106,7 +106,7 @@ _EXPECTED: dict[Any, str] = {
 
 
 def _holds(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is one that the state has."""
+    """True if a value of JSON has the type of a field of the state."""
     if kind in (bool, dict[str, Any]):
         return isinstance(value, bool if kind is bool else dict)
     if kind == list[str]:

@@ -20,7 +20,7 @@ class Moments(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """AdamW's numbers, fixed for a run."""
+    """AdamW's hyperparameters, fixed for a run."""
 
     beta1: float
     beta2: float
@@ -30,12 +30,12 @@ class Settings(NamedTuple):
 
 
 def zero_moments(params: Mapping[str, jax.Array]) -> Moments:
-    """Where a run begins."""
+    """Return the moments of a new run."""
     return Moments(*({name: jnp.zeros_like(value) for name, value in params.items()} for _ in range(2)))
 
 
 def global_norm(gradients: Mapping[str, jax.Array]) -> jax.Array:
-    """Length of all gradients together."""
+    """Return the norm of all gradients together."""
     squares = (jnp.sum(jnp.square(value)) for value in gradients.values())
     return jnp.sqrt(sum(squares, jnp.float32(0)))
 
@@ -52,7 +52,7 @@ def adamw(
 
     Args:
         rates: Learning rate of each parameter.
-        counts: How many updates it will have had.
+        counts: Number of updates of each parameter, this one included.
 
     Returns:
         Parameters, moments, and the gradients' norm before clipping.

@@ -15,7 +15,7 @@ _FILLERS = {"labels": IGNORED}
 
 
 def rung(size: int, least: int = 1) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... : at most half as much again."""
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..., which is at most half as much again."""
     step = least
     while step < size:
         half = step + step // 2
@@ -28,23 +28,23 @@ def rung(size: int, least: int = 1) -> int:
 def in_few_shapes(
     arrays: Mapping[str, NDArray[Any]], source_pad: int, limits: tuple[int | None, int | None]
 ) -> dict[str, NDArray[Any]]:
-    """A batch with rows and columns of padding up to the next rung; labels there count nothing.
+    """Pad the rows and columns of a batch up to the next rung; labels there do not count.
 
     Args:
-        limits: Positions of encoder and decoder, beyond which nothing is padded.
+        limits: Maximum positions of encoder and decoder, beyond which nothing is padded.
     """
     rows = rung(len(arrays["labels"]))
     widths = {
         side: _width(arrays[name].shape[1], limit)
         for side, name, limit in (("source", "input_ids", limits[0]), ("target", "labels", limits[1]))
     }
-    made = dict(arrays)
-    if "segment_ids" not in made:  # always the same arrays, so that no shape is compiled twice
-        made.setdefault("attention_mask", np.ones_like(made["input_ids"]))
+    named = dict(arrays)
+    if "segment_ids" not in named:  # always the same arrays, so that no shape is compiled twice
+        named.setdefault("attention_mask", np.ones_like(named["input_ids"]))
     fillers = _FILLERS | {"input_ids": source_pad}
     return {
         name: _padded(array, rows, widths[_side(name)], fillers.get(name, 0)).astype(_kind(name))
-        for name, array in made.items()
+        for name, array in named.items()
     }
 
 

@@ -36,7 +36,7 @@ from conjoin.training.loop.evaluator import evaluation_batches, without_padding
 from conjoin.training.loop.schedules import group_of, group_rate
 from conjoin.training.settings.arguments import GROUPS, TrainingArguments
 
-Made = Mapping[str, NDArray[Any]]
+BatchArrays = Mapping[str, NDArray[Any]]
 """Arrays of one batch."""
 
 
@@ -105,19 +105,19 @@ class Engine(TrainedModel):
 
     def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
         """Take one step; return False if a CPU finds at once that it is not finite."""
-        made = [self._arrays(examples, batch) for batch in batches]
-        with _out_of_memory_explained(made, number):
-            return self._tally.add(*self._step(number, made, counted))
+        arrays = [self._arrays(examples, batch) for batch in batches]
+        with _out_of_memory_explained(arrays, number):
+            return self._tally.add(*self._step(number, arrays, counted))
 
-    def _step(self, number: int, batches: Sequence[Made], counted: float) -> tuple[jax.Array, jax.Array]:
+    def _step(self, number: int, batches: Sequence[BatchArrays], counted: float) -> tuple[jax.Array, jax.Array]:
         """Return the mean loss over the step's labels, and the gradient norm before clipping."""
         active, params = self._active(number), self.model.flat_params
         gradients, losses = None, []
         divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
-            loss, found = gradients_of(self._compile_key, self._options(batch), active, params, batch, key, divisor)
-            gradients = found if gradients is None else sum_of(gradients, found)
+            loss, own = gradients_of(self._compile_key, self._options(batch), active, params, batch, key, divisor)
+            gradients = own if gradients is None else sum_of(gradients, own)
             losses.append(loss)
         assert gradients is not None
         self.updates |= {name: self.updates[name] + 1 for name in active}
@@ -131,7 +131,7 @@ class Engine(TrainedModel):
             self.average = averaged(self.average, live, np.float32(1 - decay))
         return jnp.stack(losses).sum(), norm
 
-    def _arrays(self, examples: Examples, batch: Batch) -> Made:
+    def _arrays(self, examples: Examples, batch: Batch) -> BatchArrays:
         """Return the arrays of one batch, in one of few shapes."""
         limits = (self.model.spec.encoder.max_positions, self.model.spec.decoder.max_positions)
         pad = self.model.config.pad_token_id
@@ -147,7 +147,7 @@ class Engine(TrainedModel):
         only_fresh = number <= self.arguments.fresh_first
         return tuple(name for name in self.parameters if not only_fresh or name in self._fresh)
 
-    def _options(self, batch: Made) -> ForwardOptions:
+    def _options(self, batch: BatchArrays) -> ForwardOptions:
         return ForwardOptions(
             recompute=self.arguments.gradient_checkpointing,
             smoothing=self.arguments.label_smoothing_factor,
@@ -200,23 +200,23 @@ class Engine(TrainedModel):
         """Return the loss per label, without label smoothing."""
         total = 0.0
         for batch in evaluation_batches(examples, self.arguments):
-            made = self._arrays(examples, batch)
-            options = replace(self._options(made), smoothing=0.0, recompute=False)
-            total += float(summed_loss(self._compile_key, options, self.model.flat_params, made))
+            arrays = self._arrays(examples, batch)
+            options = replace(self._options(arrays), smoothing=0.0, recompute=False)
+            total += float(summed_loss(self._compile_key, options, self.model.flat_params, arrays))
         return total / (examples.counted(range(len(examples))) or 1)
 
     def predict(self, examples: Examples, settings: dict[str, Any]) -> list[list[int]]:
         """Generate ids for every example, in order."""
-        found: dict[int, list[int]] = {}
+        ids: dict[int, list[int]] = {}
         for batch in evaluation_batches(examples, self.arguments):
-            found |= dict(zip((row[0] for row in batch), self.generate(examples, batch, settings), strict=True))
-        return [found[index] for index in range(len(examples))]
+            ids |= dict(zip((row[0] for row in batch), self.generate(examples, batch, settings), strict=True))
+        return [ids[index] for index in range(len(examples))]
 
     def generate(self, examples: Examples, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
         """Generate ids for one batch."""
-        made = self._arrays(examples, batch)
-        own = {name: made[name] for name in ("attention_mask", *examples.column_names(target=False))}
-        output = self.model.generate(made["input_ids"], **own, **settings)
+        arrays = self._arrays(examples, batch)
+        inputs = {name: arrays[name] for name in ("attention_mask", *examples.column_names(target=False))}
+        output = self.model.generate(arrays["input_ids"], **inputs, **settings)
         return without_padding(np.asarray(output.sequences)[: len(batch)].tolist(), self.model.config.pad_token_id)
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
@@ -229,7 +229,7 @@ class Engine(TrainedModel):
         save_checkpoint(self, folder, state)
 
     def restore(self, folder: Path, step: int) -> None:
-        """Load a checkpoint. Dropout needs no state: its keys are made of the seed and the step."""
+        """Load a checkpoint. Dropout needs no state: its keys are arrays of the seed and the step."""
         restore_checkpoint(self, folder)
 
     def use_final_weights(self) -> None:
@@ -246,7 +246,7 @@ def _copies(params: Mapping[str, jax.Array]) -> Arrays:
 
 
 @contextmanager
-def _out_of_memory_explained(batches: Sequence[Made], step: int) -> Iterator[None]:
+def _out_of_memory_explained(batches: Sequence[BatchArrays], step: int) -> Iterator[None]:
     """Turn XLA's out-of-memory error into ours."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The compiled programs of training; what they change is given away by the caller."""
+"""The compiled programs of training; the arrays that they update are donated."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,15 +25,15 @@ def gradients_of(
     key: jax.Array,
     counted: jax.Array,
 ) -> tuple[jax.Array, Arrays]:
-    """A batch's part of the step's mean loss, and its gradients.
+    """Return a batch's part of the step's mean loss, and its gradients.
 
     Args:
         active: Names of the parameters that have gradients.
         counted: Labels in the whole step.
     """
 
-    def loss(chosen: Arrays) -> jax.Array:
-        return batch_loss(compile_key, options, {**params, **chosen}, batch, counted, key)
+    def loss(trained: Arrays) -> jax.Array:
+        return batch_loss(compile_key, options, {**params, **trained}, batch, counted, key)
 
     return jax.value_and_grad(loss)({name: params[name] for name in active})
 
@@ -42,25 +42,25 @@ def gradients_of(
 def update(
     settings: Settings, params: Arrays, moments: Moments, gradients: Arrays, rates: Any, counts: Any
 ) -> tuple[Arrays, Moments, jax.Array]:
-    """One update; see adamw."""
+    """Apply one update; see adamw."""
     return adamw(params, moments, gradients, rates, counts, settings)
 
 
 @partial(jax.jit, donate_argnums=0)
 def sum_of(one: Arrays, other: Arrays) -> Arrays:
-    """Gradients of two batches."""
+    """Return the sum of the gradients of two batches."""
     return {name: value + other[name] for name, value in one.items()}
 
 
 @partial(jax.jit, donate_argnums=0)
 def averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
-    """A moving average's next value."""
+    """Return the next value of a moving average."""
     return {name: value + share * (live[name] - value) for name, value in average.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def summed_loss(compile_key: CompileKey, options: ForwardOptions, params: Arrays, batch: Any) -> jax.Array:
-    """The loss of a batch, summed over its labels, without dropout."""
+    """Return the loss of a batch, summed over its labels, without dropout."""
     return batch_loss(compile_key, options, params, batch, jnp.int32(1), None)
 
 
@@ -72,7 +72,7 @@ def batch_loss(
     counted: jax.Array,
     key: jax.Array | None,
 ) -> jax.Array:
-    """The loss of a batch, summed over its labels by their weights and divided by `counted`."""
+    """Return the loss of a batch: the weighted sum over its labels, divided by `counted`."""
     weights = batch.get(WEIGHTS)
     if weights is None:
         found = forward(compile_key, options, params, {**batch, "num_items_in_batch": counted}, key).loss
@@ -80,5 +80,5 @@ def batch_loss(
         return found
     logits = forward(compile_key, replace(options, output_logits=True), params, batch, key).logits
     assert logits is not None
-    given: dict[str, Any] = {"num_items": counted, "label_smoothing": options.smoothing, "weights": weights}
-    return token_loss(OPS, logits, batch["labels"], **given)
+    weighting: dict[str, Any] = {"num_items": counted, "label_smoothing": options.smoothing, "weights": weights}
+    return token_loss(OPS, logits, batch["labels"], **weighting)

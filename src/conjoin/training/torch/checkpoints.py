@@ -28,11 +28,11 @@ from conjoin.training.torch.world import World
 RANDOM_FILE = "random.pt"
 SCALE_FILE = "loss_scale.json"
 PRODUCTS_FILE = "products.json"
-"""Who computes which product on a CPU: it was measured, another choice rounds differently."""
+"""Which library computes which product on a CPU: it was measured, and another choice rounds differently."""
 
 
 def save_checkpoint(trained: TrainedModel, folder: Path, state: TrainerState) -> None:
-    """Write the checkpoint of a step: whole, or not at all; every process must call it."""
+    """Write the checkpoint of a step, whole or not at all; every process must call it."""
     states = trained.world.gather(random_state(trained.world))
     write = _write_sharded if trained.arguments.fsdp != "none" else _write_whole
     write(trained, folder, states, state)
@@ -60,7 +60,7 @@ def _write_sharded(trained: TrainedModel, folder: Path, states: list[Any], state
 
 
 def _save_beside(trained: TrainedModel, staging: Staging, states: list[Any], state: TrainerState) -> None:
-    """Write what a checkpoint has beside weights and moments."""
+    """Write the files of a checkpoint other than weights and moments."""
     if trained.world.device.type == "cpu":
         write_json(staging / PRODUCTS_FILE, asdict(fastest_products()))
     _save(staging, RANDOM_FILE, states)
@@ -68,7 +68,7 @@ def _save_beside(trained: TrainedModel, staging: Staging, states: list[Any], sta
 
 
 def _moments(trained: TrainedModel) -> Moments:
-    """AdamW's state by name. Parameters that had no update yet have none."""
+    """Return AdamW's state by name; parameters that had no update yet have none."""
     states = trained.optimizing.optimizer.state
     held = {name: states[parameter] for name, parameter in trained.parameters.items() if parameter in states}
     average = None if trained.average is None else trained.average.shadow
@@ -88,12 +88,12 @@ def _tensor(saved: Stored) -> Tensor:
 def _save(staging: Staging, name: str, value: Any) -> None:
     try:
         torch.save(value, staging / name)
-    except RuntimeError as error:  # what torch's own writer makes of a full disk
+    except RuntimeError as error:  # which torch raises for a full disk
         raise FileError(f"{name} cannot be written: {str(error).partition(chr(10))[0]}.") from error
 
 
 def restore_checkpoint(trained: TrainedModel, folder: Path, step: int) -> None:
-    """Go on from a checkpoint. One of another framework has no random states; they are seeded by its step then.
+    """Load a checkpoint; if it has no random states, as of another framework, they are seeded by its step.
 
     Raises:
         TrainingError: it does not fit, or cannot be read.
@@ -110,7 +110,7 @@ def restore_checkpoint(trained: TrainedModel, folder: Path, step: int) -> None:
 
 
 def _restore_optimizer(trained: TrainedModel, folder: Path) -> None:
-    """From whichever kind of run wrote it."""
+    """Load the optimizer's state, whichever kind of run wrote it."""
     kinds = {name: (tuple(p.shape), str(p.dtype).removeprefix("torch.")) for name, p in trained.parameters.items()}
     with open_moments(folder, kinds, averaged=trained.average is not None) as saved:
         adopt(trained, saved)
@@ -124,7 +124,7 @@ def _restore_optimizer(trained: TrainedModel, folder: Path) -> None:
 
 @torch.no_grad()
 def adopt(trained: TrainedModel, saved: Moments) -> None:
-    """Give the optimizer the moments of a file; settings stay this run's. Sharded parameters take their rows."""
+    """Copy the moments of a file into the optimizer, whose settings stay; sharded parameters get their rows."""
     states: Any = trained.optimizing.optimizer.state
     states.clear()
     for name in saved.first:
@@ -137,7 +137,7 @@ def adopt(trained: TrainedModel, saved: Moments) -> None:
 
 
 def _adopt_products(path: Path) -> None:
-    """Compute every product as the run did, whatever was measured here."""
+    """Compute every product as the run did before, whatever was measured here."""
     saved = read_json(path)
     try:
         products = as_products(saved)
@@ -151,7 +151,7 @@ def _adopt_products(path: Path) -> None:
 
 
 def read_scale(path: Path) -> dict[str, Any]:
-    """What a float16 run multiplies its loss with, and when that changes.
+    """Read the loss scale of a float16 run.
 
     Raises:
         DamagedCheckpoint: it is something else.
@@ -171,7 +171,7 @@ def read_scale(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
-    """Fill a model with a saved one's weights."""
+    """Copy a saved model's weights into a model."""
     saved = plain_state(EncoderDecoderModel.from_pretrained(folder, dtype=model.dtype))
     ours = plain_state(model)
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in saved.items()}:
@@ -184,7 +184,7 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
 
 
 def read_random_states(path: Path) -> list[dict[str, Any]]:
-    """The generators of every process. The file is of torch.save; nothing in it but plain values is let in.
+    """Read the random states of every process. torch.save wrote the file; only plain values in it are accepted.
 
     Raises:
         DamagedCheckpoint: it is something else, or generators would not take it.
@@ -202,11 +202,11 @@ def read_random_states(path: Path) -> list[dict[str, Any]]:
 
 
 _WORDS = 624
-"""Of a Mersenne twister's state."""
+"""Length of a Mersenne twister's state."""
 
 
 def _odd_generator(state: Any) -> str | None:
-    """The generator whose state is none. numpy believes what it is given, and would read beyond its memory."""
+    """Return the name of a generator whose state is invalid: numpy does not check, and would read beyond its memory."""
     if not isinstance(state, dict):
         return "what stands for the generators"
     held = cast("dict[str, Any]", state)
@@ -240,7 +240,7 @@ def _is_place(place: Any) -> bool:
 
 
 def random_state(world: World) -> dict[str, Any]:
-    """Every generator that training may use."""
+    """Return the state of every generator that training may use."""
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     found: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -251,7 +251,7 @@ def random_state(world: World) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put every generator back."""
+    """Restore the state of every generator."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
@@ -263,7 +263,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_all(seed: int, world: World) -> None:
-    """Start every generator; each process its own way, or all would drop out alike."""
+    """Seed every generator, differently in each process, or all would drop the same units."""
     torch.manual_seed(seed * world.size + world.rank)
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -1,4 +1,4 @@
-"""Batches as the model takes them, and their loss."""
+"""Batches as tensors, and their loss."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ from conjoin.training.data.examples import IGNORED, Examples
 
 @dataclass(frozen=True, slots=True)
 class Collator:
-    """Makes tensors of batches on the CPU, decoder inputs included, so that nothing on the device has to be asked.
+    """Makes tensors of batches on the CPU, decoder inputs included, so that the host never waits for the device.
 
-    A decoder mask is made only where it hides something from a label that counts, as behind a label of -100 in the
-    middle: targets are filled up on the right, where causality hides the padding anyway.
+    A decoder mask is made only if it hides something from a label that counts, as after a label of -100 in the middle:
+    targets are padded on the right, where causality hides the padding anyway.
     """
 
     model: EncoderDecoderModel
@@ -29,39 +29,39 @@ class Collator:
     source_pad: int
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """What forward takes of one batch, and the weights of labels where there are some."""
+        """Return the arguments of forward for one batch, and the weights of labels if there are some."""
         pad = self.model.config.pad_token_id
         arrays: dict[str, Any] = {**batch_arrays(self.examples, batch, self.source_pad, pad or 0)}
         if (weights := label_weights(self.examples, batch)) is not None:
             arrays[WEIGHTS] = weights
-        made = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        segments = made.get("decoder_segment_ids")
-        if "decoder_input_ids" not in made:
-            keywords: dict[str, Any] = {} if segments is None else {"segment_ids": segments}
-            made["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(made["labels"], **keywords)
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        segments = tensors.get("decoder_segment_ids")
+        if "decoder_input_ids" not in tensors:
+            kwargs: dict[str, Any] = {} if segments is None else {"segment_ids": segments}
+            tensors["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(tensors["labels"], **kwargs)
         if self.examples.masks_made and isinstance(self.model.config, EncoderDecoderConfig):
-            mask = label_mask(made["labels"], special_tokens(self.model.config), segments)
-            if _hides(mask, made["labels"], segments):
-                made["decoder_attention_mask"] = mask
-        return made
+            mask = label_mask(tensors["labels"], special_tokens(self.model.config), segments)
+            if _hides(mask, tensors["labels"], segments):
+                tensors["decoder_attention_mask"] = mask
+        return tensors
 
     def sources(self, batch: Batch) -> dict[str, Tensor]:
-        """What `generate` takes of one batch."""
+        """Return the arguments of `generate` for one batch."""
         names = {"input_ids", "attention_mask", *self.examples.column_names(target=False)}
         arrays = batch_arrays(self.examples, batch, self.source_pad)
         return {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
 
 
 def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tensor]:
-    """Decoder inputs and their mask, as forward makes them of labels alone."""
-    made = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
+    """Return decoder inputs and their mask, as forward derives them from labels."""
+    inputs = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
     if isinstance(model.config, EncoderDecoderConfig):
-        made["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
-    return made
+        inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
+    return inputs
 
 
 def _hides(mask: Bool[Tensor, "B T"], labels: Tensor, segments: Tensor | None) -> bool:
-    """Whether a position that is masked stands before, or at, a label of its own pair that counts."""
+    """True if a masked position is before, or at, a label of its own pair that counts."""
     if segments is None:
         before = (labels != IGNORED).flip(1).cummax(1).values.flip(1)
         return bool((before & ~mask).any())
@@ -71,18 +71,18 @@ def _hides(mask: Bool[Tensor, "B T"], labels: Tensor, segments: Tensor | None) -
 def batch_loss(
     forward: nn.Module, inputs: dict[str, Tensor], counted: float, smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """The loss of a batch, summed over its labels by their weights and divided by `counted`."""
+    """Return the loss of a batch: the weighted sum over its labels, divided by `counted`."""
     weights = inputs.get(WEIGHTS)
     if weights is None:
-        keywords: dict[str, Any] = {"num_items_in_batch": counted, "smoothing": smoothing, "output_logits": False}
-        return forward(**inputs, **keywords, use_cache=False).loss
-    given = {name: tensor for name, tensor in inputs.items() if name not in (WEIGHTS, "labels")}
-    logits = forward(**given, use_cache=False).logits
+        kwargs: dict[str, Any] = {"num_items_in_batch": counted, "smoothing": smoothing, "output_logits": False}
+        return forward(**inputs, **kwargs, use_cache=False).loss
+    model_inputs = {name: tensor for name, tensor in inputs.items() if name not in (WEIGHTS, "labels")}
+    logits = forward(**model_inputs, use_cache=False).logits
     return token_loss(logits, inputs["labels"], num_items=counted, label_smoothing=smoothing, weights=weights)
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Send a batch, without waiting for it to arrive."""
+    """Copy a batch to a device, without waiting for it."""
     if device.type == "cpu":
         return batch
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -18,7 +18,7 @@ from conjoin.training.torch.trained import TrainedModel
 
 @torch.inference_mode()
 def mean_loss(trained: TrainedModel, collator: Collator) -> float:
-    """Loss per counted label, without label smoothing."""
+    """Return the loss per label, without label smoothing."""
     world = trained.world
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
     for batch in _mine(trained, collator.examples):
@@ -32,20 +32,20 @@ def mean_loss(trained: TrainedModel, collator: Collator) -> float:
 
 
 def predict_ids(trained: TrainedModel, collator: Collator, settings: dict[str, Any]) -> list[list[int]]:
-    """Generated ids of every example, in their order, without start id and padding."""
-    found: dict[int, list[int]] = {}
+    """Generate ids for every example, in order, without start id and padding."""
+    own: dict[int, list[int]] = {}
     for batch in _mine(trained, collator.examples):
         ids = generate(trained, collator, batch, settings)
-        found |= dict(zip((row[0] for row in batch), ids, strict=True))
+        own |= dict(zip((row[0] for row in batch), ids, strict=True))
     every: dict[int, list[int]] = {}
-    for part in trained.world.gather(found):
+    for part in trained.world.gather(own):
         every |= part
     return [every[index] for index in range(len(collator.examples))]
 
 
 @torch.inference_mode()
 def generate(trained: TrainedModel, collator: Collator, batch: Batch, settings: dict[str, Any]) -> list[list[int]]:
-    """Generated ids of one batch."""
+    """Generate ids for one batch."""
     inputs = to_device(collator.sources(batch), trained.world.device)
     with trained.autocast():
         ids = trained.model.generate(**inputs, **settings)
@@ -53,14 +53,14 @@ def generate(trained: TrainedModel, collator: Collator, batch: Batch, settings: 
 
 
 def _mine(trained: TrainedModel, examples: Examples) -> Iterator[Batch]:
-    """This process's batches; all of them where weights are sharded, since then all must compute together."""
+    """Yield this process's batches; all batches if weights are sharded, since then all must compute together."""
     batches, together = evaluation_batches(examples, trained.arguments), trained.arguments.fsdp != "none"
     yield from batches if together else batches[trained.world.rank :: trained.world.size]
 
 
 @torch.inference_mode()
 def cross_attention(model: EncoderDecoderModel, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-    """What the decoder reads, layer by layer: [B, H, T, S]."""
+    """Return the cross-attention weights of every layer: [B, H, T, S]."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

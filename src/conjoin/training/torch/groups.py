@@ -1,4 +1,4 @@
-"""Parameters by the part of the model they belong to, each with its own learning rate."""
+"""AdamW's parameter groups: a learning rate for each part of the model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from conjoin.training.settings.arguments import GROUPS, TrainingArguments
 
 
 def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: per part, and within it matrices, which decay, apart from norms and biases, which do not."""
-    found: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    """Return AdamW's groups: for each part, matrices, which decay, apart from norms and biases, which do not."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        found.setdefault((group_of(name), parameter.dim() > 1), []).append(parameter)
+        groups.setdefault((group_of(name), parameter.dim() > 1), []).append(parameter)
     return [
-        {"name": part, "params": found[part, decays], "weight_decay": weight_decay if decays else 0.0}
+        {"name": part, "params": groups[part, decays], "weight_decay": weight_decay if decays else 0.0}
         for part in GROUPS
         for decays in (True, False)
-        if (part, decays) in found
+        if (part, decays) in groups
     ]
 
 
 @dataclass(frozen=True, slots=True)
 class Optimizing:
-    """The optimizer, and how its learning rates go.
+    """The optimizer, and its learning rates by step.
 
-    One AdamW with groups computes what one AdamW per group would: Adam knows nothing across parameters.
+    One AdamW with groups computes what one AdamW per group would: Adam treats every parameter by itself.
     """
 
     optimizer: torch.optim.Optimizer
@@ -41,17 +41,17 @@ class Optimizing:
             group["lr"] = self.rates[group["name"]](step)
 
     def rates_at(self, step: int) -> dict[str, float]:
-        """Learning rate by part."""
+        """Return the learning rate of every part."""
         return {name: rate(step) for name, rate in self.rates.items()}
 
 
 def build_optimizing(
     parameters: Mapping[str, nn.Parameter], arguments: TrainingArguments, total_steps: int
 ) -> Optimizing:
-    """AdamW over what is to be trained.
+    """Build AdamW over the trained parameters.
 
     Raises:
-        TrainingError: nothing is.
+        TrainingError: there are none.
     """
     groups = parameter_groups(parameters, arguments.weight_decay)
     if not groups:

@@ -1,4 +1,4 @@
-"""The model that a recipe names."""
+"""The model of a recipe."""
 
 import torch
 

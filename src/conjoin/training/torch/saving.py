@@ -1,4 +1,4 @@
-"""Saving and restoring models of ours in the trainers of others."""
+"""Saving and restoring our models in transformers' Trainer."""
 
 import re
 from pathlib import Path
@@ -15,12 +15,12 @@ from conjoin.training.torch.collate import decoder_inputs
 
 CONFIG_FILE, ARGUMENTS_FILE = "config.json", "training_args.bin"
 _WRAPPERS = re.compile(r"\b_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
-"""What torch.compile, FSDP and checkpointing put between the parts of a parameter's name."""
+"""Prefixes that torch.compile, FSDP and checkpointing insert into a parameter's name."""
 
 if TYPE_CHECKING:
 
     class _Trainer:
-        """What is used of transformers' Trainer, which this library does not import."""
+        """The parts of transformers' Trainer that are used; this library does not import it."""
 
         model: Any
         accelerator: Any
@@ -72,12 +72,12 @@ class SavesPretrained(_Trainer):
                 processor.save_pretrained(str(folder))
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *more: Any, **keywords: Any) -> Any:
-        """The loss of a batch, whose labels the Trainer may keep for itself."""
+        """Return the loss of a batch, whose labels the Trainer may take out."""
         keeps = self.label_smoother is not None or getattr(self, "compute_loss_func", None) is not None
         return super().compute_loss(model, self._with_targets(inputs) if keeps else inputs, *more, **keywords)
 
     def _with_targets(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A batch with the decoder's inputs, as forward makes them of labels."""
+        """Return a batch with decoder inputs, as forward derives them from labels."""
         given = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         model = given.get_base_model() if hasattr(given, "get_base_model") else given
         own = isinstance(model, EncoderDecoderModel) and inputs.get("labels") is not None
@@ -86,7 +86,7 @@ class SavesPretrained(_Trainer):
         return {**decoder_inputs(model, inputs["labels"]), **inputs}
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Restore the weights that a run goes on with."""
+        """Restore the weights of the checkpoint that a run resumes from."""
         if not self._restored(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -96,7 +96,7 @@ class SavesPretrained(_Trainer):
             super()._load_best_model()
 
     def _restored(self, folder: str) -> bool:
-        """Fill the model, where it is ours, whole, and the folder holds what `_save` writes."""
+        """Load the weights if the model is ours and whole, and the folder holds what `_save` writes."""
         model = self._own_model()
         if model is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return False
@@ -111,7 +111,7 @@ class SavesPretrained(_Trainer):
 
 
 def _parameters(model: EncoderDecoderModel, state_dict: dict[str, Any]) -> dict[str, Tensor]:
-    """The parameters of a gathered state_dict, by canonical name; shared ones may be in it under one name only.
+    """Return the parameters of a gathered state_dict by canonical name; it may hold shared ones under one name only.
 
     Raises:
         TrainingError: some are missing.

@@ -19,7 +19,7 @@ from conjoin.training.torch.world import World
 
 
 def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World) -> nn.Module:
-    """The module to call in training. Wrapped anew whenever other parameters are trained."""
+    """Return the module to call in training; it is wrapped anew whenever other parameters are trained."""
     called: nn.Module = model
     if world.many and arguments.fsdp == "none":
         devices = [world.device.index] if world.device.type == "cuda" else None
@@ -31,7 +31,7 @@ def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World)
 
 @contextlib.contextmanager
 def _postponed(model: FSDPModule) -> Iterator[None]:
-    """FSDP2's way to keep a batch's gradients at home."""
+    """Postpone the synchronisation of gradients, as FSDP2 does it."""
     model.set_requires_gradient_sync(False)
     try:
         yield
@@ -40,7 +40,7 @@ def _postponed(model: FSDPModule) -> Iterator[None]:
 
 
 def unsynchronised(wrapped: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients of all but the last batch of a step stay where they are."""
+    """Return the context of all but the last batch of a step, whose gradients are not synchronised yet."""
     if isinstance(wrapped, DistributedDataParallel):
         return wrapped.no_sync()
     if isinstance(wrapped, FSDPModule):
@@ -49,7 +49,7 @@ def unsynchronised(wrapped: nn.Module) -> AbstractContextManager[Any]:
 
 
 def shard(model: EncoderDecoderModel, world: World) -> None:
-    """Spread the parameters over the processes: block by block, and what is outside of blocks as one.
+    """Shard the parameters over the processes: block by block, and those outside of blocks as one.
 
     Raises:
         ConfigError: both halves use the same blocks' parameters, which cannot be in two groups.
@@ -74,28 +74,28 @@ def shard(model: EncoderDecoderModel, world: World) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Give up what a forward pass without a backward one has gathered."""
+    """Free the parameters that a forward pass without a backward pass has gathered."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor without its shards; every process must ask."""
+    """Return a whole tensor; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(model: EncoderDecoderModel, world: World) -> dict[str, Tensor]:
-    """All parameters by canonical name, gathered on the first process one by one; the others get nothing."""
-    found: dict[str, Tensor] = {}
+    """Gather all parameters by canonical name on the first process, one by one; the others get nothing."""
+    state: dict[str, Tensor] = {}
     for name, parameter in plain_state(model).items():
         gathered = whole(parameter.detach())
         if world.first:
-            found[name] = gathered if gathered is parameter else gathered.cpu()
-    return found
+            state[name] = gathered if gathered is parameter else gathered.cpu()
+    return state
 
 
 def rows_of(tensor: DTensor) -> tuple[int, int]:
-    """From where to where this process has the rows of a tensor: equal parts, the last ones shorter, as torch.chunk."""
+    """Return the range of this process's rows: equal parts, the last ones shorter, as torch.chunk."""
     mesh, count = tensor.device_mesh, tensor.shape[0]
     part = -(-count // mesh.size())
     start = min(mesh.get_local_rank() * part, count)

@@ -33,7 +33,7 @@ def _noted(rows: Iterator[tuple[Named, Share]], held: dict[str, Share]) -> Itera
 
 
 def _rows(trained: TrainedModel) -> Iterator[tuple[Named, Share]]:
-    """What this process has; whatever is not sharded, the first one has."""
+    """Yield this process's rows; tensors that are not sharded belong to the first process."""
     states = trained.optimizing.optimizer.state
     tensors = [(f"average/{name}", each) for name, each in (trained.average.shadow if trained.average else {}).items()]
     for name, parameter in trained.parameters.items():
@@ -59,7 +59,7 @@ def stored(tensor: Tensor) -> Stored:
 
 
 def _share(name: str, local: Tensor, shape: tuple[int, ...], rows: int) -> Iterator[tuple[Named, Share]]:
-    """This process's rows, where it has some."""
+    """Yield this process's rows, if it has some."""
     assert not shape or len(local) == rows
     if rows:
         array, dtype = stored(local)
@@ -68,7 +68,7 @@ def _share(name: str, local: Tensor, shape: tuple[int, ...], rows: int) -> Itera
 
 @contextmanager
 def staged_by_all(world: World, folder: Path) -> Generator[Staging | Path]:
-    """`replacing_folder` that all processes write into; the first one, which gets the staging, puts it in place."""
+    """Let all processes write into one `replacing_folder`; the first one gets the staging and puts it in place."""
     if not world.many:
         with replacing_folder(folder) as staging:
             _clear(staging)
@@ -95,6 +95,6 @@ def staged_by_all(world: World, folder: Path) -> Generator[Staging | Path]:
 
 
 def _clear(staging: Staging) -> None:
-    """A checkpoint that is written again keeps nothing of another kind of run, or of more processes."""
+    """Remove what a checkpoint of another kind of run, or of more processes, left there."""
     staging.remove(FOLDER)
     staging.remove(OPTIMIZER.file)

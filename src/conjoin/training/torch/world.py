@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among all of a run.
+    """This process and the other processes of a run.
 
     Args:
-        rank, size: Its number, and how many there are.
-        device: Where it computes.
+        rank, size: Its number, and the number of processes.
+        device: Its device.
     """
 
     rank: int
@@ -26,30 +26,30 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     @property
     def many(self) -> bool:
-        """Whether there are others."""
+        """True if there are other processes."""
         return self.size > 1
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.many:
             distributed.all_reduce(value)
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, in the order of ranks."""
+        """Return every process's value, by rank."""
         if not self.many:
             return [value]
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
 
     def from_first(self, value: T) -> T:
-        """The first process's value."""
+        """Return the first process's value."""
         if not self.many:
             return value
         box = [value]
@@ -57,7 +57,7 @@ class World:
         return box[0]
 
     def on_first(self, work: Callable[[], object]) -> None:
-        """Let the first process do something while the others wait; its failure is everybody's."""
+        """Run `work` in the first process while the others wait; if it fails, all processes raise its error."""
         failure: Exception | None = None
         if self.first:
             try:
@@ -70,7 +70,7 @@ class World:
 
 
 def join_world(*, use_cpu: bool) -> World:
-    """Find this process's place; starts `torch.distributed` where a launcher asks for it and nobody has."""
+    """Return the world of this process; start `torch.distributed` if a launcher asks for it and nobody has."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.device("cuda", local) if torch.cuda.is_available() and not use_cpu else torch.device("cpu")
