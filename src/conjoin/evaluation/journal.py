@@ -1,7 +1,7 @@
-"""A file of results that is written in any order, survives `kill -9`, and ends up in the order of its input.
+"""A results file that is written in any order, survives `kill -9`, and ends up in the order of its input.
 
-While a run goes on, `OUT.partial` holds one line of JSON for every finished result, after a line that says what run it
-is. When all are there, they are put in order into `OUT`, which appears whole or not at all.
+During a run, `OUT.partial` holds one line of JSON per finished result, after a line that describes the run. When all
+are there, they are sorted into `OUT`, which appears whole or not at all.
 """
 
 import json
@@ -19,15 +19,15 @@ from conjoin.evaluation.journal_lines import Result, damaged, first_line, open_p
 
 
 class Journal:
-    """Results of a run that may be cut off and taken up again.
+    """The results of a run that may be interrupted and resumed.
 
     Attributes:
-        done: Index -> fingerprint of its input.
-        earlier: How many were done when it was opened.
+        done: Fingerprint of the input of every result, by index.
+        earlier: Number of results when it was opened.
 
     Args:
-        path: Where the results go in the end.
-        run: What must be the same when the run is taken up: model, settings. Plain values by name.
+        path: The results file.
+        run: What must be the same when the run is resumed: model, settings. Plain values by name.
         overwrite: Start anew, whatever is there.
 
     Raises:
@@ -50,23 +50,23 @@ class Journal:
         self._file = open_plain(self.partial)
         try:
             lock_file(self._file, self.partial)
-            self._take_up(json.loads(json.dumps(run)), overwrite=overwrite)
+            self._resume(json.loads(json.dumps(run)), overwrite=overwrite)
         except BaseException:
             self.close()
             raise
         self.earlier = len(self.done)
 
-    def _take_up(self, run: dict[str, Any], *, overwrite: bool) -> None:
-        """Read what is done; drop a last line that a kill cut short."""
+    def _resume(self, run: dict[str, Any], *, overwrite: bool) -> None:
+        """Read the results; drop a last line that a kill cut short."""
         self._file.seek(0)
         first = self._file.readline()
         if first:
-            found = require_journal(self.partial, first, run)
+            saved_run = require_journal(self.partial, first, run)
             if not overwrite:
                 self._end = len(first)
                 self._read_results()
             if self.done:
-                self._require_same(found, run)
+                self._require_same(saved_run, run)
                 self._file.truncate(self._end)
                 return
         self._file.truncate(0)
@@ -83,31 +83,31 @@ class Journal:
             self._end += len(line)
 
     def _require_equal(self, number: int, again: Result) -> None:
-        """A result may stand twice, as two processes without locks write it, if it is the same one."""
+        """Accept a result that is there twice, as two processes without locks write it, if both are equal."""
         here = self._file.tell()
         if self._result(again.index) != again:
             raise damaged(self.partial, number, f"holds another result of source {again.index + 1}")
         self._file.seek(here)
 
     def _result(self, index: int) -> Result:
-        """What the journal holds of a source."""
+        """Read the result of a source."""
         self._file.seek(self._places[index])
         try:
-            found = Result.of(self.partial, index + 1, self._file.readline())
+            stored = Result.of(self.partial, index + 1, self._file.readline())
         except FileError:
-            found = None
-        if found is None or found.index != index:
+            stored = None
+        if stored is None or stored.index != index:
             raise FileError(
                 f"{self.partial} was changed while it was written: source {index + 1} is not where it was.",
                 hint="it is kept; the same command goes on from it.",
             )
-        return found
+        return stored
 
-    def _require_same(self, found: dict[str, Any], run: dict[str, Any]) -> None:
+    def _require_same(self, saved: dict[str, Any], run: dict[str, Any]) -> None:
         changed = [
-            f"{name}: {found.get(name)!r} then, {run.get(name)!r} now"
-            for name in sorted({*found, *run})
-            if found.get(name) != run.get(name)
+            f"{name}: {saved.get(name)!r} then, {run.get(name)!r} now"
+            for name in sorted({*saved, *run})
+            if saved.get(name) != run.get(name)
         ]
         if changed:
             raise FileError(
@@ -116,34 +116,34 @@ class Journal:
             )
 
     def rest(self, texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-        """The inputs that have no result yet.
+        """Yield the inputs that have no result yet.
 
         Raises:
-            DataError: an input that has a result is not what it was then.
+            DataError: an input that has a result has changed.
         """
         hint = "give the same input to go on, or --overwrite to start anew."
-        found = 0
+        seen = 0
         for index, text in texts:
             if index not in self.done:
                 yield index, text
                 continue
-            found += 1
+            seen += 1
             if self.done[index] != fingerprint(text):
                 what = f"source {index + 1} is not what it was"
                 raise DataError(f"{self.partial} holds results of another input: {what}.", hint=hint)
-        if found < self.earlier:
-            what = f"there are {self.earlier - found} results more than sources"
+        if seen < self.earlier:
+            what = f"there are {self.earlier - seen} results more than sources"
             raise DataError(f"{self.partial} holds results of another input: {what}.", hint=hint)
 
     def add(self, results: Iterable[tuple[int, str, Any]]) -> None:
-        """Keep (index, input text, result to be written); they are on the disk when this returns."""
-        made = [Result(index, fingerprint(text), output) for index, text, output in results]
-        places = self._write(result.line() for result in made)
-        for result, place in zip(made, places, strict=True):
+        """Add (index, input text, result); they are on the disk when this returns."""
+        lines = [Result(index, fingerprint(text), output) for index, text, output in results]
+        places = self._write(result.line() for result in lines)
+        for result, place in zip(lines, places, strict=True):
             self.done[result.index], self._places[result.index] = result.input, place
 
     def _write(self, lines: Iterable[str]) -> list[int]:
-        """Append lines; where each begins."""
+        """Append lines; return the position of each."""
         encoded = [f"{line}\n".encode() for line in lines]
         try:
             self._file.seek(self._end)
@@ -159,10 +159,10 @@ class Journal:
         return places
 
     def finish(self, spell: Any) -> None:
-        """Put all results in order into the file asked for, and remove the journal.
+        """Write all results in order into the results file, and remove the journal.
 
         Args:
-            spell: Result -> its line.
+            spell: Returns the line of a result.
 
         Raises:
             FileError: a result is missing, or not what was written; the journal is kept.
@@ -181,8 +181,8 @@ class Journal:
         self.partial.unlink()
 
     def close(self) -> None:
-        """Let go of the file; what is done stays."""
-        with suppress(OSError):  # a full disk was told when it was met
+        """Close the file; results stay."""
+        with suppress(OSError):  # a full disk was reported when it was met
             self._file.close()
 
     def __enter__(self) -> Self:
@@ -193,5 +193,5 @@ class Journal:
 
 
 def fingerprint(text: str) -> str:
-    """Tells one input from another."""
+    """Return a hash of an input."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

@@ -1,4 +1,4 @@
-"""Columns beside the ones that a model learns from: a row's weight, and what nothing reads."""
+"""Columns other than the texts: a row's weight, and columns that nothing reads."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ from conjoin.errors import DataError, near, quoted, shown, warn
 WEIGHT = "weight"
 """The column that says how many times a row's labels count in the loss."""
 LIKENESS = 0.85
-"""Of a column's name with one that is read, from which on it is taken for a slip of the pen: labels and label."""
+"""Similarity of two column names above which one is taken for a misspelling: label of labels."""
 
 
 class Beside:
-    """What rows of text hold beside their texts.
+    """Checks the columns of rows of text other than the texts.
 
     Args:
-        columns: Those of the texts.
+        columns: Columns of the texts.
     """
 
     def __init__(self, columns: Iterable[str]) -> None:
@@ -30,7 +30,7 @@ class Beside:
         self._unread: dict[Any, None] = {}
 
     def weight(self, row: Mapping[Any, Any]) -> float | str | None:
-        """How many times a row counts, where it says so; or what is wrong with its columns."""
+        """Return a row's weight, if it has one; or the problem of its columns."""
         if (names := tuple(row)) not in self._kinds:
             if problem := self._slip(names):
                 return problem
@@ -53,17 +53,17 @@ class Beside:
         return None if slip is None else f"has {slip!r}, which nothing reads. Did you mean {WEIGHT!r}?"
 
     def warn(self, name: str) -> None:
-        """Name the columns that nothing reads, once."""
+        """Warn once of the columns that nothing reads."""
         if self._unread:
             read = quoted(sorted(self._read))
             warn(f"{name}: nothing reads the columns {quoted(self._unread)}. Read are {read}, and {WEIGHT}.")
 
 
 def weight_of(value: Any, *, text: bool = False) -> float | str | None:
-    """A row's weight, None where it has none; or what is wrong with it.
+    """Return a row's weight, None if it has none; or its problem.
 
     Args:
-        text: Whether it may be written as text, as tables have it.
+        text: True if it may be text, as in tables.
     """
     if value is None:
         return None
@@ -77,7 +77,7 @@ def weight_of(value: Any, *, text: bool = False) -> float | str | None:
 
 
 def checked_weights(weights: Sequence[float], name: str) -> NDArray[np.float64] | None:
-    """Weights of all rows; None where each counts once.
+    """Return the weights of all rows; None if all are 1.
 
     Raises:
         DataError: none counts.

@@ -1,4 +1,4 @@
-"""Lines of data, from plain files, .gz files and stdin: damage of any kind is one error that names the line."""
+"""Lines of data from plain files, .gz files and stdin; every kind of damage is one error that names the line."""
 
 import gzip
 import sys
@@ -13,17 +13,17 @@ from conjoin.limits import DATA_PROBLEMS, LINE_BYTES, UNPACKED_FREE, UNPACKED_TI
 
 STDIN = "-"
 SHOWN = 5
-"""Lines that a message lists of those with the same problem."""
+"""Lines with the same problem that a message lists."""
 
 
 class Bad(str):
-    """What is wrong with a line."""
+    """The problem of a line."""
 
     __slots__ = ()
 
 
 def raw_lines(path: str | Path) -> Iterator[bytes]:
-    """The lines of a file, ends included, without a byte order mark; "-" is stdin.
+    """Yield the lines of a file, ends included, without a byte order mark; "-" is stdin.
 
     Raises:
         DataError: it cannot be opened or read, is a damaged .gz file or one that becomes far too large, or a line is
@@ -69,7 +69,7 @@ def _open(path: str | Path) -> IO[bytes]:
 
 
 def decoded(line: bytes) -> str | Bad:
-    """The text of a line."""
+    """Decode a line."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -77,7 +77,7 @@ def decoded(line: bytes) -> str | Bad:
 
 
 def parsed(line: bytes) -> Any:
-    """The value of a line of JSON, or what is wrong with it, as `Bad`."""
+    """Return the value of a line of JSON, or its problem, as `Bad`."""
     text = decoded(line)
     if isinstance(text, Bad):
         return text
@@ -89,7 +89,7 @@ def parsed(line: bytes) -> Any:
 
 
 def problems_of(found: list[tuple[int, str]], unit: str = "line") -> list[str]:
-    """What is wrong with which lines; lines with the same problem stand together."""
+    """Describe the problems of lines; lines with the same problem are listed together."""
     grouped: dict[str, list[int]] = {}
     for number, what in found:
         grouped.setdefault(what, []).append(number)
@@ -107,7 +107,7 @@ def _numbers(numbers: list[int], unit: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """A value of a table as JSON has it; dates and their like as text."""
+    """Return a value of a table as JSON; dates and the like become text."""
     if isinstance(value, dict):
         return {str(name): as_json(inner) for name, inner in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Pairs of texts from files and data sets; what is wrong is named with file and line."""
+"""Pairs of texts from files and data sets; errors name file and line."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from conjoin.texts.lines import Bad, decoded, parsed, problems_of, raw_lines
 
 
 class Pair(NamedTuple):
-    """One pair, and where it stands in its file."""
+    """One pair, and its line in the file."""
 
     source: str
     target: str
@@ -29,7 +29,7 @@ class Columns:
     """Which columns hold the texts; dots go into nested ones, as in "translation.de".
 
     Args:
-        drop_empty: Leave out pairs whose source or target is empty.
+        drop_empty: Drop pairs whose source or target is empty.
     """
 
     source: str = "source"
@@ -40,11 +40,11 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Texts to learn from.
+    """Texts to train or evaluate on.
 
     Args:
-        name: What messages call them: the file, as a rule.
-        lines: Where each pair stands in it.
+        name: Their name in messages: the file, as a rule.
+        lines: Line of each pair in it.
         weights: How many times each pair's labels count in the loss; None for once.
     """
 
@@ -65,7 +65,7 @@ def read_pairs(data: Any, columns: Columns, name: str = "the training data") -> 
 
     Args:
         data: A path; or a `datasets.Dataset`, a list of mappings, or anything else that yields mappings.
-        name: What messages call rows in memory.
+        name: Name of rows in memory in messages.
 
     Raises:
         DataError: no such file, a folder, unknown kind of file, missing columns, bad lines, texts that are empty or
@@ -91,18 +91,18 @@ def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit:
     seen = 0
     for line, row in rows:
         seen += 1
-        found = row if isinstance(row, Bad) else _texts(row, columns)
-        weight = beside.weight(row) if isinstance(found, tuple) and not isinstance(row, Bad) else None
-        if isinstance(found, str):
-            problems.append((line, found))
+        texts = row if isinstance(row, Bad) else _texts(row, columns)
+        weight = beside.weight(row) if isinstance(texts, tuple) and not isinstance(row, Bad) else None
+        if isinstance(texts, str):
+            problems.append((line, texts))
         elif isinstance(weight, str):
             problems.append((line, weight))
-        elif not (found[0].strip() and found[1].strip()):
+        elif not (texts[0].strip() and texts[1].strip()):
             if not columns.drop_empty:
-                problems.append((line, f"{columns.target if found[0].strip() else columns.source} is empty."))
+                problems.append((line, f"{columns.target if texts[0].strip() else columns.source} is empty."))
         else:
-            sources.append(columns.prefix + found[0])
-            targets.append(found[1])
+            sources.append(columns.prefix + texts[0])
+            targets.append(texts[1])
             lines.append(line)
             if weight is not None:
                 weights.append(weight)
@@ -120,7 +120,7 @@ def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit:
 
 
 def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
-    """Source and target of a row, or what is wrong with it."""
+    """Return source and target of a row, or its problem."""
     if not isinstance(row, Mapping):
         return f"is a {type(row).__name__}, expected an object with {columns.source} and {columns.target}."
     values: list[str] = []
@@ -157,16 +157,16 @@ def _inner(row: Mapping[str, Any], column: str) -> Any:
 
 
 def kind_of(path: Path) -> str:
-    """What the name of a file says that it holds."""
+    """Return the kind of a file by its name."""
     return "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
 
 
 def rows_of_file(path: Path, wanted: Sequence[str], *, whole: bool = False) -> Iterator[tuple[int, Any]]:
-    """The rows of a file with their lines; one that is `Bad` says what is wrong with its line.
+    """Yield the rows of a file with their lines; a row that cannot be read is `Bad`.
 
     Args:
         wanted: Columns that must be there.
-        whole: Read the other columns too, where a file has them apart.
+        whole: Read the other columns too, if a file stores columns separately.
 
     Raises:
         DataError: no such file, a folder, an unknown kind of file, missing columns, damage; with the line.
@@ -190,7 +190,7 @@ def rows_of_file(path: Path, wanted: Sequence[str], *, whole: bool = False) -> I
 
 
 def _from_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """JSON lines; blank ones are passed over."""
+    """Yield the rows of JSON lines; blank lines are skipped."""
     for number, line in enumerate(raw_lines(path), 1):
         if not line.strip():
             continue
@@ -215,7 +215,7 @@ def _from_table(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[t
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """Lines of text; a carriage return alone ends one too, as old tables have it."""
+    """Yield lines of text; a carriage return alone ends a line too, as in old tables."""
     for number, line in enumerate(raw_lines(path), 1):
         text = decoded(line)
         if isinstance(text, Bad):
@@ -256,7 +256,7 @@ def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator
 
 
 def load_hub(name: str, config: str | None, split: str) -> Any:
-    """One split of a data set of the hub, or of a folder that `datasets` understands.
+    """Load one split of a data set of the hub, or of a folder that `datasets` reads.
 
     Raises:
         DataError: it cannot be found or read, or has no such split.
@@ -268,9 +268,9 @@ def load_hub(name: str, config: str | None, split: str) -> Any:
         raise MissingBackend("Data sets of the hub need datasets: pip install 'conjoin[train]'") from None
     try:
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
-            found = datasets.load_from_disk(name)
-            return found[split] if isinstance(found, datasets.DatasetDict) else found
+            loaded = datasets.load_from_disk(name)
+            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         return datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # its errors are of many libraries: the hub's, pyarrow's, its own
+    except Exception as error:  # it raises errors of many libraries: the hub's, pyarrow's, its own
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise DataError(f"The data set {name!r}, split {split!r}, cannot be loaded: {reason}") from error

@@ -1,4 +1,4 @@
-"""Sources to generate from, line by line: text, JSON or tables, from files of any size and from pipes."""
+"""Sources to generate from: text, JSON lines or tables, from files of any size and from pipes."""
 
 import json
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """Where sources come from.
+    """A file of sources.
 
     Args:
         name: A path; "-" for stdin.
-        kind: One text a line, one JSON object a line (blank ones are passed over), or a table with a header.
-        column: The object's key, or the table's column, that holds the text.
+        kind: One text per line, one JSON object per line (blank lines are skipped), or a table with a header.
+        column: The key of an object, or the column of a table, that holds the text.
     """
 
     name: str
@@ -33,7 +33,7 @@ class SourceFile:
 
     @classmethod
     def of(cls, name: str, kind: Kind | None, column: str) -> "SourceFile":
-        """Tell the kind by the name where it is not given.
+        """Return the file of a name; its kind follows from the name if it is None.
 
         Raises:
             DataError: no such file, or a kind that is not read here.
@@ -50,11 +50,11 @@ class SourceFile:
 
     @property
     def can_be_read_twice(self) -> bool:
-        """Whether it is a file, not a pipe."""
+        """True if it is a file, not a pipe."""
         return self.name != STDIN and Path(self.name).is_file()
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Every source, with the object that it stands in.
+        """Yield every source with its object.
 
         Raises:
             DataError: a damaged line, with its number.
@@ -65,7 +65,7 @@ class SourceFile:
             yield found
 
     def check(self) -> int:
-        """Read it once, before anything is generated.
+        """Read the file once, before anything is generated.
 
         Returns:
             The number of sources.
@@ -98,14 +98,14 @@ class SourceFile:
                 yield number, self._parse(line)
 
     def _parse(self, raw: bytes) -> tuple[str, Row] | Bad:
-        """The source of a line, or what is wrong with it."""
+        """Return the source of a line, or its problem."""
         if self.kind == "text":
             text = decoded(raw)
             return text if isinstance(text, Bad) else (text.rstrip("\r\n"), {"source": text.rstrip("\r\n")})
         row = parsed(raw)
         if isinstance(row, Bad):
             return row
-        whole = b"\\u" in raw and lone_surrogate(json.dumps(row, ensure_ascii=False))  # all of it is written
+        whole = b"\\u" in raw and lone_surrogate(json.dumps(row, ensure_ascii=False))  # the whole object is written
         return Bad(whole) if whole else self._source(row)
 
     def _source(self, row: Any) -> tuple[str, Row] | Bad:
