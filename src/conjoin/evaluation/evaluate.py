@@ -1,4 +1,4 @@
-"""The evaluation of a model on pairs: what it writes, how likely it finds what it should write, and scores of both."""
+"""The evaluation of a model on pairs: its predictions, its loss on the references, and scores."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
 
 Progress = Callable[[int], object]
-"""Called with the number of pairs that were just done."""
+"""Called with the number of pairs that were just processed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        sources, references, predictions: Of every pair, in order.
+        sources, references, predictions: Texts of every pair, in order.
         losses: Mean loss per label of every pair.
-        measures: Scores, with what each pair adds to them.
-        cut: Pairs whose source or target was longer than the model can take.
+        measures: Scores, with the statistics of each pair.
+        cut: Number of pairs whose source or target was truncated.
     """
 
     sources: Sequence[str]
@@ -42,17 +42,17 @@ class Evaluation:
     cut: int
 
     def __getitem__(self, name: str) -> float:
-        """The score of a metric."""
+        """Return the score of a metric."""
         return next(measure.value for measure in self.measures if measure.name == name)
 
     def estimates(self) -> list[Estimate]:
-        """Every score with its confidence interval."""
+        """Return every score with its confidence interval."""
         return [estimate(measure) for measure in self.measures]
 
     def compare(self, other: "Evaluation", *, method: Method = "bootstrap") -> list[Comparison]:
         """Test every score that both have against another model's on the same pairs.
 
-        Losses of models whose targets are cut into tokens differently say nothing about each other and are left out.
+        Losses of models that tokenize targets differently cannot be compared and are left out.
 
         Raises:
             ConfigError: the other evaluation is of other pairs.
@@ -64,24 +64,24 @@ class Evaluation:
         return [compare(measure, theirs[measure.name], method=method) for measure in alike]
 
     def to_dict(self) -> dict[str, Any]:
-        """Scores with intervals, as `conjoin evaluate --json` prints them."""
+        """Return scores with intervals, as `conjoin evaluate --json` prints them."""
         signatures = {measure.name: measure.signature for measure in self.measures}
         return {
             "pairs": len(self.references),
             "cut": self.cut,
             "scores": {
-                found.name: {
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "signature": signatures[found.name],
+                each.name: {
+                    "value": each.value,
+                    "low": each.low,
+                    "high": each.high,
+                    "signature": signatures[each.name],
                 }
-                for found in self.estimates()
+                for each in self.estimates()
             },
         }
 
     def save_predictions(self, path: str | PathLike[str]) -> None:
-        """Write one JSON object a pair: source, target, prediction, loss.
+        """Write one JSON object per pair: source, target, prediction, loss.
 
         Raises:
             FileError: the file cannot be written.
@@ -107,16 +107,16 @@ def evaluate(
     settings: TextSettings | None = None,
     progress: Progress = lambda done: None,
 ) -> Evaluation:
-    """Generate for every source, and score the texts and the model's own loss.
+    """Generate for every source, and score the texts and the model's loss.
 
     Args:
-        metrics: Of texts; `loss` and `token_accuracy` are always there.
-        progress: Called with the number of pairs done; every pair is done twice, once read and once written.
+        metrics: Metrics of texts; `loss` and `token_accuracy` are always computed.
+        progress: Called with the number of pairs processed; each is processed twice, for its loss and its prediction.
 
     Raises:
         ConfigError: unknown metrics, or no pairs.
         MissingBackend: rouge-score or sacrebleu is not installed.
-        GenerationError, TokenizerError: as `generate` and the tokenizer.
+        GenerationError, TokenizerError: as in `generate` and the tokenizer.
     """
     names = metric_names(metrics)
     settings = settings or TextSettings()
@@ -133,13 +133,13 @@ def evaluate(
 def _predictions(
     model: "EncoderDecoderModel", sources: Sequence[str], settings: TextSettings, progress: Progress
 ) -> tuple[list[str], int]:
-    found, cut = [""] * len(sources), 0
+    predictions, cut = [""] * len(sources), 0
     for batch in generate_stream(model, enumerate(sources), settings):
-        for made in batch:
-            found[made.index] = made.texts[0]
-            cut += made.cut
+        for generated in batch:
+            predictions[generated.index] = generated.texts[0]
+            cut += generated.cut
         progress(len(batch))
-    return found, cut
+    return predictions, cut
 
 
 def _token_statistics(
@@ -149,18 +149,18 @@ def _token_statistics(
     settings: TextSettings,
     progress: Progress,
 ) -> Float[np.ndarray, "n 3"]:
-    """Summed loss, correct labels and counted labels of every pair, shown the true labels before each."""
+    """Return summed loss, correct labels and counted labels of every pair, with the true labels as decoder inputs."""
     tokenizer: Any = model.tokenizer
     limit, room = source_limit(model, settings.max_source_length), model.decoder.spec.max_positions
     read = tokenizer(list(sources), **_cut_to(limit))["input_ids"]
     labels = tokenizer(text_target=list(references), **_cut_to(room))["input_ids"]
     order = sorted(range(len(read)), key=lambda row: -len(read[row]) - len(labels[row]))
-    found = np.zeros((len(read), 3))
+    statistics = np.zeros((len(read), 3))
     for start in range(0, len(order), settings.batch_size):
         rows = order[start : start + settings.batch_size]
-        found[rows] = _score_batch(model, [read[row] for row in rows], [labels[row] for row in rows])
+        statistics[rows] = _score_batch(model, [read[row] for row in rows], [labels[row] for row in rows])
         progress(len(rows))
-    return found
+    return statistics
 
 
 def _cut_to(limit: int | None) -> dict[str, Any]:
@@ -185,6 +185,6 @@ def _score_batch(
     return sums.double().cpu().numpy()
 
 
-def comparison_dict(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Comparisons as `conjoin evaluate --json` prints them."""
-    return [asdict(each) for each in found]
+def comparison_dict(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Return comparisons as `conjoin evaluate --json` prints them."""
+    return [asdict(each) for each in comparisons]

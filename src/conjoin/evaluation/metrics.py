@@ -1,6 +1,6 @@
-"""Scores of texts and tokens, each kept as one row of statistics per pair, so that any subset of pairs can be scored.
+"""Scores of texts and tokens, each with one row of statistics per pair, so that any subset of pairs can be scored.
 
-Every score is in percent, but for `loss` (nats per token). High is good, but for `loss` and `ter`.
+Scores are in percent, except `loss` (nats per token). Higher is better, except for `loss` and `ter`.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +23,13 @@ LOW_IS_GOOD = ("loss", "ter")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A score of a corpus that knows what each pair adds to it.
+    """A score of a corpus, with the statistics of each pair.
 
     Args:
-        name: The metric's.
-        rows: Statistics of every pair, which add up.
-        finish: Sum of some pairs' rows -> their score.
-        signature: How it was computed, in sacrebleu's way; "" where the name says it all.
+        name: Name of the metric.
+        rows: Statistics of every pair; those of several pairs are summed.
+        finish: Computes the score from the sum of some pairs' rows.
+        signature: How it was computed, as sacrebleu writes it; "" if the name says it all.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Measure:
 
     @property
     def high_is_good(self) -> bool:
-        """Whether more is better."""
+        """True if higher is better."""
         return self.name not in LOW_IS_GOOD
 
 
-def metric_names(asked: str | Sequence[str]) -> list[str]:
-    """Spell out metrics: "rouge" stands for four, and a string may hold several with commas.
+def metric_names(metrics: str | Sequence[str]) -> list[str]:
+    """Return the names of metrics: "rouge" stands for four, and a string may hold several, separated by commas.
 
     Raises:
-        ConfigError: unknown names, all of them, with those there are.
+        ConfigError: unknown names, all of them, with the known ones.
     """
-    words = [word.strip() for word in asked.split(",")] if isinstance(asked, str) else list(asked)
-    names = [name for word in words if word for name in GROUPS.get(word, (word,))]
+    listed = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
+    names = [name for group in listed if group for name in GROUPS.get(group, (group,))]
     unknown = [name for name in names if name not in TEXT_METRICS]
     if unknown:
         raise ConfigError(
@@ -64,50 +64,50 @@ def metric_names(asked: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def score(asked: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> Scores:
-    """The scores of predictions, by name; what an evaluation during training writes down.
+def score(metrics: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> Scores:
+    """Return the scores of predictions by name, as an evaluation during training logs them.
 
     Raises:
         ConfigError: unknown metrics, or lists of different lengths.
         MissingBackend: rouge-score or sacrebleu is not installed.
     """
-    return {measure.name: measure.value for measure in measure_texts(asked, predictions, references)}
+    return {measure.name: measure.value for measure in measure_texts(metrics, predictions, references)}
 
 
-def measure_texts(asked: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> list[Measure]:
-    """Compare predictions with references by every metric that is asked for.
+def measure_texts(metrics: str | Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> list[Measure]:
+    """Compare predictions with references by every metric.
 
     Raises:
         ConfigError: unknown metrics, no pairs, or lists of different lengths.
         MissingBackend: rouge-score or sacrebleu is not installed.
     """
-    names = metric_names(asked)
+    names = metric_names(metrics)
     if not predictions or len(predictions) != len(references):
         raise ConfigError(
             f"{len(predictions)} predictions for {len(references)} references; expected as many, and some."
         )
-    found = _rouge([name for name in names if name in ROUGE], predictions, references)
-    found |= {name: _sacrebleu(name, predictions, references) for name in names if name in SACREBLEU}
+    measures = _rouge([name for name in names if name in ROUGE], predictions, references)
+    measures |= {name: _sacrebleu(name, predictions, references) for name in names if name in SACREBLEU}
     if "exact_match" in names:
         same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
-        found["exact_match"] = mean_measure("exact_match", np.array(same, float))
-    return [found[name] for name in names]
+        measures["exact_match"] = mean_measure("exact_match", np.array(same, float))
+    return [measures[name] for name in names]
 
 
 def mean_measure(name: str, values: Float[np.ndarray, "n"], signature: str = "") -> Measure:
-    """A score that is the mean of one value per pair (1.0 = 100 %)."""
+    """Return a score that is the mean of one value per pair (1.0 = 100 %)."""
     return Measure(name, np.stack((values, np.ones(len(values))), 1), _percent, signature)
 
 
 def token_measures(
     nll: Float[np.ndarray, "n"], correct: Float[np.ndarray, "n"], counted: Float[np.ndarray, "n"]
 ) -> list[Measure]:
-    """Loss and token accuracy over the labels of all pairs, long targets weighing more, as in training.
+    """Return loss and token accuracy over the labels of all pairs; long targets weigh more, as in training.
 
     Args:
         nll: Negative log-likelihood of each target, summed over its labels.
-        correct: Labels that the model gives the highest score to, when it is shown the true ones before.
-        counted: Labels of each target.
+        correct: Number of labels with the highest score, given the true ones before.
+        counted: Number of labels of each target.
     """
     return [
         Measure("loss", np.stack((nll, counted), 1), _ratio),
@@ -124,23 +124,23 @@ def _percent(total: Float[np.ndarray, "2"]) -> float:
 
 
 def _rouge(names: list[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, Measure]:
-    """F-measures with Porter's stemmer, as summarisation papers report them; one sentence a line for rougeLsum."""
+    """Return F-measures with Porter's stemmer, as papers report them; rougeLsum needs one sentence per line."""
     if not names:
         return {}
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
         raise MissingBackend("ROUGE needs rouge-score: pip install 'conjoin[train]'") from None
-    _warn_of_letters_that_rouge_drops(references)
+    _warn_of_ignored_letters(references)
     scorer: Any = RougeScorer(names, use_stemmer=True)
-    found = [scorer.score(r, p) for p, r in zip(predictions, references, strict=True)]
+    scores = [scorer.score(r, p) for p, r in zip(predictions, references, strict=True)]
     return {
-        name: mean_measure(name, np.array([each[name].fmeasure for each in found], float), "stemmer:porter")
+        name: mean_measure(name, np.array([each[name].fmeasure for each in scores], float), "stemmer:porter")
         for name in names
     }
 
 
-def _warn_of_letters_that_rouge_drops(references: Sequence[str]) -> None:
+def _warn_of_ignored_letters(references: Sequence[str]) -> None:
     letters = [letter for text in references for letter in text if letter.isalpha()]
     dropped = sum(not letter.isascii() for letter in letters)
     if dropped > 0.05 * len(letters):
@@ -151,7 +151,7 @@ def _warn_of_letters_that_rouge_drops(references: Sequence[str]) -> None:
 
 
 def _sacrebleu(name: str, predictions: Sequence[str], references: Sequence[str]) -> Measure:
-    """sacrebleu's own statistics per sentence: they add up to its corpus score."""
+    """Return sacrebleu's statistics per sentence, whose sum gives its corpus score."""
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
@@ -165,7 +165,7 @@ def _sacrebleu(name: str, predictions: Sequence[str], references: Sequence[str])
         "ter": TER,
     }
     metric = kinds[name]()
-    # The two methods that sacrebleu's own significance tests are made of; sacrebleu keeps no public ones.
+    # The two methods that sacrebleu's own significance tests use; it has no public ones.
     rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
     whole = name != "ter"
 

@@ -1,4 +1,4 @@
-"""Texts in, texts out: any number of them through one model, in batches of like length."""
+"""Texts in, texts out: any number of texts through one model, in batches of similar length."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
 
 NEW_TOKENS = 128
-"""Longest result where neither the caller nor the model says; transformers' 20 cut most texts short."""
+"""Maximum length of a result if neither the caller nor the model sets it; transformers' 20 cuts most texts short."""
 WINDOW = 64
-"""Batches read ahead and sorted by length: enough to have hardly any padding, few enough to start at once."""
+"""Batches read ahead and sorted by length: enough for hardly any padding, few enough to start at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,9 @@ class TextSettings:
 
     Args:
         batch_size: Sources per batch.
-        max_source_length: Longer sources are cut, their end token included; the encoder's own limit by default.
+        max_source_length: Longer sources are truncated; the encoder's limit by default.
         generation: Settings of `generate`, by name.
-        seed: Of sampling. The same texts in the same batches give the same results.
+        seed: Random seed of sampling. The same texts in the same batches give the same results.
     """
 
     batch_size: int = 32
@@ -35,7 +35,7 @@ class TextSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check numbers."""
+        """Check the numbers."""
         for name in ("batch_size", "max_source_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -44,12 +44,12 @@ class TextSettings:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a model wrote for one source.
+    """The results for one source.
 
     Args:
-        index: The source's place in the input.
-        texts: One, or `num_return_sequences` of them; fewer where beams find no more.
-        cut: The source was longer than the model reads, and its end was not read.
+        index: Position of the source in the input.
+        texts: One, or `num_return_sequences` of them; fewer if beam search finds no more.
+        cut: True if the source was truncated.
     """
 
     index: int
@@ -65,7 +65,7 @@ class _Source:
 
 
 def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `generate` that say how long a result may be, whatever the model's own settings leave open."""
+    """Return settings of `generate` with a maximum length, which the model's own settings may lack."""
     names = ("max_new_tokens", "max_length")
     spoken = start_of_language(model, model.tokenizer)
     if any(generation.get(name) or getattr(model.generation_config, name) for name in names):
@@ -75,7 +75,7 @@ def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> 
 
 @contextmanager
 def evaluating(model: "EncoderDecoderModel") -> Generator[None]:
-    """Without dropout for a while; a model in training goes on with it."""
+    """Disable dropout for a while."""
     training = model.training
     model.eval()
     try:
@@ -87,27 +87,27 @@ def evaluating(model: "EncoderDecoderModel") -> Generator[None]:
 def generate_texts(
     model: "EncoderDecoderModel", texts: Sequence[str], settings: TextSettings | None = None
 ) -> list[str]:
-    """Write a target for every text, in their order.
+    """Generate a target for every text, in order.
 
     Args:
-        settings: Of batches and generation; the first of several results is taken.
+        settings: Settings of batches and generation; the first of several results is returned.
 
     Raises:
         GenerationError: the settings cannot be honoured.
         TokenizerError: the model has no tokenizer.
     """
-    found: list[str] = [""] * len(texts)
+    results: list[str] = [""] * len(texts)
     with evaluating(model):
         for batch in generate_stream(model, enumerate(texts), settings or TextSettings()):
-            for made in batch:
-                found[made.index] = made.texts[0]
-    return found
+            for generated in batch:
+                results[generated.index] = generated.texts[0]
+    return results
 
 
 def generate_stream(
     model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
 ) -> Iterator[list[Generated]]:
-    """Write targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
+    """Generate targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
     An empty text gives an empty result. If reading fails, what was read before is generated first.
     """
@@ -124,7 +124,7 @@ def generate_stream(
 
 
 def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
-    """Lists of texts; an error of the reader is raised only after the texts before it were handed out."""
+    """Yield lists of texts; an error of the reader is raised only after the texts before it were yielded."""
     reader, failure = iter(texts), None
     while failure is None:
         window: list[tuple[int, str]] = []
@@ -140,15 +140,15 @@ def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple
     raise failure
 
 
-def source_limit(model: Any, asked: int | None) -> int | None:
-    """The longest source in tokens: what is asked for, within the position table and the tokenizer's own limit."""
+def source_limit(model: Any, requested: int | None) -> int | None:
+    """Return the longest source in tokens: the requested one, within the position table and the tokenizer's limit."""
     tokenizer_limit = model.tokenizer.model_max_length
-    known = [asked, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
+    known = [requested, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
     return min((limit for limit in known if limit is not None), default=None)
 
 
 def tokenize_sources(tokenizer: Any, texts: Sequence[tuple[int, str]], limit: int | None) -> list[_Source]:
-    """Ids of every text, cut to the limit."""
+    """Return the ids of every text, truncated to the limit."""
     if not texts:
         return []
     plain = tokenizer([text for _, text in texts], truncation=False, verbose=False)["input_ids"]
@@ -164,7 +164,7 @@ def tokenize_sources(tokenizer: Any, texts: Sequence[tuple[int, str]], limit: in
 
 
 def pad_sources(model: "EncoderDecoderModel", rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """input_ids and attention_mask on the model's device, filled up on the right."""
+    """Return input_ids and attention_mask on the model's device, padded on the right."""
     import torch
 
     tokenizer: Any = getattr(model.tokenizer, "source", model.tokenizer)
@@ -194,11 +194,11 @@ def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: Text
 
 
 def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], wanted: dict[str, Any]) -> tuple[Any, list[int]]:
-    """Ids, and how many rows of them each source has: beams may find fewer results than were asked for."""
+    """Return ids, and the number of rows of each source: beam search may find fewer results than requested."""
     asked = wanted.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
     batch = len(sources["input_ids"])
     if asked == 1:
         return model.generate(**sources, **wanted), [1] * batch
-    found: Any = model.generate(**sources, **{**wanted, "return_dict_in_generate": True})
-    counts = found.get("results_per_source")
-    return found.sequences, [len(found.sequences) // batch] * batch if counts is None else counts.tolist()
+    output: Any = model.generate(**sources, **{**wanted, "return_dict_in_generate": True})
+    counts = output.get("results_per_source")
+    return output.sequences, [len(output.sequences) // batch] * batch if counts is None else counts.tolist()

@@ -1,4 +1,4 @@
-"""What the decoder looks at in the source: recorded from a model, drawn by the report."""
+"""Cross-attention weights, recorded from a model and drawn by the report."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -15,50 +15,50 @@ from conjoin.evaluation.texts import source_limit
 from conjoin.jsons import JsonError, parse_json
 
 Read = Callable[[Mapping[str, NDArray[np.int64]]], list[NDArray[np.float32]]]
-"""input_ids and labels of one pair -> what the decoder reads, layer by layer: [1, H, T, S]."""
+"""Returns the cross-attention weights of every layer, [1, H, T, S], for input_ids and labels of one pair."""
 
 FILE = "attention.json"
 LONGEST = 60
-"""Tokens of a side that are kept: a picture of more cannot be read."""
+"""Maximum tokens of source and target: a picture of more cannot be read."""
 
 
 def record(model: Any, read: Read, pairs: Iterable[tuple[str, str]], path: str | PathLike[str]) -> None:
-    """Write the cross-attention of some pairs: one matrix per layer, the mean of its heads.
+    """Write the cross-attention of some pairs: one matrix per layer, the mean over heads.
 
-    Row t is what the model reads while it predicts token t of the target, with the true tokens before it.
+    Row t holds the weights with which token t of the target is predicted, given the true tokens before it.
 
     Args:
-        model: Any framework's; its tokenizer and sizes are used.
-        read: How that framework looks into it.
-        pairs: (source, target) texts; a handful.
+        model: A model of any framework; its tokenizer and sizes are used.
+        read: Computes its attention weights.
+        pairs: A few (source, target) texts.
         path: A run's `attention.json`.
 
     Raises:
         FileError: the file cannot be written.
         TokenizerError: the model has no tokenizer.
     """
-    found = [_one(model, read, source, target) for source, target in pairs]
+    examples = [_one(model, read, source, target) for source, target in pairs]
     with replacing_file(Path(path)) as file:
-        json.dump(found, file, ensure_ascii=False)
+        json.dump(examples, file, ensure_ascii=False)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """What `record` wrote.
+    """Read what `record` wrote.
 
     Raises:
         FileError: the file cannot be read, or holds something else.
     """
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        examples = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, JsonError) as error:
         raise FileError(f"{path}: cannot be read: {str(error).removesuffix('.')}.") from None
-    for number, example in enumerate(cast("list[Any]", found) if isinstance(found, list) else [None], 1):
+    for number, example in enumerate(cast("list[Any]", examples) if isinstance(examples, list) else [None], 1):
         if not _is_example(example):
             raise FileError(
                 f"{path}: entry {number} is no attention of a pair; expected source, target and one matrix per layer.",
                 hint="move the file away; the report is written without it.",
             )
-    return found
+    return examples
 
 
 def _is_example(example: Any) -> bool:

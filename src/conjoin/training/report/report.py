@@ -1,4 +1,4 @@
-"""report.html of a run: curves, samples and attention in one file that needs no network."""
+"""report.html of a run: curves, samples and attention in one file without external resources."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from conjoin.training.report.page import page, sample_card, section, tiles
 
 FILE = "report.html"
 NOT_VALUES = ("step", "epoch", "time_s", "kind")
-TOLD_PREDICTIONS = 12
-"""Predictions of one sample that are shown: the first, the last and some between."""
+SHOWN_PREDICTIONS = 12
+"""Maximum predictions shown of one sample: the first, the last and some between."""
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -81,13 +81,13 @@ def _charts(training: Lines, evaluations: Lines) -> str:
 
 
 def _series(lines: Lines, *, dots: bool) -> dict[str, Series]:
-    """Every number of these lines over steps, without the prefix `eval_`."""
+    """Return every number of these lines over steps, without the prefix `eval_`."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for line in lines:
         for name, value in line.items():
             if name not in NOT_VALUES and is_number(value) and not _is_timing(name):
                 points[name.removeprefix("eval_")].append((line["step"], value))
-    return {name: Series(name, found, dots) for name, found in points.items()}
+    return {name: Series(name, values, dots) for name, values in points.items()}
 
 
 def _named(name: str, series: Series | None) -> Series | None:
@@ -95,36 +95,38 @@ def _named(name: str, series: Series | None) -> Series | None:
 
 
 def _group(name: str) -> str:
-    """The chart that a number belongs to."""
+    """Return the chart that a number belongs to."""
     if name.startswith("lr"):
         return "learning rate"
     return "ROUGE" if name.startswith("rouge") else _plain(name)
 
 
 def _plain(name: str) -> str:
-    words = {"eval_loss": "validation loss", "tokens_per_s": "tokens per second", "grad_norm": "gradient norm"}
-    found = words.get(name, name.removeprefix("eval_").removeprefix("lr_"))
-    return found.replace("_", " ")
+    names = {"eval_loss": "validation loss", "tokens_per_s": "tokens per second", "grad_norm": "gradient norm"}
+    plain = names.get(name, name.removeprefix("eval_").removeprefix("lr_"))
+    return plain.replace("_", " ")
 
 
 def _is_timing(name: str) -> bool:
-    """Whether it is of the machine rather than of the model."""
+    """True if a number describes the machine rather than the model."""
     return "runtime" in name or "per_second" in name
 
 
 def _samples(lines: Lines) -> str:
-    found: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    predicted: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for line in lines:
-        found[line["source"], line.get("target", "")].append((line["step"], line["prediction"]))
-    return "".join(sample_card(source, target, _spread(predictions)) for (source, target), predictions in found.items())
+        predicted[line["source"], line.get("target", "")].append((line["step"], line["prediction"]))
+    return "".join(
+        sample_card(source, target, _spread(predictions)) for (source, target), predictions in predicted.items()
+    )
 
 
 def _spread(items: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Some of many, the first and the last among them."""
-    if len(items) <= TOLD_PREDICTIONS:
+    """Return some of many items, including the first and the last."""
+    if len(items) <= SHOWN_PREDICTIONS:
         return items
-    gaps = TOLD_PREDICTIONS - 1
-    return [items[round(place * (len(items) - 1) / gaps)] for place in range(TOLD_PREDICTIONS)]
+    gaps = SHOWN_PREDICTIONS - 1
+    return [items[round(place * (len(items) - 1) / gaps)] for place in range(SHOWN_PREDICTIONS)]
 
 
 def _attention(path: Path) -> str:
@@ -134,7 +136,7 @@ def _attention(path: Path) -> str:
 
 
 def _example(example: Mapping[str, Any]) -> str:
-    """The mean over layers, and each layer behind a click."""
+    """Draw the mean over layers, and each layer in a fold-out."""
     source, target, layers = example["source"], example["target"], example["layers"]
     mean = [[sum(weights) / len(layers) for weights in zip(*rows, strict=True)] for rows in zip(*layers, strict=True)]
     each = "".join(f"<p>layer {number}</p>{heat_map(target, source, layer)}" for number, layer in enumerate(layers, 1))
