@@ -84,7 +84,7 @@ def _plan(config: PretrainedConfig, folder: Path) -> tuple[JoinReport, dict[str,
             return with_record(plan, config), stacks
         role = "decoder" if family(config.model_type).encoder in ("bidirectional", None) else "encoder"
         stack = half_spec(config, role)
-        return plan_half(stack, half_offer(config, stack, role, checkpoint)), {role: stack}
+        return plan_half(stack, half_offer(config, stack, role, checkpoint), role), {role: stack}
 
 
 def _quantization(config: PretrainedConfig) -> str | None:

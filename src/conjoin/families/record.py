@@ -193,5 +193,6 @@ def graft_names(stack: spec.StackSpec, family: Family) -> NameTable:
     """Grafted cross-attention, and any gate, has no name in the family's files; it is saved under its canonical one."""
     if not stack.has_cross_attention:
         return NameTable()
-    nameless = ".cross_attn" if family.decoder == "grafted" else ".cross_attn.gate"
-    return NameTable(tuple(Rule(name, name) for name in spec.stack_parameters(stack) if nameless in name))
+    grafted, parameters = family.decoder == "grafted", spec.stack_parameters(stack)
+    nameless = [n for n, p in parameters.items() if (p.part == "cross_attention" if grafted else p.kind == "gate")]
+    return NameTable(tuple(Rule(name, name) for name in nameless))

@@ -325,9 +325,8 @@ def untied_head(pair: spec.PairSpec, offers: list[Offer]) -> bool:
     return not all(offer.same("decoder.head.vocab.weight", table) for offer in offers for table in tables)
 
 
-def plan_half(stack: spec.StackSpec, offer: Offer) -> JoinReport:
+def plan_half(stack: spec.StackSpec, offer: Offer, role: Role) -> JoinReport:
     """Decide the origin of every parameter of one stack; cross-attention and head may be fresh."""
-    role = offer.label.split()[0]
     parameters = {f"{role}.{name}": p for name, p in spec.stack_parameters(stack).items()}
     origins = _origins(parameters, {}, [offer], "normal")
     _check([offer], parameters, origins, may_be_fresh)

@@ -19,6 +19,10 @@ from conjoin.spec.stack import Embedding, FanInInit, Head, PairSpec, Sinusoidal,
 Axis = Literal["vocab", "hidden", "heads", "kv_heads", "mlp", "position", "source", "other"]
 
 
+Part = Literal["embedding", "layers", "cross_attention", "head"]
+"""Part of a stack that a parameter belongs to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
     """One parameter.
@@ -29,6 +33,7 @@ class Parameter:
         std: Standard deviation of its initialisation; 0 for norms, biases and gates.
         start: Mean of its initialisation: 1 for norms, else 0.
         trained: False for tables that are stored but fixed.
+        part: Part of the stack that it belongs to.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +42,7 @@ class Parameter:
     std: float = 0.0
     start: float = 0.0
     trained: bool = True
+    part: Part = "layers"
 
 
 Named = Iterator[tuple[str, Parameter]]
@@ -47,7 +53,7 @@ def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
 
     The vocabulary matrix of a tied head is the token embedding and does not appear.
     """
-    table: dict[str, Parameter] = dict(_embedding(spec.embedding, spec.hidden_size))
+    table: dict[str, Parameter] = dict(_in_part("embedding", _embedding(spec.embedding, spec.hidden_size)))
     if spec.relative_bias:
         heads = spec.blocks[0].self_attn.attention.num_heads
         shape = (spec.relative_bias.num_buckets, heads)
@@ -57,7 +63,7 @@ def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
     if spec.final_norm:
         table |= dict(_norm("final_norm", spec.final_norm, spec.hidden_size))
     if spec.head:
-        table |= dict(_head(spec.head, spec.hidden_size))
+        table |= dict(_in_part("head", _head(spec.head, spec.hidden_size)))
     return {name: replace(p, std=_std(name, p, spec)) for name, p in table.items()}
 
 
@@ -83,6 +89,10 @@ def _std(name: str, parameter: Parameter, spec: StackSpec) -> float:
     std = spec.init.factor * fan_in**-0.5
     unscaled_query = name.endswith("_attn.q.weight") and spec.blocks[0].self_attn.attention.scale == 1.0
     return std * spec.blocks[0].self_attn.attention.head_size ** -0.5 if unscaled_query else std
+
+
+def _in_part(part: Part, named: Named) -> Named:
+    return ((name, replace(parameter, part=part)) for name, parameter in named)
 
 
 def _linear(name: str, size_in: int, size_out: int, bias: bool, axis_in: Axis, axis_out: Axis) -> Named:
@@ -151,8 +161,8 @@ def _block(block: Block, hidden_size: int) -> Named:
     yield from _attention("self_attn", block.self_attn.attention, hidden_size, hidden_size, "hidden")
     yield from _branch_norms("self_attn", block, hidden_size)
     if block.cross_attn:
-        yield from _cross_attention(block.cross_attn, hidden_size)
-        yield from _branch_norms("cross_attn", block, hidden_size)
+        yield from _in_part("cross_attention", _cross_attention(block.cross_attn, hidden_size))
+        yield from _in_part("cross_attention", _branch_norms("cross_attn", block, hidden_size))
     mlp = block.mlp
     yield from _linear("mlp.up", hidden_size, mlp.intermediate_size, mlp.up_bias, "hidden", "mlp")
     if isinstance(mlp, GatedMLP):

@@ -65,7 +65,7 @@ class Half(Stack, Pretrained):
         found = find_config(folder, config, overrides)
         kind = half_spec(found, cls.role)
         with open_checkpoint(folder, framework=framework) as checkpoint:
-            plan = plan_half(kind, half_offer(found, kind, cls.role, checkpoint))
+            plan = plan_half(kind, half_offer(found, kind, cls.role, checkpoint), cls.role)
             with torch.device("meta"):
                 model = cls(found, kind)
             materialise(model, wanted or stored_dtype(checkpoint), device)
