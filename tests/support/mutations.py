@@ -144,13 +144,13 @@ FAULTS: dict[str, Fault] = {
         "torch/model/positions.py", ".clamp(max=buckets - 1)", ".clamp(max=buckets - 2)", (LONG, "whole and t5/gated")
     ),
     "a masked position does not read itself": Fault(
-        "torch/model/masks.py",
+        "torch/cpu/masks.py",
         "allowed = other <= own if causal",
         "allowed = other < own if causal",
         (FAMILIES, "decoder_without and gpt2/wide"),
     ),
     "a window of PyTorch is one wider": Fault(
-        "torch/model/masks.py",
+        "torch/cpu/masks.py",
         "((own - other).abs() < window)",
         "((own - other).abs() <= window)",
         (FAMILIES, "decoder_without and mistral"),
@@ -192,7 +192,7 @@ FAULTS: dict[str, Fault] = {
         (FAMILIES, "decoder_without and gpt_neox/tied"),
     ),
     "query heads read each other's keys where weights are wanted": Fault(
-        "torch/model/attention.py",
+        "torch/cpu/attention.py",
         "grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])",
         "grouped = q.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(rows, k.shape[1], -1, q.shape[-1])",
         (LONG, "weights_of_grouped and mistral"),

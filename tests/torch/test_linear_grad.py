@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch.cpu import linear_grad, native
-from conjoin.torch.cpu.linear_grad import Products, linear_with_gradient
+from conjoin.torch.cpu.linear import linear
+from conjoin.torch.cpu.linear_grad import Products
 
 if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     pytest.skip("this build of torch has no oneDNN linear layer", allow_module_level=True)
@@ -51,8 +52,8 @@ def test_outputs_and_gradients_are_those_of_pytorch(
     inputs, outputs = sizes
     given = [_leaf(*lead, inputs), _leaf(outputs, inputs), _leaf(outputs) if biased else None]
     dy = torch.randn(*lead, outputs)
-    assert linear_with_gradient(*given).grad_fn.name() == NODE
-    _close(_gradients(linear_with_gradient, given, dy), _gradients(F.linear, given, dy))
+    assert linear(*given).grad_fn.name() == NODE
+    _close(_gradients(linear, given, dy), _gradients(F.linear, given, dy))
 
 
 def _non_contiguous() -> Iterator[Any]:
@@ -69,7 +70,7 @@ def test_inputs_and_slopes_need_not_be_contiguous(make: Any) -> None:
     given = [x, _leaf(12, 20), _leaf(12)]
     shape = (*x.shape[:-1], 12)
     for dy in (torch.randn(12, *shape[:-1]).movedim(0, -1), torch.ones(()).expand(shape)):
-        _close(_gradients(linear_with_gradient, given, dy), _gradients(F.linear, given, dy))
+        _close(_gradients(linear, given, dy), _gradients(F.linear, given, dy))
 
 
 def test_what_is_frozen_gets_no_gradient_and_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,27 +79,27 @@ def test_what_is_frozen_gets_no_gradient_and_is_not_computed(monkeypatch: pytest
         real = getattr(Products, name)
         monkeypatch.setattr(Products, name, lambda *args, real=real, name=name: (made.append(name), real(*args))[1])
     x, weight, bias = torch.randn(7, 20), torch.randn(12, 20), torch.randn(12)
-    linear_with_gradient(x.clone().requires_grad_(), weight, bias).sum().backward()
+    linear(x.clone().requires_grad_(), weight, bias).sum().backward()
     assert made == ["to_input"]
     made.clear()
-    linear_with_gradient(x, weight.clone().requires_grad_(), bias).sum().backward()
+    linear(x, weight.clone().requires_grad_(), bias).sum().backward()
     assert made == ["to_weight"]
     made.clear()
-    linear_with_gradient(x, weight, bias.clone().requires_grad_()).sum().backward()
+    linear(x, weight, bias.clone().requires_grad_()).sum().backward()
     assert not made
-    kept = linear_with_gradient(x.clone().requires_grad_(), weight, bias).grad_fn.saved_tensors
+    kept = linear(x.clone().requires_grad_(), weight, bias).grad_fn.saved_tensors
     assert [tensor is None for tensor in kept] == [True, False]
 
 
 def test_a_gradient_of_the_weight_is_taken_over_rather_than_copied() -> None:
     layer = nn.Parameter(torch.randn(12, 20))
-    linear_with_gradient(torch.randn(7, 20), layer).sum().backward()
+    linear(torch.randn(7, 20), layer).sum().backward()
     assert layer.grad is not None and layer.grad.is_contiguous()
 
 
 def test_an_output_can_be_changed_in_place() -> None:
     x, weight = _leaf(2, 7, 20), _leaf(12, 20)
-    linear_with_gradient(x, weight).relu_().sum().backward()
+    linear(x, weight).relu_().sum().backward()
     expected = torch.autograd.grad(F.linear(x, weight).relu().sum(), weight)[0]
     torch.testing.assert_close(weight.grad, expected)
 
@@ -110,12 +111,12 @@ def test_a_gradient_can_be_differentiated_again() -> None:
         first = torch.autograd.grad(function(x, weight, bias).pow(2).sum(), (x, weight), create_graph=True)
         return torch.autograd.grad(sum(each.pow(2).sum() for each in first), (x, weight, bias))
 
-    _close([*penalty(linear_with_gradient)], [*penalty(F.linear)])  # single values may be what is left of large ones
+    _close([*penalty(linear)], [*penalty(F.linear)])  # single values may be what is left of large ones
 
 
 def test_a_changed_weight_is_noticed() -> None:
     x, weight = _leaf(7, 20), _leaf(12, 20)
-    y = linear_with_gradient(x, weight)
+    y = linear(x, weight)
     with torch.no_grad():
         weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -141,7 +142,7 @@ def _others() -> Iterator[Any]:
 @pytest.mark.parametrize("given", [*_others()])
 def test_anything_else_is_left_to_pytorch(given: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_grad._Linear, "apply", None)
-    torch.testing.assert_close(linear_with_gradient(*given), F.linear(*given))
+    torch.testing.assert_close(linear(*given), F.linear(*given))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit.script, which forward mode loads
@@ -149,24 +150,24 @@ def test_transforms_autocast_and_compilers_are_left_to_pytorch(monkeypatch: pyte
     x, weight = torch.randn(7, 20), torch.randn(12, 20)
 
     def loss(w: Tensor) -> Tensor:
-        return linear_with_gradient(x, w).pow(2).sum()
+        return linear(x, w).pow(2).sum()
 
     expected = torch.autograd.grad(F.linear(x, weight.requires_grad_()).pow(2).sum(), weight)[0]
     torch.testing.assert_close(torch.func.grad(loss)(weight.detach()), expected)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(weight, torch.ones_like(weight))
-        tangent = torch.autograd.forward_ad.unpack_dual(linear_with_gradient(x, dual)).tangent
+        tangent = torch.autograd.forward_ad.unpack_dual(linear(x, dual)).tangent
     torch.testing.assert_close(tangent, F.linear(x, torch.ones_like(weight)))
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear_with_gradient(x, weight).dtype == torch.bfloat16
+        assert linear(x, weight).dtype == torch.bfloat16
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert linear_with_gradient(x, weight).grad_fn.name() != NODE
+    assert linear(x, weight).grad_fn.name() != NODE
 
 
 def test_gradcheck_in_float64() -> None:
     given = (_leaf(3, 5, dtype=torch.float64), _leaf(4, 5, dtype=torch.float64), _leaf(4, dtype=torch.float64))
-    assert torch.autograd.gradcheck(linear_with_gradient, given)
-    assert torch.autograd.gradgradcheck(linear_with_gradient, given)
+    assert torch.autograd.gradcheck(linear, given)
+    assert torch.autograd.gradgradcheck(linear, given)
 
 
 def test_a_wrong_or_missing_operator_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

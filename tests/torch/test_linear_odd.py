@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from conjoin import EncoderDecoderModel, ShapeError
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear import Linear, _plain_cpu_call
+from conjoin.torch.cpu.linear import Linear, _fits
 from pairs import GPT, LLAMA, SOURCE, TARGET, batch, fresh, stir
 
 FROM_TORCH = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -38,7 +38,7 @@ def test_kernels_take_only_inputs_of_the_layers_width() -> None:
     made, q = layer(), fresh().quantize().encoder.blocks[0].self_attn.q
     with torch.no_grad():
         for width in (48, 64, 80):
-            assert _plain_cpu_call(torch.randn(3, width), made.weight, made.bias) == (width == 64)
+            assert _fits(torch.randn(3, width), made.weight, made.bias) == (width == 64)
         for width in (8, SOURCE.hidden_size, 24):
             assert q._native(torch.randn(3, width)) == (width == SOURCE.hidden_size and native.has("int8"))
 
@@ -96,18 +96,28 @@ def test_a_step_of_other_rows_than_the_cache_has_is_refused(target: Any) -> None
         model(decoder_input_ids=torch.full((4, 1), 11), past_key_values=cache)
 
 
-def test_positions_of_a_step_are_broadcast() -> None:
+def test_positions_of_a_step_are_broadcast(monkeypatch: pytest.MonkeyPatch) -> None:
     model = stir(fresh(decoder=LLAMA))
     step = {"decoder_input_ids": torch.full((2, 3), 11), "decoder_position_ids": torch.tensor([[1]])}
     one, other = (started(model) for _ in range(2))
-    other.steps = False  # plain PyTorch
     with torch.no_grad():
-        torch.testing.assert_close(
-            model(**step, past_key_values=one).logits,
-            model(**step, past_key_values=other).logits,
-            rtol=1e-4,
-            atol=1e-4,
-        )
+        by_kernels = model(**step, past_key_values=one).logits
+        monkeypatch.setattr(native.Steps, "of", lambda stack: None)
+        by_bricks = model(**step, past_key_values=other).logits
+    torch.testing.assert_close(by_kernels, by_bricks, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_is_continued_with_the_weights_of_the_model_that_continues_it() -> None:
+    model, other = stir(fresh()), stir(fresh())
+    step = {"decoder_input_ids": torch.full((2, 1), 11)}
+    cache, twin = started(model), started(model)
+    with torch.no_grad():
+        for each in (cache, twin):
+            model(**step, past_key_values=each)
+        found = other(**step, past_key_values=cache).logits
+        hook = other.decoder.blocks[0].register_forward_hook(lambda *_: None)  # now the bricks compute it
+        torch.testing.assert_close(found, other(**step, past_key_values=twin).logits, rtol=1e-4, atol=1e-4)
+        hook.remove()
 
 
 def test_a_cache_that_was_used_can_be_copied() -> None:

@@ -10,13 +10,14 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.native import Steps
+from conjoin.torch.model.route import steps_of
 from kernel_inputs import DECODERS, source
 from pairs import joined, stir
 
 pytestmark = pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
 
 
-def steps_of(
+def step_logits(
     model: EncoderDecoderModel, rows: int, widths: tuple[int, ...], **inputs: Any
 ) -> tuple[list[Tensor], bool]:
     """Logits of a prefix and of `widths` tokens at a time behind it; and whether the kernels ran."""
@@ -29,18 +30,18 @@ def steps_of(
             out = model(decoder_input_ids=ids[:, at : at + width], use_cache=True, **known)
             logits.append(out.logits)
             at += width
-    return logits, isinstance(out.past_key_values.steps, Steps)
+    return logits, steps_of(out.past_key_values) is not None
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_the_kernels_compute_what_the_bricks_do(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = stir(joined(tmp_path, "bert", decoder)).eval()
     for beams, widths in ((1, (1, 1, 3, 1)), (4, (1, 2, 1))):
-        by_kernels, ran = steps_of(model, 3 * beams, widths, **source(3))
+        by_kernels, ran = step_logits(model, 3 * beams, widths, **source(3))
         assert ran
         with monkeypatch.context() as patch:
             patch.setattr(Steps, "of", lambda stack: None)
-            by_bricks, ran = steps_of(model, 3 * beams, widths, **source(3))
+            by_bricks, ran = step_logits(model, 3 * beams, widths, **source(3))
         assert not ran
         for one, other in zip(by_kernels, by_bricks, strict=True):
             assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
@@ -52,13 +53,13 @@ def test_smaller_weights_too(decoder: str, form: str, tmp_path: Path, monkeypatc
     if not (native.has("bfloat16") and native.has("int8")):
         pytest.skip("no bf16 or int8 dot products here")
     model = stir(joined(tmp_path, "bert", decoder)).eval()
-    exact, _ = steps_of(model, 3, (1, 1, 1), **source(3))
+    exact, _ = step_logits(model, 3, (1, 1, 1), **source(3))
     model = model.quantize() if form.startswith("int8") else model
     model = model.to(torch.bfloat16) if form.endswith("bfloat16") else model
-    by_kernels, ran = steps_of(model, 3, (1, 1, 1), **source(3))
+    by_kernels, ran = step_logits(model, 3, (1, 1, 1), **source(3))
     assert ran
     monkeypatch.setattr(Steps, "of", lambda stack: None)
-    by_bricks, _ = steps_of(model, 3, (1, 1, 1), **source(3))
+    by_bricks, _ = step_logits(model, 3, (1, 1, 1), **source(3))
     for one, other, right in zip(by_kernels, by_bricks, exact, strict=True):
         size = right.norm()
         assert (one.float() - right).norm() < 0.1 * size
@@ -69,7 +70,7 @@ def test_smaller_weights_too(decoder: str, form: str, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("decoder", ["gemma2", "t5"])
 def test_unknown_bricks_go_on_as_before(decoder: str, tmp_path: Path) -> None:
     model = stir(joined(tmp_path, "bert", decoder)).eval()
-    _, ran = steps_of(model, 3, (1, 1), **source(3))
+    _, ran = step_logits(model, 3, (1, 1), **source(3))
     assert not ran
 
 
@@ -77,7 +78,7 @@ def test_a_hook_is_still_called(tmp_path: Path) -> None:
     model = stir(joined(tmp_path, "bert", "gpt2")).eval()
     calls: list[int] = []
     model.decoder.blocks[0].mlp.register_forward_hook(lambda *_: calls.append(1))
-    _, ran = steps_of(model, 3, (1, 1), **source(3))
+    _, ran = step_logits(model, 3, (1, 1), **source(3))
     assert not ran
     assert len(calls) == 3
 
@@ -89,7 +90,7 @@ def test_what_is_collected_or_padded_goes_brick_by_brick(tmp_path: Path) -> None
         known = {"past_key_values": out.past_key_values, "attention_mask": source(3)["attention_mask"]}
         out = model(decoder_input_ids=torch.full((3, 1), 9), output_attentions=True, use_cache=True, **known)
     assert out.decoder_attentions[0].shape[-1] == 3
-    assert out.past_key_values.steps is None
+    assert steps_of(out.past_key_values) is None
 
 
 def test_threads_change_no_bit(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_threads_change_no_bit(tmp_path: Path) -> None:
         found = []
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(steps_of(model, 3, (1, 1), **source(3))[0][-1])
+            found.append(step_logits(model, 3, (1, 1), **source(3))[0][-1])
     finally:
         torch.set_num_threads(before)
     assert torch.allclose(found[0], found[1], atol=1e-5)

@@ -21,7 +21,7 @@ from conjoin.torch.cpu import packing as packing_module
 from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.cpu.packing import Packing, collect, spread
 from conjoin.torch.cpu.row_counts import rounded_up
-from conjoin.torch.model.stack import Stack
+from conjoin.torch.model import route
 from conjoin.torch.pair.halves import Encoder
 from generate_models import NAMES, models, sources
 from lanes import lanes_of_keys
@@ -47,7 +47,7 @@ def padded(side: str, pad: int, lengths: tuple[int, ...] = LENGTHS) -> tuple[Ten
 @contextmanager
 def with_padding() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stack, "_can_pack", lambda stack, mask: False)
+        patch.setattr(route, "can_pack", lambda stack, mask: False)
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin.torch.model.stack import Stack
+from conjoin.torch.model import route
 from conjoin.torch.pair.halves import Decoder, Encoder
 from lanes import lanes, lanes_of_keys
 from oracle_tiny import TINY
@@ -23,7 +23,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 @contextmanager
 def unpacked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stack, "_can_pack", lambda stack, mask: False)
+        patch.setattr(route, "can_pack", lambda stack, mask: False)
         yield
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel, GenerationConfig
 from conjoin.errors import GenerationError
 from conjoin.torch.cpu import native
+from conjoin.torch.cpu.attention import attend
+from conjoin.torch.cpu.cache_rows import from_bytes, to_bytes
+from conjoin.torch.cpu.masks import Mask
 from conjoin.torch.cpu.native import Steps
 from conjoin.torch.generation.reader import Reader
-from conjoin.torch.model.attention import attend
 from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.cache_rows import from_bytes, to_bytes
-from conjoin.torch.model.masks import Mask
+from conjoin.torch.model.route import steps_of
 from generate_models import models, sources
 from kernel_inputs import DECODERS, numbers, plain_attention, source
 from lanes import lanes
@@ -78,8 +79,8 @@ def test_attention_stays_within_what_rounding_explains(
         numbers(2, heads, 40, size, seed=2),
     )
     with torch.no_grad():
-        exact, _ = attend(q, k, v, Mask(), kind)
-        rounded, _ = attend(q, to_bytes(k), to_bytes(v), Mask(), kind)
+        exact, _ = attend(q, k, v, kind, mask=Mask())
+        rounded, _ = attend(q, to_bytes(k), to_bytes(v), kind, mask=Mask())
     d = kind.scale * float(q.abs().sum(-1).max()) * float(k.abs().max()) / 254
     bound = float(v.abs().max()) * (1 / 254 + math.expm1(2 * d))
     assert 0 < float((rounded - exact).abs().max()) <= bound < 0.5 * float(v.abs().max())
@@ -155,7 +156,7 @@ def test_head_size_64_takes_a_quarter_and_a_unit_per_row() -> None:
         assert cache.cross_bytes == 2 * 3 * 2 * 7 * row
 
 
-def steps_of(model: EncoderDecoderModel, rows: int, cache: KVCache) -> Tensor:
+def step_logits(model: EncoderDecoderModel, rows: int, cache: KVCache) -> Tensor:
     """Logits of single steps behind a prefix."""
     ids = torch.randint(10, 50, (rows, 9), generator=torch.Generator().manual_seed(1))
     inputs = source(3)
@@ -174,15 +175,15 @@ FAST = {"roberta", "gpt2", "gpt_neox", "qwen3", "modernbert", "opt", "gemma2", "
 def test_steps_stay_near_those_of_a_plain_cache(decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = stir(joined(tmp_path, "bert", decoder)).eval()
     for rows in (3, 6):
-        plain = steps_of(model, rows, KVCache())
+        plain = step_logits(model, rows, KVCache())
         cache = KVCache(quantized=True)
-        by_kernels = steps_of(model, rows, cache)
-        assert isinstance(cache.steps, Steps) == (decoder in DECODERS)
+        by_kernels = step_logits(model, rows, cache)
+        assert (steps_of(cache) is not None) == (decoder in DECODERS)
         assert {t.dtype for t in (*cache.keys, *cache.values, *cache.cross[0])} == {torch.int8}
         with monkeypatch.context() as patch:
             patch.setattr(Steps, "of", lambda stack: None)
             patch.setattr(native, "has", lambda kernel: False)
-            by_bricks = steps_of(model, rows, KVCache(quantized=True))
+            by_bricks = step_logits(model, rows, KVCache(quantized=True))
         for found in (by_kernels, by_bricks):
             assert (found - plain).norm() < 0.05 * plain.norm()
             assert (found.argmax(-1) == plain.argmax(-1)).float().mean() > 0.8

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.torch.cpu import attention_grad, native
+from conjoin.torch.cpu.attention import attend
 from conjoin.torch.cpu.attention_grad import Attending, attend_plainly
-from conjoin.torch.cpu.dropout import draw, draws_fast, dropout, keep, scale_of
-from conjoin.torch.model.attention import attend
-from conjoin.torch.model.masks import Mask
+from conjoin.torch.cpu.dropout import draw, dropout, is_exact, keep, scale_of
+from conjoin.torch.cpu.masks import Mask
 from kernel_inputs import close, gradients
 
 R, H, K, T, S, E = 5, 6, 2, 7, 11, 8
@@ -131,7 +131,7 @@ def test_training_with_dropout_and_bfloat16_take_it_and_nothing_else_does() -> N
     half = [x.detach().bfloat16().requires_grad_() for x in given]
 
     def taken(given: list[Tensor], **settings: Any) -> bool:
-        out, _ = attend(*given, Mask(), KIND, **settings)
+        out, _ = attend(*given, KIND, mask=Mask(), **settings)
         return out.grad_fn is not None and out.grad_fn.name() in ("_ByKernelBackward", "_InGroupsBackward")
 
     assert taken(given, dropout=0.1) and taken(half, dropout=0.1) and taken(half)
@@ -143,7 +143,7 @@ def test_training_with_dropout_and_bfloat16_take_it_and_nothing_else_does() -> N
         assert not taken(half)
     with torch.autocast("cpu", torch.bfloat16):
         assert taken(given)
-        assert attend(*given, Mask(), KIND)[0].dtype == torch.bfloat16
+        assert attend(*given, KIND, mask=Mask())[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -154,8 +154,8 @@ def test_attend_gives_the_same_by_either_way(causal: bool, monkeypatch: pytest.M
     wanted = [q, k, v, bias]
     results = []
     for way in (True, False):
-        monkeypatch.setattr("conjoin.torch.model.attention.trains_fast", lambda *_, way=way: way)
-        results.append(gradients(attend(q, k, v, Mask(causal=causal), KIND, bias=bias)[0], wanted, dy))
+        monkeypatch.setattr("conjoin.torch.cpu.attention.trains_fast", lambda *_, way=way: way)
+        results.append(gradients(attend(q, k, v, KIND, mask=Mask(causal=causal), bias=bias)[0], wanted, dy))
     close(*results, 1e-5)
 
 
@@ -269,8 +269,11 @@ def test_dropout_s_gradient_can_be_differentiated_again() -> None:
 
 def test_what_is_not_exact_enough_or_not_ordinary_is_pytorch_s() -> None:
     x = torch.randn(7, 5)
-    assert draws_fast(x, 0.1) and not draws_fast(x, 1e-5) and not draws_fast(x, 1.0) and not draws_fast(x, 0.0)
-    assert not draws_fast(x.double(), 0.1) and not draws_fast(x[:0], 0.1)
+    assert is_exact(0.1) and not is_exact(1e-5) and not is_exact(1.0) and not is_exact(0.0)
+    ours = ("_SeededBackward", "_DrawnBackward")
+    for given, rate in ((x, 0.1), (x, 1e-5), (x.double(), 0.1), (x[:0], 0.1)):
+        node = dropout(given.clone().requires_grad_(), rate).grad_fn
+        assert (node is not None and node.name() in ours) == (given is x and rate == 0.1)
     assert dropout(x, 0.1, training=False) is x
     assert not dropout(x, 1.0).any()
     assert torch.equal(dropout(x, 0.0), x)

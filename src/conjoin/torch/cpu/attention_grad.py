@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.dropout import draw, draws_fast, keep, new_seed, scale_of, share_kept
-from conjoin.torch.cpu.linear_grad import ordinary
-from conjoin.torch.model.masks import readable
+from conjoin.torch.cpu.dropout import draw, is_exact, keep, new_seed, scale_of, share_kept
+from conjoin.torch.cpu.masks import readable
+from conjoin.torch.cpu.mode import mode_of
 
 _GROUP_SCORES = 2**20
 """Scores per group of rows: 4 MB, what a core's share of the last cache holds."""
@@ -36,20 +36,14 @@ class Attending:
 
 
 def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> bool:
-    """Whether `attend_in_training` takes these, and is the fastest."""
-    given = (q, k, v) if bias is None else (q, k, v, bias)
-    if torch.compiler.is_compiling() or q.device.type != "cpu" or not torch.is_grad_enabled():
+    """True if `attend_in_training` takes these tensors, and is the fastest."""
+    if mode_of(q, k, v, bias) != "training" or (bias is not None and len(bias) > 1):
         return False
-    return (
-        all(_dtype(tensor) in (torch.float32, torch.bfloat16) for tensor in given)
-        and _dtype(q) == _dtype(k) == _dtype(v)
-        and any(tensor.requires_grad for tensor in given)
-        and (bias is None or len(bias) == 1)
-        and (draws_fast(q, dropout) if dropout else native.has("float32") or _dtype(q) == torch.bfloat16)
-        and ordinary(*given)
-        and k.numel() > 0
-        and q.numel() > 0
-    )
+    dtypes = {_dtype(tensor) for tensor in (q, k, v)}
+    others = set() if bias is None else {_dtype(bias)}
+    if len(dtypes) > 1 or not dtypes | others <= {torch.float32, torch.bfloat16}:
+        return False
+    return is_exact(dropout) if dropout else native.has("float32") or _dtype(q) == torch.bfloat16
 
 
 def _dtype(x: Tensor) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear_grad import ordinary
+from conjoin.torch.cpu.mode import is_eager
 
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 _LEAST_ACCURACY = 1e-3
@@ -22,23 +22,17 @@ _LEAST_ACCURACY = 1e-3
 
 def dropout(x: Float[Tensor, "*any"], rate: float, training: bool = True) -> Float[Tensor, "*any"]:
     """Set a share of the values to 0 and scale the others up (Srivastava et al. 2014, JMLR 15)."""
-    if not training or not draws_fast(x, rate):
+    can_draw = training and is_eager(x) and x.is_cpu and x.numel() > 0 and x.dtype in _BITS and is_exact(rate)
+    if not can_draw:
         return F.dropout(x, rate, training)
     drawn = _Seeded.apply(x, rate, new_seed()) if native.has("float32") else _Drawn.apply(x, rate)
     return drawn  # pyright: ignore[reportReturnType]
 
 
-def draws_fast(x: Tensor, rate: float) -> bool:
-    """Whether masks of our own may be drawn for this tensor."""
-    off = abs(share_kept(rate) / native.STEPS - (1 - rate))
-    return (
-        not torch.compiler.is_compiling()
-        and x.device.type == "cpu"
-        and x.dtype in _BITS
-        and x.numel() > 0
-        and off < _LEAST_ACCURACY * min(rate, 1 - rate)
-        and ordinary(x)
-    )
+def is_exact(rate: float) -> bool:
+    """True if a rate in 65536ths is near enough to the rate that was asked for."""
+    error = abs(share_kept(rate) / native.STEPS - (1 - rate))
+    return error < _LEAST_ACCURACY * min(rate, 1 - rate)
 
 
 def share_kept(rate: float) -> int:

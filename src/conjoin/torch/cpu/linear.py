@@ -1,7 +1,7 @@
-"""The linear layer of every brick: PyTorch's, by the fastest of three ways where no gradient is wanted on a CPU.
+"""The linear layer of every brick: F.linear, computed in inference on a CPU by the fastest of three implementations.
 
-`F.linear` in float32 goes to MKL; oneDNN is in the same wheel; the third are our own kernels (torch/native). Which one
-wins depends on the processor, the dtype and the number of rows, so each is tried once per process (decision 0006).
+`F.linear` in float32 uses MKL; oneDNN is in the same wheel; the third are our own kernels (`native`). Which one is
+fastest depends on the processor, the dtype and the number of rows, so each is timed once per process (decision 0006).
 """
 
 import time
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear_grad import Product, has_onednn, is_right, linear_with_gradient, onednn, ordinary
+from conjoin.torch.cpu.linear_grad import Product, has_onednn, is_right, onednn, trained_linear
+from conjoin.torch.cpu.mode import mode_of
 from conjoin.torch.cpu.native.checks import is_matrix, is_vector, require_numbers
 
 _MOST_CLASSES = 9
@@ -35,34 +36,25 @@ class Linear(nn.Linear):
 def linear(
     x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "*lead m"]:
-    """F.linear, by the fastest way there is."""
-    if not _plain_cpu_call(x, weight, bias):
-        require_numbers(weight, x)
-        return linear_with_gradient(x, weight, bias)
-    rows = x.numel() // x.shape[-1]
-    return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
+    """Return F.linear(x, weight, bias), computed by the fastest implementation on this machine."""
+    match mode_of(x, weight, bias):
+        case "inference" if _fits(x, weight, bias):
+            rows = x.numel() // x.shape[-1]
+            return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
+        case "training":
+            return trained_linear(x, weight, bias)
+        case _:
+            require_numbers(weight, x)
+            return F.linear(x, weight, bias)
 
 
-def plain_cpu_tensor(x: Tensor) -> bool:
-    """Whether kernels that know no gradient, autocast or subclass may take this tensor."""
-    return (
-        x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and ordinary(x)
-        and x.numel() > 0
-    )
-
-
-def _plain_cpu_call(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """True if shapes, dtypes and strides are what `native.linear` takes."""
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() > 0
-        and type(weight) in (Tensor, nn.Parameter)
-        and (bias is None or type(bias) in (Tensor, nn.Parameter))
         and is_matrix(weight, x.shape[-1], x.dtype)
         and is_vector(bias, weight.shape[0], x.dtype)
-        and plain_cpu_tensor(x)
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin.native.build import processor
@@ -33,39 +33,19 @@ _LEAST_GAIN = 1.03
 """What is no faster than this stays with PyTorch."""
 
 
-def linear_with_gradient(
-    x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None = None
+def trained_linear(
+    x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
 ) -> Float[Tensor, "*lead m"]:
-    """F.linear and its gradients, through oneDNN where that is faster."""
-    given = (x, weight) if bias is None else (x, weight, bias)
-    if _is_trained_float32(x, weight, given) and fastest_products() != Products():
+    """Return F.linear(x, weight, bias) with gradients, each product by the faster library; `mode_of` is "training"."""
+    is_float32 = x.dtype == weight.dtype == torch.float32 and (bias is None or bias.dtype == torch.float32)
+    if (
+        is_float32
+        and not torch.is_autocast_enabled("cpu")
+        and weight.is_contiguous()
+        and fastest_products() != Products()
+    ):
         return _Linear.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
     return F.linear(x, weight, bias)
-
-
-def ordinary(*tensors: Tensor) -> bool:
-    """Whether autograd functions of our own may take these: no subclass, compiler, tracer or transform is about."""
-    return (
-        not torch.compiler.is_compiling()
-        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
-        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, as make_fx does
-        and torch.autograd.forward_ad._current_level < 0
-    )
-
-
-def _is_trained_float32(x: Tensor, weight: Tensor, given: tuple[Tensor, ...]) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and torch.is_grad_enabled()
-        and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in given)
-        and any(tensor.requires_grad for tensor in given)
-        and not torch.is_autocast_enabled("cpu")
-        and x.numel() > 0
-        and weight.is_contiguous()
-        and ordinary(*given)
-    )
 
 
 def onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

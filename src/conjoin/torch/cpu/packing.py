@@ -15,10 +15,10 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch.cpu import native
+from conjoin.torch.cpu.attention import attend
 from conjoin.torch.cpu.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.cpu.masks import Mask, self_mask
 from conjoin.torch.cpu.row_counts import rounded_up
-from conjoin.torch.model.attention import attend
-from conjoin.torch.model.masks import Mask, self_mask
 
 CALL_SCORES = 1500
 """Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
@@ -188,31 +188,33 @@ def attend_packed(
     q: Float[Tensor, "1 H P E"],
     k: Float[Tensor, "1 K N E"],
     v: Float[Tensor, "1 K N E"],
-    mask: PackedMask,
     kind: spec.Attention,
     *,
+    mask: PackedMask,
     bias: Float[Tensor, "1 H L L"] | None = None,
     dropout: float = 0.0,
-) -> Float[Tensor, "1 H P E"]:
-    """`attend`, every sequence over its own tokens or its own source's.
+    want_weights: bool = False,
+) -> tuple[Float[Tensor, "1 H P E"], None]:
+    """`attend`, every sequence over its own tokens or its own source's; weights are never returned.
 
     Args:
         bias: Of the longest sequence, and a matter of distances: shorter ones take its corner.
     """
     if kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
-        return attend_in_training(q, k, v, mask.reads, bias, Attending(kind.scale, dropout))
+        return attend_in_training(q, k, v, mask.reads, bias, Attending(kind.scale, dropout)), None
     own = [group.tokens for group, _, _ in mask.parts]
     read = [group.tokens for _, group, _ in mask.parts]
     queries, keys, values = (
         x.transpose(1, 2).flatten(0, 1).split(sizes) for x, sizes in ((q, own), (k, read), (v, read))
     )
+    assert not want_weights
     mixed: list[Tensor] = []
     for at, (group, source, allowed) in enumerate(mask.parts):
         corner = None if bias is None else bias[..., : group.length, : source.length]
         heads = (group.heads(queries[at]), source.heads(keys[at]), source.heads(values[at]))
-        out, _ = attend(*heads, allowed, kind, bias=corner, dropout=dropout)
+        out, _ = attend(*heads, kind, mask=allowed, bias=corner, dropout=dropout)
         mixed.append(group.tokens_of(out))
-    return torch.cat(mixed).transpose(0, 1)[None]
+    return torch.cat(mixed).transpose(0, 1)[None], None
 
 
 def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " R"], filler: int = 0) -> Shaped[Tensor, "P *any"]:

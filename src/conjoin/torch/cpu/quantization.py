@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear_grad import ordinary
+from conjoin.torch.cpu.mode import is_eager
 from conjoin.torch.cpu.native.checks import is_matrix, require_numbers
 from conjoin.torch.cpu.native.kernels import are_units
 
@@ -58,9 +58,9 @@ class QuantizedLinear(nn.Module):
 
     def _native(self, x: Tensor) -> bool:
         return (
-            x.device.type == "cpu"
+            x.is_cpu
             and x.dtype in (torch.float32, torch.bfloat16)
-            and ordinary(x)
+            and is_eager(x)
             and x.numel() > 0
             and x.dim() > 0
             and is_matrix(self.weight, x.shape[-1], torch.int8)

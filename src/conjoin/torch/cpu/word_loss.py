@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear_grad import Products, fastest_products, ordinary
+from conjoin.torch.cpu.linear_grad import Products, fastest_products
+from conjoin.torch.cpu.mode import is_eager
 from conjoin.torch.cpu.row_counts import rounded_up
 
 CHUNK_SCORES = {"cpu": 2**23, "cuda": 2**27}
@@ -29,8 +30,8 @@ class Words:
 
     @property
     def can_be_chunked(self) -> bool:
-        """Whether the loss can be computed in chunks: not in a compiled model, nor over sharded words."""
-        return ordinary(self.weight) if self.bias is None else ordinary(self.weight, self.bias)
+        """True if the loss can be computed in chunks: not in a compiled model, nor with a sharded vocabulary matrix."""
+        return is_eager(self.weight) if self.bias is None else is_eager(self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)

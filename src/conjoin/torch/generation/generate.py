@@ -46,8 +46,7 @@ from conjoin.torch.generation.prompt import encode, take_tensors, target_prompt,
 from conjoin.torch.generation.reader import Reader, Sources
 from conjoin.torch.generation.stopping import build_stopping
 from conjoin.torch.generation.watch import Watch
-from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.checks import require_cache
+from conjoin.torch.model.cache import KVCache, as_cache
 
 DrafterFor = Callable[[Sources, Tensor | None], Drafter]
 """Makes the drafter of one source; given the mask of its prompt."""
@@ -113,8 +112,7 @@ def _generate(
     # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
     with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
         sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
-        require_cache(given.cache, model.decoder.embed.words.weight)
-        cache = usable_cache(given.cache, prompt, request.mode)
+        cache = usable_cache(as_cache(given.cache), prompt, request.mode)
         run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
         decoded = run.decode()
     tell_fewer(decoded.counts, request.num_return_sequences)

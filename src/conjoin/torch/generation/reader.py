@@ -81,6 +81,7 @@ class Reader:
                 encoder_hidden_states=self.sources.states if self.sources is not None else None,
                 encoder_attention_mask=self.source_mask,
                 cache=self.cache,
+                trusted=self.sources is None,
                 record=record,
             )
         )

@@ -1,7 +1,8 @@
 """One transformer block: self-attention, cross-attention and MLP, each with its norms and a residual connection."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,8 @@ from torch import Tensor
 from conjoin import spec
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.dropout import dropout
-from conjoin.torch.cpu.packing import PackedMask, Packing, attend_packed
-from conjoin.torch.model.attention import Attention, CrossAttention, SelfAttention, attend, turn
+from conjoin.torch.model.attention import CrossAttention, SelfAttention, apply_rotary
 from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.masks import Mask
 from conjoin.torch.model.mlp import build_mlp
 from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import Angles
@@ -22,25 +21,59 @@ from conjoin.torch.model.sharing import Brick
 _MOST = torch.finfo(torch.float16).max
 
 
+class Attend(Protocol):
+    """`attend` over what a layer may read: the mask is bound."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: native.Kept,
+        v: native.Kept,
+        kind: spec.Attention,
+        *,
+        bias: Tensor | None,
+        dropout: float,
+        want_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the mixed values, and the weights if asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The encoder's output as cross-attention reads it.
+
+    Args:
+        states: [B, S, M]; packed, the real tokens only, [1, P, M].
+        restore: Brings heads of packed tokens back to the batch, where attention needs them padded.
+    """
+
+    states: Tensor
+    restore: Callable[[Tensor], Tensor] | None = None
+
+    def heads(self, attn: CrossAttention) -> tuple[Tensor, Tensor]:
+        """Return key and value heads."""
+        k, v = attn.keys_values(self.states)
+        return (k, v) if self.restore is None else (self.restore(k), self.restore(v))
+
+
 @dataclass(slots=True)
-class Reading:
-    """What one layer reads besides its input.
+class LayerContext:
+    """Inputs of a layer other than its hidden states.
 
     Args:
         layer: Index of the layer (not of its weights), for the cache.
-        mask, source_mask: Of self- and cross-attention; PackedMasks where x is a row of packed sequences.
-        source: Encoder output [B, S, M]; not needed once the cache holds its keys and values.
-        source_packing: Where `source` holds the real tokens only, [1, P, M]: how they stand in the batch.
+        attend, attend_source: Self- and cross-attention over what this layer may read.
+        source: None if the cache holds its keys and values, or if there is none.
         attentions, cross_attentions: Lists that collect weights, or None.
     """
 
     layer: int
-    mask: Mask | PackedMask
+    attend: Attend
+    attend_source: Attend
     angles: Angles | None = None
     bias: Tensor | None = None
-    source: Tensor | None = None
-    source_packing: Packing | None = None
-    source_mask: Mask | PackedMask = field(default_factory=Mask)
+    source: Source | None = None
     cache: KVCache | None = None
     attentions: list[Tensor] | None = None
     cross_attentions: list[Tensor] | None = None
@@ -63,11 +96,11 @@ class Block(Brick):
                 if norm is not None:
                     self.add_module(name, build_norm(norm, hidden_size))
 
-    def forward(self, x: Float[Tensor, "R T D"], reading: Reading) -> Float[Tensor, "R T D"]:
+    def forward(self, x: Float[Tensor, "R T D"], context: LayerContext) -> Float[Tensor, "R T D"]:
         """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec."""
-        branches: list[tuple[str, Callable[[Tensor], Tensor]]] = [("self_attn", lambda h: self._read_self(h, reading))]
+        branches: list[tuple[str, Callable[[Tensor], Tensor]]] = [("self_attn", lambda h: self._read_self(h, context))]
         if self.cross_attn is not None:
-            branches.append(("cross_attn", lambda h: self._read_source(h, reading)))
+            branches.append(("cross_attn", lambda h: self._read_source(h, context)))
         branches.append(("mlp", self.mlp))
         block_input = x
         for name, branch in branches:
@@ -87,46 +120,36 @@ class Block(Brick):
             x = x.clamp(-_MOST, _MOST)
         return dropout(x, self.kind.dropout, self.training)
 
-    def _read_self(self, x: Tensor, reading: Reading) -> Tensor:
+    def _read_self(self, x: Tensor, context: LayerContext) -> Tensor:
         attn = self.self_attn
         q = attn.queries(x)
         k, v = attn.keys_values(x)
-        q, k = turn(q, k, reading.angles)
-        if reading.cache is not None:
-            k, v = reading.cache.append(reading.layer, k, v)
-        return attn.output(self._attend(attn, (q, k, v), reading.mask, reading.attentions, reading.bias))
+        q, k = apply_rotary(q, k, context.angles)
+        if context.cache is not None:
+            k, v = context.cache.append(context.layer, k, v)
+        want = context.attentions is not None
+        out, weights = context.attend(
+            q, k, v, attn.kind, bias=context.bias, dropout=attn.dropout_now, want_weights=want
+        )
+        _collect(context.attentions, weights)
+        return attn.output(out)
 
-    def _read_source(self, x: Tensor, reading: Reading) -> Tensor:
-        assert self.cross_attn is not None
-        if reading.cache is not None and len(reading.cache.cross) > reading.layer:
-            k, v = reading.cache.cross[reading.layer]
+    def _read_source(self, x: Tensor, context: LayerContext) -> Tensor:
+        attn, cache = self.cross_attn, context.cache
+        assert attn is not None
+        if cache is not None and len(cache.cross) > context.layer:
+            k, v = cache.cross[context.layer]
         else:
-            assert reading.source is not None
-            k, v = self.cross_attn.keys_values(reading.source)
-            packing = reading.source_packing
-            if packing is not None and isinstance(reading.source_mask, Mask):
-                k, v = packing.unpack_heads(k), packing.unpack_heads(v)
-            if reading.cache is not None:
-                k, v = reading.cache.add_source(k, v)
-        heads = (self.cross_attn.queries(x), k, v)
-        return self.cross_attn.output(
-            self._attend(self.cross_attn, heads, reading.source_mask, reading.cross_attentions)
-        )
+            assert context.source is not None
+            k, v = context.source.heads(attn)
+            if cache is not None:
+                k, v = cache.add_source(k, v)
+        q, want = attn.queries(x), context.cross_attentions is not None
+        out, weights = context.attend_source(q, k, v, attn.kind, bias=None, dropout=attn.dropout_now, want_weights=want)
+        _collect(context.cross_attentions, weights)
+        return attn.output(out)
 
-    def _attend(
-        self,
-        attn: Attention,
-        heads: tuple[Tensor, native.Kept, native.Kept],
-        mask: Mask | PackedMask,
-        collected: list[Tensor] | None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        """Mix the values; `collected` takes the weights, where it is a list."""
-        if isinstance(mask, PackedMask):
-            return attend_packed(*heads, mask, attn.kind, bias=bias, dropout=attn.dropout_now)
-        out, weights = attend(
-            *heads, mask, attn.kind, bias=bias, dropout=attn.dropout_now, want_weights=collected is not None
-        )
-        if collected is not None and weights is not None:
-            collected.append(weights)
-        return out
+
+def _collect(collected: list[Tensor] | None, weights: Tensor | None) -> None:
+    if collected is not None and weights is not None:
+        collected.append(weights)

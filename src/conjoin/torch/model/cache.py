@@ -13,15 +13,16 @@ from torch import Tensor
 
 from conjoin.errors import ShapeError
 from conjoin.torch.cpu import native
+from conjoin.torch.cpu.cache_rows import to_bytes
+from conjoin.torch.cpu.mode import autocasts
 from conjoin.torch.cpu.native.checks import kept_width
-from conjoin.torch.model.cache_rows import to_bytes
 
-_MADE_ANEW = ("steps", "fitted", "_fitted_for", "_held_room", "_scratch")
 Heads = Sequence[tuple[int, int]]
 _DIMENSIONS = 4
+_STORES = ("", "", "cross-attention ", "cross-attention ")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class KVCache:
     """self_cache grows with the target; cross_cache is fixed per source and never copied per beam.
 
@@ -34,8 +35,6 @@ class KVCache:
         counted: What RoBERTa's positions count among them: ids that are not padding.
         writers: Which row computed each filled position, from the first `reorder` on: where that is the same, rows hold
             the same.
-        fitted: The tensors that `require_fit` saw last.
-        steps: The stack's blocks as our kernels take them, made by the stack that fills this cache; False: they do not.
     """
 
     room: int = 16
@@ -47,60 +46,68 @@ class KVCache:
     mask: Bool[Tensor, "R T"] | None = None
     counted: Bool[Tensor, "R T"] | None = None
     writers: Int[Tensor, "R T"] | None = None
-    steps: Any = None
-    fitted: list[Tensor] = field(default_factory=list)
-    _fitted_for: Heads | None = None
-    _held_room: int = 0
     _scratch: Tensor | None = None
+    _fitted: list[Tensor] = field(default_factory=list)
+    _fitted_for: Heads | None = None
+    _fitted_room: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what is made anew where it is needed: copies and pickles do without pointers."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _MADE_ANEW}
+        """Everything but the buffer and what was checked, which a copy must not share."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if not each.name.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.steps, self._scratch, self.fitted, self._fitted_for, self._held_room = None, None, [], None, 0
+        self._scratch, self._fitted, self._fitted_for, self._fitted_room = None, [], None, 0
         for name, value in state.items():
             setattr(self, name, value)
 
-    def require_fit(self, family: str, rows: int, heads: Heads, cross_heads: Heads) -> None:
+    def require_fit(self, family: str, rows: int, heads: Heads, cross_heads: Heads, like: Tensor) -> None:
         """Check that a stack of this build filled the cache.
 
         Args:
-            heads, cross_heads: How many a layer keeps, and their size.
+            heads, cross_heads: Per layer, how many key heads it has, and their size.
+            like: A parameter of the stack.
         Raises:
-            ShapeError: it holds other rows, layers or heads.
+            ShapeError: the cache holds other rows, layers, heads or dtypes.
         """
-        held = [*self.keys, *self.values, *(tensor for pair in self.cross for tensor in pair)]
-        same = self._fitted_for is heads and len(held) == len(self.fitted) and all(map(is_, held, self.fitted))
-        if not same or (self.keys and len(self.keys[0]) != rows):
-            self._check_fit(family, rows, heads, cross_heads)
-            self.fitted, self._fitted_for = held, heads
-            self._held_room = min((x.shape[2] for x in (*self.keys, *self.values)), default=self.length)
-        if self._held_room < self.length:
-            raise ShapeError(f"{family}: past_key_values claims {self.length} positions, and has no room for them.")
-
-    def _check_fit(self, family: str, rows: int, heads: Heads, cross_heads: Heads) -> None:
-        if any(len(x) != rows for x in (*self.keys, *self.values)):
+        other = bool(self.keys) and self.keys[0].dtype != like.dtype
+        if other and not self.quantized and not autocasts(like.device.type):
+            raise ShapeError(
+                f"past_key_values is of another model: it holds {self.keys[0].dtype}; expected {like.dtype}.",
+                hint="pass what this model returned, or None to begin anew.",
+            )
+        tensors = self.tensors
+        same = self._fitted_for is heads and len(tensors) == len(self._fitted) and all(map(is_, tensors, self._fitted))
+        if same and self.length <= self._fitted_room and (not self.keys or len(self.keys[0]) == rows):
+            return
+        cross_k, cross_v = [k for k, _ in self.cross], [v for _, v in self.cross]
+        stores = (self.keys, self.values, cross_k, cross_v)
+        keys, values, cross_keys, cross_values = shapes = [[x.shape for x in store] for store in stores]
+        if any(shape[0] != rows for shape in (*keys, *values)):
             raise ShapeError(f"{family}: {rows} rows, but past_key_values holds {len(self.keys[0])}.")
-        keys, values = zip(*self.cross, strict=True) if self.cross else ((), ())
-        for name, store, expected in (
-            ("", self.keys, heads),
-            ("", self.values, heads),
-            ("cross-attention ", keys, cross_heads),
-            ("cross-attention ", values, cross_heads),
+        for name, store, held, expected in zip(
+            _STORES, stores, shapes, (heads, heads, cross_heads, cross_heads), strict=True
         ):
-            if store and not _are_of(store, expected):
-                found = [(x.shape[1], x.shape[3]) for x in store if x.dim() == _DIMENSIONS]
+            if store and not _are_of(store, held, expected):
+                found = [(shape[1], shape[3]) for shape in held if len(shape) == _DIMENSIONS]
                 raise ShapeError(
                     f"{family}: past_key_values is of another model: its {name}layers hold (heads, head size) "
                     f"{found}; expected {list(expected)}.",
                     hint="pass what this model returned, or None to begin anew.",
                 )
-        sources = {len(x) for x in (*keys, *values)} or {rows}
+        sources = {shape[0] for shape in (*cross_keys, *cross_values)} or {rows}
         if len(sources) > 1 or rows % max(*sources, 1):
             raise ShapeError(f"{family}: {rows} rows, but past_key_values holds {sorted(sources)} sources.")
-        if any(k.shape != v.shape for k, v in (*zip(self.keys, self.values, strict=True), *self.cross)):
+        if keys != values or cross_keys != cross_values:
             raise ShapeError(f"{family}: past_key_values holds keys and values of different lengths.")
+        if any(shape[2] < self.length for shape in keys):
+            raise ShapeError(f"{family}: past_key_values claims {self.length} positions, and has no room for them.")
+        self._fitted, self._fitted_for = tensors, heads
+        self._fitted_room = min((shape[2] for shape in keys), default=self.length)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All keys and values, the source's too."""
+        return [*self.keys, *self.values, *(tensor for pair in self.cross for tensor in pair)]
 
     def fork(self) -> "KVCache":
         """Another cache that goes on from here; the source's part, which nothing changes, is held in common."""
@@ -251,13 +258,25 @@ class KVCache:
         return sum(t.numel() * t.element_size() for pair in self.cross for t in pair)
 
 
-def _are_of(store: Sequence[Tensor], expected: Heads) -> bool:
-    if len(store) != len(expected):
-        return False
-    for tensor, (heads, size) in zip(store, expected, strict=True):
-        if tensor.dim() != _DIMENSIONS or tensor.shape[1] != heads or tensor.shape[3] != kept_width(size, tensor.dtype):
-            return False
-    return True
+def as_cache(given: object) -> KVCache | None:
+    """Return a caller's past_key_values.
+
+    Raises:
+        ShapeError: it is no KVCache.
+    """
+    if given is None or isinstance(given, KVCache):
+        return given
+    raise ShapeError(
+        f"past_key_values is a {type(given).__name__}; expected a KVCache.",
+        hint="give what an earlier call of this model returned as past_key_values.",
+    )
+
+
+def _are_of(store: Sequence[Tensor], shapes: Sequence[torch.Size], expected: Heads) -> bool:
+    return len(store) == len(expected) and all(
+        len(shape) == _DIMENSIONS and shape[1] == heads and shape[3] == kept_width(size, x.dtype)
+        for x, shape, (heads, size) in zip(store, shapes, expected, strict=True)
+    )
 
 
 def keep_order(kept: list[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """What a call's tensors must be, before they reach the bricks. Nothing here waits for a GPU."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.errors import ShapeError
-from conjoin.torch.cpu.linear_grad import ordinary
-from conjoin.torch.model.cache import KVCache
+from conjoin.torch.cpu.mode import autocasts, is_eager
 from conjoin.torch.model.loss import IGNORED
 from conjoin.torch.model.outputs import EncoderOutput, as_encoder_output
+from conjoin.torch.model.stack_inputs import check_not_empty
 
 _INDEX = (torch.int64, torch.int32)
 """What tables take as they are."""
@@ -44,16 +43,6 @@ def as_ids(name: str, given: Tensor | None) -> Tensor | None:
     return given if given.dtype in _INDEX else given.long()
 
 
-def check_not_empty(name: str, shape: Sequence[int]) -> None:
-    """Refuse a batch without rows or without positions.
-
-    Raises:
-        ShapeError: it is such.
-    """
-    if shape[0] == 0 or shape[1] == 0:
-        raise ShapeError(f"{name} has shape {tuple(shape)}; expected at least one row and one position.")
-
-
 def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]:
     """An encoder's output that a decoder can read, in its dtype.
 
@@ -71,7 +60,7 @@ def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]
             hint="give what model.encoder(...) of this model returns.",
         )
     check_not_empty("encoder_outputs", states.shape)
-    return states if _autocasts(states.device.type) or states.dtype == like.dtype else states.to(like.dtype)
+    return states if autocasts(states.device.type) or states.dtype == like.dtype else states.to(like.dtype)
 
 
 def as_readable(given: Any, size: int, like: Tensor) -> EncoderOutput:
@@ -95,7 +84,7 @@ def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor 
             f"labels has shape {tuple(labels.shape)}, the decoder's inputs {tuple(target.shape[:2])}; expected the "
             "same: labels[t] is what position t must predict."
         )
-    if labels.device.type != "cpu" or not ordinary(labels):
+    if labels.device.type != "cpu" or not is_eager(labels):
         return
     counted = labels[labels != IGNORED]
     least, most = (int(found) for found in counted.aminmax()) if counted.numel() else (0, 0)
@@ -104,33 +93,3 @@ def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor 
             f"labels has ids from {least} to {most}; expected 0 to {vocab_size - 1}, or {IGNORED} if not counted.",
             hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(decoder=len(...)).",
         )
-
-
-def require_cache(given: object, like: Tensor) -> None:
-    """Refuse what is no cache of ours, or holds other numbers than a decoder's.
-
-    Args:
-        like: A parameter of the decoder.
-
-    Raises:
-        ShapeError: it is such.
-    """
-    if given is None:
-        return
-    if not isinstance(given, KVCache):
-        raise ShapeError(
-            f"past_key_values is a {type(given).__name__}; expected a KVCache.",
-            hint="give what an earlier call of this model returned as past_key_values.",
-        )
-    held = given.keys[0] if given.keys else None
-    if held is None or given.quantized or _autocasts(like.device.type) or held.dtype == like.dtype:
-        return
-    raise ShapeError(
-        f"past_key_values is of another model: it holds {held.dtype}; expected {like.dtype}.",
-        hint="pass what this model returned, or None to begin anew.",
-    )
-
-
-def _autocasts(device: str) -> bool:
-    """Whether autocast chooses the dtypes of products on a kind of device; some kinds, as "meta", have none."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -1,6 +1,6 @@
 """One transformer stack, built from its spec."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,37 +10,22 @@ from torch.utils.checkpoint import checkpoint
 from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.torch.cpu.dropout import dropout
-from conjoin.torch.cpu.linear import plain_cpu_tensor
-from conjoin.torch.cpu.linear_grad import ordinary
-from conjoin.torch.cpu.native import Steps, is_watched
-from conjoin.torch.cpu.packing import PackedMask, Packing
-from conjoin.torch.model.block import Block, Reading
-from conjoin.torch.model.checks import check_not_empty
+from conjoin.torch.cpu.masks import Mask, self_mask
+from conjoin.torch.cpu.mode import is_eager
+from conjoin.torch.model.block import Block, LayerContext
 from conjoin.torch.model.embedding import Embedding
-from conjoin.torch.model.masks import Mask, self_mask
 from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import (
-    Angles,
     RelativeBias,
     places_of,
     rotary_angles,
     stands_together,
     token_positions,
 )
+from conjoin.torch.model.route import NativeSteps, Packed, Padded, route_of
 from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.model.sharing import Brick
-from conjoin.torch.model.stack_inputs import StackInputs
-
-_MOST_TOKENS = 1024
-"""Of a decoding step that our kernels run. Beyond, bricks do: in bfloat16 these round more often."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What cross-attention may read, and where the source's tokens stand if they are packed."""
-
-    mask: Mask | PackedMask
-    packing: Packing | None
+from conjoin.torch.model.stack_inputs import StackInputs, check_not_empty
 
 
 class Stack(Brick):
@@ -71,8 +56,8 @@ class Stack(Brick):
         record = inputs.record
         rows, length = self._shape(inputs)
         past = inputs.cache.length if inputs.cache else 0
-        if inputs.cache:
-            inputs.cache.require_fit(self.spec.family, rows, self._heads, self._cross_heads)
+        if inputs.cache and not inputs.trusted:
+            inputs.cache.require_fit(self.spec.family, rows, self._heads, self._cross_heads, self.embed.words.weight)
         where = inputs.position_ids
         if where is not None and not (where.dim() == 2 and len(where) in (1, rows) and where.shape[1] in (1, length)):
             raise ShapeError(
@@ -82,19 +67,15 @@ class Stack(Brick):
         key_mask = self._key_mask(inputs, rows, length, past)
         positions = self._positions(inputs, key_mask, rows, length, past)
         source_mask = self._source_mask(inputs, rows)
-        packing = self._packing(inputs, key_mask)
-        source = self._source(inputs, source_mask, packing)
-        if packing is not None:
-            inputs, positions = inputs.packed(packing), packing.pack(positions)
-        x = self._embed(inputs, positions)
-        steps = self._steps(inputs, key_mask, x)
-        allowed = None if source_mask.allowed is None or steps is None else source_mask.allowed[:, 0, 0]
-        if steps is not None and inputs.cache is not None and steps.fit(x, inputs.cache, allowed):
-            where = self._where(inputs, positions, key_mask)
-            angles = [rotary_angles(kind, where.expand(-1, length), torch.float32) for kind in steps.rotary]
-            x = steps.run(x, inputs.cache, angles, allowed)
+        route = route_of(self, inputs, key_mask, source_mask)
+        if isinstance(route, NativeSteps):
+            assert inputs.cache is not None
+            x = self._embed(inputs, positions)
+            x = route.run(x, inputs.cache, self._where(inputs, positions, key_mask))
         else:
-            x = self._run_blocks(inputs, key_mask, positions, x, packing, source)
+            packed, positions = route.enter(inputs, positions)
+            x = self._embed(packed, positions)
+            x = self._run_blocks(x, self._contexts(route, packed, key_mask, positions, x), record.hidden_states)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -102,100 +83,20 @@ class Stack(Brick):
             record.hidden_states.append(x)
         if inputs.cache:
             inputs.cache.advance(length)
-        return x if packing is None else packing.unpack(x)
+        return x if isinstance(route, NativeSteps) else route.leave(x)
 
-    def _run_blocks(
-        self,
-        inputs: StackInputs,
-        key_mask: Tensor | None,
-        positions: Tensor,
-        x: Tensor,
-        packing: Packing | None,
-        source: _Source,
-    ) -> Tensor:
-        record = inputs.record
-        turning = {
-            kind: rotary_angles(kind, self._where(inputs, positions, key_mask), self.embed.words.weight.dtype)
-            for kind in {block.self_attn.rotary for block in self.spec.blocks}
-            if kind is not None
-        }
-        readings = self._readings(inputs, key_mask, turning, x, packing, source)
-        for layer, (index, reading) in enumerate(zip(self.spec.weights_of, readings, strict=True)):
-            if record.hidden_states is not None:
-                record.hidden_states.append(x)
-            x = self._layer(layer, self.blocks[index], x, reading)
+    def _run_blocks(self, x: Tensor, contexts: list[LayerContext], states: list[Tensor] | None) -> Tensor:
+        for context, index in zip(contexts, self.spec.weights_of, strict=True):
+            if states is not None:
+                states.append(x)
+            x = self._layer(self.blocks[index], x, context)
         return x
 
-    def _steps(self, inputs: StackInputs, key_mask: Tensor | None, x: Tensor) -> Steps | None:
-        """Kernels that run the blocks in one call, where this is a decoding step that they know."""
-        cache = inputs.cache
-        if cache is None or cache.steps is False or cache.length == 0 or self.training or not plain_cpu_tensor(x):
-            return None
-        if (
-            x.shape[0] * x.shape[1] > _MOST_TOKENS
-            or key_mask is not None
-            or self.relative_bias is not None
-            or not inputs.record.is_empty
-            or len(cache.cross) != (len(self.spec.weights_of) if self.spec.has_cross_attention else 0)
-            or cache.keys[0].dtype not in (torch.float32, torch.bfloat16, torch.int8)
-        ):
-            return None
-        if cache.steps is None or not cache.steps.are_current():
-            cache.steps = Steps.of(self) or False
-        return cache.steps or None
-
-    def _packing(self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> Packing | None:
-        """Where the tokens stand that are computed, if others are left out; a decoder's in its sources' order."""
-        if inputs.cache is not None or inputs.segments is not None or not inputs.record.is_empty:
-            return None
-        mask = self._read_tokens(inputs, key_mask)
-        if mask is None:
-            return None
-        if not self.spec.has_cross_attention:
-            packing = Packing.of(mask)
-            return None if packing.is_empty else packing
-        sources = inputs.source_tokens
-        if sources is None or len(sources) != len(mask):
-            return None
-        read, wanted = sources.sum(1), mask.sum(1)
-        order = (read * (mask.shape[1] + 1) + wanted).argsort(stable=True)
-        return Packing.of(mask, order) if bool((read > 0).all() & (wanted > 0).all()) else None
-
-    def _read_tokens(self, inputs: StackInputs, key_mask: Tensor | None) -> Bool[Tensor, "R T"] | None:
-        """True at tokens whose states enter a result; None where that is not known, or others must not be left out."""
-        causal = all(block.causal for block in self.spec.blocks)
-        encodes = not self.spec.has_cross_attention and not any(block.causal for block in self.spec.blocks)
-        given = inputs.wanted if causal else key_mask if encodes else None
-        if given is None and encodes and torch.is_grad_enabled():
-            given = inputs.every_token
-        if given is None or not self._can_pack(given):
-            return None
-        if encodes:
-            return given
-        before = given.flip(1).cummax(1).values.flip(1)
-        hidden = key_mask is not None and bool((before & ~key_mask).any())
-        return None if hidden else before
-
-    def _source(self, inputs: StackInputs, mask: Mask, own: Packing | None) -> _Source:
-        """The source without its padding, where cross-attention makes keys and values of it."""
-        tokens = inputs.encoder_attention_mask if own is None else inputs.source_tokens
-        kept = inputs.encoder_hidden_states is None or (inputs.cache is not None and inputs.cache.cross)
-        if tokens is None or kept or not self._can_pack(tokens):
-            return _Source(mask, None)
-        packing = Packing.of(tokens.bool(), None if own is None else own.order)
-        if packing.is_empty:
-            return _Source(mask, None)
-        return _Source(mask if own is None else own.mask_reading(packing), packing)
-
-    def _can_pack(self, mask: Tensor) -> bool:
-        """Whether nobody would notice that modules see packed rows; on a CPU, where they pay."""
-        return mask.device.type == "cpu" and ordinary(mask) and not is_watched(self)
-
-    def _layer(self, layer: int, block: nn.Module, x: Tensor, reading: Reading) -> Tensor:
-        recomputed = self.checkpoint_every and layer % self.checkpoint_every == 0
+    def _layer(self, block: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
+        recomputed = self.checkpoint_every and context.layer % self.checkpoint_every == 0
         if recomputed and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, reading, use_reentrant=False)
-        return block(x, reading)
+            return checkpoint(block, x, context, use_reentrant=False)
+        return block(x, context)
 
     def _shape(self, inputs: StackInputs) -> tuple[int, int]:
         given = inputs.input_ids if inputs.inputs_embeds is None else inputs.inputs_embeds
@@ -298,7 +199,7 @@ class Stack(Brick):
         )
         if key_mask is None or not (narrow or self.relative_bias is not None):
             return None
-        cheap = ordinary(key_mask) and (not past or key_mask.device.type == "cpu")
+        cheap = is_eager(key_mask) and (not past or key_mask.device.type == "cpu")
         return None if cheap and stands_together(key_mask) else places_of(key_mask)
 
     def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
@@ -309,51 +210,37 @@ class Stack(Brick):
         x = self.embed(words, positions, inputs.token_type_ids)
         return x.float() if x.dtype == torch.float16 and self.spec.blocks[0].wide_in_float16 else x
 
-    def _readings(
-        self,
-        inputs: StackInputs,
-        key_mask: Tensor | None,
-        turning: dict[spec.Rotary, Angles],
-        x: Tensor,
-        packing: Packing | None,
-        source: _Source,
-    ) -> list[Reading]:
-        """What each layer reads; masks are built once per kind of window."""
-        past, length = inputs.cache.length if inputs.cache else 0, x.shape[1] if packing is None else packing.longest
-        places = self._places(key_mask, past) if packing is None else None
-        bias = self.relative_bias(length, past + length, places) if self.relative_bias is not None else None
-        masks = {
-            (block.causal, block.self_attn.window): self_mask(
-                key_mask,
-                causal=block.causal,
-                window=block.self_attn.window,
-                past=past,
-                length=length,
-                device=x.device,
-                segments=inputs.segments,
-                places=places,
-            )
-            if packing is None
-            else packing.mask(causal=block.causal, window=block.self_attn.window)
-            for block in self.spec.blocks
+    def _contexts(
+        self, route: Padded | Packed, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor
+    ) -> list[LayerContext]:
+        """The context of each layer; masks and angles are built once per kind."""
+        past, length, kinds = inputs.cache.length if inputs.cache else 0, route.longest(x), self.spec.blocks
+        key_mask = key_mask if isinstance(route, Padded) else None
+        places = self._places(key_mask, past)
+        together = None if inputs.segments is None else same_segment(inputs.segments, inputs.segments)
+        masks = partial(
+            self_mask, key_mask, past=past, length=length, device=x.device, together=together, places=places
+        )
+        where, dtype = self._where(inputs, positions, key_mask), self.embed.words.weight.dtype
+        angles = {kind: rotary_angles(kind, where, dtype) for kind in {b.self_attn.rotary for b in kinds} if kind}
+        attends = {
+            (causal, window): route.attend_self(masks, causal=causal, window=window)
+            for causal, window in {(b.causal, b.self_attn.window) for b in kinds}
         }
-        states = inputs.encoder_hidden_states
-        if states is not None and source.packing is not None:
-            states = source.packing.pack(states)
+        bias = None if self.relative_bias is None else self.relative_bias(length, past + length, places)
         return [
-            Reading(
+            LayerContext(
                 layer=layer,
-                mask=masks[block.causal, block.self_attn.window],
-                angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
+                attend=attends[block.causal, block.self_attn.window],
+                attend_source=route.attend_source,
+                angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
-                source=states,
-                source_packing=source.packing,
-                source_mask=source.mask,
+                source=route.source,
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
                 cross_attentions=inputs.record.cross_attentions,
             )
-            for layer, block in enumerate(self.spec.blocks)
+            for layer, block in enumerate(kinds)
         ]
 
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:

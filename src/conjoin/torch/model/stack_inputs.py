@@ -1,18 +1,19 @@
-"""What a stack reads and what it notes on the way."""
+"""Inputs of a stack, and what it collects on the way."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from conjoin.torch.cpu.packing import Packing
+from conjoin.errors import ShapeError
 from conjoin.torch.model.cache import KVCache
 
 
 @dataclass(slots=True)
 class Record:
-    """What to collect on the way; a list that is None is not collected."""
+    """States and weights to collect during a pass; a list that is None is not collected."""
 
     hidden_states: list[Tensor] | None = None
     attentions: list[Tensor] | None = None
@@ -20,19 +21,19 @@ class Record:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be collected."""
+        """True if nothing is collected."""
         return self.hidden_states is self.attentions is self.cross_attentions is None
 
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
-        """A record that collects what is asked for."""
+        """Return an empty record that collects what is asked for."""
         lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
         return cls(*lists)
 
 
 @dataclass(slots=True, kw_only=True)
 class StackInputs:
-    """What a stack reads.
+    """Inputs of one pass over a stack.
 
     Args:
         input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
@@ -43,6 +44,8 @@ class StackInputs:
         wanted: [R, T], True at the positions whose states somebody reads; elsewhere they may be zeros.
         segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
             its own segment, here and in the source, and counts its position from there.
+        trusted: Only this caller's passes filled the cache, and nobody changed it or the weights since the last one;
+            neither is checked again. `generate` sets it.
     """
 
     input_ids: Int[Tensor, "R T"] | None = None
@@ -56,7 +59,15 @@ class StackInputs:
     segments: Int[Tensor, "R T"] | None = None
     source_segments: Int[Tensor, "B S"] | None = None
     cache: KVCache | None = None
+    trusted: bool = False
     record: Record = field(default_factory=Record)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The ids, or the embeddings in their place."""
+        tokens = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
+        assert tokens is not None
+        return tokens
 
     @property
     def source_tokens(self) -> Bool[Tensor, "B S"] | None:
@@ -69,13 +80,14 @@ class StackInputs:
     @property
     def every_token(self) -> Bool[Tensor, "R T"]:
         """True at every token."""
-        given = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
-        assert given is not None
-        return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+        return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
 
-    def packed(self, packing: Packing) -> "StackInputs":
-        """The inputs of the packed tokens."""
-        names = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids")
-        given = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
-        packed = {name: packing.pack(tensor) for name, tensor in given.items()}
-        return replace(self, attention_mask=None, wanted=None, **packed)
+
+def check_not_empty(name: str, shape: Sequence[int]) -> None:
+    """Refuse a batch without rows or without positions.
+
+    Raises:
+        ShapeError: it is such.
+    """
+    if shape[0] == 0 or shape[1] == 0:
+        raise ShapeError(f"{name} has shape {tuple(shape)}; expected at least one row and one position.")

@@ -13,8 +13,8 @@ from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
 from conjoin.pretrained import find_config
-from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.checks import as_ids, as_labels, check_labels, require_cache
+from conjoin.torch.model.cache import KVCache, as_cache
+from conjoin.torch.model.checks import as_ids, as_labels, check_labels
 from conjoin.torch.model.head import Head
 from conjoin.torch.model.loss import token_loss
 from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput
@@ -195,8 +195,8 @@ class Decoder(Half):
         if use_cache and self.checkpoint_every and self.training:
             warn("use_cache=True has no effect while checkpointing in training.")
             use_cache = False
-        require_cache(past_key_values, self.embed.words.weight)
-        cache = past_key_values if past_key_values is not None else (KVCache() if use_cache else None)
+        cache = as_cache(past_key_values)
+        cache = KVCache() if cache is None and use_cache else cache
         record = self._record(output_hidden_states, output_attentions)
         last = self.run(
             StackInputs(

@@ -37,8 +37,8 @@ from conjoin.torch.generation.generate import generate
 from conjoin.torch.generation.loop import Streamer
 from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_scores
 from conjoin.torch.generation.preparing import encoded_inputs, step_inputs
-from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.checks import as_labels, as_readable, check_labels, require_cache
+from conjoin.torch.model.cache import KVCache, as_cache
+from conjoin.torch.model.checks import as_labels, as_readable, check_labels
 from conjoin.torch.model.loss import IGNORED, label_mask, token_loss
 from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.torch.model.sharing import mark_shared
@@ -305,7 +305,7 @@ class EncoderDecoderModel(PairModules):
             ShapeError: inputs that are missing, contradict each other or exceed the position table.
             ConfigError: labels are given, but no start id is known.
         """
-        require_cache(past_key_values, self.decoder.embed.words.weight)
+        past_key_values = as_cache(past_key_values)
         labels = as_labels(labels)
         reads_source = past_key_values is None or not past_key_values.cross
         if encoder_outputs is None and reads_source:

@@ -6,7 +6,7 @@ Compiled when first used, where a C++ compiler is at hand; everything works with
 
 from conjoin.torch.cpu.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.cpu.native.moving import move_rows
-from conjoin.torch.cpu.native.steps import Steps, is_watched
+from conjoin.torch.cpu.native.steps import Steps
 from conjoin.torch.cpu.native.training import STEPS, Call, Reads, drop, like_tokens, weight_gradient
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "attention",
     "drop",
     "has",
-    "is_watched",
     "like_tokens",
     "linear",
     "linear_int8",

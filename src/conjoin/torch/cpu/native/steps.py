@@ -88,10 +88,10 @@ class _Unknown(Exception):
 
 
 class Steps:
-    """The blocks of one stack, ready to be run on a cache.
+    """The blocks of one stack, ready to continue one cache.
 
-    Holds pointers to the weights, and float32 copies of what is small: weights that change afterwards need a new one.
-    What a pointer leads to lives as long as this does.
+    Holds pointers to the weights and to the cache's tensors, and float32 copies of small parameters: where weights
+    change afterwards, a new object is needed. The memory behind every pointer is held as long as this object.
     """
 
     def __init__(self, stack: Any) -> None:
@@ -109,13 +109,13 @@ class Steps:
         self._cross = stack.spec.has_cross_attention
         self._pointers = [each.data_ptr() for each in self._read]
         self._then = self._versions()
-        self._fitted: tuple[Any, bool] = None, False
+        self._cache: list[Tensor] = []
+        self._cache_fields: dict[str, Any] = {}
 
     @classmethod
     def of(cls, stack: Any) -> "Steps | None":
-        """The steps of a stack; None where it has bricks, hooks or numbers that the kernels do not know."""
-        compiled = library()
-        if compiled is None or not has("float32") or is_watched(stack):
+        """Return the steps of a stack; None if it has bricks or dtypes that the kernels do not know."""
+        if library() is None or not has("float32"):
             return None
         try:
             return cls(stack)
@@ -126,7 +126,7 @@ class Steps:
         return [each._version for each in self._copied]
 
     def are_current(self) -> bool:
-        """Whether the weights are those that were read, where they were, and what was copied of them is as it was."""
+        """True if the weights are the same tensors, in the same memory, and none that was copied has changed."""
         now = [parameters.get(name) for parameters, name in self._places]
         return (
             all(map(is_, now, self._read))
@@ -134,26 +134,31 @@ class Steps:
             and self._versions() == self._then
         )
 
-    def fit(self, x: Float[Tensor, "R T D"], cache: Any, source_mask: Bool[Tensor, "B S"] | None) -> bool:
-        """Whether a call's tensors are what the kernels take, and lie where they read.
-
-        Args:
-            cache: Its `require_fit` was called.
-        """
-        known, fit = self._fitted
-        if known is None or known is not cache.fitted:
-            fit = _takes(cache)
-            self._fitted = cache.fitted, fit
-        if not fit or not x.is_cpu or x.shape[-1] != self._hidden:
+    def takes(self, cache: Any) -> bool:
+        """True if a cache's tensors have one dtype and are in CPU memory, with the numbers of a head side by side."""
+        dtype = cache.keys[0].dtype
+        if dtype not in _CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
             return False
-        if source_mask is None:
-            return True
-        sources, _, keys, _ = cache.cross[0][0].shape
-        return source_mask.is_cpu and source_mask.shape in ((sources, keys), (1, keys))
+        if not all(x.dtype == dtype and x.is_cpu and x.stride(3) == 1 for x in cache.tensors):
+            return False
+        self._point_at(cache)
+        return True
+
+    def _point_at(self, cache: Any) -> None:
+        self._cache = cache.tensors
+        sources, _, source_keys, _ = cache.cross[0][0].shape if self._cross else (len(cache.keys[0]), 0, 0, 0)
+        self._cache_fields = {
+            "self_k": _kept(cache.keys),
+            "self_v": _kept(cache.values),
+            "cross_k": _kept([k for k, _ in cache.cross]),
+            "cross_v": _kept([v for _, v in cache.cross]),
+            "sources": sources,
+            "source_keys": source_keys,
+        }
 
     @property
     def rotary(self) -> list[spec.Rotary]:
-        """The kinds of rotary positions whose angles `run` takes, in this order."""
+        """The kinds of rotary positions whose angles `run` takes, in order."""
         return self._rotary
 
     def run(
@@ -163,45 +168,48 @@ class Steps:
         angles: list[tuple[Float[Tensor, "A 1 T W"], Float[Tensor, "A 1 T W"]]],
         source_mask: Bool[Tensor, "B S"] | None,
     ) -> Float[Tensor, "R T D"]:
-        """What the blocks make of x; the cache gets the new positions' keys and values, but is not advanced.
+        """Return the output of the last block; the cache gets the new keys and values, but is not advanced.
 
         Args:
-            cache: A KVCache that holds earlier positions, and every layer's cross keys and values; `fit` was asked.
+            cache: Holds earlier positions, and every layer's cross keys and values. `takes` was True of it, and since
+                then nobody but its own methods changed it.
             angles: float32.
         """
-        if len(angles) != len(self._rotary) or not all(_are_angles(*pair, x, self._turned) for pair in angles):
+        known = x.is_cpu and x.shape[2] == self._hidden and len(x) == len(cache.keys[0])
+        if not known or not self._take_angles(angles, x):
             refuse("steps", x=x, **{f"angles {index}": cos for index, (cos, _) in enumerate(angles)})
         rows, length = x.shape[:2]
-        made = x.float().contiguous()
-        made = made.clone() if made.data_ptr() == x.data_ptr() else made
+        out = x.float().contiguous()
+        out = out.clone() if out.data_ptr() == x.data_ptr() else out
         cache.reserve(length)
+        tensors = cache.tensors
+        if len(tensors) != len(self._cache) or not all(map(is_, tensors, self._cache)):
+            self._point_at(cache)
         turns = (_Angles * max(1, len(angles)))()
         for turn, (cos, sin) in zip(turns, angles, strict=False):
             row = 0 if cos.shape[0] == 1 else cos.stride(0)
             turn.cos, turn.sin, turn.row, turn.width = cos.data_ptr(), sin.data_ptr(), row, cos.shape[-1]
         call = _Call(
-            x=made.data_ptr(),
+            x=out.data_ptr(),
             layers=self._layers,
-            self_k=_kept(cache.keys),
-            self_v=_kept(cache.values),
-            cross_k=_kept([k for k, _ in cache.cross]),
-            cross_v=_kept([v for _, v in cache.cross]),
             angles=turns,
             count=self._count,
             rows=rows,
             length=length,
             past=cache.length,
             hidden=self._hidden,
-            sources=cache.cross[0][0].shape[0] if self._cross else rows,
-            source_keys=cache.cross[0][0].shape[2] if self._cross else 0,
             threads=torch.get_num_threads(),
+            **self._cache_fields,
         )
         if source_mask is not None:
             source_mask = source_mask.expand(call.sources, call.source_keys)
             call.source_mask = source_mask.data_ptr()
             call.mask_row, call.mask_key = source_mask.stride()
         _function(cache.keys[0].dtype)(ctypes.byref(call))
-        return made.to(x.dtype)
+        return out.to(x.dtype)
+
+    def _take_angles(self, angles: list[tuple[Tensor, Tensor]], x: Tensor) -> bool:
+        return len(angles) == len(self._rotary) and all(_are_angles(*pair, x, self._turned) for pair in angles)
 
     def _fill(self, layer: _Layer, block: Any) -> None:
         kind: spec.Block = block.kind
@@ -316,19 +324,6 @@ class Steps:
 
 def _has(kind: int) -> bool:
     return has("bfloat16" if kind == _KINDS[torch.bfloat16] else "int8")
-
-
-def is_watched(stack: nn.Module) -> bool:
-    """Whether somebody hangs on what a module of this one reads or makes."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in stack.modules())
-
-
-def _takes(cache: Any) -> bool:
-    """Whether all that a cache holds has one dtype, and lies where a CPU reads it, numbers side by side."""
-    dtype = cache.keys[0].dtype
-    if dtype not in _CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
-        return False
-    return all(x.dtype == dtype and x.is_cpu and x.stride(3) == 1 for x in cache.fitted)
 
 
 def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, most: int) -> bool:

@@ -1,4 +1,4 @@
-"""What queries may read."""
+"""Masks of attention: which keys a query may read."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from conjoin.torch.model.segments import same_segment
-
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What queries may read.
+    """Which keys the queries may read.
 
     Args:
         allowed: Bool, True = may be read, broadcastable to [R, H, T, S]; None allows everything.
@@ -30,7 +28,7 @@ def self_mask(
     past: int,
     length: int,
     device: torch.device,
-    segments: Int[Tensor, "R T"] | None = None,
+    together: Bool[Tensor, "R 1 T T"] | None = None,
     places: Int[Tensor, "R S"] | None = None,
 ) -> Mask:
     """The mask of `length` new positions that follow `past` others, over all of them.
@@ -38,20 +36,19 @@ def self_mask(
     Args:
         key_mask: True at real tokens, over past and new ones.
         causal, window: As `readable` has them.
-        segments: Positions read only their own; without `past`.
+        together: True where two positions belong to one segment; only without `past`.
         places: Where the tokens of each row stand for its window, if not one behind the other.
     """
     total = past + length
     narrow = window is not None and total > window
-    apart = None if segments is None else same_segment(segments, segments)
     allowed = None
     by_index = narrow and places is None
-    if by_index or (causal and length > 1 and (past or key_mask is not None or apart is not None)):
+    if by_index or (causal and length > 1 and (past or key_mask is not None or together is not None)):
         near = window if by_index else None
         allowed = readable(length, total, causal=causal, window=near, device=device)[None, None]
     near = _near(places, past, window) if narrow and places is not None and window is not None else None
     padding = None if key_mask is None else key_mask[:, None, None, :]
-    for more in (apart, near, padding):
+    for more in (together, near, padding):
         if more is not None:
             allowed = more if allowed is None else allowed & more
     return Mask(allowed, causal=causal and length > 1 and allowed is None)

@@ -1,0 +1,122 @@
+"""softmax(q k^T) v by the fastest implementation: our kernels in decoding steps and in training, else PyTorch's."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from conjoin import spec
+from conjoin.torch.cpu import native
+from conjoin.torch.cpu.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.cpu.cache_rows import from_bytes
+from conjoin.torch.cpu.masks import Mask, readable
+from conjoin.torch.cpu.mode import mode_of
+
+
+def attend(
+    q: Float[Tensor, "R H T E"],
+    k: native.Kept,
+    v: native.Kept,
+    kind: spec.Attention,
+    *,
+    mask: Mask,
+    bias: Float[Tensor, "#R H T S"] | None = None,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
+    """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
+
+    A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head. R may be N times
+    k's rows: rows n*N .. n*N + N - 1 (beams) then read row n's keys, without copying them. Keys and values may be rows
+    of a cache in 8 bits.
+
+    Returns:
+        The mixed values, and the weights if asked for.
+    """
+    in_steps = want_weights or kind.softcap is not None
+    if not in_steps and not dropout and _is_decoding_step(q, k, v, mask, bias):
+        return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None
+    if k.dtype == torch.int8:
+        k, v = from_bytes(k, q.shape[-1], q.dtype), from_bytes(v, q.shape[-1], q.dtype)
+    beams, length = q.shape[0] // k.shape[0], q.shape[2]
+    if beams > 1:
+        q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+    attend_rows = _attend_in_steps if in_steps else _attend_fused
+    out, weights = attend_rows(q, k, v, mask, kind, bias, dropout)
+    if beams > 1:
+        out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        if weights is not None:
+            weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+    return out, weights
+
+
+_MOST_QUERIES = 64
+"""Queries per key, above which PyTorch's attention is used."""
+
+
+def _is_decoding_step(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -> bool:
+    """True if few queries read each key, in tensors that our kernel of inference takes."""
+    queries = q.shape[0] * q.shape[1] * q.shape[2] // (k.shape[0] * k.shape[1])
+    return (
+        queries <= _MOST_QUERIES
+        and not mask.causal
+        and (bias is None or len(bias) == 1)
+        and mode_of(q, k, v, bias) == "inference"
+        and q.dtype in (torch.float32, torch.bfloat16)
+        and k.dtype == v.dtype
+        and k.dtype in (q.dtype, torch.int8)
+        and native.has("bfloat16" if k.dtype == torch.bfloat16 else "float32")
+    )
+
+
+def _attend_fused(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
+) -> tuple[Tensor, None]:
+    """Attend by PyTorch's fused attention, or by our own in training on a CPU."""
+    if trains_fast(q, k, v, bias, dropout):
+        visible = _causal(q, k) if mask.causal else mask.allowed
+        reads = native.Reads.of_rows(q, k, visible)
+        return attend_in_training(q, k, v, reads, bias, Attending(kind.scale, dropout)), None
+    allowed = mask.allowed
+    if bias is not None:
+        shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)
+        visible = _causal(q, k) if mask.causal else allowed
+        allowed = bias.expand(shape) if visible is None else bias.masked_fill(~visible, float("-inf"))
+        allowed = allowed.to(q.dtype)
+    out = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=allowed,
+        dropout_p=dropout,
+        is_causal=mask.causal and bias is None,
+        scale=kind.scale,
+        enable_gqa=kind.num_kv_heads != kind.num_heads,
+    )
+    return out, None
+
+
+def _causal(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 T S"]:
+    return readable(q.shape[-2], k.shape[-2], causal=True, window=None, device=q.device)[None, None]
+
+
+def _attend_in_steps(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Attend in separate steps; query heads of a group are side by side, so that keys are never repeated."""
+    rows, heads, length = q.shape[:3]
+    grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])
+    scores = torch.matmul(grouped, k.transpose(-1, -2)).view(rows, heads, length, -1) * kind.scale
+    if kind.softcap is not None:
+        scores = torch.tanh(scores / kind.softcap) * kind.softcap
+    if bias is not None:
+        scores = scores + bias
+    allowed = _causal(q, k) if mask.causal else mask.allowed
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    weights = weights.to(q.dtype)
+    mixed = torch.matmul(F.dropout(weights, dropout).view(rows, k.shape[1], -1, k.shape[2]), v)
+    return mixed.view(q.shape[:3] + v.shape[-1:]), weights

@@ -1,0 +1,35 @@
+"""Who may compute an operation: our kernels, which know no gradients but their own and no tracer, or PyTorch."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Mode = Literal["inference", "training", "pytorch"]
+
+
+def mode_of(*tensors: Tensor | None) -> Mode:
+    """Return the kernels that may take these tensors on a CPU: without or with gradients, or those of PyTorch only."""
+    some = [tensor for tensor in tensors if tensor is not None]
+    if not is_eager(*some) or not all(tensor.is_cpu and tensor.numel() for tensor in some):
+        return "pytorch"
+    if torch.is_grad_enabled():
+        return "training" if any(tensor.requires_grad for tensor in some) else "pytorch"
+    return "pytorch" if torch.is_autocast_enabled("cpu") else "inference"
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """True if these are plain tensors, and no compiler, tracer or transform records what becomes of them."""
+    return (
+        not torch.compiler.is_compiling()
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, as make_fx does
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def autocasts(device: str) -> bool:
+    """True if autocast chooses the dtypes of products on a kind of device; some kinds, as "meta", have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
