@@ -224,6 +224,18 @@ def test_a_seed_draws_transformers_words(name: str, warped: dict[str, Any]) -> N
         assert mine.tolist() == oracle.generate(theirs, ids, **given).sequences.tolist()
 
 
+def test_results_drawn_for_one_source_end_one_by_one() -> None:
+    ours, theirs = models("bert-gpt2", 1)
+    ids, mask = sources("bert-gpt2", 3, (7,))
+    given = {"attention_mask": mask, "do_sample": True, "top_k": 0, "max_new_tokens": 9, "num_return_sequences": 5}
+    given["eos_token_id"] = [*range(10, 20)]
+    torch.manual_seed(0)
+    mine = ours.generate(ids, **given)
+    torch.manual_seed(0)
+    assert mine.tolist() == oracle.generate(theirs, ids, **given).tolist()
+    assert len((mine == PAD).sum(1).unique()) > 1
+
+
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("name", ["bert-gpt2", "bert-bert", "t5"])
 def test_prompts_padded_on_the_left_are_read_as_transformers_reads_them_alone(name: str, num_beams: int) -> None:

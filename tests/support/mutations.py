@@ -239,7 +239,7 @@ FAULTS: dict[str, Fault] = {
         "torch/generation/rows.py",
         "torch.where(self.ended, self.limits.pad, tokens)",
         "tokens",
-        (EXACT, "behind_an_end"),
+        (EXACT, "one_by_one"),
     ),
     "beams divide by the length of the prompt too": Fault(
         "torch/generation/loops/beams.py",
