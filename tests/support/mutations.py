@@ -218,14 +218,14 @@ FAULTS: dict[str, Fault] = {
     ),
     "packed tokens go back to another sequence": Fault(
         "torch/cpu/packing.py",
-        "order[found // length] * length",
-        "found // length * length",
+        "order[indices // length] * length",
+        "indices // length * length",
         ("tests/torch/test_packing.py", "every_family and gemma2"),
     ),
     "a smoothed loss has the gradient of a plain one": Fault(
         "torch/cpu/word_loss.py",
-        "        slope -= spread",
-        "        slope -= 0 * spread",
+        "        grad -= spread",
+        "        grad -= 0 * spread",
         ("tests/torch/test_word_loss.py", ""),
     ),
     "a cap on logits has no gradient": Fault(

@@ -1,7 +1,7 @@
-"""Work without padding on a CPU: the real tokens of a padded batch stand one behind the other, in one row.
+"""Packing on a CPU: the real tokens of a padded batch are concatenated into one row without padding.
 
-Only attention knows of sequences; everything else maps each token on its own. Sequences of like length stand side by
-side and attend in one call. In training the row ends in filler, a sequence that nobody reads (`row_counts.py`).
+Only attention distinguishes sequences; everything else maps each token on its own. Sequences of similar length are
+adjacent and attend in one call. In training the row ends in filler, a sequence that nothing reads (`row_counts.py`).
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,18 @@ from conjoin.torch.cpu.masks import Mask, self_mask
 from conjoin.torch.cpu.row_counts import rounded_up
 
 CALL_SCORES = 1500
-"""Scores of a head that take as long to train as one more call of attention does: so many may be of padding."""
+"""Scores of one head that take as long to train as one more attention call; a group may have this many at padding."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Sequences that attend in one call, side by side in the packed row.
+    """Sequences that are adjacent in the packed row and attend in one call.
 
     Args:
-        tokens: Of all of them.
-        sequences: How many they are, each at most `length` tokens long.
-        real: True at tokens of the padded group; None where all are as long.
+        tokens: Number of tokens of all sequences.
+        sequences: Number of sequences.
+        length: Number of tokens of the longest sequence.
+        real: True at tokens of the padded group; None if all sequences have the same length.
     """
 
     tokens: int
@@ -41,18 +42,18 @@ class Group:
 
     @classmethod
     def of(cls, lengths: Int[Tensor, " sequences"]) -> Self:
-        """A group of sequences of these lengths."""
+        """Return a group of sequences of these lengths."""
         tokens, longest = int(lengths.sum()), int(lengths.max())
         real = torch.arange(longest) < lengths[:, None]
         return cls(tokens, len(lengths), longest, None if tokens == real.numel() else real)
 
     @cached_property
     def places(self) -> Int[Tensor, " tokens"] | None:
-        """Of each token in the padded group, flattened."""
+        """Index of each token in the padded, flattened group; None if there is no padding."""
         return None if self.real is None else self.real.flatten().nonzero().squeeze(1)
 
     def heads(self, x: Float[Tensor, "tokens H E"]) -> Float[Tensor, "sequences H length E"]:
-        """Heads of these sequences, padded; a view where there is no padding."""
+        """Return the heads of these sequences, padded; a view if there is no padding."""
         padded = x if self.places is None else spread(x, self.places, self.sequences * self.length)
         return padded.unflatten(0, (self.sequences, self.length)).transpose(1, 2)
 
@@ -64,11 +65,11 @@ class Group:
 
 @dataclass(frozen=True)
 class PackedMask:
-    """What each sequence of a packed row reads: all of its source's tokens, or its own.
+    """The keys that each sequence of a packed row reads: all tokens of its source, or its own.
 
     Args:
-        own, read: Tokens of each sequence: its queries, and the keys that they read.
-        causal, window: As `self_mask` has them.
+        own, read: Number of queries of each sequence, and of keys that they read.
+        causal, window: As in `self_mask`.
     """
 
     own: Int[Tensor, " B"]
@@ -78,13 +79,13 @@ class PackedMask:
 
     @cached_property
     def reads(self) -> native.Reads:
-        """As the kernel of training takes it."""
-        ends = (self.own.cumsum(0) - self.own, self.own, self.read.cumsum(0) - self.read, self.read)
-        return native.Reads(torch.stack(ends, 1), None, self.causal, self.window)
+        """The same in the form of the training kernel."""
+        spans = (self.own.cumsum(0) - self.own, self.own, self.read.cumsum(0) - self.read, self.read)
+        return native.Reads(torch.stack(spans, 1), None, self.causal, self.window)
 
     @cached_property
     def parts(self) -> tuple[tuple[Group, Group, Mask], ...]:
-        """Groups that attend together, what they read, and what of it."""
+        """Groups of queries, the groups of keys that they read, and the masks between the two."""
         return tuple((own, read, self._mask(own, read)) for own, read in _groups(self.own, self.read))
 
     def _mask(self, own: Group, read: Group) -> Mask:
@@ -97,13 +98,13 @@ class PackedMask:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a batch [B, T] stand: R of them, in a row of P.
+    """Places of the R real tokens of a batch [B, T], which are packed into a row of P.
 
     Args:
-        places: Of each real token in the batch, flattened.
-        order: In which the sequences stand.
+        places: Index of each real token in the flattened batch.
+        order: Rows of the batch in the order of the packed row.
         counts: Tokens of each sequence, in that order.
-        filler: Tokens behind the real ones, a sequence of their own: P = R + filler. Zeros go in, nothing comes out.
+        filler: Number of tokens after the real ones: P = R + filler. They start as zeros and are dropped by `unpack`.
     """
 
     places: Int[Tensor, " R"]
@@ -114,60 +115,60 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Bool[Tensor, "B T"], order: Int[Tensor, " B"] | None = None) -> Self:
-        """The packing of a batch that is real where the mask is True.
+        """Return the packing of a batch whose real tokens are those where the mask is True.
 
         Args:
-            order: Of the sequences; short ones come first unless it says otherwise.
+            order: Order of the sequences; the shortest come first by default.
         """
         counts = mask.sum(1)
         order = counts.argsort(stable=True) if order is None else order
-        found = mask[order].flatten().nonzero().squeeze(1)
+        indices = mask[order].flatten().nonzero().squeeze(1)
         length = mask.shape[1]
-        places = order[found // length] * length + found % length
+        places = order[indices // length] * length + indices % length
         filler = rounded_up(len(places) + 1) - len(places) if torch.is_grad_enabled() else 0
         return cls(places, order, counts[order], (len(mask), length), filler)
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether no token is real."""
+        """True if no token is real."""
         return not len(self.places)
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest sequence, filler included."""
+        """Number of tokens of the longest sequence; filler counts as a sequence."""
         return int(self.sequences.max())
 
     @cached_property
     def sequences(self) -> Int[Tensor, " sequences"]:
-        """Tokens of each sequence of the row; filler is the last one."""
+        """Number of tokens of each sequence of the row; filler is the last one."""
         return torch.cat((self.counts, self.counts.new_tensor([self.filler]))) if self.filler else self.counts
 
     def pack(self, x: Tensor) -> Tensor:
-        """[B, T, ...] to [1, P, ...]; a single row stands for B equal ones."""
+        """Pack [B, T, ...] into [1, P, ...]; [1, T, ...] is broadcast over the batch first."""
         return collect(x.expand(*self.shape, *x.shape[2:]).flatten(0, 1), self.places, self.filler)[None]
 
     def unpack(self, x: Tensor) -> Tensor:
-        """[1, P, ...] to [B, T, ...], zeros at padding."""
+        """Unpack [1, P, ...] into [B, T, ...], with zeros at padding."""
         rows, length = self.shape
         return spread(x[0], self.places, rows * length).unflatten(0, self.shape)
 
     def unpack_heads(self, x: Float[Tensor, "1 K P E"]) -> Float[Tensor, "B K S E"]:
-        """Heads of the packed tokens to heads of the batch."""
+        """Unpack the heads of the packed tokens into heads of the batch."""
         return self.unpack(x.transpose(1, 2)).transpose(1, 2)
 
     def mask(self, *, causal: bool, window: int | None) -> PackedMask:
-        """Every sequence reads its own tokens: `window` of them to either side, and those before if causal."""
+        """Return the mask of self-attention, in which every sequence reads its own tokens; see `self_mask`."""
         return PackedMask(self.sequences, self.sequences, causal, window)
 
     def mask_reading(self, source: "Packing") -> PackedMask:
-        """Every sequence reads all tokens of its source, which stand in the same order."""
+        """Return the mask of cross-attention, in which every sequence reads its source; both are in one order."""
         return PackedMask(self.sequences, source.sequences)
 
 
 def _groups(own: Int[Tensor, " B"], read: Int[Tensor, " B"]) -> list[tuple[Group, Group]]:
-    """Neighbours that attend together, and what they read; sequences of no token are left out.
+    """Group neighbours that attend together, and the keys that they read; empty sequences are left out.
 
-    In inference they are of equal length, so that neither padding nor batch mates enter a result.
+    In inference the sequences of a group have equal lengths, so that no result depends on padding or on other rows.
     """
     slack = CALL_SCORES if torch.is_grad_enabled() else 0
     lengths: list[Sequence[int]] = torch.stack([own, read]).T.tolist()
@@ -195,10 +196,10 @@ def attend_packed(
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Float[Tensor, "1 H P E"], None]:
-    """`attend`, every sequence over its own tokens or its own source's; weights are never returned.
+    """Return what `attend` does for each sequence of a packed row; weights are never returned.
 
     Args:
-        bias: Of the longest sequence, and a matter of distances: shorter ones take its corner.
+        bias: Bias of the longest sequence. It depends on distances only, so shorter sequences use its corner.
     """
     if kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
         return attend_in_training(q, k, v, mask.reads, bias, Attending(kind.scale, dropout)), None
@@ -218,17 +219,17 @@ def attend_packed(
 
 
 def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " R"], filler: int = 0) -> Shaped[Tensor, "P *any"]:
-    """Some rows, each at most once, and so many rows of zeros behind them."""
+    """Return the rows at `places`, which are distinct, and `filler` rows of zeros after them."""
     return _Collect.apply(x, places, filler)  # pyright: ignore[reportReturnType]
 
 
 def spread(x: Float[Tensor, "P *any"], places: Int[Tensor, " R"], size: int) -> Float[Tensor, "size *any"]:
-    """Rows at their places among zeros; rows behind those that have a place are left out."""
+    """Return `size` rows, those of x at their places and zeros elsewhere; rows of x without a place are dropped."""
     return _Spread.apply(x, places, size)  # pyright: ignore[reportReturnType]
 
 
 class _Collect(torch.autograd.Function):
-    """Its gradient knows that no row is taken twice, so nothing has to be added up."""
+    """Select rows. No row is selected twice, so the gradient need not add any up."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, places: Tensor, filler: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a call's tensors must be, before they reach the bricks. Nothing here waits for a GPU."""
+"""Checks on the tensors of a call before the layers get them. None of them waits for a GPU."""
 
 from typing import Any
 
@@ -13,45 +13,44 @@ from conjoin.torch.model.outputs import EncoderOutput, as_encoder_output
 from conjoin.torch.model.stack_inputs import check_not_empty
 
 _INDEX = (torch.int64, torch.int32)
-"""What tables take as they are."""
+"""Dtypes that embedding tables accept without a cast."""
 
 
-def as_labels(given: Tensor | None) -> Int[Tensor, "R T"] | None:
-    """Labels as the loss takes them.
+def as_labels(labels: Tensor | None) -> Int[Tensor, "R T"] | None:
+    """Return labels as int64, the dtype of the loss.
 
     Raises:
-        ShapeError: another rank, or no whole numbers.
+        ShapeError: they are not a matrix of integers.
     """
-    labels = as_ids("labels", given)
+    labels = as_ids("labels", labels)
     return None if labels is None else labels.long()
 
 
-def as_ids(name: str, given: Tensor | None) -> Tensor | None:
-    """Ids [B, T] of a kind that tables take; other whole numbers are widened.
+def as_ids(name: str, ids: Tensor | None) -> Tensor | None:
+    """Return ids [B, T] in a dtype that embedding tables accept; other integers are cast to int64.
 
     Raises:
-        ShapeError: another rank, or no whole numbers.
+        ShapeError: they are not a matrix of integers.
     """
-    if given is None:
+    if ids is None:
         return None
-    if given.dim() != 2 or given.is_floating_point() or given.dtype == torch.bool or given.is_complex():
+    if ids.dim() != 2 or ids.is_floating_point() or ids.dtype == torch.bool or ids.is_complex():
         raise ShapeError(
-            f"{name} has shape {tuple(given.shape)} and dtype {given.dtype}. "
-            "Expected integers of shape (batch, length).",
+            f"{name} has shape {tuple(ids.shape)} and dtype {ids.dtype}. Expected integers of shape (batch, length).",
             hint="tokenizer(text, return_tensors='pt').input_ids has that shape; add [None] to a single row.",
         )
-    return given if given.dtype in _INDEX else given.long()
+    return ids if ids.dtype in _INDEX else ids.long()
 
 
 def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]:
-    """An encoder's output that a decoder can read, in its dtype.
+    """Check an encoder's output and return it in the decoder's dtype.
 
     Args:
-        size: The encoder's width.
+        size: The encoder's hidden size.
         like: A parameter of the decoder.
 
     Raises:
-        ShapeError: another rank or width, or no floating numbers.
+        ShapeError: the rank or hidden size is another, or the dtype is not a floating one.
     """
     if states.dim() != 3 or states.shape[-1] != size or not states.is_floating_point():
         raise ShapeError(
@@ -63,9 +62,9 @@ def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]
     return states if autocasts(states.device.type) or states.dtype == like.dtype else states.to(like.dtype)
 
 
-def as_readable(given: Any, size: int, like: Tensor) -> EncoderOutput:
-    """A caller's encoder_outputs; see `as_states`."""
-    encoded = as_encoder_output(given)
+def as_readable(encoder_outputs: Any, size: int, like: Tensor) -> EncoderOutput:
+    """Check a caller's encoder_outputs and return them in the decoder's dtype; see `as_states`."""
+    encoded = as_encoder_output(encoder_outputs)
     if encoded.last_hidden_state is None:
         return encoded
     states = as_states(encoded.last_hidden_state, size, like)
@@ -73,10 +72,10 @@ def as_readable(given: Any, size: int, like: Tensor) -> EncoderOutput:
 
 
 def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor | None, vocab_size: int) -> None:
-    """Refuse labels that do not lie beside the decoder's inputs; on a CPU, also ids beyond the vocabulary.
+    """Check that labels have the shape of the decoder's inputs and, on a CPU, are ids of the vocabulary.
 
     Raises:
-        ShapeError: they are such.
+        ShapeError: they have another shape, or an id is outside the vocabulary.
     """
     target = ids if embeds is None else embeds
     if target is not None and labels.shape != target.shape[:2]:
@@ -87,7 +86,7 @@ def check_labels(labels: Int[Tensor, "R T"], ids: Tensor | None, embeds: Tensor 
     if labels.device.type != "cpu" or not is_eager(labels):
         return
     counted = labels[labels != IGNORED]
-    least, most = (int(found) for found in counted.aminmax()) if counted.numel() else (0, 0)
+    least, most = (int(label) for label in counted.aminmax()) if counted.numel() else (0, 0)
     if least < 0 or most >= vocab_size:
         raise ShapeError(
             f"labels has ids from {least} to {most}; expected 0 to {vocab_size - 1}, or {IGNORED} if not counted.",

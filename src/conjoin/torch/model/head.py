@@ -1,4 +1,4 @@
-"""Vectors to scores over the vocabulary."""
+"""The LM head: hidden states to logits over the vocabulary."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ from conjoin.torch.model.norm import build_norm
 
 
 class Head(nn.Module):
-    """Projection, transform, vocabulary matrix, bias and soft cap, as far as the spec has them."""
+    """Projection, transform, vocabulary matrix, bias and soft cap; those that the spec lacks are left out."""
 
     def __init__(self, kind: spec.Head, hidden_size: int) -> None:
         super().__init__()
@@ -29,24 +29,24 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.empty(kind.vocab_size), requires_grad=not fixed) if kind.bias else None
 
     def forward(self, x: Float[Tensor, "*lead D"], words: Float[Tensor, "V C"]) -> Float[Tensor, "*lead V"]:
-        """Scores of every word.
+        """Return the logits.
 
         Args:
-            words: The word table, read where the head is tied.
+            words: The token embedding, which is the vocabulary matrix of a tied head.
         """
         kind, x = self.kind, self._transformed(x)
         if self.vocab is None or isinstance(self.vocab, Linear):
             logits = linear(x, words if self.vocab is None else self.vocab.weight, self.bias)
-        else:  # in 8 bits
+        else:  # quantised to 8 bits
             logits = self.vocab(x) if self.bias is None else self.vocab(x) + self.bias
         return logits if kind.softcap is None else torch.tanh(logits / kind.softcap) * kind.softcap
 
     def beside_parameters(self) -> list[nn.Parameter]:
-        """In 8 bits, the matrix that was the word table and stands beside it now."""
+        """Return the vocabulary matrix of a quantised tied head: a copy of the token embedding."""
         return [self.vocab.get_parameter("weight")] if self.kind.tied and self.vocab is not None else []
 
     def _transformed(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead C"]:
-        """What the vocabulary matrix reads."""
+        """Return the input of the vocabulary matrix."""
         kind = self.kind
         if self.projection is not None:
             x = self.projection(x)
@@ -65,11 +65,11 @@ class Head(nn.Module):
         num_items: Tensor | int | None = None,
         label_smoothing: float = 0.0,
     ) -> Float[Tensor, ""]:
-        """`token_loss` of the scores, which are not kept, where labels all count."""
+        """Return the `token_loss` of labels that all count, without keeping the logits if the head can do without."""
         if self.vocab is None or isinstance(self.vocab, Linear):
-            read = Words(words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap)
-            if read.can_be_chunked:
+            vocabulary = Words(words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap)
+            if vocabulary.can_be_chunked:
                 x = with_filler(x) if compiles_for_rows(x) else x
-                total = word_loss_sum(self._transformed(x), read, labels, label_smoothing)
+                total = word_loss_sum(self._transformed(x), vocabulary, labels, label_smoothing)
                 return total / (max(1, len(labels)) if num_items is None else num_items)
         return token_loss(self(x, words), labels, num_items=num_items, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""The kernels of training as functions of tensors of float32 or bfloat16."""
+"""The training kernels as functions of float32 or bfloat16 tensors."""
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_uint64, c_void_p
@@ -12,18 +12,18 @@ from conjoin.torch.cpu.native.checks import on_cpu, refuse
 from conjoin.torch.cpu.native.kernels import SUFFIX, compiled_function
 
 STEPS = 2**16
-"""Shares of what dropout keeps are told in 65536ths."""
+"""The kernels take dropout's keep probability in 65536ths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """Which keys the queries of each of n sequences read.
+    """The keys that the queries of each of n sequences read.
 
     Args:
-        spans: int64: where its queries begin in its row of tokens, how many they are, and the same of its keys. Spans
-            share no token and leave none out.
-        allowed: By the batch of sequences; None where one row holds them all, or everything may be read.
-        causal: A sequence's last query stands at its last key, and none reads later keys.
+        spans: int64. Per sequence, the index of its first query in its row, the number of its queries, and the same of
+            its keys. Spans do not overlap and cover the row.
+        allowed: Mask with one row per sequence; None if one row holds all sequences, or if everything may be read.
+        causal: The last query of a sequence is at its last key, and no query reads later keys.
         window: Keys k with |q - k| < window are read; None reads all.
     """
 
@@ -34,7 +34,7 @@ class Reads:
 
     @classmethod
     def of_rows(cls, q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"], allowed: Tensor | None) -> "Reads":
-        """Each row is a sequence."""
+        """Return the reads of a batch in which each row is one sequence."""
         return cls(torch.tensor([[0, q.shape[2], 0, k.shape[2]]], device=q.device).repeat(len(q), 1), allowed)
 
 
@@ -43,10 +43,10 @@ class Call:
     """Attention in training: softmax(q k^T * scale + bias), dropout, and the product with v, or their gradients.
 
     Args:
-        q, k, v: Heads with any strides, of n rows, or of one that holds all sequences.
-        bias: float32, of the longest sequence; shorter ones take its corner.
-        kept: Of weights, in 65536ths; the others are set to 0, and the kept ones grow when they are read.
-        seed: Of draws by Philox, which hang on a weight's place alone.
+        q, k, v: Heads with any strides, in n rows, or in one row that holds all sequences.
+        bias: float32, for the longest sequence; shorter ones use its corner.
+        kept: Keep probability of weights, in 65536ths. The others are dropped, and kept ones scaled when they are read.
+        seed: Seed of Philox; whether a weight is dropped depends on the seed and its place alone.
     """
 
     q: Float[Tensor, "rows H T E"]
@@ -59,12 +59,12 @@ class Call:
     seed: int = 0
 
     def forward(self) -> tuple[Float[Tensor, "rows H T F"], Float[Tensor, " weights"]]:
-        """What is mixed, and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
+        """Return the output and the weights, [H, queries, keys] per sequence, negative where they are dropped."""
         self._check()
         spans = self.reads.spans
         weights = self.q.new_empty(int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1])
         out = like_tokens(self.q, self.v.shape[-1])
-        tensors, numbers = self._given()
+        tensors, numbers = self._arguments()
         types = (c_void_p, c_void_p, c_float, c_uint64, c_int)
         compiled_function(f"conjoin_train_{SUFFIX[self.q.dtype]}", *types)(
             _pointers(*tensors, out, weights),
@@ -78,7 +78,7 @@ class Call:
     def backward(
         self, dout: Float[Tensor, "rows H T F"], weights: Float[Tensor, " weights"], *, of_bias: bool
     ) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " weights"] | None]:
-        """Gradients of q, k, v and, laid out as weights, of biased scores, if wanted."""
+        """Return the gradients of q, k, v and, if `of_bias`, of the biased scores in the layout of weights."""
         self._check()
         spans, expected = self.reads.spans, (*self.q.shape[:3], self.v.shape[3])
         scores = int((spans[:, 1] * spans[:, 3]).sum()) * self.q.shape[1]
@@ -87,18 +87,18 @@ class Call:
             refuse("train_backward", q=self.q, v=self.v, dout=dout, weights=weights)
         dout = _whole_heads(dout)
         dq, dk, dv = (like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
-        slopes = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
-        tensors, numbers = self._given()
+        dscores = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
+        tensors, numbers = self._arguments()
         compiled_function(f"conjoin_train_backward_{SUFFIX[self.q.dtype]}", c_void_p, c_void_p, c_float, c_int)(
-            _pointers(*tensors, dout, weights, dq, dk, dv, slopes),
+            _pointers(*tensors, dout, weights, dq, dk, dv, dscores),
             _numbers(*numbers, *(stride for x in (dout, dq, dk, dv) for stride in _strides(x))),
             self.scale,
             torch.get_num_threads(),
         )
-        return dq, dk, dv, slopes
+        return dq, dk, dv, dscores
 
     def _check(self) -> None:
-        """Refuse what does not fit: q, k and v each other, spans their tokens, masks and biases the longest spans."""
+        """Check that q, k and v fit together, spans fit their tokens, and mask and bias fit the longest spans."""
         q, k, v, reads, bias = self.q, self.k, self.v, self.reads, self.bias
         spans, rows, limits = reads.spans, q.shape[0], (q.shape[2], k.shape[2])
         fit = (
@@ -123,10 +123,10 @@ class Call:
         if not fit:
             refuse("train", q=q, k=k, v=v, bias=bias, allowed=reads.allowed, spans=spans)
 
-    def _given(self) -> tuple[list[Tensor | None], list[int]]:
-        """Tensors and numbers as `make_training` reads them."""
-        mask, mask_strides = _laid_out(self.reads.allowed, self.k.shape[2])
-        bias, bias_strides = _laid_out(self.bias, self.k.shape[2])
+    def _arguments(self) -> tuple[list[Tensor | None], list[int]]:
+        """Return tensors and numbers in the order in which `make_training` reads them."""
+        mask, mask_strides = _with_strides(self.reads.allowed, self.k.shape[2])
+        bias, bias_strides = _with_strides(self.bias, self.k.shape[2])
         whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
         sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
         numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.kept]
@@ -135,20 +135,20 @@ class Call:
 
 
 def like_tokens(x: Float[Tensor, "R H T any"], size: int) -> Float[Tensor, "R H T size"]:
-    """Room for as many heads, those of a token side by side, as the linear layers before and after want them."""
+    """Return uninitialised heads in which those of one token are adjacent, the layout of the linear layers around."""
     return x.new_empty(x.shape[0], x.shape[2], x.shape[1], size).transpose(1, 2)
 
 
 def _covers(x: Tensor | None, sequences: int, heads: int, queries: int, keys: int) -> bool:
-    """Whether a mask or a bias says something of every score."""
+    """True if a mask or bias has an entry for every score; axes of length 1 are broadcast."""
     if x is None:
         return True
-    rows, of_heads, of_queries, of_keys = (1,) * (4 - x.dim()) + tuple(x.shape)
+    rows, mask_heads, mask_queries, mask_keys = (1,) * (4 - x.dim()) + tuple(x.shape)
     return (
         rows in (1, sequences)
-        and of_heads in (1, heads)
-        and (of_queries == 1 or of_queries >= queries)
-        and (of_keys == 1 or of_keys >= keys)
+        and mask_heads in (1, heads)
+        and (mask_queries == 1 or mask_queries >= queries)
+        and (mask_keys == 1 or mask_keys >= keys)
     )
 
 
@@ -157,13 +157,13 @@ def _whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
 
 
 def _strides(x: Float[Tensor, "R H T E"]) -> tuple[int, int, int]:
-    """From sequence to sequence, head to head, token to token; sequences of one row begin where spans say."""
+    """Return the strides of rows, heads and tokens; that of a single row is 0, since spans locate its sequences."""
     row, head, token, _ = x.stride()
     return (0 if len(x) == 1 else row), head, token
 
 
-def _laid_out(x: Tensor | None, keys: int) -> tuple[Tensor | None, tuple[int, ...]]:
-    """x with its last axis side by side, and strides of the three others, of which those of length 1 stand for all."""
+def _with_strides(x: Tensor | None, keys: int) -> tuple[Tensor | None, tuple[int, ...]]:
+    """Return x with a contiguous last axis, and the strides of the other three; 0 broadcasts an axis of length 1."""
     if x is None:
         return None, (0, 0, 0)
     x = x[(None,) * (4 - x.dim())]
@@ -173,7 +173,7 @@ def _laid_out(x: Tensor | None, keys: int) -> tuple[Tensor | None, tuple[int, ..
 
 
 def _pointers(*tensors: Tensor | None) -> ctypes.Array[c_void_p]:
-    """Whoever calls keeps the tensors until the kernel is done."""
+    """Return the addresses of tensors, which the caller must keep alive until the kernel returns."""
     return (c_void_p * len(tensors))(*(None if x is None else x.data_ptr() for x in tensors))
 
 
@@ -184,7 +184,7 @@ def _numbers(*numbers: int) -> ctypes.Array[c_int64]:
 def weight_gradient(
     dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"], into: Float[Tensor, "m n"] | None = None
 ) -> Float[Tensor, "m n"]:
-    """dy^T x of contiguous tensors, in float32; added to `into`, if that is given."""
+    """Return dy^T x of contiguous tensors, in float32; if `into` is given, add to it and return it."""
     fit = x.dim() == dy.dim() == 2 and len(x) == len(dy) and x.dtype == dy.dtype and on_cpu(dy, x, into)
     if into is not None:
         shape = (dy.shape[-1], x.shape[-1])
@@ -200,10 +200,10 @@ def weight_gradient(
 
 
 def drop(x: Float[Tensor, "*any"], *, kept: int, seed: int) -> Float[Tensor, "*any"]:
-    """x / share where it is kept, 0 elsewhere; a seed keeps the same places each time.
+    """Return dropout(x): a seed always drops the same places, and kept values are divided by the keep probability.
 
     Args:
-        kept: The share, in 65536ths.
+        kept: Keep probability, in 65536ths.
     """
     if not x.is_cpu:
         refuse("drop", x=x)
