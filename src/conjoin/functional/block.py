@@ -27,20 +27,20 @@ class Record:
 
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
-        """A record that collects what is asked for."""
+        """Return a record that collects what is requested."""
         lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
         return cls(*lists)
 
 
 @dataclass(slots=True)
-class Reading:
-    """What one layer reads besides its input.
+class LayerContext:
+    """Inputs of a layer other than its hidden states.
 
     Args:
-        allowed, source_allowed: [R, 1, T, S], True where a key may be read; None where all may.
-        past: Positions that the cached keys and values hold already.
+        allowed, source_allowed: [R, 1, T, S], True where a key may be read; None if all may be read.
+        past: Number of positions that the cached keys and values hold already.
         cached: This layer's keys and values, to be written at `past`; None without a cache.
-        cross: The source's keys and values; else they are computed from `source`.
+        cross: The source's keys and values; if None, they are computed from `source`.
     """
 
     allowed: Array | None
@@ -55,7 +55,7 @@ class Reading:
 
 
 def run_block(
-    here: Scope, kind: spec.Block, x: Float[Array, "R T D"], reading: Reading
+    here: Scope, kind: spec.Block, x: Float[Array, "R T D"], context: LayerContext
 ) -> tuple[Float[Array, "R T D"], Pair | None]:
     """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec.
 
@@ -64,11 +64,11 @@ def run_block(
     """
     written: list[Pair] = []
     branches: list[tuple[str, Callable[[Array], Array]]] = [
-        ("self_attn", lambda h: _read_self(here, kind.self_attn, h, reading, written))
+        ("self_attn", lambda h: _read_self(here, kind.self_attn, h, context, written))
     ]
     if kind.cross_attn is not None:
         cross = kind.cross_attn
-        branches.append(("cross_attn", lambda h: _read_source(here / "cross_attn", cross, h, reading)))
+        branches.append(("cross_attn", lambda h: _read_source(here / "cross_attn", cross, h, context)))
     branches.append(("mlp", lambda h: mlp(here / "mlp", kind.mlp, h, wide=kind.wide_in_float16)))
     block_input = x
     for name, branch in branches:
@@ -92,30 +92,30 @@ def _drop(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
     return here.dropout(x, kind.dropout, name)
 
 
-def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, reading: Reading, written: list[Pair]) -> Array:
+def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, context: LayerContext, written: list[Pair]) -> Array:
     attn, ops = here / "self_attn", here.ops
     q = queries(attn, kind.attention, x)
     k, v = keys_values(attn, kind.attention, x)
-    if reading.angles is not None and kind.rotary is not None:
-        q, k = rotate(ops, q, reading.angles), rotate(ops, k, reading.angles)
-    if reading.cached is not None:
-        (old_k, old_v), split = reading.cached, ops.shape(k)[:2]
-        held = extended(ops, old_k, k, reading.past), extended(ops, old_v, v, reading.past)
+    if context.angles is not None and kind.rotary is not None:
+        q, k = rotate(ops, q, context.angles), rotate(ops, k, context.angles)
+    if context.cached is not None:
+        (old_k, old_v), split = context.cached, ops.shape(k)[:2]
+        held = extended(ops, old_k, k, context.past), extended(ops, old_v, v, context.past)
         written.append(held)
         k, v = (ops.reshape(x, (*split, *ops.shape(x)[1:])) for x in held)
-    collected = reading.record.attentions
+    collected = context.record.attentions
     out, weights = attend(
-        attn, kind.attention, q, k, v, reading.allowed, reading.bias, want_weights=collected is not None
+        attn, kind.attention, q, k, v, context.allowed, context.bias, want_weights=collected is not None
     )
     if collected is not None:
         collected.append(weights)
     return output(attn, out)
 
 
-def _read_source(here: Scope, kind: spec.CrossAttention, x: Array, reading: Reading) -> Array:
-    k, v = reading.cross if reading.cross is not None else keys_values(here, kind.attention, reading.source)
-    q, collected = queries(here, kind.attention, x), reading.record.cross_attentions
-    out, weights = attend(here, kind.attention, q, k, v, reading.source_allowed, want_weights=collected is not None)
+def _read_source(here: Scope, kind: spec.CrossAttention, x: Array, context: LayerContext) -> Array:
+    k, v = context.cross if context.cross is not None else keys_values(here, kind.attention, context.source)
+    q, collected = queries(here, kind.attention, x), context.record.cross_attentions
+    out, weights = attend(here, kind.attention, q, k, v, context.source_allowed, want_weights=collected is not None)
     if collected is not None:
         collected.append(weights)
     return output(here, out)

@@ -151,7 +151,7 @@ def places_of(ops: Ops, real: Bool[Array, "R T"]) -> Int[Array, "R T"]:
 
 
 def stand_together(ops: Ops, real: Bool[Array, "R T"]) -> Bool[Array, ""]:
-    """Whether every row's real tokens stand one behind the other, so that indices tell their distances."""
+    """True if the real tokens of every row are contiguous, so that indices give their distances."""
     begins = real[:, 1:] & ~real[:, :-1]
     count = ops.sum(ops.cast(begins, "int32"), 1) + ops.cast(real[:, 0], "int32")
     return ops.all(count <= 1)

@@ -1,4 +1,4 @@
-"""A place among a model's parameters, and what is needed there."""
+"""The parameters of one brick, by the names that they have within the brick, and its random state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ Parameters = Mapping[str, Array]
 
 
 def transposed_name(name: str) -> str:
-    """The name of a matrix's transposed copy, (in, out)."""
+    """Return the name of a matrix's transposed copy, (in, out)."""
     return f"{name}.T"
 
 
@@ -20,9 +20,9 @@ class Scope:
     """A brick's parameters.
 
     Args:
-        parameters: Those of the whole model; shared ones under every name.
-        prefix: What the names of this brick start with, "decoder.blocks.0." say.
-        rng: Random state of dropout; None where nothing is dropped.
+        parameters: Parameters of the whole model; shared ones under every name.
+        prefix: Prefix of this brick's names, for example "decoder.blocks.0.".
+        rng: Random state of dropout; None disables dropout.
     """
 
     ops: Ops
@@ -37,26 +37,26 @@ class Scope:
         return self.parameters[self.prefix + name]
 
     def transposed(self, name: str) -> Array | None:
-        """The transposed copy of a matrix, (in, out); None where there is none."""
+        """Return the transposed copy of a matrix, (in, out); None if there is none."""
         return self.parameters.get(transposed_name(self.prefix + name))
 
     def get(self, name: str) -> Array | None:
-        """The parameter, None where the model has none of that name."""
+        """Return a parameter; None if the model has none of that name."""
         return self.parameters.get(self.prefix + name)
 
     def seeded(self, number: int) -> "Scope":
-        """The same place with another random state: layers that share parameters drop different numbers."""
+        """Return this scope with another random state, so that layers that share parameters drop different values."""
         return self if self.rng is None else replace(self, rng=self.ops.fold_in(self.rng, number))
 
     def dropout(self, x: Array, rate: float, place: str) -> Array:
-        """Zero a share of the numbers in training, and scale the others up.
+        """Return x with a share of its values dropped and the others scaled up; outside training, x itself.
 
         Args:
-            place: Which of this brick's dropouts it is.
+            place: Name of this dropout within the brick.
         """
         if self.rng is None or rate == 0.0:
             return x
         ops = self.ops
-        here = ops.fold_in(self.rng, crc32(f"{self.prefix}{place}".encode()) & 0x7FFFFFFF)
-        kept = ops.uniform(here, ops.shape(x)) >= rate
+        rng = ops.fold_in(self.rng, crc32(f"{self.prefix}{place}".encode()) & 0x7FFFFFFF)
+        kept = ops.uniform(rng, ops.shape(x)) >= rate
         return ops.where(kept, x / (1.0 - rate), ops.cast(ops.constant(0.0), x.dtype))

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 
 from conjoin import spec
 from conjoin.functional.attention import keys_values, self_mask
-from conjoin.functional.block import Reading, Record, run_block
+from conjoin.functional.block import LayerContext, Record, run_block
 from conjoin.functional.cache import Cache, Pair
 from conjoin.functional.embedding import embed, look_up
 from conjoin.functional.layers import is_float16, linear, norm
@@ -27,15 +27,15 @@ from conjoin.functional.scope import Scope
 
 @dataclass(slots=True, kw_only=True)
 class StackInputs:
-    """What a stack reads. Shapes have been checked by whoever called.
+    """Inputs of a stack. The caller has checked their shapes.
 
     Args:
-        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
-        mask: [R, T], True at real tokens; None where all are.
+        input_ids: [R, T]; either these or inputs_embeds [R, T, C] are set.
+        mask: [R, T], True at real tokens; None if all tokens are real.
         position_ids: [R, T], counted from 0 as the user sees them.
-        source: Encoder's output [B, S, M], R a multiple of B; not read where the cache has its keys and values.
+        source: Encoder's output [B, S, M], R a multiple of B; not read if the cache has its keys and values.
         source_mask: [B, S].
-        segments, source_segments: [R, T] and [B, S], where rows hold several sequences that do not see each other.
+        segments, source_segments: [R, T] and [B, S], set if rows hold several sequences that must not see each other.
         recompute: Compute each block again in the backward pass.
     """
 
@@ -54,12 +54,12 @@ class StackInputs:
 
 
 def run_stack(here: Scope, kind: spec.StackSpec, inputs: StackInputs) -> tuple[Float[Array, "R T D"], Cache | None]:
-    """The last hidden state, and the cache with T positions more. `inputs.record` fills on the way."""
+    """Return the last hidden state, and the cache with T more positions; also fill `inputs.record`."""
     return _Pass(here, kind, inputs).run()
 
 
 def source_pairs(here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"]) -> tuple[Pair, ...]:
-    """Keys and values of the source for every layer of a decoder; () where it reads none."""
+    """Return the source's keys and values for every layer of a decoder; () if it has no cross-attention."""
     pairs: list[Pair] = []
     for index, block in zip(kind.weights_of, kind.blocks, strict=True):
         if block.cross_attn is not None:
@@ -68,58 +68,58 @@ def source_pairs(here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"
 
 
 def project(model: Scope, pair: spec.PairSpec, states: Float[Array, "B S M"]) -> Float[Array, "B S M2"]:
-    """The encoder's output at the width that cross-attention reads."""
+    """Return the encoder's output in the width that cross-attention reads."""
     return linear(model / "enc_to_dec_proj", states) if pair.projection else states
 
 
 class _Pass:
-    """One pass over new positions."""
+    """One forward pass over new positions."""
 
     def __init__(self, here: Scope, kind: spec.StackSpec, inputs: StackInputs) -> None:
         self.here, self.kind, self.inputs, self.ops = here, kind, inputs, here.ops
         embed_scope = here / "embed"
-        given = inputs.input_ids
-        self.words = inputs.inputs_embeds if given is None else look_up(embed_scope, kind.embedding, given)
-        self.rows, self.length = self.ops.shape(self.words)[:2]
+        ids = inputs.input_ids
+        self.embeds = inputs.inputs_embeds if ids is None else look_up(embed_scope, kind.embedding, ids)
+        self.rows, self.length = self.ops.shape(self.embeds)[:2]
         self.cache = inputs.cache
         self.past: Array | int = 0 if inputs.cache is None else inputs.cache.length
         self.total = self.length if inputs.cache is None else self.ops.shape(inputs.cache.mask)[1]
         self.padded = inputs.mask is not None if inputs.cache is None else inputs.cache.counts
 
     def run(self) -> tuple[Array, Cache | None]:
-        """The last hidden state and the new cache."""
+        """Return the last hidden state and the new cache."""
         record, kind, here = self.inputs.record, self.kind, self.here
         counted = self._counted()
         positions = self._positions(counted)
-        x = embed(here / "embed", kind.embedding, self.words, positions, self.inputs.token_type_ids)
-        readings = self._readings(self._angles(positions, x.dtype))
+        x = embed(here / "embed", kind.embedding, self.embeds, positions, self.inputs.token_type_ids)
+        contexts = self._contexts(self._angles(positions, x.dtype))
         if kind.blocks[0].wide_in_float16 and is_float16(x):
             x = self.ops.cast(x, "float32")
         written: list[Pair | None] = []
-        for layer, (index, reading) in enumerate(zip(kind.weights_of, readings, strict=True)):
+        for layer, (index, context) in enumerate(zip(kind.weights_of, contexts, strict=True)):
             if record.hidden_states is not None:
                 record.hidden_states.append(x)
-            x, pair = self._layer(layer, index, x, reading)
+            x, pair = self._layer(layer, index, x, context)
             written.append(pair)
         if kind.final_norm is not None:
             x = norm(here / "final_norm", kind.final_norm, x)
         x = here.dropout(x, kind.final_dropout, "final")
         if record.hidden_states is not None:
             record.hidden_states.append(x)
-        return x, self._advanced([pair for pair in written if pair is not None], counted)
+        return x, self._new_cache([pair for pair in written if pair is not None], counted)
 
-    def _layer(self, layer: int, index: int, x: Array, reading: Reading) -> tuple[Array, Pair | None]:
+    def _layer(self, layer: int, index: int, x: Array, context: LayerContext) -> tuple[Array, Pair | None]:
         here, block = (self.here / f"blocks.{index}").seeded(layer), self.kind.blocks[layer]
-        if self.inputs.recompute and reading.record.attentions is None:
-            return self.ops.recompute(lambda x: run_block(here, block, x, reading))(x)
-        return run_block(here, block, x, reading)
+        if self.inputs.recompute and context.record.attentions is None:
+            return self.ops.recompute(lambda x: run_block(here, block, x, context))(x)
+        return run_block(here, block, x, context)
 
     def _new_mask(self) -> Array:
         mask = self.inputs.mask
         return self.ops.full((self.rows, self.length), True, "bool") if mask is None else mask
 
     def _counted(self) -> Bool[Array, "R T"]:
-        """What positions count among the new tokens: for RoBERTa's kind ids that are not padding, else real ones."""
+        """True at new tokens that advance the position: all but padding ids in RoBERTa, otherwise all real tokens."""
         kind, ids = self.kind.embedding.position, self.inputs.input_ids
         real = self._new_mask()
         if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids" and ids is not None:
@@ -127,9 +127,9 @@ class _Pass:
         return real
 
     def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
-        kind, given, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
-        if given is not None and not isinstance(kind, spec.NoPosition):
-            return given + first_row(kind)
+        kind, ids, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
+        if ids is not None and not isinstance(kind, spec.NoPosition):
+            return ids + first_row(kind)
         before = self.past
         if self.cache is not None and self.cache.counts:
             before = ops.sum(ops.cast(self.cache.counted, "int32"), 1, keepdims=True)
@@ -138,22 +138,24 @@ class _Pass:
         return token_positions(ops, kind, counted, before, starts)
 
     def _angles(self, positions: Int[Array, "R T"], dtype: object) -> dict[spec.Rotary, Angles]:
-        """Rotary angles, one pair per kind of rotary position in this stack."""
-        given = self.inputs.position_ids
-        apart = self.padded or self.inputs.segments is not None
-        where = given if given is not None else positions if apart else positions[:1]
+        """Return rotary angles, one pair per kind of rotary position in this stack."""
+        rows_differ = self.padded or self.inputs.segments is not None
+        if self.inputs.position_ids is not None:
+            positions = self.inputs.position_ids
+        elif not rows_differ:
+            positions = positions[:1]
         kinds = {block.self_attn.rotary for block in self.kind.blocks if block.self_attn.rotary is not None}
-        return {kind: rotary_angles(self.ops, kind, where, dtype) for kind in kinds}
+        return {kind: rotary_angles(self.ops, kind, positions, dtype) for kind in kinds}
 
-    def _readings(self, turning: dict[spec.Rotary, Angles]) -> list[Reading]:
-        """What each layer reads; masks are built once per kind of window."""
+    def _contexts(self, angles: dict[spec.Rotary, Angles]) -> list[LayerContext]:
+        """Return the context of every layer; layers with equal windows share a mask."""
         inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
         masks = {(b.causal, b.self_attn.window): self._mask(b.causal, b.self_attn.window) for b in blocks}
         bias, source_allowed = self._bias(), self._source_mask()
         return [
-            Reading(
+            LayerContext(
                 allowed=masks[block.causal, block.self_attn.window],
-                angles=turning[block.self_attn.rotary] if block.self_attn.rotary else None,
+                angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
                 past=self.past,
                 cached=None if cache is None else (cache.keys[layer], cache.values[layer]),
@@ -166,7 +168,7 @@ class _Pass:
         ]
 
     def _key_mask(self) -> Bool[Array, "R S"] | None:
-        """True at real tokens, past and new ones."""
+        """True at real tokens, both cached and new ones; None if all tokens are real."""
         if self.cache is None:
             return self.inputs.mask
         return self.ops.write_at(self.cache.mask, self._new_mask(), self.past, 1)
@@ -185,11 +187,11 @@ class _Pass:
         )
 
     def _indices(self) -> tuple[Int[Array, "1 T"], Int[Array, "1 S"]]:
-        """Where queries and keys stand if nothing is padding."""
+        """Return the positions of queries and keys if there is no padding."""
         return (self.ops.arange(self.length) + self.past)[None], self.ops.arange(self.total)[None]
 
     def _real_places(self) -> tuple[Int[Array, "R T"], Int[Array, "R S"]]:
-        """Where queries and keys stand, counted in real tokens."""
+        """Return the positions of queries and keys, counted in real tokens."""
         keys = places_of(self.ops, self._key_mask())
         return keys if self.cache is None else self.ops.slice_at(keys, self.past, self.length, 1), keys
 
@@ -199,30 +201,30 @@ class _Pass:
             return None
         table = self.here["relative_bias.weight"]
 
-        def of(places: tuple[Array, Array]) -> Array:
+        def bias_of(places: tuple[Array, Array]) -> Array:
             return relative_bias(ops, kind, table, *places)
 
         if not self.padded:
-            return of(self._indices())
+            return bias_of(self._indices())
         if self.cache is not None:
-            return of(self._real_places())
+            return bias_of(self._real_places())
         heads = self.kind.blocks[0].self_attn.attention.num_heads
         shape = (self.rows, heads, self.length, self.total)
-        return ops.cond(  # gathered once for all rows, where that can be
+        return ops.cond(  # rows whose real tokens are contiguous have equal distances, so one gather serves all rows
             stand_together(ops, self._key_mask()),
-            lambda: ops.broadcast(of(self._indices()), shape),
-            lambda: of(self._real_places()),
+            lambda: ops.broadcast(bias_of(self._indices()), shape),
+            lambda: bias_of(self._real_places()),
         )
 
     def _source_mask(self) -> Array | None:
         inputs = self.inputs
         allowed = None if inputs.source_mask is None else inputs.source_mask[:, None, None, :]
         if inputs.segments is not None and inputs.source_segments is not None:
-            apart = same_segment(inputs.segments, inputs.source_segments)
-            allowed = apart if allowed is None else apart & allowed
+            same = same_segment(inputs.segments, inputs.source_segments)
+            allowed = same if allowed is None else same & allowed
         return allowed
 
-    def _advanced(self, written: list[Pair], counted: Bool[Array, "R T"]) -> Cache | None:
+    def _new_cache(self, written: list[Pair], counted: Bool[Array, "R T"]) -> Cache | None:
         if self.cache is None:
             return None
         return self.cache.advance(self.ops, written, self._new_mask(), counted, self.length)

@@ -1,7 +1,7 @@
-"""Decoding by kernels of our own, which XLA calls from inside a compiled program (decision 16).
+"""Decoding with our own kernels, which XLA calls from inside a compiled program (decision 16).
 
-A decoding step reads every matrix once, for a row per hypothesis. XLA packs each for more than one row; the kernel
-reads it as it lies, with XLA's threads.
+A decoding step multiplies every matrix with one row per hypothesis. For more than one row XLA first repacks the matrix;
+our kernel reads it in place, on XLA's threads.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ _DTYPES = ("float32", "bfloat16")
 
 
 class KernelOps(JaxOps):
-    """JAX's operations, those on few rows apart. Without gradients, and for arrays of one CPU."""
+    """JAX's operations, with kernels for few rows. They have no gradients and need arrays on one CPU."""
 
     @staticmethod
     def linear(x: jax.Array, matrix: jax.Array, *, transposed: bool = False) -> jax.Array:
-        """x W^T by the kernel where x has few rows."""
+        """Return x W^T, computed by the kernel if x has few rows."""
         if transposed or not _is_for_kernel(x, matrix):
             return JaxOps.linear(x, matrix, transposed=transposed)
         rows = jnp.reshape(x, (-1, x.shape[-1]))
@@ -38,19 +38,20 @@ class KernelOps(JaxOps):
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, bias: jax.Array | None, scale: float
     ) -> jax.Array | None:
-        """Attention by the kernel where few queries read a key head."""
+        """Return attention computed by the kernel; None if more than a few queries read a key head."""
         alike = q.dtype == k.dtype == v.dtype and q.dtype.name in _DTYPES
         if not alike or not few_queries(q.shape, k.shape, v.shape) or (bias is not None and bias.shape[0] != 1):
             return None
         mask_shape, bias_shape = (None if x is None else x.shape for x in (allowed, bias))
         if not say_of_all(mask_shape, bias_shape, q.shape, k.shape):
             return None
-        none = jnp.zeros(1)
-        kept = (jnp.reshape(x, (-1, *x.shape[2:])) for x in (k, v))
-        given = (q, *kept, none if allowed is None else allowed, none if bias is None else bias.astype("float32"))
+        missing = jnp.zeros(1)
+        keys_values = (jnp.reshape(x, (-1, *x.shape[2:])) for x in (k, v))
+        mask = missing if allowed is None else allowed
+        operands = (q, *keys_values, mask, missing if bias is None else bias.astype("float32"))
         rows, heads, length, size = q.shape
         shape = jax.ShapeDtypeStruct((rows, length, heads, size), q.dtype)
-        mixed = jax.ffi.ffi_call(_ATTEND, shape)(*given, kv_heads=np.int64(k.shape[1]), scale=np.float32(scale))
+        mixed = jax.ffi.ffi_call(_ATTEND, shape)(*operands, kv_heads=np.int64(k.shape[1]), scale=np.float32(scale))
         return jnp.einsum("rthe->rhte", mixed)
 
 
@@ -64,7 +65,7 @@ def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
 
 
 def take(parameters: Iterable[Any]) -> bool:
-    """True if the kernel is there, and these are arrays of one CPU that it may read."""
+    """True if the kernels are available and all parameters are concrete arrays on one CPU."""
     return all(_is_on_one_cpu(x) for x in parameters) and _registered()
 
 
@@ -76,7 +77,7 @@ def _is_on_one_cpu(x: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def _registered() -> bool:
-    """Compile the kernel, unless it is kept from before, and make it known to XLA."""
+    """Compile the kernels, or load them from the cache, and register them with XLA; True if that worked."""
     library = load("xla_jax.cpp", "-fopenmp-simd", f"-I{jax.ffi.include_dir()}")
     if library is None or not library.conjoin_features() & 1:
         return False

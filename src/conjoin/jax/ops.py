@@ -1,4 +1,4 @@
-"""JAX's operations, under the names that conjoin.functional asks for."""
+"""JAX's operations, under the names of conjoin.functional.ops.Ops."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -76,16 +76,16 @@ class JaxOps:
 
     @staticmethod
     def matmul(x: jax.Array, y: jax.Array, *, transposed: bool = False) -> jax.Array:
-        """Not jnp.einsum, which may put y first: XLA then copies it at every step of a loop."""
-        one, other = (jnp.reshape(each, (-1, *each.shape[-2:])) for each in (x, y))
-        product = lax.dot_general(one, other, (((2,), (2 if transposed else 1,)), ((0,), (0,))))
+        """Multiply without jnp.einsum, which may swap x and y: XLA then copies y at every step of a loop."""
+        left, right = (jnp.reshape(each, (-1, *each.shape[-2:])) for each in (x, y))
+        product = lax.dot_general(left, right, (((2,), (2 if transposed else 1,)), ((0,), (0,))))
         return jnp.reshape(product, (*x.shape[:-1], product.shape[-1]))
 
     @staticmethod
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array | None, bias: jax.Array | None, scale: float
     ) -> jax.Array | None:
-        """No such call here."""
+        """Return None: JAX's own attention is not used."""
         return None
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The variables of a model, and the programs that were traced for it."""
+"""The variables of a model, and the functions that were traced for it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,18 +20,18 @@ from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.training import Trains
 
 _SEEDS = 2**31 - 1
-"""Random states are int32; Keras's are wider."""
+"""Random states are int32; Keras's seeds are wider and are taken modulo this."""
 
 
 class Variables:
-    """A model's variables by canonical name; a shared one stands once. Keras must not count them a second time."""
+    """A model's variables by canonical name, shared ones once; hidden from Keras, which would count them twice."""
 
     def __init__(self, table: dict[str, keras.Variable]) -> None:
         self.table = table
 
 
 class Programs:
-    """Traced functions by what they were traced for. Keras must not see them as parts of the model."""
+    """Traced functions by their keys; hidden from Keras, which would take them for parts of the model."""
 
     def __init__(self) -> None:
         self.held: dict[Any, Any] = {}
@@ -70,20 +70,20 @@ class VariableModel(ArrayModel, Trains, keras.Model):
         return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
 
     def all_params(self) -> dict[str, np.ndarray]:
-        """Parameters as numpy arrays by canonical name, shared ones under every name."""
+        """Return the parameters as numpy arrays by canonical name, shared ones under every name."""
         flat = {name: np.asarray(tf.convert_to_tensor(v.value)) for name, v in self.variables_by_name.table.items()}
         return flat | {name: flat[same] for name, same in self.key.ties}
 
     def num_parameters(self) -> int:
-        """Numbers in the model, shared ones once."""
+        """Return the number of parameters, shared ones counted once."""
         return sum(int(np.prod(variable.shape)) for variable in self.variables_by_name.table.values())
 
     def scope(self, training: bool = False, transposed: Mapping[str, Any] | None = None, ops: Ops = OPS) -> Scope:
-        """The parameters in the dtype of the computation, and in training the random state of dropout.
+        """Return the parameters in the compute dtype and, in training, the random state of dropout.
 
         Args:
-            transposed: Copies of matrices by their own names, beside the parameters.
-            ops: TensorFlow's, or those that call kernels of our own.
+            transposed: Transposed copies of matrices by name, in addition to the parameters.
+            ops: TensorFlow's operations, or those that call our own kernels.
         """
         rng = tf.cast(tf.cast(self._seeds.next(), tf.int64) % _SEEDS, tf.int32) if training else None
         dtype = None if self.compute_dtype == self.variable_dtype else self.compute_dtype

@@ -1,4 +1,4 @@
-"""Building a model and filling it: nothing is allocated twice, nothing is half filled."""
+"""Building a model and writing its parameters: nothing is allocated twice, and no model is left half written."""
 
 import warnings
 from collections.abc import Mapping
@@ -22,30 +22,30 @@ _BITS = {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
 }
-"""Dtypes that numpy cannot hold and that checkpoints give as bits."""
+"""Dtypes that numpy lacks, so that checkpoints return them as bits."""
 
 
 def to_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A floating torch dtype from its name or from itself.
+    """Return a floating torch dtype by its name; a dtype is returned as it is.
 
     Raises:
-        ConfigError: no floating dtype of that name.
+        ConfigError: there is no floating dtype of that name.
     """
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    result = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(result, torch.dtype) or not result.is_floating_point:
         raise ConfigError(f"dtype = {dtype!r}; expected one of float32, bfloat16, float16, float64.")
-    return found
+    return result
 
 
 def stored_dtype(infos: Mapping[str, TensorInfo]) -> torch.dtype:
-    """The widest floating dtype among a checkpoint's tensors."""
-    found = {getattr(torch, info.dtype) for info in infos.values()} or {torch.float32}
-    floating = sorted((d for d in found if d.is_floating_point), key=lambda d: d.itemsize)
+    """Return the widest floating dtype among a checkpoint's tensors; float32 if that has 8 bits or there is none."""
+    dtypes = {getattr(torch, info.dtype) for info in infos.values()} or {torch.float32}
+    floating = sorted((d for d in dtypes if d.is_floating_point), key=lambda d: d.itemsize)
     return floating[-1] if floating and floating[-1].itemsize > 1 else torch.float32
 
 
 def materialise(model: Model, dtype: torch.dtype, device: torch.device | str | None) -> Model:
-    """Give a model that was built on the meta device real, uninitialised storage."""
+    """Allocate the storage of a model on the meta device, without initialising it."""
     if torch.device(device or "cpu").type != "cpu":
         return model.to(dtype).to_empty(device=device)
     return model.to(dtype)._apply(lambda t: weight_memory(t.shape, t.dtype))
@@ -55,7 +55,7 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
     """Write every parameter of a materialised model as the plan says.
 
     Args:
-        prefix: What the plan's names have before the module's own ("decoder.").
+        prefix: Prefix of the plan's names that the module's own names lack ("decoder.").
 
     Raises:
         WeightError: tensors with NaN or infinite numbers, all of them named.
@@ -78,8 +78,7 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
 
 
 def as_tensor(array: object, dtype: str) -> Tensor:
-    """A torch view of a memory-mapped array; it is only ever read."""
-
+    """Return a torch view of a memory-mapped array; do not write to it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         tensor = torch.from_numpy(array)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""What a smaller vocabulary would lose: ids that the model itself uses, words of its tokenizer, rows."""
+"""Checks before a vocabulary shrinks: are ids that the model uses, or tokens of its tokenizer, left without a row?"""
 
 import logging
 from collections.abc import Mapping
@@ -8,30 +8,31 @@ from conjoin.errors import ConfigError, ConjoinError, listing, warn
 from conjoin.families import Role
 from conjoin.join import special_tokens
 
-_OF_A_SOURCE = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-_FORCED = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
-_FORCED += ("forced_bos_token_id", "forced_eos_token_id")
+_SOURCE_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+_TARGET_IDS = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
+_TARGET_IDS += ("forced_bos_token_id", "forced_eos_token_id")
 
 
 def require_ids_kept(model: Any, sizes: Mapping[Role, int]) -> None:
-    """Look at what the new sizes leave out.
+    """Check that ids in use keep their rows, and warn of tokens that lose theirs.
 
     Args:
         model: An EncoderDecoderModel.
 
     Raises:
-        ConfigError: an id that starts, ends, pads or must stand in a target, or that a source's config names.
+        ConfigError: a new size leaves out an id that starts, ends, pads or must be in a target, or that the config
+            names for sources.
 
     Warns:
-        ConjoinWarning: the model's tokenizer has more tokens than that.
+        ConjoinWarning: the model's tokenizer has more tokens than the new size.
     """
-    olds: dict[Role, int] = {"encoder": model.spec.encoder.vocab_size, "decoder": model.spec.decoder.vocab_size}
-    smaller: dict[Role, int] = {role: size for role, size in sizes.items() if size < olds[role]}
+    old_sizes: dict[Role, int] = {"encoder": model.spec.encoder.vocab_size, "decoder": model.spec.decoder.vocab_size}
+    smaller: dict[Role, int] = {role: size for role, size in sizes.items() if size < old_sizes[role]}
     lost = [
         f"{role} = {size}: {name} = {index} would have no row"
         for role, size in smaller.items()
         for name, index in _ids_in_use(model, role).items()
-        if size <= index < olds[role]
+        if size <= index < old_sizes[role]
     ]
     if lost:
         raise ConfigError(
@@ -39,26 +40,27 @@ def require_ids_kept(model: Any, sizes: Mapping[Role, int]) -> None:
             hint="give these ids another value first, or a larger size: model.resize_token_embeddings(...)",
         )
     for role, size in smaller.items():
-        _tell(model, role, size, olds[role])
+        _warn_of_tokens(model, role, size, old_sizes[role])
 
 
 def _ids_in_use(model: Any, role: Role) -> dict[str, int]:
+    """Return the largest id of every setting that names ids, without repeating an id."""
     if role == "encoder":
         config = getattr(model.config, "encoder", model.config)
-        said = {f"config.{name}": getattr(config, name, None) for name in _OF_A_SOURCE}
+        settings = {f"config.{name}": getattr(config, name, None) for name in _SOURCE_IDS}
     else:
-        known, settings = special_tokens(model.config), model.generation_config
-        said = {"decoder_start_token_id": known.start, "pad_token_id": known.pad, "bos_token_id": known.bos}
-        said |= {"eos_token_id": list(known.eos)}
-        said |= {f"generation_config.{name}": getattr(settings, name) for name in _FORCED}
-    found: dict[str, int] = {}
-    for name, value in said.items():
+        special = special_tokens(model.config)
+        settings = {"decoder_start_token_id": special.start, "pad_token_id": special.pad, "bos_token_id": special.bos}
+        settings |= {"eos_token_id": list(special.eos)}
+        settings |= {f"generation_config.{name}": getattr(model.generation_config, name) for name in _TARGET_IDS}
+    largest: dict[str, int] = {}
+    for name, value in settings.items():
         ids = [each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, int)]
-        found |= {name: max(ids)} if ids and max(ids) not in found.values() else {}
-    return found
+        largest |= {name: max(ids)} if ids and max(ids) not in largest.values() else {}
+    return largest
 
 
-def _tell(model: Any, role: Role, size: int, old: int) -> None:
+def _warn_of_tokens(model: Any, role: Role, size: int, old: int) -> None:
     logging.getLogger(__name__).warning("%s: the rows of ids %d to %d are dropped.", role, size, old - 1)
     tokens = _tokens(model, role)
     if tokens is not None and tokens > size:
@@ -66,10 +68,10 @@ def _tell(model: Any, role: Role, size: int, old: int) -> None:
 
 
 def _tokens(model: Any, role: Role) -> int | None:
-    """The size of the tokenizer that travels with the model; None where there is none, or none that can be used."""
+    """Return the size of the model's tokenizer; None if it has none, or one that cannot be loaded."""
     try:
-        found = model.tokenizer
+        tokenizer = model.tokenizer
     except ConjoinError:
         return None
-    side = getattr(found, "source" if role == "encoder" else "target", found)
+    side = getattr(tokenizer, "source" if role == "encoder" else "target", tokenizer)
     return len(side)
