@@ -1,6 +1,6 @@
 """ALBERT (Lan et al. 2019, arXiv:1909.11942): BERT's stack whose layers share weights, behind a narrow embedding.
 
-transformers drops out behind self-attention only; here the MLP's output is dropped out too, as in BERT itself.
+transformers applies dropout after self-attention only; conjoin also after the MLP, as in BERT.
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ class AlbertConfig(bert.BertConfig):
     """Fields of an ALBERT config.json.
 
     Args:
-        num_hidden_layers: Passes through a group.
-        num_hidden_groups: Groups that have weights of their own; neighbouring passes share one.
-        inner_group_num: Blocks in a group.
-        classifier_dropout_prob: For classification heads, which conjoin has none of.
+        num_hidden_layers: Number of passes through a group.
+        num_hidden_groups: Number of groups with weights of their own; consecutive passes share a group.
+        inner_group_num: Number of blocks in a group.
+        classifier_dropout_prob: Field of classification heads, which conjoin does not have.
     """
 
     model_type = "albert"
@@ -40,7 +40,7 @@ class AlbertConfig(bert.BertConfig):
 
 
 def stack(config: AlbertConfig, role: Role) -> spec.StackSpec:
-    """ALBERT's stack: as many blocks as passes times blocks in a group, fewer sets of weights."""
+    """Return ALBERT's stack: one block per pass and block of a group, with fewer sets of weights."""
     plain = bert.factorised(bert.stack(config, role), config.embedding_size, projection=True)
     weights_of = _weights_of(config)
     block = replace(bert.block(config, role), cross_attn=None)
@@ -48,10 +48,10 @@ def stack(config: AlbertConfig, role: Role) -> spec.StackSpec:
 
 
 def _weights_of(config: AlbertConfig) -> tuple[int, ...]:
-    """Layer -> block whose weights it uses.
+    """Return for every layer the index of the block whose weights it uses.
 
     Raises:
-        ConfigError: groups that no pass uses, or several blocks in groups that nothing shares.
+        ConfigError: a group has no pass, or groups have several blocks although no passes share a group.
     """
     passes, groups, inner = config.num_hidden_layers, config.num_hidden_groups, config.inner_group_num
     if not 1 <= groups <= passes or inner < 1 or (groups == passes and inner > 1):
@@ -74,14 +74,14 @@ LAYER = {
 
 
 def _inner(stack: spec.StackSpec) -> int:
-    """Blocks in a group: where the order of weights first steps back, a pass begins."""
+    """Return the number of blocks in a group: the second pass begins where the index of weights stops growing."""
     order = stack.weights_of
     back = next((i for i in range(1, len(order)) if order[i] <= order[i - 1]), None)
     return 1 if back is None else order[back - 1] - order[back] + 1
 
 
 def body(stack: spec.StackSpec) -> NameTable:
-    """AlbertModel's names."""
+    """Return the names of AlbertModel."""
     inner = _inner(stack)
     layers = {
         f"encoder.albert_layer_groups.{index // inner}.albert_layers.{index % inner}.{theirs}": f"blocks.{index}.{ours}"
@@ -93,7 +93,7 @@ def body(stack: spec.StackSpec) -> NameTable:
 
 
 def head(stack: spec.StackSpec) -> NameTable:
-    """Names of the masked language model's head."""
+    """Return the names of the masked language model's head."""
     return NameTable(
         (
             *bert.twin_bias(stack, "predictions.bias", "predictions.decoder.bias"),

@@ -1,6 +1,6 @@
 """ELECTRA (Clark et al. 2020, arXiv:2003.10555): BERT's stack behind an embedding of its own width.
 
-The head is the generator's. Discriminators, which most checkpoints are, have none: theirs starts fresh.
+The head is the generator's. Most checkpoints are discriminators, which have no LM head: theirs starts fresh.
 """
 
 from conjoin import spec
@@ -14,8 +14,8 @@ class ElectraConfig(bert.BertConfig):
     """Fields of an ELECTRA config.json.
 
     Args:
-        summary_type, summary_use_proj, summary_activation, summary_last_dropout: For multiple choice heads, which
-            conjoin has none of.
+        summary_type, summary_use_proj, summary_activation, summary_last_dropout: Fields of multiple choice
+            heads, which conjoin does not have.
     """
 
     model_type = "electra"
@@ -30,18 +30,18 @@ class ElectraConfig(bert.BertConfig):
 
 
 def stack(config: ElectraConfig, role: Role) -> spec.StackSpec:
-    """ELECTRA's stack: no projection where both widths are the same."""
+    """Return ELECTRA's stack; the embedding has no projection if both widths are equal."""
     plain = bert.exact_gelu_head(bert.stack(config, role))
     return bert.factorised(plain, config.embedding_size, projection=config.embedding_size != config.hidden_size)
 
 
 def body(stack: spec.StackSpec) -> NameTable:
-    """ElectraModel's names."""
+    """Return the names of ElectraModel."""
     return bert.body(stack) + NameTable(linears({"embeddings_project": "embed.projection"}))
 
 
 def head(stack: spec.StackSpec) -> NameTable:
-    """Names of the generator's head."""
+    """Return the names of the generator's head."""
     return NameTable(
         (
             Rule("generator_lm_head.bias", "head.bias"),

@@ -37,13 +37,13 @@ def convert_checkpoint(
 ) -> list[str]:
     """Write the weights of a pair, or of a single model, as transformers' class for a framework does.
 
-    Tensors that conjoin does not use (poolers, classifiers) are kept.
+    Tensors that conjoin does not use (poolers, classifiers) are written too.
 
     Args:
         out: Output folder, which gets copies of the config and the tokenizers; by default the checkpoint's folder. Only
             weights of the same framework are ever replaced.
-        source: Read the weights that this framework wrote, if a folder has several.
-        form: Kind of file; the framework's own by default.
+        source: Load the weights that this framework wrote, if the folder has several.
+        form: File format; the framework's own by default.
 
     Returns:
         Names of the files written; the index last if there is one.
@@ -71,7 +71,7 @@ def convert_checkpoint(
             max_shard_bytes=parse_size(max_shard_size),
         )
         if out is not None:
-            _copy_the_rest(folder, staging)
+            _copy_other_files(folder, staging)
     return [path.name for path in written]
 
 
@@ -89,12 +89,13 @@ def _protect_other_weights(folder: Path, framework: Framework, form: Form) -> No
 
 
 def _tensors(checkpoint: Checkpoint, unwanted: set[str]) -> Iterator[Tensor]:
+    """Yield the tensors of a checkpoint, but the unwanted ones."""
     for name, info in checkpoint.items():
         if name not in unwanted:
             yield name, checkpoint.array(name), info.dtype
 
 
-def _copy_the_rest(folder: Path, staging: Staging) -> None:
+def _copy_other_files(folder: Path, staging: Staging) -> None:
     """Copy the files that are not weights: config and tokenizers."""
     paths = [path for path in folder.glob("*") if path.is_file() and not is_weight_file(path.name)]
     paths += [path for path in (folder / TARGET_FOLDER).glob("*") if path.is_file()]

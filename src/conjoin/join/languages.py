@@ -1,4 +1,4 @@
-"""Languages of a multilingual model: set once, their codes are added to sources and targets and start generation."""
+"""Languages of a multilingual model: once set, their codes are added to sources and targets and start generation."""
 
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ class Generates(Protocol):
 
     @property
     def generation_config(self) -> Any:
-        """The model's settings of `generate`."""
+        """The model's settings for `generate`."""
         ...
 
 
@@ -73,13 +73,14 @@ def target_language(tokenizer: Tokenizers | None) -> TargetLanguage | None:
 
 
 def _start_with(model: Generates, language: TargetLanguage | None) -> None:
+    """Make targets of the model begin with a language, in training and in generation."""
     if language is None:
         return
     if language.leads:
         model.generation_config.forced_bos_token_id = language.id
     else:
         model.generation_config.forced_bos_token_id = None
-        model.generation_config.decoder_start_token_id = None  # use the config's, in training and in generation
+        model.generation_config.decoder_start_token_id = None  # training and generation then both use the config's
         model.config.decoder_start_token_id = language.id
 
 

@@ -1,4 +1,4 @@
-"""What a model is built from, on every backend: two halves that are joined, or one checkpoint that is loaded."""
+"""The sources of a model on every backend: two halves that are joined, or one checkpoint that is loaded."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -39,7 +39,7 @@ class Source:
     """One half to join: a folder with a checkpoint, or a model in memory.
 
     Args:
-        framework: Load the weights that this framework wrote, where a folder has several.
+        framework: Load the weights that this framework wrote, if the folder has several.
         parameters: Those of a half in memory, by canonical name ("decoder.blocks.0...").
     """
 
@@ -52,18 +52,18 @@ class Source:
 
 Sources = tuple[Source, Source]
 ReadHalf = Callable[[Role, Any], tuple[PretrainedConfig, Mapping[str, Any]]]
-"""Return config and parameters of a half in memory; raises JoinError where the model is not of this backend."""
+"""Return config and parameters of a half in memory; raise JoinError if the model belongs to another backend."""
 
 
 def find_sources(encoder: Name, decoder: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Sources:
-    """Find both halves of a join; what stays in `kwargs` are values of the pair's own config.
+    """Find both halves of a join. Only values of the pair's own config stay in `kwargs`.
 
     Raises:
-        JoinError: neither a name nor a model is given, or both, or a folder holds a pair.
-        ConfigError: a keyword argument is misspelt, or asks for what is not built here.
+        JoinError: a half has neither a name nor a model, or both, or its folder holds a pair.
+        ConfigError: a keyword argument is misspelt or not supported.
     """
-    both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
-    shared = {key: kwargs.pop(key) for key in both if key in kwargs}
+    for_both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
+    shared = {key: kwargs.pop(key) for key in for_both if key in kwargs}
     encoder_kwargs, decoder_kwargs, values = route(kwargs)
     refuse_misspelt(values)
     kwargs.clear()
@@ -100,7 +100,7 @@ def _find_source(role: Role, name_or_path: Name, kwargs: dict[str, Any], read_ha
 def open_join(
     sources: Sources, values: dict[str, Any]
 ) -> Generator[tuple[EncoderDecoderConfig, spec.PairSpec, JoinReport]]:
-    """Yield the pair's config and spec, and where every parameter comes from, while the checkpoints are open."""
+    """Yield the pair's config, its spec and the origin of every parameter, while the checkpoints are open."""
     encoder, decoder = sources
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
     pair = pair_spec(config)
@@ -116,24 +116,24 @@ def open_join(
         ]
         if untied_head(pair, offers):
             pair = untie_head(config, pair)
-        given = {*encoder.parameters, *decoder.parameters}
-        plan = plan_join(pair, offers, init=config.cross_attention_init, fresh_allowed=may_be_fresh, given=given)
+        in_memory = {*encoder.parameters, *decoder.parameters}
+        plan = plan_join(pair, offers, init=config.cross_attention_init, fresh_allowed=may_be_fresh, given=in_memory)
         fill_special_tokens(config, target_tokenizer(decoder.folder))
         yield config, pair, plan
 
 
 def tokenizer_folders(sources: Sources) -> TwoFolders:
-    """The folders of the tokenizers that a joined model is to have."""
+    """Return the folders from which a joined model gets its tokenizers."""
     return TwoFolders(sources[0].folder, sources[1].folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A model in a folder.
+    """A saved model and the settings with which it is loaded.
 
     Args:
-        framework: Load the weights that this framework wrote, where the folder has several.
-        settings: Generation settings by name, which win over the folder's.
+        framework: Load the weights that this framework wrote, if the folder has several.
+        settings: Generation settings by name, which take precedence over the folder's.
     """
 
     folder: Path
@@ -146,7 +146,8 @@ def find_saved(name_or_path: str | PathLike[str], config: PretrainedConfig | Non
     """Find a model that from_pretrained loads.
 
     Args:
-        kwargs: Hub keywords, from_tf and its like, generation settings, and values that override the config's.
+        kwargs: Hub keyword arguments, from_tf (or from_flax, from_pt), generation settings, and values that override
+            those of the config.
 
     Raises:
         ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
@@ -159,7 +160,7 @@ def find_saved(name_or_path: str | PathLike[str], config: PretrainedConfig | Non
 
 @contextmanager
 def open_saved(saved: Saved) -> Generator[tuple[spec.PairSpec, JoinReport, Checkpoint]]:
-    """Yield the spec of a saved model, and where every parameter comes from, while the checkpoint is open.
+    """Yield the spec of a saved model, the origin of every parameter and the checkpoint, while that is open.
 
     Raises:
         WeightError: missing or misshapen tensors, all of them in one error.
@@ -176,7 +177,7 @@ def open_saved(saved: Saved) -> Generator[tuple[spec.PairSpec, JoinReport, Check
 
 
 def random_plan(config: PretrainedConfig) -> tuple[spec.PairSpec, JoinReport]:
-    """The pair that a config describes, with every parameter drawn."""
+    """Return the spec of the pair that a config describes, and a plan that draws every parameter."""
     fill_special_tokens(config, None)
     pair = pair_spec(config)
     init = config.cross_attention_init if isinstance(config, EncoderDecoderConfig) else "normal"

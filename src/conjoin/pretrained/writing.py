@@ -1,4 +1,4 @@
-"""Writing models: canonical parameters back under the names that transformers reads; the files that PyTorch writes."""
+"""Writing models: canonical parameters under the names that transformers reads, in the files that PyTorch writes."""
 
 from collections.abc import Iterator
 
@@ -19,10 +19,10 @@ def write_pair(
     max_shard_size: int | str = "5GB",
     untied: bool = False,
 ) -> None:
-    """Write a joined pair into a folder that is being filled, beside whatever else goes there.
+    """Write a joined pair into a staging folder; other files in it are left alone.
 
     Args:
-        arrays: Every parameter, shared ones under every name.
+        arrays: All parameters, shared ones under every name.
     """
     arrays = dict(arrays)
     config = model.config_to_save(arrays["decoder.embed.words.weight"].dtype.name, arrays)
@@ -37,7 +37,8 @@ def write_pair(
 
 
 def _stored(arrays: dict[str, np.ndarray], table: NameTable) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Yield the name, array and dtype of every tensor of the checkpoint."""
     for undo in table.undo(arrays):
         dtype = arrays[undo.canonical[0]].dtype.name
-        # Layouts know bits, not the dtypes that numpy itself lacks.
+        # numpy lacks bfloat16 and float8, so layouts are changed on bits.
         yield undo.name, undo(*(as_bits(arrays[name]) for name in undo.canonical)), dtype

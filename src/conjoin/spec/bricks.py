@@ -1,4 +1,4 @@
-"""What the bricks of a transformer stack are: kinds with their own fields, no framework, no arrays.
+"""The bricks of a transformer stack as dataclasses: no framework, no arrays.
 
 Letters: D hidden, H heads, K kv heads, E head size, F intermediate, V vocab, M encoder width.
 """
@@ -51,7 +51,7 @@ class PlainScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama3Scaling:
-    """Llama 3.1's bands: long waves are stretched by `factor`, short ones kept, those between interpolated."""
+    """Llama 3.1's scaling: long wavelengths are multiplied by `factor`, short ones kept, those between interpolated."""
 
     factor: float
     low_freq_factor: float
@@ -64,7 +64,7 @@ class YarnScaling:
     """YaRN (Peng et al. 2023, arXiv:2309.00071), with the attention temperature folded into cos and sin.
 
     Args:
-        attention_factor: What cos and sin are multiplied by (the paper's 1/sqrt(t)).
+        attention_factor: Factor of cos and sin (1/sqrt(t) in the paper).
         truncate: Round the two correction bounds to whole dimensions.
     """
 
@@ -82,7 +82,7 @@ class Rotary:
 
     Args:
         base: Wavelength base, usually 10000.
-        rotary_size: Leading dimensions of every head that turn; even, at most E.
+        rotary_size: Number of leading dimensions of every head that are rotated; even, at most E.
     """
 
     base: float
@@ -95,7 +95,7 @@ class RelativeBias:
     """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1), one table per stack.
 
     Args:
-        bidirectional: Half of the buckets are for keys that follow the query; else these share bucket 0.
+        bidirectional: Half of the buckets are for keys after the query; otherwise all such keys share bucket 0.
     """
 
     num_buckets: int
@@ -108,14 +108,15 @@ class QKNorm:
     """Normalise queries and keys before they are rotated.
 
     Args:
-        over: Every head by itself (Qwen3, Gemma 3), or all heads of a position together (OLMo 2).
+        over: "head" normalises every head on its own (Qwen3, Gemma 3), "projection" all heads of a token at once (OLMo
+            2).
     """
 
     norm: RMSNorm
     over: Literal["head", "projection"] = "head"
 
     def size(self, heads: int, head_size: int) -> int:
-        """Return how many numbers are normalised together."""
+        """Return the number of values that are normalised together."""
         return head_size if self.over == "head" else heads * head_size
 
 
@@ -124,10 +125,10 @@ class Attention:
     """Multi-head attention with grouped keys and values (Ainslie et al. 2023, arXiv:2305.13245; K = H is the classic).
 
     Args:
-        scale: What scores are multiplied by; usually E ** -0.5, 1 in T5.
-        qkv_bias: Biases of q, k and v; BART and Whisper style models differ per projection, hence three flags.
+        scale: Factor of the scores; usually E ** -0.5, 1 in T5.
+        q_bias, k_bias, v_bias: True if the projection has a bias; some models have biases on some projections only.
         softcap: Scores become softcap * tanh(scores / softcap) (Gemma 2).
-        dropout: On attention probabilities.
+        dropout: Dropout rate of attention probabilities.
     """
 
     num_heads: int
@@ -145,11 +146,11 @@ class Attention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
-    """Attention of a stack to itself.
+    """Self-attention of a block.
 
     Args:
         rotary: Rotary positions of this block, or None.
-        window: How far a query sees: keys k with |q - k| < window. None sees everything.
+        window: A query reads keys k with |q - k| < window; None reads all keys.
     """
 
     attention: Attention
@@ -162,9 +163,9 @@ class CrossAttention:
     """Attention of a decoder block to the encoder's output.
 
     Args:
-        source_size: Width M of what keys and values are projected from.
-        gated: What the branch adds is multiplied by a learned scalar that starts at 0
-            (`cross_attention_init="zero_gate"`); after the norm `Branch.out`, which would undo any scale.
+        source_size: Width M of the states from which keys and values are projected.
+        gated: Multiply the branch's output by a learned scalar that starts at 0 (`cross_attention_init="zero_gate"`).
+            The gate follows the norm `Branch.out`, which would undo any scale before it.
     """
 
     attention: Attention
@@ -222,14 +223,15 @@ class Block:
     """One transformer block.
 
     Args:
-        norms: Around every branch.
-        self_attn_norms: Around self-attention, where it differs: ModernBERT's first block reads a normalised embedding.
+        norms: Norms around every branch.
+        self_attn_norms: Norms around self-attention if they differ: the embedding before ModernBERT's first block is
+            already normalised.
         parallel: Every branch reads the block's input, not the sum so far (GPT-NeoX).
         causal: A position reads itself and the positions before it only.
-        dropout: On the output of every branch, before it is added.
+        dropout: Dropout rate of every branch's output, before it is added.
         cross_attn: None in encoders and in decoders that stand alone.
-        wide_in_float16: In float16 the sum of the branches and the MLP's last map are computed in float32: the numbers
-            of a model that was trained in bfloat16 do not fit.
+        wide_in_float16: With float16 weights, compute the sum of the branches and the MLP's last projection in float32,
+            because the values of a model that was trained in bfloat16 overflow float16.
     """
 
     norms: Branch

@@ -12,7 +12,7 @@ class Learned:
     """A learned vector per position.
 
     Args:
-        max_positions: Longest sequence.
+        max_positions: Length of the longest sequence.
         offset: Rows of the table before position 0 (2 in BART and OPT).
     """
 
@@ -37,14 +37,14 @@ class LearnedSkippingPads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sinusoidal:
-    """Fixed sines and cosines, stored as a table in the checkpoint (DistilBERT's option) or computed if absent."""
+    """Fixed sines and cosines, read from the checkpoint (an option of DistilBERT) or computed if it has none."""
 
     max_positions: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoPosition:
-    """No position embedding: positions enter in the attention (rotary, relative bias) or not at all."""
+    """No position embedding: attention uses positions (rotary, relative bias), or nothing does."""
 
 
 Position = Learned | LearnedSkippingPads | Sinusoidal | NoPosition
@@ -64,7 +64,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """Ids to vectors: tokens * scale + positions + token types, then norm, dropout, projection.
+    """The embedding of ids: tokens * scale + positions + token types, then norm, dropout, projection.
 
     Args:
         size: Width of the token embeddings; differs from hidden_size only if there is a projection.
@@ -191,7 +191,7 @@ class StackSpec:
 
     @property
     def num_layers(self) -> int:
-        """Number of layers; fewer blocks may have their own weights."""
+        """Number of layers; several may share the weights of one block."""
         return len(self.blocks)
 
     @property
@@ -201,7 +201,7 @@ class StackSpec:
 
     @property
     def max_positions(self) -> int | None:
-        """Longest sequence, or None if positions are not a table."""
+        """Length of the longest sequence; None without a position table."""
         match self.embedding.position:
             case Learned(max_positions=n) | LearnedSkippingPads(max_positions=n) | Sinusoidal(max_positions=n):
                 return n
@@ -227,7 +227,7 @@ class StackSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSpec:
-    """An encoder and a decoder that reads it.
+    """An encoder and a decoder that reads its output.
 
     Args:
         projection: Linear layer with bias from the encoder's output to the decoder's width, before cross-attention
