@@ -307,11 +307,11 @@ def test_how_products_were_computed_is_in_the_checkpoint(
     before = linear_grad.fastest_products()
     assert json.loads((newest / "products.json").read_text()) == {"y": before.y, "dx": before.dx, "dw": before.dw}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    others = linear_grad._others()
+    others = linear_grad._alternatives()
     other = Products(**{name: not getattr(before, name) for name in others})
     monkeypatch.setattr(linear_grad, "_measured", lambda: other)
     linear_grad.fastest_products.cache_clear()
-    file = linear_grad._kept()
+    file = linear_grad._cache_file()
     assert file is not None
     if cache != "absent":
         file.write_text('{"y": 3}' if cache == "garbage" else json.dumps({name: True for name in others}))

@@ -1,7 +1,7 @@
-// Decoding steps of a whole stack of blocks: what `Block.forward` computes in PyTorch, for few tokens, in one call.
+// A decoding step of a whole stack of blocks in one call: it computes `Block.forward` of PyTorch for few tokens.
 //
-// One team of threads goes through all layers together; each phase divides its outputs among them. Between phases
-// everything is float32; linear layers take what their weights are stored as, and the cache has a dtype of its own.
+// All threads go through the layers together, and each phase divides its outputs among them. Values between phases are
+// float32; inputs of a linear layer are converted to the dtype of its weights, and the cache has a dtype of its own.
 
 #pragma once
 
@@ -14,9 +14,9 @@
 namespace {
 
 struct LinearSpec {  // y = x w^T + bias
-  const void* w;     // (m, n), contiguous; null: there is none
+  const void* w;     // (m, n), contiguous; null: no such layer
   const float* bias;
-  const float* scale;   // int8: the unit of each output
+  const float* scale;   // int8: the scale of each output
   const int32_t* sums;  // int8: the sum of each row of w
   Long n, m;
   Long kind;  // 0 float32, 1 bf16, 2 int8
@@ -37,7 +37,7 @@ struct AttentionSpec {
   NormSpec q_norm, k_norm;
   const float* gate;  // null: none
   Long heads, kv_heads, size, window, rotary;  // rotary: index of the angles, -1 for none
-  Long norms_projection;  // q_norm and k_norm are over all heads of a token together
+  Long norms_projection;  // q_norm and k_norm normalise all heads of a token together
   double scale;
 };
 
@@ -50,7 +50,7 @@ struct LayerSpec {
   Long has_cross;
 };
 
-struct Kept {  // keys or values of one layer: [rows, kv_heads, room, size], or rows of bytes
+struct CacheTensor {  // keys or values of one layer: [rows, kv_heads, capacity, size], or int8 rows with their scale
   void* data;
   Long row, head, time;
 };
@@ -63,36 +63,36 @@ struct Angles {  // [rows or 1, length, width], width even and at most a head's 
 struct StepCall {
   float* x;  // [rows, length, hidden]: input and output
   const LayerSpec* layers;
-  const Kept *self_k, *self_v, *cross_k, *cross_v;  // one per layer
+  const CacheTensor *self_k, *self_v, *cross_k, *cross_v;  // one per layer
   const Angles* angles;
   const uint8_t* source_mask;  // [sources, source_keys] by its strides; null: everything may be read
   Long count, rows, length, past, hidden, sources, source_keys, mask_row, mask_key;
   Long threads;
 };
 
-// Where threads meet, some seventy times a step. OpenMP's own barrier goes to sleep at once when a process has more of
-// its threads than processors, as one with a second thread that computes has, and waking costs more than a phase takes.
+// A barrier for some seventy waits per step. OpenMP's own barrier puts threads to sleep at once if a process has more
+// OpenMP threads than processors, as with a second computing thread, and waking them takes longer than a phase.
 class Barrier {
  public:
   void wait(int count) {
-    int mine = turn.load(std::memory_order_relaxed);
+    int current = generation.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
       arrived.store(0, std::memory_order_relaxed);
-      turn.store(mine + 1, std::memory_order_release);
+      generation.store(current + 1, std::memory_order_release);
       return;
     }
-    for (int tries = 0; turn.load(std::memory_order_acquire) == mine; ++tries) {
+    for (int tries = 0; generation.load(std::memory_order_acquire) == current; ++tries) {
       if (tries < patience)
         relax();
       else
-        std::this_thread::yield();  // whoever is awaited may need this processor
+        std::this_thread::yield();  // a thread that is still computing may need this processor
     }
   }
 
  private:
   static constexpr int patience = 4000;  // tens of microseconds
   alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<int> turn{0};
+  alignas(64) std::atomic<int> generation{0};
 };
 
 struct Team {
@@ -146,12 +146,12 @@ inline void normalise(const NormSpec& norm, const float* x, float* out, Long siz
   }
 }
 
-// Rows of numbers as each kind of linear layer reads them.
+// Inputs of a linear layer in the dtype of its weights: float32, bf16, or int8 with a scale per row.
 struct Input {
   const float* wide = nullptr;
   std::vector<bf16> half;
   std::vector<uint8_t> bytes;
-  std::vector<float> units;
+  std::vector<float> scales;
 };
 
 template <class T>
@@ -175,10 +175,10 @@ class Steps {
     for (auto* buffer : {&normed, &out, &start}) buffer->resize(tokens * c.hidden);
     middle.resize(tokens * inner);
     gated.resize(tokens * inner);
-    placed.resize(tokens * heads);
+    converted_q.resize(tokens * heads);
     input.half.resize(tokens * widest);
     input.bytes.resize(tokens * widest);
-    input.units.resize(tokens);
+    input.scales.resize(tokens);
     scratch_queries = most_queries;
     scratch_size = size;
   }
@@ -197,7 +197,7 @@ class Steps {
   const StepCall& c;
   Long tokens, scratch_queries = 0, scratch_size = 0;
   std::vector<float> q, k, v, mixed, normed, out, start, middle, gated;
-  std::vector<typename Rows<T>::Handed> placed;
+  std::vector<typename Rows<T>::Handed> converted_q;
   Input input;
 
   void block(const Team& team, const LayerSpec& layer, Long index, Scratch<T>& scratch) {
@@ -215,7 +215,7 @@ class Steps {
       std::memcpy(start.data() + r * c.hidden, c.x + r * c.hidden, c.hidden * sizeof(float));
   }
 
-  // Point `input` at what a branch reads: x or, in a parallel block, the block's input, after the norm in front.
+  // Set `input` to the input of a branch: x (in a parallel block, the block's input) after the branch's first norm.
   void pre_norm(const Team& team, const LayerSpec& layer, const NormSpec& norm, Long kind) {
     const float* from = layer.parallel ? start.data() : c.x;
     if (norm.kind == 0) {
@@ -229,7 +229,7 @@ class Steps {
     convert(team, c.hidden, kind);
   }
 
-  // Add a branch's output to x, with the norm of the output and that of the sum.
+  // Add a branch's output to x, and apply the norms of the output and of the sum.
   void add_residual(const Team& team, const BranchSpec& norms, const float* gate) {
     team.wait();
     float factor = gate ? *gate : 1.0f;
@@ -251,13 +251,13 @@ class Steps {
         for (Long i = 0; i < n; ++i) to[i] = narrow(x[i]);
       }
 #if defined(HAS_INT8_DOT)
-      if (kind == 2) input.units[r] = quantise(x, n, input.bytes.data() + r * n);
+      if (kind == 2) input.scales[r] = quantise(x, n, input.bytes.data() + r * n);
 #endif
     }
     team.wait();
   }
 
-  // This thread's share of a linear layer's outputs, for all tokens; `wait` before they are read.
+  // Compute this thread's share of a linear layer's outputs, for all tokens; call `wait` before reading them.
   void project(const Team& team, const LinearSpec& s, float* y) {
     Long first, last;
     team.share(s.m, &first, &last);
@@ -271,7 +271,7 @@ class Steps {
     else
       dots<Bytes>(input.bytes.data(), tokens, s.n, static_cast<const int8_t*>(s.w), s.n, s.n, first, last,
                   [&](Long r, Long o, int32_t sum) {
-                    put(r, o, static_cast<float>(sum - 128 * s.sums[o]) * (input.units[r] * s.scale[o]));
+                    put(r, o, static_cast<float>(sum - 128 * s.sums[o]) * (input.scales[r] * s.scale[o]));
                   });
 #endif
   }
@@ -310,13 +310,13 @@ class Steps {
     }
     team.wait();
     if (a.norms_projection) norm_projections(team, a, cross);
-    place_queries(team, a);
+    rotate_queries(team, a);
     if (!cross) {
-      place_keys(team, a, a.k_norm, a.rotary, k.data(), c.self_k[index]);
-      place_keys(team, a, NormSpec{}, -1, v.data(), c.self_v[index]);
+      write_to_cache(team, a, a.k_norm, a.rotary, k.data(), c.self_k[index]);
+      write_to_cache(team, a, NormSpec{}, -1, v.data(), c.self_v[index]);
     }
     team.wait();
-    auto call = reading(a, index, cross);
+    auto call = attention_call(a, index, cross);
     for (Long task = team.id; task < call.sources * call.kv_heads; task += team.count)
       read_head(call, task / call.kv_heads, task % call.kv_heads, scratch);
     if (team.id == 0) input.wide = mixed.data();
@@ -326,10 +326,11 @@ class Steps {
     add_residual(team, norms, a.gate);
   }
 
-  Call<typename Rows<T>::Handed, T, float> reading(const AttentionSpec& a, Long index, bool cross) {
-    const Kept &keys = cross ? c.cross_k[index] : c.self_k[index], &values = cross ? c.cross_v[index] : c.self_v[index];
+  Call<typename Rows<T>::Handed, T, float> attention_call(const AttentionSpec& a, Long index, bool cross) {
+    const CacheTensor& keys = cross ? c.cross_k[index] : c.self_k[index];
+    const CacheTensor& values = cross ? c.cross_v[index] : c.self_v[index];
     Call<typename Rows<T>::Handed, T, float> r{};
-    r.q = placed.data(), r.k = static_cast<const T*>(keys.data), r.v = static_cast<const T*>(values.data);
+    r.q = converted_q.data(), r.k = static_cast<const T*>(keys.data), r.v = static_cast<const T*>(values.data);
     r.out = mixed.data();
     r.sources = cross ? c.sources : c.rows;
     r.beams = c.rows / r.sources;
@@ -356,7 +357,7 @@ class Steps {
     team.wait();
   }
 
-  // One head of one token: its norm, then its rotation, in place.
+  // Normalise and rotate one head of one token, in place.
   void rotate(const AttentionSpec& a, const NormSpec& norm, Long rotary, float* head, Long token) {
     if (norm.kind && !a.norms_projection) normalise(norm, head, head, a.size);
     if (rotary < 0) return;
@@ -364,27 +365,27 @@ class Steps {
     Long at = token / c.length * angles.row + token % c.length * angles.width, half = angles.width / 2;
     const float *cos = angles.cos + at, *sin = angles.sin + at;
     for (Long i = 0; i < half; ++i) {
-      float one = head[i], other = head[half + i];
-      head[i] = one * cos[i] - other * sin[i];
-      head[half + i] = other * cos[half + i] + one * sin[half + i];
+      float first = head[i], second = head[half + i];
+      head[i] = first * cos[i] - second * sin[i];
+      head[half + i] = second * cos[half + i] + first * sin[half + i];
     }
   }
 
-  void place_queries(const Team& team, const AttentionSpec& a) {
+  void rotate_queries(const Team& team, const AttentionSpec& a) {
     for (Long i = team.id; i < tokens * a.heads; i += team.count) {
       float* head = q.data() + i * a.size;
       rotate(a, a.q_norm, a.rotary, head, i / a.heads);
-      for (Long e = 0; e < a.size; ++e) store(placed.data() + i * a.size + e, head[e]);
+      for (Long e = 0; e < a.size; ++e) store(converted_q.data() + i * a.size + e, head[e]);
     }
   }
 
-  void place_keys(const Team& team, const AttentionSpec& a, const NormSpec& norm, Long rotary, float* from,
-                  const Kept& kept) {
+  void write_to_cache(const Team& team, const AttentionSpec& a, const NormSpec& norm, Long rotary, float* from,
+                      const CacheTensor& cache) {
     for (Long i = team.id; i < tokens * a.kv_heads; i += team.count) {
       Long token = i / a.kv_heads, row = token / c.length, time = c.past + token % c.length;
       float* head = from + i * a.size;
       rotate(a, norm, rotary, head, token);
-      T* to = static_cast<T*>(kept.data) + row * kept.row + i % a.kv_heads * kept.head + time * kept.time;
+      T* to = static_cast<T*>(cache.data) + row * cache.row + i % a.kv_heads * cache.head + time * cache.time;
       Rows<T>::write(to, head, a.size);
     }
   }

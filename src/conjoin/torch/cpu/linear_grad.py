@@ -1,7 +1,7 @@
-"""The linear layer where gradients are wanted on a CPU: each of its products by whoever is fastest.
+"""The linear layer with gradients on a CPU, each of whose products is computed by the fastest library.
 
-y = x W^T + b, dx = dy W and dW = dy^T x are all a B^T of some a and B. `F.linear` gives them to MKL; oneDNN takes B as
-it lies, transposed or not, but copies an a that is transposed, which costs more than it gains: dW has a kernel.
+y = x W^T + b, dx = dy W and dW = dy^T x are all a B^T for some a and B. `F.linear` uses MKL. oneDNN reads B in place,
+transposed or not, but copies a transposed a, which costs more than it gains: dW has a kernel of ours.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from conjoin.native.place import cache_folder
 from conjoin.torch.cpu import native
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""a, B and a bias: a B^T + bias."""
+"""A function of a, B and a bias that returns a B^T + bias."""
 Name = Literal["y", "dx", "dw"]
 
 _PROBE_ROWS, _PROBE_SIZES, _PROBE_ROUNDS = 512, (384, 768), 5
 _LEAST_GAIN = 1.03
-"""What is no faster than this stays with PyTorch."""
+"""A product must be this many times faster than PyTorch's to replace it."""
 
 
 def trained_linear(
@@ -49,19 +49,19 @@ def trained_linear(
 
 
 def onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """a B^T + bias by oneDNN; the operator is private, so whoever calls this has tried it."""
+    """Return a B^T + bias, computed by oneDNN. The operator is private to PyTorch: call this only after trying it."""
     operator: Any = torch.ops.mkldnn._linear_pointwise
     return operator(a, b, bias, "none", [], "")
 
 
 def has_onednn() -> bool:
-    """Whether PyTorch was built with oneDNN and its operator."""
+    """True if PyTorch was built with oneDNN and has its operator."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Which of them do not go to MKL: y and dx to oneDNN, dW to the kernel."""
+    """The products that replace MKL's where True: oneDNN's for y and dx, our kernel for dW."""
 
     y: bool = False
     dx: bool = False
@@ -70,29 +70,29 @@ class Products:
     def forward(
         self, x: Float[Tensor, "rows n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
     ) -> Float[Tensor, "rows m"]:
-        """x W^T + bias."""
+        """Return x W^T + bias."""
         return _product(self.y)(x, weight, bias)
 
     def to_input(self, dy: Float[Tensor, "rows m"], weight: Float[Tensor, "m n"]) -> Float[Tensor, "rows n"]:
-        """dy W."""
+        """Return dy W."""
         return _product(self.dx)(dy, weight.t(), None)
 
     def to_weight(self, dy: Float[Tensor, "rows m"], x: Float[Tensor, "rows n"]) -> Float[Tensor, "m n"]:
-        """dy^T x."""
-        return _turned(dy.t(), x.t(), None) if self.dw else F.linear(dy.t(), x.t())
+        """Return dy^T x."""
+        return _dw_by_kernel(dy.t(), x.t(), None) if self.dw else F.linear(dy.t(), x.t())
 
 
 def _product(by_onednn: bool) -> Product:
     return onednn if by_onednn else F.linear
 
 
-def _turned(a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], _: Tensor | None) -> Float[Tensor, "m n"]:
-    """a B^T, where both are views of what lies the other way."""
+def _dw_by_kernel(a: Float[Tensor, "m rows"], b: Float[Tensor, "n rows"], _: Tensor | None) -> Float[Tensor, "m n"]:
+    """Return a B^T of two transposed views, computed by our kernel."""
     return native.weight_gradient(a.t().contiguous(), b.t().contiguous())
 
 
 class _Linear(torch.autograd.Function):
-    """F.linear; where its gradient is to be differentiated again, that is made of PyTorch's own operators."""
+    """F.linear. A gradient that will itself be differentiated is computed with PyTorch's own operators."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,7 +100,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x if wants_weight else None, weight if wants_x else None)
         ctx.shape = x.shape
         y = fastest_products().forward(x.reshape(-1, x.shape[-1]).contiguous(), weight, bias)
-        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])  # a view could not be changed in place
+        return torch.ops.aten._unsafe_view(y, [*x.shape[:-1], len(weight)])  # a view could not be modified in place
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -114,33 +114,33 @@ class _Linear(torch.autograd.Function):
         )
 
 
-_brought: "list[Products]" = []
-"""What a run that goes on brought with it, in place of what was measured here; empty otherwise."""
+_restored: "list[Products]" = []
+"""The products of the checkpoint from which training resumed, in place of those measured here; empty otherwise."""
 
 
 def use_products(products: Products | None) -> list[str]:
-    """Let this process compute as another did, to the bit; None ends that.
+    """Use the products of another process, so that results are bitwise equal; None goes back to measured ones.
 
     Returns:
-        The products for which this machine lacks the way; they go to MKL.
+        The names of products that this machine cannot compute so; they go to MKL.
     """
-    others = _others()
+    alternatives = _alternatives()
     wanted = [name for name, value in asdict(products or Products()).items() if value]
-    _brought[:] = [] if products is None else [Products(**{name: True for name in wanted if name in others})]
+    _restored[:] = [] if products is None else [Products(**{name: True for name in wanted if name in alternatives})]
     fastest_products.cache_clear()
-    return [name for name in wanted if name not in others]
+    return [name for name in wanted if name not in alternatives]
 
 
 @lru_cache(maxsize=1)
 def fastest_products() -> Products:
-    """Which products others than MKL compute, rightly and faster, on this machine.
+    """Return the products that are computed correctly and faster without MKL on this machine.
 
-    Measured once per machine and kept in the user's cache: two processes that chose differently would round
-    differently. A checkpoint holds the choice, so that a run goes on to the bit whatever became of the cache.
+    They are measured once per machine and stored in the user's cache, since processes with different products round
+    differently. Checkpoints store them too, so that resumed training is bitwise equal even if the cache is lost.
     """
-    if _brought:
-        return _brought[0]
-    file = _kept()
+    if _restored:
+        return _restored[0]
+    file = _cache_file()
     if file is None:
         return _measured()
     if not file.exists():
@@ -152,10 +152,10 @@ def fastest_products() -> Products:
 
 
 def as_products(values: Any) -> Products:
-    """Read what `asdict` gives.
+    """Return the products from the dict that `asdict` returns.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the dict is malformed.
     """
     if not isinstance(values, dict) or not all(isinstance(value, bool) for value in values.values()):  # pyright: ignore
         raise ValueError("expected true or false for each of y, dx and dw")
@@ -165,8 +165,8 @@ def as_products(values: Any) -> Products:
         raise ValueError("expected y, dx and dw") from None
 
 
-def _kept() -> Path | None:
-    """The file of what was measured; its name changes with whatever the outcome depends on."""
+def _cache_file() -> Path | None:
+    """Return the file of the measured products, whose name depends on all that they depend on; None without a cache."""
     try:
         facts = (processor(), torch.__version__, str(torch.get_num_threads()), *asdict(Products()))
         return cache_folder() / f"products-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}.json"
@@ -175,7 +175,7 @@ def _kept() -> Path | None:
 
 
 def _write_first(file: Path, products: Products) -> None:
-    """Write what was measured, unless another process has come before."""
+    """Write the measured products, unless another process has written them already."""
     scratch = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         scratch.write_text(json.dumps(asdict(products)))
@@ -187,46 +187,46 @@ def _write_first(file: Path, products: Products) -> None:
 
 
 def _measured() -> Products:
-    """Time the products at sizes of training, both ways in turn."""
-    others = _others()
+    """Time MKL's products and the alternatives in turns, at the sizes of training."""
+    alternatives = _alternatives()
     generator = torch.Generator().manual_seed(0)
-    seconds = {name: [0.0, 0.0] for name in others}
+    seconds = {name: [0.0, 0.0] for name in alternatives}
     for size in _PROBE_SIZES:
         x, dy = torch.randn(2, _PROBE_ROWS, size, generator=generator).unbind()
         weight = torch.randn(size, size, generator=generator)
-        given = {"y": (x, weight), "dx": (dy, weight.t()), "dw": (dy.t(), x.t())}
-        for name, other in list(others.items()):
-            if not is_right(other, *given[name]):
-                del others[name]
+        operands = {"y": (x, weight), "dx": (dy, weight.t()), "dw": (dy.t(), x.t())}
+        for name, product in list(alternatives.items()):
+            if not is_right(product, *operands[name]):
+                del alternatives[name]
                 continue
-            for way, taken in enumerate(_seconds(other, *given[name])):
-                seconds[name][way] += taken
-    return Products(**{name: seconds[name][0] > _LEAST_GAIN * seconds[name][1] for name in others})
+            for way, time_s in enumerate(_seconds(product, *operands[name])):
+                seconds[name][way] += time_s
+    return Products(**{name: seconds[name][0] > _LEAST_GAIN * seconds[name][1] for name in alternatives})
 
 
-def _others() -> dict[Name, Product]:
-    """What this machine has beside MKL."""
-    found: dict[Name, Product] = {}
+def _alternatives() -> dict[Name, Product]:
+    """Return the alternatives to MKL that this machine has."""
+    alternatives: dict[Name, Product] = {}
     if has_onednn():
-        found |= {"y": onednn, "dx": onednn}
+        alternatives |= {"y": onednn, "dx": onednn}
     if native.has("float32"):
-        found["dw"] = _turned
-    return found
+        alternatives["dw"] = _dw_by_kernel
+    return alternatives
 
 
 def is_right(product: Product, a: Tensor, b: Tensor, *, rtol: float = 1e-4, atol: float = 1e-3) -> bool:
-    """Whether a product runs here and gives a B^T."""
+    """True if a product runs on this machine and returns a B^T."""
     try:
         return torch.allclose(product(a, b, None).float(), F.linear(a.float(), b.float()), rtol=rtol, atol=atol)
-    except (RuntimeError, TypeError):  # another build's operator takes other arguments
+    except (RuntimeError, TypeError):  # the operator of another PyTorch build has other parameters
         return False
 
 
-def _seconds(other: Product, a: Tensor, b: Tensor) -> tuple[float, float]:
-    """The best of several calls of PyTorch's way and of the other."""
+def _seconds(alternative: Product, a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Return the shortest time in seconds of PyTorch's product and of the alternative."""
     best = [float("inf"), float("inf")]
     for _ in range(_PROBE_ROUNDS):
-        for way, product in enumerate((F.linear, other)):
+        for way, product in enumerate((F.linear, alternative)):
             start = time.perf_counter()
             product(a, b, None)
             best[way] = min(best[way], time.perf_counter() - start)

@@ -1,6 +1,6 @@
-"""Decoding steps of a whole stack in one call of our kernels: few tokens, no gradient, nothing collected on the way.
+"""Decoding steps of a whole stack in one kernel call: few tokens, no gradients, no hidden states or attentions.
 
-`Block.forward` says what is computed; this hands the same work over, as far as a stack's bricks are known here.
+The kernel computes the same as `Block.forward`. A stack with bricks that the kernel lacks has no `Steps`.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ class _Layer(Structure):
     )
 
 
-class _Kept(Structure):
+class _CacheTensor(Structure):
     _fields_ = _fields("data", "row head time")
 
 
@@ -66,7 +66,7 @@ class _Call(Structure):
     _fields_ = (
         ("x", c_void_p),
         ("layers", POINTER(_Layer)),
-        *((name, POINTER(_Kept)) for name in ("self_k", "self_v", "cross_k", "cross_v")),
+        *((name, POINTER(_CacheTensor)) for name in ("self_k", "self_v", "cross_k", "cross_v")),
         ("angles", POINTER(_Angles)),
         *_fields("source_mask", "count rows length past hidden sources source_keys mask_row mask_key threads"),
     )
@@ -80,35 +80,35 @@ _LINEARS = (
     "conjoin.torch.cpu.linear.Linear",
     "conjoin.torch.cpu.quantization.QuantizedLinear",
 )
-"""With their modules: an adapter around one of them is called Linear as well, and has its weight (peft's)."""
+"""Names include the module: peft's adapters are called Linear as well and have the weight of the layer they wrap."""
 
 
-class _Unknown(Exception):
-    """A brick that the kernels do not know."""
+class _Unsupported(Exception):
+    """The kernels do not support a brick."""
 
 
 class Steps:
-    """The blocks of one stack, ready to continue one cache.
+    """Decoding steps of one stack on one cache.
 
-    Holds pointers to the weights and to the cache's tensors, and float32 copies of small parameters: where weights
-    change afterwards, a new object is needed. The memory behind every pointer is held as long as this object.
+    Holds pointers to the weights and the cache's tensors, and float32 copies of small parameters: after a change of
+    weights a new object is needed. The object keeps the memory of all its pointers alive.
     """
 
     def __init__(self, stack: Any) -> None:
         self._held: list[Tensor] = []
-        self._places: list[tuple[dict[str, Any], str]] = []
-        self._read: list[Tensor] = []
+        self._parameter_slots: list[tuple[dict[str, Any], str]] = []
+        self._parameters: list[Tensor] = []
         self._copied: list[Tensor] = []
         self._rotary: list[spec.Rotary] = []
-        self._turned = 1 << 20  # numbers of the smallest head that turns
+        self._smallest_head = 1 << 20  # size of the smallest head with rotary positions
         self._count = len(stack.spec.weights_of)
         self._hidden = stack.spec.hidden_size
         self._layers = (_Layer * self._count)()
         for layer, index in zip(self._layers, stack.spec.weights_of, strict=True):
             self._fill(layer, stack.blocks[index])
         self._cross = stack.spec.has_cross_attention
-        self._pointers = [each.data_ptr() for each in self._read]
-        self._then = self._versions()
+        self._pointers = [each.data_ptr() for each in self._parameters]
+        self._copied_versions = self._versions()
         self._cache: list[Tensor] = []
         self._cache_fields: dict[str, Any] = {}
 
@@ -119,23 +119,23 @@ class Steps:
             return None
         try:
             return cls(stack)
-        except _Unknown:
+        except _Unsupported:
             return None
 
     def _versions(self) -> list[int]:
         return [each._version for each in self._copied]
 
     def are_current(self) -> bool:
-        """True if the weights are the same tensors, in the same memory, and none that was copied has changed."""
-        now = [parameters.get(name) for parameters, name in self._places]
+        """True if all parameters are the same tensors in the same memory, and those that were copied are unchanged."""
+        now = [parameters.get(name) for parameters, name in self._parameter_slots]
         return (
-            all(map(is_, now, self._read))
-            and list(map(Tensor.data_ptr, self._read)) == self._pointers
-            and self._versions() == self._then
+            all(map(is_, now, self._parameters))
+            and list(map(Tensor.data_ptr, self._parameters)) == self._pointers
+            and self._versions() == self._copied_versions
         )
 
     def takes(self, cache: Any) -> bool:
-        """True if a cache's tensors have one dtype and are in CPU memory, with the numbers of a head side by side."""
+        """True if a cache's tensors have one supported dtype, are in CPU memory and have contiguous heads."""
         dtype = cache.keys[0].dtype
         if dtype not in _CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
             return False
@@ -148,17 +148,17 @@ class Steps:
         self._cache = cache.tensors
         sources, _, source_keys, _ = cache.cross[0][0].shape if self._cross else (len(cache.keys[0]), 0, 0, 0)
         self._cache_fields = {
-            "self_k": _kept(cache.keys),
-            "self_v": _kept(cache.values),
-            "cross_k": _kept([k for k, _ in cache.cross]),
-            "cross_v": _kept([v for _, v in cache.cross]),
+            "self_k": _cache_tensors(cache.keys),
+            "self_v": _cache_tensors(cache.values),
+            "cross_k": _cache_tensors([k for k, _ in cache.cross]),
+            "cross_v": _cache_tensors([v for _, v in cache.cross]),
             "sources": sources,
             "source_keys": source_keys,
         }
 
     @property
     def rotary(self) -> list[spec.Rotary]:
-        """The kinds of rotary positions whose angles `run` takes, in order."""
+        """The kinds of rotary positions for which `run` takes angles, in this order."""
         return self._rotary
 
     def run(
@@ -168,15 +168,15 @@ class Steps:
         angles: list[tuple[Float[Tensor, "A 1 T W"], Float[Tensor, "A 1 T W"]]],
         source_mask: Bool[Tensor, "B S"] | None,
     ) -> Float[Tensor, "R T D"]:
-        """Return the output of the last block; the cache gets the new keys and values, but is not advanced.
+        """Return the output of the last block and write new keys and values to the cache, without advancing it.
 
         Args:
-            cache: Holds earlier positions, and every layer's cross keys and values. `takes` was True of it, and since
-                then nobody but its own methods changed it.
-            angles: float32.
+            cache: Holds earlier positions, and every layer's cross keys and values. `takes` has returned True for it,
+                and only its own methods have changed it since.
+            angles: cos and sin in float32, for each of `rotary`.
         """
-        known = x.is_cpu and x.shape[2] == self._hidden and len(x) == len(cache.keys[0])
-        if not known or not self._take_angles(angles, x):
+        supported = x.is_cpu and x.shape[2] == self._hidden and len(x) == len(cache.keys[0])
+        if not supported or not self._take_angles(angles, x):
             refuse("steps", x=x, **{f"angles {index}": cos for index, (cos, _) in enumerate(angles)})
         rows, length = x.shape[:2]
         out = x.float().contiguous()
@@ -185,14 +185,14 @@ class Steps:
         tensors = cache.tensors
         if len(tensors) != len(self._cache) or not all(map(is_, tensors, self._cache)):
             self._point_at(cache)
-        turns = (_Angles * max(1, len(angles)))()
-        for turn, (cos, sin) in zip(turns, angles, strict=False):
+        angle_fields = (_Angles * max(1, len(angles)))()
+        for fields, (cos, sin) in zip(angle_fields, angles, strict=False):
             row = 0 if cos.shape[0] == 1 else cos.stride(0)
-            turn.cos, turn.sin, turn.row, turn.width = cos.data_ptr(), sin.data_ptr(), row, cos.shape[-1]
+            fields.cos, fields.sin, fields.row, fields.width = cos.data_ptr(), sin.data_ptr(), row, cos.shape[-1]
         call = _Call(
             x=out.data_ptr(),
             layers=self._layers,
-            angles=turns,
+            angles=angle_fields,
             count=self._count,
             rows=rows,
             length=length,
@@ -209,25 +209,25 @@ class Steps:
         return out.to(x.dtype)
 
     def _take_angles(self, angles: list[tuple[Tensor, Tensor]], x: Tensor) -> bool:
-        return len(angles) == len(self._rotary) and all(_are_angles(*pair, x, self._turned) for pair in angles)
+        return len(angles) == len(self._rotary) and all(_are_angles(*pair, x, self._smallest_head) for pair in angles)
 
     def _fill(self, layer: _Layer, block: Any) -> None:
         kind: spec.Block = block.kind
         if not kind.causal:
-            raise _Unknown
+            raise _Unsupported
         layer.parallel = kind.parallel
         self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
         layer.has_cross = block.cross_attn is not None
         if block.cross_attn is not None:
             self._attention(layer.cross_attn, block.cross_attn, None, None)
             if block.cross_attn.gate is not None:
-                layer.cross_attn.gate = self._small(block.cross_attn, "gate")
+                layer.cross_attn.gate = self._float32_address(block.cross_attn, "gate")
         self._norms(layer.self_norms, block, "self_attn")
         self._norms(layer.mlp_norms, block, "mlp")
         if block.cross_attn is not None:
             self._norms(layer.cross_norms, block, "cross_attn")
         if kind.mlp.activation not in _ACTIVATIONS:
-            raise _Unknown
+            raise _Unsupported
         layer.activation = _ACTIVATIONS.index(kind.mlp.activation)
         inner = kind.mlp.intermediate_size
         self._linear(layer.up, block.mlp.up, inner, self._hidden)
@@ -235,89 +235,89 @@ class Steps:
         if isinstance(kind.mlp, spec.GatedMLP):
             self._linear(layer.gate, block.mlp.gate, inner, self._hidden)
 
-    def _attention(self, made: _Attention, brick: Any, rotary: spec.Rotary | None, window: int | None) -> None:
+    def _attention(self, fields: _Attention, brick: Any, rotary: spec.Rotary | None, window: int | None) -> None:
         kind: spec.Attention = brick.kind
         if kind.softcap is not None:
-            raise _Unknown
-        inner, kept = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
+            raise _Unsupported
+        inner, kv_inner = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
         for name, outputs, inputs in (
             ("q", inner, self._hidden),
-            ("k", kept, None),
-            ("v", kept, None),
+            ("k", kv_inner, None),
+            ("v", kv_inner, None),
             ("o", self._hidden, inner),
         ):
-            self._linear(getattr(made, name), getattr(brick, name), outputs, inputs)
+            self._linear(getattr(fields, name), getattr(brick, name), outputs, inputs)
         if kind.qk_norm is not None:
-            made.norms_projection = kind.qk_norm.over == "projection"
-            self._norm(made.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
-            self._norm(made.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
-        made.heads, made.kv_heads, made.size = kind.num_heads, kind.num_kv_heads, kind.head_size
-        made.scale, made.window = kind.scale, window or 0
+            fields.norms_projection = kind.qk_norm.over == "projection"
+            self._norm(fields.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
+            self._norm(fields.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
+        fields.heads, fields.kv_heads, fields.size = kind.num_heads, kind.num_kv_heads, kind.head_size
+        fields.scale, fields.window = kind.scale, window or 0
         if rotary is not None and rotary not in self._rotary:
             self._rotary.append(rotary)
-        made.rotary = -1 if rotary is None else self._rotary.index(rotary)
+        fields.rotary = -1 if rotary is None else self._rotary.index(rotary)
         if rotary is not None:
-            self._turned = min(self._turned, kind.head_size)
+            self._smallest_head = min(self._smallest_head, kind.head_size)
 
-    def _linear(self, made: _Linear, brick: nn.Module, outputs: int, inputs: int | None) -> None:
-        """Args: inputs: None for keys and values, which may read a source of any width."""
+    def _linear(self, fields: _Linear, brick: nn.Module, outputs: int, inputs: int | None) -> None:
+        """Set the fields of a linear layer; `inputs` is None for keys and values, which read a source of any width."""
         weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
-        known = f"{type(brick).__module__}.{type(brick).__name__}" in _LINEARS
-        if not known or type(weight) is not nn.Parameter:
-            raise _Unknown
+        supported = f"{type(brick).__module__}.{type(brick).__name__}" in _LINEARS
+        if not supported or type(weight) is not nn.Parameter:
+            raise _Unsupported
         kind = _KINDS.get(weight.dtype)
         if kind is None or not weight.is_contiguous() or weight.device.type != "cpu" or (kind and not _has(kind)):
-            raise _Unknown
+            raise _Unsupported
         if weight.dim() != 2 or weight.shape[0] != outputs or weight.shape[1] != (inputs or weight.shape[1]):
-            raise _Unknown
+            raise _Unsupported
         self._watch(brick, "weight")
-        made.w, made.kind, (made.m, made.n) = weight.data_ptr(), kind, weight.shape
-        made.bias = None if bias is None else self._small(brick, "bias", made.m)
+        fields.w, fields.kind, (fields.m, fields.n) = weight.data_ptr(), kind, weight.shape
+        fields.bias = None if bias is None else self._float32_address(brick, "bias", fields.m)
         if kind == _KINDS[torch.int8]:
-            made.scale = self._small(brick, "scale", made.m)
+            fields.scale = self._float32_address(brick, "scale", fields.m)
             sums = brick.row_sums()  # pyright: ignore
-            if not is_vector(sums, made.m, torch.int32):
-                raise _Unknown
+            if not is_vector(sums, fields.m, torch.int32):
+                raise _Unsupported
             self._held.append(sums)
             self._copied += [] if weight.is_inference() else [weight]
-            made.sums = sums.data_ptr()
+            fields.sums = sums.data_ptr()
 
-    def _norms(self, made: _Branch, block: Any, branch: str) -> None:
-        for norm, (name, kind) in zip((made.pre, made.out, made.post), block.kind.norms_of(branch), strict=True):
+    def _norms(self, fields: _Branch, block: Any, branch: str) -> None:
+        for norm, (name, kind) in zip((fields.pre, fields.out, fields.post), block.kind.norms_of(branch), strict=True):
             self._norm(norm, None if kind is None else getattr(block, name), self._hidden)
 
-    def _norm(self, made: _Norm, brick: nn.Module | None, size: int) -> None:
+    def _norm(self, fields: _Norm, brick: nn.Module | None, size: int) -> None:
         if brick is None:
             return
         weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
-        made.weight = None if weight is None else self._small(brick, "weight", size)
-        made.bias = None if bias is None else self._small(brick, "bias", size)
+        fields.weight = None if weight is None else self._float32_address(brick, "weight", size)
+        fields.bias = None if bias is None else self._float32_address(brick, "bias", size)
         kind = getattr(brick, "kind", None)
         if isinstance(kind, spec.RMSNorm):
-            made.kind, made.eps, made.offset = 2, kind.eps, kind.offset
+            fields.kind, fields.eps, fields.offset = 2, kind.eps, kind.offset
         elif isinstance(brick, nn.LayerNorm):
-            made.kind, made.eps = 1, brick.eps
+            fields.kind, fields.eps = 1, brick.eps
         else:
-            raise _Unknown
+            raise _Unsupported
 
-    def _small(self, brick: nn.Module, name: str, size: int = 1) -> int:
-        """A pointer to a float32 form of a vector, which is held."""
-        given = self._watch(brick, name)
-        wide = given.float().contiguous()
-        if wide is not given and not given.is_inference():
-            self._copied.append(given)
+    def _float32_address(self, brick: nn.Module, name: str, size: int = 1) -> int:
+        """Return the address of a small parameter in float32; a copy is kept alive."""
+        parameter = self._watch(brick, name)
+        wide = parameter.float().contiguous()
+        if wide is not parameter and not parameter.is_inference():
+            self._copied.append(parameter)
         if wide.numel() != size:
-            raise _Unknown
+            raise _Unsupported
         self._held.append(wide)
         return wide.data_ptr()
 
     def _watch(self, brick: nn.Module, name: str) -> Tensor:
-        """A parameter, whose memory is held from now on: a module that moves gives it up."""
+        """Return a parameter and keep its memory alive, which a module releases when it moves to another device."""
         parameter = brick._parameters.get(name)
         if parameter is None or not parameter.is_cpu:
-            raise _Unknown
-        self._places.append((brick._parameters, name))
-        self._read.append(parameter)
+            raise _Unsupported
+        self._parameter_slots.append((brick._parameters, name))
+        self._parameters.append(parameter)
         self._held.append(parameter.detach())
         return self._held[-1]
 
@@ -326,7 +326,7 @@ def _has(kind: int) -> bool:
     return has("bfloat16" if kind == _KINDS[torch.bfloat16] else "int8")
 
 
-def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, most: int) -> bool:
+def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, max_width: int) -> bool:
     rows, _, length, width = cos.shape
     return (
         cos.is_cpu
@@ -337,15 +337,15 @@ def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, most: int) -> bool:
         and length == x.shape[1]
         and cos.stride(3) == 1
         and cos.stride(2) == width
-        and width <= most
+        and width <= max_width
     )
 
 
-def _kept(tensors: list[Tensor]) -> Any:
-    made = (_Kept * max(1, len(tensors)))()
-    for kept, tensor in zip(made, tensors, strict=False):
-        kept.data, (kept.row, kept.head, kept.time, _) = tensor.data_ptr(), tensor.stride()
-    return made
+def _cache_tensors(tensors: list[Tensor]) -> Any:
+    array = (_CacheTensor * max(1, len(tensors)))()
+    for fields, tensor in zip(array, tensors, strict=False):
+        fields.data, (fields.row, fields.head, fields.time, _) = tensor.data_ptr(), tensor.stride()
+    return array
 
 
 def _function(dtype: torch.dtype) -> Any:
