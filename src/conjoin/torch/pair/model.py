@@ -58,15 +58,15 @@ from conjoin.torch.pair.saving import save_pair
 class EncoderDecoderModel(PairModules):
     """A sequence-to-sequence model made of two pretrained halves (Rothe et al. 2020, arXiv:1907.12461).
 
-    However it comes about, it is in evaluation mode at first.
+    A new or loaded model is in evaluation mode.
 
     Args:
         config: A pair's config; built from the halves if they are given.
-        encoder, decoder: Ready halves. The decoder must have cross-attention of the encoder's width.
+        encoder, decoder: Models to join. The decoder must have cross-attention of the encoder's width.
 
     Attributes:
         join_report: Where every parameter came from; print it.
-        accepts_loss_kwargs: Tells transformers' Trainer to give num_items_in_batch; it looks for `**kwargs` otherwise.
+        accepts_loss_kwargs: Makes transformers' Trainer pass num_items_in_batch, although `forward` has no `**kwargs`.
     """
 
     accepts_loss_kwargs = True
@@ -89,7 +89,7 @@ class EncoderDecoderModel(PairModules):
         self.take_generation_config(None)
 
     def __repr__(self) -> str:
-        """One screen; print a half, or `nn.Module.__repr__(model)`, for every module."""
+        """Return a summary of one screen; `nn.Module.__repr__(model)` lists every module."""
         if not hasattr(self, "decoder"):
             return nn.Module.__repr__(self)
         return summary(self, self.num_parameters(), f"{str(self.dtype).removeprefix('torch.')} on {self.device}")
@@ -115,7 +115,7 @@ class EncoderDecoderModel(PairModules):
         dtype: torch.dtype | None,
         device: torch.device | str | None,
     ) -> None:
-        """Become the pair of these sources."""
+        """Build this model from two halves."""
         with open_join(sources, values) as (config, pair, plan):
             self._tokenizer_folders = tokenizer_folders(sources)
             self._build(config, pair)
@@ -139,23 +139,24 @@ class EncoderDecoderModel(PairModules):
         device: torch.device | str | None = None,
         **keywords: Any,
     ) -> Self:
-        """Join two checkpoints; what they lack (cross-attention, mostly) is fresh and must be trained.
+        """Join two checkpoints. Parameters that they lack (mostly cross-attention) are fresh and must be trained.
 
         Args:
-            share: "embeddings" ties the word tables, "all" every parameter that both halves have.
-            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" (a copy of the block's
-                self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at 0).
-            dtype: Of the parameters; float32 by default, since a join is there to be trained.
-            keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a ready one), `encoder_config=`,
+            share: "embeddings" ties the token embeddings, "all" every parameter that both halves have.
+            cross_attention_init: Initialisation of fresh cross-attention: "normal", "self_attention" (a copy of the
+                block's self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at
+                0).
+            dtype: Dtype of the parameters; float32 by default, since a joined model will be trained.
+            keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a loaded one), `encoder_config=`,
                 config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
-                `decoder_from_tf=True` (or from_flax, from_pt) reads the weights that this framework wrote, where a
-                folder has several. Without prefix: values of the pair's own config, and such keywords for both.
+                `decoder_from_tf=True` (or from_flax, from_pt) loads the weights that this framework wrote, if a folder
+                has several. Without a prefix: values of the pair's own config, and hub keywords for both halves.
 
         Returns:
             The model, in evaluation mode, with `join_report`.
 
         Raises:
-            JoinError, ConfigError, WeightError, FileError: before anything is half done.
+            JoinError, ConfigError, WeightError, FileError: the halves cannot be loaded or joined.
         """
         wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
         names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
@@ -176,13 +177,13 @@ class EncoderDecoderModel(PairModules):
         generation_config: Any | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load a joined pair, or a whole seq2seq checkpoint (BART, T5); also what transformers saved, in any framework.
+        """Load a joined pair or a whole seq2seq checkpoint (BART, T5), saved by conjoin or by transformers.
 
         Args:
-            dtype: Of the parameters; the checkpoint's own by default.
-            generation_config: In place of the folder's; a GenerationConfig of ours or of transformers', or a dict.
+            dtype: Dtype of the parameters; by default that of the checkpoint.
+            generation_config: Replaces the folder's; a GenerationConfig of ours or of transformers, or a dict.
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
-                from_flax or from_pt=True to read the weights that this framework wrote, where a folder has several.
+                from_flax or from_pt=True to load the weights that this framework wrote, if a folder has several.
 
         Raises:
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
@@ -205,7 +206,7 @@ class EncoderDecoderModel(PairModules):
         return model.eval()
 
     def _load_quantized(self, saved: Saved, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-        """Load what `quantize` made and `save_pretrained` wrote."""
+        """Load a model that was saved after `quantize`."""
         self._build(saved.config, pair_spec(saved.config))
         with open_checkpoint(saved.folder) as checkpoint:
             fill_quantized(self, self.spec, checkpoint, dtype, device)
@@ -222,13 +223,14 @@ class EncoderDecoderModel(PairModules):
     ) -> None:
         """Write config, weights and tokenizers, atomically: a killed save leaves the old folder or the new one.
 
-        transformers reads the result wherever it can hold such a pair.
+        transformers can load the folder if it supports such a pair.
 
         Args:
             is_main_process: False writes nothing.
-            state_dict: Parameters in place of the model's own, by the names of `model.state_dict()`.
+            state_dict: Parameters to write in place of the model's own, by the names of `model.state_dict()`.
             untied: Write shared parameters under both halves' names, so that transformers reads them as copies.
-            keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
+            keywords: Other arguments of transformers' method. save_function is ignored; others must have their
+                defaults.
 
         Raises:
             FileError: the folder cannot be written.
@@ -249,10 +251,10 @@ class EncoderDecoderModel(PairModules):
         create_pr: bool = False,
         max_shard_size: int | str = "5GB",
     ) -> str:
-        """Save, and upload as one commit; the repository is made if there is none.
+        """Save the model and upload it as one commit; the repository is created if it does not exist.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
 
         Raises:
             FileError: the hub refuses or cannot be reached.
@@ -284,25 +286,29 @@ class EncoderDecoderModel(PairModules):
         segment_ids: Int[Tensor, "B S"] | None = None,
         decoder_segment_ids: Int[Tensor, "R T"] | None = None,
     ) -> Seq2SeqLMOutput | tuple[Any, ...]:
-        """Scores of the next token at every target position, and the loss where labels are given.
+        """Return the logits at every target position and, if labels are given, the loss.
 
         Args:
-            attention_mask: [B, S], 1 at real source tokens; all are real if it is missing.
-            decoder_input_ids: Made from labels if missing: start id, then labels[:-1].
-            decoder_attention_mask: [R, T]; made from labels too, but for whole checkpoints (BART, T5), trained without.
-            encoder_outputs: From an earlier call, in place of input_ids.
-            past_key_values: Target positions (and source keys and values) that an earlier call returned.
+            attention_mask: [B, S], 1 at real source tokens; None means that all tokens are real.
+            decoder_input_ids: Computed from labels by default: start id, then labels[:-1].
+            decoder_attention_mask: [R, T]; computed from labels by default, except in whole checkpoints (BART, T5),
+                which were trained without.
+            encoder_outputs: Output of an earlier call, in place of input_ids.
+            past_key_values: Cache that an earlier call returned, with target positions and the source's keys and
+                values.
             labels: labels[t] is what target position t must predict; -100 is not counted.
-            use_cache: Return past_key_values; None follows the decoder's config, but in training and with labels.
-            num_items_in_batch: Divide the summed loss by this: the counted labels of a whole accumulated batch.
-            smoothing: Share of every target that is spread over the vocabulary. Not called label_smoothing: trainers of
-                others take every argument with "label" in its name for labels.
+            use_cache: Return past_key_values; None follows the decoder's config, and is False in training or with
+                labels.
+            num_items_in_batch: Divide the summed loss by this number, that of counted labels of a whole accumulated
+                batch.
+            smoothing: Label smoothing: share of every target that is spread over the vocabulary. Its name lacks "label"
+                because some trainers take every argument with "label" in its name for labels.
             output_logits: False computes the loss without keeping logits, at the counted labels only.
-            segment_ids, decoder_segment_ids: Where rows hold several pairs: which one a token belongs to, from 1, and
-                0 at padding. Pairs do not see each other; each starts at position 0 and with the start id.
+            segment_ids, decoder_segment_ids: For rows that hold several pairs: number of the pair of each token, from
+                1, and 0 at padding. Pairs do not see each other; each starts at position 0 and with the start id.
 
         Raises:
-            ShapeError: inputs that are missing, contradict each other or exceed the position table.
+            ShapeError: inputs are missing, contradict each other or exceed the position table.
             ConfigError: labels are given, but no start id is known.
         """
         past_key_values = as_cache(past_key_values)
@@ -366,7 +372,7 @@ class EncoderDecoderModel(PairModules):
         return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
     def _caches(self, labels: Tensor | None) -> bool:
-        """Whether a caller who does not say gets past_key_values."""
+        """The default of `use_cache`."""
         return self.decoder.config.use_cache and labels is None and not self.training
 
     def _loss(
@@ -390,35 +396,34 @@ class EncoderDecoderModel(PairModules):
         streamer: Streamer | None = None,
         **keywords: Any,
     ) -> Int[Tensor, "R t"] | GenerateOutput:
-        """Write a target for every source: greedily, sampled, by beams, contrastively or with drafts.
+        """Generate a target for every source: by greedy, sampled, beam, contrastive or assisted decoding.
 
         Args:
             inputs: Source ids.
-            generation_config: Settings of this call, as a GenerationConfig, ours or transformers', or a dict. Keywords
-                win over it, it wins over the model's own.
-            logits_processor, stopping_criteria: The caller's own, after and beside those that the settings ask for. In
-                the places of beams that have ended they see a live one of the source; a source that has ended goes on
-                with pads, without being listened to.
-                Finished sources leave the batch otherwise; with these all rows stay in their place, unless every
-                processor has a `select(rows)` that tells it which rows are left.
-            prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow; asked about live rows only.
+            generation_config: Settings of this call: a GenerationConfig, ours or transformers', or a dict. They
+                override the model's own, and keyword arguments override them.
+            logits_processor, stopping_criteria: Processors that run after those of the settings, and criteria that
+                apply as well as theirs. All rows stay in the batch for them, unless every processor has a
+                `select(rows)` that tells it which rows are left: a finished beam is replaced by a live one of its
+                source, and a finished source continues with pad ids, for which they have no effect.
+            prefix_allowed_tokens_fn: (source index, ids so far) -> ids that may follow; called for live rows only.
             assistant_model: A smaller joined model that drafts.
-            streamer: Gets tokens as they are certain: of beams, what all that may still win have in common. It hears of
-                the end once, of an error too.
-            keywords: Settings by name; and attention_mask, decoder_input_ids (a prefix of the target),
+            streamer: Receives tokens as soon as they are certain; with beams, these are the tokens that all beams which
+                may still win have in common. It is told once of the end, also after an error.
+            keywords: Settings by name; attention_mask, decoder_input_ids (a prefix of the target),
                 decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer; and
-                past_key_values, which an earlier call kept of decoder_input_ids' first words. It stays as it is.
-                max_new_tokens=0 gives the prompts back.
+                past_key_values, the cache of an earlier call for the first tokens of decoder_input_ids, which is not
+                changed. max_new_tokens=0 returns the prompts.
 
         Returns:
-            Ids [B * num_return_sequences, t], start id included, the pad id behind their ends (transformers' beams
-            write the end id there where the pad id is 0); or an output object with `return_dict_in_generate=True`.
-            Beams return each hypothesis once: where a source has fewer than asked for, its rows are fewer, a warning
-            says so, and `results_per_source` of the output object says how many.
+            Ids [B * num_return_sequences, t], start id included and padded with the pad id (transformers' beam search
+            pads with the end id if the pad id is 0); or an output object with `return_dict_in_generate=True`. Beam
+            search returns each hypothesis once: a source with fewer hypotheses than requested has fewer rows, which a
+            warning says, and whose numbers are in `results_per_source` of the output object.
 
         Raises:
-            GenerationError: settings that are unknown, contradict each other or cannot be honoured, or that leave a row
-                no token; or scores that are not numbers.
+            GenerationError: settings are unknown, contradictory or not supported, or leave a row no token; or scores
+                are NaN.
         """
         self.warn_of_fresh(lambda: plain_state(self))
         return generate(
@@ -440,7 +445,7 @@ class EncoderDecoderModel(PairModules):
         beam_indices: Int[Tensor, "R o"] | None = None,
         normalize_logits: bool = False,
     ) -> Float[Tensor, "R o2"]:
-        """The score of every generated token."""
+        """Return the score of every generated token."""
         return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
 
     def prepare_inputs_for_generation(
@@ -453,14 +458,14 @@ class EncoderDecoderModel(PairModules):
         is_first_iteration: bool | None = False,
         **keywords: Any,
     ) -> dict[str, Any]:
-        """Arguments of `forward` for the next step.
+        """Return the arguments of `forward` for the next step.
 
         Args:
-            input_ids: The targets so far, those behind past_key_values included.
-            next_sequence_length: So many last ids are new; by default those that past_key_values does not hold.
-            attention_mask: [B, S], of the sources.
-            inputs_embeds: Of the sources, which `encoder_outputs` stands for here; left out.
-            keywords: `encoder_outputs`, `use_cache` and whatever else `forward` takes.
+            input_ids: The targets so far, including positions that past_key_values holds.
+            next_sequence_length: Number of new ids at the end; by default those that past_key_values does not hold.
+            attention_mask: [B, S], mask of the sources.
+            inputs_embeds: Ignored: `encoder_outputs` replaces the embeddings of the sources.
+            keywords: `encoder_outputs`, `use_cache` and other arguments of `forward`.
         """
         return step_inputs(input_ids, next_sequence_length, past_key_values, attention_mask, keywords)
 
@@ -471,7 +476,7 @@ class EncoderDecoderModel(PairModules):
         model_input_name: str | None = None,
         generation_config: Any = None,
     ) -> dict[str, Any]:
-        """Run the encoder on a call's inputs and put its output among them; older peft asks for this."""
+        """Return a call's inputs with the encoder's output added; older versions of peft call this."""
         name = model_input_name or self.main_input_name
         return encoded_inputs(self.get_encoder(), inputs_tensor, name, model_kwargs, generation_config)
 
@@ -484,45 +489,46 @@ class EncoderDecoderModel(PairModules):
         decoder: int | None = None,
         new_rows: NewRows = "mean",
     ) -> nn.Module:
-        """Change how many words either half knows. Optimizers made before must be made anew.
+        """Change the vocabulary sizes. Optimizers that exist already must be created again.
 
-        Where the halves share one word table, both change whichever is named.
+        If the halves share one token embedding, either size changes both.
 
         Args:
-            new_num_tokens: For halves that share one word table.
+            new_num_tokens: New size for halves that share one token embedding.
             pad_to_multiple_of: Round the sizes up to a multiple of this; tensor cores like 64.
             encoder, decoder: New size of that half's vocabulary, as `len(tokenizer)`.
-            new_rows: Start of added rows: the mean of the old ones (Hewitt 2021, "Initializing New Word Embeddings for
-                Pretrained Language Models", as in transformers), or drawn as the half's fresh tables are.
+            new_rows: Initialisation of added rows: the mean of the old ones (Hewitt 2021, "Initializing New Word
+                Embeddings for Pretrained Language Models", as in transformers), or drawn as the half's fresh tables
+                are.
 
         Returns:
-            The encoder's word table.
+            The encoder's token embedding.
 
         Raises:
-            ConfigError: no size, one size for two separate tables, or different sizes for a shared one; an 8-bit model;
-                a size that leaves out an id which the model itself writes or reads.
+            ConfigError: there is no size, one size for two separate embeddings, or two sizes for a shared one; the
+                model is quantised; or a size leaves out an id that the model itself uses.
         """
         resize(self, new_num_tokens, pad_to_multiple_of, encoder, decoder, new_rows)
         return self.get_input_embeddings()
 
     def freeze(self, *parts: str) -> Self:
-        """Stop training these parts, which are those of the join report.
+        """Stop training these parts.
 
-        They are `encoder.embedding`, `encoder.layers`, `decoder.embedding`, `decoder.layers`, `decoder.head` and
-        `decoder.cross_attention` (with the width projection). One word takes all parts that have it: "encoder",
-        "decoder", "embeddings", "layers", "cross_attention", "head".
+        Parts are named as in the join report: `encoder.embedding`, `encoder.layers`, `decoder.embedding`,
+        `decoder.layers`, `decoder.head` and `decoder.cross_attention` (with the width projection). A single name
+        selects all parts that contain it: "encoder", "decoder", "embeddings", "layers", "cross_attention", "head".
 
         Raises:
-            ConfigError: no such part; lists those there are.
+            ConfigError: there is no such part; the message lists all parts.
         """
         freezing.set_trained(self, self.spec, freezing.select(self, parts), False)
         return self
 
     def unfreeze(self, *parts: str) -> Self:
-        """Train these parts again; without a name, all of them. Fixed tables stay fixed.
+        """Train these parts again; without names, all parts. Tables that are never trained stay so.
 
         Raises:
-            ConfigError: no such part; lists those there are.
+            ConfigError: there is no such part; the message lists all parts.
         """
         freezing.set_trained(self, self.spec, freezing.select(self, parts) if parts else self.parts(), True)
         return self
@@ -531,7 +537,7 @@ class EncoderDecoderModel(PairModules):
         """Train these parts and nothing else, as in `model.train_only("cross_attention")`.
 
         Raises:
-            ConfigError: no such part; lists those there are.
+            ConfigError: there is no such part; the message lists all parts.
         """
         chosen = freezing.select(self, parts)
         self.requires_grad_(False)
@@ -539,36 +545,36 @@ class EncoderDecoderModel(PairModules):
         return self
 
     def parts(self) -> set[str]:
-        """The names of all parts."""
+        """Return the names of all parts."""
         return freezing.parts(self)
 
     def frozen_parts(self) -> list[str]:
-        """The parts of which nothing is trained."""
+        """Return the parts that have no trained parameter."""
         return freezing.frozen_parts(self)
 
     def quantize(self, method: str = "int8") -> Self:
-        """Turn every linear layer, and the vocabulary matrix, into 8 bits, in place; for inference only.
+        """Quantise all linear layers and the vocabulary matrix to 8 bits, in place; for inference only.
 
         Returns:
-            The model itself. It can be saved and loaded; it cannot be trained or turned back.
+            The model itself. It can be saved and loaded, but not trained or converted back.
 
         Raises:
-            ConfigError: another method, or a model that is quantised already.
+            ConfigError: the method is unknown, or the model is quantised already.
         """
         quantize(self, self.config, method)
         return self
 
     def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
-        """Check that this model can learn from this batch; run it on the first one.
+        """Check that this model can learn from a batch; call it with the first batch of training.
 
-        No target position looks at later ones; the source changes the logits; ids, padding and labels are sound;
-        training and generation start alike; the loss is where a start is; fresh parameters receive gradient.
-        Parameters, gradients, random state and mode stay as they are.
+        It checks that no target position reads later ones; the source changes the logits; ids, padding and labels are
+        valid; training and generation start with the same id; the loss is plausible for the start of training; and
+        fresh parameters receive gradients. Parameters, gradients, random state and mode are unchanged.
 
         Args:
-            batch: What forward takes, with `labels`.
+            batch: Arguments of forward, with `labels`.
 
         Returns:
-            Findings; print them. `.ok` says whether all is well, and each failed one has its `fix`.
+            Findings; print them. `.ok` is True if all checks passed, and each failed one has its `fix`.
         """
         return examine(self, batch)
