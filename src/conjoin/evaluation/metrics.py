@@ -1,4 +1,4 @@
-"""Scores of texts and tokens, each with one row of statistics per pair, so that any subset of pairs can be scored.
+"""Scores of texts and tokens, each kept as one row of statistics per pair, so that any subset of pairs can be scored.
 
 Scores are in percent, except `loss` (nats per token). Higher is better, except for `loss` and `ter`.
 """
@@ -27,9 +27,9 @@ class Measure:
 
     Args:
         name: Name of the metric.
-        rows: Statistics of every pair; those of several pairs are summed.
-        finish: Computes the score from the sum of some pairs' rows.
-        signature: How it was computed, as sacrebleu writes it; "" if the name says it all.
+        rows: Statistics of every pair; sum the rows of the pairs to score.
+        finish: Computes the score from the summed rows.
+        signature: Options of the computation in sacrebleu's form; "" if there are none.
     """
 
     name: str
@@ -52,7 +52,7 @@ def metric_names(metrics: str | Sequence[str]) -> list[str]:
     """Return the names of metrics: "rouge" stands for four, and a string may hold several, separated by commas.
 
     Raises:
-        ConfigError: unknown names, all of them, with the known ones.
+        ConfigError: names are unknown; the error lists them all, and the known ones.
     """
     listed = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
     names = [name for group in listed if group for name in GROUPS.get(group, (group,))]
@@ -68,7 +68,7 @@ def score(metrics: str | Sequence[str], predictions: Sequence[str], references: 
     """Return the scores of predictions by name, as an evaluation during training logs them.
 
     Raises:
-        ConfigError: unknown metrics, or lists of different lengths.
+        ConfigError: metrics are unknown, or the lists differ in length.
         MissingBackend: rouge-score or sacrebleu is not installed.
     """
     return {measure.name: measure.value for measure in measure_texts(metrics, predictions, references)}
@@ -78,7 +78,7 @@ def measure_texts(metrics: str | Sequence[str], predictions: Sequence[str], refe
     """Compare predictions with references by every metric.
 
     Raises:
-        ConfigError: unknown metrics, no pairs, or lists of different lengths.
+        ConfigError: metrics are unknown, there are no pairs, or the lists differ in length.
         MissingBackend: rouge-score or sacrebleu is not installed.
     """
     names = metric_names(metrics)
@@ -89,8 +89,8 @@ def measure_texts(metrics: str | Sequence[str], predictions: Sequence[str], refe
     measures = _rouge([name for name in names if name in ROUGE], predictions, references)
     measures |= {name: _sacrebleu(name, predictions, references) for name in names if name in SACREBLEU}
     if "exact_match" in names:
-        same = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
-        measures["exact_match"] = mean_measure("exact_match", np.array(same, float))
+        matches = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
+        measures["exact_match"] = mean_measure("exact_match", np.array(matches, float))
     return [measures[name] for name in names]
 
 
@@ -106,7 +106,7 @@ def token_measures(
 
     Args:
         nll: Negative log-likelihood of each target, summed over its labels.
-        correct: Number of labels with the highest score, given the true ones before.
+        correct: Number of labels that the model scores highest, given the true labels before them.
         counted: Number of labels of each target.
     """
     return [
@@ -167,10 +167,10 @@ def _sacrebleu(name: str, predictions: Sequence[str], references: Sequence[str])
     metric = kinds[name]()
     # The two methods that sacrebleu's own significance tests use; it has no public ones.
     rows = metric._extract_corpus_statistics(list(predictions), [list(references)])
-    whole = name != "ter"
+    has_counts = name != "ter"
 
     def finish(total: Float[np.ndarray, "k"]) -> float:
-        numbers: Any = [int(number) for number in total] if whole else list(total)
+        numbers: Any = [int(number) for number in total] if has_counts else list(total)
         return float(metric._compute_score_from_stats(numbers).score)
 
     return Measure(name, np.array(rows, float), finish, str(metric.get_signature()))

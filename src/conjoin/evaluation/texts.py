@@ -1,4 +1,4 @@
-"""Texts in, texts out: any number of texts through one model, in batches of similar length."""
+"""Generate targets for any number of texts with one model, in batches of similar length."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
 
 NEW_TOKENS = 128
-"""Maximum length of a result if neither the caller nor the model sets it; transformers' 20 cuts most texts short."""
+"""Maximum length of a result if neither the caller nor the model sets one; transformers' 20 truncates most texts."""
 WINDOW = 64
-"""Batches read ahead and sorted by length: enough for hardly any padding, few enough to start at once."""
+"""Number of batches to read ahead and sort by length: enough to avoid most padding, few enough to start soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSettings:
-    """How texts go through a model.
+    """Settings of generating from texts.
 
     Args:
         batch_size: Sources per batch.
@@ -48,7 +48,7 @@ class Generated:
 
     Args:
         index: Position of the source in the input.
-        texts: One, or `num_return_sequences` of them; fewer if beam search finds no more.
+        texts: `num_return_sequences` results, or fewer if beam search finds no more.
         cut: True if the source was truncated.
     """
 
@@ -65,17 +65,17 @@ class _Source:
 
 
 def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of `generate` with a maximum length, which the model's own settings may lack."""
+    """Return settings of `generate` with a language and a maximum length, which the model's own may lack."""
     names = ("max_new_tokens", "max_length")
-    spoken = start_of_language(model, model.tokenizer)
+    language = start_of_language(model, model.tokenizer)
     if any(generation.get(name) or getattr(model.generation_config, name) for name in names):
-        return {**spoken, **generation}
-    return {**spoken, **generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
+        return {**language, **generation}
+    return {**language, **generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
 
 
 @contextmanager
 def evaluating(model: "EncoderDecoderModel") -> Generator[None]:
-    """Disable dropout for a while."""
+    """Set eval mode inside the context, and restore the mode after it."""
     training = model.training
     model.eval()
     try:
@@ -90,7 +90,7 @@ def generate_texts(
     """Generate a target for every text, in order.
 
     Args:
-        settings: Settings of batches and generation; the first of several results is returned.
+        settings: Settings of batches and generation. Of several results, the first is returned.
 
     Raises:
         GenerationError: the settings cannot be honoured.
@@ -109,16 +109,16 @@ def generate_stream(
 ) -> Iterator[list[Generated]]:
     """Generate targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
-    An empty text gives an empty result. If reading fails, what was read before is generated first.
+    An empty text gives an empty result. If reading fails, the texts read before are generated first.
     """
     length = source_limit(model, settings.max_source_length)
     for window in _windows(texts, settings.batch_size * WINDOW):
-        written = [(index, text) for index, text in window if text.strip()]
+        non_empty = [(index, text) for index, text in window if text.strip()]
         copies = int(settings.generation.get("num_return_sequences") or 1)
-        if len(written) < len(window):
+        if len(non_empty) < len(window):
             yield [Generated(index, [""] * copies, False) for index, text in window if not text.strip()]
-        sources = tokenize_sources(model.tokenizer, written, length)
-        sources.sort(key=lambda source: -len(source.ids))  # the longest first: what does not fit fails at once
+        sources = tokenize_sources(model.tokenizer, non_empty, length)
+        sources.sort(key=lambda source: -len(source.ids))  # longest first, so that running out of memory shows at once
         for start in range(0, len(sources), settings.batch_size):
             yield _generate(model, sources[start : start + settings.batch_size], settings)
 
@@ -143,23 +143,24 @@ def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple
 def source_limit(model: Any, requested: int | None) -> int | None:
     """Return the longest source in tokens: the requested one, within the position table and the tokenizer's limit."""
     tokenizer_limit = model.tokenizer.model_max_length
-    known = [requested, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
-    return min((limit for limit in known if limit is not None), default=None)
+    limits = [requested, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def tokenize_sources(tokenizer: Any, texts: Sequence[tuple[int, str]], limit: int | None) -> list[_Source]:
     """Return the ids of every text, truncated to the limit."""
     if not texts:
         return []
-    plain = tokenizer([text for _, text in texts], truncation=False, verbose=False)["input_ids"]
-    long = [place for place, ids in enumerate(plain) if limit is not None and len(ids) > limit]
-    if long:
-        cut = tokenizer([texts[place][1] for place in long], truncation=True, max_length=limit)["input_ids"]
-        for place, ids in zip(long, cut, strict=True):
-            plain[place] = ids
-    cut_ones = set(long)
+    rows = tokenizer([text for _, text in texts], truncation=False, verbose=False)["input_ids"]
+    too_long = [index for index, ids in enumerate(rows) if limit is not None and len(ids) > limit]
+    if too_long:
+        shortened = tokenizer([texts[index][1] for index in too_long], truncation=True, max_length=limit)["input_ids"]
+        for index, ids in zip(too_long, shortened, strict=True):
+            rows[index] = ids
+    truncated = set(too_long)
     return [
-        _Source(index, ids, place in cut_ones) for place, ((index, _), ids) in enumerate(zip(texts, plain, strict=True))
+        _Source(index, ids, number in truncated)
+        for number, ((index, _), ids) in enumerate(zip(texts, rows, strict=True))
     ]
 
 
@@ -181,11 +182,11 @@ def pad_sources(model: "EncoderDecoderModel", rows: Sequence[Sequence[int]]) -> 
 def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: TextSettings) -> list[Generated]:
     import torch
 
-    wanted = with_length(model, settings.generation)
-    with torch.random.fork_rng(enabled=bool(wanted.get("do_sample"))):
-        if wanted.get("do_sample"):
+    options = with_length(model, settings.generation)
+    with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
+        if options.get("do_sample"):
             torch.manual_seed(settings.seed + batch[0].index)
-        rows, counts = _rows(model, pad_sources(model, [source.ids for source in batch]), wanted)
+        rows, counts = _rows(model, pad_sources(model, [source.ids for source in batch]), options)
     texts = iter(model.tokenizer.batch_decode(cast(Any, rows), skip_special_tokens=True))
     return [
         Generated(source.index, list(islice(texts, count)), source.cut)
@@ -193,12 +194,12 @@ def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: Text
     ]
 
 
-def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], wanted: dict[str, Any]) -> tuple[Any, list[int]]:
+def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], options: dict[str, Any]) -> tuple[Any, list[int]]:
     """Return ids, and the number of rows of each source: beam search may find fewer results than requested."""
-    asked = wanted.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
+    count = options.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
     batch = len(sources["input_ids"])
-    if asked == 1:
-        return model.generate(**sources, **wanted), [1] * batch
-    output: Any = model.generate(**sources, **{**wanted, "return_dict_in_generate": True})
+    if count == 1:
+        return model.generate(**sources, **options), [1] * batch
+    output: Any = model.generate(**sources, **{**options, "return_dict_in_generate": True})
     counts = output.get("results_per_source")
     return output.sequences, [len(output.sequences) // batch] * batch if counts is None else counts.tolist()

@@ -1,4 +1,4 @@
-"""Columns other than the texts: a row's weight, and columns that nothing reads."""
+"""Columns other than the texts: weights of rows, and columns that are ignored."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,58 +12,58 @@ from conjoin.errors import DataError, near, quoted, shown, warn
 WEIGHT = "weight"
 """The column that says how many times a row's labels count in the loss."""
 LIKENESS = 0.85
-"""Similarity of two column names above which one is taken for a misspelling: label of labels."""
+"""Similarity above which a column name counts as a misspelling of another, as label of labels."""
 
 
 class Beside:
-    """Checks the columns of rows of text other than the texts.
+    """Reads the weights of rows of text, and checks their columns that hold no text.
 
     Args:
-        columns: Columns of the texts.
+        columns: Names of the columns that hold the texts.
     """
 
     def __init__(self, columns: Iterable[str]) -> None:
-        whole = {*columns}
-        self._read = whole | {column.partition(".")[0] for column in whole}
-        self._weighs: bool | None = None
-        self._kinds: set[tuple[Any, ...]] = set()
+        names = {*columns}
+        self._read = names | {column.partition(".")[0] for column in names}
+        self._has_weights: bool | None = None
+        self._checked: set[tuple[Any, ...]] = set()
         self._unread: dict[Any, None] = {}
 
     def weight(self, row: Mapping[Any, Any]) -> float | str | None:
-        """Return a row's weight, if it has one; or the problem of its columns."""
-        if (names := tuple(row)) not in self._kinds:
-            if problem := self._slip(names):
+        """Return a row's weight (None if it has none), or a message that says what is wrong with its columns."""
+        if (names := tuple(row)) not in self._checked:
+            if problem := self._misspelling(names):
                 return problem
-            self._kinds.add(names)
+            self._checked.add(names)
             self._unread |= {name: None for name in names if name not in self._read and name != WEIGHT}
         weight = None if WEIGHT in self._read else weight_of(row.get(WEIGHT), text=True)
         if isinstance(weight, str):
             return weight
-        self._weighs = (weight is not None) if self._weighs is None else self._weighs
-        if self._weighs != (weight is not None):
-            verb = "has no" if self._weighs else "has a"
+        self._has_weights = (weight is not None) if self._has_weights is None else self._has_weights
+        if self._has_weights != (weight is not None):
+            verb = "has no" if self._has_weights else "has a"
             return f"{verb} {WEIGHT}, unlike the rows before. Expected in every row or in none."
         return weight
 
-    def _slip(self, names: Sequence[Any]) -> str | None:
+    def _misspelling(self, names: Sequence[Any]) -> str | None:
         if WEIGHT in names or WEIGHT in self._read:
             return None
-        slips = [name for name in names if isinstance(name, str) and name not in self._read]
-        slip = next((name for name in slips if near(name, (WEIGHT,), cutoff=LIKENESS)), None)
-        return None if slip is None else f"has {slip!r}, which nothing reads. Did you mean {WEIGHT!r}?"
+        unread = [name for name in names if isinstance(name, str) and name not in self._read]
+        misspelt = next((name for name in unread if near(name, (WEIGHT,), cutoff=LIKENESS)), None)
+        return None if misspelt is None else f"has {misspelt!r}, which nothing reads. Did you mean {WEIGHT!r}?"
 
     def warn(self, name: str) -> None:
-        """Warn once of the columns that nothing reads."""
+        """Warn once about the columns that nothing reads."""
         if self._unread:
             read = quoted(sorted(self._read))
             warn(f"{name}: nothing reads the columns {quoted(self._unread)}. Read are {read}, and {WEIGHT}.")
 
 
 def weight_of(value: Any, *, text: bool = False) -> float | str | None:
-    """Return a row's weight, None if it has none; or its problem.
+    """Return a row's weight (None if it has none), or a message that says what is wrong with it.
 
     Args:
-        text: True if it may be text, as in tables.
+        text: True if the weight may be a string, as in tables.
     """
     if value is None:
         return None
@@ -80,7 +80,7 @@ def checked_weights(weights: Sequence[float], name: str) -> NDArray[np.float64] 
     """Return the weights of all rows; None if all are 1.
 
     Raises:
-        DataError: none counts.
+        DataError: all weights are 0.
     """
     if weights and not any(weights):
         raise DataError(f"{name}: every {WEIGHT} is 0; nothing would be learnt.")

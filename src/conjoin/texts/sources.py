@@ -33,10 +33,10 @@ class SourceFile:
 
     @classmethod
     def of(cls, name: str, kind: Kind | None, column: str) -> "SourceFile":
-        """Return the file of a name; its kind follows from the name if it is None.
+        """Return the source file of a name; without a kind, the suffix decides.
 
         Raises:
-            DataError: no such file, or a kind that is not read here.
+            DataError: the file does not exist, or is a folder.
         """
         path = Path(name)
         suffix = f".{kind_of(path)}"
@@ -50,19 +50,19 @@ class SourceFile:
 
     @property
     def can_be_read_twice(self) -> bool:
-        """True if it is a file, not a pipe."""
+        """True for a file, False for a pipe."""
         return self.name != STDIN and Path(self.name).is_file()
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield every source with its object.
+        """Yield every source text with the whole row that holds it.
 
         Raises:
-            DataError: a damaged line, with its number.
+            DataError: a line is damaged; the error has its number.
         """
-        for number, found in self._parsed():
-            if isinstance(found, Bad):
-                raise DataError(f"{self._shown}, line {number}: {found}")
-            yield found
+        for number, parsed_row in self._parsed():
+            if isinstance(parsed_row, Bad):
+                raise DataError(f"{self._shown}, line {number}: {parsed_row}")
+            yield parsed_row
 
     def check(self) -> int:
         """Read the file once, before anything is generated.
@@ -71,13 +71,13 @@ class SourceFile:
             The number of sources.
 
         Raises:
-            DataError: damaged lines, up to 20 of them in one error.
+            DataError: lines are damaged; one error lists up to 20 of them.
         """
         count, problems = 0, list[tuple[int, str]]()
-        for number, found in self._parsed():
+        for number, parsed_row in self._parsed():
             count += 1
-            if isinstance(found, Bad):
-                problems.append((number, found))
+            if isinstance(parsed_row, Bad):
+                problems.append((number, parsed_row))
                 if len(problems) == DATA_PROBLEMS:
                     break
         if problems:
@@ -98,15 +98,16 @@ class SourceFile:
                 yield number, self._parse(line)
 
     def _parse(self, raw: bytes) -> tuple[str, Row] | Bad:
-        """Return the source of a line, or its problem."""
+        """Return the source text and the row of a line, or what is wrong with it."""
         if self.kind == "text":
             text = decoded(raw)
             return text if isinstance(text, Bad) else (text.rstrip("\r\n"), {"source": text.rstrip("\r\n")})
         row = parsed(raw)
         if isinstance(row, Bad):
             return row
-        whole = b"\\u" in raw and lone_surrogate(json.dumps(row, ensure_ascii=False))  # the whole object is written
-        return Bad(whole) if whole else self._source(row)
+        # the whole object is checked, since results repeat it
+        problem = b"\\u" in raw and lone_surrogate(json.dumps(row, ensure_ascii=False))
+        return Bad(problem) if problem else self._source(row)
 
     def _source(self, row: Any) -> tuple[str, Row] | Bad:
         if isinstance(row, str):
@@ -115,6 +116,6 @@ class SourceFile:
             return Bad(f"a {type(row).__name__}, expected an object with {self.column!r}.")
         values = cast("Row", row)
         if not isinstance(values.get(self.column), str):
-            found = quoted(values) or "nothing"
-            return Bad(f"no text under {self.column!r}; the object has {found}. Name the key with --source-column.")
+            keys = quoted(values) or "nothing"
+            return Bad(f"no text under {self.column!r}; the object has {keys}. Name the key with --source-column.")
         return values[self.column], values

@@ -15,9 +15,9 @@ from conjoin.tokenizer.sentinels import WithSentinels
 
 
 class ByT5Tokenizer(WithSentinels):
-    """Bytes after three special tokens, then the sentinels (Xue et al. 2021, arXiv:2105.13626). `A </s> B </s>`.
+    """Three special tokens, 256 bytes, then the sentinels (Xue et al. 2021, arXiv:2105.13626). Frame: `A </s> B </s>`.
 
-    A byte's piece is its letter in GPT-2's byte-level alphabet; transformers names it by its Latin-1 letter.
+    A byte's token is its character in GPT-2's byte-level alphabet; transformers uses the Latin-1 character instead.
     """
 
     kind = "BPE"
@@ -29,15 +29,15 @@ class ByT5Tokenizer(WithSentinels):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """BPE without merges over the byte-level alphabet. Spaces next to the three special tokens go, as in T5's."""
+        """Return a BPE without merges over all bytes; spaces next to the three special tokens are stripped as in T5."""
         sentinels = [AddedToken(text_of(token), special=True) for token in cls.sentinels(cls.sentinels_asked(settings))]
         special = [name_of(settings, name) for name in ("pad_token", "eos_token", "unk_token")]
         ids = {token: index for index, token in enumerate([*special, *_alphabet()])}
         backend = Backend(models.BPE(ids, []))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
-        strict = [AddedToken(token, lstrip=True, rstrip=True, special=True) for token in special]
-        add(backend, [*strict, *sentinels], special=True)
+        stripping = [AddedToken(token, lstrip=True, rstrip=True, special=True) for token in special]
+        add(backend, [*stripping, *sentinels], special=True)
         return backend
 
     def frame(self) -> None:
@@ -47,15 +47,15 @@ class ByT5Tokenizer(WithSentinels):
         )
 
     def texts_of(self, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
-        """Bytes that are no UTF-8 are left out, as in transformers; Rust would put a mark in their place."""
+        """Decode rows without bytes that are not valid UTF-8, as transformers does; Rust would insert U+FFFD."""
         texts = super().texts_of(rows, skip_special_tokens=skip_special_tokens)
         return [
-            self._without_broken(row, skip_special_tokens) if "\ufffd" in text else text
+            self._decode_valid_bytes(row, skip_special_tokens) if "\ufffd" in text else text
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def _without_broken(self, row: list[int], skip_special_tokens: bool) -> str:
-        bytes_of = {letter: bytes([byte]) for byte, letter in enumerate(_alphabet())}
+    def _decode_valid_bytes(self, row: list[int], skip_special_tokens: bool) -> str:
+        bytes_of = {character: bytes([byte]) for byte, character in enumerate(_alphabet())}
         skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
         tokens = [self.token_of(index) for index in row if index not in skipped]
         parts = [bytes_of.get(token, token.encode()) for token in tokens if token is not None]
@@ -63,10 +63,10 @@ class ByT5Tokenizer(WithSentinels):
 
 
 def _alphabet() -> list[str]:
-    """The letter of every byte in GPT-2's alphabet, by the byte: what can be seen stands for itself."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return [chr(byte) if byte in seen else chr(256 + hidden.index(byte)) for byte in range(256)]
+    """Return GPT-2's character for every byte, in byte order: printable bytes stand for themselves."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 ByT5TokenizerFast = ByT5Tokenizer

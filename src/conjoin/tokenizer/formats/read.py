@@ -1,4 +1,4 @@
-"""Read vocabulary files into one shape, whatever format they came in."""
+"""Read vocabulary files of every format into one `Vocabulary`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ _RUST_WHITESPACE = (
 class Vocabulary:
     """What a family needs to build its pipeline.
 
-    `ids` serves WordPiece and BPE, `scores` serves Unigram; the one that the file does not have is empty. `has_bytes`
-    says that there is a piece for every byte, so that nothing is unknown.
+    WordPiece and BPE use `ids`, Unigram uses `scores`; the other is empty. `has_bytes` is True if every byte has a
+    piece, so that no text is unknown.
     """
 
     origin: Path
@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        TokenizerError: not JSON, or not an object.
+        TokenizerError: the file is not JSON, or not an object.
     """
     try:
         value = parse_json(_text(path))
@@ -61,7 +61,7 @@ def read_backend(path: Path) -> Backend:
     """Load `tokenizer.json` exactly as it is written.
 
     Raises:
-        TokenizerError: the `tokenizers` library refuses the file; its own words are kept.
+        TokenizerError: the `tokenizers` library refuses the file; its message is kept.
     """
     try:
         with no_panics(str(path)):
@@ -73,16 +73,16 @@ def read_backend(path: Path) -> Backend:
 
 
 def model_kind(document: Mapping[str, Any], path: Path | str) -> str:
-    """Name the model of a `tokenizer.json`: WordPiece, BPE, Unigram or WordLevel; old files leave the name out."""
+    """Return the model type of a `tokenizer.json`: WordPiece, BPE, Unigram or WordLevel, or infer it in old files."""
     model = document.get("model")
     if not isinstance(model, dict) or "vocab" not in model:
         raise TokenizerError(f"{path}: holds no `model` with a `vocab`, so it is not a tokenizers file.")
-    known = cast(dict[str, Any], model)
-    if known.get("type"):
-        return str(known["type"])
-    if isinstance(known["vocab"], list):
+    model = cast(dict[str, Any], model)
+    if model.get("type"):
+        return str(model["type"])
+    if isinstance(model["vocab"], list):
         return "Unigram"
-    return "BPE" if "merges" in known else "WordPiece"
+    return "BPE" if "merges" in model else "WordPiece"
 
 
 def read_wordpiece(path: Path) -> Vocabulary:
@@ -122,7 +122,7 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
     Args:
         as_bpe: the family runs BPE, so merges are rebuilt from the pieces.
     Raises:
-        TokenizerError: unreadable, or the file is of the other kind (unigram or BPE).
+        TokenizerError: the file is unreadable, or of the other kind (unigram or BPE).
     """
     model = read_sentencepiece(path)
     if model.charsmap is not None:
@@ -151,11 +151,11 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
 
 
 def _check_merges(merges: list[tuple[str, str]], ids: dict[str, int], merges_path: Path, vocab_path: Path) -> None:
-    lost = [f"{a} {b}" for a, b in merges if a not in ids or b not in ids or a + b not in ids]
-    if lost:
+    unknown = [f"{a} {b}" for a, b in merges if a not in ids or b not in ids or a + b not in ids]
+    if unknown:
         raise TokenizerError(
-            f"{merges_path.name} and {vocab_path.name} of {vocab_path.parent} disagree: {len(lost)} of {len(merges)}"
-            f" merges name pieces that the vocabulary lacks, the first is {lost[0]!r}.",
+            f"{merges_path.name} and {vocab_path.name} of {vocab_path.parent} disagree: {len(unknown)} of {len(merges)}"
+            f" merges name pieces that the vocabulary lacks, the first is {unknown[0]!r}.",
             hint="both files must come from the same checkpoint; fetch them again together.",
         )
 

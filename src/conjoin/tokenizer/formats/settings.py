@@ -1,4 +1,4 @@
-"""What tokenizer_config.json and its older companions say, merged in the order transformers merges them."""
+"""Settings from tokenizer_config.json and its older companions, merged in transformers' order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,16 +41,16 @@ class Settings:
     """One tokenizer's settings.
 
     Attributes:
-        options: every other key, known to conjoin or not; saved again as it came.
-        named: special tokens by name, also a model's own names such as `image_token`.
+        options: every other key, known to conjoin or not; saved unchanged.
+        named: special tokens by name, including a model's own names such as `image_token`.
         extra: special tokens without a name; None when no file says anything about them.
         family_extra: unnamed special tokens that a family merges with its own (mBART's language codes).
         added: tokens to add to the vocabulary, by id.
-        added_has_rules: their file says how they are cut (lstrip and its like), too.
-        origin: where the tokenizer was read; errors name it.
-        asked: the keys that the caller gave; their values stand in the fields above.
-        asked_texts: the special tokens that the caller gave.
-        is_raw: the pipeline was built by its class, so nothing but these settings says which tokens are special.
+        added_has_rules: True if the file of `added` also says how each token matches (lstrip, rstrip, single_word).
+        origin: path that the tokenizer was read from, for errors.
+        asked: keys that the caller passed; the fields above hold their values.
+        asked_texts: texts of the special tokens that the caller passed.
+        is_raw: True if the class built the pipeline, so that only these settings say which tokens are special.
     """
 
     options: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -86,7 +86,7 @@ def read_settings(files: Files, overrides: Mapping[str, Any]) -> Settings:
         added = _added_tokens(files, config)
     for key in _BOOKKEEPING:
         config.pop(key, None)
-    settings = _sort_out(config, added)
+    settings = _split_config(config, added)
     settings.origin = str(files.get(TOKENIZER_JSON) or files.folder)
     settings.added_has_rules = has_rules
     settings.asked = frozenset(key for key, value in overrides.items() if value is not None)
@@ -123,7 +123,7 @@ def _chat_templates(files: Files) -> dict[str, Any]:
 
 
 def _added_tokens(files: Files, config: dict[str, Any]) -> dict[int, AddedToken]:
-    """Collect the tokens to add from where they stood before tokenizer_config.json listed them."""
+    """Read the tokens to add of older checkpoints, whose tokenizer_config.json does not list them."""
     path = files.get(ADDED_TOKENS)
     special = _texts_in(config)
     return {
@@ -139,15 +139,15 @@ def _merge_special_tokens_map(files: Files, config: dict[str, Any], overrides: M
         if overrides.get(key):
             continue
         if key == "extra_special_tokens" and isinstance(value, list):
-            have: list[Any] = list(config.get(key) or [])
-            known = {repr(token) for token in have}
-            config[key] = have + [token for token in cast(list[Any], value) if repr(token) not in known]
+            existing: list[Any] = list(config.get(key) or [])
+            known = {repr(token) for token in existing}
+            config[key] = existing + [token for token in cast(list[Any], value) if repr(token) not in known]
         else:
             config[key] = value
 
 
 def _texts_in(config: Mapping[str, Any]) -> set[str]:
-    """The special tokens that settings name or list."""
+    """Return the texts of all special tokens in a config, with or without a name."""
     values = [(key, config[key]) for key in NAMED if config.get(key)]
     for key in ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens"):
         listed = config.get(key)
@@ -158,24 +158,24 @@ def _texts_in(config: Mapping[str, Any]) -> set[str]:
     return {text_of(as_token(value, key)) for key, value in values}
 
 
-def _sort_out(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
-    """Part special tokens from options."""
-    own = dict(config.pop("model_specific_special_tokens", None) or {})
+def _split_config(config: dict[str, Any], added: dict[int, AddedToken]) -> Settings:
+    """Split a config into special tokens and options."""
+    by_name = dict(config.pop("model_specific_special_tokens", None) or {})
     extra = config.pop("extra_special_tokens", None)
     if isinstance(extra, dict):
-        own |= cast(dict[str, Any], extra)
+        by_name |= cast(dict[str, Any], extra)
         extra = None
     named: dict[str, Token | None] = {}
     for key in [key for key in config if key.endswith("_token")]:
         value = config[key]
         if key in NAMED or isinstance(value, str | AddedToken | dict):
             named[key] = None if config.pop(key) is None else as_token(value, key)
-    named |= {key: as_token(value, key) for key, value in own.items()}
+    named |= {key: as_token(value, key) for key, value in by_name.items()}
     family_extra = _tokens(config.pop("additional_special_tokens", None), "additional_special_tokens")
     listed = _tokens(extra, "extra_special_tokens")
     if listed is not None:
-        have = {text_of(token) for token in listed}
-        listed += [token for token in family_extra or [] if text_of(token) not in have]
+        texts = {text_of(token) for token in listed}
+        listed += [token for token in family_extra or [] if text_of(token) not in texts]
     return Settings(options=config, named=named, extra=listed, family_extra=family_extra, added=added)
 
 
@@ -188,7 +188,7 @@ def _tokens(values: Any, name: str) -> list[Token] | None:
 
 
 def _index(value: Any, files: Files) -> int:
-    """The id of an added token, which some files write as text."""
+    """Return the id of an added token as an integer; some files hold it as text."""
     index = int(value)
     check_ids([index], files.folder)
     return index
@@ -203,5 +203,5 @@ def _as_added(value: Any, name: str) -> AddedToken:
 
 
 def text_of(token: Token) -> str:
-    """The text of a special token in either form."""
+    """Return the text of a special token in either form."""
     return token if isinstance(token, str) else token.content

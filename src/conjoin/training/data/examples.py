@@ -24,7 +24,7 @@ class Rows:
 
     Args:
         ids: The ids of all rows, one after another.
-        starts: Where each row starts, and the end of the last.
+        starts: Index at which each row starts, then the end of the last row.
     """
 
     ids: NDArray[np.int32]
@@ -38,13 +38,13 @@ class Rows:
 
     @classmethod
     def joined(cls, ids: NDArray[Any], rows: Sequence[Sequence[int] | NDArray[Any]]) -> Self:
-        """Return rows from their ids joined, and the rows that they were."""
+        """Build rows from concatenated ids and the separate rows, whose lengths are read."""
         sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         return cls(ids.astype(np.int32, copy=False), np.concatenate((np.zeros(1, np.int64), sizes.cumsum())))
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate."""
+        """Concatenate several `Rows`."""
         sizes = np.concatenate([part.lengths for part in parts])
         return cls(
             np.concatenate([part.ids for part in parts]), np.concatenate((np.zeros(1, np.int64), sizes.cumsum()))
@@ -52,7 +52,7 @@ class Rows:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Number of ids of every row."""
+        """Number of ids in every row."""
         return np.diff(self.starts)
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class Rows:
         return self.ids[self.starts[row] : self.starts[row + 1]]
 
     def take(self, rows: Iterable[int]) -> "Rows":
-        """Return some rows, in this order."""
+        """Return the rows with these indices, in their order."""
         arrays = [self[row] for row in rows]
         return Rows.joined(np.concatenate(arrays) if arrays else self.ids[:0], arrays)
 
@@ -72,14 +72,14 @@ class Examples:
     """Pairs ready to be put into batches.
 
     Args:
-        labels: The tokens that the decoder must predict, the end token included; -100 where none is to be learnt.
-        lines: Line of every pair in its file, for messages; None without a file.
-        texts: The pairs that were tokenized, if there are some: samples show them.
+        labels: Tokens that the decoder must predict, the end token included; -100 where nothing is learnt.
+        lines: Line number of every pair in its file, for messages; None without a file.
+        texts: The pairs before tokenization, which samples show; None if the rows came tokenized.
         cut: Number of pairs that were truncated.
-        columns: Other arguments of forward by name: masks with holes, token types, decoder inputs of the user's own.
-            As long as the sources, or as the labels if the name begins with "decoder_".
-        weights: How many times each pair's labels count in the loss; None for once.
-        masks_made: True if decoder inputs of labels of -100 are masked, as forward does if the user gives neither
+        columns: Other arguments of forward by name: masks with holes, token types, the user's decoder inputs.
+            Each is as long as the sources, or as the labels if its name begins with "decoder_".
+        weights: How many times each pair's labels count in the loss; None if all count once.
+        masks_made: True if forward masks the decoder inputs whose label is -100, because the user gave neither
             decoder inputs nor a mask.
     """
 
@@ -98,11 +98,11 @@ class Examples:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[n, 2]: number of source ids and labels."""
+        """Number of source ids and of labels of every pair, [n, 2]."""
         return np.stack((self.sources.lengths, self.labels.lengths), 1)
 
     def counted(self, rows: Iterable[int]) -> int | float:
-        """Return the weighted number of labels of some pairs that count."""
+        """Return the weighted number of labels in these rows that are not ignored."""
         counts = ((row, int(np.count_nonzero(self.labels[row] != IGNORED))) for row in rows)
         if self.weights is None:
             return sum(count for _, count in counts)
@@ -113,19 +113,19 @@ class Examples:
         return [name for name in self.columns if name.startswith("decoder_") == target]
 
     def exchanged(self, most: int) -> tuple["Examples", "Examples"]:
-        """Return the first pairs, and their labels with the sources of other pairs among them."""
+        """Return the first pairs, and the same labels combined with the sources of other pairs."""
         count = min(most, len(self))
-        own, others = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
-        return self._of(own, own), self._of(others, own)
+        indices, shifted = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
+        return self._recombined(indices, indices), self._recombined(shifted, indices)
 
-    def _of(self, sources: list[int], targets: list[int]) -> "Examples":
-        """Return pairs of some sources and some targets."""
-        taken = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}
-        taken |= {name: self.columns[name].take(targets) for name in self.column_names(target=True)}
+    def _recombined(self, sources: list[int], targets: list[int]) -> "Examples":
+        """Return examples that pair these sources with these targets."""
+        columns = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}
+        columns |= {name: self.columns[name].take(targets) for name in self.column_names(target=True)}
         return Examples(
             self.sources.take(sources),
             self.labels.take(targets),
-            columns=taken,
+            columns=columns,
             weights=None if self.weights is None else self.weights[targets],
             masks_made=self.masks_made,
         )
@@ -146,7 +146,7 @@ class Examples:
         return digest.hexdigest()[:16]
 
     def where(self, rows: Iterable[int]) -> str:
-        """Describe some pairs in a message, by line or row."""
+        """Describe rows for a message, by line or row number."""
         numbers = sorted(self.lines[row] if self.lines is not None else row + 1 for row in rows)
         shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
         unit = "row" if self.lines is None else "line"
@@ -165,7 +165,7 @@ def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Roo
     """Tokenize all pairs once.
 
     Args:
-        progress: Wraps the iterator over chunks, to show how far it is.
+        progress: Wraps the iterator over chunks, to show progress.
 
     Raises:
         TokenizerError: the tokenizer cannot make labels.

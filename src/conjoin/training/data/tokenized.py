@@ -1,4 +1,4 @@
-"""Rows that are tokenized already: every column is used as in forward, or named in a message."""
+"""Rows that are already tokenized: every column is an argument of forward, or an error or warning names it."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,24 +19,24 @@ BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")
 BESIDE_LABELS = ("decoder_input_ids", "decoder_attention_mask", "decoder_token_type_ids", "decoder_position_ids")
 MASKS = ("attention_mask", "decoder_attention_mask")
 FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
-"""What a column holds in rows that lack it, which is forward's default. The others are in every row or in none."""
+"""Values of a column in rows that lack it: forward's defaults. Any other column is in every row or in none."""
 TAKEN = (SOURCE, LABELS, *BESIDE_SOURCE, *BESIDE_LABELS, WEIGHT)
 NOT_TAKEN = ("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids")
 NOT_TAKEN += ("decoder_segment_ids", "head_mask", "decoder_head_mask", "cross_attn_head_mask")
 _LARGEST = 2**31 - 1
 
 Column = NDArray[Any]
-"""Integers of any kind, as the row has them."""
+"""Integers of any dtype, as the row holds them."""
 
 
 def from_ids(rows: Iterable[Any], name: str) -> Examples:
     """Make examples of tokenized rows: mappings with `input_ids`, `labels` and other arguments of forward.
 
-    Labels of -100 and padding of the source are dropped at the end of a row, where that changes nothing; elsewhere they
-    stay. A row's `weight` says how many times its labels count in the loss.
+    Labels of -100 and source padding are dropped at the end of a row, where that changes nothing, and kept elsewhere.
+    A row's `weight` says how many times its labels count in the loss.
 
     Raises:
-        DataError: rows that cannot be used whole, up to 20 of them in one error.
+        DataError: rows cannot be used; one error lists up to 20 of them.
     """
     table = _Table(name)
     for number, row in enumerate(rows, 1):
@@ -56,10 +56,10 @@ class _Table:
         self._weights: list[float] = []
         self._first: frozenset[str] | None = None
         self._unknown: set[str] = set()
-        self._read_of: dict[tuple[str, ...], list[str]] = {}
+        self._columns_of: dict[tuple[str, ...], list[str]] = {}
 
     def add(self, number: int, row: Any) -> None:
-        """Add a row, or note what is wrong with it."""
+        """Add a row, or record what is wrong with it."""
         try:
             columns = self._read(row)
         except _Unusable as error:
@@ -86,7 +86,7 @@ class _Table:
         return columns
 
     def _fill_up(self, columns: dict[str, Column]) -> None:
-        """Add columns that only some rows have to the others."""
+        """Give default values to rows that lack a column which other rows have."""
         for name, value in FILLED.items():
             owner = _owner(name)
             if name in self._columns and name not in columns:
@@ -95,11 +95,11 @@ class _Table:
                 self._columns[name] = [np.full(len(x), value) for x in self._columns.get(owner, ())]
 
     def _names(self, names: tuple[str, ...]) -> list[str]:
-        """Return the columns to read of a row with these names; checked once for all rows with the same names."""
-        if names not in self._read_of:
+        """Return the columns to read of a row with these names; each set of names is checked once."""
+        if names not in self._columns_of:
             self._check_names(names)
-            self._read_of[names] = [name for name in TAKEN if name in names and name != WEIGHT]
-        return self._read_of[names]
+            self._columns_of[names] = [name for name in TAKEN if name in names and name != WEIGHT]
+        return self._columns_of[names]
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         """Refuse a row that lacks a column, or has one with a misspelt name."""
@@ -108,23 +108,23 @@ class _Table:
                 raise _Unusable(f"has {name}, which the trainer does not take. It takes {', '.join(TAKEN)}.")
             if name in TAKEN or not isinstance(name, str):
                 continue
-            near = _meant(name)
-            if near is not None and near not in names:
-                raise _Unusable(f"has {name!r}, which nothing reads. Did you mean {near!r}?")
+            similar = _closest_column(name)
+            if similar is not None and similar not in names:
+                raise _Unusable(f"has {name!r}, which nothing reads. Did you mean {similar!r}?")
             self._unknown.add(name)
         if missing := [name for name in (SOURCE, LABELS) if name not in names]:
             raise _Unusable(f"has no {' and no '.join(missing)}; it has {quoted(names) or 'nothing'}.")
-        strict = frozenset(name for name in names if name in TAKEN and name not in FILLED)
-        self._first = strict if self._first is None else self._first
-        if odd := sorted(strict ^ self._first):
-            verb = "has" if odd[0] in strict else "has no"
-            raise _Unusable(f"{verb} {odd[0]}, unlike the rows before. Expected in every row or in none.")
+        required = frozenset(name for name in names if name in TAKEN and name not in FILLED)
+        self._first = required if self._first is None else self._first
+        if unlike := sorted(required ^ self._first):
+            verb = "has" if unlike[0] in required else "has no"
+            raise _Unusable(f"{verb} {unlike[0]}, unlike the rows before. Expected in every row or in none.")
 
     def examples(self) -> Examples:
         """Return all rows as examples.
 
         Raises:
-            DataError: they cannot be used.
+            DataError: rows cannot be used, or there are none.
         """
         if self.problems:
             raise DataError(f"{self.name} cannot be used:\n{listing(problems_of(self.problems, 'row'))}")
@@ -132,14 +132,14 @@ class _Table:
             raise DataError(f"{self.name} is empty; expected at least one pair.")
         weights = checked_weights(self._weights, self.name)
         self._warn()
-        columns = {name: _joined(name, rows, self.name) for name, rows in self._columns.items()}
+        columns = {name: _join_rows(name, rows, self.name) for name, rows in self._columns.items()}
         sources, labels = columns.pop(SOURCE), columns.pop(LABELS)
         masks_made = not columns.keys() & {"decoder_input_ids", "decoder_attention_mask"}
         return Examples(
             sources,
             labels,
             self.name,
-            columns={name: rows for name, rows in columns.items() if _tells(name, rows)},
+            columns={name: rows for name, rows in columns.items() if _differs_from_default(name, rows)},
             weights=weights,
             masks_made=masks_made,
         )
@@ -151,7 +151,7 @@ class _Table:
 
 
 class _Unusable(Exception):
-    """What is wrong with a row."""
+    """Raised with what is wrong with a row."""
 
 
 def _owner(name: str) -> str:
@@ -159,12 +159,12 @@ def _owner(name: str) -> str:
 
 
 @lru_cache
-def _meant(name: str) -> str | None:
-    """Return the column of which a name is a misspelling."""
+def _closest_column(name: str) -> str | None:
+    """Return the column that a misspelt name resembles, or None."""
     return next(iter(get_close_matches(name, TAKEN, 1, LIKENESS)), None)
 
 
-def _tells(name: str, rows: Rows) -> bool:
+def _differs_from_default(name: str, rows: Rows) -> bool:
     """True if a column differs from forward's default."""
     if name in MASKS:
         return not bool(rows.ids.all())
@@ -192,27 +192,27 @@ def _kind(value: Any, array: NDArray[Any]) -> str:
     return "lists of different lengths" if isinstance(value, list | tuple) and array.ndim != 1 else "other things"
 
 
-def _joined(name: str, rows: list[Column], data: str) -> Rows:
-    """Join all rows of a column, and check their numbers together, since one by one would take longer than reading.
+def _join_rows(name: str, rows: list[Column], data: str) -> Rows:
+    """Join all rows of a column, and check their numbers together: checking row by row takes longer than reading.
 
     Raises:
-        DataError: numbers that the column cannot hold, with the first row.
+        DataError: a number does not fit the column; the error names the first such row.
     """
     least, most = (0, 1) if name in MASKS else (0, _LARGEST) if "position" in name else (-_LARGEST, _LARGEST)
     values = np.concatenate(rows)
     if values.dtype.kind != "b" and (int(values.max()) > most or int(values.min()) < least):
-        number = next(at for at, row in enumerate(rows, 1) if int(row.max()) > most or int(row.min()) < least)
-        odd = next(int(value) for value in rows[number - 1] if not least <= int(value) <= most)
+        number = next(number for number, row in enumerate(rows, 1) if int(row.max()) > most or int(row.min()) < least)
+        outlier = next(int(value) for value in rows[number - 1] if not least <= int(value) <= most)
         expected = "1 at tokens and 0 at padding" if name in MASKS else f"numbers from {least} to {most}"
-        raise DataError(f"{data}, row {number}: {name} holds {odd}; expected {expected}.")
+        raise DataError(f"{data}, row {number}: {name} holds {outlier}; expected {expected}.")
     return Rows.joined(values, rows)
 
 
-def _cut_end(columns: dict[str, Column], own: str, beside: Iterable[str]) -> None:
-    """Drop the padding after the end of a row, in all columns of that side."""
+def _cut_end(columns: dict[str, Column], own: str, others: Iterable[str]) -> None:
+    """Drop the padding at the end of a row from all columns of one side."""
     ids = columns[own]
-    beside = [name for name in beside if name in columns]
-    for name in beside:
+    others = [name for name in others if name in columns]
+    for name in others:
         if len(columns[name]) != len(ids):
             raise _Unusable(f"{name} has {len(columns[name])} entries, but {own} has {len(ids)}.")
     if not len(ids):
@@ -220,11 +220,11 @@ def _cut_end(columns: dict[str, Column], own: str, beside: Iterable[str]) -> Non
     mask = columns.get("attention_mask") if own == SOURCE else None
     if mask is None and own == SOURCE:
         return
-    real = (ids != IGNORED) if mask is None else mask
-    if real[-1]:
+    is_used = (ids != IGNORED) if mask is None else mask
+    if is_used[-1]:
         return
-    if not real.any():
+    if not is_used.any():
         raise _Unusable(f"{own} are empty: {'no label counts' if own == LABELS else 'all is masked'}.")
-    end = len(ids) - int(np.argmax(real[::-1] != 0))
-    for name in (own, *beside):
+    end = len(ids) - int(np.argmax(is_used[::-1] != 0))
+    for name in (own, *others):
         columns[name] = columns[name][:end]

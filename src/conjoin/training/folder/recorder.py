@@ -1,4 +1,4 @@
-"""What a run reports while it goes: metrics.jsonl, TensorBoard and the progress line."""
+"""Logs of a running training: metrics.jsonl, TensorBoard and the progress line."""
 
 import sys
 import time
@@ -18,10 +18,10 @@ from conjoin.training.terminal import error_console
 
 
 class Recorder:
-    """Writes the numbers of a run; on all processes but the first it writes nothing.
+    """Writes the metrics of a run, on the first process only.
 
     Args:
-        state: Read at every record, for step and time.
+        state: Progress of the run; every record takes its step and time from it.
     """
 
     def __init__(self, run: RunFolder, state: TrainerState, report_to: str, *, shown: bool) -> None:
@@ -32,22 +32,24 @@ class Recorder:
         self._logged = (state.tokens_seen, state.seconds)
 
     def stepped(self) -> None:
-        """Count a step and its time."""
+        """Count a step, and add its time."""
         self.tick()
         self._progress.step()
 
     def tick(self) -> None:
         """Add the time since the last call to the time of the run."""
         now = time.perf_counter()
-        self.state.seconds += max(now - self._clock, 0.0)  # machines that wake up, or are moved, set clocks back
+        self.state.seconds += max(
+            now - self._clock, 0.0
+        )  # the clock may go back when a machine wakes up or is migrated
         self._clock = now
 
     def pause(self) -> None:
-        """Leave out the time since the last call, that of an evaluation or a save."""
+        """Exclude the time since the last call, in which the run evaluated or saved, from the training time."""
         self._clock = time.perf_counter()
 
     def train(self, epoch: float, loss: float, grad_norm: float, rates: dict[str, float]) -> dict[str, Any]:
-        """Record a logged step.
+        """Record the metrics of a training step.
 
         Args:
             rates: Learning rate by part of the model.
@@ -82,7 +84,7 @@ class Recorder:
 
 
 class Sink(Protocol):
-    """A log that numbers are written to by name and step."""
+    """A log of values by kind, step and name."""
 
     def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None: ...
 
@@ -90,7 +92,7 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard events under `events/`; numbers only, samples are in metrics.jsonl."""
+    """Writes numbers to TensorBoard events under `events/`; samples are in metrics.jsonl only."""
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.summary import Writer
@@ -99,7 +101,7 @@ class TensorBoard:
             self._writer = Writer(str(folder / "events"))
 
     def write(self, kind: Kind, step: int, values: dict[str, Any]) -> None:
-        """Add numbers."""
+        """Write every numeric value."""
         for name, value in values.items():
             if kind != "sample" and isinstance(value, int | float) and name not in ("epoch", "time_s"):
                 self._writer.add_scalar(f"{kind}/{name.removeprefix('eval_')}", value, step)
@@ -114,7 +116,7 @@ class TensorBoard:
 def _without_tensorflow() -> Generator[None]:
     """Keep tensorboard from loading a whole TensorFlow, which is slow and prints its log.
 
-    `tensorboard.compat.notf` is tensorboard's own switch for that; it is read once a process.
+    `tensorboard.compat.notf` is tensorboard's own switch for that; tensorboard reads it once per process.
     """
     name = "tensorboard.compat.notf"
     if "tensorflow" in sys.modules or name in sys.modules:
@@ -131,7 +133,7 @@ def open_sinks(folder: Path, state: TrainerState, report_to: str) -> list[Sink]:
     """Open the logs of a run that starts from a state.
 
     Raises:
-        MissingBackend: tensorboard is asked for and not installed.
+        MissingBackend: tensorboard is requested but not installed.
         FileError: the folder cannot be written, or its metrics.jsonl is damaged.
     """
     try:
@@ -151,11 +153,11 @@ def require_sinks(report_to: str) -> None:
     """Check, before a run changes anything, that its logs can be written.
 
     Raises:
-        MissingBackend: tensorboard is asked for and not installed.
+        MissingBackend: tensorboard is requested but not installed.
     """
     if report_to == "tensorboard":
         try:
-            from tensorboard.summary import Writer  # noqa: F401  (asked for, not used)
+            from tensorboard.summary import Writer  # noqa: F401  (only tests that it imports)
         except ImportError:
             raise MissingBackend("report_to='tensorboard' needs tensorboard: pip install tensorboard") from None
 
@@ -192,7 +194,7 @@ class TrainingProgress:
 
     def step(self) -> None:
         """Count a step."""
-        with suppress(OSError):  # the terminal may be gone, and the run not yet at its end
+        with suppress(OSError):  # the run must go on when its terminal is closed
             self._bar.advance(self._task)
 
     def log(self, loss: float, tokens_per_s: float) -> None:
@@ -201,6 +203,6 @@ class TrainingProgress:
             self._bar.update(self._task, loss=f"{loss:.3f}", speed=f"{tokens_per_s:,.0f}")
 
     def close(self) -> None:
-        """Stop; the last state stays on the screen."""
+        """Stop the progress line; its last state stays on the screen."""
         with suppress(OSError):
             self._bar.stop()

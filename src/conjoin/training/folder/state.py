@@ -1,4 +1,4 @@
-"""The progress of a run: plain values that a checkpoint holds as JSON."""
+"""The progress of a run, as plain values that a checkpoint stores as JSON."""
 
 import sys
 from dataclasses import asdict, dataclass, field, fields
@@ -18,19 +18,19 @@ class TrainerState:
 
     Args:
         global_step: Optimizer steps taken.
-        epoch: Index of the running pass over the data.
-        batches_seen: Batches of that pass that are done, over all processes.
+        epoch: Index of the current pass over the data.
+        batches_seen: Number of batches of this pass that are done, over all processes.
         tokens_seen: Source and target tokens trained on, without padding.
-        seconds: Training time, over all interruptions.
-        loss_sum, loss_steps: Loss since the last log.
+        seconds: Training time, summed over all resumptions.
+        loss_sum, loss_steps: Sum of losses and number of steps since the last log.
         best_metric, best_step: Metric and step of the best evaluation so far.
-        evaluations_without_progress: For early stopping.
-        fresh: Names of the parameters that no checkpoint had when the run began.
-        plan: What the order of batches depends on; a resumed run must have the same.
-        batches_per_step: Batches per step over all processes; it stays when the number of processes changes.
+        evaluations_without_progress: Number of evaluations in a row without progress, for early stopping.
+        fresh: Names of the parameters that were newly initialised when the run began.
+        plan: Everything that determines the order of batches; a resumed run must have the same.
+        batches_per_step: Batches per step over all processes; it does not change with the number of processes.
         validation: Fingerprint of the validation data.
-        words: Settings of the run, to name those that differ when it is resumed.
-        evaluation_due: True if the step was saved before its evaluation, whose outcome is not in here yet.
+        words: Settings of the run; a resumed run names those that differ.
+        evaluation_due: True if the checkpoint was saved before the evaluation of its step.
     """
 
     global_step: int = 0
@@ -53,7 +53,7 @@ class TrainerState:
     words: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def forget_evaluation(self, before: "TrainerState") -> None:
-        """Restore what an evaluation changed."""
+        """Restore the fields that an evaluation has changed."""
         self.best_metric, self.best_step = before.best_metric, before.best_step
         self.evaluations_without_progress = before.evaluations_without_progress
 
@@ -66,31 +66,31 @@ class TrainerState:
         """Build a state from the values of `to_dict`.
 
         Raises:
-            DamagedCheckpoint: they are something else.
+            DamagedCheckpoint: the values are not the state of a run.
         """
         try:
             state = cls(**values)
         except TypeError as error:
             raise DamagedCheckpoint(f"This is not the state of a run: {shown(str(error))}.") from None
-        if wrong := state._wrong():
-            raise DamagedCheckpoint(f"This is not the state of a run:\n{listing(wrong)}")
+        if problems := state._problems():
+            raise DamagedCheckpoint(f"This is not the state of a run:\n{listing(problems)}")
         return state
 
-    def _wrong(self) -> list[str]:
-        """Describe every value that no run writes."""
+    def _problems(self) -> list[str]:
+        """Return a message for every value that no run can have written."""
         kinds = get_type_hints(type(self))
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        wrong = [
+        problems = [
             f"{name} = {shown(value)}; expected {_EXPECTED[kinds[name]]}."
             for name, value in values.items()
-            if not _holds(value, kinds[name])
+            if not _has_type(value, kinds[name])
         ]
-        if not wrong and not (self.batches_per_step >= 1 and self.epoch <= self.global_step):
-            wrong.append(
+        if not problems and not (self.batches_per_step >= 1 and self.epoch <= self.global_step):
+            problems.append(
                 f"batches_per_step = {self.batches_per_step} and epoch = {self.epoch} of step {self.global_step}; "
                 "expected 1 or more batches, and a step for every epoch."
             )
-        return wrong
+        return problems
 
 
 _EXPECTED: dict[Any, str] = {
@@ -105,8 +105,8 @@ _EXPECTED: dict[Any, str] = {
 }
 
 
-def _holds(value: Any, kind: Any) -> bool:
-    """True if a value of JSON has the type of a field of the state."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """True if a JSON value has the type of a field."""
     if kind in (bool, dict[str, Any]):
         return isinstance(value, bool if kind is bool else dict)
     if kind == list[str]:

@@ -1,4 +1,4 @@
-"""Learning rates by step and part of the model: pure functions, so that resuming needs no state of them."""
+"""Learning rates by step and part of the model: pure functions, so that checkpoints need not hold their state."""
 
 import math
 from collections.abc import Callable
@@ -10,27 +10,27 @@ Factor = Callable[[int], float]
 
 
 def schedule(kind: Schedule, warmup: int, total: int) -> Factor:
-    """Return the factor of the learning rate at each step, 1 for the first.
+    """Return a function from the step, which counts from 1, to the factor of the learning rate.
 
-    The first five are transformers' curves of the same names, whose first step with a warmup has factor 0; only
-    "constant" honours its warmup here, which transformers silently drops. "noam" is
+    All but "noam" are transformers' schedules of the same names. With a warmup, the factor of their first step is 0.
+    "constant" honours its warmup, which transformers silently ignores. "noam" is
     min(step^-0.5, step * warmup^-1.5) (Vaswani et al. 2017, arXiv:1706.03762, 5.3; Liu & Lapata 2019).
     """
     if kind == "noam":
         return lambda step: min(step**-0.5, step * max(warmup, 1) ** -1.5)
-    after: dict[str, Factor] = {
+    curves: dict[str, Factor] = {
         "constant": lambda done: 1.0,
         "constant_with_warmup": lambda done: 1.0,
         "linear": lambda done: max(0.0, (total - done) / max(1, total - warmup)),
         "cosine": lambda done: max(0.0, 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))),
         "inverse_sqrt": lambda done: _inverse_sqrt(done, warmup),
     }
-    rest = after[kind]
-    return lambda step: (step - 1) / max(1, warmup) if step - 1 < warmup else rest(step - 1)
+    curve = curves[kind]
+    return lambda step: (step - 1) / max(1, warmup) if step - 1 < warmup else curve(step - 1)
 
 
 UNWARMED_TIMESCALE = 10_000
-"""transformers' default for an inverse square root without warmup."""
+"""transformers' default timescale of "inverse_sqrt" without warmup."""
 
 
 def _inverse_sqrt(done: int, warmup: int) -> float:
@@ -39,7 +39,7 @@ def _inverse_sqrt(done: int, warmup: int) -> float:
 
 
 def group_of(name: str) -> str:
-    """Return the part of the model whose learning rate a parameter has; shared ones go by the encoder's name."""
+    """Return the part of the model whose learning rate a parameter uses; shared parameters belong to the encoder."""
     part = part_of(name)
     return "cross_attention" if part == "decoder.cross_attention" else part.partition(".")[0]
 

@@ -1,4 +1,4 @@
-"""How a run starts: with step 1, or after a checkpoint, whose order of batches must be the same."""
+"""Where a run starts: at step 1, or after a checkpoint, which must have the same order of batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from conjoin.training.world import World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Everything about a run that does not change while it goes on.
+    """Everything about a run that stays the same from its first step to its last.
 
     Args:
-        recipe: What to write into the folder, if the run was started from a recipe.
+        recipe: Recipe that the run was started from and writes into its folder; None without one.
     """
 
     model: Any
@@ -36,7 +36,7 @@ class Task:
 
     @property
     def evaluates(self) -> bool:
-        """True if the run has validation data and uses them."""
+        """True if the run evaluates on validation data."""
         return self.eval_examples is not None and self.args.eval_strategy != "no"
 
 
@@ -45,7 +45,7 @@ class Start:
     """Where a run starts.
 
     Args:
-        batches: Those of the running epoch.
+        batches: Batches of the current epoch.
         resumed: True if the state is from a checkpoint.
         changed: Settings whose values have changed since then.
         other_validation: True if the validation data have changed since then.
@@ -59,7 +59,7 @@ class Start:
     other_validation: bool
 
     def announce(self, folder: RunFolder) -> None:
-        """Say where a run goes on, and what has changed."""
+        """Print where the run resumes, and what has changed since the checkpoint."""
         if not self.resumed:
             say(f"{folder.path} has no checkpoint yet: the run begins with step 1 of {self.state.max_steps}.")
             return
@@ -74,9 +74,9 @@ def find_start(task: Task, checkpoint: Checkpoint | None) -> Start:
     """Return the start of a run.
 
     Raises:
-        DamagedCheckpoint: the checkpoint's state cannot be read, or is none of this run.
+        DamagedCheckpoint: the checkpoint's state cannot be read, or does not fit this run.
         TrainingError: the checkpoint belongs to another order of batches.
-        ConfigError: the run has no step, or fresh_first and no fresh parameters.
+        ConfigError: the run has no steps, or fresh_first is set but no parameter is fresh.
     """
     if checkpoint is None:
         state = _new_state(task)
@@ -88,7 +88,7 @@ def find_start(task: Task, checkpoint: Checkpoint | None) -> Start:
     changed = differences(state.words, settings)
     other_validation = None not in (validation, state.validation) and validation != state.validation
     state.words, state.validation = settings, validation
-    plan = _plan(task, state)
+    plan = _make_plan(task, state)
     state.max_steps = _max_steps(task, plan)
     batches = plan.epoch(state.epoch)
     if checkpoint is not None:
@@ -119,7 +119,7 @@ def _batches_per_step(task: Task) -> int:
 
 
 def _order_of_batches(task: Task) -> dict[str, object]:
-    """Return what the order of batches depends on."""
+    """Return everything that determines the order of batches."""
     return {
         "training data": task.examples.fingerprint(),
         "batches": repr(choose_batching(task.args, task.examples.lengths)),
@@ -128,15 +128,15 @@ def _order_of_batches(task: Task) -> dict[str, object]:
     }
 
 
-def _check_same_order(saved: dict[str, object], now: dict[str, object]) -> None:
+def _check_same_order(saved: dict[str, object], current: dict[str, object]) -> None:
     """Refuse to resume if the order of batches has changed.
 
     Raises:
-        TrainingError: names what changed.
+        TrainingError: the order has changed; the error names the causes.
     """
     changed = [
         f"{name}: {_shown(saved.get(name))} before, {value} now"
-        for name, value in now.items()
+        for name, value in current.items()
         if saved.get(name) != value
     ]
     if changed:
@@ -150,7 +150,7 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) and len(value) < 200 else shown(value)
 
 
-def _plan(task: Task, state: TrainerState) -> Plan:
+def _make_plan(task: Task, state: TrainerState) -> Plan:
     _check_same_order(state.plan, _order_of_batches(task))
     size, expected = task.world.size, _batches_per_step(task)
     if state.batches_per_step != expected:
@@ -182,7 +182,7 @@ def _max_steps(task: Task, plan: Plan) -> int:
 
 
 def _check_position(checkpoint: Checkpoint, state: TrainerState, batches: list[Batch]) -> None:
-    """Refuse a position that the epoch does not have."""
+    """Refuse a checkpoint whose position is past the end of its epoch."""
     if 0 < state.batches_seen >= len(batches):
         with checkpoint.damage_explained():
             raise DamagedCheckpoint(

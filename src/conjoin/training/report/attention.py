@@ -1,4 +1,4 @@
-"""Cross-attention weights, recorded from a model and drawn by the report."""
+"""Record the cross-attention weights of a model for the report, which draws them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ Read = Callable[[Mapping[str, NDArray[np.int64]]], list[NDArray[np.float32]]]
 
 FILE = "attention.json"
 LONGEST = 60
-"""Maximum tokens of source and target: a picture of more cannot be read."""
+"""Maximum number of source and of target tokens; a larger picture would be illegible."""
 
 
 def record(model: Any, read: Read, pairs: Iterable[tuple[str, str]], path: str | PathLike[str]) -> None:
@@ -29,7 +29,7 @@ def record(model: Any, read: Read, pairs: Iterable[tuple[str, str]], path: str |
 
     Args:
         model: A model of any framework; its tokenizer and sizes are used.
-        read: Computes its attention weights.
+        read: Computes the model's attention weights.
         pairs: A few (source, target) texts.
         path: A run's `attention.json`.
 
@@ -37,7 +37,7 @@ def record(model: Any, read: Read, pairs: Iterable[tuple[str, str]], path: str |
         FileError: the file cannot be written.
         TokenizerError: the model has no tokenizer.
     """
-    examples = [_one(model, read, source, target) for source, target in pairs]
+    examples = [_attention_of(model, read, source, target) for source, target in pairs]
     with replacing_file(Path(path)) as file:
         json.dump(examples, file, ensure_ascii=False)
 
@@ -64,37 +64,37 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _is_example(example: Any) -> bool:
     if not isinstance(example, dict):
         return False
-    held = cast("dict[str, Any]", example)
-    source: Any = held.get("source")
-    target: Any = held.get("target")
-    layers: Any = held.get("layers")
+    fields = cast("dict[str, Any]", example)
+    source: Any = fields.get("source")
+    target: Any = fields.get("target")
+    layers: Any = fields.get("layers")
     return (
-        _are(source, lambda token: isinstance(token, str))
-        and _are(target, lambda token: isinstance(token, str))
-        and _are(layers, lambda layer: _are(layer, lambda row: _is_row(row, len(source)), len(target)))
+        _is_list_of(source, lambda token: isinstance(token, str))
+        and _is_list_of(target, lambda token: isinstance(token, str))
+        and _is_list_of(layers, lambda layer: _is_list_of(layer, lambda row: _is_row(row, len(source)), len(target)))
     )
 
 
-def _are(values: Any, holds: Callable[[Any], bool], count: int | None = None) -> bool:
+def _is_list_of(values: Any, holds: Callable[[Any], bool], count: int | None = None) -> bool:
     if not isinstance(values, list) or (count is not None and len(cast("list[Any]", values)) != count):
         return False
     return all(map(holds, cast("list[Any]", values)))
 
 
 def _is_row(row: Any, length: int) -> bool:
-    return _are(row, lambda weight: type(weight) in (int, float) and 0 <= weight <= 1, length)
+    return _is_list_of(row, lambda weight: type(weight) in (int, float) and 0 <= weight <= 1, length)
 
 
-def _one(model: Any, read: Read, source: str, target: str) -> dict[str, Any]:
+def _attention_of(model: Any, read: Read, source: str, target: str) -> dict[str, Any]:
     tokenizer = model.tokenizer
-    reader, writer = (getattr(tokenizer, side, tokenizer) for side in ("source", "target"))
-    room = min(LONGEST, model.spec.decoder.max_positions or LONGEST)
-    limit = min(LONGEST, source_limit(model, None) or LONGEST)
-    ids = tokenizer([source], truncation=True, max_length=limit)["input_ids"]
-    labels = tokenizer(text_target=[target], truncation=True, max_length=room)["input_ids"]
+    source_tokenizer, target_tokenizer = (getattr(tokenizer, side, tokenizer) for side in ("source", "target"))
+    max_target = min(LONGEST, model.spec.decoder.max_positions or LONGEST)
+    max_source = min(LONGEST, source_limit(model, None) or LONGEST)
+    ids = tokenizer([source], truncation=True, max_length=max_source)["input_ids"]
+    labels = tokenizer(text_target=[target], truncation=True, max_length=max_target)["input_ids"]
     layers = read({"input_ids": np.array(ids, np.int64), "labels": np.array(labels, np.int64)})
     return {
-        "source": reader.convert_ids_to_tokens(ids[0]),
-        "target": writer.convert_ids_to_tokens(labels[0]),
+        "source": source_tokenizer.convert_ids_to_tokens(ids[0]),
+        "target": target_tokenizer.convert_ids_to_tokens(labels[0]),
         "layers": [[[round(weight, 4) for weight in row] for row in layer[0].mean(0).tolist()] for layer in layers],
     }

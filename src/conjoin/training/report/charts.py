@@ -1,4 +1,4 @@
-"""Line charts and heat maps as SVG of our own: text, so that a report is one file and needs no network."""
+"""Line charts and heat maps as SVG text, so that a report is one file and needs no network."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ FONT_PX = 11
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: (step, value) in the order of steps.
+    """One line of a chart: (step, value) points in the order of steps.
 
     Args:
-        dots: Mark every point, as for evaluations, which are few.
+        dots: True marks every point; for lines of few points, as of evaluations.
     """
 
     name: str
@@ -25,24 +25,22 @@ class Series:
 
 
 def line_chart(title: str, series: Sequence[Series], *, log: bool = False) -> str:
-    """A figure with one line per series over steps; colours come from the page's `.s0`, `.s1`, ...
+    """Return an HTML figure with one line per series over steps; the page's CSS classes `.s0`, `.s1`, ... set colours.
 
     Args:
-        log: Spread the values by their logarithm; for losses, which fall by factors.
+        log: True makes the value axis logarithmic, if all values are positive; for losses, which fall by factors.
     """
     log = log and all(value > 0 for each in series for _, value in each.points)
     scale = _Scale.over(series, log)
-    inner = "".join((_grid(scale), *(_line(place, each, scale) for place, each in enumerate(series))))
-    picture = (
+    inner = "".join((_grid(scale), *(_line(index, each, scale) for index, each in enumerate(series))))
+    svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f'{inner}<text class="t" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 16}" text-anchor="end">step</text></svg>'
     )
     legend = "".join(
-        f'<span class="k"><i class="s{place}"></i>{escape(each.name)}</span>' for place, each in enumerate(series)
+        f'<span class="k"><i class="s{index}"></i>{escape(each.name)}</span>' for index, each in enumerate(series)
     )
-    return (
-        f"<figure><figcaption><b>{escape(title)}</b>{legend if len(series) > 1 else ''}</figcaption>{picture}</figure>"
-    )
+    return f"<figure><figcaption><b>{escape(title)}</b>{legend if len(series) > 1 else ''}</figcaption>{svg}</figure>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,8 @@ class _Scale:
             low, high = low - abs(low) / 10 - 1e-9, high + abs(high) / 10 + 1e-9
         if log:
             return cls((min(0, *steps), max(*steps, 1)), (math.log10(max(low, 1e-12)), math.log10(high)), True)
-        room = (high - low) * 0.05
-        return cls((min(0, *steps), max(*steps, 1)), (low - room if low else 0.0, high + room), False)
+        margin = (high - low) * 0.05
+        return cls((min(0, *steps), max(*steps, 1)), (low - margin if low else 0.0, high + margin), False)
 
     def x(self, step: float) -> float:
         first, last = self.steps
@@ -69,8 +67,8 @@ class _Scale:
 
     def y(self, value: float) -> float:
         low, high = self.values
-        place = math.log10(value) if self.log else value
-        return HEIGHT - BOTTOM - (place - low) / max(high - low, 1e-12) * (HEIGHT - TOP - BOTTOM)
+        position = math.log10(value) if self.log else value
+        return HEIGHT - BOTTOM - (position - low) / max(high - low, 1e-12) * (HEIGHT - TOP - BOTTOM)
 
     def value_ticks(self) -> list[float]:
         low, high = self.values
@@ -82,7 +80,7 @@ class _Scale:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers between two values."""
+    """Return round numbers between two values, as labels of an axis."""
     raw = (high - low) / about
     if raw <= 0 or not math.isfinite(raw):
         return [low]
@@ -93,7 +91,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number as an axis shows it: 12k, 0.5, 3e-05."""
+    """Return a number as an axis shows it: 12k, 0.5, 3e-05."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6:
@@ -118,33 +116,33 @@ def _grid(scale: _Scale) -> str:
     return "".join(lines)
 
 
-def _line(place: int, series: Series, scale: _Scale) -> str:
-    spots = [(scale.x(step), scale.y(value)) for step, value in series.points]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _thinned(spots))
-    drawn = f'<path class="l s{place}" d="{path}"/>'
-    if not series.dots and len(spots) > 1:
-        return drawn
-    return drawn + "".join(
-        f'<circle class="s{place}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
+def _line(index: int, series: Series, scale: _Scale) -> str:
+    points = [(scale.x(step), scale.y(value)) for step, value in series.points]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _thinned(points))
+    line = f'<path class="l s{index}" d="{path}"/>'
+    if not series.dots and len(points) > 1:
+        return line
+    return line + "".join(
+        f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}" r="3.2">'
         f"<title>{escape(series.name)} {value:.5g} at step {short(step)}</title></circle>"
-        for (x, y), (step, value) in zip(spots, series.points, strict=True)
+        for (x, y), (step, value) in zip(points, series.points, strict=True)
     )
 
 
-def _thinned(spots: Sequence[tuple[float, float]], most: int = 1000) -> Sequence[tuple[float, float]]:
-    """At most two points per pixel: the lowest and the highest of each stretch, so that spikes stay."""
-    if len(spots) <= most:
-        return spots
-    size = math.ceil(len(spots) / (most // 2))
-    kept: list[tuple[float, float]] = []
-    for start in range(0, len(spots), size):
-        stretch = spots[start : start + size]
-        kept += sorted({min(stretch, key=lambda spot: spot[1]), max(stretch, key=lambda spot: spot[1])})
-    return kept
+def _thinned(points: Sequence[tuple[float, float]], most: int = 1000) -> Sequence[tuple[float, float]]:
+    """Return at most two points per pixel: the lowest and the highest of each chunk, so that spikes stay visible."""
+    if len(points) <= most:
+        return points
+    size = math.ceil(len(points) / (most // 2))
+    thinned: list[tuple[float, float]] = []
+    for start in range(0, len(points), size):
+        chunk = points[start : start + size]
+        thinned += sorted({min(chunk, key=lambda point: point[1]), max(chunk, key=lambda point: point[1])})
+    return thinned
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], weights: Sequence[Sequence[float]]) -> str:
-    """A picture of weights between 0 and 1: what each row looks at among the columns."""
+    """Return an SVG of weights between 0 and 1: how much each row attends to each column."""
     left = 8 + max(map(_text_px, rows), default=0)
     top = 8 + max(map(_text_px, columns), default=0)
     width, height = left + CELL * len(columns) + 4, top + CELL * len(rows) + 4
@@ -153,13 +151,13 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], weights: Sequence[Sequ
         f"{escape(name)}</text>"
         for c, name in enumerate(columns)
     ]
-    for r, (name, line) in enumerate(zip(rows, weights, strict=True)):
+    for r, (name, row) in enumerate(zip(rows, weights, strict=True)):
         y = top + CELL * r
         parts.append(f'<text class="t" x="{left - 6}" y="{y + 12}" text-anchor="end">{escape(name)}</text>')
         parts += [
             f'<rect class="h" x="{left + CELL * c}" y="{y}" width="{CELL - 1}" height="{CELL - 1}" '
             f'fill-opacity="{weight:.2f}"><title>{escape(name)} reads {escape(columns[c])}: {weight:.2f}</title></rect>'
-            for c, weight in enumerate(line)
+            for c, weight in enumerate(row)
         ]
     size = f'width="{CELL * len(columns) + 1}" height="{CELL * len(rows) + 1}"'
     frame = f'<rect class="f" x="{left - 1}" y="{top - 1}" {size}/>'
@@ -170,5 +168,5 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], weights: Sequence[Sequ
 
 
 def _text_px(text: str) -> int:
-    """Width of a text, about; wide scripts take a whole em."""
+    """Return the approximate width of a text in pixels; letters of wide scripts take a whole em."""
     return math.ceil(sum(1.0 if ord(letter) > 0x2E80 else 0.62 for letter in text) * FONT_PX)

@@ -14,23 +14,23 @@ from conjoin.training.settings.arguments import TrainingArguments, arg, expectat
 RECIPE_FILE = "recipe.yaml"
 SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
 """Short names of arguments on the command line; recipes may use either."""
-_OF_A_COMMAND = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir"}
-"""Settings that say where and how a run begins, and nothing about the run itself."""
-_RIVALS = (
+_COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir"}
+"""Settings of a command: they say where and how a run begins, and nothing about the run itself."""
+_REPLACES = (
     ({"model"}, {"encoder", "decoder", "share", "cross_attention_init"}),
     ({"encoder", "decoder"}, {"model"}),
     ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
     ({"dataset"}, {"train", "validation"}),
 )
-"""Settings, and those that they take the place of."""
+"""Pairs: if one of the first settings is given, it replaces all of the second."""
 
 
 @dataclass(kw_only=True)
 class Sources:
-    """Which model is trained on which data.
+    """The model to train, and the data to train it on.
 
     Raises:
-        ConfigError: values of the wrong type, all of them in one error.
+        ConfigError: values have the wrong type; one error lists them all.
     """
 
     encoder: str | None = arg(None, "Folder or hub id of the encoder's checkpoint.")
@@ -48,27 +48,27 @@ class Sources:
     validation_split: str | None = arg(None, "Split of the data set to evaluate on; none by default.")
 
     def __post_init__(self) -> None:
-        """Check types."""
+        """Check the types of all values."""
         kinds = get_type_hints(type(self))
-        wrong = [
+        problems = [
             f"{each.name} = {shown(getattr(self, each.name))}; expected {expectation(kinds[each.name])}."
             for each in fields(self)
             if not fits(getattr(self, each.name), kinds[each.name])
         ]
-        if wrong:
-            raise ConfigError(f"This recipe cannot be used:\n{listing(wrong)}")
+        if problems:
+            raise ConfigError(f"This recipe cannot be used:\n{listing(problems)}")
 
     def require(self) -> None:
         """Check that there is one model and one source of data, and that every setting has an effect.
 
         Raises:
-            ConfigError: none, half of one, or two of them; or settings of a join beside a joined model.
+            ConfigError: a model or data are missing, incomplete or given twice, or a joined model has join settings.
         """
         halves = [name for name in ("encoder", "decoder") if getattr(self, name)]
         if bool(self.model) == bool(halves) or len(halves) == 1:
-            named = ", ".join([*halves, *(["model"] if self.model else [])]) or "none of them"
+            choices = ", ".join([*halves, *(["model"] if self.model else [])]) or "none of them"
             raise ConfigError(
-                f"Given: {named}. Expected encoder and decoder, or model alone.",
+                f"Given: {choices}. Expected encoder and decoder, or model alone.",
                 hint="conjoin train --encoder X --decoder Y ..., or --model DIR ...",
             )
         if bool(self.train) == bool(self.dataset):
@@ -100,7 +100,7 @@ class Recipe:
         """Build a recipe from settings by name, with dashes or underscores.
 
         Raises:
-            ConfigError: unknown names or values that cannot be used, all of a kind in one error.
+            ConfigError: names are unknown, or values cannot be used; one error lists all of a kind.
         """
         plain = normalised(settings)
         if isinstance(plain.get("resume_from_checkpoint"), bool):
@@ -123,17 +123,17 @@ class Recipe:
         return {short.get(name, name): value for name, value in (sources | self.arguments.to_dict()).items()}
 
     def to_yaml(self) -> str:
-        """Return the text of a file that `read_recipe` reads."""
+        """Return the recipe as YAML, which `read_recipe` reads."""
         return _yaml().safe_dump(self.settings(), sort_keys=False, allow_unicode=True)
 
     def lasting(self) -> "Recipe":
-        """Return the recipe without what a command does once: resuming, or deleting an earlier run."""
+        """Return the recipe without settings that a command applies once: to resume, or to delete an earlier run."""
         once = {name: getattr(TrainingArguments, name) for name in ("resume_from_checkpoint", "overwrite_output_dir")}
         return Recipe(self.sources, self.arguments.copy(**once))
 
 
 def _short(name: str) -> str:
-    """Return a name as it is if it is short and printable, else quoted."""
+    """Return a short and printable name unchanged, any other quoted and truncated."""
     return name if name.isprintable() and len(name) <= 60 else shown(name)
 
 
@@ -141,7 +141,7 @@ def normalised(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under their full names, with underscores.
 
     Raises:
-        ConfigError: one name in two spellings.
+        ConfigError: a setting is given in two spellings.
     """
     normal: dict[str, Any] = {}
     for name, value in settings.items():
@@ -154,21 +154,21 @@ def normalised(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def over_earlier_recipe(out: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe in a run's folder, overridden by settings; without a recipe, the settings.
+    """Return the recipe in a run's folder, overridden by `settings`; only `settings` if there is none.
 
     Raises:
         ConjoinError: the recipe cannot be read.
     """
     path = Path(out, RECIPE_FILE)
     earlier = read_recipe(path) if path.is_file() else {}
-    replaced = {name for names, rivals in _RIVALS if names & set(settings) for name in rivals}
+    replaced = {name for names, others in _REPLACES if names & set(settings) for name in others}
     return {name: value for name, value in earlier.items() if name not in replaced} | dict(settings)
 
 
 def run_settings(recipe: Recipe | None, arguments: TrainingArguments) -> dict[str, Any]:
     """Return the settings of a run that its checkpoints keep."""
     settings = arguments.to_dict() if recipe is None else normalised(recipe.settings())
-    return {name: value for name, value in settings.items() if name not in _OF_A_COMMAND}
+    return {name: value for name, value in settings.items() if name not in _COMMAND_SETTINGS}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -185,11 +185,11 @@ def _shown(value: object) -> str:
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Return the settings of a recipe file: TOML if its name ends so, else YAML.
+    """Return the settings of a recipe file: TOML if its suffix is .toml, else YAML.
 
     Raises:
-        FileError: it cannot be read.
-        ConfigError: it is not YAML or TOML, or holds no settings.
+        FileError: the file cannot be read.
+        ConfigError: the file is not YAML or TOML, or holds no settings.
     """
     path = Path(path)
     text = _text(path)
@@ -197,7 +197,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in cast("dict[Any, Any]", settings)):
         raise ConfigError(f"{path}: expected names and values, such as `learning_rate: 0.0001`.")
     try:
-        return _as_meant(normalised(cast("dict[str, Any]", settings)))
+        return _without_yaml_conversions(normalised(cast("dict[str, Any]", settings)))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -240,8 +240,8 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _as_meant(settings: dict[str, Any]) -> dict[str, Any]:
-    """Undo what YAML 1.1 makes of 1e-4, a text, and of `no`, false."""
+def _without_yaml_conversions(settings: dict[str, Any]) -> dict[str, Any]:
+    """Undo two conversions of YAML 1.1, which reads 1e-4 as text and `no` as False."""
     settings = {name: _float(value) if isinstance(value, str) else value for name, value in settings.items()}
     return {name: "no" if value is False and name.endswith("_strategy") else value for name, value in settings.items()}
 

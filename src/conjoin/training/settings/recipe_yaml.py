@@ -1,4 +1,4 @@
-"""YAML of a recipe: names and plain values. Aliases, tags and repeated names, of no use in it, are errors."""
+"""Parse the YAML of a recipe: names and plain values; aliases, tags and repeated names are errors."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ except ImportError:
 
 
 class _Refused(yaml.YAMLError):
-    """YAML that a recipe may not have."""
+    """Raised for YAML that is valid but not allowed in a recipe."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse what makes a small file use much memory."""
+        """Refuse aliases, tags, long values and deep nesting, by which a small file could use much memory."""
         event: Any = self.peek_event()
         place = f"line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a name that is there twice: the last would win in silence."""
+        """Refuse a name that occurs twice, since PyYAML silently keeps the last value."""
         names: set[Any] = set()
         for key, _ in node.value:
             name = key.value if isinstance(key.value, str) else None
@@ -53,7 +53,7 @@ def read_yaml(text: str) -> Any:
     """Parse the YAML of a recipe.
 
     Raises:
-        ValueError: it is not YAML, or more than a recipe may have.
+        ValueError: the text is not YAML, or has something that a recipe may not have.
     """
     loader: Any = None
     try:
@@ -62,7 +62,7 @@ def read_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
     except (ValueError, ArithmeticError, AttributeError, LookupError, TypeError, RecursionError) as error:
-        # Its constructors trust a value that looks like a number or a date: 2001-99-99, 0b_.
+        # PyYAML's constructors fail on values that only look like a number or a date: 2001-99-99, 0b_.
         line = loader.line + 1 if loader is not None else 1
         raise ValueError(f"a value, before line {line + 1}, that only looks like a number or a date: {error}") from None
     finally:

@@ -1,4 +1,4 @@
-"""A moving average of the weights (Polyak & Juditsky 1992), often better than the last ones."""
+"""A moving average of the weights (Polyak & Juditsky 1992), often better than the last weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Average:
     """Exponential moving average of parameters.
 
-    The decay starts low and rises to its value, as (1 + n) / (10 + n), so that the first weights soon lose influence.
+    The decay starts low and rises to `decay` as (1 + n) / (10 + n), so that the first weights soon lose influence.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -20,7 +20,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Add the weights after a step, 1 for the first."""
+        """Add the current weights to the average; `step` counts from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for shadow, live in zip(self.shadow.values(), self._live(), strict=True):
             shadow.lerp_(live, 1 - decay)
@@ -30,12 +30,12 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Use the averaged weights for a while."""
-        self._exchange()
+        """Use the averaged weights inside the context."""
+        self._swap()
         try:
             yield
         finally:
-            self._exchange()
+            self._swap()
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -44,7 +44,7 @@ class Average:
             live.copy_(shadow)
 
     @torch.no_grad()
-    def _exchange(self) -> None:
+    def _swap(self) -> None:
         for live, shadow in zip(self._live(), self.shadow.values(), strict=True):
             before = live.clone()
             live.copy_(shadow)

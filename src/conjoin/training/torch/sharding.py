@@ -1,4 +1,4 @@
-"""Several processes over one model: DistributedDataParallel, or FSDP2's fully_shard."""
+"""Train one model on several processes: DistributedDataParallel, or FSDP2's fully_shard."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from conjoin.training.torch.world import World
 
 
 def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World) -> nn.Module:
-    """Return the module to call in training; it is wrapped anew whenever other parameters are trained."""
-    called: nn.Module = model
+    """Return the module to call in training; call this again whenever the set of trained parameters changes."""
+    module: nn.Module = model
     if world.many and arguments.fsdp == "none":
         devices = [world.device.index] if world.device.type == "cuda" else None
-        called = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     if arguments.torch_compile:
-        called.compile(dynamic=True)
-    return called
+        module.compile(dynamic=True)
+    return module
 
 
 @contextlib.contextmanager
 def _postponed(model: FSDPModule) -> Iterator[None]:
-    """Postpone the synchronisation of gradients, as FSDP2 does it."""
+    """Postpone FSDP2's synchronisation of gradients inside the context."""
     model.set_requires_gradient_sync(False)
     try:
         yield
@@ -40,7 +40,7 @@ def _postponed(model: FSDPModule) -> Iterator[None]:
 
 
 def unsynchronised(wrapped: nn.Module) -> AbstractContextManager[Any]:
-    """Return the context of all but the last batch of a step, whose gradients are not synchronised yet."""
+    """Return a context that does not synchronise gradients, for all batches of a step but the last."""
     if isinstance(wrapped, DistributedDataParallel):
         return wrapped.no_sync()
     if isinstance(wrapped, FSDPModule):
@@ -49,10 +49,10 @@ def unsynchronised(wrapped: nn.Module) -> AbstractContextManager[Any]:
 
 
 def shard(model: EncoderDecoderModel, world: World) -> None:
-    """Shard the parameters over the processes: block by block, and those outside of blocks as one.
+    """Shard the parameters over the processes: every block is a group, and all other parameters are one.
 
     Raises:
-        ConfigError: both halves use the same blocks' parameters, which cannot be in two groups.
+        ConfigError: there is one process only, or both halves share blocks, which cannot be in two groups.
     """
     if isinstance(model, FSDPModule):
         return
@@ -63,7 +63,7 @@ def shard(model: EncoderDecoderModel, world: World) -> None:
         raise ConfigError('share = "all" and fsdp: a block cannot be gathered for both halves.', hint="leave fsdp out.")
     if not torch.distributed.is_initialized():
         raise ConfigError("fsdp needs several processes.", hint="torchrun --nproc-per-node 2 -m conjoin train ...")
-    for parameter in model.parameters():  # fresh ones were drawn by every process for itself
+    for parameter in model.parameters():  # every process has drawn its own fresh parameters
         torch.distributed.broadcast(parameter.data, src=0)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for stack in (model.encoder, model.decoder):
@@ -74,18 +74,18 @@ def shard(model: EncoderDecoderModel, world: World) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the parameters that a forward pass without a backward pass has gathered."""
+    """Free the parameters that a forward pass has gathered, after which no backward pass follows."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a whole tensor; every process must call it."""
+    """Return the full tensor, gathered if it is sharded; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(model: EncoderDecoderModel, world: World) -> dict[str, Tensor]:
-    """Gather all parameters by canonical name on the first process, one by one; the others get nothing."""
+    """Gather all parameters by canonical name on the first process, one by one; the others get an empty dict."""
     state: dict[str, Tensor] = {}
     for name, parameter in plain_state(model).items():
         gathered = whole(parameter.detach())
@@ -95,7 +95,7 @@ def whole_state(model: EncoderDecoderModel, world: World) -> dict[str, Tensor]:
 
 
 def rows_of(tensor: DTensor) -> tuple[int, int]:
-    """Return the range of this process's rows: equal parts, the last ones shorter, as torch.chunk."""
+    """Return the range of rows that this process holds, split as torch.chunk does: the last parts are shorter."""
     mesh, count = tensor.device_mesh, tensor.shape[0]
     part = -(-count // mesh.size())
     start = min(mesh.get_local_rank() * part, count)
@@ -103,7 +103,7 @@ def rows_of(tensor: DTensor) -> tuple[int, int]:
 
 
 def copy_into(target: Tensor, source: Tensor) -> None:
-    """Copy a whole tensor into a parameter, sharded by rows or not."""
+    """Copy a full tensor into a parameter, which may be sharded by rows."""
     if isinstance(target, DTensor):
         assert target.placements == (Shard(0),)
         start, end = rows_of(target)
