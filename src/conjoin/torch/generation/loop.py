@@ -1,4 +1,4 @@
-"""What every decoding loop shares: its limits, what it calls at each step, and what it collects."""
+"""Shared by all decoding loops: limits, the callbacks of each step, traced outputs and the result."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from conjoin.torch.generation.watch import Watch
 
 @runtime_checkable
 class Streamer(Protocol):
-    """What receives tokens while they are made (transformers' BaseStreamer)."""
+    """Receives tokens as they are generated (transformers' BaseStreamer)."""
 
     def put(self, value: Tensor) -> None: ...
     def end(self) -> None: ...
@@ -23,13 +23,13 @@ class Streamer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where hypotheses end.
+    """Lengths and ids at which hypotheses end.
 
     Args:
-        prompt: Target positions given.
-        max_length: Target positions in all.
+        prompt: Length of the prompt.
+        max_length: Length of a hypothesis at most, its prompt included.
         eos: Ids that end a hypothesis.
-        pad: Written behind the end.
+        pad: Id written after the end of a hypothesis.
     """
 
     prompt: int
@@ -40,11 +40,11 @@ class Limits:
 
 @dataclass(slots=True, kw_only=True)
 class Trace:
-    """What is collected per step, as transformers returns it; a list that is None is not collected.
+    """Outputs to collect at each step, as transformers returns them; a list that is None is not collected.
 
     Args:
-        origins: Which row each token of a beam's hypothesis came from.
-        rows: The cache is returned, so it must hold all rows to the end.
+        origins: True to collect the row that each token of a hypothesis came from (beam_indices).
+        rows: True if the cache is returned, so that it must hold all rows to the end.
     """
 
     scores: list[Tensor] | None = None
@@ -56,12 +56,12 @@ class Trace:
 
     @property
     def wanted(self) -> bool:
-        """Whether rows must stay where transformers has them: the cache is returned, or something is collected."""
+        """True if rows must stay in place: the cache is returned, or outputs are collected."""
         lists = self.scores is not None or self.logits is not None
         return lists or self.origins or self.attentions or self.hidden_states or self.rows
 
     def note(self, logits: Tensor, scores: Tensor) -> None:
-        """Keep one step's raw and processed scores."""
+        """Collect the raw and the processed scores of one step, as far as they are wanted."""
         if self.logits is not None:
             self.logits.append(logits.clone())
         if self.scores is not None:
@@ -70,13 +70,13 @@ class Trace:
 
 @dataclass(slots=True, kw_only=True)
 class Control:
-    """What a loop calls at each step.
+    """Everything that a loop calls at each step.
 
     Args:
-        process: Edit scores [R, V] given ids [R, t]; None where there is nothing to edit.
-        stops: Says which rows of ids [R, t] end, besides end ids and length; None where nothing else ends a row.
-        patience: Steps between two looks at whether all rows have ended; more than 1 keeps a GPU from waiting.
-        watch: Raises where a row cannot go on.
+        process: Edits scores [R, V] given ids [R, t]; None if there are no processors.
+        stops: Tells which rows of ids [R, t] end; None if only end ids and the length end rows.
+        patience: Check every this many steps whether all rows have ended; above 1 saves a GPU from waiting.
+        watch: Raises an error if a row has no token left to choose.
     """
 
     process: LogitsProcessorList | None = None
@@ -84,16 +84,16 @@ class Control:
     streamer: Streamer | None = None
     trace: Trace = field(default_factory=Trace)
     patience: int = 1
-    watch: Watch = field(default_factory=lambda: Watch(_untold))
+    watch: Watch = field(default_factory=lambda: Watch(_raise_unexpected))
 
     @property
     def rows_may_leave(self) -> bool:
-        """Whether finished sources may leave: nothing is collected per step, and whatever is called can follow."""
-        follow = self.process is None or self.process.rows_may_leave
-        return follow and not self.trace.wanted and (self.stops is None or self.stops.rows_may_leave)
+        """True if finished sources may leave the batch: nothing is collected, and all callbacks support it."""
+        processors_can = self.process is None or self.process.rows_may_leave
+        return processors_can and not self.trace.wanted and (self.stops is None or self.stops.rows_may_leave)
 
     def looks(self, steps: int) -> bool:
-        """Whether to ask which rows have ended: at every step on a CPU, now and then on a GPU, which must wait."""
+        """True if this step checks which rows have ended: every step on a CPU, fewer on a GPU, which must wait."""
         return steps % self.patience == 0
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -102,7 +102,7 @@ class Control:
             self.process.select(rows)
 
     def for_source(self, index: int, trace: Trace) -> "Control":
-        """The same for one source, decoded on its own."""
+        """Return the controls of one source that is decoded on its own."""
         rows = torch.tensor([index])
         process = None if self.process is None else self.process.for_rows(rows)
         return replace(self, process=process, trace=trace, watch=replace(self.watch, first=index))
@@ -114,10 +114,10 @@ class Control:
         live_rows: Bool[Tensor, " R"] | None = None,
         **extra: Any,
     ) -> Float[Tensor, "R V"]:
-        """Scores after every processor; the given ones may be edited in place, unless they are collected.
+        """Return the scores after all processors, which may edit `scores` in place unless raw scores are collected.
 
         Args:
-            live_rows: Rows that go on; all of them if missing.
+            live_rows: True for rows that have not ended; None for all.
         """
         if self.process is None:
             return scores
@@ -125,36 +125,36 @@ class Control:
         return self.process(ids, scores, live_rows=live_rows, **extra)
 
     def stopped(self, ids: Int[Tensor, "R t"]) -> Bool[Tensor, " R"] | None:
-        """Rows that end for another reason than an end id or the length."""
+        """Return the rows that a stopping criterion ends; None without criteria."""
         if self.stops is None:
             return None
         return self.stops(ids, None if self.trace.scores is None else tuple(self.trace.scores))
 
     def put(self, tokens: Int[Tensor, " n"]) -> None:
-        """Give the streamer, if there is one, its row's next tokens, one by one."""
+        """Pass tokens to the streamer, if there is one, one by one."""
         if self.streamer is not None:
             for token in tokens.cpu():
                 self.streamer.put(token[None])
 
     def end_stream(self) -> None:
-        """Tell the streamer, if there is one, that no token follows."""
+        """Tell the streamer, if there is one, that no more tokens follow."""
         if self.streamer is not None:
             self.streamer.end()
 
 
-def _untold(ends: list[DeadEnd]) -> NoReturn:
+def _raise_unexpected(ends: list[DeadEnd]) -> NoReturn:
     raise AssertionError(ends)
 
 
 @dataclass(slots=True, kw_only=True)
 class Decoded:
-    """What a loop returns.
+    """Result of a decoding loop.
 
     Args:
-        sequences: [R, t], rows of one source side by side, best first; padded behind their ends.
-        counts: Results of each source, of beams; no more than were asked for.
-        scores: [R], of beams: log-probability over length ** length_penalty.
-        origins: [R, t - prompt], the row that each token came from; -1 behind the end.
+        sequences: [R, t], rows of one source next to each other, best first, padded after their ends.
+        counts: Number of results of each source, for beam searches; at most the requested number.
+        scores: [R], for beam searches: log-probability / length ** length_penalty.
+        origins: [R, t - prompt], the row that each token came from; -1 after the end.
     """
 
     sequences: Int[Tensor, "R t"]

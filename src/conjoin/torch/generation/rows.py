@@ -1,4 +1,4 @@
-"""Tokens of a batch whose rows end one by one."""
+"""Generated tokens of a batch whose rows end at different steps."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,14 +9,14 @@ from conjoin.torch.generation.select import is_any_of
 
 
 class Rows:
-    """What every row has written, and which rows go on.
+    """Tokens of every row, and which rows have ended.
 
     Args:
-        copies: Rows per source, side by side.
+        copies: Number of rows per source, next to each other.
 
     Attributes:
-        count: Rows at the start.
-        places: Where the rows that are in the batch stood then; None while none has left.
+        count: Number of rows at the start.
+        places: Index at the start of each row that is still in the batch; None while all are.
     """
 
     def __init__(self, prompt: Int[Tensor, "R P"], limits: Limits, copies: int = 1) -> None:
@@ -34,26 +34,26 @@ class Rows:
 
     @property
     def ids(self) -> Int[Tensor, "R t"]:
-        """Ids so far of the rows that are in the batch."""
+        """Ids of the rows in the batch so far."""
         return self._tokens[:, : self.length]
 
     @property
     def steps(self) -> int:
-        """Tokens written behind the prompt."""
+        """Number of tokens after the prompt."""
         return self.length - self.limits.prompt
 
     @property
     def at_limit(self) -> bool:
-        """Whether no token fits any more."""
+        """True if the rows have reached the maximum length."""
         return self.length >= self.limits.max_length
 
     @property
     def all_ended(self) -> bool:
-        """Whether no row goes on."""
+        """True if all rows have ended."""
         return bool(self.ended.all())
 
     def add(self, tokens: Int[Tensor, " R"]) -> Int[Tensor, " R"]:
-        """Write the next token of every row; returns what was written: ended rows get pads."""
+        """Append the next token to every row, a pad to ended ones; return the tokens appended."""
         tokens = torch.where(self.ended, self.limits.pad, tokens)
         self._tokens[:, self.length] = tokens
         self._lengths += ~self.ended
@@ -61,33 +61,33 @@ class Rows:
         return tokens
 
     def end(self, tokens: Int[Tensor, " R"], stopped: Bool[Tensor, " R"] | None) -> None:
-        """Let rows end whose last token is an end id, or that something else stops."""
+        """Mark rows as ended whose last token is an end id, or that a stopping criterion stopped."""
         self.ended = self.ended | is_any_of(tokens, self.limits.eos)
         if stopped is not None:
             self.ended = self.ended | stopped
 
     def sources(self) -> Int[Tensor, " R"]:
-        """The source of each row that is in the batch."""
+        """Return the source of each row in the batch."""
         places = torch.arange(self.count, device=self.ended.device) if self.places is None else self.places
         return places // self.copies
 
     def alive(self) -> list[int]:
-        """Sources that have a row that goes on."""
+        """Return the sources that have a row which has not ended."""
         return (~self.ended.view(-1, self.copies).all(1)).nonzero().squeeze(1).tolist()
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
-        """Keep these rows in the batch, in this order; what the others wrote is put aside."""
-        self._put_aside()
+        """Keep these rows in the batch, in this order, and store the tokens of the others."""
+        self._store()
         self.places = rows if self.places is None else self.places[rows]
         self._tokens, self._lengths, self.ended = self._tokens[rows], self._lengths[rows], self.ended[rows]
 
     def result(self) -> Int[Tensor, "All t"]:
-        """What all rows wrote, those that left too, padded to the longest."""
-        self._put_aside()
+        """Return the tokens of all rows, also of those that left the batch, padded to the longest."""
+        self._store()
         tokens, lengths = self._all
         return tokens[:, : int(lengths.max())]
 
-    def _put_aside(self) -> None:
+    def _store(self) -> None:
         if self.places is not None:
             self._all[0][self.places] = self._tokens
             self._all[1][self.places] = self._lengths

@@ -18,13 +18,13 @@ def beam_search(
     returned: int = 1,
     mask: Tensor | None = None,
 ) -> Decoded:
-    """The best hypotheses of every source.
+    """Return the best hypotheses of every source.
 
-    The first step runs on one row per source, since all beams are equal then; sources that are done leave the batch;
-    the self-cache moves only where a beam changed its parent. Where something is traced per step, all rows stay.
+    The first step runs on one row per source, since all beams are equal then. Sources that are done leave the batch.
+    The self-cache moves only where a beam changed its parent. If outputs are collected at each step, all rows stay.
 
     Args:
-        returned: Hypotheses per source.
+        returned: Number of hypotheses to return per source.
         mask: [B, P], for prompts that are padded on the left.
     """
     search = _Search(reader, prompt, rules, control, returned)
@@ -35,7 +35,7 @@ def beam_search(
 
 
 class _Search:
-    """A beam search under way over the sources that are still alive."""
+    """State of a beam search over the sources that are not done."""
 
     def __init__(
         self, reader: Reader, prompt: Int[Tensor, "B P"], rules: BeamRules, control: Control, returned: int
@@ -45,7 +45,7 @@ class _Search:
         self.live = Live(reader, prompt, rules, control, returned)
 
     def first_scores(self, prompt: Int[Tensor, "B P"], mask: Tensor | None) -> Float[Tensor, "R V"]:
-        """Read the prompt: once per source where its beams are equal and nobody looks at each of them."""
+        """Read the prompt: one row per source if its beams are equal and nothing needs a row for each."""
         if self.control.rows_may_leave and not self.rules.sample:
             return self.reader.scores(prompt, mask)
         self.reader.expand(self.rules.num_beams)
@@ -53,17 +53,17 @@ class _Search:
         return self.reader.scores(self.beams.rows, mask)
 
     def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R2"] | None:
-        """Choose what goes on, move the cache accordingly, let finished sources go.
+        """Choose the continuations, reorder the cache, drop finished sources.
 
         Returns:
-            The words to read next; None where the search is over.
+            The tokens to read next; None if the search is over.
         """
-        one_row_each = len(scores) < len(self.live.sources) * self.rules.num_beams
-        step = self._decide(scores.float(), slice(None, None, self.rules.num_beams if one_row_each else 1))
+        is_one_row_per_source = len(scores) < len(self.live.sources) * self.rules.num_beams
+        step = self._decide(scores.float(), slice(None, None, self.rules.num_beams if is_one_row_per_source else 1))
         self.live.emitted.put(self.beams)
         if self.live.is_over(self.beams.length, step.done):
             return None
-        if one_row_each:
+        if is_one_row_per_source:
             self.reader.expand(self.rules.num_beams)
         else:
             self.reader.reorder(step.parents)
@@ -76,23 +76,23 @@ class _Search:
         return step.tokens[rows]
 
     def _decide(self, logits: Float[Tensor, "R V"], rows: slice) -> Step:
-        """One step of the search: from raw scores of these rows to parents and tokens."""
+        """Choose parents and tokens from the raw scores of these rows."""
         beams, control = self.beams, self.control
         if control.process is None and not control.trace.wanted and not beams.rules.sample:
-            chosen = beams.candidates(logits, logits.logsumexp(-1))
+            best = beams.candidates(logits, logits.logsumexp(-1))
         else:
             edited = control.processed(beams.rows[rows], logits.log_softmax(-1), beams.runs.flatten()[rows])
             control.trace.note(logits, edited)
-            chosen = beams.candidates(edited)
-        self.live.see(best_of(chosen[0]), beams.length, beams.done, beams)
-        return beams.advance(*chosen, stopped(beams, control, *chosen))
+            best = beams.candidates(edited)
+        self.live.see(best_of(best[0]), beams.length, beams.done, beams)
+        return beams.advance(*best, stopped(beams, control, *best))
 
 
 def stopped(
     beams: Beams, control: Control, values: Float[Tensor, "B C"], parents: Int[Tensor, "B C"], tokens: Tensor
 ) -> Tensor | None:
-    """Which candidates something besides an end id or the length ends, [B, C]."""
+    """Return which candidates a stopping criterion ends, [B, C]; None without criteria."""
     if control.stops is None:
         return None
-    told = control.stopped(beams.candidate_rows(values, parents, tokens))
-    return None if told is None else told.view_as(tokens)
+    has_stopped = control.stopped(beams.candidate_rows(values, parents, tokens))
+    return None if has_stopped is None else has_stopped.view_as(tokens)

@@ -1,7 +1,6 @@
 """Logits processors by transformers' names, in the order in which they run.
 
-Their rules are conjoin.functional's. A row's result depends on that row (and its source) only, whatever else is in the
-batch.
+conjoin.functional defines what they compute. The result for a row depends on that row and its source only.
 """
 
 import math
@@ -23,7 +22,7 @@ Biases = Mapping[tuple[int, ...], float] | Iterable[Sequence[Sequence[int] | flo
 
 
 class SequenceBiasLogitsProcessor(RuleProcessor):
-    """Add a bias to the token that would complete a run of tokens.
+    """Add a bias to the token that would complete a sequence of tokens.
 
     Args:
         sequence_bias: {(id, ...): bias}, or the same as [[[id, ...], bias], ...].
@@ -43,10 +42,10 @@ class SequenceBiasLogitsProcessor(RuleProcessor):
 
 
 class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
-    """Forbid runs of tokens.
+    """Forbid sequences of tokens.
 
     Args:
-        eos_token_id: A "word" that is such an id alone is left alone.
+        eos_token_id: A sequence that consists of one such id is not forbidden.
     """
 
     def __init__(self, bad_words_ids: Sequence[Sequence[int]], eos_token_id: TokenIds | None = None) -> None:
@@ -55,14 +54,14 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
 
 
 class HammingDiversityLogitsProcessor(RowwiseProcessor):
-    """Lower the tokens that earlier groups of beams chose at this step (Vijayakumar et al. 2016, arXiv:1610.02424)."""
+    """Penalise tokens that earlier groups of beams chose at this step (Vijayakumar et al. 2016, arXiv:1610.02424)."""
 
     def __init__(self, diversity_penalty: float, num_beams: int, num_beam_groups: int) -> None:
         self.penalty = in_range("diversity_penalty", diversity_penalty, POSITIVE)
         self.num_beams = num_beams
         self.group_size = num_beams // num_beam_groups
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # LogitsProcessorList looks which it names
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # LogitsProcessorList passes arguments by name
         self,
         input_ids: Int[Tensor, "R t"],
         scores: Float[Tensor, "R V"],
@@ -72,22 +71,22 @@ class HammingDiversityLogitsProcessor(RowwiseProcessor):
         """Edit the scores of one group, R = sources * group size.
 
         Args:
-            current_tokens: Of all beams of all sources; those of earlier groups are this step's choices, below 0
-                where a beam chose nothing, since its group is done.
+            current_tokens: Tokens of all beams of all sources; those of earlier groups were chosen at this step. A
+                negative one means that the beam chose none, because its group is done.
         """
         earlier = current_tokens.view(-1, self.num_beams)[:, : beam_group_idx * self.group_size]
-        taken = earlier.repeat_interleave(self.group_size, 0)
-        penalties = torch.where(taken < 0, 0.0, -self.penalty).to(scores.dtype)
-        return scores.scatter_add(1, taken.clamp(min=0), penalties)
+        earlier_tokens = earlier.repeat_interleave(self.group_size, 0)
+        penalties = torch.where(earlier_tokens < 0, 0.0, -self.penalty).to(scores.dtype)
+        return scores.scatter_add(1, earlier_tokens.clamp(min=0), penalties)
 
 
 class EncoderRepetitionPenaltyLogitsProcessor(RuleProcessor):
-    """Raise the scores of tokens that the source holds.
+    """Raise the scores of tokens that occur in the source.
 
     Args:
         penalty: Positive scores are multiplied by it, negative ones divided.
-        encoder_input_ids: In the decoder's vocabulary; ids outside it are left out.
-        encoder_attention_mask: Where the source is not padding; all of it if missing, as in transformers.
+        encoder_input_ids: Source ids in the decoder's vocabulary; ids outside it are ignored.
+        encoder_attention_mask: 1 where the source is not padding; None for no padding, as in transformers.
     """
 
     def __init__(
@@ -104,11 +103,11 @@ class EncoderRepetitionPenaltyLogitsProcessor(RuleProcessor):
 
 
 class RepetitionPenaltyLogitsProcessor(RuleProcessor):
-    """Lower the scores of tokens that the row holds already (Keskar et al. 2019, arXiv:1909.05858).
+    """Lower the scores of tokens that already occur in the row (Keskar et al. 2019, arXiv:1909.05858).
 
     Args:
         penalty: Positive scores are divided by it, negative ones multiplied.
-        prompt_ignore_length: Leading tokens that do not count, for all rows or [B] per source (left padding).
+        prompt_ignore_length: Number of leading tokens to ignore, for all rows or [B] per source (left padding).
     """
 
     def __init__(
@@ -128,18 +127,18 @@ class RepetitionPenaltyLogitsProcessor(RuleProcessor):
 
 
 class NoRepeatNGramLogitsProcessor(RuleProcessor):
-    """Let no run of `ngram_size` tokens occur twice in a row."""
+    """Forbid a row to contain any sequence of `ngram_size` tokens twice."""
 
     def __init__(self, ngram_size: int) -> None:
         super().__init__(repetition.no_repeat_ngram_size, int(in_range("ngram_size", ngram_size, POSITIVE)))
 
 
 class EncoderNoRepeatNGramLogitsProcessor(RuleProcessor):
-    """Let no run of `encoder_ngram_size` tokens of the source occur in the row.
+    """Forbid every sequence of `encoder_ngram_size` tokens of the source in the row.
 
     Args:
-        encoder_input_ids: In the decoder's vocabulary; runs with ids outside it cannot occur anyway.
-        encoder_attention_mask: Where the source is not padding; all of it if missing, as in transformers.
+        encoder_input_ids: Source ids in the decoder's vocabulary; sequences with ids outside it cannot occur anyway.
+        encoder_attention_mask: 1 where the source is not padding; None for no padding, as in transformers.
     """
 
     def __init__(
@@ -159,14 +158,14 @@ class EncoderNoRepeatNGramLogitsProcessor(RuleProcessor):
 
 
 class MinLengthLogitsProcessor(RuleProcessor):
-    """No eos before the row, prompt included, has `min_length` tokens."""
+    """Forbid eos until the row, prompt included, has `min_length` tokens."""
 
     def __init__(self, min_length: int, eos_token_id: TokenIds, device: torch.device | str = "cpu") -> None:
         super().__init__(rules.min_length, min_length, as_tuple(eos_token_id))
 
 
 class MinNewTokensLengthLogitsProcessor(RuleProcessor):
-    """No eos among the first `min_new_tokens` tokens behind the prompt."""
+    """Forbid eos among the first `min_new_tokens` tokens after the prompt."""
 
     def __init__(
         self,
@@ -179,14 +178,14 @@ class MinNewTokensLengthLogitsProcessor(RuleProcessor):
 
 
 class ForcedBOSTokenLogitsProcessor(RuleProcessor):
-    """The token behind a prompt of one token."""
+    """Force the token after a prompt of one token."""
 
     def __init__(self, bos_token_id: int) -> None:
         super().__init__(rules.forced_bos_token_id, bos_token_id)
 
 
 class ForcedEOSTokenLogitsProcessor(RuleProcessor):
-    """The last token of a row that reaches `max_length`."""
+    """Force the last token of a row that reaches `max_length`."""
 
     def __init__(self, max_length: int, eos_token_id: TokenIds, device: torch.device | str = "cpu") -> None:
         super().__init__(rules.forced_eos_token_id, as_tuple(eos_token_id), max_length)
@@ -200,7 +199,7 @@ class SuppressTokensLogitsProcessor(RuleProcessor):
 
 
 class SuppressTokensAtBeginLogitsProcessor(RuleProcessor):
-    """Forbid tokens where the row has `begin_index` tokens."""
+    """Forbid tokens at the step where the row has `begin_index` tokens."""
 
     def __init__(
         self, begin_suppress_tokens: Sequence[int], begin_index: int, device: torch.device | str = "cpu"
@@ -209,11 +208,11 @@ class SuppressTokensAtBeginLogitsProcessor(RuleProcessor):
 
 
 class ExponentialDecayLengthPenalty(RuleProcessor):
-    """Raise eos ever more once the row is long.
+    """Raise the score of eos exponentially once the row is long.
 
     Args:
-        exponential_decay_length_penalty: (start, factor): behind `start` tokens after the prompt, eos gains its
-            absolute score times factor ** (tokens past start) - 1. What is forbidden stays forbidden.
+        exponential_decay_length_penalty: (start, factor): after more than `start` new tokens, eos gains its
+            absolute score times factor ** (tokens past start) - 1. A forbidden eos stays forbidden.
         input_ids_seq_length: Length of the prompt.
     """
 
@@ -236,19 +235,19 @@ class InfNanRemoveLogitsProcessor(RuleProcessor):
 
 
 class LogitNormalization(RuleProcessor):
-    """log_softmax; a row whose tokens are all forbidden stays so."""
+    """Apply log_softmax; a row whose tokens are all forbidden stays as it is."""
 
     def __init__(self) -> None:
         super().__init__(rules.renormalize_logits)
 
 
 class PrefixConstrainedLogitsProcessor(RowwiseProcessor):
-    """Allow only the tokens that a function names (a trie of valid targets, for instance; arXiv:2010.00904).
+    """Allow only the tokens that a function returns (a trie of valid targets, for instance; arXiv:2010.00904).
 
     Args:
-        prefix_allowed_tokens_fn: (number of the source, ids of the row so far) -> ids that may follow.
-        num_beams: Beams of a source.
-        num_sources: Tells a first step that runs one row per source from one of all beams.
+        prefix_allowed_tokens_fn: (index of the source, ids of the row so far) -> ids that may follow.
+        num_beams: Number of beams per source.
+        num_sources: Number of sources, by which a first step on one row per source is recognised.
     """
 
     def __init__(
@@ -274,31 +273,31 @@ class PrefixConstrainedLogitsProcessor(RowwiseProcessor):
         scores: Float[Tensor, "R V"],
         live_rows: Bool[Tensor, " R"] | None = None,
     ) -> Float[Tensor, "R V"]:
-        """Forbid everything but what the function names; what was forbidden before stays so.
+        """Forbid all tokens that the function does not return; forbidden tokens stay forbidden.
 
         Args:
-            live_rows: The function is not asked about other rows: they have ended, or nothing stands in them.
+            live_rows: Rows to call the function for; the others have ended or hold no hypothesis.
         """
         live = [True] * len(scores) if live_rows is None else live_rows.tolist()
         sources = self._sources(len(scores), scores.device)
-        asked = [row for row, goes_on in enumerate(live) if goes_on]
-        allowed = [self._words(sources[row], input_ids[row], scores.shape[1]) for row in asked]
-        rows = [row for row, words in zip(asked, allowed, strict=True) for _ in words]
-        index = torch.tensor([rows, [word for words in allowed for word in words]], device=scores.device)
+        rows_to_check = [row for row, is_live in enumerate(live) if is_live]
+        allowed = [self._allowed_ids(sources[row], input_ids[row], scores.shape[1]) for row in rows_to_check]
+        rows = [row for row, ids in zip(rows_to_check, allowed, strict=True) for _ in ids]
+        index = torch.tensor([rows, [token for ids in allowed for token in ids]], device=scores.device)
         mask = torch.zeros_like(scores)
-        mask[asked] = -torch.inf
+        mask[rows_to_check] = -torch.inf
         mask[index[0], index[1]] = 0.0
         return scores + mask
 
-    def _words(self, source: int, ids: Int[Tensor, " t"], vocab_size: int) -> list[int]:
-        named: Any = self.allowed(source, ids)
-        words: list[int] = named.tolist() if hasattr(named, "tolist") else list(named)
-        if words and min(words) >= 0 and max(words) < vocab_size:
-            return words
-        outside = [word for word in words if not 0 <= word < vocab_size]
-        said = f"allows {outside[:8]}, no ids of 0 to {vocab_size - 1}," if words else "allows no token"
+    def _allowed_ids(self, source: int, ids: Int[Tensor, " t"], vocab_size: int) -> list[int]:
+        returned: Any = self.allowed(source, ids)
+        allowed: list[int] = returned.tolist() if hasattr(returned, "tolist") else list(returned)
+        if allowed and min(allowed) >= 0 and max(allowed) < vocab_size:
+            return allowed
+        outside = [token for token in allowed if not 0 <= token < vocab_size]
+        problem = f"allows {outside[:8]}, no ids of 0 to {vocab_size - 1}," if allowed else "allows no token"
         raise GenerationError(
-            f"prefix_allowed_tokens_fn {said} for source {source} after {ids.tolist()}.",
+            f"prefix_allowed_tokens_fn {problem} for source {source} after {ids.tolist()}.",
             hint="let it return ids of the vocabulary; the eos id where nothing else may follow.",
         )
 
@@ -309,7 +308,7 @@ class PrefixConstrainedLogitsProcessor(RowwiseProcessor):
 
 
 class TemperatureLogitsWarper(RuleProcessor):
-    """Divide scores: below 1 sharpens, above 1 flattens."""
+    """Divide scores by the temperature: below 1 sharpens the distribution, above 1 flattens it."""
 
     def __init__(self, temperature: float) -> None:
         if not POSITIVE.holds(temperature):
@@ -318,7 +317,7 @@ class TemperatureLogitsWarper(RuleProcessor):
 
 
 class _Filter(RuleProcessor):
-    """Drops tokens by giving them `filter_value`."""
+    """Base of processors that set the scores of dropped tokens to `filter_value`."""
 
     def __init__(self, rule: Callable[..., Any], value: Any, min_tokens_to_keep: int, filter_value: float) -> None:
         if min_tokens_to_keep < 1:
@@ -343,7 +342,7 @@ class TopPLogitsWarper(_Filter):
 
 
 class MinPLogitsWarper(_Filter):
-    """Keep tokens of at least p times the best one's probability (Nguyen et al. 2024, arXiv:2407.01082)."""
+    """Keep tokens of at least p times the probability of the best (Nguyen et al. 2024, arXiv:2407.01082)."""
 
     def __init__(self, min_p: float, filter_value: float = -math.inf, min_tokens_to_keep: int = 1) -> None:
         super().__init__(warpers.min_p, in_range("min_p", min_p, SHARE), min_tokens_to_keep, filter_value)
@@ -383,7 +382,7 @@ class EtaLogitsWarper(_Filter):
 class TopHLogitsWarper(RuleProcessor):
     """Keep the likeliest tokens within a share of the entropy (Potraghloo et al. 2025, arXiv:2509.02510).
 
-    Only the 100 likeliest are looked at, as in transformers.
+    Only the 100 likeliest tokens are considered, as in transformers.
     """
 
     def __init__(self, top_h: float, filter_value: float = -math.inf) -> None:
