@@ -1,4 +1,4 @@
-"""GenerationConfig: what generation_config.json says, in transformers' words."""
+"""GenerationConfig: the settings of generation_config.json, by transformers' names."""
 
 import copy
 import json
@@ -24,11 +24,11 @@ METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 class GenerationConfig(Settings):
     """Settings of `generate`, by transformers' names; None leaves the choice to the model's file, then to DEFAULTS.
 
-    Any value is taken here, so that every file loads. Values are checked when they are used, all in one error.
-    Keys that no field names are kept and written back.
+    Any value is accepted here, so that every file loads; `generate` checks values, and reports all problems in one
+    error. Unknown keys are kept and saved again.
 
     Raises:
-        GenerationError: a key has the name of a method, and would hide it.
+        GenerationError: a key has the name of a method, which it would hide.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = tuple(SETTINGS)
@@ -46,7 +46,7 @@ class GenerationConfig(Settings):
 
     @property
     def extras(self) -> dict[str, Any]:
-        """Keys that are no setting that conjoin knows."""
+        """Values of all keys that are not settings known to conjoin."""
         return {name: value for name, value in vars(self).items() if name not in self.FIELDS}
 
     def set_values(self) -> dict[str, Any]:
@@ -54,14 +54,14 @@ class GenerationConfig(Settings):
         return {name: value for name in self.FIELDS if (value := vars(self).get(name)) is not None}
 
     def belong_to(self, config: PretrainedConfig) -> Self:
-        """These settings as a model's own, whose config answers for the special ids that they lack."""
+        """Return these settings bound to a model's config, which supplies the special ids that they lack."""
         home = getattr(self, "_home", None)
         own = self if home is None or home is config else self.copy()
         own._home = config
         return own
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, GenerationConfig) and _said(self) == _said(other)
+        return isinstance(other, GenerationConfig) and _comparable(self) == _comparable(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  # mutable
 
@@ -69,15 +69,15 @@ class GenerationConfig(Settings):
         return f"{type(self).__name__} {self.to_json_string()}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting and every extra key."""
+        """Return every setting and every extra key."""
         return {name: _plain(value) for name, value in copy.deepcopy(vars(self)).items()}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Only what is set."""
+        """Return the settings that are set, and every extra key."""
         return {name: value for name, value in self.to_dict().items() if value is not None or name not in self.FIELDS}
 
     def to_json_string(self, use_diff: bool = True) -> str:
-        """generation_config.json's text."""
+        """Return the text of generation_config.json."""
         plain = self.to_diff_dict() if use_diff else self.to_dict()
         plain.pop("compile_config", None)  # transformers keeps it out of files too
         if isinstance(plain.get("sequence_bias"), Mapping):
@@ -89,7 +89,7 @@ class GenerationConfig(Settings):
         """Set the values whose name is a field or an extra key of this config.
 
         Args:
-            defaults_only: Only those that nobody set yet.
+            defaults_only: True sets only values that are None so far.
 
         Returns:
             The values that were not used.
@@ -103,44 +103,44 @@ class GenerationConfig(Settings):
 
     @staticmethod
     def _get_default_generation_params() -> dict[str, Any]:
-        """What holds where nobody set a value; transformers' Seq2SeqTrainer asks for it by this name."""
+        """Return the defaults of unset values; transformers' Seq2SeqTrainer calls this method."""
         return {"max_length": 20, **DEFAULTS}
 
     def copy(self, **changes: Any) -> Self:
-        """A new config with some values changed."""
+        """Return a copy with some values changed."""
         return type(self)(**{**copy.deepcopy(vars(self)), **changes})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
-        """Build from what generation_config.json holds."""
-        merged = {name: _meant(name, value) for name, value in {**values, **overrides}.items()}
+        """Build a config from the values of generation_config.json."""
+        merged = {name: _parse_value(name, value) for name, value in {**values, **overrides}.items()}
         return cls(**merged)
 
     @classmethod
     def of(cls, given: Any) -> "GenerationConfig":
-        """A config as it is; or made of a dict or of another library's config, such as transformers'.
+        """Return a config unchanged, or build one from a dict or another library's config, such as transformers'.
 
         Raises:
-            GenerationError: neither of these.
+            GenerationError: it is none of these.
         """
         if isinstance(given, GenerationConfig):
             return given
-        said = as_mapping(given)
-        if said is None:
+        values = as_mapping(given)
+        if values is None:
             raise GenerationError(f"generation_config is a {type(given).__name__}; expected a GenerationConfig.")
-        return cls.from_dict({name: value for name, value in said.items() if value is not None})
+        return cls.from_dict({name: value for name, value in values.items() if value is not None})
 
     @classmethod
     def from_model_config(cls, config: PretrainedConfig) -> Self:
-        """Read the settings that older checkpoints keep in config.json, the pair's own before its decoder's.
+        """Read the settings that older checkpoints keep in config.json; the pair's win over its decoder's.
 
         A half's output switches and lengths stay where they are: they are defaults that every config carries.
         """
-        said: dict[str, Any] = {name: value for name, value in config.to_dict().items() if value is not None}
-        half: dict[str, Any] = said.get("decoder") or {}
-        values = {name: value for name, value in half.items() if value is not None} | said
-        found = {name: values[name] for name in cls.FIELDS if name in values and name not in _NOT_GENERATION}
-        return cls(**found, _from_model_config=True)
+        own: dict[str, Any] = {name: value for name, value in config.to_dict().items() if value is not None}
+        decoder: dict[str, Any] = own.get("decoder") or {}
+        values = {name: value for name, value in decoder.items() if value is not None} | own
+        settings = {name: values[name] for name in cls.FIELDS if name in values and name not in _NOT_GENERATION}
+        return cls(**settings, _from_model_config=True)
 
     @classmethod
     def from_pretrained(
@@ -149,11 +149,11 @@ class GenerationConfig(Settings):
         """Read generation_config.json of a folder or hub id.
 
         Args:
-            config_file_name: Another file's name.
-            overrides: Values that win over the file's; and revision, cache_dir, local_files_only, token, subfolder.
+            config_file_name: Name of the file, if it is not generation_config.json.
+            overrides: Values that win over the file's, and revision, cache_dir, local_files_only, token, subfolder.
 
         Raises:
-            FileError: no such folder, hub id or file.
+            FileError: the folder, hub id or file does not exist.
             ConfigError: the file is not JSON.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
@@ -162,14 +162,14 @@ class GenerationConfig(Settings):
         return cls.from_dict(read_json(folder / name), **overrides)
 
     def save_pretrained(self, save_directory: str | PathLike[str], config_file_name: str | None = None) -> None:
-        """Write generation_config.json, atomically. What transformers would not save is saved too."""
+        """Write generation_config.json, atomically, even with values that transformers refuses to save."""
         with replacing_folder(Path(save_directory)) as staging:
             path = staging.path(config_file_name or GENERATION_CONFIG_NAME)
             path.write_text(self.to_json_string(), encoding="utf-8")
 
 
 class _Id:
-    """A special id: a model's generation settings answer with the model's config where they hold none of their own."""
+    """A special id, read from the model's config if the generation settings hold none."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -191,17 +191,17 @@ _NOT_GENERATION = ("use_cache", "output_attentions", "output_hidden_states")
 """Keys that config.json shares with generation_config.json but means for the forward pass."""
 
 GENERATION_WORDS = frozenset(GenerationConfig.FIELDS) - {*IDS, *_NOT_GENERATION}
-"""Settings whose only home is a model's generation settings; older files keep them in config.json."""
+"""Settings that belong in a model's generation settings only; older files hold them in config.json."""
 
 
-def _meant(name: str, value: Any) -> Any:
-    """A value as the file that holds it means it."""
+def _parse_value(name: str, value: Any) -> Any:
+    """Convert a value of a file: tuple keys of sequence_bias, and negative ids, which mean none."""
     if name == "sequence_bias" and isinstance(value, Mapping):
         return _with_tuple_keys(cast(Mapping[Any, float], value))
     return without_negative(value) if is_id_field(name) else value
 
 
-def _said(config: GenerationConfig) -> dict[str, Any]:
+def _comparable(config: GenerationConfig) -> dict[str, Any]:
     plain = json.loads(config.to_json_string())
     return {name: value for name, value in plain.items() if name not in METADATA}
 
@@ -223,9 +223,9 @@ _TUPLE = re.compile(r"\(\s*\d+(\s*,\s*\d+)*\s*,?\s*\)")
 
 
 def _with_tuple_keys(bias: Mapping[Any, float]) -> dict[Any, float]:
-    """transformers writes tuple keys as text, "(3, 4)", which it cannot read again; conjoin can.
+    """Return biases with tuple keys; transformers writes them as text, "(3, 4)", which it cannot read again.
 
-    Other keys are kept for the check of ranges to name.
+    Other keys are kept, so that the check of ranges can report them.
     """
     return {_tuple_key(key): value for key, value in bias.items()}
 

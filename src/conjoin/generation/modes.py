@@ -21,11 +21,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beams:
-    """What every search over beams has.
+    """Settings that all beam searches share.
 
     Args:
-        length_penalty: A finished score is divided by length ** length_penalty.
-        early_stopping: True stops at num_beams finished ones, "never" when none can get better, False by a heuristic.
+        length_penalty: The score of a finished hypothesis is divided by length ** length_penalty.
+        early_stopping: True stops at num_beams finished hypotheses, "never" when none can improve, False by heuristic.
     """
 
     num_beams: int
@@ -49,7 +49,7 @@ class DiverseBeams(Beams):
     """Groups of beams that avoid each other's tokens (Vijayakumar et al. 2016, arXiv:1610.02424).
 
     Args:
-        diversity_penalty: Taken from a token's score for every earlier group's beam that chose it at this step.
+        diversity_penalty: Subtracted from a token's score for each beam of earlier groups that chose it at this step.
     """
 
     num_beam_groups: int
@@ -58,14 +58,14 @@ class DiverseBeams(Beams):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phrase:
-    """Ids that must stand in the result, one after another."""
+    """A sequence of ids that the result must contain."""
 
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnyOf:
-    """Phrases of which one must stand in the result (inflections of a word, for instance)."""
+    """Phrases of which the result must contain one (inflections of a word, for instance)."""
 
     phrases: tuple[Phrase, ...]
 
@@ -82,7 +82,7 @@ class ConstrainedBeams(Beams):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contrastive:
-    """The likely token that repeats the least (Su et al. 2022, arXiv:2202.06417)."""
+    """The likely token that repeats earlier ones least (Su et al. 2022, arXiv:2202.06417)."""
 
     penalty_alpha: float
     top_k: int
@@ -93,8 +93,8 @@ class Assisted:
     """A small model drafts, the model verifies (Leviathan et al. 2023, arXiv:2211.17192).
 
     Args:
-        base: What the result is equal to (greedy) or distributed as (sampling).
-        confidence_threshold: The assistant stops drafting below this probability; 0 never.
+        base: Mode that gives the same result (greedy), or the same distribution of results (sampling).
+        confidence_threshold: The assistant stops drafting at a token below this probability; 0 disables this.
     """
 
     base: Greedy | Sampling
@@ -105,12 +105,12 @@ class Assisted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopySpeculation:
-    """Drafts are what followed the same few tokens in the source or in the result so far (arXiv:2205.10350).
+    """Drafts copy the tokens that followed the last few in the source or the result so far (arXiv:2205.10350).
 
     Args:
-        base: What the result is equal to (greedy) or distributed as (sampling).
-        num_tokens: Longest draft; None leaves it to the decoding loop, which learns what pays.
-        max_matching_ngram_size: Longest run of tokens that is looked up.
+        base: Mode that gives the same result (greedy), or the same distribution of results (sampling).
+        num_tokens: Length of the longest draft; None lets the decoding loop adapt it to the acceptance rate.
+        max_matching_ngram_size: Length of the longest sequence of tokens to look up.
     """
 
     base: Greedy | Sampling

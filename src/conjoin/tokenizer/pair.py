@@ -1,4 +1,4 @@
-"""`TokenizerPair`: one tokenizer for what is read, another for what is written."""
+"""`TokenizerPair`: one tokenizer for sources, another for targets."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,12 +26,12 @@ class LabelRules:
     """How target ids become labels. labels[t] is what target position t must predict.
 
     Attributes:
-        target_eos: every target ends in the target's eos (sep where it has no eos), appended where its tokenizer does
-            not do so: GPT-2's and Llama's do not, and a model trained without it never stops.
-        target_bos: keep the bos or cls that the target's tokenizer puts first. Off, because the decoder is *given*
-            that token as its start; kept, it learns to say it again. Turn it on for checkpoints that were trained on
+        target_eos: end every target in eos (sep if there is no eos), appended if the target's tokenizer does not add
+            it: GPT-2's and Llama's do not, and a model trained without it never stops.
+        target_bos: keep the bos or cls that the target's tokenizer puts first. False, because the decoder already
+            starts from that token and would learn to repeat it. Set it for checkpoints that were trained on
             `tokenizer(text).input_ids` as labels, such as the bert2bert ones on the hub.
-        label_pad_token_id: what fills labels up; -100 is not counted by the loss, and cannot be mistaken for an eos.
+        label_pad_token_id: id that pads labels; the loss ignores -100, which cannot be mistaken for an eos.
     """
 
     target_eos: bool = True
@@ -39,10 +39,10 @@ class LabelRules:
     label_pad_token_id: int = -100
 
     def check(self) -> None:
-        """Refuse values of the wrong kind, as a file may hold them.
+        """Check the types of all values, which may come from a file.
 
         Raises:
-            TokenizerError: one of them is.
+            TokenizerError: a value has the wrong type, or is too large for an id.
         """
         for name, value in asdict(self).items():
             kind, expected = (int, "an id") if name == "label_pad_token_id" else (bool, "true or false")
@@ -50,8 +50,8 @@ class LabelRules:
                 raise TokenizerError(f"{name} = {str(value)[:40]!r}, expected {expected}.")
 
 
-class _OfTarget(Generic[T]):
-    """A special token of the pair: the target's, because that is what labels and generation are made of."""
+class _TargetToken(Generic[T]):
+    """A special token of the pair, which is the target's: labels and generation use that one."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -61,20 +61,20 @@ class _OfTarget(Generic[T]):
 
 
 class TokenizerPair:
-    """Tokenizes texts with `source` and target texts with `target`; decodes with `target`. Called as one tokenizer.
+    """Tokenizes texts with `source` and target texts with `target`; decodes with `target`. Call it like one tokenizer.
 
-    Saved in the model's folder: the source's files on top, so that transformers' AutoTokenizer finds it, the target's
-    in `target_tokenizer/`, the options in `tokenizer_pair.json`.
+    It is saved in the model's folder: the source's files at the top, where transformers' AutoTokenizer finds them, the
+    target's in `target_tokenizer/`, the options in `tokenizer_pair.json`.
     """
 
-    bos_token, bos_token_id = _OfTarget[str](), _OfTarget[int]()
-    eos_token, eos_token_id = _OfTarget[str](), _OfTarget[int]()
-    unk_token, unk_token_id = _OfTarget[str](), _OfTarget[int]()
-    sep_token, sep_token_id = _OfTarget[str](), _OfTarget[int]()
-    pad_token, pad_token_id = _OfTarget[str](), _OfTarget[int]()
-    cls_token, cls_token_id = _OfTarget[str](), _OfTarget[int]()
-    mask_token, mask_token_id = _OfTarget[str](), _OfTarget[int]()
-    start_token_id, end_token_id = _OfTarget[int](), _OfTarget[int]()
+    bos_token, bos_token_id = _TargetToken[str](), _TargetToken[int]()
+    eos_token, eos_token_id = _TargetToken[str](), _TargetToken[int]()
+    unk_token, unk_token_id = _TargetToken[str](), _TargetToken[int]()
+    sep_token, sep_token_id = _TargetToken[str](), _TargetToken[int]()
+    pad_token, pad_token_id = _TargetToken[str](), _TargetToken[int]()
+    cls_token, cls_token_id = _TargetToken[str](), _TargetToken[int]()
+    mask_token, mask_token_id = _TargetToken[str](), _TargetToken[int]()
+    start_token_id, end_token_id = _TargetToken[int](), _TargetToken[int]()
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class TokenizerPair:
         """See `LabelRules` for the options.
 
         Raises:
-            TokenizerError: `target_eos` is asked for, but the target has neither eos nor sep.
+            TokenizerError: `target_eos` is True, but the target has neither eos nor sep.
         """
         self.source, self.target = source, target
         self.rules = LabelRules(target_eos=target_eos, target_bos=target_bos, label_pad_token_id=label_pad_token_id)
@@ -111,10 +111,10 @@ class TokenizerPair:
         token: str | bool | None = None,
         **overrides: Any,
     ) -> "TokenizerPair":
-        """Load what `save_pretrained` wrote.
+        """Load a pair that `save_pretrained` wrote.
 
         Args:
-            overrides: `target_eos`, `target_bos` or `label_pad_token_id`.
+            overrides: `target_eos`, `target_bos` or `label_pad_token_id`, which win over the file.
         Raises:
             FileError: the folder holds no pair.
         """
@@ -129,10 +129,10 @@ class TokenizerPair:
         return load_pair(find_files(source).folder, overrides)
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
-        """Write both tokenizers and the options; returns the paths written."""
+        """Write both tokenizers and the options; return the paths written."""
         folder = Path(save_directory)
         written = self.source.save_pretrained(folder) + self.target.save_pretrained(folder / TARGET_FOLDER)
-        # last, so that a folder without it is never taken for a whole pair
+        # written last, so that an incomplete folder has no such file
         return (*written, write_text(folder / PAIR_FILE, to_json({"version": 1, **asdict(self.rules)})))
 
     def __call__(
@@ -155,10 +155,10 @@ class TokenizerPair:
         """Tokenize texts with the source and `text_target` with the target.
 
         Args:
-            text_target: gives `labels`, filled up on the right with `label_pad_token_id`. Without `text`, the target
-                ids come back as `input_ids` with an `attention_mask`, filled up with the target's pad token.
-            max_length: for both sides; `max_target_length` overrides it for the targets, eos included.
-            kwargs: every other argument of `Tokenizer.__call__`; they concern the source.
+            text_target: becomes `labels`, padded on the right with `label_pad_token_id`. Without `text`, the target
+                ids are returned as `input_ids` with an `attention_mask`, padded with the target's pad token.
+            max_length: limit of both sides; `max_target_length` overrides it for the targets, eos included.
+            kwargs: every other argument of `Tokenizer.__call__`, passed to the source.
         Raises:
             TokenizerError: as `Tokenizer.__call__`.
         """
@@ -181,13 +181,13 @@ class TokenizerPair:
                 **asdict(limits) | kwargs,
             )
         if text_target is not None:
-            wish = Wish(
+            call = Wish(
                 limits=limits if max_target_length is None else replace(limits, max_length=max_target_length),
                 columns=Columns(token_type_ids=False, attention_mask=False),
                 add_special_tokens=add_special_tokens,
                 is_split_into_words=is_split_into_words,
             )
-            batch.update(self._targets(text_target, text_pair_target, wish, as_labels=text is not None))
+            batch.update(self._targets(text_target, text_pair_target, call, as_labels=text is not None))
         is_batch = is_many(text_target if text is None else text, is_split_into_words=is_split_into_words)
         if return_tensors is not None and not is_batch:
             batch = BatchEncoding({key: [value] for key, value in batch.items()}, batch.encodings)
@@ -202,7 +202,7 @@ class TokenizerPair:
         return_tensors: TensorKind | None = None,
         **kwargs: Any,
     ) -> BatchEncoding:
-        """Fill up rows as a data collator does: `labels` by the pair's rule, everything else as the source pads."""
+        """Pad rows as a data collator does: `labels` by the pair's rules, everything else as the source pads."""
         kind = return_tensors or cast(TensorKind | None, array_kind(encoded_inputs))
         columns = as_columns(encoded_inputs)
         labels = columns.pop("labels", None)
@@ -210,119 +210,119 @@ class TokenizerPair:
             columns, padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, **kwargs
         )
         if labels is not None:
-            asked = Asked(
+            settings = Asked(
                 padding=padding,
                 max_length=max_length if padding == "max_length" else None,
                 pad_to_multiple_of=pad_to_multiple_of,
             )
-            limits = resolve_limits(asked, self._label_facts())
+            limits = resolve_limits(settings, self._label_facts())
             is_batch = isinstance(columns["input_ids"][0], list)
-            filled = self._fill(labels if is_batch else [labels], limits)
-            batch["labels"] = filled if is_batch else filled[0]
+            padded = self._fill(labels if is_batch else [labels], limits)
+            batch["labels"] = padded if is_batch else padded[0]
         return batch.convert_to_tensors(kind)
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> Any:
-        """Turn target ids into text; label padding is left out."""
+        """Decode target ids; label padding is skipped."""
         ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         return self.target.decode(self._without_padding(ids), skip_special_tokens, clean_up_tokenization_spaces)
 
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> list[str]:
-        """Turn rows of target ids into texts; label padding is left out."""
+        """Decode rows of target ids; label padding is skipped."""
         rows = self._without_padding(as_lists(sequences))
         return self.target.batch_decode(rows, skip_special_tokens, clean_up_tokenization_spaces)
 
     @property
     def padding_side(self) -> str:
-        """The source's; labels are always filled up on the right."""
+        """Padding side of the source; labels are always padded on the right."""
         return self.source.padding_side
 
     @property
     def model_max_length(self) -> int:
-        """The source's; the target's is `pair.target.model_max_length`."""
+        """Maximum length of the source; the target's is `pair.target.model_max_length`."""
         return self.source.model_max_length
 
     @property
     def model_input_names(self) -> tuple[str, ...]:
-        """The source's."""
+        """Names of the source's model inputs."""
         return self.source.model_input_names
 
     def __repr__(self) -> str:
         rules = ", ".join(f"{name}={value!r}" for name, value in asdict(self.rules).items())
         return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {rules})"
 
-    def _targets(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
-        with self.target.lock:  # what the target puts around a text and the text itself by the same settings
-            return self._target_columns(text, text_pair, wish, as_labels=as_labels)
+    def _targets(self, text: Any, text_pair: Any, call: Wish, *, as_labels: bool) -> dict[str, Any]:
+        with self.target.lock:  # no other thread may change the target between reading its frame and encoding
+            return self._target_columns(text, text_pair, call, as_labels=as_labels)
 
-    def _target_columns(self, text: Any, text_pair: Any, wish: Wish, *, as_labels: bool) -> dict[str, Any]:
+    def _target_columns(self, text: Any, text_pair: Any, call: Wish, *, as_labels: bool) -> dict[str, Any]:
         facts = self._label_facts() if as_labels else self.target.facts()
-        limits = resolve_limits(wish.limits, facts)
-        frame = self._frame() if wish.add_special_tokens else Frame()
+        limits = resolve_limits(call.limits, facts)
+        frame = self._frame() if call.add_special_tokens else Frame()
         room = (
             None if limits.max_length is None or not limits.truncates else limits.max_length + frame.drops - frame.adds
         )
         if room is not None and room < 1:
             raise TokenizerError(f"max_length = {limits.max_length} leaves no room for a target and its end.")
-        inner = replace(wish, limits=Asked(truncation=limits.truncation, max_length=room), keep_batch=True)
+        inner = replace(call, limits=Asked(truncation=limits.truncation, max_length=room), keep_batch=True)
         rows = [frame.apply(row) for row in self.target.run_target(text, text_pair, inner)["input_ids"]]
         if as_labels:
             columns = {"labels": self._fill(rows, limits)}
         else:
             columns = pad_columns({"input_ids": rows}, limits, self.target.pad_token_id or 0, attention_mask=True)
-        is_batch = is_many(text, is_split_into_words=wish.is_split_into_words)
+        is_batch = is_many(text, is_split_into_words=call.is_split_into_words)
         return columns if is_batch else {key: value[0] for key, value in columns.items()}
 
     def _frame(self) -> "Frame":
-        """What the rules change about the special tokens that the target puts around a text."""
+        """Return how the rules change the special tokens that the target's tokenizer adds to a text."""
         probe = self.target.run_target("a", None, _PROBE)
         ids, mask = probe["input_ids"], probe["special_tokens_mask"]
         first, last = mask.index(0), len(mask) - mask[::-1].index(0)
         end = self.target.end_token_id
-        starts = bool(first) and ids[0] == self.target.start_token_id
-        ends = end in ids[last:]
+        has_start = bool(first) and ids[0] == self.target.start_token_id
+        has_end = end in ids[last:]
         return Frame(
-            drops=1 if starts and not self.rules.target_bos else 0,
-            end=end if self.rules.target_eos and not ends else None,
+            drops=1 if has_start and not self.rules.target_bos else 0,
+            end=end if self.rules.target_eos and not has_end else None,
         )
 
     def _fill(self, rows: list[list[int]], limits: Limits) -> list[list[int]]:
-        """Fill labels up; on the right whatever side the target pads, because the decoder starts at the left."""
+        """Pad labels, always on the right: the decoder starts at the left, whatever side the target pads."""
         if not limits.pads:
             return rows
         size = target_size([len(row) for row in rows], limits)
         return [fill_row(row, size, self.rules.label_pad_token_id, "right") for row in rows]
 
     def _label_facts(self) -> Facts:
-        """The target's facts; labels need no pad token of the vocabulary."""
+        """Return the target's facts with the padding of labels, which needs no pad token."""
         return replace(self.target.facts(), pad_token="", pad_token_id=self.rules.label_pad_token_id)
 
     def _without_padding(self, ids: Any) -> Any:
         if isinstance(ids, list):
-            kept = [item for item in cast(list[Any], ids) if item != self.rules.label_pad_token_id]
-            return [self._without_padding(item) for item in kept]
+            items = [item for item in cast(list[Any], ids) if item != self.rules.label_pad_token_id]
+            return [self._without_padding(item) for item in items]
         return ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What turns a target's ids into labels: how many are dropped in front, and the end to append."""
+    """How a target's ids become labels: the number of ids to drop in front, and the end id to append."""
 
     drops: int = 0
     end: int | None = None
 
     @property
     def adds(self) -> int:
-        """How much longer the labels may get."""
+        """Number of ids that `apply` appends at most."""
         return 0 if self.end is None else 1
 
     def apply(self, row: list[int]) -> list[int]:
-        """Labels of one row; an end that the text itself already has is not doubled."""
-        kept = row[self.drops :]
-        return kept if self.end is None or kept[-1:] == [self.end] else [*kept, self.end]
+        """Return the labels of one row; an end id that the text itself ends in is not repeated."""
+        labels = row[self.drops :]
+        return labels if self.end is None or labels[-1:] == [self.end] else [*labels, self.end]
 
 
 _PROBE = Wish(
@@ -331,11 +331,11 @@ _PROBE = Wish(
 
 
 def load_pair(folder: Path, overrides: Mapping[str, Any]) -> TokenizerPair:
-    """Load a pair from a folder that is here.
+    """Load a pair from a local folder.
 
     Raises:
-        FileError: one of its parts is missing.
-        TokenizerError: an option is unknown, or the file is of a later version.
+        FileError: a part of the pair is missing.
+        TokenizerError: an option is unknown, or a later version wrote the file.
     """
     path, target = folder / PAIR_FILE, folder / TARGET_FOLDER
     if not path.is_file() or not target.is_dir():
@@ -354,5 +354,7 @@ def load_pair(folder: Path, overrides: Mapping[str, Any]) -> TokenizerPair:
         raise TokenizerError(
             f"{folder}: a tokenizer pair has no option {', '.join(unknown)}; it has {', '.join(known)}."
         )
-    source, written = (load_files(class_for(files), files, {}) for files in (Files(folder), Files(target)))
-    return TokenizerPair(source, written, **options)
+    source_tokenizer, target_tokenizer = (
+        load_files(class_for(files), files, {}) for files in (Files(folder), Files(target))
+    )
+    return TokenizerPair(source_tokenizer, target_tokenizer, **options)

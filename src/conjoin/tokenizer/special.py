@@ -1,4 +1,4 @@
-"""Special tokens: their names, their ids, and how new ones join the vocabulary."""
+"""Special tokens: their names, their ids, and adding new ones to the vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast, overload
@@ -13,7 +13,7 @@ from conjoin.tokenizer.rust import add, in_turn
 
 
 class NamedToken:
-    """`tokenizer.pad_token`: the text of a special token, None when the tokenizer has none."""
+    """`tokenizer.pad_token`: the text of a special token, None if the tokenizer has none."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -33,7 +33,7 @@ class NamedToken:
 
 
 class NamedTokenId:
-    """`tokenizer.pad_token_id`: the id of a special token, None when the tokenizer has none."""
+    """`tokenizer.pad_token_id`: the id of a special token, None if the tokenizer has none."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name.removesuffix("_id")
@@ -64,7 +64,7 @@ class SpecialTokens:
     settings: Settings
     lock: Any
     roles: frozenset[int] = frozenset()
-    """Ids of special tokens that a tokenizer.json has as ordinary ones: cut as it says, skipped in decoding."""
+    """Ids of special tokens that tokenizer.json does not mark as special; decoding skips them all the same."""
 
     bos_token, bos_token_id = NamedToken(), NamedTokenId()
     eos_token, eos_token_id = NamedToken(), NamedTokenId()
@@ -77,13 +77,13 @@ class SpecialTokens:
     @property
     @in_turn
     def special_tokens_map(self) -> dict[str, str]:
-        """Every named special token that is set: name -> text."""
+        """Texts of all named special tokens that are set, by name."""
         named = {name: self.settings.named.get(name) for name in NAMED} | self.settings.named
         return {name: text_of(token) for name, token in named.items() if token is not None}
 
     @property
     def extra_special_tokens(self) -> list[str]:
-        """Special tokens without a name."""
+        """Texts of the special tokens without a name."""
         return [text_of(token) for token in self.settings.extra or []]
 
     @property
@@ -112,7 +112,7 @@ class SpecialTokens:
 
     @property
     def add_bos_token(self) -> bool:
-        """Whether encoding puts bos first; setting it rewrites what encoding adds."""
+        """True if encoding puts bos first; setting it replaces the post-processor."""
         return bool(self.settings.options.get("add_bos_token", False))
 
     @add_bos_token.setter
@@ -123,7 +123,7 @@ class SpecialTokens:
 
     @property
     def add_eos_token(self) -> bool:
-        """Whether encoding puts eos last; setting it rewrites what encoding adds."""
+        """True if encoding puts eos last; setting it replaces the post-processor."""
         return bool(self.settings.options.get("add_eos_token", False))
 
     @add_eos_token.setter
@@ -141,7 +141,7 @@ class SpecialTokens:
 
     @in_turn
     def id_of(self, token: str) -> int | None:
-        """The id of one token; an unknown one gets the unknown token's id, None if there is none."""
+        """Return the id of a token; that of the unknown token if the vocabulary lacks it, or None."""
         index = self.backend.token_to_id(token)
         if index is not None:
             return index
@@ -149,12 +149,12 @@ class SpecialTokens:
         return None if unknown is None else self.backend.token_to_id(text_of(unknown))
 
     def token_of(self, index: int) -> str | None:
-        """The token of an id; None outside the vocabulary."""
+        """Return the token of an id; None outside the vocabulary."""
         return self.backend.id_to_token(index) if 0 <= index < 1 << 32 else None  # Rust's ids are 32 bits wide
 
     @in_turn
     def name_token(self, name: str, value: Any) -> None:
-        """Say which token plays the role `name`; the vocabulary stays as it is.
+        """Set the special token `name`, without adding it to the vocabulary.
 
         Raises:
             TokenizerError: `value` is not a token.
@@ -172,7 +172,7 @@ class SpecialTokens:
         """Add tokens that the vocabulary lacks, at its end.
 
         Returns:
-            How many were new; resize the model's embeddings to `len(tokenizer)` when it is not 0.
+            The number of new tokens; if it is not 0, resize the model's embeddings to `len(tokenizer)`.
         """
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
         return add(self.backend, tokens, special=special_tokens) if tokens else 0
@@ -184,15 +184,15 @@ class SpecialTokens:
         """Name special tokens and add those that the vocabulary lacks, as in `{"pad_token": "<pad>"}`.
 
         Args:
-            special_tokens_dict: keys as `pad_token`, or `extra_special_tokens` with a list.
+            special_tokens_dict: keys such as `pad_token`, or `extra_special_tokens` with a list.
         Returns:
-            How many were new.
+            The number of new tokens.
         Raises:
-            TokenizerError: an unknown key, or a value that is not a token.
+            TokenizerError: a key is unknown, or a value is not a token.
         """
         new: list[AddedToken] = []
-        for given, value in special_tokens_dict.items():
-            key = "extra_special_tokens" if given == "additional_special_tokens" else given
+        for name, value in special_tokens_dict.items():
+            key = "extra_special_tokens" if name == "additional_special_tokens" else name
             if key == "extra_special_tokens":
                 new += self._extend_extra(value, replace=replace_extra_special_tokens)
             elif key in NAMED and isinstance(value, str | AddedToken):
@@ -201,7 +201,7 @@ class SpecialTokens:
                 new.append(token)
             else:
                 raise TokenizerError(
-                    f"add_special_tokens got {given!r}: {value!r}, expected one of {', '.join(NAMED)} with a token, "
+                    f"add_special_tokens got {name!r}: {value!r}, expected one of {', '.join(NAMED)} with a token, "
                     "or extra_special_tokens with a list of tokens."
                 )
         return self.add_tokens(new, special_tokens=True)
@@ -222,25 +222,25 @@ class SpecialTokens:
         )
 
     def register_tokens(self) -> None:
-        """Add to the vocabulary what the files list: added tokens by id, then named ones, then the others.
+        """Add the tokens that the files list to the vocabulary: added tokens by id, then named ones, then the others.
 
-        A tokenizer.json keeps the tokens that it has as it has them, so there only new ones come in, and the caller's.
+        Tokens of a tokenizer.json stay as they are there; only new tokens and the caller's are added to it.
 
         Raises:
-            TokenizerError: a token cannot have the id that a file gives it.
+            TokenizerError: a token cannot get the id that a file gives it.
         """
         settings, own = self.settings, self.backend.get_added_tokens_decoder()
-        adding: list[Token] = [token for _, token in sorted(settings.added.items(), key=lambda item: item[0])]
-        known = {token.content for token in own.values()} | {text_of(token) for token in adding}
+        new: list[Token] = [token for _, token in sorted(settings.added.items(), key=lambda item: item[0])]
+        known = {token.content for token in own.values()} | {text_of(token) for token in new}
         named = [settings.named.get(name) for name in {**dict.fromkeys(NAMED), **settings.named}]
         listed = [token for token in [*named, *(settings.extra or [])] if token is not None]
-        roles = {repr(token): token for token in listed}.values()  # each spelling once
-        adding += [token for token in roles if text_of(token) not in known]
+        roles = {repr(token): token for token in listed}.values()  # distinct tokens, options included
+        new += [token for token in roles if text_of(token) not in known]
         if not settings.is_raw:
-            adding = [token for token in adding if self._is_new(token)]
+            new = [token for token in new if self._is_new(token)]
         special = {text_of(token) for token in roles}
-        self.add_tokens([_as_special(token, force=text_of(token) in special) for token in adding])
-        self._check_ids(adding)
+        self.add_tokens([_as_special(token, force=text_of(token) in special) for token in new])
+        self._check_ids(new)
         ids = {self.backend.token_to_id(text) for text in special}
         rust = {index for index, token in self.backend.get_added_tokens_decoder().items() if token.special}
         self.roles = frozenset(index for index in ids - rust if index is not None)
@@ -248,17 +248,17 @@ class SpecialTokens:
     def _is_new(self, token: Token) -> bool:
         return self.backend.token_to_id(text_of(token)) is None or text_of(token) in self.settings.asked_texts
 
-    def _check_ids(self, adding: Sequence[Token]) -> None:
-        """Rust numbers new tokens itself: they must get the ids of the files, and no other token's."""
-        given = {token.content: index for index, token in self.settings.added.items()}
+    def _check_ids(self, new: Sequence[Token]) -> None:
+        """Check that new tokens, which Rust numbers itself, get the ids of the files, and not another token's."""
+        expected = {token.content: index for index, token in self.settings.added.items()}
         model, wrong = self.backend.model, list[str]()
-        for text in dict.fromkeys(text_of(token) for token in adding):
+        for text in dict.fromkeys(text_of(token) for token in new):
             index = self.backend.token_to_id(text)
-            taken = None if index is None else model.id_to_token(index)
-            if index != given.get(text, index):
-                wrong.append(f"{text!r} should have the id {given[text]}, but gets {index}")
-            elif taken is not None and taken != text:
-                wrong.append(f"{text!r} gets the id {index}, which {taken!r} has")
+            owner = None if index is None else model.id_to_token(index)
+            if index != expected.get(text, index):
+                wrong.append(f"{text!r} should have the id {expected[text]}, but gets {index}")
+            elif owner is not None and owner != text:
+                wrong.append(f"{text!r} gets the id {index}, which {owner!r} has")
         if wrong:
             raise TokenizerError(
                 f"{self.settings.origin}: the ids of added tokens cannot be honoured:\n{listing(wrong, limit=5)}",
@@ -271,14 +271,14 @@ class SpecialTokens:
         ):
             raise TokenizerError(f"extra_special_tokens = {values!r}, expected a list of tokens.")
         tokens = cast(Sequence[Token], values)
-        have = set(self.extra_special_tokens)
-        new = [_as_special(token, force=False) for token in tokens if replace or text_of(token) not in have]
+        existing = set(self.extra_special_tokens)
+        new = [_as_special(token, force=False) for token in tokens if replace or text_of(token) not in existing]
         self.settings.extra = [*new] if replace and new else [*(self.settings.extra or []), *new]
         return new
 
 
 def _as_special(token: Token, *, force: bool) -> AddedToken:
-    """A bare string becomes a special token; `force` makes an added token special that the files name as one."""
+    """Return a string as a special token; an AddedToken as it is, or as a special one if `force` is True."""
     if isinstance(token, str):
         return AddedToken(token, normalized=False, special=True)
     if token.special or not force:

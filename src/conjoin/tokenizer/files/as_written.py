@@ -1,7 +1,7 @@
-"""A tokenizer.json is used as it is written: its model, its pipeline, its frame and its added tokens.
+"""Load a tokenizer.json as it is written: its model, its pipeline, its special-token frame and its added tokens.
 
-The class and the other files add what it cannot say. Where they contradict it, it stands, and a warning names both
-sides; what the caller asks for is done, or refused.
+The class and the other files add what a tokenizer.json cannot hold. Where they contradict it, tokenizer.json wins, and
+a warning names both values. What the caller asks for is applied, or an error is raised.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def load_as_written(cls: type[T], path: Path, files: Files, overrides: Mapping[s
     """Load `cls` over a tokenizer.json.
 
     Raises:
-        TokenizerError: the file is unreadable or holds another kind of model, or the caller asks for what it cannot do.
+        TokenizerError: the file is unreadable or holds another kind of model, or a setting cannot be applied.
     """
     document = read_json(path)
     check_document(document, path)
@@ -42,27 +42,27 @@ def load_as_written(cls: type[T], path: Path, files: Files, overrides: Mapping[s
     backend = read_backend(path)
     _check_ids(path, document, backend)
     sample = None if is_random(backend) else Sample.of(backend, str(path))
-    changed = _switch_over(path, backend, settings)
+    changed = _apply_switches(path, backend, settings)
     problems = _differences(document, backend, settings)
     _take_roles(cls, document, backend, settings)
     tokenizer = cls(backend, settings)
-    framed = _rename_roles(tokenizer, files, overrides)
+    renamed = _rename_roles(tokenizer, files, overrides)
     honour_ends(tokenizer)
-    problems += _late_differences(tokenizer)
-    _write_down(tokenizer)
+    problems += _frame_differences(tokenizer)
+    _record_switches(tokenizer)
     if problems:
         warn(f"{path} is used as it is written, where tokenizer_config.json says something else:\n{listing(problems)}")
     if sample is not None and not changed:
-        frames = not framed and not tokenizer.frames_itself and not settings.asked & set(ENDS)
+        frames = not renamed and not tokenizer.frames_itself and not settings.asked & set(ENDS)
         check_same(sample, Sample.of(backend, str(path)), str(path), frames=frames)
     return tokenizer
 
 
 def _check_ids(path: Path, document: Mapping[str, Any], backend: Backend) -> None:
-    """The Rust library numbers added tokens as it reads them; the ids that the file gives them must come out.
+    """Check that added tokens have the ids in the file: the Rust library numbers them itself as it reads them.
 
     Raises:
-        TokenizerError: they do not.
+        TokenizerError: ids differ.
     """
     listed = cast(list[dict[str, Any]], document.get("added_tokens") or [])
     wrong = [
@@ -77,11 +77,11 @@ def _check_ids(path: Path, document: Mapping[str, Any], backend: Backend) -> Non
         )
 
 
-def _switch_over(path: Path, backend: Backend, settings: Settings) -> bool:
-    """Make the pipeline do what the caller asked for; tells whether that changed it.
+def _apply_switches(path: Path, backend: Backend, settings: Settings) -> bool:
+    """Apply the caller's settings to the pipeline; return True if that changed it.
 
     Raises:
-        TokenizerError: it has no step that could.
+        TokenizerError: the pipeline has no step for a setting.
     """
     changed = _change_unknown(path, backend, settings)
     for name, switch in SWITCHES.items():
@@ -102,52 +102,52 @@ def _switch_over(path: Path, backend: Backend, settings: Settings) -> bool:
 
 
 def _change_unknown(path: Path, backend: Backend, settings: Settings) -> bool:
-    """Let unknown text become the token that the caller named for it."""
+    """Set the model's unk token to the one that the caller passed; return True if that changed it."""
     token = settings.named.get("unk_token") if "unk_token" in settings.asked else None
     model: Any = backend.model
-    now = getattr(model, "unk_token", None)
-    if token is None or now is None or text_of(token) == now:
+    current = getattr(model, "unk_token", None)
+    if token is None or current is None or text_of(token) == current:
         return False
     if model.token_to_id(text_of(token)) is None:
         raise TokenizerError(
             f"unk_token = {text_of(token)!r} was asked for, but the vocabulary of {path} has no such token.",
-            hint=f"its own is {now!r}.",
+            hint=f"its own is {current!r}.",
         )
     model.unk_token = text_of(token)
     return True
 
 
 def _differences(document: Mapping[str, Any], backend: Backend, settings: Settings) -> list[str]:
-    """What settings files say about the pipeline and the tokens of the file, and is not so."""
-    found: list[str] = []
+    """Return the contradictions between the settings files and the pipeline and tokens of tokenizer.json."""
+    differences: list[str] = []
     for name, switch in SWITCHES.items():
-        said = settings.options.get(name)
-        does = switch.read(backend)
-        if said is not None and does is not None and said != does:
-            found.append(_two_sides(name, said, does))
-            settings.options[name] = does
+        stated = settings.options.get(name)
+        actual = switch.read(backend)
+        if stated is not None and actual is not None and stated != actual:
+            differences.append(_difference(name, stated, actual))
+            settings.options[name] = actual
     unknown = _unknown_of(document)
     named = settings.named.get("unk_token")
     if unknown is not None and named is not None and text_of(named) != unknown and "unk_token" not in settings.asked:
-        found.append(_two_sides("unk_token", text_of(named), unknown))
-    return found + _different_tokens(backend, settings)
+        differences.append(_difference("unk_token", text_of(named), unknown))
+    return differences + _different_tokens(backend, settings)
 
 
 def _different_tokens(backend: Backend, settings: Settings) -> list[str]:
     own = backend.get_added_tokens_decoder()
-    found: list[str] = []
+    differences: list[str] = []
     for index, token in settings.added.items():
-        have = backend.token_to_id(token.content)
-        if have is None:
-            continue  # new; registering it checks its id
-        if have != index:
-            found.append(_two_sides(f"the id of {token.content!r}", index, have))
-        elif have not in own:
+        actual = backend.token_to_id(token.content)
+        if actual is None:
+            continue  # a new token, whose id is checked when it is added
+        if actual != index:
+            differences.append(_difference(f"the id of {token.content!r}", index, actual))
+        elif actual not in own:
             if not token.special:
-                found.append(f"{token.content!r} is an added token, in {TOKENIZER_JSON} an ordinary one")
-        elif settings.added_has_rules and (rules := _rules(token)) != _rules(own[have]):
-            found.append(_two_sides(f"the rules of {token.content!r}", rules, _rules(own[have])))
-    return found
+                differences.append(f"{token.content!r} is an added token, in {TOKENIZER_JSON} an ordinary one")
+        elif settings.added_has_rules and (rules := _rules(token)) != _rules(own[actual]):
+            differences.append(_difference(f"the rules of {token.content!r}", rules, _rules(own[actual])))
+    return differences
 
 
 def _rules(token: AddedToken) -> str:
@@ -155,25 +155,25 @@ def _rules(token: AddedToken) -> str:
     return "+".join(names) or "none"
 
 
-def _late_differences(tokenizer: Pipeline) -> list[str]:
-    """What settings files say about frame and sentinels; known when every token has its id."""
+def _frame_differences(tokenizer: Pipeline) -> list[str]:
+    """Return the contradictions about frame and sentinels, which are known once every token has its id."""
     settings = tokenizer.settings
     facts: dict[str, Any] = {**ends_of(tokenizer), **tokenizer.counted()}
-    found: list[str] = []
-    for name, does in facts.items():
-        said = settings.options.get(name)
-        if said is not None and said != does and name not in settings.asked:
-            found.append(_two_sides(name, said, does))
-        settings.options[name] = does
-    return found
+    differences: list[str] = []
+    for name, actual in facts.items():
+        stated = settings.options.get(name)
+        if stated is not None and stated != actual and name not in settings.asked:
+            differences.append(_difference(name, stated, actual))
+        settings.options[name] = actual
+    return differences
 
 
-def _two_sides(name: str, said: Any, does: Any) -> str:
-    return f"{name} = {said!r} there, {does!r} in {TOKENIZER_JSON}"
+def _difference(name: str, stated: Any, actual: Any) -> str:
+    return f"{name} = {stated!r} there, {actual!r} in {TOKENIZER_JSON}"
 
 
 def _unknown_of(document: Mapping[str, Any]) -> str | None:
-    """The token that the model itself gives to unknown text."""
+    """Return the token that the model uses for unknown text; None if it has none."""
     model: Mapping[str, Any] = document["model"]
     index, vocab = model.get("unk_id"), model["vocab"]
     if index is not None and isinstance(vocab, list):
@@ -182,7 +182,7 @@ def _unknown_of(document: Mapping[str, Any]) -> str | None:
 
 
 def _take_roles(cls: type[Pipeline], document: Mapping[str, Any], backend: Backend, settings: Settings) -> None:
-    """Let the class name special tokens where no file does, as far as the vocabulary has them."""
+    """Use the class's special tokens that no file names, if the vocabulary has them."""
     for name, token in cls.defaults.items():
         if name in settings.named:
             continue
@@ -198,24 +198,24 @@ def _take_roles(cls: type[Pipeline], document: Mapping[str, Any], backend: Backe
 
 
 def _rename_roles(tokenizer: Pipeline, files: Files, overrides: Mapping[str, Any]) -> bool:
-    """Put a token that the caller named into the frame, for the token that had its role; tells whether it did."""
+    """Replace tokens of the frame by those that the caller passed for their roles; return True if there were any."""
     named = [name for name in NAMED if name in tokenizer.settings.asked and name != "unk_token"]
     if not named or tokenizer.frames_itself:
         return False
     before = read_settings(files, {key: value for key, value in overrides.items() if key not in named}).named
-    have = {*tokenizer.special_tokens_map.values()}
+    in_use = {*tokenizer.special_tokens_map.values()}
     for name in named:
         old, new = before.get(name, tokenizer.defaults.get(name)), getattr(tokenizer, name)
-        if old is not None and text_of(old) not in have:
+        if old is not None and text_of(old) not in in_use:
             rename_in_frame(tokenizer, text_of(old), new)
     return True
 
 
-def _write_down(tokenizer: Pipeline) -> None:
-    """Set the options of the class to what the pipeline does, so that files saved from it say so to everyone."""
+def _record_switches(tokenizer: Pipeline) -> None:
+    """Set the options of the class to what the pipeline does, so that saved files describe it correctly."""
     options = tokenizer.settings.options
     for name, usual in tokenizer.switches.items():
-        does = SWITCHES[name].read(tokenizer.backend)
+        actual = SWITCHES[name].read(tokenizer.backend)
         expected = options.get("do_lower_case", True) if usual is None else usual
-        if does is not None and does != options.get(name, expected):
-            options[name] = does
+        if actual is not None and actual != options.get(name, expected):
+            options[name] = actual

@@ -1,4 +1,4 @@
-"""From files to a tokenizer object."""
+"""Load a tokenizer object from files."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -23,11 +23,11 @@ def load(cls: type[T], source: Source, overrides: Mapping[str, Any]) -> T:
 
 
 def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
-    """Load `cls` from files that are here.
+    """Load `cls` from local files.
 
     Raises:
-        FileError: the files that `cls` needs are not there.
-        TokenizerError: they are unreadable or of another family.
+        FileError: files that `cls` needs are missing.
+        TokenizerError: the files are unreadable or belong to another family.
     """
     try:
         path = files.get(TOKENIZER_JSON)
@@ -57,11 +57,11 @@ def _load_raw(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
 def _build(cls: type[Pipeline], vocabulary: Vocabulary, settings: Settings) -> Backend:
     for name, token in cls.defaults.items():
         settings.named.setdefault(name, token)
-    given: list[Token] | None = settings.family_extra
+    listed: list[Token] | None = settings.family_extra
     if vocabulary.from_sentencepiece:
-        own = {token.content for token in vocabulary.added}
-        given = [*vocabulary.added, *(token for token in given or [] if text_of(token) not in own)]
-    extra = cls.extra_tokens(given, settings)
+        texts = {token.content for token in vocabulary.added}
+        listed = [*vocabulary.added, *(token for token in listed or [] if text_of(token) not in texts)]
+    extra = cls.extra_tokens(listed, settings)
     if settings.extra is None:
         settings.extra = extra
     try:
@@ -74,30 +74,30 @@ def _build(cls: type[Pipeline], vocabulary: Vocabulary, settings: Settings) -> B
 
 def _read_raw(cls: type[Pipeline], files: Files) -> Vocabulary:
     paths = [files.get(name) for name in cls.vocabulary_files]
-    found = [path for path in paths if path is not None]
-    if files.only is not None and not found and cls.vocabulary_files:
-        found = [files.folder / files.only]
-    if len(found) != len(cls.vocabulary_files):
+    existing = [path for path in paths if path is not None]
+    if files.only is not None and not existing and cls.vocabulary_files:
+        existing = [files.folder / files.only]
+    if len(existing) != len(cls.vocabulary_files):
         raise _missing(cls, files)
     match cls.kind:
-        case _ if not found:
-            return Vocabulary(origin=files.folder)  # a family of bytes needs no file
+        case _ if not existing:
+            return Vocabulary(origin=files.folder)  # a byte-level family needs no vocabulary file
         case "WordPiece":
-            return read_wordpiece(found[0])
-        case "BPE" if len(found) == 2:
-            return read_byte_level(found[0], found[1])
+            return read_wordpiece(existing[0])
+        case "BPE" if len(existing) == 2:
+            return read_byte_level(existing[0], existing[1])
         case _:
-            return read_spm(found[0], as_bpe=cls.kind == "BPE")
+            return read_spm(existing[0], as_bpe=cls.kind == "BPE")
 
 
 def _missing(cls: type[Pipeline], files: Files) -> FileError:
-    wanted = " + ".join(cls.vocabulary_files)
-    there = ", ".join(files.names()[:12]) or "nothing"
+    needed = " + ".join(cls.vocabulary_files)
+    present = ", ".join(files.names()[:12]) or "nothing"
     fits = fitting(files)
-    also = f" The files fit: {', '.join(fits)}." if fits else ""
-    line = f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None
+    suggestion = f" The files fit: {', '.join(fits)}." if fits else ""
+    code = f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None
     return FileError(
-        f"{files.folder}: no {TOKENIZER_JSON}{f' and no {wanted}' if wanted else ''}, which {cls.__name__} reads. "
-        f"There is: {there}.{also}",
-        hint=line or "save the tokenizer next to the model, or name the folder or hub id that holds it.",
+        f"{files.folder}: no {TOKENIZER_JSON}{f' and no {needed}' if needed else ''}, which {cls.__name__} reads. "
+        f"There is: {present}.{suggestion}",
+        hint=code or "save the tokenizer next to the model, or name the folder or hub id that holds it.",
     )
