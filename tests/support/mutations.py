@@ -145,14 +145,14 @@ FAULTS: dict[str, Fault] = {
     ),
     "a masked position does not read itself": Fault(
         "torch/cpu/masks.py",
-        "allowed = other <= own if causal",
-        "allowed = other < own if causal",
+        "allowed = key <= query if causal",
+        "allowed = key < query if causal",
         (FAMILIES, "decoder_without and gpt2/wide"),
     ),
     "a window of PyTorch is one wider": Fault(
         "torch/cpu/masks.py",
-        "((own - other).abs() < window)",
-        "((own - other).abs() <= window)",
+        "((query - key).abs() < window)",
+        "((query - key).abs() <= window)",
         (FAMILIES, "decoder_without and mistral"),
     ),
     "roberta's first token stands on the row of padding": Fault(

@@ -1,4 +1,4 @@
-"""softmax(q k^T) v by the fastest implementation: our kernels in decoding steps and in training, else PyTorch's."""
+"""Attention by the fastest implementation: our kernels in decoding steps and in training, otherwise PyTorch's."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,24 +24,24 @@ def attend(
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
-    """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
+    """Return softmax(q k^T * scale + bias) v over the allowed keys (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
 
-    A query that may read nothing returns zeros. Heads are grouped: H / K queries share a key head. R may be N times
-    k's rows: rows n*N .. n*N + N - 1 (beams) then read row n's keys, without copying them. Keys and values may be rows
-    of a cache in 8 bits.
+    A query that may read no key returns zeros. Heads are grouped: H / K query heads share a key head. If q has N times
+    as many rows as k, rows n*N .. n*N + N - 1 (beams) read the keys of row n, without copying them. Keys and values may
+    be int8 rows of a cache (`cache_rows`).
 
     Returns:
-        The mixed values, and the weights if asked for.
+        The output, and the weights if `want_weights`.
     """
-    in_steps = want_weights or kind.softcap is not None
-    if not in_steps and not dropout and _is_decoding_step(q, k, v, mask, bias):
+    in_operations = want_weights or kind.softcap is not None
+    if not in_operations and not dropout and _is_decoding_step(q, k, v, mask, bias):
         return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None
     if k.dtype == torch.int8:
         k, v = from_bytes(k, q.shape[-1], q.dtype), from_bytes(v, q.shape[-1], q.dtype)
     beams, length = q.shape[0] // k.shape[0], q.shape[2]
     if beams > 1:
         q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
-    attend_rows = _attend_in_steps if in_steps else _attend_fused
+    attend_rows = _attend_in_operations if in_operations else _attend_fused
     out, weights = attend_rows(q, k, v, mask, kind, bias, dropout)
     if beams > 1:
         out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
@@ -55,7 +55,7 @@ _MOST_QUERIES = 64
 
 
 def _is_decoding_step(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -> bool:
-    """True if few queries read each key, in tensors that our kernel of inference takes."""
+    """True if few queries read each key, and our inference kernel supports the tensors."""
     queries = q.shape[0] * q.shape[1] * q.shape[2] // (k.shape[0] * k.shape[1])
     return (
         queries <= _MOST_QUERIES
@@ -72,7 +72,7 @@ def _is_decoding_step(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor 
 def _attend_fused(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, None]:
-    """Attend by PyTorch's fused attention, or by our own in training on a CPU."""
+    """Return the output of PyTorch's fused attention or, in training on a CPU, of our own."""
     if trains_fast(q, k, v, bias, dropout):
         visible = _causal(q, k) if mask.causal else mask.allowed
         reads = native.Reads.of_rows(q, k, visible)
@@ -100,10 +100,10 @@ def _causal(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 T S"]:
     return readable(q.shape[-2], k.shape[-2], causal=True, window=None, device=q.device)[None, None]
 
 
-def _attend_in_steps(
+def _attend_in_operations(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    """Attend in separate steps; query heads of a group are side by side, so that keys are never repeated."""
+    """Attend in separate operations; the query heads of a group are adjacent, so keys need not be repeated."""
     rows, heads, length = q.shape[:3]
     grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])
     scores = torch.matmul(grouped, k.transpose(-1, -2)).view(rows, heads, length, -1) * kind.scale

@@ -18,11 +18,11 @@ from conjoin.torch.cpu.mode import mode_of
 from conjoin.torch.cpu.native.checks import is_matrix, is_vector, require_numbers
 
 _MOST_CLASSES = 9
-"""1, 2-3, 4-7, ... 128-255 rows, and more: reading the matrix is the cost of small products, multiplying of large."""
+"""Classes of 1, 2-3, 4-7, ... 128-255 and more rows: small products are bound by memory, large ones by arithmetic."""
 _CLEARLY = 0.95
-"""Share of our own kernels' time below which a library is taken instead."""
+"""A library replaces our own kernels if its time is below this share of theirs."""
 _PROBE_SIZE, _PROBE_MATRICES = 768, 8
-"""Larger than a core's cache together, as a model's layers are."""
+"""Together larger than a core's cache, as a model's layers are."""
 
 
 class Linear(nn.Linear):
@@ -49,7 +49,7 @@ def linear(
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """True if shapes, dtypes and strides are what `native.linear` takes."""
+    """True if `native.linear` supports the shapes, dtypes and strides."""
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and x.dim() > 0
@@ -60,24 +60,24 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @lru_cache(maxsize=2 * _MOST_CLASSES)
 def _fastest(dtype: torch.dtype, size_class: int) -> Product:
-    """The fastest way that is there and right on this machine for 2^(size_class - 1) rows and more.
+    """Return the fastest implementation that is correct on this machine, for 2^(size_class - 1) rows and more.
 
-    Measured once per process, in milliseconds. Our own kernels give a row the same bits in any batch; a library must be
-    clearly faster to be taken.
+    It is measured once per process, within milliseconds. Only our own kernels compute a row bitwise equally in any
+    batch, so a library must be clearly faster to replace them.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3 * 2 ** (size_class - 1) // 2, _PROBE_SIZE, generator=generator).to(dtype)
     shape = (_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE)
     matrices = torch.randn(shape, generator=generator).to(dtype).unbind()
     atol = 1e-3 if dtype == torch.float32 else 1.0
-    ways = [F.linear, *(way for way in _others(dtype) if is_right(way, x, matrices[0], rtol=1e-2, atol=atol))]
+    ways = [F.linear, *(way for way in _alternatives(dtype) if is_right(way, x, matrices[0], rtol=1e-2, atol=atol))]
     seconds = {way: min(_seconds(way, x, matrices) for _ in range(3)) for way in ways}
     if native.linear in seconds:
         seconds[native.linear] *= _CLEARLY
     return min(ways, key=seconds.__getitem__)
 
 
-def _others(dtype: torch.dtype) -> list[Product]:
+def _alternatives(dtype: torch.dtype) -> list[Product]:
     ways: list[Product] = []
     if native.has("float32" if dtype == torch.float32 else "bfloat16"):
         ways.append(native.linear)

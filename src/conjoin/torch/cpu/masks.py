@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which keys the queries may read.
+    """The keys that queries may read.
 
     Args:
         allowed: Bool, True = may be read, broadcastable to [R, H, T, S]; None allows everything.
@@ -31,13 +31,13 @@ def self_mask(
     together: Bool[Tensor, "R 1 T T"] | None = None,
     places: Int[Tensor, "R S"] | None = None,
 ) -> Mask:
-    """The mask of `length` new positions that follow `past` others, over all of them.
+    """Return the mask with which `length` new positions read themselves and the `past` positions before them.
 
     Args:
         key_mask: True at real tokens, over past and new ones.
-        causal, window: As `readable` has them.
+        causal, window: As in `readable`.
         together: True where two positions belong to one segment; only without `past`.
-        places: Where the tokens of each row stand for its window, if not one behind the other.
+        places: Positions of each row's tokens that windows count; by default their indices.
     """
     total = past + length
     narrow = window is not None and total > window
@@ -48,27 +48,27 @@ def self_mask(
         allowed = readable(length, total, causal=causal, window=near, device=device)[None, None]
     near = _near(places, past, window) if narrow and places is not None and window is not None else None
     padding = None if key_mask is None else key_mask[:, None, None, :]
-    for more in (together, near, padding):
-        if more is not None:
-            allowed = more if allowed is None else allowed & more
+    for part in (together, near, padding):
+        if part is not None:
+            allowed = part if allowed is None else allowed & part
     return Mask(allowed, causal=causal and length > 1 and allowed is None)
 
 
 def readable(
     queries: int, keys: int, *, causal: bool, window: int | None, device: torch.device
 ) -> Bool[Tensor, "queries keys"]:
-    """What the last `queries` of `keys` positions read.
+    """Return a mask, True where one of the last `queries` of `keys` positions may read a key.
 
     Args:
-        causal: Nothing later than themselves.
-        window: Keys k with |q - k| < window; None: all.
+        causal: Queries read no later keys.
+        window: Queries read keys k with |q - k| < window; None means all keys.
     """
-    own = torch.arange(keys - queries, keys, device=device)[:, None]
-    other = torch.arange(keys, device=device)[None]
-    allowed = other <= own if causal else torch.ones(queries, keys, dtype=torch.bool, device=device)
-    return allowed if window is None else allowed & ((own - other).abs() < window)
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None]
+    allowed = key <= query if causal else torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return allowed if window is None else allowed & ((query - key).abs() < window)
 
 
 def _near(places: Int[Tensor, "R S"], past: int, window: int) -> Bool[Tensor, "R 1 T S"]:
-    """Which keys stand in the window of the queries behind `past` others."""
+    """Return a mask, True where a key is in the window of a query; queries are the positions after `past`."""
     return ((places[:, past:, None] - places[:, None, :]).abs() < window)[:, None]

@@ -1,4 +1,4 @@
-"""Who may compute an operation: our kernels, which know no gradients but their own and no tracer, or PyTorch."""
+"""Choice between our kernels and PyTorch: tracers and further gradients need PyTorch's operators."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Mode = Literal["inference", "training", "pytorch"]
 
 
 def mode_of(*tensors: Tensor | None) -> Mode:
-    """Return the kernels that may take these tensors on a CPU: without or with gradients, or those of PyTorch only."""
+    """Return which of our kernels may run on these tensors; "pytorch" if none may."""
     some = [tensor for tensor in tensors if tensor is not None]
     if not is_eager(*some) or not all(tensor.is_cpu and tensor.numel() for tensor in some):
         return "pytorch"
@@ -19,17 +19,17 @@ def mode_of(*tensors: Tensor | None) -> Mode:
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """True if these are plain tensors, and no compiler, tracer or transform records what becomes of them."""
+    """True if these are plain tensors, and no compiler, tracer or transform records the operations on them."""
     return (
         not torch.compiler.is_compiling()
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, as make_fx does
+        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, such as make_fx
         and torch.autograd.forward_ad._current_level < 0
     )
 
 
 def autocasts(device: str) -> bool:
-    """True if autocast chooses the dtypes of products on a kind of device; some kinds, as "meta", have none."""
+    """True if autocast is on for a type of device; some types, such as "meta", have no autocast."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

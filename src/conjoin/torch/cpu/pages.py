@@ -1,4 +1,4 @@
-"""Memory: large pages for weights, and what training frees kept for its next step."""
+"""Memory: large pages for weights, and reuse of the memory that a training step frees."""
 
 import contextlib
 import ctypes
@@ -17,64 +17,62 @@ _LEAST_BYTES = 64 * 1024
 
 
 def weight_memory(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An uninitialised tensor on the CPU, in pages of 2 MB where Linux has them to give (madvise(2), MADV_HUGEPAGE).
+    """Return an uninitialised tensor on the CPU, in pages of 2 MB if Linux provides them (madvise(2), MADV_HUGEPAGE).
 
-    A decoding step reads every weight once, and memory gives more through large pages: 35 in place of 26 GB/s, where it
-    was measured. Make all tensors before the first is filled: they lie side by side, and a page of 2 MB may lie under
-    several.
+    A decoding step reads every weight once, which is faster from large pages: we measured 35 instead of 26 GB/s.
+    Allocate all tensors before writing to the first: they are adjacent, and may share a page of 2 MB.
     """
     size = math.prod(shape) * dtype.itemsize
     if sys.platform != "linux" or size < _LEAST_BYTES:
         return torch.empty(shape, dtype=dtype)
-    # Not malloc: it writes in front of every tensor, and a page of 4 KB that is in use keeps a large one out.
+    # malloc writes a header before every tensor, and a page of 4 KB that is in use prevents a large page there.
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
+    with contextlib.suppress(OSError):  # the kernel has no large pages
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class KeptMemory:
-    """Lets this process keep memory that a step of training frees, where malloc is glibc's (mallopt(3)).
+    """Keeps the memory that a training step frees in this process, if malloc is glibc's (mallopt(3)).
 
-    A step frees gigabytes, and the next one needs them again: to take them from Linux each time, in pages of 4 KB full
-    of zeros, costs as much as a tenth of the step. But batches differ in size, so what is kept breaks into pieces that
-    fit less and less, and grows. What a process holds is therefore compared with the most that was ever in use, and
-    handed back where it is too much more.
+    A step frees gigabytes that the next one needs again, and taking them from Linux each time, in zeroed pages of 4 KB,
+    costs up to a tenth of the step. But batches differ in size, so free memory becomes fragmented and grows. The memory
+    of the process is therefore compared with the largest amount that was ever in use, and the excess is returned.
     """
 
     def __init__(self) -> None:
         _set_malloc({_M_TRIM_THRESHOLD: -1, _M_MMAP_MAX: 0})
-        _hand_back()
+        _trim()
         self._most_in_use = 0
         self._others = resident_bytes() - in_use_bytes()
 
     def look(self) -> None:
-        """Note what is in use now; to be called where that may be most."""
+        """Record the memory in use; call this where it may be largest."""
         self._most_in_use = max(self._most_in_use, in_use_bytes())
 
     def limit(self) -> None:
-        """Hand free memory to Linux where too much is kept; to be called between steps."""
+        """Return free memory to Linux if there is too much; call this between steps."""
         self.look()
         if resident_bytes() - self._others > _MOST_KEPT * self._most_in_use:
-            _hand_back()
+            _trim()
 
     def give_back(self) -> None:
-        """Hand to Linux what is kept and not in use (malloc_trim(3)), and from now on what is freed.
+        """Return all free memory to Linux (malloc_trim(3)), and from now on memory that is freed.
 
-        malloc's thresholds are then where its own rule takes them in a process that has freed large tensors.
+        malloc's thresholds become those that its own rule reaches in a process that has freed large tensors.
         """
         _set_malloc({_M_TRIM_THRESHOLD: 64 * 2**20, _M_MMAP_THRESHOLD: 32 * 2**20, _M_MMAP_MAX: 65536})
-        _hand_back()
+        _trim()
 
 
 _MOST_KEPT = 1.4
-"""Times what was ever in use; a step alone takes up to 1.25 times what is in use at its loss."""
+"""Limit as a multiple of the most memory ever in use; one step takes up to 1.25 times the memory in use at its loss."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
 def resident_bytes() -> int:
-    """Memory that this process has of Linux (proc(5)); 0 elsewhere."""
+    """Return the resident memory of this process on Linux (proc(5)); 0 on other systems."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
     except OSError:
@@ -82,7 +80,7 @@ def resident_bytes() -> int:
 
 
 def in_use_bytes() -> int:
-    """Memory that was asked of malloc and not freed (mallinfo2(3)); 0 where malloc is not glibc's, of 2.33 or later."""
+    """Return the memory allocated by malloc and not freed (mallinfo2(3)); 0 without glibc 2.33 or later."""
     libc = _glibc()
     if libc is None or not hasattr(libc, "mallinfo2"):
         return 0
@@ -100,7 +98,7 @@ class _MallocInfo(ctypes.Structure):
     )
 
 
-def _hand_back() -> None:
+def _trim() -> None:
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 

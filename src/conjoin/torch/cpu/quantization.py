@@ -1,4 +1,4 @@
-"""Linear layers in 8 bits: weights rounded once, a unit per output; activations as they come, a unit per row.
+"""Linear layers in 8 bits: weights are rounded once, with a scale per output; activations per call, with one per row.
 
 The scheme is called W8A8, per channel and per token, symmetric (Dettmers et al. 2022, arXiv:2208.07339, section 2.1,
 without its outlier columns). Embedding tables, norms and biases keep their dtype.
@@ -21,7 +21,7 @@ _MOST = 127
 
 
 def quantize_rows(weight: Float[Tensor, "m n"]) -> tuple[Int8[Tensor, "m n"], Float[Tensor, " m"]]:
-    """Whole numbers in -127 .. 127 and the float32 unit of each row; a row of zeros has the unit 1."""
+    """Return integers from -127 to 127 and the float32 scale of each row, which is 1 for a row of zeros."""
     wide = weight.float()
     scale = wide.abs().amax(1) / _MOST
     scale = torch.where(scale > 0, scale, 1.0)
@@ -29,12 +29,12 @@ def quantize_rows(weight: Float[Tensor, "m n"]) -> tuple[Int8[Tensor, "m n"], Fl
 
 
 class QuantizedLinear(nn.Module):
-    """y = x (scale W)^T + b, W in 8 bits; every row of x is rounded to 8 bits with a unit of its own.
+    """y = x (scale W)^T + b, W in 8 bits; every row of x is rounded to 8 bits with a scale of its own.
 
     Args:
         weight: int8.
-        scale: float32, whatever the model's dtype.
-        bias: Of the model's dtype.
+        scale: float32 in models of any dtype.
+        bias: In the model's dtype.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class QuantizedLinear(nn.Module):
         self._summed: tuple[int, int] | None = None
 
     def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
-        """Map every vector. Nothing here has a gradient."""
+        """Return the layer's output, which has no gradient."""
         if self._native(input):
             return native.linear_int8(input, self.weight, self.scale, self.row_sums(), self.bias)
         require_numbers(self.weight, input)
@@ -69,11 +69,11 @@ class QuantizedLinear(nn.Module):
         )
 
     def beside_parameters(self) -> list[nn.Parameter]:
-        """What 8 bits added, and no parameter of the model: the units."""
+        """Return the parameters that quantisation added: the scale."""
         return [self.get_parameter("scale")]
 
     def row_sums(self) -> Tensor:
-        """int32 [m], what the kernel takes off because it holds x around 128."""
+        """Return the int32 [m] sums that the kernel subtracts, times 128, because it adds 128 to x."""
         version = 0 if self.weight.is_inference() else self.weight._version
         if self._sums is None or self._summed != (self.weight.data_ptr(), version):
             self._sums = self.weight.sum(1, dtype=torch.int32)
@@ -83,7 +83,7 @@ class QuantizedLinear(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         scale = self.scale.detach()
         super()._apply(fn, recurse)
-        if self.scale.dtype != torch.float32:  # a unit keeps its precision in a bfloat16 model
+        if self.scale.dtype != torch.float32:  # a scale keeps its precision in a bfloat16 model
             moved = torch.empty_like(self.scale, dtype=torch.float32)
             self.scale.data = moved if scale.is_meta else moved.copy_(scale)
         self._sums = None

@@ -1,8 +1,8 @@
-"""How many rows a product of training has on a CPU: one of few numbers, whatever the batch.
+"""Round the number of rows of a matrix product in training on a CPU, so that only few numbers occur.
 
-oneDNN compiles a product for every number of rows that it meets, and keeps what it compiled: up to a megabyte for each
-layer shape, and milliseconds. Batches of natural lengths have another number of tokens at every step, so a run would
-compile at every step and grow by gigabytes.
+oneDNN compiles a product for every new number of rows and keeps the result, which takes milliseconds and up to a
+megabyte per layer shape. Real batches have another number of tokens at every step, so training would compile at every
+step and grow by gigabytes.
 """
 
 from collections.abc import Callable
@@ -12,26 +12,26 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 _SMALLEST_STEP = 16
-"""Rows of a tile of AMX; below, more numbers of rows save no work."""
+"""Rows of an AMX tile; smaller steps would save no work."""
 
 
 def rounded_up(rows: int) -> int:
-    """At least as many rows: a multiple of 16, and of a 32nd of the next power of two.
+    """Round up to a multiple of 16 and of a 32nd of the next power of two.
 
-    At most 16 numbers lie between two powers of two, and at most a 16th of the rows is added to 256 or more.
+    At most 16 results lie between two powers of two, and at most a 16th is added to 256 rows or more.
     """
     step = max(_SMALLEST_STEP, 2 ** (rows.bit_length() - 5)) if rows else 1
     return -(-rows // step) * step
 
 
 def with_filler(x: Shaped[Tensor, "N *any"]) -> Shaped[Tensor, "n *any"]:
-    """x with rows of zeros behind, up to `rounded_up` rows."""
+    """Return x with rows of zeros appended, up to `rounded_up` rows."""
     missing = rounded_up(len(x)) - len(x)
     return torch.cat((x, x.new_zeros(missing, *x.shape[1:]))) if missing else x
 
 
 def over_rounded_rows(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
-    """layer(x) of a layer that maps each row on its own."""
+    """Return layer(x), computed over `rounded_up` rows; the layer must map each row on its own."""
     if not compiles_for_rows(x):
         return layer(x)
     rows = x.flatten(0, -2)
@@ -39,5 +39,5 @@ def over_rounded_rows(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*lead
 
 
 def compiles_for_rows(x: Tensor) -> bool:
-    """Whether products of x are trained on a CPU, where the number of their rows matters."""
+    """True if oneDNN would compile for the number of x's rows: on a CPU, with gradients."""
     return x.device.type == "cpu" and torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""How many threads compute at once."""
+"""The number of computing threads."""
 
 import os
 from pathlib import Path
@@ -12,21 +12,21 @@ _OLD_QUOTA = Path("/sys/fs/cgroup/cpu")
 
 
 def set_threads(count: int | None = None) -> int:
-    """Compute with so many threads from here on, in PyTorch and in our own kernels.
+    """Set the number of threads that PyTorch and our own kernels compute with.
 
-    This is the calling thread's number, and that of threads that have not used PyTorch yet; others keep theirs.
+    It applies to the calling thread and to threads that have not used PyTorch yet; others keep theirs.
 
-    A server with W workers, threads or processes, gives each `usable_threads() // W`: more threads than cores slow each
-    other down. Processes that a data loader starts use one each by themselves.
+    A server with W workers, threads or processes, should give each `usable_threads() // W`: more threads than cores
+    slow each other down. Worker processes of a data loader use one thread each by default.
 
     Args:
-        count: None takes what this process may use: its share of the machine, not the machine.
+        count: None uses `usable_threads()`: all cores that this process may use.
 
     Returns:
         The number in use.
 
     Raises:
-        ConfigError: less than one.
+        ConfigError: count is less than one.
     """
     count = usable_threads() if count is None else count
     if count < 1:
@@ -36,14 +36,14 @@ def set_threads(count: int | None = None) -> int:
 
 
 def usable_threads() -> int:
-    """Cores that this process may use: by its affinity, and by its container's quota (cgroup cpu.max)."""
+    """Return the cores that this process may use, by its affinity and its container's quota (cgroup cpu.max)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return max(1, cores if quota is None else min(cores, round(quota)))
 
 
 def _quota() -> float | None:
-    """Cores' worth of time that the container has; None where it is not limited."""
+    """Return the container's quota of CPU time in cores; None if it has no limit."""
     try:
         if _QUOTA.exists():
             allowed, period = _QUOTA.read_text().split()

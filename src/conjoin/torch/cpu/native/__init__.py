@@ -1,7 +1,7 @@
-"""Kernels of our own for a CPU: linear layers over few rows, attention of few queries over cached keys, whole decoding
-steps, rows of a cache; in training, attention with dropout, and its gradients.
+"""Our own CPU kernels: linear layers over few rows, attention of few queries over cached keys, whole decoding steps,
+copies of cache rows; in training, dropout and attention with its gradients.
 
-Compiled when first used, where a C++ compiler is at hand; everything works without them, slower.
+They are compiled on first use if there is a C++ compiler; without them everything works, but slower.
 """
 
 from conjoin.torch.cpu.native.kernels import Kept, attention, has, linear, linear_int8

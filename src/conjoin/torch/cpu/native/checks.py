@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conjoin.errors import DeviceError, ShapeError
 
-_UNIT_BYTES = 4  # size of the scale at the end of an int8 row: see cache_rows
+_SCALE_BYTES = 4  # size of the scale at the end of an int8 row: see cache_rows
 
 
 def on_cpu(*tensors: Tensor | None) -> bool:
@@ -27,7 +27,7 @@ def is_matrix(x: Tensor, columns: int, dtype: torch.dtype) -> bool:
 
 def kept_width(size: int, dtype: torch.dtype) -> int:
     """Return the width of a cache row for `size` numbers; int8 rows are padded and end in their scale."""
-    return -(-size // _UNIT_BYTES) * _UNIT_BYTES + _UNIT_BYTES if dtype == torch.int8 else size
+    return -(-size // _SCALE_BYTES) * _SCALE_BYTES + _SCALE_BYTES if dtype == torch.int8 else size
 
 
 def require_numbers(weight: Tensor, x: Tensor) -> None:

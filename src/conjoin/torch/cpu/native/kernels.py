@@ -1,4 +1,4 @@
-"""The kernels as functions of tensors. Callers ask `has` first; what they hand over is checked before it is read."""
+"""The kernels as functions of tensors. Callers check `has` first; arguments are checked before a kernel reads them."""
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
@@ -20,7 +20,7 @@ SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 @lru_cache(maxsize=8)
 def has(kernel: Kernel) -> bool:
-    """Whether this machine runs a kind of kernel fast: AVX-512 for float32, its dot products for bfloat16 and int8."""
+    """True if this machine runs a kind of kernel fast: with AVX-512, and its dot products for bfloat16 and int8."""
     compiled = library()
     return compiled is not None and bool(compiled.conjoin_features() & _FEATURES[kernel])
 
@@ -44,10 +44,10 @@ def _linear_function(dtype: torch.dtype) -> Any:
 def linear(
     x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
 ) -> Float[Tensor, "*lead m"]:
-    """x W^T + b in float32 or bfloat16 (sums in float32); a row's result does not depend on the other rows.
+    """Return x W^T + b in float32 or bfloat16 (sums in float32); a row's result does not depend on the other rows.
 
     Args:
-        weight: Contiguous, of x's dtype.
+        weight: Contiguous, in x's dtype.
     """
     if not (x.is_cpu and is_matrix(weight, x.shape[-1], x.dtype) and is_vector(bias, weight.shape[0], x.dtype)):
         refuse("linear", x=x, weight=weight, bias=bias)
@@ -75,12 +75,12 @@ def linear_int8(
     sums: Int[Tensor, " m"],
     bias: Float[Tensor, " m"] | None,
 ) -> Float[Tensor, "*lead m"]:
-    """x (scale W)^T + b; every row of x is rounded to bytes with a unit of its own.
+    """Return x (scale W)^T + b; every row of x is rounded to int8 with a scale of its own.
 
     Args:
-        scale: float32, the unit of each row of the weight.
+        scale: float32, the scale of each row of the weight.
         sums: int32, the sum of each row of the weight.
-        bias: Of x's dtype.
+        bias: In x's dtype.
     """
     if not (x.is_cpu and is_matrix(weight, x.shape[-1], torch.int8) and are_units(weight, scale, sums, bias, x.dtype)):
         refuse("linear_int8", x=x, weight=weight, scale=scale, sums=sums, bias=bias)
@@ -106,13 +106,13 @@ def linear_int8(
 
 
 def are_units(weight: Tensor, scale: Tensor, sums: Tensor, bias: Tensor | None, dtype: torch.dtype) -> bool:
-    """Whether scales, sums and biases are one for every row of a weight."""
+    """True if scales, sums and biases have one value for every row of a weight."""
     rows = weight.shape[0]
     return is_vector(scale, rows, torch.float32) and is_vector(sums, rows, torch.int32) and is_vector(bias, rows, dtype)
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
-    """x as rows of unit stride, and their distance."""
+    """Return x as a matrix with contiguous rows, and the stride between rows."""
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(-1) != 1 and rows.shape[-1] != 1:
         rows = rows.contiguous()
@@ -127,20 +127,24 @@ def attention(
     allowed: Bool[Tensor, "#B 1 #T #S"] | None = None,
     bias: Float[Tensor, "1 H #T #S"] | None = None,
 ) -> Float[Tensor, "R T H E"]:
-    """softmax(q k^T * scale + bias) v over what is allowed; R = N B rows, N of them (beams) read each source.
+    """Return softmax(q k^T * scale + bias) v over the allowed keys; of R = N B rows, N (beams) read each source.
 
-    Keys and values are read once for all queries of a source. A query that may read nothing gets zeros.
+    Keys and values are read once for all queries of a source. A query that may read no key returns zeros.
 
     Args:
-        k, v: Of q's dtype, or rows of a cache in 8 bits (`cache_rows`).
-        allowed: Broadcastable to the shape named.
-        bias: float32, broadcastable to the shape named.
+        k, v: In q's dtype, or int8 rows of a cache (`cache_rows`).
+        allowed: Broadcastable to the shape in the signature.
+        bias: float32, broadcastable to the shape in the signature.
     """
     rows, heads, length, size = q.shape
     sources, kv_heads, keys, width = k.shape
-    alike = k.shape == v.shape and width == kept_width(size, k.dtype) and not rows % sources and not heads % kv_heads
-    known = k.dtype == v.dtype and k.dtype in (q.dtype, torch.int8) and (allowed is None or allowed.dtype == torch.bool)
-    if not (alike and known and on_cpu(q, k, v, allowed, bias)):
+    shapes_fit = (
+        k.shape == v.shape and width == kept_width(size, k.dtype) and not rows % sources and not heads % kv_heads
+    )
+    dtypes_fit = (
+        k.dtype == v.dtype and k.dtype in (q.dtype, torch.int8) and (allowed is None or allowed.dtype == torch.bool)
+    )
+    if not (shapes_fit and dtypes_fit and on_cpu(q, k, v, allowed, bias)):
         refuse("attention", q=q, k=k, v=v, allowed=allowed, bias=bias)
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     if allowed is not None:

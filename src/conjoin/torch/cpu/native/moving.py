@@ -1,4 +1,4 @@
-"""Rows of a cache that take over what others hold."""
+"""Copying rows of a cache over other rows."""
 
 import ctypes
 from ctypes import Structure, c_int, c_int64, c_void_p
@@ -16,41 +16,41 @@ class _Moving(Structure):
 
 
 def move_rows(tensors: list[Shaped[Tensor, "R K t E"]], to: Int[Tensor, " r"], source: Int[Tensor, " r"]) -> None:
-    """Let rows `to` hold what rows `source` held before, in every tensor.
+    """Copy rows `source` to rows `to` in every tensor, as if all copies happened at once.
 
     Args:
-        tensors: A head's positions lie side by side.
-        to: No row is named twice.
+        tensors: The positions of each head must be contiguous.
+        to: Distinct rows.
     """
     to, source = (rows.to(torch.int64).contiguous() for rows in (to, source))
     rows = tensors[0].shape[0] if tensors else 0
-    if len(to) != len(source) or (len(to) and not _are_places(to, source, rows)):
+    if len(to) != len(source) or (len(to) and not _are_rows(to, source, rows)):
         refuse("move_rows", to=to, source=source, first=tensors[0] if tensors else None)
-    if odd := [tensor for tensor in tensors if not _is_row_by_row(tensor, rows)]:
-        refuse("move_rows", tensor=odd[0])
+    if unsupported := [tensor for tensor in tensors if not _has_contiguous_heads(tensor, rows)]:
+        refuse("move_rows", tensor=unsupported[0])
     if not rows:
         return
-    made = (_Moving * len(tensors))()
-    for moving, tensor in zip(made, tensors, strict=True):
+    array = (_Moving * len(tensors))()
+    for moving, tensor in zip(array, tensors, strict=True):
         size = tensor.element_size()
         moving.data, moving.heads, moving.bytes = tensor.data_ptr(), tensor.shape[1], tensor[0, 0].numel() * size
         moving.row, moving.head = tensor.stride(0) * size, tensor.stride(1) * size
     types = (c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int)
     compiled_function("conjoin_move_rows", *types)(
-        ctypes.addressof(made), len(tensors), to.data_ptr(), source.data_ptr(), len(to), torch.get_num_threads()
+        ctypes.addressof(array), len(tensors), to.data_ptr(), source.data_ptr(), len(to), torch.get_num_threads()
     )
 
 
-def _are_places(to: Tensor, source: Tensor, rows: int) -> bool:
-    """Whether all are numbers of rows."""
+def _are_rows(to: Tensor, source: Tensor, rows: int) -> bool:
+    """True if all indices are in [0, rows)."""
     if not (to.is_cpu and source.is_cpu):
         return False
     lowest, highest = torch.stack((to, source)).aminmax()
     return int(lowest) >= 0 and int(highest) < rows
 
 
-def _is_row_by_row(tensor: Tensor, rows: int) -> bool:
-    """Whether a head's positions lie side by side."""
+def _has_contiguous_heads(tensor: Tensor, rows: int) -> bool:
+    """True if the positions of each head are contiguous."""
     if not tensor.is_cpu or tensor.dim() != 4 or tensor.shape[0] != rows:
         return False
     return tensor.stride(3) == 1 and (tensor.stride(2) == tensor.shape[3] or tensor.shape[2] <= 1)
