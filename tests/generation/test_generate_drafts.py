@@ -288,7 +288,7 @@ def test_steps_of_several_sources_are_put_together() -> None:
 def test_an_assistant_of_other_words_is_refused() -> None:
     model, other = models("bart", 0)[0], models("electra-electra", 0)[0]
     ids, mask = sources("bart", 0)
-    with pytest.raises(GenerationError, match=r"reads 61 words, the model 53.*\n.*writes 61 words"):
+    with pytest.raises(GenerationError, match=r"reads 61 tokens, the model 53.*\n.*writes 61 tokens"):
         model.generate(ids, attention_mask=mask, max_new_tokens=3, assistant_model=other)
     with pytest.raises(GenerationError, match="reads source ids"):
         model.generate(

@@ -1,8 +1,8 @@
-"""The bookkeeping of beam search: which beams go on, which are finished, when a source is done.
+"""The state of beam search: which beams run, which are finished, when a source is done.
 
 The rules are transformers' (generation/utils.py of 5.23, `_beam_search`), per source, so that a source's result does
-not depend on its batch mates. Where a finished hypothesis is padded, we write the pad id; transformers writes the end
-id where the pad id is 0.
+not depend on the rest of the batch. Finished hypotheses are padded with the pad id; transformers pads with the end id
+if the pad id is 0.
 """
 
 import sys
@@ -17,24 +17,24 @@ from conjoin.generation import FORBIDDEN
 from conjoin.torch.generation.select import draw, drawable, is_any_of, top_k
 
 NEVER = -float("inf")
-"""Score of a place where no hypothesis stands."""
+"""Score of a beam without a hypothesis."""
 NO_WORD = -1
-"""Stands for the word of a beam that no later group has to keep away from."""
+"""Marks a beam that chose no token which later groups should avoid."""
 _LEAST = torch.finfo(torch.float32).min
 _LIKELY = torch.finfo(torch.float32).tiny
-"""A token that is not forbidden is never quite impossible: it is drawn before one that is."""
+"""Least probability of a token that is not forbidden, so that it is drawn before one that is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeamRules:
-    """What a beam search follows.
+    """Settings of a beam search.
 
     Args:
-        max_length: Positions of a hypothesis, its prompt included.
-        prompt: Positions that were given.
-        early_stopping: True ends a source when num_beams hypotheses are finished, False when the best running one can
-            hardly win any more, "never" when it cannot.
-        grouped: These are the beams of one group of several.
+        max_length: Maximum length of a hypothesis, its prompt included.
+        prompt: Length of the prompt.
+        early_stopping: True ends a source when num_beams hypotheses are finished, False when the best running one is
+            unlikely to win, "never" when it cannot.
+        grouped: True if these are the beams of one group of several.
     """
 
     num_beams: int
@@ -50,7 +50,7 @@ class BeamRules:
 
     @property
     def candidates(self) -> int:
-        """Continuations looked at per step: enough that num_beams of them do not end."""
+        """Number of continuations per step: enough that num_beams of them do not end."""
         return max(2, 1 + len(self.eos)) * self.num_beams
 
 
@@ -59,7 +59,7 @@ class Finished:
     """Finished hypotheses of every live source, best first, and where their tokens came from (if traced).
 
     Args:
-        filled: Places where one stands.
+        filled: True where there is a hypothesis.
     """
 
     ids: Int[Tensor, "B N L"]
@@ -71,11 +71,11 @@ class Finished:
 
 @dataclass(slots=True)
 class Step:
-    """What a step decided: row r continues row `parents[r]` with `tokens[r]`.
+    """Result of a step: row r continues row `parents[r]` with `tokens[r]`.
 
     Args:
         done: Sources whose result no later step can change.
-        words: What the beams chose, the length aside; NO_WORD (in groups) where one chose nothing.
+        words: Tokens that the beams chose, before the length limit; in groups, NO_WORD if a beam chose none.
     """
 
     parents: Int[Tensor, " R"]
@@ -89,14 +89,14 @@ class Beams:
     """Running and finished hypotheses of every live source.
 
     Shapes: ids [B, N, L], scores [B, N], origins [B, N, L - prompt] (the row that each token came from).
-    A hypothesis that has ended, or whose every token is forbidden, does not run. Where fewer run than there are beams,
-    the best one stands in the places left over, with a score of -inf: whoever looks at rows sees running ones only.
-    In a source where none runs, the last ones stand on, with pads behind them.
+    A hypothesis that has ended, or whose tokens are all forbidden, does not run. If fewer run than there are beams, the
+    best one fills the other beams with a score of -inf, so that rows hold running hypotheses only. In a source where
+    none runs, the last hypotheses stay and are padded.
 
     Args:
         done: Sources whose result no later step can change.
-        sources: How many there were at the start.
-        places: Where the live ones stood then; None while none has left.
+        sources: Number of sources at the start.
+        places: Index at the start of each live source; None while all are live.
     """
 
     rules: BeamRules
@@ -117,10 +117,10 @@ class Beams:
 
     @classmethod
     def start(cls, prompt: Int[Tensor, "B P"], rules: BeamRules, *, trace: bool = False) -> "Beams":
-        """One hypothesis per source, in beam 0; the other beams exist, but cannot win.
+        """Start with one hypothesis per source, in beam 0; the other beams exist, but cannot win.
 
         Args:
-            trace: Keep `origins`, which transformers calls beam_indices.
+            trace: True collects `origins`, which transformers calls beam_indices.
         """
         batch, device = prompt.shape[0], prompt.device
         shape = (batch, rules.num_beams)
@@ -128,7 +128,7 @@ class Beams:
         running[:, :, : rules.prompt] = prompt[:, None]
         scores = torch.full(shape, NEVER, device=device)
         scores[:, 0] = 0.0
-        lost = torch.full((*shape, rules.max_length - rules.prompt), -1, device=device) if trace else None
+        origins = torch.full((*shape, rules.max_length - rules.prompt), -1, device=device) if trace else None
         return cls(
             rules=rules,
             length=rules.prompt,
@@ -140,20 +140,20 @@ class Beams:
             improvable=torch.ones(batch, 1, dtype=torch.bool, device=device),
             finished_lengths=torch.full(shape, rules.prompt, device=device),
             done=torch.zeros(batch, dtype=torch.bool, device=device),
-            origins=lost,
-            finished_origins=None if lost is None else lost.clone(),
+            origins=origins,
+            finished_origins=None if origins is None else origins.clone(),
             sources=batch,
         )
 
     @property
     def found(self) -> Finished:
-        """What has finished so far."""
+        """The finished hypotheses so far."""
         lengths, origins = self.finished_lengths, self.finished_origins
         return Finished(self.finished, self.finished_scores, lengths, origins, self.is_finished)
 
     @property
     def runs(self) -> Bool[Tensor, "B N"]:
-        """Places where a hypothesis runs."""
+        """True for beams whose hypothesis runs."""
         return (self.scores > FORBIDDEN) & ~self.done[:, None]
 
     @property
@@ -164,21 +164,21 @@ class Beams:
     def candidates(
         self, scores: Float[Tensor, "R V"], log_total: Float[Tensor, " R"] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
+        """Return the best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
-        The score of what is forbidden, or continues nothing, is at most FORBIDDEN. One that is NaN comes first.
+        Forbidden continuations, and those of beams that do not run, score at most FORBIDDEN. NaN comes first.
 
         Args:
-            scores: Log-probabilities of the next word, one row per beam; or, where all beams of a source are equal and
-                nothing is drawn, as at the first step, one row per source.
-            log_total: If `scores` are raw: what to subtract from each row to make them log-probabilities.
+            scores: Log-probabilities of the next token, one row per beam; or one row per source, if its beams are equal
+                and nothing is sampled, as at the first step.
+            log_total: Log-sum-exp of each row, to subtract from raw `scores`; None if they are log-probabilities.
         """
         batch, width = self.scores.shape
-        rows, words = scores.shape[0] // batch, scores.shape[1]
-        count = min(self.rules.candidates, width * words)
+        rows, vocab_size = scores.shape[0] // batch, scores.shape[1]
+        count = min(self.rules.candidates, width * vocab_size)
         if self.rules.sample:
-            return self._drawn(self._total(scores.view(batch, rows, words)), count, words)
-        few = min(count, words)
+            return self._drawn(self._total(scores.view(batch, rows, vocab_size)), count, vocab_size)
+        few = min(count, vocab_size)
         best, tokens = top_k(scores, few)
         best = best if log_total is None else best - log_total[:, None]
         best = self._total(best.view(batch, rows, few))
@@ -187,16 +187,16 @@ class Beams:
         return values, picked // few, tokens.gather(1, picked)
 
     def _total(self, scores: Float[Tensor, "B n k"]) -> Float[Tensor, "B Nk"]:
-        """Scores of hypotheses with one token more; -inf where none runs, whatever is written there."""
+        """Return the scores of hypotheses with one more token; -inf for beams that do not run."""
         return torch.where(self.scores[:, :, None] > FORBIDDEN, scores + self.scores[:, :, None], NEVER).flatten(1)
 
-    def _drawn(self, total: Float[Tensor, "B NV"], count: int, words: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn(self, total: Float[Tensor, "B NV"], count: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
         top = drawable(total.amax(1, keepdim=True))
-        fine = (total > FORBIDDEN) & (top > FORBIDDEN)
-        probabilities = torch.where(fine, total.softmax(-1).clamp(min=_LIKELY), (~(top > FORBIDDEN)).float())
+        allowed = (total > FORBIDDEN) & (top > FORBIDDEN)
+        probabilities = torch.where(allowed, total.softmax(-1).clamp(min=_LIKELY), (~(top > FORBIDDEN)).float())
         picked = draw(probabilities, count, self.places, self.sources)
         values = torch.where(top.isnan(), top, total.gather(1, picked))
-        return values, picked // words, picked % words
+        return values, picked // vocab_size, picked % vocab_size
 
     def advance(
         self,
@@ -207,24 +207,24 @@ class Beams:
         *,
         rank: Tensor | None = None,
     ) -> Step:
-        """Take the candidates of one step.
+        """Extend, finish and drop hypotheses by the candidates of one step.
 
         Args:
             values, parents, tokens: [B, C], best first.
-            stops: [B, C], candidates that something besides an end id or the length ends.
-            rank: [B, N], the candidates that go on, if they are not simply the best that have not ended.
+            stops: [B, C], True for candidates that a stopping criterion ends.
+            rank: [B, N], the candidates that go on; None for the best that do not end.
         """
         ends = is_any_of(tokens, self.rules.eos)
         ends = ends if stops is None else ends | stops
         possible = values > FORBIDDEN
         open_ = values.masked_fill(ends | ~possible, NEVER)
         rank = open_.topk(self.rules.num_beams).indices if rank is None else rank
-        self.scores, words = open_.gather(1, rank), tokens.gather(1, rank)
-        chosen = words.masked_fill(self.scores == NEVER, NO_WORD) if self.rules.grouped else words
+        self.scores, next_tokens = open_.gather(1, rank), tokens.gather(1, rank)
+        chosen = next_tokens.masked_fill(self.scores == NEVER, NO_WORD) if self.rules.grouped else next_tokens
         if self.length + 1 >= self.rules.max_length:
             ends, self.scores = torch.ones_like(ends), torch.full_like(self.scores, NEVER)
         self._finish(values, parents, tokens, ends & possible)
-        parents, tokens = self._running(parents.gather(1, rank), words)
+        parents, tokens = self._running(parents.gather(1, rank), next_tokens)
         self._continue(parents, tokens)
         self.length += 1
         self._update_improvable()
@@ -235,29 +235,29 @@ class Beams:
         return Step((parents + offsets).flatten(), tokens.flatten(), self.done, chosen)
 
     def _running(self, parents: Int[Tensor, "B N"], tokens: Int[Tensor, "B N"]) -> tuple[Tensor, Tensor]:
-        """What goes on, the best first; it stands in the places of what does not, too."""
+        """Return parents and tokens of running hypotheses; the best one also fills beams that do not run."""
         runs = self.scores > FORBIDDEN
         if runs.device.type == "cpu" and bool(runs.all()):
             return parents, tokens
-        some = runs[:, :1]
+        any_runs = runs[:, :1]
         places = torch.arange(parents.shape[1], device=parents.device)
         parents, tokens = (torch.where(runs, held, held[:, :1]) for held in (parents, tokens))
-        return torch.where(some, parents, places), torch.where(some, tokens, self.rules.pad)
+        return torch.where(any_runs, parents, places), torch.where(any_runs, tokens, self.rules.pad)
 
     def finished_now(self) -> tuple[Int[Tensor, "B N t"], Bool[Tensor, "B N"]]:
-        """The finished hypotheses, up to the words of this step, and which of them the last step finished."""
+        """Return the finished hypotheses up to this step's tokens, and which of them this step finished."""
         return self.finished[:, :, : self.length], self.is_finished & (self.finished_lengths == self.length)
 
     def candidate_rows(self, values: Tensor, parents: Tensor, tokens: Tensor) -> Int[Tensor, "C2 t"]:
-        """Ids of every candidate, for criteria that read text; the best one's in the places of forbidden ones."""
+        """Return the ids of every candidate for stopping criteria; the best one replaces forbidden ones."""
         possible, first = values > FORBIDDEN, values.argmax(1, keepdim=True)
-        some = possible.gather(1, first)
+        any_possible = possible.gather(1, first)
         parents, tokens = (torch.where(possible, held, held.gather(1, first)) for held in (parents, tokens))
-        parents, tokens = torch.where(some, parents, 0), torch.where(some, tokens, self.rules.pad)
+        parents, tokens = torch.where(any_possible, parents, 0), torch.where(any_possible, tokens, self.rules.pad)
         return torch.cat((gather_beams(self.running[:, :, : self.length], parents), tokens[..., None]), 2).flatten(0, 1)
 
     def _finish(self, values: Tensor, parents: Tensor, tokens: Tensor, ends: Tensor) -> None:
-        """Merge what ended into the finished hypotheses. Only the first num_beams candidates may end."""
+        """Merge ended candidates into the finished hypotheses; only the first num_beams candidates may end."""
         count = self.rules.num_beams
         ended = ends[:, :count]
         if ended.device.type == "cpu" and not ended.any():
@@ -299,7 +299,7 @@ class Beams:
         return traced
 
     def _update_improvable(self) -> None:
-        """Whether the best running hypothesis may still beat the worst finished one."""
+        """Update whether the best running hypothesis may still beat the worst finished one."""
         rules = self.rules
         furthest = rules.early_stopping == "never" and rules.length_penalty > 0.0
         best = self.scores.max(1, keepdim=True).values / self._divisor(rules.max_length if furthest else self.length)
@@ -307,7 +307,7 @@ class Beams:
         self.improvable = self.improvable & (best > worst).any(1, keepdim=True)
 
     def _divisor(self, length: int) -> float:
-        """What scores of such a length are divided by."""
+        """Return the number that scores of hypotheses of a length are divided by."""
         try:
             return max((length - self.rules.prompt) ** self.rules.length_penalty, sys.float_info.min)
         except OverflowError:
@@ -336,10 +336,10 @@ class Beams:
 
 
 def gather_beams(held: Tensor, beams: Tensor) -> Tensor:
-    """held[b, beams[b, i]] for every i."""
+    """Return held[b, beams[b, i]] for every i."""
     return held.gather(1, beams[..., None].expand(*beams.shape, held.shape[2]))
 
 
 def best_of(values: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    """The best candidate's score of every source; NaN where scores are not numbers."""
+    """Return the score of every source's best candidate; NaN if its scores are NaN or infinite."""
     return drawable(values.amax(1))

@@ -1,4 +1,4 @@
-"""Contrastive search: likely words whose states do not repeat what was written (Su et al. 2022, arXiv:2202.06417)."""
+"""Contrastive search: likely tokens whose hidden states are unlike those before (Su et al. 2022, arXiv:2202.06417)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -21,13 +21,13 @@ def contrastive_search(
     k: int,
     mask: Tensor | None = None,
 ) -> Decoded:
-    """Of the k likeliest words, take the best of (1 - alpha) * probability - alpha * highest cosine to earlier states.
+    """Of the k likeliest tokens, take the best of (1 - alpha) * probability - alpha * highest cosine to earlier states.
 
-    All k candidates of a source are read in one pass as rows of that source; the one taken is already read. Sources
-    that are finished leave the batch, unless something is traced per step.
+    One forward pass reads all k candidates of a source as its rows, so the chosen token is not read again. Finished
+    sources leave the batch, unless outputs are collected at each step.
 
     Args:
-        mask: [B, P], for prompts that are padded on the left; states of padding are not compared with.
+        mask: [B, P], for prompts that are padded on the left; states of padding are not compared.
     """
     rows = Rows(prompt, limits)
     hidden = reader.read(prompt, mask)
@@ -37,45 +37,45 @@ def contrastive_search(
     reader.expand(k)
     while True:
         candidates, likely = _candidates(rows, scores.float(), control, k)
-        read = reader.read(candidates.flatten()[:, None])[:, 0].view(*candidates.shape, -1)
-        chosen = _choose(likely, read, states[:, : rows.length], alpha)
-        here = read.gather(1, chosen[:, None, None].expand(-1, 1, read.shape[2])).squeeze(1)
+        candidate_states = reader.read(candidates.flatten()[:, None])[:, 0].view(*candidates.shape, -1)
+        choice = _choose(likely, candidate_states, states[:, : rows.length], alpha)
+        here = candidate_states.gather(1, choice[:, None, None].expand(-1, 1, candidate_states.shape[2])).squeeze(1)
         states[:, rows.length] = here
-        tokens = rows.add(candidates.gather(1, chosen[:, None]).squeeze(1))
+        tokens = rows.add(candidates.gather(1, choice[:, None]).squeeze(1))
         control.put(tokens)
         rows.end(tokens, control.stopped(rows.ids))
         if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):
             break
-        taken = torch.arange(len(chosen), device=prompt.device) * k + chosen
-        _go_on(reader, taken, k)
+        chosen_rows = torch.arange(len(choice), device=prompt.device) * k + choice
+        _keep_chosen(reader, chosen_rows, k)
         if control.rows_may_leave and control.looks(rows.steps):
             states, here = _drop_finished(reader, rows, control, states, here)
         scores = reader.decoder.score(here)
-    reader.records = reader.records[: rows.steps]  # the word taken last is not read on from
+    reader.records = reader.records[: rows.steps]  # nothing follows the last token
     control.watch.look()
     control.end_stream()
     return Decoded(sequences=rows.result())
 
 
 def _without_padding(hidden: Float[Tensor, "B P D"], mask: Tensor) -> Float[Tensor, "B P D"]:
-    """States of the prompt, each row's first real one in the place of padding, where it changes no comparison."""
+    """Replace states of padding by the row's first real state, which does not change the highest cosine."""
     first = mask.bool().int().argmax(1)
     own = torch.arange(hidden.shape[1], device=hidden.device).expand(mask.shape)
     places = torch.where(mask.bool(), own, first[:, None])
     return hidden.gather(1, places[..., None].expand_as(hidden))
 
 
-def _go_on(reader: Reader, taken: Int[Tensor, " B"], k: int) -> None:
-    """Let all rows of a source continue the one taken."""
-    reader.reorder(taken.repeat_interleave(k))
+def _keep_chosen(reader: Reader, chosen_rows: Int[Tensor, " B"], k: int) -> None:
+    """Let all rows of a source continue its chosen candidate."""
+    reader.reorder(chosen_rows.repeat_interleave(k))
     if reader.records:
-        reader.records[-1] = choose_rows(reader.records[-1], taken)
+        reader.records[-1] = choose_rows(reader.records[-1], chosen_rows)
 
 
 def _drop_finished(
     reader: Reader, rows: Rows, control: Control, states: Float[Tensor, "B L D"], here: Float[Tensor, "B D"]
 ) -> tuple[Float[Tensor, "b L D"], Float[Tensor, "b D"]]:
-    """Take finished sources out of the batch; returns the others' states."""
+    """Drop finished sources from the batch; return the states of the others."""
     control.watch.look()
     alive = rows.alive()
     if len(alive) == len(here):
@@ -89,7 +89,7 @@ def _drop_finished(
 def _candidates(
     rows: Rows, logits: Float[Tensor, "B V"], control: Control, k: int
 ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
-    """The k likeliest words and their probabilities."""
+    """Return the k likeliest tokens and their probabilities."""
     edited = control.processed(rows.ids, logits, ~rows.ended)
     control.trace.note(logits, edited)
     values, candidates = top_k(edited, k)
@@ -98,9 +98,11 @@ def _candidates(
 
 
 def _choose(
-    likely: Float[Tensor, "B k"], read: Float[Tensor, "B k D"], states: Float[Tensor, "B t D"], alpha: float
+    likely: Float[Tensor, "B k"], candidate_states: Float[Tensor, "B k D"], states: Float[Tensor, "B t D"], alpha: float
 ) -> Int[Tensor, " B"]:
-    """The best candidate; one of probability 0 was forbidden and is never taken, however unlike the rest it is."""
-    alike = torch.matmul(F.normalize(read.float(), dim=-1), F.normalize(states.float(), dim=-1).transpose(1, 2))
-    worth = (1 - alpha) * likely - alpha * alike.amax(-1)
-    return worth.masked_fill(likely == 0, -torch.inf).argmax(-1)
+    """Return the best candidate; one of probability 0 is forbidden, and never the best whatever its state."""
+    cosine = torch.matmul(
+        F.normalize(candidate_states.float(), dim=-1), F.normalize(states.float(), dim=-1).transpose(1, 2)
+    )
+    value = (1 - alpha) * likely - alpha * cosine.amax(-1)
+    return value.masked_fill(likely == 0, -torch.inf).argmax(-1)

@@ -1,4 +1,4 @@
-"""A source in the words of the target's vocabulary, so that drafts can be copied from it."""
+"""Source ids in the target's vocabulary, from which drafts can be copied."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from conjoin.torch.generation.reader import Sources
 
 
 def copy_reader(model: Seq2SeqModel) -> Callable[[Sources], list[int]]:
-    """What gives one source's real ids, written again with the target's tokenizer where the two vocabularies differ.
+    """Return a function that gives the ids of one source without padding, in the target's vocabulary.
 
     Raises:
-        GenerationError: the vocabularies differ and the model has no tokenizers to translate with.
+        GenerationError: the vocabularies differ, and the model has no tokenizers to convert ids with.
     """
     try:
         tokenizers = model.tokenizer
@@ -22,11 +22,11 @@ def copy_reader(model: Seq2SeqModel) -> Callable[[Sources], list[int]]:
         source, target = tokenizers.source, tokenizers.target
         if source is target or source.get_vocab() == target.get_vocab():
             return _real_ids
-        return lambda read: _translated(read, tokenizers)
+        return lambda sources: _retokenized(sources, tokenizers)
     if model.encoder.spec.vocab_size != model.decoder.spec.vocab_size:
         raise GenerationError(
-            f"copy_speculation copies source words into the target, but the vocabularies differ "
-            f"({model.encoder.spec.vocab_size} and {model.decoder.spec.vocab_size} words).",
+            f"copy_speculation copies source tokens into the target, but the vocabularies differ "
+            f"({model.encoder.spec.vocab_size} and {model.decoder.spec.vocab_size} tokens).",
             hint="model.tokenizer = TokenizerPair(source_tokenizer, target_tokenizer)",
         )
     return _real_ids
@@ -39,6 +39,6 @@ def _real_ids(source: Sources) -> list[int]:
     return (ids if source.mask is None else ids[source.mask[0]]).tolist()
 
 
-def _translated(source: Sources, tokenizers: TokenizerPair) -> list[int]:
+def _retokenized(source: Sources, tokenizers: TokenizerPair) -> list[int]:
     text = tokenizers.source.decode(_real_ids(source), skip_special_tokens=True)
     return tokenizers.target(text, add_special_tokens=False)["input_ids"]

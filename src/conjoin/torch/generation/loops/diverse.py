@@ -1,4 +1,4 @@
-"""Beam search in groups that keep away from each other's words (Vijayakumar et al. 2016, arXiv:1610.02424)."""
+"""Beam search in groups that avoid each other's tokens (Vijayakumar et al. 2016, arXiv:1610.02424)."""
 
 from dataclasses import replace
 
@@ -23,16 +23,16 @@ def diverse_beam_search(
     returned: int = 1,
     mask: Tensor | None = None,
 ) -> Decoded:
-    """The best hypotheses of all groups together, as transformers 4 searched for them.
+    """Return the best hypotheses of all groups together, as transformers 4 did.
 
-    At each step the groups choose one after another. Processors run once per group, on its rows, and are told which
-    words the earlier groups' beams chose; HammingDiversity, in its place among them, lowers these. A group that is done
-    goes on unseen: it keeps nobody from its words. What one group finishes, no later group finishes too (transformers 4
-    returns such a hypothesis twice).
+    At each step the groups choose one after another. Processors run once per group, on its rows, and receive the tokens
+    that the beams of earlier groups chose, whose scores HammingDiversity lowers. A group that is done no longer affects
+    later groups. A hypothesis that one group finishes is not finished by a later group (transformers 4 returns it
+    twice).
 
     Args:
-        groups: Each has num_beams / groups beams.
-        returned: Hypotheses per source.
+        groups: Number of groups, each of num_beams / groups beams.
+        returned: Number of hypotheses to return per source.
         mask: [B, P], for prompts that are padded on the left.
     """
     search = _Search(reader, prompt, rules, control, groups, returned)
@@ -43,7 +43,7 @@ def diverse_beam_search(
 
 
 class _Search:
-    """A diverse beam search under way over the sources that are still alive."""
+    """State of a diverse beam search over the sources that are not done."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class _Search:
         return self.reader.first_scores(prompt, mask, self.rules.num_beams, together=self.control.rows_may_leave)
 
     def step(self, scores: Float[Tensor, "R V"]) -> Int[Tensor, " R2"] | None:
-        """Let every group choose, move the cache accordingly, let finished sources go.
+        """Choose the continuations of every group, reorder the cache, drop finished sources.
 
         Returns:
-            The words to read next; None where the search is over.
+            The tokens to read next; None if the search is over.
         """
         parents, tokens = self._choose(scores.float())
         self.live.emitted.put(*self.groups)
@@ -87,22 +87,22 @@ class _Search:
         return tokens[order].flatten()
 
     def _choose(self, logits: Float[Tensor, "R V"]) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
-        """Parents, as rows of the whole batch, and words of all beams."""
+        """Return the parents, as rows of the whole batch, and the tokens of all beams."""
         sources, beams, size = len(self.live.sources), self.rules.num_beams, self.size
         log_probs = logits.log_softmax(-1).view(sources, len(self.groups), size, -1)
         starts = torch.arange(sources, device=logits.device)[:, None]
-        taken = torch.full((sources, beams), NO_WORD, device=logits.device)
+        chosen_tokens = torch.full((sources, beams), NO_WORD, device=logits.device)
         parents, tokens, edited, best = [], [], [], []
         done = self.done.all(1)
         for index, group in enumerate(self.groups):
             scores = log_probs[:, index].flatten(0, 1)
-            others = {"current_tokens": taken.flatten(), "beam_group_idx": index}
-            scores = self.control.processed(group.rows, scores, group.runs.flatten(), **others)
-            chosen = group.candidates(self._unlike_earlier(index, scores))
-            best.append(best_of(chosen[0]))
-            step = group.advance(*chosen, stopped(group, self.control, *chosen))
-            words = step.words.masked_fill(self.done[:, index, None], NO_WORD)
-            taken[:, index * size : (index + 1) * size] = words
+            extra = {"current_tokens": chosen_tokens.flatten(), "beam_group_idx": index}
+            scores = self.control.processed(group.rows, scores, group.runs.flatten(), **extra)
+            candidates = group.candidates(self._without_repeats(index, scores))
+            best.append(best_of(candidates[0]))
+            step = group.advance(*candidates, stopped(group, self.control, *candidates))
+            group_tokens = step.words.masked_fill(self.done[:, index, None], NO_WORD)
+            chosen_tokens[:, index * size : (index + 1) * size] = group_tokens
             self.done[:, index] |= step.done
             parents.append(step.parents.view(sources, size) + starts * (beams - size) + index * size)
             tokens.append(step.tokens.view(sources, size))
@@ -111,39 +111,39 @@ class _Search:
         self.control.trace.note(logits, torch.cat(edited, 1).flatten(0, 1))
         return torch.cat(parents, 1), torch.cat(tokens, 1)
 
-    def _unlike_earlier(self, index: int, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """A group's scores, without what would end as a hypothesis that an earlier group finished at this step."""
+    def _without_repeats(self, index: int, scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        """Return a group's scores; tokens that would repeat a hypothesis finished by an earlier group get -inf."""
         group = self.groups[index]
         own = group.running[:, :, : group.length]
-        for each in self.groups[:index]:
-            ids, now = each.finished_now()
-            if now.device.type == "cpu" and not now.any():  # of a GPU this is not asked: it would wait
+        for earlier in self.groups[:index]:
+            ids, is_new = earlier.finished_now()
+            if is_new.device.type == "cpu" and not is_new.any():  # not checked on a GPU, which would have to wait
                 continue
-            same = (own[:, :, None] == ids[:, None, :, :-1]).all(-1) & now[:, None]
-            taken = scores.new_zeros(*own.shape[:2], scores.shape[1])
-            taken.scatter_add_(2, ids[:, None, :, -1].expand(same.shape), same.to(taken.dtype))
-            scores = scores.masked_fill(taken.flatten(0, 1) > 0, NEVER)
+            same = (own[:, :, None] == ids[:, None, :, :-1]).all(-1) & is_new[:, None]
+            repeats = scores.new_zeros(*own.shape[:2], scores.shape[1])
+            repeats.scatter_add_(2, ids[:, None, :, -1].expand(same.shape), same.to(repeats.dtype))
+            scores = scores.masked_fill(repeats.flatten(0, 1) > 0, NEVER)
         return scores
 
     def merged(self) -> Finished:
-        """Finished hypotheses of all groups, best first."""
-        found = [group.found for group in self.groups]
-        scores, order = torch.sort(torch.cat([each.scores for each in found], 1), dim=1, descending=True, stable=True)
+        """Return the finished hypotheses of all groups, best first."""
+        parts = [group.found for group in self.groups]
+        scores, order = torch.sort(torch.cat([each.scores for each in parts], 1), dim=1, descending=True, stable=True)
         origins = self._origins()
         return Finished(
-            gather_beams(torch.cat([each.ids for each in found], 1), order),
+            gather_beams(torch.cat([each.ids for each in parts], 1), order),
             scores,
-            torch.cat([each.lengths for each in found], 1).gather(1, order),
+            torch.cat([each.lengths for each in parts], 1).gather(1, order),
             None if origins is None else gather_beams(origins, order),
-            torch.cat([each.filled for each in found], 1).gather(1, order),
+            torch.cat([each.filled for each in parts], 1).gather(1, order),
         )
 
     def _origins(self) -> Int[Tensor, "B N O"] | None:
-        """Where finished hypotheses came from, as rows of the whole batch."""
-        beams, size, found = self.rules.num_beams, self.size, []
+        """Return the rows that tokens of finished hypotheses came from, as rows of the whole batch."""
+        beams, size, origins = self.rules.num_beams, self.size, []
         for index, group in enumerate(self.groups):
             if group.finished_origins is None:
                 return None
             rows = group.finished_origins
-            found.append(torch.where(rows < 0, rows, rows // size * beams + index * size + rows % size))
-        return torch.cat(found, 1)
+            origins.append(torch.where(rows < 0, rows, rows // size * beams + index * size + rows % size))
+        return torch.cat(origins, 1)

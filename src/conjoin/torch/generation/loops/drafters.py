@@ -1,4 +1,4 @@
-"""Guesses of what comes next: from a smaller model, or copied from the source and from what was written."""
+"""Drafts of the next tokens, from a smaller model or copied from the source and the target so far."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -11,35 +11,35 @@ from conjoin.errors import GenerationError
 from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Reader, Sources
 
-_KEPT = 0.9
-"""What an earlier draft counts after each new one."""
-_WORD_COST = 0.05
-"""What a guess adds to a pass of one word: 5 to 7 % on two cores, less on a GPU."""
+_DECAY = 0.9
+"""Decay of the statistics of earlier drafts with each new one."""
+_TOKEN_COST = 0.05
+"""Time that a drafted token adds to a pass, relative to one of one token: 5 to 7 % on two cores, less on a GPU."""
 
 
 @runtime_checkable
 class Drafter(Protocol):
-    """Proposes continuations, and hears how much of them was right."""
+    """Proposes continuations, and is told how many of their tokens were accepted."""
 
     def propose(self, ids: list[int], most: int) -> tuple[list[int], Float[Tensor, "k V"] | None]:
-        """Up to `most` words that may follow `ids`, and the scores they were drawn from, if they were drawn."""
+        """Return up to `most` tokens that may follow `ids`, and the scores they were drawn from if they were drawn."""
         ...
 
     def hear(self, proposed: int, accepted: int) -> None:
-        """Learn from the last proposal."""
+        """Adapt to the outcome of the last proposal."""
         ...
 
 
 class CopyDrafter:
-    """Copies what followed the same words in the source, or earlier in the target (Ge et al. 2022, arXiv:2205.10350).
+    """Copies what followed the same tokens in the source, or earlier in the target (Ge et al. 2022, arXiv:2205.10350).
 
-    Tunes itself: drafts are as long as pays by the share of words accepted so far, and after drafts that were refused
-    whole it waits before it tries again.
+    The length of drafts adapts to the share of tokens accepted so far. After drafts of which nothing was accepted, some
+    steps pass without a draft.
 
     Args:
         source: Source ids in the target's vocabulary.
-        longest: Words of the longest suffix that is looked up.
-        most: Words of the longest draft.
+        longest: Length of the longest suffix to look up.
+        most: Length of the longest draft.
     """
 
     def __init__(self, source: list[int], *, longest: int = 3, most: int = 16) -> None:
@@ -68,8 +68,8 @@ class CopyDrafter:
             at = _find_last(ids, suffix, len(ids) - size - 1) if size > 1 else None
             if at is not None:
                 self.copied, period = False, len(ids) - at
-                return [ids[at + i % period] for i in range(count)]  # what came round once comes round again
-        # The last word is not of the source; it may stand for the one that was to be copied.
+                return [ids[at + i % period] for i in range(count)]  # the repetition goes on
+        # The last token is not in the source; it may replace the one that would have been copied.
         return self._copy(self.cursor + 1, count) if self.follows else []
 
     def _copy(self, at: int, count: int) -> list[int]:
@@ -77,7 +77,7 @@ class CopyDrafter:
         return self.source[at : at + count]
 
     def _find(self, suffix: list[int]) -> int | None:
-        """Where the source goes on after this suffix: the place nearest to where the last copy came from."""
+        """Return where the source continues after this suffix, nearest to the last copy; None if nowhere."""
         size = len(suffix)
         ends = [at + size for at in range(len(self.source) - size) if self.source[at : at + size] == suffix]
         return min(ends, key=lambda at: abs(at - self.cursor)) if ends else None
@@ -88,25 +88,25 @@ class CopyDrafter:
         if self.copied:
             self.cursor += accepted
         self.follows = self.copied and accepted > 0
-        self.accepted = _KEPT * self.accepted + accepted
-        self.cut = _KEPT * self.cut + (accepted < proposed)
+        self.accepted = _DECAY * self.accepted + accepted
+        self.cut = _DECAY * self.cut + (accepted < proposed)
         self.refused = 0 if accepted else self.refused + 1
         if self.refused:
             self.pause = min(2**self.refused, 32)
 
 
 def paying_length(share: float, most: int) -> int:
-    """The length of draft that gives most words per time (Leviathan et al. 2023, arXiv:2211.17192, 3.1 and 3.4).
+    """Return the draft length with the most tokens per time (Leviathan et al. 2023, arXiv:2211.17192, 3.1 and 3.4).
 
     Args:
-        share: Of guessed words that are accepted, below 1.
-        most: The longest to be had.
+        share: Share of drafted tokens that are accepted, below 1.
+        most: Maximum length.
     """
 
-    def words_per_time(length: int) -> float:
-        return (1 - share ** (length + 1)) / (1 - share) / (1 + _WORD_COST * length)
+    def tokens_per_time(length: int) -> float:
+        return (1 - share ** (length + 1)) / (1 - share) / (1 + _TOKEN_COST * length)
 
-    return max(range(1, most + 1), key=words_per_time)
+    return max(range(1, most + 1), key=tokens_per_time)
 
 
 def _find_last(ids: list[int], suffix: list[int], last: int) -> int | None:
@@ -118,15 +118,15 @@ def _find_last(ids: list[int], suffix: list[int], last: int) -> int | None:
 
 
 class ModelDrafter:
-    """Words of a smaller joined model with the same target vocabulary (Leviathan et al. 2023, arXiv:2211.17192).
+    """Drafts with a smaller joined model of the same vocabularies (Leviathan et al. 2023, arXiv:2211.17192).
 
     Args:
         reader: The smaller model, reading the same source.
         mask: [1, P], for a prompt that is padded on the left.
-        randomly: Draw words instead of taking the likeliest.
-        size: Words of the first draft.
-        constant: Keep that size instead of following the acceptance.
-        confidence: A draft ends with a word that is less probable than this; 0 never ends it.
+        randomly: True draws tokens, False takes the likeliest.
+        size: Length of the first draft.
+        constant: True keeps that length, False adapts it to the acceptance.
+        confidence: A draft ends after a token that is less probable than this; 0 disables this.
     """
 
     def __init__(
@@ -162,42 +162,42 @@ class ModelDrafter:
                     hint="check its weights, or leave it out.",
                 )
             probabilities = scores.softmax(-1)
-            word = int(torch.multinomial(probabilities, 1) if self.randomly else scores.argmax(-1))
-            draft.append(word)
+            token = int(torch.multinomial(probabilities, 1) if self.randomly else scores.argmax(-1))
+            draft.append(token)
             drawn.append(scores[0])
-            fresh = [word]
-            if self.confidence and float(probabilities[0, word]) < self.confidence:
+            fresh = [token]
+            if self.confidence and float(probabilities[0, token]) < self.confidence:
                 break
         return draft, torch.stack(drawn) if self.randomly and drawn else None
 
     def _read(self, fresh: list[int]) -> Float[Tensor, "1 V"]:
-        mask, self.mask = self.mask, None  # from here on the cache keeps it
+        mask, self.mask = self.mask, None  # the cache stores it from now on
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(1, len(fresh) - mask.shape[1])), 1)
         return self.reader.scores(torch.tensor([fresh], device=self.device), mask).float()
 
     def _room(self, length: int) -> int:
-        """Words that this model's position table leaves room for: all of them but the last are read."""
+        """Return how many tokens fit this model's position table; the last drafted one is never read."""
         return self.size if self.limit is None else max(self.limit - length + 1, 0)
 
     def hear(self, proposed: int, accepted: int) -> None:
         if not proposed:
             return
-        # the last proposed word was never read, and nothing after a refused one holds
+        # the last proposed token was never read, and those after a rejected one are void
         self.known = self.reader.cache.length - max(proposed - 1 - accepted, 0)
         if not self.constant:
             self.size = self.size + 2 if accepted == proposed else max(1, self.size - 1)
 
 
 def check_assistant(model: Seq2SeqModel, assistant: Seq2SeqModel, sources: Sources) -> None:
-    """See that an assistant reads and writes the model's words.
+    """Check that an assistant has the model's vocabularies.
 
     Raises:
         GenerationError: the vocabularies differ, or there are no source ids for it to read.
     """
     pairs = (("reads", model.encoder, assistant.encoder), ("writes", model.decoder, assistant.decoder))
     wrong = [
-        f"assistant_model {verb} {its.spec.vocab_size} words, the model {own.spec.vocab_size}; expected the same."
+        f"assistant_model {verb} {its.spec.vocab_size} tokens, the model {own.spec.vocab_size}; expected the same."
         for verb, own, its in pairs
         if its.spec.vocab_size != own.spec.vocab_size
     ]

@@ -12,10 +12,10 @@ from conjoin.torch.generation.watch import Watch
 
 
 def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
-    """A word of every row, drawn from the softmax of its scores; any word where the row has ended.
+    """Draw a token for every row from the softmax of its scores; rows that have ended get any token.
 
     Raises:
-        GenerationError: a row's scores hold NaN or infinity, or every word is forbidden.
+        GenerationError: a row's scores hold NaN or infinity, or all its tokens are forbidden.
     """
     top = drawable(scores.amax(-1))
     watch.see(top, rows.length, lambda: rows.ended, rows.sources)
@@ -26,10 +26,10 @@ def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int
 
 
 def pick_best(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
-    """The likeliest word of every row.
+    """Return the likeliest token of every row.
 
     Raises:
-        GenerationError: a row's scores hold NaN, or every word is forbidden.
+        GenerationError: a row's scores hold NaN, or all its tokens are forbidden.
     """
     tokens = best(scores)
     watch.see(scores.gather(1, tokens[:, None]).squeeze(1), rows.length, lambda: rows.ended, rows.sources)
@@ -46,12 +46,12 @@ def sample(
     copies: int = 1,
     mask: Tensor | None = None,
 ) -> Decoded:
-    """Extend every row word by word until an end id, a stop or the length.
+    """Extend every row token by token until an end id, a stopping criterion or the maximum length.
 
-    Rows of sources that are finished leave the batch, unless something is traced per step.
+    Rows of finished sources leave the batch, unless outputs are collected at each step.
 
     Args:
-        copies: Hypotheses per source.
+        copies: Number of hypotheses per source.
         mask: [B, P], for prompts that are padded on the left.
     """
     rows = Rows(prompt.repeat_interleave(copies, 0), limits, copies)
@@ -74,7 +74,7 @@ def sample(
 
 
 def _drop_finished(reader: Reader, rows: Rows, control: Control, tokens: Int[Tensor, " R"]) -> Int[Tensor, " r"]:
-    """Take sources whose rows have all ended out of the batch; returns the others' tokens."""
+    """Drop sources whose rows have all ended from the batch; return the tokens of the others."""
     control.watch.look()
     alive = rows.alive()
     if len(alive) * rows.copies == len(tokens):

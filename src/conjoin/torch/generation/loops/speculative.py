@@ -1,4 +1,4 @@
-"""Drafts checked in one pass: the same words as without drafts, in fewer passes."""
+"""Speculative decoding: one pass checks a draft of several tokens, and the result is the same as without drafts."""
 
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +20,11 @@ def speculate(
     randomly: bool,
     mask: Tensor | None = None,
 ) -> Decoded:
-    """Decode one source, reading several guessed words per pass.
+    """Decode one source, reading several drafted tokens per pass.
 
-    Greedily, the words are those of greedy decoding. Drawn, they follow the model's distribution: a drawn guess is
-    taken with probability min(1, p / q), and a refused one replaced by a draw from what p has over q.
+    Without sampling, the tokens are those of greedy decoding. With sampling, they follow the model's distribution p: a
+    token drafted with probability q is accepted with probability min(1, p / q), and a rejected one is replaced by a
+    draw from max(0, p - q), normalised.
 
     Args:
         mask: [1, P], for a prompt that is padded on the left.
@@ -36,9 +37,9 @@ def speculate(
         draft, drawn = drafter.propose(ids, room - 1) if room > 1 and known > limits.prompt else ([], None)
         block = torch.tensor([fresh + draft], device=prompt.device)
         scores = reader.all_scores(block, mask)[0, len(fresh) - 1 :]
-        mask = None  # the cache keeps it
-        checked = _Checker(scores, control, randomly)
-        accepted, ended = _accept(ids, draft, drawn, checked, limits, control)
+        mask = None  # the cache stores it
+        checker = _Checker(scores, control, randomly)
+        accepted, ended = _accept(ids, draft, drawn, checker, limits, control)
         drafter.hear(len(draft), accepted)
         reader.cache.crop(len(ids) - 1)
         if reader.records:
@@ -54,19 +55,23 @@ def _accept(
     ids: list[int],
     draft: list[int],
     drawn: Float[Tensor, "k V"] | None,
-    checked: "_Checker",
+    checker: "_Checker",
     limits: Limits,
     control: Control,
 ) -> tuple[int, bool]:
-    """Append words to `ids` up to the first unlike the draft; returns how many agreed, and whether it ended."""
+    """Append tokens to `ids` up to the first that differs from the draft.
+
+    Returns:
+        The number of accepted tokens, and True if the hypothesis has ended.
+    """
     for position in range(len(draft) + 1):
-        guess = draft[position] if position < len(draft) else None
-        word = checked.word(position, ids, guess, None if drawn is None or guess is None else drawn[position])
-        ids.append(word)
-        control.put(torch.tensor([word]))
-        if _ends(ids, limits, control, checked.device):
-            return position + (word == guess), True
-        if word != guess:
+        drafted = draft[position] if position < len(draft) else None
+        token = checker.token(position, ids, drafted, None if drawn is None or drafted is None else drawn[position])
+        ids.append(token)
+        control.put(torch.tensor([token]))
+        if _ends(ids, limits, control, checker.device):
+            return position + (token == drafted), True
+        if token != drafted:
             return position, False
     return len(draft), False
 
@@ -81,25 +86,25 @@ def _ends(ids: list[int], limits: Limits, control: Control, device: torch.device
 
 
 class _Checker:
-    """The model's own choice at each position of a block."""
+    """Chooses the model's own token at each position of a block."""
 
     def __init__(self, scores: Float[Tensor, "T V"], control: Control, randomly: bool) -> None:
         self.scores = scores
         self.device = scores.device
         self.control = control
         self.randomly = randomly
-        plain = control.process is None and not randomly and not control.trace.wanted
+        is_plain = control.process is None and not randomly and not control.trace.wanted
         self.best: tuple[Tensor, list[int]] | None = None
-        if plain:
-            values, words = scores.max(-1)
-            self.best = values, words.tolist()
+        if is_plain:
+            values, tokens = scores.max(-1)
+            self.best = values, tokens.tolist()
 
-    def word(self, position: int, ids: list[int], guess: int | None, drawn: Tensor | None) -> int:
-        """The word at a position, given what stands before it."""
+    def token(self, position: int, ids: list[int], drafted: int | None, drawn: Tensor | None) -> int:
+        """Return the token at a position that follows `ids`."""
         if self.best is not None:
-            values, words = self.best
+            values, tokens = self.best
             self.control.watch.see(values[position : position + 1], len(ids))
-            return words[position]
+            return tokens[position]
         logits = self.scores[position : position + 1].float()
         edited = self.control.processed(torch.tensor([ids], device=logits.device), logits)
         self.control.trace.note(logits, edited)
@@ -108,15 +113,15 @@ class _Checker:
         self.control.watch.look()
         if not self.randomly:
             return int(edited.argmax(-1))
-        return _draw(edited[0].softmax(-1), guess, drawn)
+        return _draw(edited[0].softmax(-1), drafted, drawn)
 
 
-def _draw(p: Float[Tensor, " V"], guess: int | None, drawn: Tensor | None) -> int:
-    """Draw from p; a guess that was itself drawn is kept as often as p allows (Leviathan et al. 2023, 2.3)."""
-    if guess is None or drawn is None:
+def _draw(p: Float[Tensor, " V"], drafted: int | None, drawn: Tensor | None) -> int:
+    """Draw from p; a drafted token is accepted with probability min(1, p / q) (Leviathan et al. 2023, 2.3)."""
+    if drafted is None or drawn is None:
         return int(torch.multinomial(p, 1))
     q = drawn.softmax(-1)
-    if float(torch.rand(())) < float(p[guess] / q[guess]):
-        return guess
+    if float(torch.rand(())) < float(p[drafted] / q[drafted]):
+        return drafted
     rest = (p - q).clamp(min=0)
     return int(torch.multinomial(rest if float(rest.sum()) > 0 else p, 1))
