@@ -1,4 +1,4 @@
-"""Adapters of others around our models: which kinds are refused, and what they may change."""
+"""Adapters of other libraries (peft) around our models: unsupported kinds, and shared tensors that they change."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from conjoin.torch.pair.pretrained import Pretrained
 
 
 def refuse_learnt_prompts(wrapper: nn.Module, name: str, module: Any) -> None:
-    """Refuse peft's wrapper of prompt tuning, prefix tuning and their like: it puts vectors before a decoder's ids.
+    """Refuse peft's wrapper for prompt tuning, prefix tuning and similar methods, which put vectors before decoder ids.
 
-    PyTorch calls this where a module becomes another's child, so it speaks before peft reads or freezes anything.
+    PyTorch calls this when a module becomes the child of another, hence before peft reads or freezes anything.
 
     Raises:
-        ConfigError: the wrapper is such a one, and the module is ours.
+        ConfigError: the wrapper is for such a method, and the module is ours.
     """
     if isinstance(module, Pretrained) and vars(wrapper).get("_is_prompt_learning"):
         kind = getattr(vars(wrapper).get("peft_type"), "value", "prompt learning")
@@ -27,16 +27,16 @@ def refuse_learnt_prompts(wrapper: nn.Module, name: str, module: Any) -> None:
 
 
 def own_what_is_adapted(wrapper: nn.Module, name: str, module: Any) -> None:
-    """Give a layer that shares its tensors tensors of its own as soon as an adapter takes it for its base layer.
+    """Replace the shared tensors of a layer by copies when the layer becomes the base layer of an adapter.
 
-    PiSSA and OLoRA then take their part out of the base weight, before the adapter stands in the layer's place: out of
-    a shared one it would be missing in the other half.
+    PiSSA and OLoRA subtract their part from the base weight before the adapter replaces the layer. Subtracted from a
+    shared weight, it would be missing in the other half.
     """
     if name == "base_layer" and isinstance(module, nn.Module):
         own_tensors(module)
 
 
 def watch_wrappers() -> None:
-    """Let PyTorch call both from here on."""
+    """Register both functions as hooks of PyTorch."""
     register_module_module_registration_hook(refuse_learnt_prompts)
     register_module_module_registration_hook(own_what_is_adapted)

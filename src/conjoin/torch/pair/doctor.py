@@ -1,4 +1,4 @@
-"""A joined model on a user's own batch, measured for the checks of `join/checks.py`. Nothing is changed by them."""
+"""Measurements of a joined model on a user's batch, for the checks of `join/checks.py`. They change nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,18 +21,18 @@ from conjoin.torch.pair.modules import PairModules
 
 def examine(model: PairModules, batch: Mapping[str, Any]) -> Diagnosis:
     """See EncoderDecoderModel.doctor."""
-    given = {name: _to_device(value, model.device) for name, value in batch.items() if value is not None}
-    if "labels" not in given:
+    inputs = {name: _to_device(value, model.device) for name, value in batch.items() if value is not None}
+    if "labels" not in inputs:
         raise ShapeError("doctor: the batch has no labels.", hint="model.doctor({'input_ids': ..., 'labels': ...})")
-    labels = given.pop("labels")
+    labels = inputs.pop("labels")
     with _evaluating(model):
         return diagnose(
             model,
-            {name: _ids(value) for name, value in given.items()},
+            {name: _ids(value) for name, value in inputs.items()},
             _ids(labels),
             {name: parameter.requires_grad for name, parameter in model.named_parameters()},
             shifted=lambda: _ids(model.prepare_decoder_input_ids_from_labels(labels)),
-            make_probe=lambda decoder_ids: _Probe(model, given, labels, _to_device(decoder_ids, model.device)),
+            make_probe=lambda decoder_ids: _Probe(model, inputs, labels, _to_device(decoder_ids, model.device)),
         )
 
 
@@ -43,14 +43,14 @@ def _to_device(value: Any, device: torch.device) -> Any:
 
 
 def _ids(value: Any) -> Any:
-    """What is looked at as numbers: ids and masks."""
-    whole = isinstance(value, Tensor) and not value.is_floating_point()
-    return value.cpu().numpy() if whole else value
+    """Return ids and masks as numpy arrays, other values as they are."""
+    is_integer = isinstance(value, Tensor) and not value.is_floating_point()
+    return value.cpu().numpy() if is_integer else value
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, module by module back to what it was."""
+    """Put a model into evaluation mode, and every module back into its own mode at the end."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -61,24 +61,24 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _Probe:
-    """A batch on the model's device, with decoder inputs and their mask as training makes them."""
+    """A batch on the model's device, with the decoder inputs and mask of training."""
 
     def __init__(
         self,
         model: PairModules,
-        given: dict[str, Any],
+        inputs: dict[str, Any],
         labels: Int[Tensor, "B T"],
         decoder_ids: Int[Tensor, "B T"],
     ) -> None:
         self._model, self._labels = model, labels
-        self._inputs = {**given, "decoder_input_ids": decoder_ids}
-        made_here = "decoder_input_ids" not in given and isinstance(model.config, EncoderDecoderConfig)
-        if made_here and "decoder_attention_mask" not in given:
+        self._inputs = {**inputs, "decoder_input_ids": decoder_ids}
+        from_labels = "decoder_input_ids" not in inputs and isinstance(model.config, EncoderDecoderConfig)
+        if from_labels and "decoder_attention_mask" not in inputs:
             self._inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
 
     @property
     def gates(self) -> dict[str, bool]:
-        """Gates of cross-attention, and whether each is open at all."""
+        """Name of every cross-attention gate -> True if it is not 0."""
         parameters = self._model.named_parameters()
         return {name: bool(gate.any()) for name, gate in parameters if name.endswith("cross_attn.gate")}
 
@@ -91,12 +91,12 @@ class _Probe:
             return self._model(**{**self._inputs, **changes}, use_cache=False).logits
 
     def change_by_target(self, decoder_input_ids: Ids, cut: int) -> LogitChange:
-        """How far other decoder inputs move the logits before position `cut`."""
+        """Return how much other decoder inputs change the logits before position `cut`."""
         changed = _to_device(decoder_input_ids, self._model.device)
         return self._change(self._logits(decoder_input_ids=changed), cut)
 
     def change_by_source(self, input_ids: Ids | None) -> LogitChange:
-        """How far another source moves the logits."""
+        """Return how much another source changes the logits."""
         if input_ids is None:
             return self._change(self._logits(inputs_embeds=self._inputs["inputs_embeds"].flip(-1)), None)
         return self._change(self._logits(input_ids=_to_device(input_ids, self._model.device)), None)
@@ -107,7 +107,7 @@ class _Probe:
         return (before[:, :cut].float() - after[:, :cut].float()).abs().max().item(), rounding
 
     def loss(self) -> float:
-        """The batch's loss."""
+        """Return the loss of the batch."""
         return self._loss(**self._inputs)
 
     def _loss(self, **inputs: Any) -> float:
@@ -115,7 +115,7 @@ class _Probe:
             return self._model(**inputs, labels=self._labels, use_cache=False, output_logits=False).loss.item()
 
     def loss_without_source(self) -> float:
-        """The loss of the decoder when no source position may be read."""
+        """Return the loss if the decoder may read no source position."""
         inputs = dict(self._inputs)
         with torch.no_grad():
             encoded = inputs.pop("encoder_outputs", None)
@@ -123,18 +123,18 @@ class _Probe:
                 own = {n: inputs.get(n) for n in ("attention_mask", "token_type_ids", "position_ids", "inputs_embeds")}
                 encoded = self._model.encoder(inputs.get("input_ids"), **own)
         states = encoded[0]
-        nothing = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
-        blind = {"input_ids": None, "inputs_embeds": None, "encoder_outputs": encoded, "attention_mask": nothing}
+        mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        blind = {"input_ids": None, "inputs_embeds": None, "encoder_outputs": encoded, "attention_mask": mask}
         return self._loss(**{**inputs, **blind})
 
     def with_gradient(self, names: Sequence[str]) -> set[str]:
-        """Which parameters receive gradient that is not zero; `.grad` is not touched."""
-        held = dict(self._model.named_parameters())
+        """Return the names of parameters whose gradient is not zero, without changing `.grad`."""
+        parameters = dict(self._model.named_parameters())
         if not names:
             return set()
         with torch.enable_grad():
             loss = self._model(**self._inputs, labels=self._labels, use_cache=False).loss
             if not loss.requires_grad:
                 return set()
-            gradients = torch.autograd.grad(loss, [held[name] for name in names], allow_unused=True)
+            gradients = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
         return {name for name, g in zip(names, gradients, strict=True) if g is not None and bool(g.any())}

@@ -1,8 +1,8 @@
-"""Which parts of a joined model are trained.
+"""Choose which parts of a joined model are trained.
 
 Parts are those of the join report: `encoder.embedding`, `encoder.layers`, `decoder.embedding`, `decoder.layers`,
-`decoder.cross_attention` (with the width projection) and `decoder.head`. One word takes all parts that have it:
-"encoder", "decoder", "embeddings", "layers", "cross_attention", "head".
+`decoder.cross_attention` (with the width projection) and `decoder.head`. A single name selects all parts
+that contain it: "encoder", "decoder", "embeddings", "layers", "cross_attention", "head".
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from conjoin.join import part_of, parts_named
 
 
 def set_trained(model: nn.Module, pair: spec.PairSpec, chosen: set[str], trained: bool) -> None:
-    """Train these parts of a model, or stop training them. Fixed tables stay fixed."""
+    """Train these parts of a model, or stop training them. Tables that are never trained stay so."""
     fixed = {name for name, parameter in spec.pair_parameters(pair).items() if not parameter.trained}
-    touched = {id(parameter) for name, part, parameter in _named(model) if part in chosen and name not in fixed}
+    selected = {id(parameter) for name, part, parameter in _named(model) if part in chosen and name not in fixed}
     also: set[str] = set()
     for _, part, parameter in _named(model):
-        if id(parameter) in touched:
+        if id(parameter) in selected:
             parameter.requires_grad_(trained)
             also |= {part} - chosen
     if also:
@@ -31,25 +31,25 @@ def set_trained(model: nn.Module, pair: spec.PairSpec, chosen: set[str], trained
 
 
 def select(model: nn.Module, names: tuple[str, ...]) -> set[str]:
-    """The parts of a model that names stand for.
+    """Return the parts of a model that names select.
 
     Raises:
-        ConfigError: no such part, or no name at all; lists the parts there are.
+        ConfigError: there is no such part, or no name; the message lists all parts.
     """
     return parts_named(names, parts(model))
 
 
 def parts(model: nn.Module) -> set[str]:
-    """The names of all parts."""
+    """Return the names of all parts."""
     return {part for _, part, _ in _named(model)}
 
 
 def frozen_parts(model: nn.Module) -> list[str]:
-    """The parts of which nothing is trained."""
+    """Return the parts that have no trained parameter."""
     return sorted(parts(model) - {part for _, part, parameter in _named(model) if parameter.requires_grad})
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
-    """(name, part, parameter), shared ones under every name."""
+    """Yield (name, part, parameter), shared parameters under every name."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, part_of(name), parameter

@@ -1,4 +1,4 @@
-"""The two halves of a joined model, each usable, savable and loadable on its own."""
+"""The two halves of a joined model; each can be used, saved and loaded on its own."""
 
 from os import PathLike
 from typing import Any, Self
@@ -51,9 +51,9 @@ class Half(Stack, Pretrained):
         """Load one half from a standalone checkpoint.
 
         Args:
-            dtype: Of the parameters; the checkpoint's own by default.
+            dtype: Dtype of the parameters; by default that of the checkpoint.
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
-                from_flax or from_pt=True to read the weights that this framework wrote, where a folder has several.
+                from_flax or from_pt=True to load the weights that this framework wrote, if a folder has several.
 
         Raises:
             WeightError, ConfigError, FileError: all problems of a kind in one error.
@@ -62,19 +62,19 @@ class Half(Stack, Pretrained):
         wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
         framework = take_framework(overrides)
         folder = resolve(name_or_path, framework=framework, **hub)
-        found = find_config(folder, config, overrides)
-        kind = half_spec(found, cls.role)
+        config = find_config(folder, config, overrides)
+        kind = half_spec(config, cls.role)
         with open_checkpoint(folder, framework=framework) as checkpoint:
-            plan = plan_half(kind, half_offer(found, kind, cls.role, checkpoint), cls.role)
+            plan = plan_half(kind, half_offer(config, kind, cls.role, checkpoint), cls.role)
             with torch.device("meta"):
-                model = cls(found, kind)
+                model = cls(config, kind)
             materialise(model, wanted or stored_dtype(checkpoint), device)
             fill(model, plan, prefix=f"{cls.role}.")
         return model.eval()
 
     @classmethod
     def from_config(cls, config: PretrainedConfig, kind: spec.StackSpec | None = None) -> Self:
-        """Build with random weights."""
+        """Build a half with random weights."""
         with torch.device("meta"):
             model = cls(config, kind)
         materialise(model, torch.float32, None)
@@ -93,30 +93,31 @@ class Half(Stack, Pretrained):
 
         Args:
             is_main_process: False writes nothing.
-            keywords: Of transformers' method. save_function has no effect; others must be as they are by default.
+            keywords: Other arguments of transformers' method. save_function is ignored; others must have their
+                defaults.
         """
         reject_saving_kwargs(keywords)
         if is_main_process:
             save_half(self, self.config, self.spec, self.role, save_directory, max_shard_size)
 
     def _record(self, hidden_states: bool | None, attentions: bool | None) -> Record:
-        """What a call collects: as it says, else as the config does."""
+        """Return the record of a call, which collects what its arguments or else the config request."""
         return Record.of(
             hidden_states=chosen(hidden_states, self.config.output_hidden_states),
             attentions=chosen(attentions, self.config.output_attentions),
         )
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The word table."""
+        """Return the token embedding."""
         return self.embed.words
 
     def set_input_embeddings(self, table: torch.nn.Embedding) -> None:
-        """Replace the word table."""
+        """Replace the token embedding."""
         self.embed.words = table
 
 
 class Encoder(Half):
-    """Reads the source."""
+    """The half that reads the source."""
 
     role: Role = "encoder"
 
@@ -132,11 +133,11 @@ class Encoder(Half):
         return_dict: bool | None = None,
         segment_ids: Int[Tensor, "B S"] | None = None,
     ) -> EncoderOutput | tuple[Any, ...]:
-        """Vectors of every source position.
+        """Return the hidden states of all source positions.
 
         Args:
-            attention_mask: 1 at real tokens; all are real if it is missing.
-            segment_ids: Which of the sequences in its row a token belongs to, from 1; 0 at padding.
+            attention_mask: 1 at real tokens; None means that all tokens are real.
+            segment_ids: Number of the sequence of each token within its row, from 1; 0 at padding.
         """
         record = self._record(output_hidden_states, output_attentions)
         last = self.run(
@@ -155,7 +156,7 @@ class Encoder(Half):
 
 
 class Decoder(Half):
-    """Writes the target, reading an encoder where it has cross-attention."""
+    """The half that writes the target; with cross-attention it reads an encoder's output."""
 
     role: Role = "decoder"
 
@@ -184,13 +185,13 @@ class Decoder(Half):
         encoder_segment_ids: Int[Tensor, "B S"] | None = None,
         wanted: Bool[Tensor, "R T"] | None = None,
     ) -> DecoderOutput | tuple[Any, ...]:
-        """Scores of the next token at every target position.
+        """Return the logits at every target position.
 
         Args:
-            labels: labels[t] is what position t must predict: not shifted here, unlike in transformers' causal LMs.
-            past_key_values: Positions that came before; grows in place.
-            segment_ids, encoder_segment_ids: Which of the pairs in its row a token belongs to, from 1; 0 at padding.
-            wanted: True at the positions whose states and scores are read; elsewhere they may be zeros, for less work.
+            labels: labels[t] is what position t must predict; they are not shifted, unlike in transformers' causal LMs.
+            past_key_values: Cache of earlier positions, which grows in place.
+            segment_ids, encoder_segment_ids: Number of the pair of each token within its row, from 1; 0 at padding.
+            wanted: True at positions whose states and logits will be used; others may be zeros, which saves work.
         """
         if use_cache and self.checkpoint_every and self.training:
             warn("use_cache=True has no effect while checkpointing in training.")
@@ -230,25 +231,25 @@ class Decoder(Half):
         return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
 
     def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
-        """Scores over the vocabulary."""
+        """Return the logits of hidden states."""
         return self.head(hidden, self._vocabulary())
 
     def loss(self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], **settings: Any) -> Float[Tensor, ""]:
-        """The loss of labels that all count, without keeping scores; `settings` as of `token_loss`."""
+        """Return the loss of labels that all count, without keeping logits; `settings` are those of `token_loss`."""
         return self.head.loss(hidden, self._vocabulary(), labels, **settings)
 
     def _vocabulary(self) -> Float[Tensor, "V C"]:
-        """The word table, which a tied head reads."""
+        """Return the token embedding, which is the vocabulary matrix of a tied head."""
         return self.embed.table() if self.head.vocab is None else self.embed.words.weight
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """The layer whose weight is the vocabulary matrix; the word table where the head is tied."""
+        """Return the module whose weight is the vocabulary matrix; with a tied head, the token embedding."""
         return self.embed.words if self.head.vocab is None else self.head.vocab
 
 
-def chosen(given: bool | None, otherwise: bool) -> bool:
-    """What a call says, else what its config does."""
-    return otherwise if given is None else given
+def chosen(argument: bool | None, default: bool) -> bool:
+    """Return an argument of a call; the config's default if it is None."""
+    return default if argument is None else argument
 
 
 def _tuple(collected: list[Tensor] | None) -> tuple[Tensor, ...] | None:

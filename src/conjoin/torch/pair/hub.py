@@ -10,7 +10,7 @@ from conjoin.errors import FileError
 
 @runtime_checkable
 class Savable(Protocol):
-    """What writes everything that loads it again."""
+    """A model that can be saved to a folder."""
 
     def save_pretrained(self, save_directory: str | PathLike[str], *, max_shard_size: int | str = "5GB") -> None: ...
 
@@ -43,7 +43,7 @@ def push(
                 revision=revision,
                 create_pr=create_pr,
             )
-        except Exception as error:  # its HTTP library's errors come through, which we do not depend on
+        except Exception as error:  # includes errors of its HTTP library, which we do not depend on
             reason = str(error).strip().partition("\n")[0]
             raise FileError(
                 f"{repo_id} could not be uploaded to the hub. {type(error).__name__}: {reason}",

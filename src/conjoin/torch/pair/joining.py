@@ -1,4 +1,4 @@
-"""Joining halves that are in memory: their parameters enter the new model as they are."""
+"""Joining halves in memory: the new model uses their parameters without copying them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def read_half(role: Role, half: Any) -> tuple[PretrainedConfig, Mapping[str, nn.
     """Return config and parameters of a half in memory, the parameters by canonical name.
 
     Raises:
-        JoinError: it is no half of that role.
+        JoinError: the object is not a half of that role.
     """
     expected = Encoder if role == "encoder" else Decoder
     if not isinstance(half, expected):
@@ -30,16 +30,16 @@ def read_half(role: Role, half: Any) -> tuple[PretrainedConfig, Mapping[str, nn.
 
 
 def source_of(half: Half) -> Source:
-    """A half in memory as one source of a join."""
+    """Return a half in memory as a source of a join."""
     config, parameters = read_half(half.role, half)
     return Source(half.role, config, parameters=parameters)
 
 
 def adopt_parameters(model: nn.Module, sources: Sources, plan: JoinReport) -> None:
-    """Put the parameters of halves in memory into the model.
+    """Tie the model's parameters to those of halves in memory.
 
     Raises:
-        ConfigError: a parameter's shape is not what the pair's config says.
+        ConfigError: the shape of a parameter differs from the pair's config.
     """
     for source in sources:
         for name, parameter in source.parameters.items():
@@ -54,7 +54,7 @@ def adopt_parameters(model: nn.Module, sources: Sources, plan: JoinReport) -> No
 
 
 def materialise_rest(model: nn.Module, dtype: torch.dtype, device: torch.device | str) -> None:
-    """Give storage to the parameters that are still on the meta device."""
+    """Allocate the parameters that are still on the meta device."""
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if parameter.is_meta:
             empty = torch.empty(parameter.shape, dtype=dtype, device=device)

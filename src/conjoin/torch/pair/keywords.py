@@ -1,4 +1,4 @@
-"""Keyword arguments of transformers' loading and saving: honoured, refused, or ignored with a warning."""
+"""Keyword arguments of transformers' loading and saving: supported, refused, or ignored with a warning."""
 
 from typing import Any
 
@@ -10,31 +10,31 @@ from conjoin.torch.pair.loading import to_dtype
 
 
 def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
-    """The dtype that is asked for, None for the default; takes what is no config value out of `keywords`.
+    """Return the requested dtype, None for the default, and remove from `keywords` all but config values.
 
     Raises:
-        ConfigError: no such dtype, or a keyword asks for what is not built here.
+        ConfigError: there is no such dtype, or a keyword argument requests something unsupported.
     """
     reject_loading_kwargs(keywords)
-    older = keywords.pop("torch_dtype", None)
-    dtype = older if dtype is None else dtype
+    torch_dtype = keywords.pop("torch_dtype", None)
+    dtype = torch_dtype if dtype is None else dtype
     return None if dtype is None or dtype == "auto" else to_dtype(dtype)
 
 
 def take_device(device: torch.device | str | None, keywords: dict[str, Any]) -> torch.device | str | None:
-    """The device that is asked for, None for the default, by `device` or by a `device_map` that names one.
+    """Return the device requested by `device`, or by a `device_map` with a single device; None for the default.
 
     Raises:
-        ConfigError: a device_map of several devices.
+        ConfigError: the device_map has several devices.
     """
-    given = keywords.pop("device_map", None)
-    named = given.get("") if isinstance(given, dict) and len(given) == 1 else given
-    if named is None and given is None:
+    device_map = keywords.pop("device_map", None)
+    single = device_map.get("") if isinstance(device_map, dict) and len(device_map) == 1 else device_map
+    if single is None and device_map is None:
         return device
-    if isinstance(named, int) or (isinstance(named, str | torch.device) and named not in _SPREADING):
-        return device or torch.device(named)
+    if isinstance(single, int) or (isinstance(single, str | torch.device) and single not in _SPREADING):
+        return device or torch.device(single)
     raise ConfigError(
-        f"device_map = {given!r}: a model is on one device.",
+        f"device_map = {device_map!r}: a model is on one device.",
         hint='device="cuda"; several devices share one through conjoin.training (FSDP).',
     )
 
@@ -43,24 +43,24 @@ _SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def reject_saving_kwargs(keywords: dict[str, Any]) -> None:
-    """Refuse what tells transformers to save in another way; `save_function` changes nothing that is written.
+    """Refuse keyword arguments that make transformers save in another way; `save_function` is ignored.
 
     Raises:
-        ConfigError: a keyword asks for what is not built here.
-        TypeError: no such keyword.
+        ConfigError: a keyword argument requests something unsupported.
+        TypeError: there is no such keyword argument.
     """
-    neutral = {"save_function": None, "safe_serialization": True, "push_to_hub": False, "variant": None, "token": None}
+    defaults = {"save_function": None, "safe_serialization": True, "push_to_hub": False, "variant": None, "token": None}
     hints = {
         "safe_serialization": "weights are written as safetensors; `conjoin convert` writes other frameworks' files.",
         "push_to_hub": "model.push_to_hub(repo_id)",
     }
-    unknown = [name for name in keywords if name not in neutral]
+    unknown = [name for name in keywords if name not in defaults]
     if unknown:
-        meant = [
-            near(name, {*neutral, "is_main_process", "state_dict", "max_shard_size", "untied"}) for name in unknown
+        suggestions = [
+            near(name, {*defaults, "is_main_process", "state_dict", "max_shard_size", "untied"}) for name in unknown
         ]
-        hint = "".join(f" Did you mean {other}?" for other in meant if other)
+        hint = "".join(f" Did you mean {name}?" for name in suggestions if name)
         raise TypeError(f"save_pretrained() got unexpected keyword arguments: {', '.join(unknown)}.{hint}")
     for name, value in keywords.items():
-        if name not in ("save_function", "token") and value != neutral[name]:
+        if name not in ("save_function", "token") and value != defaults[name]:
             raise ConfigError(f"save_pretrained({name}={value!r}): not built here.", hint=hints.get(name))

@@ -24,7 +24,7 @@ class PairModules(JoinedModel, Pretrained):
     enc_to_dec_proj: nn.Linear | None
 
     def _build(self, config: PretrainedConfig, pair: specs.PairSpec) -> None:
-        """Modules on the meta device: shapes, no storage."""
+        """Build the modules on the meta device: shapes without storage."""
         self.config = config
         self.spec = pair
         joined = isinstance(config, EncoderDecoderConfig)
@@ -35,7 +35,7 @@ class PairModules(JoinedModel, Pretrained):
             self.enc_to_dec_proj = Linear(*sizes) if pair.projection else None
 
     def project(self, encoder_hidden_states: Tensor | None) -> Tensor | None:
-        """The encoder's output at the width that cross-attention reads."""
+        """Return the encoder's output in the width that cross-attention reads."""
         if self.enc_to_dec_proj is None or encoder_hidden_states is None:
             return encoder_hidden_states
         return over_rounded_rows(self.enc_to_dec_proj, encoder_hidden_states)
@@ -43,12 +43,12 @@ class PairModules(JoinedModel, Pretrained):
     def prepare_decoder_input_ids_from_labels(
         self, labels: Int[Tensor, "B T"], segment_ids: Int[Tensor, "B T"] | None = None
     ) -> Int[Tensor, "B T"]:
-        """Decoder inputs: the start id, then labels[:-1], -100 replaced by the pad id; the same in every segment.
+        """Return the decoder inputs: start id, then labels[:-1] with -100 replaced by the pad id, in every segment.
 
-        An mBART that was loaded whole starts with its target's last label instead, the language code.
+        A whole mBART checkpoint starts with the last label of the target, its language code, instead.
 
         Raises:
-            ConfigError: the start id is not known, or the pad id where it is needed.
+            ConfigError: the start id is unknown, or the pad id is unknown and needed.
         """
         if starts_with_last_label(self.config):
             return wrap_right(labels, require_pad(self.config), segment_ids)
@@ -57,17 +57,17 @@ class PairModules(JoinedModel, Pretrained):
         return shift_right(labels, require_start(self.config), pad, segment_ids)
 
     def get_encoder(self) -> Encoder:
-        """The half that reads the source."""
+        """Return the half that reads the source."""
         return self.encoder
 
     def get_decoder(self) -> Decoder:
-        """The half that writes the target."""
+        """Return the half that writes the target."""
         return self.decoder
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's word table."""
+        """Return the encoder's token embedding."""
         return self.encoder.get_input_embeddings()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The layer whose weight is the decoder's vocabulary matrix."""
+        """Return the module whose weight is the decoder's vocabulary matrix."""
         return self.decoder.get_output_embeddings()

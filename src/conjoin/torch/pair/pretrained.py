@@ -1,4 +1,4 @@
-"""What every model class of this backend can do: know its config, device and size, freeze parts, be saved."""
+"""The base class of models in PyTorch: config, device, dtype, number of parameters, gradient checkpointing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from conjoin.families import PretrainedConfig
 
 
 class Pretrained(nn.Module):
-    """A module with a config, in Hugging Face's manner."""
+    """A module with a config and the attributes that transformers' models have."""
 
     config: PretrainedConfig
     main_input_name = "input_ids"
@@ -19,28 +19,28 @@ class Pretrained(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are stored as."""
+        """The dtype of the parameters."""
         return next(self.parameters()).dtype
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Numbers in the model, shared ones once; in 8 bits as many as before: units are no parameters.
+        """Return the number of parameters, shared ones counted once. Scales of a quantised model do not count.
 
         Args:
-            exclude_embeddings: Without the tables that ids are looked up in.
+            exclude_embeddings: Do not count embedding tables.
         """
-        left_out = (
+        excluded = (
             {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
         )
         for module in self.modules():
-            beside = getattr(module, "beside_parameters", None)
-            left_out |= {id(p) for p in beside()} if beside else set()
+            added = getattr(module, "beside_parameters", None)
+            excluded |= {id(p) for p in added()} if added else set()
         return sum(
-            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in left_out
+            p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in excluded
         )
 
     def gradient_checkpointing_enable(
@@ -52,11 +52,12 @@ class Pretrained(nn.Module):
         """Recompute blocks in the backward pass instead of keeping their activations.
 
         Args:
-            gradient_checkpointing_kwargs: Of `torch.utils.checkpoint`, which is never re-entrant here; without effect.
-            every_n_layers: Recompute one block of so many.
+            gradient_checkpointing_kwargs: Arguments of `torch.utils.checkpoint`; ignored, as it is never re-entrant
+                here.
+            every_n_layers: Recompute one block out of this many.
 
         Raises:
-            ConfigError: every_n_layers is below 1, or activations shall be moved to another memory.
+            ConfigError: every_n_layers is below 1, or `offload` is True, which is not supported.
         """
         if offload or every_n_layers < 1:
             raise ConfigError(
@@ -72,17 +73,17 @@ class Pretrained(nn.Module):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """`gradient_checkpointing_enable`, as transformers calls it from 5.23 on."""
+        """Call `gradient_checkpointing_enable`; this is its name in transformers from 5.23 on."""
         self.gradient_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep activations again."""
+        """Keep activations instead of recomputing them."""
         for stack in self._stacks():
             stack.checkpoint_every = 0
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether any stack recomputes its blocks."""
+        """True if any stack recomputes its blocks."""
         return any(stack.checkpoint_every for stack in self._stacks())
 
     def _stacks(self) -> Iterator[Any]:
@@ -90,5 +91,5 @@ class Pretrained(nn.Module):
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """Canonical name -> parameter, shared ones under every name."""
+    """Return the parameters by canonical name, shared ones under every name."""
     return dict(module.named_parameters(remove_duplicate=False))

@@ -1,4 +1,4 @@
-"""A joined model in 8 bits: made of a model with floating weights, saved and loaded."""
+"""A joined model in 8 bits: quantise, save and load it."""
 
 import numpy as np
 import torch
@@ -35,27 +35,27 @@ def _freeze(model: nn.Module) -> None:
 
 
 def _swap(model: nn.Module) -> None:
-    """Replace linear layers and vocabulary matrices; what shared a weight shares it afterwards."""
-    made: dict[int, tuple[nn.Parameter, QuantizedLinear]] = {}
+    """Replace linear layers and vocabulary matrices; layers that share a weight still share it afterwards."""
+    quantized: dict[int, tuple[nn.Parameter, QuantizedLinear]] = {}
 
-    def emptied(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
-        if id(weight) not in made:
+    def replacement(weight: nn.Parameter, bias: nn.Parameter | None) -> QuantizedLinear:
+        if id(weight) not in quantized:
             on_cpu, scale = weight.device.type == "cpu", weight.new_empty(len(weight), dtype=torch.float32)
-            whole = weight_memory(weight.shape, torch.int8) if on_cpu else torch.empty_like(weight, dtype=torch.int8)
-            made[id(weight)] = weight, QuantizedLinear(_fixed(whole), _fixed(scale), None)
-        _, same = made[id(weight)]
-        return QuantizedLinear(same.weight, same.scale, bias)
+            integers = weight_memory(weight.shape, torch.int8) if on_cpu else torch.empty_like(weight, dtype=torch.int8)
+            quantized[id(weight)] = weight, QuantizedLinear(_fixed(integers), _fixed(scale), None)
+        _, layer = quantized[id(weight)]
+        return QuantizedLinear(layer.weight, layer.scale, bias)
 
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
-                setattr(module, name, emptied(child.get_parameter("weight"), child.bias))
+                setattr(module, name, replacement(child.get_parameter("weight"), child.bias))
         head = getattr(module, "head", None)
         if isinstance(head, Head) and head.vocab is None:
-            head.vocab = emptied(module.get_parameter("embed.words.weight"), None)
-    for weight, same in made.values():
-        for to, numbers in zip((same.weight, same.scale), quantize_rows(weight.detach()), strict=True):
-            to.copy_(numbers)
+            head.vocab = replacement(module.get_parameter("embed.words.weight"), None)
+    for weight, layer in quantized.values():
+        for parameter, values in zip((layer.weight, layer.scale), quantize_rows(weight.detach()), strict=True):
+            parameter.copy_(values)
 
 
 def _fixed(tensor: Tensor) -> nn.Parameter:
@@ -63,19 +63,19 @@ def _fixed(tensor: Tensor) -> nn.Parameter:
 
 
 def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | str, pair: spec.PairSpec) -> None:
-    """Write the parameters under their canonical names, shared ones once: no other library has names for them.
+    """Write the parameters under canonical names, since no other library has names for them, and shared ones once.
 
     Args:
-        pair: What is shared; what is one tensor nevertheless is written under both names.
+        pair: Its `share` decides what is shared; other tensors are written under both names, even if they are one.
     """
     once = {f"decoder.{name.rpartition('.')[0]}." for name in shared_names(pair)}
-    held = {id(parameter) for parameter in model.encoder.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
-    kept = (
+    in_encoder = {id(parameter) for parameter in model.encoder.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
+    written = (
         (name, parameter)
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) not in held or f"{name.rpartition('.')[0]}." not in once
+        if id(parameter) not in in_encoder or f"{name.rpartition('.')[0]}." not in once
     )
-    tensors = ((name, *_storable(parameter.detach().cpu().contiguous())) for name, parameter in kept)
+    tensors = ((name, *_storable(parameter.detach().cpu().contiguous())) for name, parameter in written)
     write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
 
 
@@ -91,10 +91,10 @@ def fill_quantized(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> None:
-    """Give a model that was built on the meta device the 8-bit layers and the numbers of a checkpoint.
+    """Fill a model on the meta device with 8-bit layers and the weights of a checkpoint.
 
     Raises:
-        WeightError: missing, superfluous or misshapen tensors, all of them named.
+        WeightError: tensors are missing, unexpected or misshapen; the message lists them all.
     """
     for name in shared_names(pair):
         tie(model, f"decoder.{name}", model.get_parameter(f"encoder.{name}"))
@@ -105,13 +105,13 @@ def fill_quantized(
     _check_names({name: tuple(shape) for name, shape in wanted.items()}, checkpoint)
     floating = {name: info for name, info in checkpoint.items() if not name.endswith(".scale")}
     materialise(model, dtype or stored_dtype(floating), device)
-    made = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in wanted:
         with torch.no_grad():
-            made[name].copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
+            parameters[name].copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
     for name, parameter in names.items():
         if first[id(parameter)] != name:
-            tie(model, name, made[first[id(parameter)]])
+            tie(model, name, parameters[first[id(parameter)]])
     _freeze(model)
 
 

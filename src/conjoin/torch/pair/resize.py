@@ -1,4 +1,4 @@
-"""Other vocabulary sizes: word tables, heads, biases and configs of either half follow."""
+"""Change vocabulary sizes: those of token embeddings, heads, biases and configs of either half."""
 
 from dataclasses import replace
 from typing import Literal
@@ -79,9 +79,9 @@ def _sizes(both: int | None, encoder: int | None, decoder: int | None, *, shares
         sizes = {"encoder": size, "decoder": size}
     elif shares_table:
         raise ConfigError(f"The halves share one word table; it cannot have both {encoder} and {decoder} rows.")
-    wrong = [f"{role} = {size}" for role, size in sizes.items() if size < 1]
-    if wrong:
-        raise ConfigError(f"resize_token_embeddings: {', '.join(wrong)}; expected 1 or more.")
+    too_small = [f"{role} = {size}" for role, size in sizes.items() if size < 1]
+    if too_small:
+        raise ConfigError(f"resize_token_embeddings: {', '.join(too_small)}; expected 1 or more.")
     return sizes
 
 
@@ -108,9 +108,9 @@ def _resize_half(half: Half, size: int, new_rows: NewRows) -> None:
 
 def _resized(old: Tensor, size: int, kind: specs.Parameter, new_rows: NewRows) -> nn.Parameter:
     new = old.new_empty(size, *old.shape[1:])
-    kept = min(size, len(old))
-    new[:kept] = old[:kept]
-    new[kept:] = _mean(old) if new_rows == "mean" else torch.empty_like(new[kept:]).normal_(kind.start, kind.std)
+    common = min(size, len(old))
+    new[:common] = old[:common]
+    new[common:] = _mean(old) if new_rows == "mean" else torch.empty_like(new[common:]).normal_(kind.start, kind.std)
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
 

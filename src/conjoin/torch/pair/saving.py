@@ -1,4 +1,4 @@
-"""Writing models: canonical parameters back under the names that transformers reads."""
+"""Writing models: canonical parameters under the names that transformers reads."""
 
 from dataclasses import replace
 from os import PathLike
@@ -30,7 +30,7 @@ def save_pair(
     """Write a joined pair as one checkpoint.
 
     Args:
-        state: As `write_pair` has it.
+        state: As in `write_pair`.
     """
     if state is not None:
         _check_names(state, plain_state(model))
@@ -38,11 +38,11 @@ def save_pair(
         write_pair(model, staging, max_shard_size=max_shard_size, untied=untied, state=state)
 
 
-def _check_names(given: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    missing, foreign = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    if missing or foreign:
+def _check_names(state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unknown:
         raise WeightError(
-            f"state_dict: {len(missing)} parameters missing, {len(foreign)} unknown:\n{listing(missing + foreign)}",
+            f"state_dict: {len(missing)} parameters missing, {len(unknown)} unknown:\n{listing(missing + unknown)}",
             hint="give model.state_dict().",
         )
 
@@ -55,7 +55,7 @@ def write_pair(
     untied: bool = False,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a joined pair into a folder that is being filled, beside whatever else goes there.
+    """Write a joined pair into a staging folder; other files in it are left alone.
 
     Args:
         state: Parameters by canonical name in place of the model's own, which may be sharded.
@@ -75,14 +75,14 @@ def write_pair(
 
 
 def loosen(config: PretrainedConfig, pair: spec.PairSpec, state: dict[str, Tensor]) -> spec.PairSpec:
-    """The pair as it is: sharing no more than what is one tensor under two names still. The config is set right."""
-    head, speaks = pair.decoder.head, config.decoder if isinstance(config, EncoderDecoderConfig) else config
-    if head is not None and head.tied and not speaks.tie_word_embeddings:
-        speaks.tie_word_embeddings = True  # peft denies it after merging; the head reads the decoder's table as before
-    held = still_shared(pair, state)
-    if len(held) == len(shared_names(pair)):
+    """Return the pair with the sharing that the tensors really have, and correct the config."""
+    head, decoder_config = pair.decoder.head, config.decoder if isinstance(config, EncoderDecoderConfig) else config
+    if head is not None and head.tied and not decoder_config.tie_word_embeddings:
+        decoder_config.tie_word_embeddings = True  # peft sets it to False after merging, but the head is still tied
+    shared = still_shared(pair, state)
+    if len(shared) == len(shared_names(pair)):
         return pair
-    share: Share = "embeddings" if "embed.words.weight" in held else "none"
+    share: Share = "embeddings" if "embed.words.weight" in shared else "none"
     if isinstance(config, EncoderDecoderConfig):
         config.share = share
     else:

@@ -1,4 +1,4 @@
-"""Parameters of torch written under the names that transformers reads."""
+"""Writing torch parameters under the names that transformers reads."""
 
 from collections.abc import Iterator
 from os import PathLike
@@ -23,25 +23,26 @@ def save_half(
     max_shard_size: int | str,
 ) -> None:
     """Write one half as a standalone checkpoint."""
-    made = family(config.model_type)
-    architecture = made.encoder_architecture if role == "encoder" else made.decoder_architecture
+    record = family(config.model_type)
+    architecture = record.encoder_architecture if role == "encoder" else record.decoder_architecture
     written = config.copy(architectures=[architecture] if architecture else None, dtype=dtype_name(model))
     cross = stack.blocks[0].cross_attn
-    if cross is not None and made.decoder == "grafted":
+    if cross is not None and record.decoder == "grafted":
         written.cross_attention_hidden_size = cross.source_size
     if cross is not None and cross.gated:
         written.update({"conjoin": {"cross_attention_init": "zero_gate"}})
     with replacing_folder(Path(folder)) as staging:
-        write_state(staging, plain_state(model), made.names(stack, role), max_shard_size)
+        write_state(staging, plain_state(model), record.names(stack, role), max_shard_size)
         staging.path("config.json").write_text(written.to_json_string(), encoding="utf-8")
 
 
 def write_state(staging: Staging, state: dict[str, Tensor], table: NameTable, max_shard_size: int | str) -> None:
-    """Write parameters, by canonical name, under the names of a table."""
+    """Write parameters with canonical names under the names of a table."""
     write_tensors(staging, _stored(state, table), max_shard_bytes=parse_size(max_shard_size))
 
 
 def _stored(state: dict[str, Tensor], table: NameTable) -> Iterator[tuple[str, np.ndarray, str]]:
+    """Yield the name, array and dtype of every tensor of the checkpoint."""
     for undo in table.undo(state):
         tensor = undo(*(state[name].detach().cpu() for name in undo.canonical)).contiguous()
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -50,5 +51,5 @@ def _stored(state: dict[str, Tensor], table: NameTable) -> Iterator[tuple[str, n
 
 
 def dtype_name(model: nn.Module) -> str:
-    """The parameters' dtype as config.json spells it."""
+    """Return the dtype of the parameters as config.json spells it."""
     return str(next(model.parameters()).dtype).removeprefix("torch.")
