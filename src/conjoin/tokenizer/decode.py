@@ -1,4 +1,4 @@
-"""Ids back to text."""
+"""Decode ids to text."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -11,7 +11,7 @@ from conjoin.tokenizer.rust import in_turn
 from conjoin.tokenizer.special import SpecialTokens
 
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
-"""transformers' key for tokenizer_config.json; the name is its own warning."""
+"""transformers' key in tokenizer_config.json."""
 
 _IDS = 1 << 32  # Rust's ids are 32 bits wide
 
@@ -28,9 +28,9 @@ def decode_rows(
     """Decode many rows at once.
 
     Args:
-        roles: ids that are skipped as special tokens are, though the vocabulary has them as ordinary ones.
+        roles: ids to skip like special tokens, although the vocabulary does not mark them as special.
     Raises:
-        TokenizerError: a row holds something that is not an id.
+        TokenizerError: a row holds a value that is not an id.
     """
     for index, row in enumerate(rows):
         bad = [token for token in row if not (isinstance(token, int) and 0 <= token < _IDS)]  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -45,7 +45,7 @@ def decode_rows(
 
 
 def can_clean_up(backend: Backend) -> bool:
-    """Whether removing spaces before punctuation restores text; in BPE those spaces are the text's own."""
+    """True if removing spaces before punctuation restores text; with BPE these spaces belong to the text."""
     return type(backend.model).__name__ != "BPE"
 
 
@@ -57,7 +57,7 @@ def clean_up_spaces(text: str) -> str:
 
 
 def warn_no_clean_up() -> None:
-    """Say that clean-up was asked of a BPE tokenizer."""
+    """Warn that clean-up has no effect on a BPE tokenizer."""
     warn(
         "clean_up_tokenization_spaces=True has no effect on a BPE tokenizer: its spaces are those of the text. "
         "Leave the argument out."
@@ -65,20 +65,20 @@ def warn_no_clean_up() -> None:
 
 
 class Decoding(SpecialTokens):
-    """The way back from ids; `Tokenizer` adds the way there."""
+    """Decoding of ids; `Tokenizer` adds encoding."""
 
     @property
     def clean_up_tokenization_spaces(self) -> bool:
-        """Whether decoding removes spaces before punctuation when the call does not say."""
+        """True if decoding removes spaces before punctuation by default."""
         return bool(self.settings.options.get("clean_up_tokenization_spaces", False))
 
     def decode(
         self, token_ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> Any:
-        """Turn ids back into text: a string for one row, a list for many. Takes lists, arrays and tensors.
+        """Decode ids, as lists, arrays or tensors: return a string for one row, a list for many.
 
         Raises:
-            TokenizerError: something is not an id, as -100 is not.
+            TokenizerError: a value is not an id, such as -100.
         """
         ids = as_lists(token_ids["input_ids"] if isinstance(token_ids, Mapping) else token_ids)
         if isinstance(ids, list) and ids and isinstance(ids[0], list):
@@ -89,7 +89,7 @@ class Decoding(SpecialTokens):
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
     ) -> list[str]:
-        """Turn rows of ids into texts; see `decode`."""
+        """Decode rows of ids; see `decode`."""
         if not len(sequences):
             return []
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
@@ -97,12 +97,12 @@ class Decoding(SpecialTokens):
 
     @in_turn
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Look up one token or many; an unknown one gets the unknown token's id, None if there is none."""
+        """Return the ids of one token or many; that of the unknown token, or None, for those not in the vocabulary."""
         return self.id_of(tokens) if isinstance(tokens, str) else [self.id_of(token) for token in tokens]
 
     @in_turn
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Look up one id or many; an id outside the vocabulary gives None."""
+        """Return the tokens of one id or many; None for an id outside the vocabulary."""
         if isinstance(ids, int):
             return self.token_of(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
@@ -110,7 +110,7 @@ class Decoding(SpecialTokens):
 
     @in_turn
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join pieces into the text they stand for."""
+        """Join tokens into text."""
         return self.backend.decoder.decode(tokens) if self.backend.decoder is not None else " ".join(tokens)
 
     @in_turn
@@ -118,13 +118,13 @@ class Decoding(SpecialTokens):
         texts = self.texts_of(rows, skip_special_tokens=skip_special_tokens)
         if clean_up is None:
             clean_up = self.clean_up_tokenization_spaces
-            wanted = clean_up and (can_clean_up(self.backend) or self.settings.options.get(CLEAN_UP_BPE))
-            return [clean_up_spaces(text) for text in texts] if wanted else texts
+            cleans = clean_up and (can_clean_up(self.backend) or self.settings.options.get(CLEAN_UP_BPE))
+            return [clean_up_spaces(text) for text in texts] if cleans else texts
         if clean_up and not can_clean_up(self.backend) and not self.settings.options.get(CLEAN_UP_BPE):
             warn_no_clean_up()
             return texts
         return [clean_up_spaces(text) for text in texts] if clean_up else texts
 
     def texts_of(self, rows: list[list[int]], *, skip_special_tokens: bool) -> list[str]:
-        """Decode rows as the pipeline does, spaces as they are."""
+        """Decode rows without removing spaces."""
         return decode_rows(self.backend, rows, skip_special_tokens=skip_special_tokens, roles=self.roles)

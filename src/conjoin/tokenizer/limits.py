@@ -1,4 +1,4 @@
-"""How long the rows of a batch may and must be: padding and truncation, checked once per call."""
+"""Padding and truncation of a batch, checked once per call."""
 
 import sys
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from conjoin.errors import TokenizerError, warn
 from conjoin.limits import ROW_TOKENS
 
 NO_LIMIT = int(1e30)
-"""`model_max_length` of a tokenizer that knows no limit; the number is transformers'."""
+"""`model_max_length` of a tokenizer without a limit, as in transformers."""
 
 IS_LIMIT = int(1e20)
 """transformers' LARGE_INTEGER: above it, model_max_length means "none"."""
@@ -19,7 +19,7 @@ TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Padding and truncation as the caller wrote them."""
+    """Padding and truncation as the caller passed them."""
 
     padding: Any = False
     truncation: Any = None
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What of the tokenizer decides whether the wish can be met."""
+    """Properties of a tokenizer that limit padding and truncation."""
 
     model_max_length: int
     padding_side: str
@@ -42,7 +42,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Padding and truncation as they will be done; every field is meant literally."""
+    """Padding and truncation to apply, after all defaults are resolved."""
 
     padding: str
     truncation: str
@@ -54,20 +54,20 @@ class Limits:
 
     @property
     def pads(self) -> bool:
-        """Whether rows are filled up."""
+        """True if rows are padded."""
         return self.padding != "do_not_pad"
 
     @property
     def truncates(self) -> bool:
-        """Whether rows are cut."""
+        """True if rows are truncated."""
         return self.truncation != "do_not_truncate"
 
 
 def length_limit(value: Any) -> int:
-    """`model_max_length` as a file or a caller gives it; None: no limit is known.
+    """Return `model_max_length` as an integer; NO_LIMIT for None.
 
     Raises:
-        TokenizerError: it is no whole number, or less than 1.
+        TokenizerError: it is not a whole number, or less than 1.
     """
     if value is None:
         return NO_LIMIT
@@ -81,10 +81,10 @@ def length_limit(value: Any) -> int:
 
 
 def resolve_limits(asked: Asked, facts: Facts) -> Limits:
-    """Turn a wish into limits.
+    """Resolve the caller's settings into limits.
 
     Raises:
-        TokenizerError: an unknown strategy or side, no pad token, or lengths that contradict each other.
+        TokenizerError: a strategy or side is unknown, there is no pad token, or lengths contradict each other.
     """
     padding = _strategy("padding", asked.padding, PADDING)
     truncation = _strategy("truncation", asked.truncation, TRUNCATION)
@@ -117,7 +117,7 @@ def _strategy(name: str, value: Any, known: tuple[str, ...]) -> str:
         return known[0]
     if value is True:
         return known[1]
-    text = str(getattr(value, "value", value))  # transformers' enums carry the same words
+    text = str(getattr(value, "value", value))  # transformers' enums have the same values
     if text not in known:
         raise TokenizerError(f"{name} = {value!r}, expected True, False or one of: {', '.join(known)}.")
     return text
@@ -147,10 +147,10 @@ def _check_possible(limits: Limits, facts: Facts) -> None:
             "or tokenizer.add_special_tokens({'pad_token': '[PAD]'}) and resize the model's embeddings.",
         )
     multiple, length = limits.pad_to_multiple_of, limits.max_length
-    filled = max(multiple or 1, (length or 1) if limits.padding == "max_length" else 1)
-    if limits.pads and filled > ROW_TOKENS:
+    padded = max(multiple or 1, (length or 1) if limits.padding == "max_length" else 1)
+    if limits.pads and padded > ROW_TOKENS:
         raise TokenizerError(
-            f"every row would be filled up to {filled:,} tokens, expected at most {ROW_TOKENS:,} (ROW_TOKENS).",
+            f"every row would be filled up to {padded:,} tokens, expected at most {ROW_TOKENS:,} (ROW_TOKENS).",
             hint="padding=True fills up to the longest row of the batch.",
         )
     if limits.pads and limits.truncates and multiple and length and length % multiple:

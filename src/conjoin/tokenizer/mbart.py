@@ -1,4 +1,4 @@
-"""mBART: a unigram tokenizer whose frame names the language of the text."""
+"""mBART: a unigram tokenizer that adds the language code of a text to it."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -29,9 +29,9 @@ MBART50_LANGUAGES = (
 
 
 class MBartTokenizer(UnigramTokenizer):
-    """Language codes at the end (Liu et al. 2020, arXiv:2001.08210). `A </s> en_XX`.
+    """Unigram with the language code at the end (Liu et al. 2020, arXiv:2001.08210). Frame: `A </s> en_XX`.
 
-    `src_lang` frames texts, `tgt_lang` frames target texts; both can be set at any time.
+    `src_lang` is the language of texts, `tgt_lang` that of target texts; both can be set at any time.
     """
 
     saved_class = "MBartTokenizer"
@@ -54,7 +54,7 @@ class MBartTokenizer(UnigramTokenizer):
 
     @classmethod
     def start(cls, settings: Settings) -> str:
-        """Always: add_prefix_space is not mBART's to choose."""
+        """Return "always": mBART has no add_prefix_space."""
         return "always"
 
     @classmethod
@@ -64,14 +64,14 @@ class MBartTokenizer(UnigramTokenizer):
     @property
     @in_turn
     def lang_code_to_id(self) -> dict[str, int]:
-        """Every language that the vocabulary holds, and its id."""
+        """Ids of the languages in the vocabulary, by code."""
         ids = {code: self.backend.token_to_id(code) for code in self.languages}
         return {code: index for code, index in ids.items() if index is not None}
 
     @property
     @in_turn
     def target_language(self) -> TargetLanguage | None:
-        """The language of targets, where `tgt_lang` was set; else None, whatever stands in for it."""
+        """The language of target texts; None until `tgt_lang` is set, although src_lang is used until then."""
         code = self.settings.options.get("tgt_lang")
         if not code:
             return None
@@ -79,10 +79,10 @@ class MBartTokenizer(UnigramTokenizer):
 
     @in_turn
     def language_id(self, code: str) -> int:
-        """The id of a language's code.
+        """Return the id of a language code.
 
         Raises:
-            TokenizerError: there is no such language; names those that are like it.
+            TokenizerError: the language is unknown; the error names similar ones.
         """
         return known_language(code, self.lang_code_to_id, self.get_added_vocab(), type(self).__name__)
 
@@ -94,13 +94,13 @@ class MBartTokenizer(UnigramTokenizer):
     @src_lang.setter
     @in_turn
     def src_lang(self, code: str) -> None:
-        template = self._template(code)  # refuses an unknown one before anything changes
+        template = self._template(code)  # raises for an unknown code before anything changes
         self.settings.options["src_lang"] = code
         self.backend.post_processor = template
 
     @property
     def tgt_lang(self) -> str:
-        """The language code of target texts; that of the texts until it is set."""
+        """The language code of target texts; `src_lang` until it is set."""
         return self.settings.options.get("tgt_lang") or self.src_lang
 
     @tgt_lang.setter
@@ -117,16 +117,16 @@ class MBartTokenizer(UnigramTokenizer):
         self.backend.post_processor = self._template(self.src_lang)
 
     def finish(self) -> None:
-        """Frame texts with src_lang; where no setting says it, it is the language in the frame of tokenizer.json."""
+        """Apply src_lang to the post-processor; without that setting, read it from tokenizer.json's."""
         options = self.settings.options
-        said, own = options.get("src_lang"), self._framed_language()
-        if said is None and own is not None:
+        saved, own = options.get("src_lang"), self._framed_language()
+        if saved is None and own is not None:
             options["src_lang"] = own
-        elif said is not None:
-            if own not in (None, said) and "src_lang" not in self.settings.asked:
+        elif saved is not None:
+            if own not in (None, saved) and "src_lang" not in self.settings.asked:
                 warn(
-                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {said!r}: "
-                    f"{said} is used. Pass src_lang={own!r} for the other."
+                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {saved!r}: "
+                    f"{saved} is used. Pass src_lang={own!r} for the other."
                 )
             self.frame()
 
@@ -135,7 +135,7 @@ class MBartTokenizer(UnigramTokenizer):
         return self.settings.options.get("src_lang") is not None
 
     def _framed_language(self) -> str | None:
-        """The language whose code the post-processor puts around texts."""
+        """Return the language whose code the post-processor adds to texts; None without one."""
         if self.backend.post_processor is None:
             return None
         return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
@@ -154,7 +154,7 @@ class MBartTokenizer(UnigramTokenizer):
 
 
 class MBart50Tokenizer(MBartTokenizer):
-    """Fifty languages, the code in front (Tang et al. 2020, arXiv:2008.00401). `en_XX A </s>`."""
+    """Fifty languages, with the code in front (Tang et al. 2020, arXiv:2008.00401). Frame: `en_XX A </s>`."""
 
     saved_class = "MBart50Tokenizer"
     languages = MBART50_LANGUAGES
@@ -164,7 +164,7 @@ class MBart50Tokenizer(MBartTokenizer):
 
     @classmethod
     def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
-        """The .model file's table, then runs of spaces become one."""
+        """Return the .model file's table, then a step that merges consecutive spaces."""
         table = [] if vocabulary.charsmap is None else [normalizers.Precompiled(vocabulary.charsmap)]
         return normalizers.Sequence([*table, normalizers.Replace(Regex(" {2,}"), " ")])
 
@@ -177,9 +177,9 @@ class MBart50Tokenizer(MBartTokenizer):
         return [*(listed or []), *cls.languages]
 
     def finish(self) -> None:
-        have = self.extra_special_tokens
+        existing = self.extra_special_tokens
         codes = [code for code in self.languages if self.backend.token_to_id(code) is not None]
-        missing = [AddedToken(code, special=True) for code in codes if code not in have]
+        missing = [AddedToken(code, special=True) for code in codes if code not in existing]
         self.settings.extra = [*(self.settings.extra or []), *missing]
         super().finish()
 

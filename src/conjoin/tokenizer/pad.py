@@ -1,4 +1,4 @@
-"""Fill up rows that are already ids: what a data collator calls."""
+"""Pad rows of ids, as data collators need it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -39,7 +39,7 @@ def as_lists(value: Any) -> Any:
 
 
 def array_kind(encoded: Any) -> str | None:
-    """The `return_tensors` word for the arrays in `encoded`, None when it holds lists."""
+    """Return the `return_tensors` value for the arrays in `encoded`; None if it holds lists."""
     value = encoded
     while isinstance(value, list | tuple | Mapping) and value:
         value = cast(Any, value).get("input_ids") if isinstance(value, Mapping) else cast(Any, value)[0]
@@ -48,7 +48,7 @@ def array_kind(encoded: Any) -> str | None:
 
 
 def pad_columns(columns: dict[str, Any], limits: Limits, pad_id: int, *, attention_mask: bool) -> dict[str, Any]:
-    """Fill every known column up to the length that `limits` ask for; other columns stay."""
+    """Pad every known column to the length in `limits`; other columns are not changed."""
     is_batch = bool(columns["input_ids"]) and isinstance(columns["input_ids"][0], list)
     rows: list[list[int]] = columns["input_ids"] if is_batch else [columns["input_ids"]]
     out = dict(columns)
@@ -60,13 +60,13 @@ def pad_columns(columns: dict[str, Any], limits: Limits, pad_id: int, *, attenti
     size = target_size([len(row) for row in rows], limits)
     for key, fill in {"input_ids": pad_id, **_FILL}.items():
         if key in out:
-            filled = [fill_row(row, size, fill, limits.padding_side) for row in (out[key] if is_batch else [out[key]])]
-            out[key] = filled if is_batch else filled[0]
+            padded = [fill_row(row, size, fill, limits.padding_side) for row in (out[key] if is_batch else [out[key]])]
+            out[key] = padded if is_batch else padded[0]
     return out
 
 
 def target_size(lengths: list[int], limits: Limits) -> int:
-    """The common length of padded rows."""
+    """Return the common length of padded rows."""
     size = max(lengths, default=0)
     if limits.padding == "max_length" and limits.max_length is not None:
         size = limits.max_length
@@ -75,6 +75,6 @@ def target_size(lengths: list[int], limits: Limits) -> int:
 
 
 def fill_row(row: list[int], size: int, fill: int, side: str) -> list[int]:
-    """Fill one row up to `size`; a longer one stays as it is."""
+    """Pad one row to `size`; a longer one is not changed."""
     missing = [fill] * (size - len(row))
     return row + missing if side == "right" else missing + row

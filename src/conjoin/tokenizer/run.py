@@ -1,4 +1,4 @@
-"""Drive the Rust tokenizer: set its limits, encode a batch, collect the columns."""
+"""Run the Rust tokenizer: set its limits, encode a batch, collect the columns."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """One call's settings, apart from its texts."""
+    """The settings of one call."""
 
     limits: Asked
     columns: Columns
@@ -40,13 +40,13 @@ class Wish:
     verbose: bool = True
 
     def with_max_length(self, max_length: int) -> Self:
-        """The same wish for targets of another length."""
+        """Return these settings with another maximum length."""
         return replace(self, limits=replace(self.limits, max_length=max_length))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pad:
-    """What Rust pads with."""
+    """The token that Rust pads with."""
 
     id: int
     token: str
@@ -60,7 +60,7 @@ class Runner:
     """
 
     def __init__(self, backend: Backend, origin: str) -> None:
-        """Take over a Rust tokenizer, alone or from another Runner, whose lock is shared then.
+        """Wrap a Rust tokenizer; if another Runner has wrapped it, share that one's lock.
 
         Args:
             origin: the file that an error names.
@@ -69,7 +69,7 @@ class Runner:
         self._rust, self.backend, self.lock = guard(backend, origin)
 
     def __getstate__(self) -> dict[str, Any]:
-        with self.lock:  # text, so that what is written later is what the tokenizer is now
+        with self.lock:  # as text, so that later changes of the tokenizer do not show
             return {"document": self._rust.to_str(), "origin": self.origin}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Runner:
 
     @contextmanager
     def template(self, post_processor: Any) -> Generator[None]:
-        """Encode with another post-processor for a while; None keeps the tokenizer's own."""
+        """Use another post-processor inside the context; None keeps the tokenizer's own."""
         with self.lock:
             if post_processor is None:
                 yield
@@ -102,7 +102,7 @@ class Runner:
         """Encode every row.
 
         Raises:
-            TokenizerError: the limits leave no room, or Rust refuses a text; its own words are kept.
+            TokenizerError: the limits leave no room, or Rust refuses a text; its message is kept.
         """
         with self.lock:
             if limits.truncates and add_special_tokens:
@@ -153,7 +153,7 @@ class Runner:
 
 
 def _refusal(texts: Texts, error: Exception) -> TokenizerError:
-    """Name the texts with lone surrogates, which Rust cannot take; else say what Rust says."""
+    """Return an error that names the texts with lone surrogates, which Rust refuses, or repeats Rust's message."""
     broken = [
         f"{f'text[{index}]' if texts.is_batch else 'text'} {problem}"
         for index, row in enumerate(texts.rows)
@@ -169,7 +169,7 @@ def _refusal(texts: Texts, error: Exception) -> TokenizerError:
 
 
 def _strings(row: Any) -> Iterator[str]:
-    """The texts or words of a row."""
+    """Yield the texts or words of a row."""
     if isinstance(row, str):
         yield row
         return
@@ -178,7 +178,7 @@ def _strings(row: Any) -> Iterator[str]:
 
 
 def collect(encodings: list[Encoding], columns: Columns, *, is_batch: bool) -> BatchEncoding:
-    """Turn Rust encodings into columns; a single text loses its batch axis, except with overflowing rows."""
+    """Collect Rust encodings into columns; a single text has no batch axis, unless rows overflow."""
     rows: list[Encoding] = []
     origin: list[int] = []
     for index, encoding in enumerate(encodings):

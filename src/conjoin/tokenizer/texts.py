@@ -1,4 +1,4 @@
-"""Check what the caller wants tokenized, and bring it into the one shape that Rust takes."""
+"""Check the texts to tokenize, and convert them into the form that Rust accepts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ def as_texts(text: Any, pair: Any, *, is_split_into_words: bool) -> Texts:
     """Accept one text or many, with or without second texts.
 
     Raises:
-        TokenizerError: something is not text, or the two lists differ in length.
+        TokenizerError: a row is not text, or the two lists differ in length.
     """
     words = is_split_into_words
     first, second = _as_list(text, "text"), None if pair is None else _as_list(pair, "text_pair")
@@ -28,7 +28,7 @@ def as_texts(text: Any, pair: Any, *, is_split_into_words: bool) -> Texts:
     if second is None:
         return Texts([tuple(row) if is_batch and _is_pair(row, words) else row for row in rows], is_batch)
     pairs = _checked(second, "text_pair", is_batch, words=words, pairs=False)
-    if not is_batch:  # an empty second text is no second text, as in transformers
+    if not is_batch:  # an empty second text is ignored, as in transformers
         return Texts([(rows[0], pairs[0])] if pairs[0] else rows, is_batch)
     if len(pairs) != len(rows):
         raise TokenizerError(f"text has {len(rows)} items but text_pair has {len(pairs)}; expected one pair per text.")
@@ -36,7 +36,7 @@ def as_texts(text: Any, pair: Any, *, is_split_into_words: bool) -> Texts:
 
 
 def is_many(text: Any, *, is_split_into_words: bool) -> bool:
-    """Whether this is many texts: a list of strings, or a list of lists where texts are lists of words."""
+    """True for many texts: a list of strings, or of lists if texts are lists of words."""
     if isinstance(text, str) or not isinstance(text, Sequence):
         return False
     rows = cast(Sequence[Any], text)
@@ -53,7 +53,7 @@ def _as_list(value: Any, name: str) -> str | list[Any]:
 
 
 def _checked(value: str | list[Any], name: str, is_batch: bool, *, words: bool, pairs: bool) -> list[Any]:
-    """The rows of `value`, every one of them text."""
+    """Return the rows of `value`, and check that each is text."""
     if is_batch != is_many(value, is_split_into_words=words):
         raise TokenizerError(
             f"{name} is {_show(value)}, but the other text is {'a batch' if is_batch else 'one text'}."

@@ -1,4 +1,4 @@
-"""`Tokenizer`: text to ids and back, called as transformers' tokenizers are called."""
+"""`Tokenizer`: converts text to ids and back, with the call signature of transformers' tokenizers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,8 @@ from conjoin.tokenizer.texts import as_texts
 class Tokenizer(Pipeline):
     """Any tokenizer that a `tokenizer.json` describes; families with older files are subclasses in families.py.
 
-    Ids and decoded text are those of the file, and where there is none those of transformers' fast tokenizers. Calls,
-    settings, copies and files are safe to use from several threads: each is one step, and no step sees the middle of
-    another.
+    Ids and decoded text are those of the file; without a file, those of transformers' fast tokenizers. Calls, settings,
+    copies, loading and saving are thread-safe: each is atomic.
     """
 
     @classmethod
@@ -39,14 +38,14 @@ class Tokenizer(Pipeline):
         token: str | bool | None = None,
         **overrides: Any,
     ) -> Self:
-        """Load from a folder, a file or a hub id: tokenizer.json as it is written, the family's older files else.
+        """Load from a folder, a file or a hub id: tokenizer.json as it is written, or the family's older files.
 
         Args:
-            overrides: any key of tokenizer_config.json, as `model_max_length=512` or `pad_token="<pad>"`; wins over it.
-                What speaks about the pipeline, as `do_lower_case=True`, changes that of tokenizer.json or is refused.
+            overrides: any keys of tokenizer_config.json, which win over it, such as `pad_token="<pad>"`.
+                Those about the pipeline, such as `do_lower_case=True`, change that of tokenizer.json, or are refused.
         Raises:
-            FileError: no such folder, file or repository.
-            TokenizerError: files are missing, unreadable or of another family.
+            FileError: the folder, file or repository does not exist.
+            TokenizerError: files are missing, unreadable or belong to another family.
         """
         source = Source(
             name=name_or_folder,
@@ -97,15 +96,15 @@ class Tokenizer(Pipeline):
         """Tokenize one text or many; arguments, their order and their meaning are transformers'.
 
         Args:
-            text: a string or a list of them; with `is_split_into_words`, words instead of strings.
-            text_target: target texts; with `text` their ids come back as `labels`.
+            text: a string or a list of strings; with `is_split_into_words`, lists of words instead of strings.
+            text_target: target texts; with `text`, their ids are returned as `labels`.
             padding: True or "longest", "max_length", or False.
             truncation: True or "longest_first", "only_first", "only_second", or False.
-            max_length: for truncation and for padding="max_length"; given alone, it truncates.
+            max_length: length for truncation and for padding="max_length"; on its own, it truncates.
             max_target_length: `max_length` for the targets.
             return_tensors: "pt", "np", "jax" or "tf"; None gives lists.
         Raises:
-            TokenizerError: input that is not text, or settings that cannot be met; the text says which.
+            TokenizerError: the input is not text, or settings cannot be applied; the message says which.
         """
         if text is None and text_target is None:
             raise TokenizerError("neither text nor text_target was given.", hint="tokenizer(texts)")
@@ -135,31 +134,31 @@ class Tokenizer(Pipeline):
         target_wish = wish if max_target_length is None else wish.with_max_length(max_target_length)
         if text is None:
             return self.run_target(text_target, text_pair_target, target_wish).convert_to_tensors(return_tensors)
-        with self.lock:  # both sides by the same settings
+        with self.lock:  # sources and targets by the same settings
             batch = self.run(text, text_pair, wish)
             if text_target is not None:
                 batch["labels"] = self.run_target(text_target, text_pair_target, target_wish)["input_ids"]
         return batch.convert_to_tensors(return_tensors)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
-        """Tokenize and return the ids alone; takes every argument of a call."""
+        """Return the ids only; takes every argument of a call."""
         return self(text, text_pair, add_special_tokens=add_special_tokens, **kwargs)["input_ids"]
 
     def tokenize(self, text: str, pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
-        """Cut one text into pieces, as text instead of ids."""
+        """Return the tokens of one text as strings."""
         return self(text, pair, add_special_tokens=add_special_tokens, verbose=False).tokens()
 
     def run(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
-        """Tokenize as `wish` says; lists, never tensors."""
+        """Tokenize with these settings; return lists, never tensors."""
         return self._run(text, text_pair, wish, template=None)
 
     @in_turn
     def run_target(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
-        """Tokenize target texts: as `run`, with the target language's tokens where a family has them."""
+        """Tokenize target texts: as `run`, with the tokens of the target language if the family has them."""
         return self._run(text, text_pair, wish, template=self.target_template())
 
     def target_template(self) -> Any:
-        """The post-processor for target texts; None when it is that of every text."""
+        """Return the post-processor of target texts; None if it is that of all texts."""
         return None
 
     def pad(
@@ -173,21 +172,21 @@ class Tokenizer(Pipeline):
         return_tensors: TensorKind | None = None,
         verbose: bool = True,
     ) -> BatchEncoding:
-        """Fill up rows of ids, one or many, as a data collator does. Columns it does not know stay as they are.
+        """Pad one row of ids or many, as a data collator does; unknown columns are not changed.
 
         Raises:
-            TokenizerError: no input_ids, no pad token, or rows that cannot become an array.
+            TokenizerError: there are no input_ids or no pad token, or the rows cannot become an array.
         """
         del verbose
         kind = return_tensors or cast(TensorKind | None, array_kind(encoded_inputs))
-        asked = Asked(
+        settings = Asked(
             padding=padding,
             truncation=False,
             max_length=max_length if padding == "max_length" else None,
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=padding_side,
         )
-        limits = resolve_limits(asked, self.facts())
+        limits = resolve_limits(settings, self.facts())
         mask = self._wants("attention_mask", return_attention_mask)
         padded = pad_columns(as_columns(encoded_inputs), limits, self.pad_token_id or 0, attention_mask=mask)
         return BatchEncoding(padded).convert_to_tensors(kind)
@@ -223,12 +222,12 @@ class Tokenizer(Pipeline):
             self._warn_too_long(encodings)
         return collect(encodings, wish.columns, is_batch=texts.is_batch or wish.keep_batch)
 
-    def _wants(self, column: str, asked: bool | None) -> bool:
-        return column in self.model_input_names if asked is None else asked
+    def _wants(self, column: str, requested: bool | None) -> bool:
+        return column in self.model_input_names if requested is None else requested
 
     @in_turn
     def facts(self) -> Facts:
-        """What decides whether padding and truncation can be had."""
+        """Return the properties that limit padding and truncation."""
         return Facts(
             model_max_length=self.model_max_length,
             padding_side=self.padding_side,

@@ -1,6 +1,6 @@
-"""The SentencePiece unigram families: one model, different id offsets and frames.
+"""The SentencePiece unigram families, which differ in id offsets and special tokens.
 
-Source of the offsets: fairseq's dictionaries, which put their own special tokens before SentencePiece's pieces.
+Source of the offsets: fairseq's dictionaries, whose special tokens come before SentencePiece's pieces.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Scores = list[tuple[str, float]]
 
 
 class UnigramTokenizer(Tokenizer):
-    """What the unigram families share (Kudo 2018, arXiv:1804.10959): words marked with a visible space."""
+    """Base of the unigram families (Kudo 2018, arXiv:1804.10959): words start with a visible space."""
 
     kind = "Unigram"
     vocabulary_files = ("sentencepiece.bpe.model",)
@@ -30,35 +30,35 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        """Put the pieces of a .model file where the checkpoint has them; `pieces` starts <unk> <s> </s>."""
+        """Order the pieces of a .model file by the checkpoint's ids; `pieces` starts with <unk> <s> </s>."""
         return [*fairseq_frame(settings), *pieces[3:], (name_of(settings, "mask_token"), 0.0)]
 
     @classmethod
     def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
-        """How text is changed before it is cut; None: not at all."""
+        """Return the normalizer of text; None if there is none."""
         del settings
         return None if vocabulary.charsmap is None else normalizers.Precompiled(vocabulary.charsmap)
 
     @classmethod
     def start(cls, settings: Settings) -> str:
-        """Whether a text's first word gets a space too: always or never. Honours add_prefix_space."""
+        """Return "always" if a text's first word gets a space too, else "never"; honours add_prefix_space."""
         return "always" if settings.options.get("add_prefix_space", True) else "never"
 
     @classmethod
     def words(cls, settings: Settings) -> Any:
-        """How text is cut into words."""
+        """Return the pre-tokenizer, which splits text into words."""
         metaspace = pre_tokenizers.Metaspace(SPACE, prepend_scheme=cls.start(settings))
         return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
 
     @classmethod
     def unknown(cls, scores: Scores, settings: Settings) -> int:
-        """The id of the unknown token."""
+        """Return the id of the unknown token."""
         del scores, settings
         return cls.unknown_id
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """One pipeline for all unigram families."""
+        """Build the pipeline of a unigram family."""
         scores = vocabulary.scores
         if vocabulary.from_sentencepiece:
             scores = cls.arrange(scores, settings)
@@ -139,7 +139,7 @@ class AlbertTokenizer(UnigramTokenizer):
 
     @classmethod
     def normalizer(cls, vocabulary: Vocabulary, settings: Settings) -> Any:
-        """Honours do_lower_case and keep_accents."""
+        """Return the normalizer; honours do_lower_case and keep_accents."""
         steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
         if not settings.options.get("keep_accents", False):
             steps += [normalizers.NFKD(), normalizers.StripAccents()]
@@ -151,7 +151,7 @@ class AlbertTokenizer(UnigramTokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Frames texts already here, as add_bos_token and add_eos_token replace the frame."""
+        """Build the pipeline with its frame, since add_bos_token and add_eos_token replace the frame later."""
         backend = super().build(vocabulary, settings)
         cls_token, sep_token = name_of(settings, "cls_token"), name_of(settings, "sep_token")
         ids = [("[CLS]", backend.token_to_id(cls_token)), ("[SEP]", backend.token_to_id(sep_token))]
@@ -178,13 +178,13 @@ class T5Tokenizer(WithSentinels, UnigramTokenizer):
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
-        """The sentinels last, the first of them with the highest id."""
+        """Append the sentinels, the first of them with the highest id."""
         sentinels = cls.sentinels(cls.sentinels_asked(settings))
         return [*pieces, *((text_of(token), 0.0) for token in reversed(sentinels))]
 
     @classmethod
     def start(cls, settings: Settings) -> str:
-        """Always, or with legacy=False only first; add_prefix_space is not T5's to choose."""
+        """Return "always", or "first" with legacy=False; T5 has no add_prefix_space."""
         return "first" if settings.options.get("legacy") is False else "always"
 
     def frame(self) -> None:
@@ -203,12 +203,12 @@ def _single_spaces(start: str) -> Any:
 
 
 def _bytes_apart() -> Any:
-    """SentencePiece never reads `<0x41>` as the piece of a byte: parted after its first letter, Rust cannot either."""
+    """Split `<0x41>` in text after its first character, so that Rust does not read it as a byte's piece."""
     return pre_tokenizers.Split(Regex("<(?=0x[0-9A-F]{2}>)"), behavior="isolated")
 
 
 def fairseq_frame(settings: Settings) -> Scores:
-    """fairseq's first four ids."""
+    """Return the special tokens of fairseq's first four ids."""
     start = "bos_token" if "bos_token" in settings.named else "cls_token"
     names = (start, "pad_token", "eos_token", "unk_token")
     return [(name_of(settings, name), 0.0) for name in names]

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around a text: found out, and changed where a caller asks for it."""
+"""The frame of a tokenizer, the special tokens that it adds around a text: read, and changed on request."""
 
 from typing import Any
 
@@ -8,51 +8,51 @@ from conjoin.tokenizer.parts import Step, part_of, put_part, steps
 from conjoin.tokenizer.pipeline import Pipeline
 
 ENDS = {"add_bos_token": "bos_token", "add_eos_token": "eos_token"}
-"""The settings that speak about the two ends of a text, and the tokens that stand there."""
+"""Settings of the two ends of a text, and the special tokens that they add there."""
 
 
 def ends_of(tokenizer: Pipeline) -> dict[str, bool]:
-    """Whether a text gets bos in front and eos at its end."""
+    """Return whether texts get bos in front and eos at the end."""
     encoding = tokenizer.backend.encode(SAMPLE[0])
     ids: list[int | None] = list(encoding.ids)
-    own = [part is None for part in encoding.sequence_ids]
+    is_special = [part is None for part in encoding.sequence_ids]
     if not ids:
         return dict.fromkeys(ENDS, False)
     return {
-        "add_bos_token": own[0] and ids[0] == tokenizer.bos_token_id,
-        "add_eos_token": own[-1] and ids[-1] == tokenizer.eos_token_id,
+        "add_bos_token": is_special[0] and ids[0] == tokenizer.bos_token_id,
+        "add_eos_token": is_special[-1] and ids[-1] == tokenizer.eos_token_id,
     }
 
 
 def honour_ends(tokenizer: Pipeline) -> None:
-    """Put bos and eos around texts, or leave them out, as the caller asked; a wish that cannot be met warns."""
+    """Add bos and eos to texts, or leave them out, as the caller passed; warn if that is not possible."""
     options = tokenizer.settings.options
-    asked = {name: bool(options[name]) for name in ENDS if name in tokenizer.settings.asked}
-    if not asked:
+    requested = {name: bool(options[name]) for name in ENDS if name in tokenizer.settings.asked}
+    if not requested:
         return
-    now = ends_of(tokenizer)
-    if now | asked != now and _is_bos_eos(tokenizer):
-        options |= now | asked
+    current = ends_of(tokenizer)
+    if current | requested != current and _is_bos_eos(tokenizer):
+        options |= current | requested
         tokenizer.set_bos_eos_template()
-        now = ends_of(tokenizer)
-    options |= now
-    missed = [name for name, value in asked.items() if now[name] != value]
-    if missed:
-        said = " and ".join(f"{name}={asked[name]}" for name in missed)
-        lacking = [ENDS[name] for name in missed if getattr(tokenizer, ENDS[name]) is None]
-        why = f"the tokenizer has no {' and no '.join(lacking)}" if lacking else "texts have a frame of another kind"
-        warn(f"{said} has no effect: {why}.")
+        current = ends_of(tokenizer)
+    options |= current
+    ignored = [name for name, value in requested.items() if current[name] != value]
+    if ignored:
+        settings = " and ".join(f"{name}={requested[name]}" for name in ignored)
+        missing = [ENDS[name] for name in ignored if getattr(tokenizer, ENDS[name]) is None]
+        reason = f"the tokenizer has no {' and no '.join(missing)}" if missing else "texts have a frame of another kind"
+        warn(f"{settings} has no effect: {reason}.")
 
 
 def _is_bos_eos(tokenizer: Pipeline) -> bool:
-    """Whether nothing but bos and eos stands around a text."""
+    """True if the frame has no special tokens but bos and eos."""
     encoding = tokenizer.backend.encode(SAMPLE[0])
     frame = {index for index, part in zip(encoding.ids, encoding.sequence_ids, strict=True) if part is None}
     return frame <= {tokenizer.bos_token_id, tokenizer.eos_token_id}
 
 
 def rename_in_frame(tokenizer: Pipeline, old: str, new: str) -> None:
-    """Let `new` stand wherever `old` stands around a text."""
+    """Replace `old` by `new` in the frame."""
     backend = tokenizer.backend
     document = part_of(backend, "post_processor")
     index = backend.token_to_id(new)
