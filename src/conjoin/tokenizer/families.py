@@ -1,7 +1,6 @@
-"""The families whose older files (vocab.txt, vocab.json + merges.txt, SentencePiece) conjoin turns into a pipeline.
+"""The families whose older files (vocab.txt, vocab.json + merges.txt, SentencePiece) conjoin builds pipelines from.
 
-Each says which special tokens it has, and how text is cut where there is no tokenizer.json; those pipelines are the
-ones that transformers 5.23 builds.
+Each class defines its special tokens, and the pipeline to build without a tokenizer.json, as transformers 5.23 does.
 """
 
 from collections.abc import Mapping
@@ -34,7 +33,7 @@ FAIRSEQ: Mapping[str, Token | None] = {
 
 
 class BertTokenizer(Tokenizer):
-    """WordPiece over words and punctuation (Devlin et al. 2018, arXiv:1810.04805). `[CLS] A [SEP] B [SEP]`."""
+    """WordPiece over words and punctuation (Devlin et al. 2018, arXiv:1810.04805). Frame: `[CLS] A [SEP] B [SEP]`."""
 
     kind = "WordPiece"
     vocabulary_files = ("vocab.txt",)
@@ -55,7 +54,7 @@ class BertTokenizer(Tokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Honours do_lower_case, strip_accents and tokenize_chinese_chars."""
+        """Build the pipeline; honours do_lower_case, strip_accents and tokenize_chinese_chars."""
         options = settings.options
         backend = Backend(models.WordPiece(vocabulary.ids, unk_token=name_of(settings, "unk_token")))
         backend.normalizer = normalizers.BertNormalizer(
@@ -78,14 +77,14 @@ class BertTokenizer(Tokenizer):
 
 
 class DistilBertTokenizer(BertTokenizer):
-    """BERT's, without token types."""
+    """BERT's tokenizer without token types."""
 
     saved_class = "DistilBertTokenizer"
     model_input_names = ("input_ids", "attention_mask")
 
 
 class GPT2Tokenizer(Tokenizer):
-    """Byte-level BPE (Radford et al. 2019). Adds nothing around a text unless add_bos_token says so (OPT does)."""
+    """Byte-level BPE (Radford et al. 2019). No frame unless add_bos_token is set (by OPT)."""
 
     kind = "BPE"
     vocabulary_files = ("vocab.json", "merges.txt")
@@ -100,7 +99,7 @@ class GPT2Tokenizer(Tokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Honours add_prefix_space."""
+        """Build the pipeline; honours add_prefix_space."""
         backend = Backend(_byte_level_bpe(vocabulary))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=bool(settings.options.get("add_prefix_space"))
@@ -110,7 +109,7 @@ class GPT2Tokenizer(Tokenizer):
 
 
 class RobertaTokenizer(GPT2Tokenizer):
-    """GPT-2's cuts, BERT's frame (Liu et al. 2019, arXiv:1907.11692). `<s> A </s></s> B </s>`."""
+    """GPT-2's pipeline with a frame (Liu et al. 2019, arXiv:1907.11692): `<s> A </s></s> B </s>`."""
 
     saved_class = "RobertaTokenizer"
     defaults = FAIRSEQ
@@ -127,14 +126,14 @@ class RobertaTokenizer(GPT2Tokenizer):
 
 
 class GPTNeoXTokenizer(GPT2Tokenizer):
-    """GPT-2's cuts after NFC (Black et al. 2022, arXiv:2204.06745)."""
+    """GPT-2's pipeline after NFC (Black et al. 2022, arXiv:2204.06745)."""
 
     saved_class = "GPTNeoXTokenizer"
     defaults: ClassVar[Mapping[str, Token | None]] = {**GPT2Tokenizer.defaults, "pad_token": "<|padding|>"}
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """As GPT-2, plus NFC and trim_offsets."""
+        """Build GPT-2's pipeline with NFC; also honours trim_offsets."""
         backend = super().build(vocabulary, settings)
         backend.normalizer = normalizers.NFC()
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
@@ -154,7 +153,7 @@ class Qwen2Tokenizer(GPT2Tokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Honours add_prefix_space."""
+        """Build the pipeline; honours add_prefix_space."""
         backend = Backend(_byte_level_bpe(vocabulary))
         backend.normalizer = normalizers.NFC()
         space = bool(settings.options.get("add_prefix_space"))
@@ -184,7 +183,7 @@ class LlamaTokenizer(Tokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Honours add_prefix_space, and legacy (a space before every stretch of text, not only the first)."""
+        """Build the pipeline; honours add_prefix_space and legacy (a space before all parts of a text)."""
         space = settings.options.get("add_prefix_space")
         space = True if space is None else bool(space)
         start = "never" if not space else "always" if settings.options.get("legacy") else "first"
@@ -196,7 +195,7 @@ class LlamaTokenizer(Tokenizer):
 
 
 class GemmaTokenizer(Tokenizer):
-    """SentencePiece BPE with byte fallback, spaces kept as they are (Gemma team 2024, arXiv:2403.08295)."""
+    """SentencePiece BPE with byte fallback, which keeps all spaces (Gemma team 2024, arXiv:2403.08295)."""
 
     kind = "BPE"
     vocabulary_files = ("tokenizer.model",)
@@ -212,7 +211,7 @@ class GemmaTokenizer(Tokenizer):
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Has no options."""
+        """Build the pipeline, which has no options."""
         unk = name_of(settings, "unk_token")
         bpe = models.BPE(vocabulary.ids, vocabulary.merges, unk_token=unk, fuse_unk=True, byte_fallback=True)
         backend = Backend(bpe)
@@ -232,7 +231,7 @@ def name_of(settings: Settings, name: str) -> str:
 
 
 def with_ids(tokenizer: Tokenizer, *tokens: str) -> list[tuple[str, int]]:
-    """Pair each token with its id, as a template wants it."""
+    """Return each token with its id, as templates need them."""
     return [(token, tokenizer.id_of(token) or 0) for token in tokens]
 
 

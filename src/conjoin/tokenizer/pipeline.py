@@ -1,4 +1,4 @@
-"""`Pipeline`: the Rust pipeline of a tokenizer with its settings, and what a family of tokenizers defines."""
+"""`Pipeline`: the Rust pipeline of a tokenizer and its settings; base class of the families."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,21 +16,21 @@ from conjoin.tokenizer.run import Runner
 from conjoin.tokenizer.rust import in_turn, limits_of, set_limits
 
 GENERIC_CLASS = "PreTrainedTokenizerFast"
-"""The class of transformers that takes a tokenizer.json as it is."""
+"""transformers' class for any tokenizer.json."""
 _defined: list[type["Pipeline"]] = []
 
 
 class Pipeline(Decoding):
-    """A Rust pipeline and its settings; subclasses say how a family of tokenizers builds it from older files."""
+    """A Rust pipeline and its settings; subclasses define how a family builds it from older files."""
 
     kind: ClassVar[str | None] = None
-    """The family's model: WordPiece, BPE or Unigram. None: take tokenizer.json as it is."""
+    """The family's model: WordPiece, BPE or Unigram; None for any, which needs a tokenizer.json."""
     vocabulary_files: ClassVar[tuple[str, ...]] = ()
     """The files that the family reads if there is no tokenizer.json."""
     defaults: ClassVar[Mapping[str, Token | None]] = {}
-    """Special tokens of the family that no file needs to name; None: it has none, whatever padding the file sets."""
+    """Special tokens of the family if no file names them; None for one that it lacks, whatever padding a file sets."""
     switches: ClassVar[Mapping[str, Any]] = {}
-    """The settings that `build` honours, by their usual value; strip_accents is usually what do_lower_case is: None."""
+    """Defaults of the settings that `build` honours; None for strip_accents, whose default is do_lower_case."""
     saved_class: ClassVar[str] = GENERIC_CLASS
     """The `tokenizer_class` that transformers knows for these files."""
     keeps_class: ClassVar[bool] = False
@@ -43,7 +43,7 @@ class Pipeline(Decoding):
     truncation_side: str = "right"
 
     def __init__(self, backend: Backend, settings: Settings | None = None) -> None:
-        """Wrap a Rust tokenizer; `from_pretrained` is the usual way in."""
+        """Wrap a Rust tokenizer; `from_pretrained` loads one from files."""
         self.settings = settings or Settings()
         self._runner = Runner(backend, self.settings.origin)
         self._warned_long = False
@@ -69,29 +69,29 @@ class Pipeline(Decoding):
         return cls.extra_tokens(settings.family_extra, settings)
 
     def frame(self) -> None:
-        """Set the special tokens around a text, if the family built the pipeline itself."""
+        """Set the special tokens around a text; called if the class built the pipeline."""
         self.set_bos_eos_template()
 
     def finish(self) -> None:
-        """Add what the family adds to any pipeline; called when every special token has its id."""
+        """Complete the pipeline for the family; called once every special token has its id."""
 
     @property
     def frames_itself(self) -> bool:
-        """True if settings of the family, and no file, decide which special tokens stand around a text."""
+        """True if the family's settings, not the file, decide which special tokens are added to a text."""
         return False
 
     def counted(self) -> dict[str, int]:
-        """Return the family's settings that count tokens, with the counts of the vocabulary."""
+        """Return the family's settings that are numbers of tokens, as counted in the vocabulary."""
         return {}
 
     @property
     def backend(self) -> Backend:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The Rust tokenizer; reads and writes wait for calls in other threads."""
+        """The Rust tokenizer; access waits for calls in other threads."""
         return self._runner.backend
 
     @property
     def lock(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Held while the tokenizer is used; `with tokenizer.lock:` makes several steps atomic."""
+        """The lock that every call holds; `with tokenizer.lock:` makes several calls atomic."""
         return self._runner.lock
 
     @in_turn
@@ -105,7 +105,7 @@ class Pipeline(Decoding):
 
     @property
     def model_max_length(self) -> int:
-        """The longest row the model takes; 1e30 when no file says."""
+        """Maximum number of tokens per row; 1e30 if no file limits it."""
         return length_limit(self.settings.options.get("model_max_length"))
 
     @model_max_length.setter
@@ -115,7 +115,7 @@ class Pipeline(Decoding):
 
     @property
     def init_kwargs(self) -> dict[str, Any]:
-        """The settings read from files and overrides; they are saved again."""
+        """The settings from files and overrides, which are saved again."""
         return self.settings.options
 
     @property
@@ -124,20 +124,20 @@ class Pipeline(Decoding):
         return self.backend.get_vocab_size(with_added_tokens=False)
 
     def get_vocab(self) -> dict[str, int]:
-        """Every token, added ones included, and its id."""
+        """Return the ids of all tokens, added ones included."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     def get_added_vocab(self) -> dict[str, int]:
-        """The added tokens and their ids, by id."""
+        """Return the ids of added tokens, in order."""
         added = self.backend.get_added_tokens_decoder()
         return {token.content: index for index, token in sorted(added.items(), key=lambda item: item[0])}
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens encoding adds to one text or to a pair."""
+        """Return how many special tokens encoding adds to one text or to a pair."""
         return self.backend.num_special_tokens_to_add(pair)
 
     def _take_over_limits(self) -> None:
-        """Take defaults from the file's padding and truncation, then switch them off: every call sets its own."""
+        """Use the file's padding and truncation as defaults, then disable them, since every call sets its own."""
         options, backend = self.settings.options, self.backend
         padding, truncation = limits_of(backend)
         set_limits(backend, None, None)
@@ -148,7 +148,7 @@ class Pipeline(Decoding):
             options.setdefault("truncation_side", truncation["direction"])
         self.padding_side = options.pop("padding_side", self.padding_side)
         self.truncation_side = options.pop("truncation_side", self.truncation_side)
-        self.model_input_names = _names(options.get("model_input_names") or self.model_input_names)
+        self.model_input_names = _as_names(options.get("model_input_names") or self.model_input_names)
         length_limit(options.get("model_max_length"))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -164,7 +164,7 @@ def fitting(files: Files) -> list[str]:
     return [cls.__name__ for cls in fits]
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _as_names(value: Any) -> tuple[str, ...]:
     names = tuple(cast(Sequence[Any], value)) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise TokenizerError(f"model_input_names = {value!r}, expected a list of names.")
