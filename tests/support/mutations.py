@@ -75,8 +75,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "a window is one wider": Fault(
         "functional/attention.py",
-        "other[:, None, :]) < window",
-        "other[:, None, :]) <= window",
+        "key_places[:, None, :]) < window",
+        "key_places[:, None, :]) <= window",
         (JAX, "decoder and gemma2"),
     ),
     "capped scores are not scaled back": Fault(

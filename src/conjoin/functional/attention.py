@@ -9,7 +9,7 @@ from conjoin.functional.positions import same_segment
 from conjoin.functional.scope import Scope
 
 _NEVER = -1e30
-"""A score that softmax turns into 0; finite, so that a query which may read nothing has gradients of 0, not NaN."""
+"""Score of a masked key. It is finite, so that a query that may read no key has gradients of 0, not NaN."""
 
 
 def self_mask(
@@ -24,25 +24,25 @@ def self_mask(
     segments: Int[Array, "R T"] | None,
     places: tuple[Int[Array, "#R T"], Int[Array, "#R S"]],
 ) -> Bool[Array, "R 1 T S"] | None:
-    """What `length` new positions behind `past` others may read of `total` positions; None where that is everything.
+    """Return the mask with which `length` new positions after `past` read `total` positions; None if all may be read.
 
     Args:
-        key_mask: True at real tokens. Positions that are not filled yet stand behind every query.
-        window: Keys k with |q - k| < window are read; None reads all.
-        places: Where queries and keys stand for a window.
+        key_mask: True at real tokens. Positions of the cache that are still empty come after every query.
+        window: Queries read keys k with |q - k| < window; None means all keys.
+        places: Positions of queries and keys that windows count.
     """
     queries, keys = (ops.arange(length) + past)[:, None], ops.arange(total)[None]
     allowed = (keys <= queries)[None, None] if causal else None
-    more: list[Array] = []
+    masks: list[Array] = []
     if window is not None:
-        own, other = places
-        more.append((abs(own[:, :, None] - other[:, None, :]) < window)[:, None])
+        query_places, key_places = places
+        masks.append((abs(query_places[:, :, None] - key_places[:, None, :]) < window)[:, None])
     if segments is not None:
-        more.append(same_segment(segments, segments))
+        masks.append(same_segment(segments, segments))
     if key_mask is not None:
-        more.append(key_mask[:, None, None, :])
-    for each in more:
-        allowed = each if allowed is None else allowed & each
+        masks.append(key_mask[:, None, None, :])
+    for mask in masks:
+        allowed = mask if allowed is None else allowed & mask
     return allowed
 
 
@@ -57,13 +57,13 @@ def attend(
     *,
     want_weights: bool = False,
 ) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T S"] | None]:
-    """softmax(q k^T * scale + bias) v, over what the mask allows (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
+    """Return softmax(q k^T * scale + bias) v over the allowed keys (Vaswani et al. 2017, arXiv:1706.03762, 3.2.1).
 
-    A query that may read nothing returns zeros. H / K query heads share a key head; R may be N times B: rows
-    n*N .. n*N + N - 1 then read row n's keys.
+    A query that may read no key returns zeros. H / K query heads share a key head. If R is N times B, rows
+    n*N .. n*N + N - 1 read the keys of row n.
 
     Returns:
-        The mixed values, and the weights if asked for.
+        The output, and the weights if `want_weights`.
     """
     ops = here.ops
     if not want_weights and kind.softcap is None and here.rng is None:
@@ -74,9 +74,9 @@ def attend(
     sources, groups, keys = ops.shape(k)[:3]
     shared, width = heads // groups, ops.shape(v)[-1]
     grouped = ops.einsum("bnkgte->bkngte", ops.reshape(q, (sources, -1, groups, shared, length, size)))
-    alike = ops.shape(grouped)[:-1]
+    lead = ops.shape(grouped)[:-1]
     products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, transposed=True)
-    scores = ops.cast(ops.reshape(products * kind.scale, (*alike, keys)), "float32")
+    scores = ops.cast(ops.reshape(products * kind.scale, (*lead, keys)), "float32")
     if kind.softcap is not None:
         scores = ops.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
@@ -88,8 +88,8 @@ def attend(
     if allowed is not None:
         weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
     weights = ops.cast(weights, q.dtype)
-    kept = here.dropout(weights, kind.dropout, "weights")
-    mixed = ops.reshape(ops.matmul(ops.reshape(kept, (sources, groups, -1, keys)), v), (*alike, width))
+    dropped = here.dropout(weights, kind.dropout, "weights")
+    mixed = ops.reshape(ops.matmul(ops.reshape(dropped, (sources, groups, -1, keys)), v), (*lead, width))
     mixed = ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, width))
     if not want_weights:
         return mixed, None
@@ -97,12 +97,12 @@ def attend(
 
 
 def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:
-    """Query heads."""
+    """Return query heads."""
     return _heads(here, "q", kind, kind.num_heads, x)
 
 
 def keys_values(here: Scope, kind: spec.Attention, source: Float[Array, "R S M"]) -> tuple[Array, Array]:
-    """Key and value heads, each [R, K, S, E]."""
+    """Return key and value heads, each [R, K, S, E]."""
     count = kind.num_kv_heads
     return _heads(here, "k", kind, count, source), _heads(here, "v", kind, count, source)
 

@@ -1,4 +1,4 @@
-"""Ids to vectors, and vectors to scores over the vocabulary."""
+"""The embedding, which maps ids to vectors, and the LM head, which maps vectors to logits."""
 
 from jaxtyping import Float, Int
 
@@ -9,26 +9,27 @@ from conjoin.functional.scope import Scope
 
 
 def look_up(here: Scope, kind: spec.Embedding, input_ids: Int[Array, "R T"]) -> Float[Array, "R T C"]:
-    """Scaled word vectors."""
-    words = here.ops.take(here["words.weight"], input_ids)
+    """Return scaled token embeddings."""
+    embeds = here.ops.take(here["words.weight"], input_ids)
     if kind.scale == 1.0:
-        return words
-    return words * here.ops.cast(here.ops.constant(kind.scale), words.dtype) if kind.round_scale else words * kind.scale
+        return embeds
+    scale = here.ops.cast(here.ops.constant(kind.scale), embeds.dtype) if kind.round_scale else kind.scale
+    return embeds * scale
 
 
 def embed(
     here: Scope,
     kind: spec.Embedding,
-    words: Float[Array, "R T C"],
+    embeds: Float[Array, "R T C"],
     positions: Int[Array, "R T"],
     token_type_ids: Int[Array, "R T"] | None,
 ) -> Float[Array, "R T D"]:
-    """Vectors of tokens whose word vectors are given: positions, token types, norm, dropout and projection.
+    """Add positions and token types to token embeddings, and apply norm, dropout and projection.
 
     Args:
-        positions: Rows of the position table; not read where there is no table.
+        positions: Rows of the position table; ignored if there is no table.
     """
-    x, ops = words, here.ops
+    x, ops = embeds, here.ops
     if kind.type_rows:
         table = here["token_types.weight"]
         x = x + (table[0] if token_type_ids is None else ops.take(table, token_type_ids))
@@ -48,10 +49,10 @@ def embed(
 
 
 def score(here: Scope, kind: spec.Head, x: Float[Array, "*lead D"]) -> Float[Array, "*lead V"]:
-    """Scores of every word.
+    """Return the logits.
 
     Args:
-        here: The decoder: a tied head reads its word table.
+        here: The decoder's scope, since a tied head uses its token embedding.
     """
     ops, head = here.ops, here / "head"
     if kind.projection:

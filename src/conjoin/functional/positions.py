@@ -1,4 +1,4 @@
-"""Where tokens stand: rows of position tables, rotary angles, T5's relative bias, and segments of packed rows."""
+"""Positions of tokens: rows of position tables, rotary angles, T5's relative bias, and segments of packed rows."""
 
 import math
 from functools import lru_cache
@@ -15,7 +15,7 @@ Angles = tuple[Array, Array]
 
 @lru_cache(maxsize=256)
 def rotary_frequencies(kind: spec.Rotary) -> np.ndarray:
-    """Radians per position of every pair of dimensions, float32."""
+    """Return the radians per position of every pair of dimensions, float32."""
     exponents = np.arange(0, kind.rotary_size, 2, dtype=np.float32) / np.float32(kind.rotary_size)
     plain = (np.float32(1.0) / np.float32(kind.base) ** exponents).astype(np.float32)
     match kind.scaling:
@@ -35,7 +35,7 @@ def _llama3_frequencies(scaling: spec.Llama3Scaling, frequencies: np.ndarray) ->
 
 
 def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies: np.ndarray) -> np.ndarray:
-    """Blend stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
+    """Return a blend of stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
 
     def dimension(rotations: float) -> float:
         waves = scaling.original_max_positions / (rotations * 2 * math.pi)
@@ -45,13 +45,13 @@ def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies:
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, kind.rotary_size - 1)
-    width = high - low or 0.001  # the reference's guard against a ramp of no width
+    width = high - low or 0.001  # as in the reference, against a ramp of width 0
     ramp = ((np.arange(kind.rotary_size // 2, dtype=np.float32) - low) / width).clip(0, 1)
     return (frequencies / scaling.factor * ramp + frequencies * (1 - ramp)).astype(np.float32)
 
 
 def rotary_angles(ops: Ops, kind: spec.Rotary, positions: Int[Array, "R T"], dtype: object) -> Angles:
-    """cos and sin of every position, computed in float32 and cast."""
+    """Return cos and sin of every position, computed in float32 and cast."""
     frequencies = ops.constant(rotary_frequencies(kind))
     angles = (ops.cast(positions, "float32")[..., None] * frequencies)[:, None]
     factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
@@ -60,21 +60,21 @@ def rotary_angles(ops: Ops, kind: spec.Rotary, positions: Int[Array, "R T"], dty
 
 
 def rotate(ops: Ops, x: Float[Array, "R H T E"], angles: Angles) -> Float[Array, "R H T E"]:
-    """Turn the leading rotary_size dimensions of every head; the rest passes."""
+    """Rotate the leading rotary_size dimensions of every head; the others are unchanged."""
     cos, sin = angles
     size = ops.shape(cos)[-1]
-    turned, rest = x[..., :size], x[..., size:]
-    first, second = turned[..., : size // 2], turned[..., size // 2 :]
-    turned = ops.cast(turned * cos + ops.concat((-second, first), -1) * sin, x.dtype)
-    return turned if size == ops.shape(x)[-1] else ops.concat((turned, rest), -1)
+    head, rest = x[..., :size], x[..., size:]
+    first, second = head[..., : size // 2], head[..., size // 2 :]
+    rotated = ops.cast(head * cos + ops.concat((-second, first), -1) * sin, x.dtype)
+    return rotated if size == ops.shape(x)[-1] else ops.concat((rotated, rest), -1)
 
 
 @lru_cache(maxsize=64)
 def distance_buckets(kind: spec.RelativeBias) -> np.ndarray:
-    """The bucket of every distance from 0 to max_distance, behind which all are in the last one.
+    """Return the bucket of every distance from 0 to max_distance; larger distances are in the last bucket.
 
-    A table, so that no framework's logarithm decides in which bucket a distance falls. A bidirectional bias has as many
-    buckets again for keys that follow the query.
+    It is a table because the logarithms of frameworks differ and would choose different buckets. A bidirectional bias
+    has the same number of buckets again for keys after the query.
     """
     buckets = kind.num_buckets // 2 if kind.bidirectional else kind.num_buckets
     exact = buckets // 2
@@ -91,11 +91,11 @@ def relative_bias(
     ops: Ops,
     kind: spec.RelativeBias,
     table: Array,
-    where: Int[Array, "#R T"],
+    queries: Int[Array, "#R T"],
     keys: Int[Array, "#R S"],
 ) -> Float[Array, "#R H T S"]:
-    """Bias of queries that stand `where`, against keys."""
-    distance = keys[:, None, :] - where[:, :, None]
+    """Return the bias between queries and keys at these positions."""
+    distance = keys[:, None, :] - queries[:, :, None]
     if kind.bidirectional:
         start = ops.cast(distance > 0, "int32") * (kind.num_buckets // 2)
         distance = abs(distance)
@@ -106,7 +106,7 @@ def relative_bias(
 
 
 def first_row(kind: spec.Position) -> int:
-    """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
+    """Return the row of the position table for position id 0; RoBERTa's position ids are rows already."""
     match kind:
         case spec.Learned(offset=offset):
             return offset
@@ -123,14 +123,14 @@ def token_positions(
     before: Int[Array, "R 1"] | Int[Array, ""] | int,
     starts: Int[Array, "R T"] | None,
 ) -> Int[Array, "R T"]:
-    """Rows of the position table, or positions for rotary angles, of tokens that stand behind others.
+    """Return the rows of new tokens in the position table, or their positions for rotary angles.
 
-    A token's position is how many real tokens stand before it: padding before or between them takes none.
+    The position of a token is the number of real tokens before it; padding does not count.
 
     Args:
         counted: True at new tokens that are not padding.
-        before: How many of the past tokens are not.
-        starts: Where the segment of every position begins; counting starts anew there. Without past tokens.
+        before: Number of past tokens that are not padding.
+        starts: Start of the segment of every token, where positions start at 0 again; only without past tokens.
     """
     place = places_of(ops, counted)
     place = place + before if starts is None else place - ops.gather(place, starts, 1)
@@ -144,10 +144,10 @@ def token_positions(
 
 
 def places_of(ops: Ops, real: Bool[Array, "R T"]) -> Int[Array, "R T"]:
-    """How many real tokens stand before each token; padding behind the last of them counts on."""
-    count, behind = ops.cast(real, "int32"), ops.arange(ops.shape(real)[1])[None] + 1
-    last = ops.max(behind * count, 1, keepdims=True)
-    return ops.cumsum(count, 1) - count + ops.maximum(behind - 1 - last, 0)
+    """Return the number of real tokens before each token; padding after the last real token counts as well."""
+    count, after = ops.cast(real, "int32"), ops.arange(ops.shape(real)[1])[None] + 1
+    last = ops.max(after * count, 1, keepdims=True)
+    return ops.cumsum(count, 1) - count + ops.maximum(after - 1 - last, 0)
 
 
 def stand_together(ops: Ops, real: Bool[Array, "R T"]) -> Bool[Array, ""]:
@@ -164,7 +164,7 @@ def segment_begins(ops: Ops, segments: Int[Array, "R T"]) -> Bool[Array, "R T"]:
 
 
 def segment_starts(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
-    """For every position, where its segment begins."""
+    """Return for every position the first position of its segment."""
     here = ops.arange(ops.shape(segments)[1])
     begins = ops.where(segment_begins(ops, segments), here[None], 0)
     seen = here[None, :] <= here[:, None]
@@ -172,7 +172,7 @@ def segment_starts(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
 
 
 def segment_ends(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
-    """For every position, the last one of its segment."""
+    """Return for every position the last position of its segment."""
     here = ops.arange(ops.shape(segments)[1])
     starts = segment_starts(ops, segments)
     same = starts[:, :, None] == starts[:, None, :]
@@ -180,5 +180,5 @@ def segment_ends(ops: Ops, segments: Int[Array, "R T"]) -> Int[Array, "R T"]:
 
 
 def same_segment(queries: Int[Array, "R T"], keys: Int[Array, "R S"]) -> Bool[Array, "R 1 T S"]:
-    """Which keys are of the query's own segment. Padding reads padding."""
+    """True where a key is in the segment of the query; padding is a segment too."""
     return (queries[:, :, None] == keys[:, None, :])[:, None]
