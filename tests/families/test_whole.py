@@ -395,3 +395,22 @@ def test_generate_gives_transformers_tokens(key: str, tmp_path: Path) -> None:
         expected = oracle.beams(theirs, source["input_ids"], source["attention_mask"], num_beams=beams)
         found = ours.generate(**source, max_new_tokens=12, num_beams=beams)
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("key", T5_KEYS)
+def test_positions_beside_a_mask_with_holes_are_the_places_of_the_bias(key: str, tmp_path: Path) -> None:
+    """transformers counts distances of T5's bias by index; so do we where positions are given by index."""
+    theirs = oracle.save_whole(key, tmp_path)
+    batch = oracle.batch_for(key)
+    mask = torch.ones_like(batch["decoder_input_ids"])
+    mask[:, 1:4] = 0
+    inputs = {**source_of(batch), "decoder_input_ids": batch["decoder_input_ids"], "decoder_attention_mask": mask}
+    with torch.no_grad():
+        expected = theirs(**inputs, use_cache=False).logits
+        ours = EncoderDecoderModel.from_pretrained(tmp_path)
+        where = torch.arange(mask.shape[1])[None]
+        given = ours(**inputs, decoder_position_ids=where, use_cache=False).logits
+        counted = ours(**inputs, use_cache=False).logits
+    real = mask.bool()
+    torch.testing.assert_close(given[real], expected[real], **CLOSE)
+    assert not torch.allclose(counted[real], expected[real], atol=1e-3)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conjoin import (
+    BertConfig,
     ConjoinWarning,
     DataError,
     EncoderDecoderConfig,
@@ -20,6 +21,7 @@ from conjoin import (
 from conjoin.training import Examples, TrainerCallback
 from conjoin.training.data.tokenized import from_ids
 from lanes import lanes
+from tiny_models import joined
 from training_toys import arguments, toy_model
 
 PLAIN = {"input_ids": [5, 6, 7], "labels": [8, 9, 3]}
@@ -384,6 +386,44 @@ def test_the_loss_of_a_row_is_the_models_own_on_jax(kind: str, tmp_path: Path) -
     trainer = JaxTrainer(model, args=args, train_dataset=rows, eval_dataset=[row])
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-6)
     assert trainer.train().training_loss == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss"), [([-100, -100, 7, 8, 2], 3.9701645), ([7, -100, 8, 2], 4.1136761), ([7, 8, 2, -100], 3.9334056)]
+)
+def test_labels_keep_their_places_whatever_is_ignored_before_them(
+    labels: list[int], loss: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    half = BertConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    ids = {"decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 2}
+    model = EncoderDecoderModel(config=EncoderDecoderConfig.from_encoder_decoder_configs(half, half, **ids))
+    row = {"input_ids": [5, 6], "labels": labels}
+    assert forward_loss(model, row) == pytest.approx(loss, abs=1e-5)
+    trainer = Seq2SeqTrainer(model, args=arguments(tmp_path), eval_dataset=[row] * 2)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "llama", "mistral", "t5", "roberta/small", "opt"])
+def test_ignored_labels_move_no_position_in_any_kind_of_decoder(decoder: str) -> None:
+    """Positions by index, but where the decoder itself skips padding (RoBERTa, OPT)."""
+    model = joined("bert", decoder).eval()
+    labels = torch.tensor([[7, 8, -100, -100, -100, 12, 9]])
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 1]])
+    batch = {"input_ids": torch.tensor([[5, 6, 9]]), "labels": labels}
+    inputs = model.prepare_decoder_input_ids_from_labels(labels)
+    own = {"decoder_input_ids": inputs, "decoder_attention_mask": mask}
+    if decoder not in ("roberta/small", "opt"):
+        own["decoder_position_ids"] = torch.arange(7)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).loss, model(**batch, **own).loss)
 
 
 def test_a_batch_of_many_kinds_on_jax(tmp_path: Path) -> None:

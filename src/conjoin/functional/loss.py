@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
 
+from conjoin import spec
 from conjoin.functional.ops import Array, Ops
-from conjoin.functional.positions import segment_begins, segment_ends
+from conjoin.functional.positions import segment_begins, segment_ends, segment_starts
 
 IGNORED = -100
 """Label of a position that is not counted."""
@@ -51,6 +52,19 @@ def decoder_mask(
     if rules.pad_is_padding:
         counted = counted & (labels != rules.pad)
     return ops.concat((counted[:, :1], counted[:, :-1]), 1) | _begins(ops, labels, segments)
+
+
+def label_positions(
+    ops: Ops, position: spec.Position, labels: Int[Array, "B T"], segments: Int[Array, "B T"] | None
+) -> Int[Array, "X T"] | None:
+    """Return the positions of these inputs: labels keep their places, whatever is -100 before them.
+
+    None if the decoder counts for itself what is no padding (RoBERTa, OPT).
+    """
+    if isinstance(position, spec.LearnedSkippingPads):
+        return None
+    places = ops.arange(ops.shape(labels)[1])[None]
+    return places if segments is None else places - segment_starts(ops, segments)
 
 
 def _begins(ops: Ops, labels: Array, segments: Array | None) -> Bool[Array, "X T"]:

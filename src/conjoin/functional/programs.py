@@ -9,7 +9,7 @@ from conjoin.functional.beams import beam_search
 from conjoin.functional.block import Record
 from conjoin.functional.cache import Cache, empty_cache
 from conjoin.functional.embedding import score
-from conjoin.functional.loss import TargetRules, decoder_inputs, decoder_mask, token_loss
+from conjoin.functional.loss import TargetRules, decoder_inputs, decoder_mask, label_positions, token_loss
 from conjoin.functional.ops import Array, Ops
 from conjoin.functional.processors import build_processors
 from conjoin.functional.reader import Reader
@@ -97,7 +97,7 @@ def forward(key: CompileKey, options: ForwardOptions, model: Scope, batch: Array
     """
     encoded = encode(key, options, model, batch)
     if options.rules is not None:
-        batch = {**batch, **_inputs_of_labels(model.ops, options.rules, batch)}
+        batch = {**batch, **inputs_of_labels(model.ops, options.rules, key.pair.decoder, batch)}
     decoded = decode(key, options, model, batch, encoded.last_hidden_state)
     labels, loss = batch.get("labels"), None
     if labels is not None:
@@ -196,11 +196,15 @@ def generate(key: CompileKey, settings: DecodeSettings, model: Scope, batch: Arr
     return sample(reader, cache, prompt, prompt_mask, limits, process, rng, settings.copies)
 
 
-def _inputs_of_labels(ops: Ops, rules: TargetRules, batch: Arrays) -> dict[str, Array]:
+def inputs_of_labels(ops: Ops, rules: TargetRules, decoder: spec.StackSpec, batch: Arrays) -> dict[str, Array]:
+    """Return decoder inputs made from the labels of a batch, and their mask and positions if it has none."""
     labels, segments = batch["labels"], batch.get("decoder_segment_ids")
     inputs = {"decoder_input_ids": decoder_inputs(ops, rules, labels, segments)}
     if rules.masked and "decoder_attention_mask" not in batch:
         inputs["decoder_attention_mask"] = decoder_mask(ops, rules, labels, segments)
+        positions = label_positions(ops, decoder.embedding.position, labels, segments)
+        if positions is not None and "decoder_position_ids" not in batch:
+            inputs["decoder_position_ids"] = positions
     return inputs
 
 

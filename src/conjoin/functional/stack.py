@@ -191,7 +191,9 @@ class _Pass:
         return (self.ops.arange(self.length) + self.past)[None], self.ops.arange(self.total)[None]
 
     def _real_places(self) -> tuple[Int[Array, "R T"], Int[Array, "R S"]]:
-        """Return the positions of queries and keys, counted in real tokens."""
+        """Return the positions of queries and keys: as given beside a mask, else counted in real tokens."""
+        if self.cache is None and self.inputs.position_ids is not None:
+            return self.inputs.position_ids, self.inputs.position_ids
         keys = places_of(self.ops, self._key_mask())
         return keys if self.cache is None else self.ops.slice_at(keys, self.past, self.length, 1), keys
 
@@ -206,7 +208,7 @@ class _Pass:
 
         if not self.padded:
             return bias_of(self._indices())
-        if self.cache is not None:
+        if self.cache is not None or self.inputs.position_ids is not None:
             return bias_of(self._real_places())
         heads = self.kind.blocks[0].self_attn.attention.num_heads
         shape = (self.rows, heads, self.length, self.total)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conjoin.errors import ShapeError
-from conjoin.functional.loss import decoder_inputs, decoder_mask
+from conjoin.functional.programs import inputs_of_labels
 from conjoin.generation.prompt import encoder_states
 from conjoin.jax.calls import target_rules
 from conjoin.jax.ops import OPS
@@ -40,8 +40,7 @@ def _targets(model: Any, labels: Ids) -> dict[str, jax.Array]:
     """Decoder inputs and their mask, as training makes them."""
     rules, given = target_rules(model.config, {"labels": labels}), jnp.asarray(labels, jnp.int32)
     assert rules is not None
-    mask = {"decoder_attention_mask": decoder_mask(OPS, rules, given, None)} if rules.masked else {}
-    return {"decoder_input_ids": decoder_inputs(OPS, rules, given, None), **mask}
+    return inputs_of_labels(OPS, rules, model.spec.decoder, {"labels": given})
 
 
 class _Probe:

@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from conjoin import spec
 from conjoin.join import SpecialTokens
-from conjoin.torch.model.segments import segment_begins, segment_ends
+from conjoin.torch.model.segments import segment_begins, segment_ends, segment_starts
 
 IGNORED = -100
 """Label of a position that is not counted."""
@@ -44,6 +45,19 @@ def label_mask(
         counted = counted & (labels != tokens.pad)
     mask = torch.cat((torch.ones_like(counted[:, :1]), counted[:, :-1]), 1)
     return mask if segments is None else mask | segment_begins(segments)
+
+
+def label_positions(
+    labels: Int[Tensor, "B T"], position: spec.Position, segments: Int[Tensor, "B T"] | None = None
+) -> Int[Tensor, "B T"] | None:
+    """Return the positions of the shifted inputs: labels keep their places, whatever is -100 before them.
+
+    None if the decoder counts for itself what is no padding (RoBERTa, OPT).
+    """
+    if isinstance(position, spec.LearnedSkippingPads):
+        return None
+    places = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+    return places if segments is None else places - segment_starts(segments)
 
 
 def token_loss(

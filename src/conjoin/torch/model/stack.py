@@ -188,8 +188,12 @@ class Stack(Brick):
             return inputs.position_ids
         return positions[:1] if inputs.segments is None and key_mask is None else positions
 
-    def _places(self, key_mask: Bool[Tensor, "R S"] | None, past: int) -> Int[Tensor, "R S"] | None:
+    def _places(
+        self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None, past: int
+    ) -> Int[Tensor, "R S"] | None:
         """Where tokens stand for distances between them, counted in real tokens; None where indices tell as much.
+
+        Positions that are given beside a mask are these places.
 
         Whether they do is asked only where asking is cheap: not while tracing, nor of a GPU at every step.
         """
@@ -199,6 +203,8 @@ class Stack(Brick):
         )
         if key_mask is None or not (narrow or self.relative_bias is not None):
             return None
+        if inputs.position_ids is not None and not past:
+            return inputs.position_ids.expand(len(key_mask), -1)
         cheap = is_eager(key_mask) and (not past or key_mask.device.type == "cpu")
         return None if cheap and stands_together(key_mask) else places_of(key_mask)
 
@@ -216,7 +222,7 @@ class Stack(Brick):
         """The context of each layer; masks and angles are built once per kind."""
         past, length, kinds = inputs.cache.length if inputs.cache else 0, route.longest(x), self.spec.blocks
         key_mask = key_mask if isinstance(route, Padded) else None
-        places = self._places(key_mask, past)
+        places = self._places(inputs, key_mask, past)
         together = None if inputs.segments is None else same_segment(inputs.segments, inputs.segments)
         masks = partial(
             self_mask, key_mask, past=past, length=length, device=x.device, together=together, places=places

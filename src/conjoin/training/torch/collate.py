@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.join import special_tokens
-from conjoin.torch.model.loss import label_mask, token_loss
+from conjoin.torch.model.loss import label_mask, label_positions, token_loss
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.data.batching import Batch
@@ -43,6 +43,9 @@ class Collator:
             mask = label_mask(tensors["labels"], special_tokens(self.model.config), segments)
             if _hides(mask, tensors["labels"], segments):
                 tensors["decoder_attention_mask"] = mask
+                positions = label_positions(tensors["labels"], self.model.decoder.spec.embedding.position, segments)
+                if positions is not None:
+                    tensors.setdefault("decoder_position_ids", positions)
         return tensors
 
     def sources(self, batch: Batch) -> dict[str, Tensor]:
@@ -53,10 +56,13 @@ class Collator:
 
 
 def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tensor]:
-    """Return decoder inputs and their mask, as forward derives them from labels."""
+    """Return decoder inputs, their mask and positions, as forward derives them from labels."""
     inputs = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
     if isinstance(model.config, EncoderDecoderConfig):
         inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
+        positions = label_positions(labels, model.decoder.spec.embedding.position)
+        if positions is not None:
+            inputs["decoder_position_ids"] = positions
     return inputs
 
 
