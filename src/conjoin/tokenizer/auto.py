@@ -1,4 +1,4 @@
-"""`AutoTokenizer`: find out what a folder holds and load that."""
+"""`AutoTokenizer`: load the tokenizer that a folder holds."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from conjoin.tokenizer.tokenizer import Tokenizer
 
 
 class AutoTokenizer:
-    """Loads whatever tokenizer a folder or hub id holds; never made itself."""
+    """Loads the tokenizer of a folder or hub id; it cannot be instantiated."""
 
     def __init__(self) -> None:
         raise TokenizerError(
@@ -32,7 +32,7 @@ class AutoTokenizer:
         use_fast: bool = True,
         **overrides: Any,
     ) -> Tokenizer | TokenizerPair:
-        """Load a `TokenizerPair` where the folder holds one, else the family that its files name.
+        """Load a `TokenizerPair` if the folder holds one, else the family that its files name.
 
         The family is tokenizer_config.json's `tokenizer_class`, else that of config.json's `model_type`; for an
         encoder-decoder, the encoder's.

@@ -1,4 +1,4 @@
-"""What a tokenizer returns."""
+"""`BatchEncoding`: the result of a tokenizer call."""
 
 import importlib
 import math
@@ -12,7 +12,7 @@ from conjoin.errors import MissingBackend, TokenizerError
 TensorKind = Literal["pt", "np", "jax", "tf"]
 
 SHOWN = 500
-"""Numbers that a printed batch shows; of more it shows how many there are."""
+"""A printed batch shows at most this many numbers; beyond that, only its shapes."""
 
 
 class BatchEncoding(dict[str, Any]):
@@ -44,7 +44,7 @@ class BatchEncoding(dict[str, Any]):
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        """What it holds where that is short, else how much of it."""
+        """Return the values if they are few, else their shapes."""
         if sum(map(_size, self.values())) <= SHOWN:
             return super().__repr__()
         return f"BatchEncoding({', '.join(f'{key}: {_shape(value)}' for key, value in self.items())})"
@@ -56,15 +56,15 @@ class BatchEncoding(dict[str, Any]):
         self.encodings = state["encodings"]
 
     def tokens(self, batch_index: int = 0) -> list[str]:
-        """The pieces of one row, special tokens and padding included."""
+        """Return the tokens of one row, special tokens and padding included."""
         return self._rows()[batch_index].tokens
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For every piece of one row the word it came from; None at special tokens."""
+        """Return the index of the word that each token of a row came from; None at special tokens."""
         return self._rows()[batch_index].word_ids
 
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For every piece of one row 0 (text) or 1 (text_pair); None at special tokens."""
+        """Return 0 (text) or 1 (text_pair) for every token of a row; None at special tokens."""
         return self._rows()[batch_index].sequence_ids
 
     def convert_to_tensors(self, tensor_type: TensorKind | None) -> Self:
@@ -91,7 +91,7 @@ class BatchEncoding(dict[str, Any]):
         return self
 
     def to(self, device: Any, *, non_blocking: bool = False) -> Self:
-        """Move every torch tensor to `device`, in place; other values stay."""
+        """Move every torch tensor to `device`, in place; other values are not changed."""
         for key, value in self.items():
             if callable(getattr(value, "to", None)):
                 self[key] = value.to(device, non_blocking=non_blocking)
@@ -107,14 +107,14 @@ class BatchEncoding(dict[str, Any]):
 
 
 def _size(value: Any) -> int:
-    """How many numbers there are in a list of lists, or in an array."""
+    """Return how many numbers a list of lists or an array has."""
     if isinstance(value, list):
         return sum(_size(row) for row in cast(list[Any], value))
     return math.prod(getattr(value, "shape", ()))
 
 
 def _shape(value: Any) -> str:
-    """The number of rows and their length, or an array's shape."""
+    """Describe the number of rows and their length, or an array's shape."""
     if not isinstance(value, list):
         return f"{type(value).__name__} of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
     rows = cast(list[Any], value)

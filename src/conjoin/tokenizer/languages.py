@@ -1,4 +1,4 @@
-"""Language codes: which a tokenizer knows, and where the target's stands in labels."""
+"""Language codes: those that a tokenizer knows, and the position of the target's in labels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from conjoin.errors import TokenizerError
 
 @dataclass(frozen=True, slots=True)
 class TargetLanguage:
-    """The language of targets.
+    """The language of target texts.
 
     Args:
-        id: Of its code.
-        leads: Whether labels begin with it (mBART-50); they end in it otherwise (mBART), and the decoder is given it
-            as its start.
+        id: Token id of its code.
+        leads: True if labels begin with the code (mBART-50); otherwise they end in it, and the decoder starts from it
+            (mBART).
     """
 
     code: str
@@ -23,27 +23,27 @@ class TargetLanguage:
 
 
 def known_language(code: str, known: Mapping[str, int], added: Mapping[str, int], owner: str) -> int:
-    """The id of a language, of the family's own or added to the vocabulary.
+    """Return the id of a language, which the family defines or the user has added.
 
     Raises:
-        TokenizerError: there is no such language; names those that are like it.
+        TokenizerError: the language is unknown; the error names similar ones.
     """
     index = known.get(code, added.get(code))
     if index is not None:
         return index
     near = near_languages(code, known)
-    said = f"Near it: {', '.join(near)}" if near else f"Expected one of: {', '.join(known)}"
+    suggestion = f"Near it: {', '.join(near)}" if near else f"Expected one of: {', '.join(known)}"
     raise TokenizerError(
-        f"language {code!r} is none that this {owner} knows. {said}.",
+        f"language {code!r} is none that this {owner} knows. {suggestion}.",
         hint=f"tokenizer.src_lang = {(near or list(known) or ['en_XX'])[0]!r}, or tgt_lang; on the command line "
         "--source-language, or --target-language.",
     )
 
 
 def near_languages(code: str, known: Mapping[str, int]) -> list[str]:
-    """Codes that may have been meant: of the same two letters, then those spelled alike."""
-    word = str(code).lower()
-    same = [each for each in known if word[:2] == each[:2].lower() and len(word) > 1]
+    """Return the known codes that resemble an unknown one: those of the same two letters, then of similar spelling."""
+    text = str(code).lower()
+    same = [each for each in known if text[:2] == each[:2].lower() and len(text) > 1]
     lower = {each.lower(): each for each in known}
-    alike = [lower[each] for each in get_close_matches(word, lower, n=5, cutoff=0.6)]
-    return list(dict.fromkeys([*same, *alike]))
+    similar = [lower[each] for each in get_close_matches(text, lower, n=5, cutoff=0.6)]
+    return list(dict.fromkeys([*same, *similar]))

@@ -1,4 +1,4 @@
-"""The parts of a Rust pipeline as JSON: read, changed, and put back."""
+"""Read and write the parts of a Rust pipeline as JSON."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,17 +11,17 @@ Step = dict[str, Any]
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 
 _INNER = ("normalizers", "pretokenizers", "processors", "decoders")
-_SMALL: Step = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}  # parses in no time
+_SMALL: Step = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}  # small, so that it parses fast
 
 
 def part_of(backend: Backend, name: str) -> Step | None:
-    """One part of a pipeline, as tokenizer.json writes it; None where it has none."""
+    """Return one part of a pipeline as in tokenizer.json; None if it has none."""
     part: Any = getattr(backend, name)
     return None if part is None else json.loads(part.__getstate__())
 
 
 def steps(part: Step | None) -> Iterator[Step]:
-    """The steps of a part in their order; a Sequence counts as what it holds."""
+    """Yield the steps of a part in order, those of a Sequence one by one."""
     if part is None:
         return
     inner = next((part[name] for name in _INNER if part.get("type") == "Sequence" and name in part), None)
@@ -33,12 +33,12 @@ def steps(part: Step | None) -> Iterator[Step]:
 
 
 def find_step(backend: Backend, part: str, *kinds: str) -> Step | None:
-    """The first step of a part that is of one of these types."""
+    """Return the first step of a part that has one of these types; None without one."""
     return next((step for step in steps(part_of(backend, part)) if step["type"] in kinds), None)
 
 
 def change_steps(backend: Backend, part: str, change: Callable[[Step], None]) -> None:
-    """Let `change` write into every step of a part, and put the part back."""
+    """Call `change` on every step of a part, and write the part back."""
     document = part_of(backend, part)
     if document is None:
         return
@@ -48,6 +48,6 @@ def change_steps(backend: Backend, part: str, change: Callable[[Step], None]) ->
 
 
 def put_part(backend: Backend, part: str, document: Step) -> None:
-    """Replace one part of a pipeline by what tokenizer.json would say."""
+    """Replace one part of a pipeline by its form in tokenizer.json."""
     written: Step = {"version": "1.0", "added_tokens": [], "model": _SMALL, **dict.fromkeys(PARTS), part: document}
     setattr(backend, part, getattr(Backend.from_str(json.dumps(written)), part))

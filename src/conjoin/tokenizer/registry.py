@@ -1,4 +1,4 @@
-"""Which family a folder's tokenizer files are of."""
+"""Find the family of a folder's tokenizer files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +47,7 @@ _TYPE_WINS = {"modernbert", "modernbert-decoder", "phi3", "qwen2"}
 
 
 def class_for(files: Files) -> type[Tokenizer]:
-    """The family of a folder; plain `Tokenizer` where its tokenizer.json should be taken as it is.
+    """Return the family of a folder; plain `Tokenizer` if its tokenizer.json is used as it is.
 
     Raises:
         TokenizerError: nothing names the family, and there is no tokenizer.json to take as it is.
@@ -83,7 +83,7 @@ def _class_name(files: Files) -> str | None:
 
 
 def misfit(cls: type[Tokenizer], document: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json is not of this family, so that the family knows nothing about its tokens."""
+    """True if a tokenizer.json is not of this family, whose special tokens then do not apply to it."""
     if cls.kind != model_kind(document, TOKENIZER_JSON):
         return True
     steps = str(document.get("pre_tokenizer")) + str(document.get("decoder"))
@@ -91,17 +91,17 @@ def misfit(cls: type[Tokenizer], document: Mapping[str, Any]) -> bool:
 
 
 def needs_no_vocabulary(folder: Path) -> bool:
-    """Whether a folder names a family that needs no vocabulary file, as ByT5's, whose vocabulary is the bytes."""
+    """True if a folder names a family that needs no vocabulary file, such as ByT5, whose vocabulary is the bytes."""
     known = CLASSES.get(str(_class_name(Files(folder))))
     return known is not None and not known.vocabulary_files
 
 
 def _unknown(files: Files, name: str | None) -> TokenizerError:
     fits = fitting(files)
-    said = (
+    reason = (
         "nothing says which tokenizer this is" if name is None else f"tokenizer_class {name!r} is not known to conjoin"
     )
     return TokenizerError(
-        f"{files.folder}: no {TOKENIZER_JSON}, and {said}. The files fit: {', '.join(fits) or 'no family'}.",
+        f"{files.folder}: no {TOKENIZER_JSON}, and {reason}. The files fit: {', '.join(fits) or 'no family'}.",
         hint=f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None,
     )

@@ -1,4 +1,4 @@
-"""The Rust tokenizer behind one lock, and the few of its calls that its type stubs leave untyped."""
+"""The Rust tokenizer behind a lock, and typed wrappers of calls that its stubs leave untyped."""
 
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -25,7 +25,7 @@ def no_panics(origin: str) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__module__ != "pyo3_runtime":  # where PanicException lives; it cannot be imported
+        if type(error).__module__ != "pyo3_runtime":  # the module of PanicException, which cannot be imported
             raise
         raise TokenizerError(
             f"{origin}: the tokenizers library broke down on what this file holds: {str(error)[:300]}.",
@@ -41,7 +41,8 @@ class Guarded:
     """
 
     def __init__(self, rust: Any, origin: str) -> None:
-        shared: dict[str, Any] = vars(rust) if type(rust) is Guarded else {}  # two over one backend share its lock
+        # two wrappers of one backend share its lock
+        shared: dict[str, Any] = vars(rust) if type(rust) is Guarded else {}
         vars(self).update(rust=shared.get("rust", rust), lock=shared.get("lock") or threading.RLock(), origin=origin)
 
     @property
@@ -49,15 +50,15 @@ class Guarded:
         return Tokenizer
 
     def __getattr__(self, name: str) -> Any:
-        own = vars(self)
-        with own["lock"], no_panics(own["origin"]):
-            value = getattr(own["rust"], name)
+        fields = vars(self)
+        with fields["lock"], no_panics(fields["origin"]):
+            value = getattr(fields["rust"], name)
         return self._in_turn(value) if callable(value) else value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = vars(self)
-        with own["lock"], no_panics(own["origin"]):
-            setattr(own["rust"], name, value)
+        fields = vars(self)
+        with fields["lock"], no_panics(fields["origin"]):
+            setattr(fields["rust"], name, value)
 
     def __reduce__(self) -> tuple[Callable[[str], Tokenizer], tuple[str]]:
         return Tokenizer.from_str, (self.to_str(),)
@@ -66,28 +67,28 @@ class Guarded:
         return repr(vars(self)["rust"])
 
     def _in_turn(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        own = vars(self)
+        fields = vars(self)
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            with own["lock"], no_panics(own["origin"]):
+            with fields["lock"], no_panics(fields["origin"]):
                 return method(*args, **kwargs)
 
         return run
 
 
 def guard(rust: Tokenizer, origin: str) -> tuple[Tokenizer, Tokenizer, Any]:
-    """The Rust tokenizer itself, the same behind its lock, and the lock."""
+    """Return the Rust tokenizer, its guarded wrapper, and the lock."""
     guarded = Guarded(rust, origin)
-    own = vars(guarded)
-    return own["rust"], cast(Tokenizer, guarded), own["lock"]
+    fields = vars(guarded)
+    return fields["rust"], cast(Tokenizer, guarded), fields["lock"]
 
 
 class Locked(Protocol):
-    """What has a lock of its own."""
+    """An object with a lock."""
 
     @property
     def lock(self) -> Any:
-        """Held by whoever uses the tokenizer."""
+        """The lock to hold while using the tokenizer."""
         ...
 
 
@@ -95,7 +96,7 @@ L = TypeVar("L", bound=Locked)
 
 
 def in_turn(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P], R]:
-    """Let a method run as one step, while no other thread uses the tokenizer."""
+    """Decorate a method to hold the lock, so that no other thread uses the tokenizer meanwhile."""
 
     @wraps(method)
     def run(self: L, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -106,13 +107,13 @@ def in_turn(method: Callable[Concatenate[L, P], R]) -> Callable[Concatenate[L, P
 
 
 def limits_of(backend: Tokenizer) -> tuple[Options | None, Options | None]:
-    """The padding and the truncation that are switched on."""
+    """Return the padding and the truncation; None for one that is off."""
     rust: Any = backend
     return rust.padding, rust.truncation
 
 
 def set_limits(backend: Tokenizer, padding: Options | None, truncation: Options | None) -> None:
-    """Switch padding and truncation on, or off with None; the keys are those of `limits_of`."""
+    """Set padding and truncation; None turns one off. The keys are those of `limits_of`."""
     rust: Any = backend
     if padding is None:
         rust.no_padding()
@@ -125,6 +126,6 @@ def set_limits(backend: Tokenizer, padding: Options | None, truncation: Options 
 
 
 def add(backend: Tokenizer, tokens: Sequence[str | AddedToken], *, special: bool) -> int:
-    """Add tokens at the end of the vocabulary; returns how many it lacked."""
+    """Add tokens at the end of the vocabulary; return how many were new."""
     rust: Any = backend
     return rust.add_special_tokens(list(tokens)) if special else rust.add_tokens(list(tokens))

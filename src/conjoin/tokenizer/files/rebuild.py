@@ -1,4 +1,4 @@
-"""Whether transformers, which builds a class's own pipeline over the vocabulary of a tokenizer.json, gets ours."""
+"""Check whether transformers, which rebuilds a class's pipeline over the vocabulary of a tokenizer.json, gets ours."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ _FLAGS = (
 
 
 def class_for_transformers(tokenizer: Pipeline, document: Step) -> str:
-    """The class to name beside a tokenizer.json: the family's where it builds this pipeline, else the generic one.
+    """Return the class to save with a tokenizer.json: the family's if it builds this pipeline, else the generic one.
 
     Args:
         document: the content of the tokenizer.json.
@@ -29,14 +29,14 @@ def class_for_transformers(tokenizer: Pipeline, document: Step) -> str:
     if tokenizer.kind is None or tokenizer.keeps_class:
         return tokenizer.saved_class
     try:
-        built = _built(tokenizer, document)
-    except Exception:  # tokenizers raises bare Exception; what cannot be built here cannot be built there
+        rebuilt = _rebuild(tokenizer, document)
+    except Exception:  # tokenizers raises bare Exception; transformers could not build it either
         return GENERIC_CLASS
-    return tokenizer.saved_class if _alike(built, tokenizer.backend, document["model"]) else GENERIC_CLASS
+    return tokenizer.saved_class if _is_equal(rebuilt, tokenizer.backend, document["model"]) else GENERIC_CLASS
 
 
-def _built(tokenizer: Pipeline, document: Step) -> Backend:
-    """The pipeline of the family over the first pieces of this vocabulary: the others change no step, and take time."""
+def _rebuild(tokenizer: Pipeline, document: Step) -> Backend:
+    """Build the family's pipeline over the first pieces of this vocabulary; the others would only take time."""
     settings = tokenizer.settings
     vocab: Any = document["model"]["vocab"]
     named = [text_of(token) for token in settings.named.values() if token is not None]
@@ -45,8 +45,8 @@ def _built(tokenizer: Pipeline, document: Step) -> Backend:
     ids, scores = dict[str, int](), list[tuple[str, float]]()
     if isinstance(vocab, list):
         scores = [(str(piece), float(score)) for piece, score in cast(list[Any], vocab)[:_FEW]]
-        have = {piece for piece, _ in scores}
-        scores += [(token, 0.0) for token in dict.fromkeys(named) if token not in have]
+        pieces = {piece for piece, _ in scores}
+        scores += [(token, 0.0) for token in dict.fromkeys(named) if token not in pieces]
     else:
         ids = {token: index for token, index in vocab.items() if index < _FEW or token in named}
     vocabulary = Vocabulary(
@@ -56,11 +56,11 @@ def _built(tokenizer: Pipeline, document: Step) -> Backend:
     return tokenizer.build(vocabulary, Settings(options=options, named=dict(settings.named)))
 
 
-def _alike(built: Backend, ours: Backend, model: Step) -> bool:
-    """Whether all but frame and merges is the same; a flag that is off may be left out."""
-    if any(part_of(built, part) != part_of(ours, part) for part in PARTS if part != "post_processor"):
+def _is_equal(rebuilt: Backend, ours: Backend, model: Step) -> bool:
+    """True if all but frame and merges are equal; a flag that is off may be missing."""
+    if any(part_of(rebuilt, part) != part_of(ours, part) for part in PARTS if part != "post_processor"):
         return False
-    state: Any = built.model.__getstate__()
+    state: Any = rebuilt.model.__getstate__()
     other: Step = json.loads(state)
     flags = [flag for flag in _FLAGS if flag != "unk_token" or not model.get("byte_fallback")]
     return all((model.get(flag) or None) == (other.get(flag) or None) for flag in flags)

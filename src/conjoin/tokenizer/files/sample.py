@@ -1,4 +1,4 @@
-"""A fixed sample in many scripts: held against a pipeline when it is loaded, so that no difference goes unseen."""
+"""A fixed sample in many scripts, encoded when a pipeline is loaded to detect any difference from its file."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,7 +22,7 @@ SAMPLE = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a pipeline makes of the sample: ids of every line bare and framed, and the text decoded from them."""
+    """A pipeline's result for the sample: ids of every line without and with its frame, and the decoded text."""
 
     bare: list[list[int]]
     framed: list[list[int]]
@@ -34,7 +34,7 @@ class Sample:
         """Encode and decode the sample, without padding and truncation.
 
         Raises:
-            TokenizerError: the Rust library cannot.
+            TokenizerError: the Rust library cannot encode with this file.
         """
         limits = limits_of(backend)
         set_limits(backend, None, None)
@@ -53,16 +53,16 @@ class Sample:
 
 
 def is_random(backend: Backend) -> bool:
-    """Whether the model cuts the same text in different ways (BPE dropout, sampling of unigrams)."""
+    """True if the model splits the same text in random ways (BPE dropout, unigram sampling)."""
     model: Any = backend.model
     return bool(getattr(model, "dropout", None) or getattr(model, "alpha", None))
 
 
 def check_same(file: Sample, ours: Sample, origin: str, *, frames: bool) -> None:
-    """Refuse a tokenizer that does other things with the sample than its file does; new tokens explain a difference.
+    """Refuse a tokenizer whose result for the sample differs from its file's, unless new tokens explain it.
 
     Args:
-        frames: whether what stands around a text is compared too.
+        frames: True to compare the special tokens around a text too.
     Raises:
         TokenizerError: a line differs.
     """

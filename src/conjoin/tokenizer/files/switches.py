@@ -1,6 +1,6 @@
-"""Settings that speak about a pipeline: what the pipeline of a tokenizer.json does, and how one is switched over.
+"""Settings of a pipeline: read from the pipeline of a tokenizer.json, and written to it.
 
-A class or tokenizer_config.json cannot change tokenizer.json; what they say about it is held against what it does.
+A class or tokenizer_config.json cannot change tokenizer.json; their settings are compared with what it does.
 """
 
 import unicodedata
@@ -19,10 +19,10 @@ SPACES = ("\u2581", "\u0120")  # SentencePiece's and the byte-level alphabet's v
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """One setting that speaks about a pipeline.
+    """One setting of a pipeline.
 
     Attributes:
-        read: the value that describes what the pipeline does; None where nothing in it can tell.
+        read: returns the value that describes the pipeline; None if no step of it shows one.
         write: makes the pipeline do as the value says, as far as it has a step for that.
     """
 
@@ -35,7 +35,7 @@ def _normalized(backend: Backend, text: str) -> str:
 
 
 def _pieces(backend: Backend, text: str) -> list[str]:
-    """A text as the model gets it."""
+    """Return a text as the model receives it."""
     normal = _normalized(backend, text)
     if backend.pre_tokenizer is None:
         return [normal]
@@ -60,7 +60,7 @@ def _prefixes_space(backend: Backend) -> bool:
 
 
 def _scheme(backend: Backend) -> str | None:
-    """Which stretches of text SentencePiece's space is put before."""
+    """Return the prepend_scheme: which parts of a text get SentencePiece's space in front."""
     if find_step(backend, "normalizer", "Prepend"):
         return "always"
     step = find_step(backend, "pre_tokenizer", "Metaspace")
@@ -68,7 +68,7 @@ def _scheme(backend: Backend) -> str | None:
 
 
 def _legacy(backend: Backend) -> bool | None:
-    """Whether text after a special token gets a space too; None where no text gets one."""
+    """Return whether text after a special token gets a space too; None if no text gets one."""
     return {"always": True, "first": False}.get(_scheme(backend) or "never")
 
 
@@ -78,7 +78,7 @@ def _trims(backend: Backend) -> bool | None:
 
 
 def _setter(part: str, kind: str, key: str, *, negated: bool = False) -> Callable[[Backend, Any], None]:
-    """Write a value into every step of one type."""
+    """Return a function that writes a value into every step of one type."""
 
     def write(backend: Backend, value: Any) -> None:
         def change(step: Step) -> None:
@@ -99,13 +99,13 @@ def _put_scheme(backend: Backend, scheme: Any) -> None:
     if scheme == "first" and [step["type"] for step in steps(part_of(backend, "pre_tokenizer"))] == _T5:
         _spaces_for_words(backend)
     if scheme == "first" and find_step(backend, "pre_tokenizer", "WhitespaceSplit"):
-        return  # behind it "first" would lose every other space
+        return  # after WhitespaceSplit, "first" would lose every other space
     for part in ("pre_tokenizer", "decoder"):
         _setter(part, "Metaspace", "prepend_scheme")(backend, scheme)
 
 
 def _spaces_for_words(backend: Backend) -> None:
-    """Let Metaspace cut words at single spaces, where WhitespaceSplit cut them before it saw any."""
+    """Replace WhitespaceSplit by a normalizer that leaves single spaces, at which Metaspace splits words."""
     normalizer = part_of(backend, "normalizer")
     single = [_replace(r"\s+", " "), _replace(" $", "")]
     put_part(backend, "normalizer", {"type": "Sequence", "normalizers": [*steps(normalizer), *single]})
@@ -136,7 +136,7 @@ def _put_prefix_space(backend: Backend, value: Any) -> None:
 
 
 def _put_strip(backend: Backend, *, wanted: bool) -> None:
-    """Llama's decoder takes the first space away again by a step of its own."""
+    """Add or remove the step of Llama's decoder that strips the first space."""
     decoder = part_of(backend, "decoder")
     if decoder is None or decoder.get("type") != "Sequence" or find_step(backend, "decoder", "Metaspace"):
         return
@@ -160,4 +160,4 @@ SWITCHES = {
     "legacy": Switch(read=_legacy, write=_put_legacy),
     "trim_offsets": Switch(read=_trims, write=_put_trim),
 }
-"""By the key of tokenizer_config.json."""
+"""Settings by their key in tokenizer_config.json."""
