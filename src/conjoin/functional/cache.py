@@ -13,14 +13,14 @@ Pair = tuple[Array, Array]
 
 
 class Cache(NamedTuple):
-    """What the decoder has read of every row.
+    """The keys and values of every row.
 
     Args:
-        length: Positions filled, the same for all rows.
-        keys, values: Per layer, [R * K, room, E]. Rows and heads are one axis, as products take them: XLA then writes
-            in place, else it copies all of them at every step.
-        mask: What may be read among the filled positions.
-        counted: What positions count among them; () where all filled ones are.
+        length: Number of filled positions, the same for all rows.
+        keys, values: Per layer, [R * K, room, E]. Rows and heads are one axis, as in matrix products, so that XLA
+            writes in place; otherwise it would copy all of them at every step.
+        mask: True at filled positions that may be read.
+        counted: True at filled positions that advance the position of later tokens; () if all of them do.
         cross: Keys and values of the source per layer, [B, K, S, E]; rows n*N .. n*N + N - 1 read source n.
     """
 
@@ -33,11 +33,11 @@ class Cache(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether some of the positions may be padding."""
+        """True if some of the positions may be padding."""
         return not isinstance(self.counted, tuple)
 
     def advance(self, ops: Ops, written: Sequence[Pair], mask: Array, counted: Array, count: int) -> "Cache":
-        """The cache with `count` positions more, whose keys and values stand in `written` already."""
+        """Return the cache with `count` more positions, whose keys and values are in `written` already."""
         return self._replace(
             length=self.length + count,
             keys=tuple(k for k, _ in written),
@@ -47,11 +47,11 @@ class Cache(NamedTuple):
         )
 
     def rows(self, ops: Ops, index: Int[Array, " R2"]) -> "Cache":
-        """The cache whose row r is row index[r] of this one; sources stay as they are."""
+        """Return the cache whose row r is row index[r] of this one; sources are unchanged."""
         return self._each_row(ops, lambda x: ops.take(x, index))
 
     def repeat(self, ops: Ops, copies: int) -> "Cache":
-        """Every row `copies` times, side by side; sources stay as they are."""
+        """Return the cache with every row `copies` times in succession; sources are unchanged."""
         return self._each_row(ops, lambda x: ops.repeat(x, copies))
 
     def _each_row(self, ops: Ops, change: Callable[[Array], Array]) -> "Cache":
@@ -72,7 +72,7 @@ class Cache(NamedTuple):
 def extended(
     ops: Ops, held: Float[Array, "RK room E"], new: Float[Array, "R K T E"], past: Array | int
 ) -> Float[Array, "RK room E"]:
-    """What a layer keeps, with new positions behind `past` others."""
+    """Return the keys or values of a layer with new ones written after `past` positions."""
     length, size = ops.shape(new)[2:]
     return ops.write_at(held, ops.reshape(new, (-1, length, size)), past, 1)
 
@@ -87,10 +87,10 @@ def empty_cache(
     *,
     padded: bool = True,
 ) -> Cache:
-    """A cache with room for `room` positions of every row.
+    """Return an empty cache with room for `room` positions of every row.
 
     Args:
-        padded: Whether masks may come; nothing is counted if not.
+        padded: True if there may be masks; if False, real tokens are not counted.
     """
     position = kind.embedding.position
     by_ids = isinstance(position, spec.LearnedSkippingPads) and position.pads == "ids"

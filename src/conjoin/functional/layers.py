@@ -10,13 +10,13 @@ from conjoin.functional.scope import Scope
 
 
 def linear(here: Scope, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
-    """x W^T + b; W is (out, in)."""
+    """Return x W^T + b; W is (out, in)."""
     mapped, bias = product(here, "weight", x), here.get("bias")
     return mapped if bias is None else mapped + bias
 
 
 def product(here: Scope, name: str, x: Float[Array, "*lead n"]) -> Float[Array, "*lead m"]:
-    """x W^T for the matrix of that name, by its transposed copy where there is one."""
+    """Return x W^T for a matrix, computed from its transposed copy if there is one."""
     transposed = here.transposed(name)
     matrix = here[name] if transposed is None else transposed
     if is_float16(matrix) and not is_float16(x):
@@ -25,7 +25,7 @@ def product(here: Scope, name: str, x: Float[Array, "*lead n"]) -> Float[Array, 
 
 
 def is_float16(x: Array) -> bool:
-    """Whether numbers are held in 16 bits whose largest is 65504."""
+    """True if the dtype is float16, whose largest number is 65504."""
     return x.dtype.name == "float16"
 
 

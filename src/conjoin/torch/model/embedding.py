@@ -1,4 +1,4 @@
-"""Ids to vectors."""
+"""The embedding: ids to vectors."""
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from conjoin.torch.model.sharing import Brick
 
 
 class Embedding(Brick):
-    """Words * scale + positions + token types, then norm, dropout and projection, as far as the spec has them."""
+    """Tokens * scale + positions + token types, then norm, dropout and projection; the spec may lack some of them."""
 
     def __init__(self, kind: spec.Embedding, hidden_size: int) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Embedding(Brick):
         positions: Int[Tensor, "R T"],
         token_type_ids: Int[Tensor, "R T"] | None,
     ) -> Float[Tensor, "R T D"]:
-        """Vectors of tokens whose word vectors are given.
+        """Add positions and token types to token embeddings, and apply norm, dropout and projection.
 
         Args:
-            words: From `look_up`, or the user's own `inputs_embeds`.
-            positions: Rows of the position table; not read where there is no table.
+            words: Token embeddings from `look_up`, or the user's `inputs_embeds`.
+            positions: Rows of the position table; ignored if there is no table.
         """
         kind, x = self.kind, words
         if self.token_types is not None:
@@ -61,32 +61,32 @@ class Embedding(Brick):
         return x
 
     def table(self) -> Float[Tensor, "V C"]:
-        """The word vectors before they are scaled, as `words` gives them: an adapter around it is part of them."""
+        """Return the token embeddings before scaling, including the effect of an adapter around `words`."""
         words = self.words
         if type(words) is nn.Embedding:
             return words.weight
         return words(torch.arange(self.kind.vocab_size, device=words.weight.device))
 
     def look_up(self, input_ids: Int[Tensor, "R T"]) -> Float[Tensor, "R T C"]:
-        """Scaled word vectors.
+        """Return scaled token embeddings.
 
         Raises:
-            ShapeError: on a CPU, ids beyond the table.
+            ShapeError: on a CPU, if ids are outside the table.
         """
         try:
-            words = self.words(input_ids)
+            embeds = self.words(input_ids)
         except IndexError:
-            least, most = (int(found) for found in input_ids.aminmax())
+            least, most = (int(token) for token in input_ids.aminmax())
             raise ShapeError(
                 f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
                 hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
             ) from None
         if self.kind.scale == 1.0:
-            return words
-        scale = words.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
-        return words * scale
+            return embeds
+        scale = embeds.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
+        return embeds * scale
 
 
 def _table(rows: int, size: int) -> nn.Embedding:
-    """A table that is filled later. PyTorch's own draw would load its compiler on the meta device: two seconds."""
+    """Return a table without values. PyTorch's initialisation on the meta device loads its compiler: two seconds."""
     return nn.Embedding(rows, size, _weight=torch.empty(rows, size))

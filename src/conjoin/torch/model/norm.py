@@ -37,7 +37,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def build_norm(kind: spec.Norm, size: int) -> nn.Module:
-    """The layer that a norm's spec describes, over the last axis of width `size`."""
+    """Return the layer that a norm's spec describes, over the last axis of width `size`."""
     match kind:
         case spec.LayerNorm():
             return LayerNorm(kind, size)

@@ -1,4 +1,4 @@
-"""Positions that enter inside attention: rotary angles and T5's relative bias; and the positions of tokens."""
+"""Positions of tokens, and the positions that attention uses: rotary angles and T5's relative bias."""
 
 import math
 from functools import lru_cache
@@ -13,7 +13,7 @@ Angles = tuple[Tensor, Tensor]
 
 
 def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies: Tensor) -> Tensor:
-    """Blend stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
+    """Return a blend of stretched and plain frequencies over a ramp (Peng et al. 2023, arXiv:2309.00071, 3.2)."""
 
     def dimension(rotations: float) -> float:
         waves = scaling.original_max_positions / (rotations * 2 * math.pi)
@@ -23,7 +23,7 @@ def _yarn_frequencies(kind: spec.Rotary, scaling: spec.YarnScaling, frequencies:
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, kind.rotary_size - 1)
-    width = high - low or 0.001  # the reference's guard against a ramp of no width
+    width = high - low or 0.001  # as in the reference, against a ramp of width 0
     ramp = ((torch.arange(kind.rotary_size // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
     return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
 
@@ -39,7 +39,7 @@ def _llama3_frequencies(scaling: spec.Llama3Scaling, frequencies: Tensor) -> Ten
 
 @lru_cache(maxsize=256)
 def rotary_frequencies(kind: spec.Rotary, device: torch.device) -> Float[Tensor, " half"]:
-    """Radians per position of every pair of dimensions, float32."""
+    """Return the radians per position of every pair of dimensions, float32."""
     exponents = torch.arange(0, kind.rotary_size, 2, dtype=torch.float32) / kind.rotary_size
     plain = 1.0 / kind.base**exponents
     match kind.scaling:
@@ -53,7 +53,7 @@ def rotary_frequencies(kind: spec.Rotary, device: torch.device) -> Float[Tensor,
 
 
 def rotary_angles(kind: spec.Rotary, position_ids: Int[Tensor, "R T"], dtype: torch.dtype) -> Angles:
-    """cos and sin, each [R, 1, T, rotary_size], computed in float32 and cast to `dtype`."""
+    """Return cos and sin, each [R, 1, T, rotary_size], computed in float32 and cast to `dtype`."""
     frequencies = rotary_frequencies(kind, position_ids.device)
     angles = (position_ids[..., None].float() * frequencies).unsqueeze(1)
     factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
@@ -62,13 +62,13 @@ def rotary_angles(kind: spec.Rotary, position_ids: Int[Tensor, "R T"], dtype: to
 
 
 def rotate(x: Float[Tensor, "R H T E"], angles: Angles) -> Float[Tensor, "R H T E"]:
-    """Turn the leading rotary_size dimensions of every head; the rest passes."""
+    """Rotate the leading rotary_size dimensions of every head; the others are unchanged."""
     cos, sin = angles
     size = cos.shape[-1]
-    turned, rest = (x, None) if size == x.shape[-1] else (x[..., :size], x[..., size:])
-    first, second = turned.chunk(2, -1)
-    turned = (turned * cos + torch.cat((-second, first), -1) * sin).type_as(x)
-    return turned if rest is None else torch.cat((turned, rest), -1)
+    head, rest = (x, None) if size == x.shape[-1] else (x[..., :size], x[..., size:])
+    first, second = head.chunk(2, -1)
+    rotated = (head * cos + torch.cat((-second, first), -1) * sin).type_as(x)
+    return rotated if rest is None else torch.cat((rotated, rest), -1)
 
 
 class RelativeBias(nn.Module):
@@ -82,10 +82,10 @@ class RelativeBias(nn.Module):
     def forward(
         self, num_queries: int, num_keys: int, places: Int[Tensor, "R S"] | None = None
     ) -> Float[Tensor, "#R H T S"]:
-        """Bias of the last `num_queries` of `num_keys` positions against all of them.
+        """Return the bias between the last `num_queries` of `num_keys` positions and all of them.
 
         Args:
-            places: Where each row's tokens stand, if not one behind the other: a bias for every row then.
+            places: Positions of each row's tokens, which give every row its own bias; by default their indices.
         """
         if places is None:
             places = torch.arange(num_keys, device=self.weight.device)[None]
@@ -115,13 +115,13 @@ def token_positions(
     device: torch.device,
     starts: Int[Tensor, "R T"] | None = None,
 ) -> Int[Tensor, "R T"]:
-    """Rows of the position table, or positions for rotary angles, of `length` tokens after `past` others.
+    """Return the rows in the position table, or the positions for rotary angles, of `length` tokens after `past`.
 
-    A token's position is how many real tokens stand before it: padding before or between them takes none.
+    The position of a token is the number of real tokens before it; padding does not count.
 
     Args:
-        counted: True at tokens that are not padding, over past and new ones; None where all are.
-        starts: Where the segment of every position begins; counting starts anew there. Without `past`.
+        counted: True at past and new tokens that are not padding; None if there is no padding.
+        starts: Start of the segment of every token, where positions start at 0 again; only without `past`.
     """
     if counted is None:
         place = torch.arange(past, past + length, device=device).expand(rows, length)
@@ -140,7 +140,7 @@ def token_positions(
 
 
 def places_of(real: Bool[Tensor, "R T"]) -> Int[Tensor, "R T"]:
-    """How many real tokens stand before each token; padding behind the last of them counts on."""
+    """Return the number of real tokens before each token; padding after the last real token counts as well."""
     count = real.long()
     behind = torch.arange(1, real.shape[1] + 1, device=real.device)
     last = (behind * count).amax(1, keepdim=True)
@@ -148,6 +148,6 @@ def places_of(real: Bool[Tensor, "R T"]) -> Int[Tensor, "R T"]:
 
 
 def stands_together(real: Bool[Tensor, "R T"]) -> bool:
-    """Whether every row's real tokens stand one behind the other, so that indices tell their distances."""
+    """True if the real tokens of every row are contiguous, so that indices give their distances."""
     begins = (real[:, 1:] & ~real[:, :-1]).sum(1) + real[:, 0]
     return bool((begins <= 1).all())

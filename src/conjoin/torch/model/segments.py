@@ -1,6 +1,6 @@
-"""Several sequences in one row, kept apart: what packed batches are made of.
+"""Segments: several sequences in one row that do not see each other, as in packed batches.
 
-Segment ids are 1 for the first sequence of a row, 2 for the next, 0 at padding; equal ids stand together.
+Segment ids are 1 for the first sequence of a row, 2 for the next, 0 at padding; equal ids are contiguous.
 """
 
 import torch
@@ -17,26 +17,26 @@ def segment_begins(segments: Int[Tensor, "R T"]) -> Bool[Tensor, "R T"]:
 
 
 def segment_starts(segments: Int[Tensor, "R T"]) -> Int[Tensor, "R T"]:
-    """For every position, where its segment begins."""
+    """Return for every position the first position of its segment."""
     here = torch.arange(segments.shape[1], device=segments.device)
     return torch.where(segment_begins(segments), here, 0).cummax(1).values
 
 
 def segment_ends(segments: Int[Tensor, "R T"]) -> Int[Tensor, "R T"]:
-    """For every position, the last one of its segment."""
+    """Return for every position the last position of its segment."""
     return segments.shape[1] - 1 - segment_starts(segments.flip(1)).flip(1)
 
 
 def same_segment(queries: Int[Tensor, "R T"], keys: Int[Tensor, "R S"]) -> Bool[Tensor, "R 1 T S"]:
-    """Which keys are of the query's own segment. Padding reads padding, so that no query is left with nothing."""
+    """True where a key is in the segment of the query. Padding reads padding, so that every query reads some key."""
     return (queries[:, :, None] == keys[:, None, :])[:, None]
 
 
 def check_segments(segments: Tensor | None, shape: tuple[int, int], name: str) -> None:
-    """Refuse segment ids that do not lie beside their tokens.
+    """Check that there is a segment id for every token.
 
     Raises:
-        ShapeError: another shape.
+        ShapeError: the shape is another.
     """
     if segments is not None and tuple(segments.shape) != shape:
         raise ShapeError(f"{name} has shape {tuple(segments.shape)}; expected {shape}, an id for every token.")

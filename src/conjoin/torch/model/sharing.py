@@ -1,4 +1,4 @@
-"""What the halves share, and what becomes of it when somebody puts a module around one of two that share a tensor."""
+"""Tensors that both halves share, and their copies when an adapter wraps one of two modules that share a tensor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,25 +13,25 @@ _MARK = "shares_a_tensor"
 
 
 class Brick(nn.Module):
-    """A module whose children may be replaced by others.
+    """A module that unshares the tensors of a child when an adapter replaces and wraps the child.
 
-    An adapter around a child that shares its tensors (peft puts itself there) is merged into them later: from then on
-    that child has tensors of its own, so that the other half is not changed with it.
+    Adapters, such as peft's, are later merged into the tensors of the child. If these were still shared, merging would
+    change the other half too.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
         child = vars(self).get("_modules", {}).get(name)
-        if child is not None and _MARK in vars(child) and _stands_around(value, child):
+        if child is not None and _MARK in vars(child) and _wraps(value, child):
             own_tensors(child)
         super().__setattr__(name, value)
 
 
-def _stands_around(module: Any, child: nn.Module) -> bool:
+def _wraps(module: Any, child: nn.Module) -> bool:
     return isinstance(module, nn.Module) and module is not child and any(each is child for each in module.modules())
 
 
 def own_tensors(module: nn.Module) -> None:
-    """Give a module that shares tensors copies of its own; others are left alone."""
+    """Replace the tensors of a module that shares them by copies; other modules are unchanged."""
     if vars(module).pop(_MARK, None) is None:
         return
     for name, old in list(module.named_parameters(recurse=False)):
@@ -40,27 +40,27 @@ def own_tensors(module: nn.Module) -> None:
 
 def tie(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     """Make `name` the same parameter as `parameter`."""
-    where, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(where), leaf, parameter)
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, parameter)
 
 
 def mark_shared(model: nn.Module, pair: spec.PairSpec) -> None:
-    """Note in both halves which modules share a tensor."""
+    """Mark the modules of both halves that share a tensor."""
     for name in shared_names(pair):
-        where = name.rpartition(".")[0]
+        path = name.rpartition(".")[0]
         for half in ("encoder", "decoder"):
-            vars(model.get_submodule(f"{half}.{where}"))[_MARK] = True
+            vars(model.get_submodule(f"{half}.{path}"))[_MARK] = True
 
 
 def still_shared(pair: spec.PairSpec, state: Mapping[str, Tensor]) -> list[str]:
-    """Names, within a stack, that are declared shared and hold one tensor under both halves' names."""
-    return [name for name in shared_names(pair) if _is_one(state[f"encoder.{name}"], state[f"decoder.{name}"])]
+    """Return the names within a stack that the spec shares and that are still one tensor in both halves."""
+    return [name for name in shared_names(pair) if _is_same(state[f"encoder.{name}"], state[f"decoder.{name}"])]
 
 
-def _is_one(one: Tensor, other: Tensor) -> bool:
-    """Whether two names hold one tensor; what was gathered from shards is one where the numbers are equal."""
-    if one is other or one.is_meta or other.is_meta:
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """True if two tensors are one; those that were gathered from shards are compared by value."""
+    if a is b or a.is_meta or b.is_meta:
         return True
-    if isinstance(one, nn.Parameter) and isinstance(other, nn.Parameter):
-        return one.data_ptr() == other.data_ptr() and one.shape == other.shape
-    return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter):
+        return a.data_ptr() == b.data_ptr() and a.shape == b.shape
+    return a.shape == b.shape and torch.equal(a, b)

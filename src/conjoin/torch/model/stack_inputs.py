@@ -1,4 +1,4 @@
-"""Inputs of a stack, and what it collects on the way."""
+"""Inputs of a stack, and the record of states that it fills."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Record:
 
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
-        """Return an empty record that collects what is asked for."""
+        """Return an empty record that collects what is requested."""
         lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
         return cls(*lists)
 
@@ -36,16 +36,16 @@ class StackInputs:
     """Inputs of one pass over a stack.
 
     Args:
-        input_ids: [R, T]; or inputs_embeds [R, T, C] in their place.
+        input_ids: [R, T]; either these or inputs_embeds [R, T, C] are set.
         attention_mask: [R, past + T] (or [R, T]: past positions count as real); True or 1 at real tokens.
         position_ids: [R, T], counted from 0 as the user sees them.
         encoder_hidden_states: [B, S, M], R a multiple of B.
         encoder_attention_mask: [B, S].
-        wanted: [R, T], True at the positions whose states somebody reads; elsewhere they may be zeros.
-        segments, source_segments: [R, T] and [B, S], where rows hold several sequences: each position reads only
-            its own segment, here and in the source, and counts its position from there.
-        trusted: Only this caller's passes filled the cache, and nobody changed it or the weights since the last one;
-            neither is checked again. `generate` sets it.
+        wanted: [R, T], True at positions whose states will be used; the others may be zeros.
+        segments, source_segments: [R, T] and [B, S], set if rows hold several sequences: each token reads only its own
+            segment, here and in the source, and its position is counted from the start of the segment.
+        trusted: Skip the checks of cache and weights, because only this caller's passes have changed the cache, and
+            nothing has changed the weights since the last pass. `generate` sets it.
     """
 
     input_ids: Int[Tensor, "R T"] | None = None
@@ -64,7 +64,7 @@ class StackInputs:
 
     @property
     def tokens(self) -> Tensor:
-        """The ids, or the embeddings in their place."""
+        """The ids or, if they are given, the embeddings."""
         tokens = self.input_ids if self.inputs_embeds is None else self.inputs_embeds
         assert tokens is not None
         return tokens
@@ -87,7 +87,7 @@ def check_not_empty(name: str, shape: Sequence[int]) -> None:
     """Refuse a batch without rows or without positions.
 
     Raises:
-        ShapeError: it is such.
+        ShapeError: there are no rows or no positions.
     """
     if shape[0] == 0 or shape[1] == 0:
         raise ShapeError(f"{name} has shape {tuple(shape)}; expected at least one row and one position.")
