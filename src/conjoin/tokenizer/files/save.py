@@ -1,4 +1,4 @@
-"""From a tokenizer object to files that conjoin and transformers read."""
+"""Save a tokenizer object to files that conjoin and transformers read."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from conjoin.tokenizer.files.rebuild import class_for_transformers
 from conjoin.tokenizer.formats.find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from conjoin.tokenizer.pipeline import Pipeline
 
-_IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # its post-processor says it
+_IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # the post-processor holds them
 
 
 def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
     """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
-    with tokenizer.lock:  # held while writing too, so that two threads never mix two states in one folder
+    with tokenizer.lock:  # held while writing, so that two threads never mix two states in one folder
         document = tokenizer.backend.to_str(pretty=True)
         config = _config(tokenizer) | _class_of(tokenizer, json.loads(document))
         texts = _chat_files(config)
@@ -29,7 +29,7 @@ def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Write a file whole or not at all, and return its path.
+    """Write a file atomically, and return its path.
 
     Raises:
         FileError: the folder cannot be made or written.
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> str:
 
 
 def to_json(value: dict[str, Any]) -> str:
-    """The JSON text of a settings file, keys sorted.
+    """Return the JSON text of a settings file, with sorted keys.
 
     Raises:
         TokenizerError: a setting is no JSON value.
@@ -76,7 +76,7 @@ def _config(tokenizer: Pipeline) -> dict[str, Any]:
 
 
 def _class_of(tokenizer: Pipeline, document: dict[str, Any]) -> dict[str, Any]:
-    """The class that makes transformers read what we write; ours beside it, where that is another."""
+    """Return the class with which transformers reads the saved files, and ours if it is another."""
     named = class_for_transformers(tokenizer, document)
     if named == tokenizer.saved_class:
         return {"tokenizer_class": named}
@@ -97,7 +97,7 @@ def _chat_files(config: dict[str, Any]) -> dict[str, str]:
 
 
 def chat_templates(value: Any) -> dict[str, str]:
-    """Chat templates by name, however a config writes them: text, or names with texts.
+    """Return chat templates by name; a config holds one text, or names with texts.
 
     Raises:
         TokenizerError: `value` is neither, or UTF-8 cannot hold it.

@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a hub repository, belong to a tokenizer."""
+"""Find the tokenizer files of a folder or of a hub repository."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,15 @@ PAIR_FILE = "tokenizer_pair.json"
 TARGET_FOLDER = "target_tokenizer"
 
 OWN_CLASS = "conjoin_tokenizer_class"
-"""The key of our class where `tokenizer_class` names another, so that transformers takes tokenizer.json as it is."""
+"""The key of our class if `tokenizer_class` names another, with which transformers uses tokenizer.json as it is."""
 
-# On the hub a `*` crosses folders, so these bring a pair's target_tokenizer/ too.
+# On the hub a `*` crosses folders, so these match a pair's target_tokenizer/ too.
 _PATTERNS = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a tokenizer comes from, in the words of `from_pretrained`."""
+    """Where to load a tokenizer from: the arguments of `from_pretrained`."""
 
     name: str | Path
     subfolder: str = ""
@@ -34,20 +34,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The tokenizer files that exist in one folder (or one single file, when that is what the caller named)."""
+    """The tokenizer files that exist in one folder (or one single file, if the caller named a file)."""
 
     folder: Path
     only: str | None = None
 
     def get(self, name: str) -> Path | None:
-        """The path of a file, or None where there is none."""
+        """Return the path of a file; None if it does not exist."""
         if self.only is not None and name != self.only:
             return None
         path = self.folder / name
         return path if path.is_file() else None
 
     def names(self) -> list[str]:
-        """The names of all files there, sorted; used in error messages."""
+        """Return the sorted names of all files there, for error messages."""
         if self.only is not None:
             return [self.only]
         return sorted(path.name for path in self.folder.iterdir() if path.is_file())
@@ -59,7 +59,7 @@ def find_files(source: Source) -> Files:
     Raises:
         FileError: there is no such folder, file or repository.
     """
-    from conjoin.checkpoint import expanded, reading  # which brings numpy; a room of text needs it only here
+    from conjoin.checkpoint import expanded, reading  # imported here because it needs numpy
 
     path = expanded(source.name)
     with reading(source.name):

@@ -1,4 +1,4 @@
-"""What a tokenizer file must not ask for: refused here, before the Rust library takes gigabytes, or dies, over it."""
+"""Refuse tokenizer files on which the Rust library would allocate gigabytes or crash."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from conjoin.limits import VOCAB
 
 
 def check_ids(ids: Iterable[Any], origin: Path | str) -> None:
-    """Refuse ids that stand far behind any vocabulary: the file that is saved again has a place for every id below.
+    """Refuse ids far above any vocabulary size: a saved file would have an entry for every id below.
 
     Raises:
         TokenizerError: an id is no whole number, negative, or beyond `limits.VOCAB`.
@@ -26,7 +26,7 @@ def check_ids(ids: Iterable[Any], origin: Path | str) -> None:
 
 
 def check_vocab(vocab: Mapping[str, Any], origin: Path | str) -> None:
-    """Refuse ids that are none, and an id of two words: Rust would decode to one of them, drawn by lot, and save it.
+    """Refuse invalid ids, and ids of two tokens: Rust would decode to and save an arbitrary one of the two.
 
     Raises:
         TokenizerError: as `check_ids`; or two words have one id.
@@ -64,19 +64,19 @@ def check_document(document: Mapping[str, Any], origin: Path | str) -> None:
 
 
 def charsmaps(normalizer: Any) -> Iterator[Any]:
-    """Every `precompiled_charsmap` of a normalizer, however deep it stands in sequences."""
+    """Yield every `precompiled_charsmap` of a normalizer, also of nested sequences."""
     if not isinstance(normalizer, dict):
         return
     step = cast(dict[str, Any], normalizer)
     if step.get("precompiled_charsmap"):
         yield step["precompiled_charsmap"]
     inner = step.get("normalizers")
-    for one in cast(list[Any], inner) if isinstance(inner, list) else []:
-        yield from charsmaps(one)
+    for child in cast(list[Any], inner) if isinstance(inner, list) else []:
+        yield from charsmaps(child)
 
 
 def check_charsmap(table: bytes, origin: Path | str) -> None:
-    """Check that a SentencePiece normalisation table is as long as it says: four bytes of size, a trie, texts.
+    """Check that a SentencePiece normalisation table has the length that it states: four bytes of size, a trie, texts.
 
     Raises:
         TokenizerError: it is not.

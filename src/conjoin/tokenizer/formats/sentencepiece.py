@@ -29,7 +29,7 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One entry of the vocabulary; its id is its place in the file."""
+    """One entry of the vocabulary; its id is its index in the file."""
 
     text: str
     score: float
@@ -38,18 +38,18 @@ class Piece:
 
 @dataclass(slots=True, kw_only=True)
 class SentencePieceModel:
-    """What a conversion needs of a ModelProto; the defaults are those of the .proto file."""
+    """The fields of a ModelProto that conversion needs; the defaults are those of the .proto file."""
 
     pieces: list[Piece] = field(default_factory=list[Piece])
     is_unigram: bool = True
     charsmap: bytes | None = None
 
     def scores(self) -> list[tuple[str, float]]:
-        """The vocabulary as `tokenizers.models.Unigram` wants it."""
+        """Return the vocabulary in the form of `tokenizers.models.Unigram`."""
         return [(piece.text, piece.score) for piece in self.pieces]
 
     def ids(self) -> dict[str, int]:
-        """The vocabulary as `tokenizers.models.BPE` wants it."""
+        """Return the vocabulary in the form of `tokenizers.models.BPE`."""
         return {piece.text: index for index, piece in enumerate(self.pieces)}
 
 
