@@ -182,7 +182,7 @@ def test_a_wrong_or_missing_operator_is_not_used(monkeypatch: pytest.MonkeyPatch
     for operator in (wrong, raising):
         monkeypatch.setattr(linear_grad, "onednn", operator)
         assert linear_grad._measured() == Products(dw=ALL.dw)
-    monkeypatch.setattr(linear_grad, "_turned", wrong)
+    monkeypatch.setattr(linear_grad, "_dw_by_kernel", wrong)
     assert linear_grad._measured() == Products()
 
 

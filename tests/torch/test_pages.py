@@ -121,7 +121,7 @@ def test_memory_that_is_kept_stays_near_what_was_in_use(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(pages, "resident_bytes", lambda: now["resident"])
     monkeypatch.setattr(pages, "in_use_bytes", lambda: now["in use"])
-    monkeypatch.setattr(pages, "_hand_back", hand_back)
+    monkeypatch.setattr(pages, "_trim", hand_back)
     monkeypatch.setattr(pages, "_set_malloc", lambda values: None)
     memory = KeptMemory()  # 200 are others'
     now |= {"in use": 1000, "resident": 1250}
