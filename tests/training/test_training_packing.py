@@ -100,6 +100,23 @@ def test_segments_and_a_cache_are_refused() -> None:
         joined("bert", "gpt2")(**inputs(ROWS), use_cache=True)
 
 
+@pytest.mark.parametrize("decoder", ["bert/small", "gpt2"])
+def test_ignored_labels_keep_their_places_in_a_row_longer_than_the_position_table(decoder: str) -> None:
+    model, count = joined("bert", decoder), 12
+    source, labels = torch.tensor([[12, 20, 31, 44, 17]]), torch.tensor([[12, 20, -100, -100, 31, 7]])
+    segments = {
+        name: torch.arange(1, count + 1).repeat_interleave(width)[None]
+        for name, width in (("segment_ids", 5), ("decoder_segment_ids", 6))
+    }
+    assert labels.shape[1] * count > model.decoder.spec.max_positions
+    with torch.no_grad():
+        alone = model(input_ids=source, labels=labels, use_cache=False).loss
+        packed = model(
+            input_ids=source.repeat(1, count), labels=labels.repeat(1, count), **segments, use_cache=False
+        ).loss
+    torch.testing.assert_close(packed, alone)
+
+
 def lengths(count: int) -> np.ndarray:
     """As in translation: target and source are of like length, and there are many short ones."""
     draw = np.random.default_rng(1)

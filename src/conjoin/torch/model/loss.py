@@ -47,17 +47,27 @@ def label_mask(
     return mask if segments is None else mask | segment_begins(segments)
 
 
-def label_positions(
-    labels: Int[Tensor, "B T"], position: spec.Position, segments: Int[Tensor, "B T"] | None = None
-) -> Int[Tensor, "B T"] | None:
-    """Return the positions of the shifted inputs: labels keep their places, whatever is -100 before them.
+def label_inputs(
+    labels: Int[Tensor, "B T"],
+    tokens: SpecialTokens,
+    decoder: spec.StackSpec,
+    segments: Int[Tensor, "B T"] | None = None,
+) -> dict[str, Tensor]:
+    """Return what labels imply beside decoder ids: their mask, and positions by place, whatever is -100 before them.
 
-    None if the decoder counts for itself what is no padding (RoBERTa, OPT).
+    There are no positions for a decoder that counts for itself what is no padding (RoBERTa, OPT), nor for sequences
+    longer than its position table, which the stack refuses.
     """
-    if isinstance(position, spec.LearnedSkippingPads):
-        return None
+    mask = {"decoder_attention_mask": label_mask(labels, tokens, segments)}
+    if isinstance(decoder.embedding.position, spec.LearnedSkippingPads):
+        return mask
     places = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
-    return places if segments is None else places - segment_starts(segments)
+    if segments is not None:
+        places = places - segment_starts(segments)
+    limit = decoder.max_positions
+    if limit is not None and labels.shape[1] > limit and int(places.max()) >= limit:
+        return mask
+    return {**mask, "decoder_position_ids": places}
 
 
 def token_loss(

@@ -15,7 +15,7 @@ from conjoin.errors import ShapeError
 from conjoin.join import special_tokens
 from conjoin.join.checks import ROUNDING, Ids, LogitChange, diagnose
 from conjoin.join.diagnosis import Diagnosis
-from conjoin.torch.model.loss import label_mask, label_positions
+from conjoin.torch.model.loss import label_inputs
 from conjoin.torch.pair.modules import PairModules
 
 
@@ -74,9 +74,8 @@ class _Probe:
         self._inputs = {**inputs, "decoder_input_ids": decoder_ids}
         from_labels = "decoder_input_ids" not in inputs and isinstance(model.config, EncoderDecoderConfig)
         if from_labels and "decoder_attention_mask" not in inputs:
-            self._inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
-            positions = label_positions(labels, model.decoder.spec.embedding.position)
-            self._inputs.setdefault("decoder_position_ids", positions)
+            implied = label_inputs(labels, special_tokens(model.config), model.decoder.spec)
+            self._inputs = {**implied, **self._inputs}
 
     @property
     def gates(self) -> dict[str, bool]:

@@ -39,7 +39,7 @@ from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_
 from conjoin.torch.generation.preparing import encoded_inputs, step_inputs
 from conjoin.torch.model.cache import KVCache, as_cache
 from conjoin.torch.model.checks import as_labels, as_readable, check_labels
-from conjoin.torch.model.loss import IGNORED, label_mask, label_positions, token_loss
+from conjoin.torch.model.loss import IGNORED, label_inputs, token_loss
 from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.torch.model.sharing import mark_shared
 from conjoin.torch.pair import freezing, hub
@@ -330,10 +330,10 @@ class EncoderDecoderModel(PairModules):
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_segment_ids)
             if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):
-                decoder_attention_mask = label_mask(labels, special_tokens(self.config), decoder_segment_ids)
-                if decoder_position_ids is None and not self._exceeds_positions(labels):
-                    position = self.decoder.spec.embedding.position
-                    decoder_position_ids = label_positions(labels, position, decoder_segment_ids)
+                implied = label_inputs(labels, special_tokens(self.config), self.decoder.spec, decoder_segment_ids)
+                decoder_attention_mask = implied["decoder_attention_mask"]
+                if decoder_position_ids is None:
+                    decoder_position_ids = implied.get("decoder_position_ids")
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ShapeError(
                 "Neither decoder_input_ids nor labels is given.",
@@ -373,11 +373,6 @@ class EncoderDecoderModel(PairModules):
             encoder_attentions=encoded.attentions,
         )
         return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
-
-    def _exceeds_positions(self, labels: Tensor) -> bool:
-        """True if rows are longer than the decoder's position table, which its own positions then report."""
-        limit = self.decoder.spec.max_positions
-        return limit is not None and labels.shape[1] > limit
 
     def _caches(self, labels: Tensor | None) -> bool:
         """The default of `use_cache`."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.join import special_tokens
-from conjoin.torch.model.loss import label_mask, label_positions, token_loss
+from conjoin.torch.model.loss import label_inputs, token_loss
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.data.batching import Batch
@@ -40,12 +40,10 @@ class Collator:
             kwargs: dict[str, Any] = {} if segments is None else {"segment_ids": segments}
             tensors["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(tensors["labels"], **kwargs)
         if self.examples.masks_made and isinstance(self.model.config, EncoderDecoderConfig):
-            mask = label_mask(tensors["labels"], special_tokens(self.model.config), segments)
-            if _hides(mask, tensors["labels"], segments):
-                tensors["decoder_attention_mask"] = mask
-                positions = label_positions(tensors["labels"], self.model.decoder.spec.embedding.position, segments)
-                if positions is not None:
-                    tensors.setdefault("decoder_position_ids", positions)
+            tokens, labels = special_tokens(self.model.config), tensors["labels"]
+            implied = label_inputs(labels, tokens, self.model.decoder.spec, segments)
+            if _hides(implied["decoder_attention_mask"], labels, segments):
+                tensors = {**implied, **tensors}
         return tensors
 
     def sources(self, batch: Batch) -> dict[str, Tensor]:
@@ -59,10 +57,7 @@ def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tens
     """Return decoder inputs, their mask and positions, as forward derives them from labels."""
     inputs = {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels)}
     if isinstance(model.config, EncoderDecoderConfig):
-        inputs["decoder_attention_mask"] = label_mask(labels, special_tokens(model.config))
-        positions = label_positions(labels, model.decoder.spec.embedding.position)
-        if positions is not None:
-            inputs["decoder_position_ids"] = positions
+        inputs |= label_inputs(labels, special_tokens(model.config), model.decoder.spec)
     return inputs
 
 
