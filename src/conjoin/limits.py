@@ -14,7 +14,7 @@ class Range:
     """The range of a setting: a test of a value, and a description for errors."""
 
     holds: Callable[[Any], bool]
-    words: str
+    description: str
 
 
 JSON_BYTES = 1 << 29

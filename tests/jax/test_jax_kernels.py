@@ -28,7 +28,7 @@ BIASES = {f"{name}_bias": False for name in "qkvo"}
 
 @pytest.fixture(autouse=True)
 def _on_this_machine() -> None:
-    if not kernels.take([jnp.zeros(1)]):
+    if not kernels.can_read([jnp.zeros(1)]):
         pytest.skip("no compiler, or no AVX-512")
 
 
@@ -133,8 +133,8 @@ def test_callers_of_many_threads_never_wait_for_each_other_for_good() -> None:
 
 
 def test_parameters_of_several_devices_and_traced_ones_are_left_to_xla() -> None:
-    assert not kernels.take([jnp.zeros(1), np.zeros(1)])
-    assert not jax.jit(lambda x: jnp.asarray(kernels.take([x])))(jnp.zeros(1))
+    assert not kernels.can_read([jnp.zeros(1), np.zeros(1)])
+    assert not jax.jit(lambda x: jnp.asarray(kernels.can_read([x])))(jnp.zeros(1))
 
 
 def test_generate_calls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_generate_calls_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         programs, "generate_jit", lambda key, ops, *rest: seen.append(ops) or programs.generate(key, ops, *rest)
     )
     model.generate(ids, attention_mask=mask, max_new_tokens=2)
-    monkeypatch.setattr(kernels, "take", lambda parameters: False)
+    monkeypatch.setattr(kernels, "can_read", lambda parameters: False)
     model.generate(ids, attention_mask=mask, max_new_tokens=2)
     assert seen == [kernels.OPS, decoding.OPS]
 
@@ -161,7 +161,7 @@ from conjoin.functional.scope import Scope
 from conjoin.jax import kernels
 model = FlaxEncoderDecoderModel.from_pretrained(sys.argv[1])
 ids, mask = (jnp.asarray(np.load(name)) for name in sys.argv[2:])
-assert not kernels.take([jnp.zeros(1)])
+assert not kernels.can_read([jnp.zeros(1)])
 print(*np.asarray(model.generate(ids, attention_mask=mask, max_new_tokens=9).sequences).ravel())
 """
 
@@ -190,8 +190,8 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from conjoin.jax import kernels
 mesh = Mesh(np.array(jax.devices()), ("data",))
-assert kernels.take([jnp.zeros(4)])
-assert not kernels.take([jax.device_put(jnp.zeros(4), NamedSharding(mesh, PartitionSpec("data")))])
+assert kernels.can_read([jnp.zeros(4)])
+assert not kernels.can_read([jax.device_put(jnp.zeros(4), NamedSharding(mesh, PartitionSpec("data")))])
 """
 
 

@@ -223,16 +223,16 @@ FAULTS: dict[str, Fault] = {
         ("tests/torch/test_packing.py", "every_family and gemma2"),
     ),
     "a smoothed loss has the gradient of a plain one": Fault(
-        "torch/cpu/word_loss.py",
+        "torch/cpu/cross_entropy.py",
         "        grad -= spread",
         "        grad -= 0 * spread",
-        ("tests/torch/test_word_loss.py", ""),
+        ("tests/torch/test_cross_entropy.py", ""),
     ),
     "a cap on logits has no gradient": Fault(
-        "torch/cpu/word_loss.py",
-        "(scores / words.softcap).square()",
+        "torch/cpu/cross_entropy.py",
+        "(scores / projection.softcap).square()",
         "0 * scores",
-        ("tests/torch/test_word_loss.py", ""),
+        ("tests/torch/test_cross_entropy.py", ""),
     ),
     # generate
     "rows go on behind their end": Fault(

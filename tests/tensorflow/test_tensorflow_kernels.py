@@ -27,7 +27,7 @@ compiled = tf.function(kernels.OPS.linear, jit_compile=True, autograph=False)
 
 @pytest.fixture(autouse=True)
 def _on_this_machine() -> None:
-    if not kernels.take([]):
+    if not kernels.can_read([]):
         pytest.skip("no compiler, no AVX-512, or a TensorFlow with other names")
 
 
@@ -142,7 +142,7 @@ def test_compiled_generate_calls_it_and_nothing_else_does(monkeypatch: pytest.Mo
     )
     for jit_compile in (True, False):
         model.generate(ids, attention_mask=mask, max_new_tokens=2, jit_compile=jit_compile)
-    monkeypatch.setattr(kernels, "take", lambda parameters: False)
+    monkeypatch.setattr(kernels, "can_read", lambda parameters: False)
     model.generate(ids, attention_mask=mask, max_new_tokens=2, jit_compile=True)
     assert seen == [kernels.OPS, decoding.OPS, decoding.OPS]
 
@@ -157,7 +157,7 @@ from conjoin.functional.scope import Scope
 from conjoin.tensorflow import kernels
 model = TFEncoderDecoderModel.from_pretrained(sys.argv[1])
 ids, mask = (np.load(name) for name in sys.argv[2:])
-assert not kernels.take([])
+assert not kernels.can_read([])
 print(*model.generate(ids, attention_mask=mask, max_new_tokens=9, jit_compile=True).numpy().ravel())
 """
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from conjoin import spec
 from conjoin.torch.cpu import attention_grad, native
 from conjoin.torch.cpu.attention import attend
-from conjoin.torch.cpu.attention_grad import Attending, attend_plainly
+from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_plainly
 from conjoin.torch.cpu.dropout import draw, dropout, is_exact, keep, scale_of
 from conjoin.torch.cpu.masks import Mask
 from kernel_inputs import close, gradients
@@ -54,7 +54,7 @@ def _bias() -> Tensor:
 
 
 def attend_in_training(
-    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, bias: Tensor | None, how: Attending
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, bias: Tensor | None, how: AttentionOptions
 ) -> Tensor:
     """Every row a sequence."""
     return attention_grad.attend_in_training(q, k, v, native.Reads.of_rows(q, k, allowed), bias, how)
@@ -74,7 +74,7 @@ def _kept(y: Tensor) -> Tensor:
 def test_attention_and_its_gradients_are_those_of_plain_steps(
     allowed: Tensor | None, biased: bool, kv_heads: int, rate: float
 ) -> None:
-    given, how, dy = _given(kv_heads), Attending(0.3, rate), torch.randn(R, H, T, E)
+    given, how, dy = _given(kv_heads), AttentionOptions(0.3, rate), torch.randn(R, H, T, E)
     bias = _bias() if biased else None
     wanted = given if bias is None else [*given, bias]
     found = attend_in_training(*given, allowed, bias, how)
@@ -87,7 +87,7 @@ def test_attention_and_its_gradients_are_those_of_plain_steps(
 @pytest.mark.parametrize("allowed", [*_masks()])
 def test_without_dropout_it_is_pytorch_s_attention(allowed: Tensor | None) -> None:
     given, dy = _given(H), torch.randn(R, H, T, E)
-    found = attend_in_training(*given, allowed, None, Attending(0.3, 0.0))
+    found = attend_in_training(*given, allowed, None, AttentionOptions(0.3, 0.0))
     expected = F.scaled_dot_product_attention(*given, attn_mask=allowed, scale=0.3)
     close(gradients(found, given, dy), gradients(expected, given, dy), 1e-5)
 
@@ -96,7 +96,7 @@ def test_without_dropout_it_is_pytorch_s_attention(allowed: Tensor | None) -> No
 def test_bfloat16_is_as_near_to_float32_as_pytorch_s(rate: float) -> None:
     given, dy = _given(H, torch.bfloat16), torch.randn(R, H, T, E)
     wide = [x.detach().float().requires_grad_() for x in given]
-    how = Attending(0.3, rate)
+    how = AttentionOptions(0.3, rate)
     y = attend_in_training(*given, None, None, how)
     exact = gradients(attend_plainly(*wide, None, None, how, _kept(y)), wide, dy)
     errors = [
@@ -110,7 +110,7 @@ def test_bfloat16_is_as_near_to_float32_as_pytorch_s(rate: float) -> None:
 
 
 def test_the_gradient_of_attention_can_be_differentiated_again() -> None:
-    given, how = _given(K), Attending(0.3, 0.3)
+    given, how = _given(K), AttentionOptions(0.3, 0.3)
     y = attend_in_training(*given, None, None, how)
     plain = attend_plainly(*given, None, None, how, _kept(y))
     found, expected = (
@@ -182,7 +182,7 @@ def test_draws_are_independent_along_every_axis(what: str) -> None:
             kept = dropout(torch.ones(64, 64, 64), 0.3) != 0
         case _:
             q, k, v = (torch.randn(1, 64, 64, 4).requires_grad_() for _ in range(3))
-            kept = _kept(attend_in_training(q, k, v, None, None, Attending(0.3, 0.3)))[0]
+            kept = _kept(attend_in_training(q, k, v, None, None, AttentionOptions(0.3, 0.3)))[0]
     mask = kept.float() - 0.7
     for axis in range(3):
         for step in (1, 2, 3, 4, 5, 8):
@@ -206,7 +206,7 @@ def test_a_profiler_may_watch_with_shapes() -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True):
         for seed in range(8):
             torch.manual_seed(seed)
-            dropout(attend_in_training(*given, None, None, Attending(0.3, 0.3)), 0.5).sum().backward()
+            dropout(attend_in_training(*given, None, None, AttentionOptions(0.3, 0.3)), 0.5).sum().backward()
 
 
 def _philox(counter: list[int], key: int) -> list[int]:
@@ -248,7 +248,7 @@ def test_attention_s_draws_do_not_hang_on_groups(monkeypatch: pytest.MonkeyPatch
     for scores in (1, 2 * H * T * S, 2**20):
         monkeypatch.setattr(attention_grad, "_GROUP_SCORES", scores)
         torch.manual_seed(1)
-        found.append(attend_in_training(*given, None, None, Attending(0.3, 0.3)))
+        found.append(attend_in_training(*given, None, None, AttentionOptions(0.3, 0.3)))
     assert _kept(found[0]).equal(_kept(found[1])) and _kept(found[1]).equal(_kept(found[2]))
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_number_stays_none() -> None:
     q, k, v = _given(K)
     broken = q.detach().clone()
     broken[1, 2, 3] = float("nan")
-    y = attend_in_training(broken.requires_grad_(), k, v, None, None, Attending(0.3, 0.3))
+    y = attend_in_training(broken.requires_grad_(), k, v, None, None, AttentionOptions(0.3, 0.3))
     assert y[1, 2, 3].isnan().all() and int(y.isnan().sum()) == E
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conjoin.torch.cpu import attention_grad, native
-from conjoin.torch.cpu.attention_grad import Attending, attend_plainly
+from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_plainly
 from kernel_inputs import close, gradients
 from lanes import thinned
 
@@ -31,7 +31,7 @@ def test_a_packed_row_attends_as_its_sequences_do(reads: dict[str, Any], heads: 
     bias = torch.randn(1, 4, max(sides[0]), max(sides[1])).requires_grad_()
     begins = [[sum(side[:at]) for at in range(len(side))] for side in sides]
     ordered = torch.tensor([begins[0], sides[0], begins[1], sides[1]]).T.contiguous()
-    how = Attending(size**-0.5, 0.2)
+    how = AttentionOptions(size**-0.5, 0.2)
     y = attention_grad.attend_in_training(q, k, v, native.Reads(ordered, **reads), bias, how)
     assert y.grad_fn is not None
     kept = ~y.grad_fn.saved_tensors[-1].signbit()

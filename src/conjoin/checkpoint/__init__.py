@@ -2,7 +2,7 @@
 
 from conjoin._lazy import public_dir
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
-from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, take_framework
+from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, pop_framework
 from conjoin.checkpoint.dtypes import nonfinite
 from conjoin.checkpoint.files import (
     Staging,
@@ -73,13 +73,13 @@ __all__ = [
     "open_checkpoint",
     "own_form",
     "parse_size",
+    "pop_framework",
     "read_json",
     "reading",
     "replacing_file",
     "replacing_folder",
     "require_file",
     "resolve",
-    "take_framework",
     "write_dialect",
     "write_json",
     "write_tensors",

@@ -34,7 +34,7 @@ _LEAF: Mapping[Framework, Mapping[Kind, str]] = {
 FROM_KEYWORDS = ("from_pt", "from_tf", "from_flax")
 
 
-def take_framework(kwargs: dict[str, Any]) -> Framework | None:
+def pop_framework(kwargs: dict[str, Any]) -> Framework | None:
     """Pop from_pt=, from_tf= and from_flax= and return the framework that they choose, if any.
 
     Raises:

@@ -1,7 +1,6 @@
 """Generation without a framework: settings, checked requests, and which processors they need."""
 
 from conjoin._lazy import public_dir
-from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.config import GENERATION_WORDS, GenerationConfig
 from conjoin.generation.dead_ends import DeadEnd, dead_end_error
 from conjoin.generation.facts import CallFacts, Lengths, ModelFacts
@@ -24,11 +23,12 @@ from conjoin.generation.modes import (
     Sampling,
 )
 from conjoin.generation.plan import CALLERS
-from conjoin.generation.request import Outputs, Request, resolve, resolve_asked
+from conjoin.generation.request import Outputs, Request, resolve, resolve_settings
 from conjoin.generation.results import tell_fewer
 from conjoin.generation.setting import ProcessorSpec
 from conjoin.generation.settings import DEFAULTS, IDS, SETTINGS
 from conjoin.generation.streams import Stream
+from conjoin.generation.user_settings import Tokens, UserSettings, collect, resolve_tokens
 from conjoin.generation.watermarking import WatermarkingConfig
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "IDS",
     "SETTINGS",
     "AnyOf",
-    "Asked",
     "Assisted",
     "BeamMode",
     "BeamSampling",
@@ -64,11 +63,12 @@ __all__ = [
     "Sampling",
     "Stream",
     "Tokens",
+    "UserSettings",
     "WatermarkingConfig",
     "collect",
     "dead_end_error",
     "resolve",
-    "resolve_asked",
+    "resolve_settings",
     "resolve_tokens",
     "tell_fewer",
 ]

@@ -1,15 +1,15 @@
-"""How long a result may and must be."""
+"""The minimum and maximum length of a result."""
 
 from conjoin import limits
 from conjoin.errors import GenerationError, warn
-from conjoin.generation.asked import Asked
 from conjoin.generation.facts import CallFacts, Lengths, ModelFacts
+from conjoin.generation.user_settings import UserSettings
 
 DEFAULT_NEW_TOKENS = 20
-"""transformers' number, where nobody set a length."""
+"""transformers' default if no length is set."""
 
 
-def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths:
+def resolve_lengths(settings: UserSettings, model: ModelFacts, call: CallFacts) -> Lengths:
     """Fill in lengths: max_new_tokens wins over max_length, and the position table over both.
 
     max_new_tokens = 0 asks for the prompt itself, unlike in transformers, where it is an error.
@@ -17,14 +17,14 @@ def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths
     Raises:
         GenerationError: nothing can be generated, or the least exceeds the most.
     """
-    longest = _within_table(_longest(asked, call.prompt_length), model, call)
+    longest = _within_table(_longest(settings, call.prompt_length), model, call)
     if longest > limits.RESULT_TOKENS:
         raise GenerationError(
             f"Results may have {longest} tokens; expected at most {limits.RESULT_TOKENS}.", hint="lower max_new_tokens."
         )
-    least_new = asked.get("min_new_tokens") or 0
-    shortest = least_new + call.prompt_length if least_new else asked.get("min_length")
-    if longest <= call.prompt_length and asked.get("max_new_tokens") != 0:
+    least_new = settings.get("min_new_tokens") or 0
+    shortest = least_new + call.prompt_length if least_new else settings.get("min_length")
+    if longest <= call.prompt_length and settings.get("max_new_tokens") != 0:
         raise GenerationError(
             f"max_length = {longest} leaves nothing to generate behind {call.prompt_length} decoder tokens: "
             "max_length counts them too.",
@@ -36,15 +36,15 @@ def resolve_lengths(asked: Asked, model: ModelFacts, call: CallFacts) -> Lengths
             f"{name} = {least_new or shortest} asks for {shortest} tokens in all, but a row ends at {longest} "
             f"({call.prompt_length} of them are the decoder's prompt)."
         )
-        if name in asked.by_caller or not asked.by_caller & {"max_length", "max_new_tokens"}:
+        if name in settings.by_caller or not settings.by_caller & {"max_length", "max_new_tokens"}:
             raise GenerationError(what, hint=f"lower {name} or raise max_new_tokens.")
         warn(f"{what} The model's own {name} gives way: no row ends before {longest}. Set {name}=0 to let rows end.")
         shortest, least_new = longest, 0
     return Lengths(prompt=call.prompt_length, longest=longest, shortest=shortest, min_new_tokens=least_new)
 
 
-def _longest(asked: Asked, prompt_length: int) -> int:
-    new, total = asked.get("max_new_tokens"), asked.get("max_length")
+def _longest(settings: UserSettings, prompt_length: int) -> int:
+    new, total = settings.get("max_new_tokens"), settings.get("max_length")
     if new is not None:
         return new + prompt_length
     if total is not None:

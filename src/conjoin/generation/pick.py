@@ -1,8 +1,7 @@
-"""From settings to the kind of decoding."""
+"""Choose the decoding mode from the settings."""
 
 from typing import Any
 
-from conjoin.generation.asked import Asked
 from conjoin.generation.facts import Circumstances
 from conjoin.generation.modes import (
     AnyOf,
@@ -21,35 +20,36 @@ from conjoin.generation.modes import (
     Sampling,
 )
 from conjoin.generation.needs import COPYING
+from conjoin.generation.user_settings import UserSettings
 
 
-def pick_mode(asked: Asked, circumstances: Circumstances) -> Mode:
-    """The kind of decoding that checked settings ask for."""
-    if asked.get("num_beams") > 1:
-        return _beams(asked)
-    if asked.get("penalty_alpha"):
-        return Contrastive(penalty_alpha=asked.get("penalty_alpha"), top_k=asked.get("top_k"))
-    sampling = Sampling(num_return_sequences=asked.get("num_return_sequences"))
-    base = sampling if asked.get("do_sample") else Greedy()
+def pick_mode(settings: UserSettings, circumstances: Circumstances) -> Mode:
+    """Return the decoding mode that checked settings request."""
+    if settings.get("num_beams") > 1:
+        return _beams(settings)
+    if settings.get("penalty_alpha"):
+        return Contrastive(penalty_alpha=settings.get("penalty_alpha"), top_k=settings.get("top_k"))
+    sampling = Sampling(num_return_sequences=settings.get("num_return_sequences"))
+    base = sampling if settings.get("do_sample") else Greedy()
     if circumstances.call.assistant:
         return Assisted(
             base=base,
-            num_assistant_tokens=asked.get("num_assistant_tokens"),
-            schedule=asked.get("num_assistant_tokens_schedule"),
-            confidence_threshold=asked.get("assistant_confidence_threshold"),
+            num_assistant_tokens=settings.get("num_assistant_tokens"),
+            schedule=settings.get("num_assistant_tokens_schedule"),
+            confidence_threshold=settings.get("assistant_confidence_threshold"),
         )
     if COPYING.holds(circumstances):
         return CopySpeculation(
             base=base,
-            num_tokens=asked.get("prompt_lookup_num_tokens"),
-            max_matching_ngram_size=asked.get("max_matching_ngram_size"),
+            num_tokens=settings.get("prompt_lookup_num_tokens"),
+            max_matching_ngram_size=settings.get("max_matching_ngram_size"),
         )
     return base
 
 
-def constraints_of(asked: Asked) -> tuple[Constraint, ...]:
+def constraints_of(settings: UserSettings) -> tuple[Constraint, ...]:
     """Return what must appear: `constraints` as they are, `force_words_ids` as phrases or as choices of phrases."""
-    return (*(asked.get("constraints") or ()), *(_constraint(ids) for ids in asked.get("force_words_ids") or ()))
+    return (*(settings.get("constraints") or ()), *(_constraint(ids) for ids in settings.get("force_words_ids") or ()))
 
 
 def _constraint(ids: list[Any]) -> Constraint:
@@ -58,17 +58,17 @@ def _constraint(ids: list[Any]) -> Constraint:
     return Phrase(ids=tuple(ids))
 
 
-def _beams(asked: Asked) -> BeamMode:
+def _beams(settings: UserSettings) -> BeamMode:
     shared: dict[str, Any] = {
-        "num_beams": asked.get("num_beams"),
-        "length_penalty": float(asked.get("length_penalty")),
-        "early_stopping": asked.get("early_stopping"),
-        "num_return_sequences": asked.get("num_return_sequences"),
+        "num_beams": settings.get("num_beams"),
+        "length_penalty": float(settings.get("length_penalty")),
+        "early_stopping": settings.get("early_stopping"),
+        "num_return_sequences": settings.get("num_return_sequences"),
     }
-    if constraints := constraints_of(asked):
+    if constraints := constraints_of(settings):
         return ConstrainedBeams(**shared, constraints=constraints)
-    if (groups := asked.get("num_beam_groups")) > 1:
-        return DiverseBeams(**shared, num_beam_groups=groups, diversity_penalty=asked.get("diversity_penalty"))
-    if asked.get("do_sample"):
+    if (groups := settings.get("num_beam_groups")) > 1:
+        return DiverseBeams(**shared, num_beam_groups=groups, diversity_penalty=settings.get("diversity_penalty"))
+    if settings.get("do_sample"):
         return BeamSampling(**shared)
     return BeamSearch(**shared)

@@ -10,11 +10,11 @@ import numpy as np
 from conjoin import spec
 from conjoin.errors import GenerationError, ShapeError
 from conjoin.families import PretrainedConfig
-from conjoin.generation.asked import Tokens, collect, resolve_tokens
 from conjoin.generation.config import GenerationConfig
 from conjoin.generation.facts import CallFacts, ModelFacts
-from conjoin.generation.request import Request, resolve_asked
+from conjoin.generation.request import Request, resolve_settings
 from conjoin.generation.streams import Stream
+from conjoin.generation.user_settings import Tokens, collect, resolve_tokens
 from conjoin.join import special_tokens
 
 ENCODER_KEYWORDS = ("inputs_embeds", "token_type_ids", "position_ids")
@@ -116,7 +116,7 @@ def source_ids(first: Any, kwargs: dict[str, Any]) -> Any:
     return ids
 
 
-def take_inputs(
+def bind_inputs(
     ids: Any, kwargs: dict[str, Any], convert: Callable[[dict[str, Any]], dict[str, Any]], tensors: str
 ) -> ModelInputs:
     """Take arrays out of a call's keyword arguments; what stays are settings.
@@ -178,7 +178,7 @@ def reject_pytorch_only(kwargs: dict[str, Any], backend: str) -> None:
         )
 
 
-def take_traced_inputs(
+def bind_traced_inputs(
     ids: Any, kwargs: dict[str, Any], place: str, is_traced: Callable[[Any], bool]
 ) -> dict[str, Any]:
     """Take arrays out of the keyword arguments of a call inside a function that the user compiles.
@@ -220,8 +220,8 @@ def read_request(
         facts: More of what the call brings, as of CallFacts.
     """
     known = special_tokens(config)
-    asked = collect(defaults, kwargs, own)
-    start = start_column(inputs, resolve_tokens(asked, known), to_numpy)
+    settings = collect(defaults, kwargs, own)
+    start = start_column(inputs, resolve_tokens(settings, known), to_numpy)
     prefix = 0 if inputs.prefix is None else inputs.prefix.shape[1]
     call = CallFacts(
         prompt_length=prefix + (start is not None),
@@ -230,7 +230,7 @@ def read_request(
         **facts,
     )
     model = ModelFacts(vocab_size=decoder.vocab_size, max_positions=decoder.max_positions, tokens=known)
-    return resolve_asked(asked, model, call), start
+    return resolve_settings(settings, model, call), start
 
 
 def padding_id(config: PretrainedConfig) -> int | None:

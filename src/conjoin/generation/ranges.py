@@ -18,7 +18,7 @@ def in_range(name: str, value: Any, expected: Range) -> Any:
         GenerationError: it is out of range.
     """
     if not expected.holds(value):
-        raise GenerationError(f"{name} = {value!r}: expected {expected.words}.")
+        raise GenerationError(f"{name} = {value!r}: expected {expected.description}.")
     return value
 
 
@@ -72,8 +72,8 @@ def _each(value: Any, holds: Callable[[Any], bool]) -> bool:
     return bool(items) and all(holds(item) for item in items)
 
 
-def _list_of(holds: Callable[[Any], bool], words: str) -> Range:
-    return Range(lambda v: _each(v, holds), words)
+def _list_of(holds: Callable[[Any], bool], description: str) -> Range:
+    return Range(lambda v: _each(v, holds), description)
 
 
 def _is_ids(value: Any) -> bool:

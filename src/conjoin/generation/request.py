@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from conjoin import limits
 from conjoin.errors import GenerationError
-from conjoin.generation.asked import Asked, Tokens, collect, resolve_tokens
 from conjoin.generation.checks import check
 from conjoin.generation.config import GenerationConfig
 from conjoin.generation.facts import CallFacts, Circumstances, Lengths, ModelFacts, ProcessorFacts
@@ -16,6 +15,7 @@ from conjoin.generation.modes import Beams, Contrastive, DiverseBeams, Mode, Sam
 from conjoin.generation.pick import pick_mode
 from conjoin.generation.plan import processor_plan
 from conjoin.generation.setting import ProcessorSpec
+from conjoin.generation.user_settings import Tokens, UserSettings, collect, resolve_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,27 +89,27 @@ def resolve(
     Warns:
         ConjoinWarning: a setting of this call has no effect; names it and says what to do.
     """
-    return resolve_asked(collect(config, overrides, given), model, call or CallFacts())
+    return resolve_settings(collect(config, overrides, given), model, call or CallFacts())
 
 
-def resolve_asked(asked: Asked, model: ModelFacts, call: CallFacts) -> Request:
+def resolve_settings(settings: UserSettings, model: ModelFacts, call: CallFacts) -> Request:
     """`resolve`, for a caller that has collected the settings before (to learn the start token, for instance)."""
-    tokens = resolve_tokens(asked, model.tokens)
-    circumstances = Circumstances(asked.get, call, tokens.eos)
-    check(asked, tokens, model, circumstances)
-    lengths = resolve_lengths(asked, model, call)
-    plan = processor_plan(ProcessorFacts(asked.get, call, tokens.eos, lengths))
-    stop = asked.get("stop_strings")
+    tokens = resolve_tokens(settings, model.tokens)
+    circumstances = Circumstances(settings.get, call, tokens.eos)
+    check(settings, tokens, model, circumstances)
+    lengths = resolve_lengths(settings, model, call)
+    plan = processor_plan(ProcessorFacts(settings.get, call, tokens.eos, lengths))
+    stop = settings.get("stop_strings")
     request = Request(
-        mode=pick_mode(asked, circumstances),
+        mode=pick_mode(settings, circumstances),
         lengths=lengths,
         tokens=tokens,
         plan=plan,
-        outputs=_outputs(asked),
-        max_time_s=asked.get("max_time"),
+        outputs=_outputs(settings),
+        max_time_s=settings.get("max_time"),
         stop_strings=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
-        truncation=asked.get("truncation"),
-        cache="quantized" if asked.get("cache_implementation") == "quantized" else "dynamic",
+        truncation=settings.get("truncation"),
+        cache="quantized" if settings.get("cache_implementation") == "quantized" else "dynamic",
     )
     _check_room(request, model, call)
     check_first_token(plan, lengths, tokens.eos, model.vocab_size)
@@ -125,21 +125,21 @@ def _check_room(request: Request, model: ModelFacts, call: CallFacts) -> None:
     rows = max(request.num_beams, request.num_return_sequences)
     if isinstance(request.mode, Contrastive):
         rows = min(request.mode.top_k, model.vocab_size)
-    if (asked := call.batch_size * rows * request.lengths.longest) > limits.BATCH_TOKENS:
+    if (total := call.batch_size * rows * request.lengths.longest) > limits.BATCH_TOKENS:
         raise GenerationError(
-            f"{call.batch_size} sources, {rows} rows for each and {request.lengths.longest} tokens in each are {asked} "
+            f"{call.batch_size} sources, {rows} rows for each and {request.lengths.longest} tokens in each are {total} "
             f"tokens; expected at most {limits.BATCH_TOKENS}.",
             hint="lower max_new_tokens, num_beams or num_return_sequences, or give fewer sources at a time.",
         )
 
 
-def _outputs(asked: Asked) -> Outputs:
-    if not asked.get("return_dict_in_generate"):
+def _outputs(settings: UserSettings) -> Outputs:
+    if not settings.get("return_dict_in_generate"):
         return Outputs()
     return Outputs(
         as_dict=True,
-        scores=asked.get("output_scores"),
-        logits=asked.get("output_logits"),
-        attentions=asked.get("output_attentions"),
-        hidden_states=asked.get("output_hidden_states"),
+        scores=settings.get("output_scores"),
+        logits=settings.get("output_logits"),
+        attentions=settings.get("output_attentions"),
+        hidden_states=settings.get("output_hidden_states"),
     )

@@ -31,7 +31,7 @@ from conjoin.jax import programs
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 from conjoin.jax.params import ParameterModel, Params
 
-Given = dict[str, Any]
+Kwargs = dict[str, Any]
 Batch = dict[str, Any]
 """Arrays of a call, JAX's or still numpy's."""
 
@@ -46,7 +46,7 @@ _MORE = (
 )
 
 
-def check_kwargs(more: Given) -> None:
+def check_kwargs(more: Kwargs) -> None:
     """Refuse keyword arguments that a call does not take."""
     unknown = [name for name in more if name not in _MORE]
     if unknown:
@@ -71,7 +71,7 @@ def wants_tuple(config: PretrainedConfig, return_dict: bool | None) -> bool:
     return not (config.return_dict if return_dict is None else return_dict)
 
 
-def target_rules(config: PretrainedConfig, given: Given) -> TargetRules | None:
+def target_rules(config: PretrainedConfig, given: Kwargs) -> TargetRules | None:
     """How labels become decoder inputs; None where these are given. See conjoin.functional.inputs."""
     labels = given.get("labels")
     known = labels is not None and not isinstance(labels, Tracer)
@@ -79,7 +79,7 @@ def target_rules(config: PretrainedConfig, given: Given) -> TargetRules | None:
 
 
 def encode(
-    model: ParameterModel, options: ForwardOptions, given: Given, params: Params, rng: jax.Array | None
+    model: ParameterModel, options: ForwardOptions, given: Kwargs, params: Params, rng: jax.Array | None
 ) -> EncoderOutput:
     """The encoder's output."""
     batch, (length, _) = prepared(model, given, params)
@@ -94,7 +94,7 @@ def encode(
 def decode(
     model: ParameterModel,
     options: ForwardOptions,
-    given: Given,
+    given: Kwargs,
     states: jax.Array | None,
     cache: Cache | None,
     params: Params,
@@ -147,7 +147,7 @@ def start_cache(model: ParameterModel, rows: int, room: int, states: jax.Array, 
 
 
 def forward(
-    model: ParameterModel, options: ForwardOptions, given: Given, params: Params, rng: jax.Array | None
+    model: ParameterModel, options: ForwardOptions, given: Kwargs, params: Params, rng: jax.Array | None
 ) -> Seq2SeqLMOutput:
     """Encoder, decoder and loss."""
     batch, (source, target) = prepared(model, given, params)
@@ -163,7 +163,7 @@ def forward(
     )
 
 
-def prepared(model: ParameterModel, given: Given, params: Params) -> tuple[Batch, tuple[int | None, int | None]]:
+def prepared(model: ParameterModel, given: Kwargs, params: Params) -> tuple[Batch, tuple[int | None, int | None]]:
     """Arrays of a call, checked and padded to the bucket; and the true lengths of source and target.
 
     Inside the caller's own jit nothing is padded: shapes are the caller's there.
@@ -193,7 +193,7 @@ def _each(arrays: tuple[jax.Array, ...] | None, length: int | None, keys: int | 
     return tuple(x if x.shape[2:] == (length, keys) else x[:, :, :length, :keys] for x in arrays)
 
 
-def _arrays(given: Given) -> Batch:
+def _arrays(given: Kwargs) -> Batch:
     """What is given, ids as int32. Numpy arrays stay numpy's until the program takes them."""
     batch: Batch = {}
     for name, value in given.items():

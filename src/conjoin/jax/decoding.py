@@ -15,14 +15,14 @@ from conjoin.generation import Request
 from conjoin.generation.prompt import (
     ModelInputs,
     as_numpy,
+    bind_inputs,
+    bind_traced_inputs,
     encoder_states,
     numpy_prompt,
     padding_id,
     read_request,
     reject_pytorch_only,
     source_ids,
-    take_inputs,
-    take_traced_inputs,
 )
 from conjoin.jax import kernels, programs
 from conjoin.jax.calls import prepared
@@ -54,7 +54,7 @@ def generate(
     if any(_is_traced(x) for x in (input_ids, kwargs, flat, key)):
         return _generate_traced(model, input_ids, generation_config, processors, flat, key, kwargs)
     model.warn_of_fresh(lambda: model.all_params(None if params is None else flat))
-    inputs, decoder = take_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
+    inputs, decoder = bind_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
     request, start = read_request(inputs, decoder, model.config, model.generation_config, kwargs, generation_config)
     prompt, prompt_mask = numpy_prompt(inputs, start)
     returned = request.num_return_sequences
@@ -67,7 +67,7 @@ def generate(
     if prompt_mask is not None:
         batch["prompt_mask"] = jnp.asarray(prompt_mask)
     ops = OPS
-    if kernels.take(flat.values()):
+    if kernels.can_read(flat.values()):
         ops = kernels.OPS
     elif prompt.shape[0] * settings.rows > 1:
         flat |= model.transposed.of(flat)
@@ -106,7 +106,7 @@ def _generate_traced(
     kwargs: dict[str, Any],
 ) -> GenerateOutput:
     """generate inside a function that the user compiles: shapes must not depend on what is written."""
-    arrays = take_traced_inputs(input_ids, kwargs, "In a jitted function", lambda _: False)
+    arrays = bind_traced_inputs(input_ids, kwargs, "In a jitted function", lambda _: False)
     facts, decoder = ModelInputs(ids=np.zeros((jnp.shape(input_ids)[0], 1), np.int32)), model.spec.decoder
     request, start = read_request(facts, decoder, model.config, model.generation_config, kwargs, config)
     prompt, _ = numpy_prompt(facts, start)

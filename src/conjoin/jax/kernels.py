@@ -64,7 +64,7 @@ def _is_for_kernel(x: jax.Array, matrix: jax.Array) -> bool:
     return fit and few_rows(rows) and x.dtype == matrix.dtype and x.dtype.name in _DTYPES
 
 
-def take(parameters: Iterable[Any]) -> bool:
+def can_read(parameters: Iterable[Any]) -> bool:
     """True if the kernels are available and all parameters are concrete arrays on one CPU."""
     return all(_is_on_one_cpu(x) for x in parameters) and _registered()
 

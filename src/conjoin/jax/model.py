@@ -17,7 +17,7 @@ from conjoin.jax.decoding import generate
 from conjoin.jax.doctor import examine
 from conjoin.jax.elsewhere import ELSEWHERE
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, GenerateOutput, Seq2SeqLMOutput
-from conjoin.jax.params import Given, ParameterModel, cast, flatten, nest
+from conjoin.jax.params import ParameterModel, ParamTree, cast, flatten, nest
 from conjoin.jax.saving import save_pair
 from conjoin.join import plan_random
 from conjoin.join.diagnosis import Diagnosis
@@ -62,12 +62,12 @@ class FlaxEncoderDecoderModel(ParameterModel):
             raise ConfigError("_do_init=False: a model without parameters.", hint="give params= to each call instead.")
         pair, plan = random_plan(config)
         self._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed)
-        self.take_generation_config(None)
+        self.load_generation_config(None)
 
     def save_pretrained(
         self,
         save_directory: str | PathLike[str],
-        params: Given | None = None,
+        params: ParamTree | None = None,
         *,
         max_shard_size: int | str = "5GB",
         untied: bool = False,
@@ -81,19 +81,19 @@ class FlaxEncoderDecoderModel(ParameterModel):
         state = self.all_params(self.flat(params))
         save_pair(self, state, save_directory, max_shard_size=max_shard_size, untied=untied)
 
-    def to_bf16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+    def to_bf16(self, params: ParamTree, mask: ParamTree | None = None) -> dict[str, Any]:
         """Parameters in bfloat16; set `model.params` to them, or give them to a call."""
         return cast(params, "bfloat16", mask)
 
-    def to_fp16(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+    def to_fp16(self, params: ParamTree, mask: ParamTree | None = None) -> dict[str, Any]:
         """Parameters in float16."""
         return cast(params, "float16", mask)
 
-    def to_fp32(self, params: Given, mask: Given | None = None) -> dict[str, Any]:
+    def to_fp32(self, params: ParamTree, mask: ParamTree | None = None) -> dict[str, Any]:
         """Parameters in float32."""
         return cast(params, "float32", mask)
 
-    def init_weights(self, rng: Any, input_shape: Any = None, params: Given | None = None) -> dict[str, Any]:
+    def init_weights(self, rng: Any, input_shape: Any = None, params: ParamTree | None = None) -> dict[str, Any]:
         """Fresh random parameters, those of `params` kept (transformers' method).
 
         Args:
@@ -104,7 +104,9 @@ class FlaxEncoderDecoderModel(ParameterModel):
         fresh = {name: fresh[name] for name in self._params}
         return nest(fresh | ({} if params is None else flatten(params)))
 
-    def init_cache(self, batch_size: int, max_length: int, encoder_outputs: Any, params: Given | None = None) -> Cache:
+    def init_cache(
+        self, batch_size: int, max_length: int, encoder_outputs: Any, params: ParamTree | None = None
+    ) -> Cache:
         """An empty cache for `decode`, which holds the source's keys and values, computed once.
 
         Args:
@@ -123,7 +125,7 @@ class FlaxEncoderDecoderModel(ParameterModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         train: bool = False,
-        params: Given | None = None,
+        params: ParamTree | None = None,
         dropout_rng: Any = None,
         *,
         token_type_ids: Any = None,
@@ -157,7 +159,7 @@ class FlaxEncoderDecoderModel(ParameterModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         train: bool = False,
-        params: Given | None = None,
+        params: ParamTree | None = None,
         dropout_rng: Any = None,
         *,
         decoder_token_type_ids: Any = None,
@@ -198,7 +200,7 @@ class FlaxEncoderDecoderModel(ParameterModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         train: bool = False,
-        params: Given | None = None,
+        params: ParamTree | None = None,
         dropout_rng: Any = None,
         *,
         labels: Any = None,

@@ -21,7 +21,7 @@ from conjoin.spec import PairSpec
 
 Params = dict[str, jax.Array]
 """Canonical name -> array; a shared parameter stands under one name only."""
-Given = Mapping[str, Any]
+ParamTree = Mapping[str, Any]
 """Parameters as users hold them: nested or flat."""
 
 
@@ -152,7 +152,7 @@ class ParameterModel(ArrayModel):
         return nest(self._params)
 
     @params.setter
-    def params(self, params: Given) -> None:
+    def params(self, params: ParamTree) -> None:
         flat = flatten(params)
         check_names(flat, self._params)
         self._params = {name: flat[name] for name in self._params}
@@ -167,7 +167,7 @@ class ParameterModel(ArrayModel):
         flat = self._params if params is None else params
         return dict(flat) | {name: flat[same] for name, same in self.key.ties}
 
-    def flat(self, params: Given | None) -> Params:
+    def flat(self, params: ParamTree | None) -> Params:
         """Parameters of a call as one dict of dotted names; the model's own if missing.
 
         Raises:

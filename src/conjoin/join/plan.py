@@ -49,11 +49,11 @@ class CopiedFresh:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class InMemory:
     """The same array as in a module that is in memory already."""
 
 
-Origin = Given | Copied | Tied | Drawn | CopiedFresh
+Origin = InMemory | Copied | Tied | Drawn | CopiedFresh
 
 
 class Offer:
@@ -114,7 +114,7 @@ class JoinReport:
     @property
     def copied(self) -> list[str]:
         """Names of parameters from a checkpoint or from a model in memory."""
-        return [name for name in self.names(Copied, Given) if not isinstance(self.origins[name], Untrained)]
+        return [name for name in self.names(Copied, InMemory) if not isinstance(self.origins[name], Untrained)]
 
     @property
     def tied(self) -> list[str]:
@@ -208,7 +208,7 @@ def plan_join(
     parameters = spec.pair_parameters(pair)
     ties = _ties(pair, offers)
     origins = _origins(parameters, ties, offers, init)
-    origins |= {name: Given() for name in parameters if name in given and name not in ties}
+    origins |= {name: InMemory() for name in parameters if name in given and name not in ties}
     _check(offers, parameters, origins, fresh_allowed)
     warn_of_copies(offers, ties)
     unused = {offer.label: _unused(offer, parameters) for offer in offers}

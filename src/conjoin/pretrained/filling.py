@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 from conjoin import spec
-from conjoin.join import CopiedFresh, Drawn, Given, JoinReport, Tied, sinusoids
+from conjoin.join import CopiedFresh, Drawn, InMemory, JoinReport, Tied, sinusoids
 from conjoin.pretrained.copies import copies
 from conjoin.pretrained.dtypes import numpy_dtype, with_meaning
 
@@ -45,7 +45,7 @@ def fill(
         match origin:
             case Drawn():
                 params[name] = make(_drawn(name, plan.parameters[name], seed).astype(numpy_dtype(dtype)))
-            case Given():
+            case InMemory():
                 assert given is not None
                 params[name] = given[name]
             case _:

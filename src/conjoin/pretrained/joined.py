@@ -111,7 +111,7 @@ class ArrayModel(JoinedModel):
         with open_join(sources, values) as (config, pair, plan):
             given = {**sources[0].parameters, **sources[1].parameters}
             model._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed, given=given)
-        model.take_generation_config(None)
+        model.load_generation_config(None)
         model.note_fresh(model.all_params())
         model._tokenizer_folders = tokenizer_folders(sources)
         return model
@@ -146,7 +146,7 @@ class ArrayModel(JoinedModel):
         model = cls.__new__(cls)
         with open_saved(saved) as (pair, plan, checkpoint):
             model._build(saved.config, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype)
-        model.take_generation_config(saved.folder, generation_config, saved.settings)
+        model.load_generation_config(saved.folder, generation_config, saved.settings)
         model.note_fresh(model.all_params())
         model._tokenizer_folders = OneFolder(saved.folder)
         complete_tokens(saved.config, saved.folder)

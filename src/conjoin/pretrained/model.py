@@ -82,7 +82,7 @@ class JoinedModel:
             held = self.config.decoder.bind_generation(GENERATION_WORDS, new, instead_of=old)
         return held | self.config.bind_generation(GENERATION_WORDS, new, instead_of=old)
 
-    def take_generation_config(
+    def load_generation_config(
         self, folder: Path | None, given: Any | None = None, keywords: Mapping[str, Any] | None = None
     ) -> None:
         """Load generation_config.json, or what older files keep in config.json; move the special ids into `config`.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import FROM_KEYWORDS, Checkpoint, Framework, open_checkpoint, resolve, take_framework
+from conjoin.checkpoint import FROM_KEYWORDS, Checkpoint, Framework, open_checkpoint, pop_framework, resolve
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import JoinError
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
@@ -75,7 +75,7 @@ def find_sources(encoder: Name, decoder: Name, kwargs: dict[str, Any], read_half
 
 
 def _find_source(role: Role, name_or_path: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Source:
-    model, config, framework = kwargs.pop("model", None), kwargs.pop("config", None), take_framework(kwargs)
+    model, config, framework = kwargs.pop("model", None), kwargs.pop("config", None), pop_framework(kwargs)
     pop_half_kwargs(role, kwargs)
     hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
     if (model is None) == (name_or_path is None):
@@ -153,7 +153,7 @@ def find_saved(name_or_path: str | PathLike[str], config: PretrainedConfig | Non
         ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
     """
     hub = {key: kwargs.pop(key) for key in HUB_KEYWORDS if key in kwargs}
-    framework, settings = take_framework(kwargs), pop_generation_kwargs(kwargs)
+    framework, settings = pop_framework(kwargs), pop_generation_kwargs(kwargs)
     folder = resolve(name_or_path, framework=framework, **hub)
     return Saved(folder, find_config(folder, config, kwargs), framework, settings)
 

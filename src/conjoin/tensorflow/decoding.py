@@ -18,14 +18,14 @@ from conjoin.generation import Request
 from conjoin.generation.prompt import (
     ModelInputs,
     as_numpy,
+    bind_inputs,
+    bind_traced_inputs,
     encoder_states,
     numpy_prompt,
     padding_id,
     read_request,
     reject_pytorch_only,
     source_ids,
-    take_inputs,
-    take_traced_inputs,
 )
 from conjoin.tensorflow import kernels
 from conjoin.tensorflow.calls import is_known, prepared
@@ -55,7 +55,7 @@ def generate(
     if tf.inside_function() or not is_known(input_ids) or not all(is_known(x) for x in kwargs.values()):
         return _generate_traced(model, input_ids, generation_config, processors, seed, kwargs)
     model.warn_of_fresh(model.all_params)
-    inputs, decoder = take_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
+    inputs, decoder = bind_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
     request, start = read_request(inputs, decoder, model.config, model.generation_config, kwargs, generation_config)
     prompt, prompt_mask = numpy_prompt(inputs, start)
     returned, as_dict = request.num_return_sequences, request.outputs.as_dict
@@ -67,7 +67,7 @@ def generate(
     if prompt_mask is not None:
         batch["prompt_mask"] = tf.constant(prompt_mask, tf.int32)
     ops = OPS
-    if jit_compile and kernels.take(variable.value for variable in model.variables_by_name.table.values()):
+    if jit_compile and kernels.can_read(variable.value for variable in model.variables_by_name.table.values()):
         ops = kernels.OPS
     run = program(model, settings, batch, jit_compile=jit_compile, ops=ops)
     copies = transposed(model) if jit_compile and ops is OPS and prompt.shape[0] * settings.rows > 1 else {}
@@ -182,7 +182,7 @@ def _generate_traced(
     kwargs: dict[str, Any],
 ) -> Any:
     """generate inside a function that the user traces: shapes must not depend on what is written."""
-    arrays = take_traced_inputs(input_ids, kwargs, "Inside a tf.function", tf.is_tensor)
+    arrays = bind_traced_inputs(input_ids, kwargs, "Inside a tf.function", tf.is_tensor)
     batch = prepared(arrays, model.spec)
     input_ids = batch["input_ids"]
     facts, decoder = ModelInputs(ids=np.zeros((input_ids.shape[0] or 1, 1), np.int32)), model.spec.decoder

@@ -79,8 +79,8 @@ def _threads() -> int:
     return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
 
 
-def take(parameters: Any) -> bool:
-    """Whether the kernel is there, and these variables lie where it may read them."""
+def can_read(parameters: Any) -> bool:
+    """True if the kernels are available and all variables are on a CPU."""
     return all("CPU" in variable.device for variable in parameters) and _registered()
 
 

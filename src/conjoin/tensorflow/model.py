@@ -73,7 +73,7 @@ class TFEncoderDecoderModel(VariableModel):
             )
         pair, plan = random_plan(config)
         self._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed, name=name)
-        self.take_generation_config(None)
+        self.load_generation_config(None)
 
     def save_pretrained(
         self,

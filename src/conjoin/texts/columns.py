@@ -15,7 +15,7 @@ LIKENESS = 0.85
 """Similarity above which a column name counts as a misspelling of another, as label of labels."""
 
 
-class Beside:
+class ExtraColumns:
     """Reads the weights of rows of text, and checks their columns that hold no text.
 
     Args:

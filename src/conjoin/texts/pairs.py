@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.texts.columns import WEIGHT, Beside, checked_weights
+from conjoin.texts.columns import WEIGHT, ExtraColumns, checked_weights
 from conjoin.texts.lines import Bad, decoded, parsed, problems_of, raw_lines
 
 
@@ -85,14 +85,14 @@ def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit:
     sources: list[str] = []
     targets: list[str] = []
     lines: list[int] = []
-    beside = Beside((columns.source, columns.target))
+    extra_columns = ExtraColumns((columns.source, columns.target))
     weights: list[float] = []
     problems: list[tuple[int, str]] = []
     seen = 0
     for line, row in rows:
         seen += 1
         texts = row if isinstance(row, Bad) else _texts(row, columns)
-        weight = beside.weight(row) if isinstance(texts, tuple) and not isinstance(row, Bad) else None
+        weight = extra_columns.weight(row) if isinstance(texts, tuple) and not isinstance(row, Bad) else None
         if isinstance(texts, str):
             problems.append((line, texts))
         elif isinstance(weight, str):
@@ -115,7 +115,7 @@ def _collect(rows: Iterable[tuple[int, Any]], columns: Columns, name: str, unit:
     if not sources:
         what = "is empty" if not seen else "has no pair whose source and target are both not empty"
         raise DataError(f"{name} {what}; expected at least one pair.")
-    beside.warn(name)
+    extra_columns.warn(name)
     return Pairs(name, sources, targets, lines, checked_weights(weights, name))
 
 

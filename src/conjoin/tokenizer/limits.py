@@ -18,7 +18,7 @@ TRUNCATION = ("do_not_truncate", "longest_first", "only_first", "only_second")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class LimitArguments:
     """Padding and truncation as the caller passed them."""
 
     padding: Any = False
@@ -30,7 +30,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class LimitDefaults:
     """Properties of a tokenizer that limit padding and truncation."""
 
     model_max_length: int
@@ -80,35 +80,35 @@ def length_limit(value: Any) -> int:
     return int(value)
 
 
-def resolve_limits(asked: Asked, facts: Facts) -> Limits:
+def resolve_limits(arguments: LimitArguments, defaults: LimitDefaults) -> Limits:
     """Resolve the caller's settings into limits.
 
     Raises:
         TokenizerError: a strategy or side is unknown, there is no pad token, or lengths contradict each other.
     """
-    padding = _strategy("padding", asked.padding, PADDING)
-    truncation = _strategy("truncation", asked.truncation, TRUNCATION)
-    if asked.max_length is not None and asked.padding is False and asked.truncation is None:
+    padding = _strategy("padding", arguments.padding, PADDING)
+    truncation = _strategy("truncation", arguments.truncation, TRUNCATION)
+    if arguments.max_length is not None and arguments.padding is False and arguments.truncation is None:
         truncation = "longest_first"  # a bare max_length truncates, as in transformers
-    _check_numbers(asked)
-    max_length = asked.max_length
+    _check_numbers(arguments)
+    max_length = arguments.max_length
     if max_length is None and (padding == "max_length" or truncation != "do_not_truncate"):
-        max_length = facts.model_max_length if facts.model_max_length <= IS_LIMIT else None
+        max_length = defaults.model_max_length if defaults.model_max_length <= IS_LIMIT else None
         if max_length is None:
             _warn_no_length(padding, truncation)
             padding = "do_not_pad" if padding == "max_length" else padding
             truncation = "do_not_truncate"
-    _warn_unused(asked, padding, truncation)
+    _warn_unused(arguments, padding, truncation)
     limits = Limits(
         padding=padding,
         truncation=truncation,
         max_length=max_length,
-        stride=asked.stride,
-        pad_to_multiple_of=asked.pad_to_multiple_of,
-        padding_side=_side("padding_side", asked.padding_side or facts.padding_side),
-        truncation_side=_side("truncation_side", facts.truncation_side),
+        stride=arguments.stride,
+        pad_to_multiple_of=arguments.pad_to_multiple_of,
+        padding_side=_side("padding_side", arguments.padding_side or defaults.padding_side),
+        truncation_side=_side("truncation_side", defaults.truncation_side),
     )
-    _check_possible(limits, facts)
+    _check_possible(limits, defaults)
     return limits
 
 
@@ -129,9 +129,9 @@ def _side(name: str, side: str) -> str:
     return side
 
 
-def _check_numbers(asked: Asked) -> None:
+def _check_numbers(arguments: LimitArguments) -> None:
     for name in ("max_length", "pad_to_multiple_of", "stride"):
-        value = getattr(asked, name)
+        value = getattr(arguments, name)
         lowest = 0 if name == "stride" else 1
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < lowest):
             raise TokenizerError(f"{name} = {value!r}, expected a whole number of at least {lowest}.")
@@ -139,8 +139,8 @@ def _check_numbers(asked: Asked) -> None:
             raise TokenizerError(f"{name} = {value}, expected at most {sys.maxsize}; leave it out for no limit.")
 
 
-def _check_possible(limits: Limits, facts: Facts) -> None:
-    if limits.pads and (facts.pad_token is None or facts.pad_token_id is None):
+def _check_possible(limits: Limits, defaults: LimitDefaults) -> None:
+    if limits.pads and (defaults.pad_token is None or defaults.pad_token_id is None):
         raise TokenizerError(
             "padding was asked for, but the tokenizer has no pad token.",
             hint="tokenizer.pad_token = tokenizer.eos_token, "
@@ -169,11 +169,11 @@ def _warn_no_length(padding: str, truncation: str) -> None:
     )
 
 
-def _warn_unused(asked: Asked, padding: str, truncation: str) -> None:
-    if asked.max_length is not None and padding != "max_length" and truncation == "do_not_truncate":
+def _warn_unused(arguments: LimitArguments, padding: str, truncation: str) -> None:
+    if arguments.max_length is not None and padding != "max_length" and truncation == "do_not_truncate":
         warn(
-            f"max_length={asked.max_length} has no effect: nothing is truncated, and padding is {padding!r}. "
+            f"max_length={arguments.max_length} has no effect: nothing is truncated, and padding is {padding!r}. "
             "Pass truncation=True to cut, or padding='max_length' to fill up."
         )
-    if asked.pad_to_multiple_of is not None and padding == "do_not_pad":
-        warn(f"pad_to_multiple_of={asked.pad_to_multiple_of} has no effect without padding. Pass padding=True.")
+    if arguments.pad_to_multiple_of is not None and padding == "do_not_pad":
+        warn(f"pad_to_multiple_of={arguments.pad_to_multiple_of} has no effect without padding. Pass padding=True.")

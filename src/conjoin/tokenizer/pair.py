@@ -11,10 +11,10 @@ from conjoin.tokenizer.files.load import load_files
 from conjoin.tokenizer.files.save import to_json, write_text
 from conjoin.tokenizer.formats.find import PAIR_FILE, TARGET_FOLDER, Files, Source, find_files
 from conjoin.tokenizer.formats.read import read_json
-from conjoin.tokenizer.limits import Asked, Facts, Limits, resolve_limits
+from conjoin.tokenizer.limits import LimitArguments, LimitDefaults, Limits, resolve_limits
 from conjoin.tokenizer.pad import array_kind, as_columns, as_lists, fill_row, pad_columns, target_size
 from conjoin.tokenizer.registry import class_for
-from conjoin.tokenizer.run import Columns, Wish
+from conjoin.tokenizer.run import Columns, EncodeOptions
 from conjoin.tokenizer.texts import is_many
 from conjoin.tokenizer.tokenizer import Tokenizer
 
@@ -168,7 +168,7 @@ class TokenizerPair:
             raise TokenizerError(
                 "return_overflowing_tokens=True cuts a text into rows that its one target cannot follow."
             )
-        limits = Asked(
+        limits = LimitArguments(
             padding=padding, truncation=truncation, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of
         )
         batch = BatchEncoding()
@@ -181,7 +181,7 @@ class TokenizerPair:
                 **asdict(limits) | kwargs,
             )
         if text_target is not None:
-            call = Wish(
+            call = EncodeOptions(
                 limits=limits if max_target_length is None else replace(limits, max_length=max_target_length),
                 columns=Columns(token_type_ids=False, attention_mask=False),
                 add_special_tokens=add_special_tokens,
@@ -210,12 +210,12 @@ class TokenizerPair:
             columns, padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, **kwargs
         )
         if labels is not None:
-            settings = Asked(
+            settings = LimitArguments(
                 padding=padding,
                 max_length=max_length if padding == "max_length" else None,
                 pad_to_multiple_of=pad_to_multiple_of,
             )
-            limits = resolve_limits(settings, self._label_facts())
+            limits = resolve_limits(settings, self._label_defaults())
             is_batch = isinstance(columns["input_ids"][0], list)
             padded = self._fill(labels if is_batch else [labels], limits)
             batch["labels"] = padded if is_batch else padded[0]
@@ -254,20 +254,20 @@ class TokenizerPair:
         rules = ", ".join(f"{name}={value!r}" for name, value in asdict(self.rules).items())
         return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {rules})"
 
-    def _targets(self, text: Any, text_pair: Any, call: Wish, *, as_labels: bool) -> dict[str, Any]:
+    def _targets(self, text: Any, text_pair: Any, call: EncodeOptions, *, as_labels: bool) -> dict[str, Any]:
         with self.target.lock:  # no other thread may change the target between reading its frame and encoding
             return self._target_columns(text, text_pair, call, as_labels=as_labels)
 
-    def _target_columns(self, text: Any, text_pair: Any, call: Wish, *, as_labels: bool) -> dict[str, Any]:
-        facts = self._label_facts() if as_labels else self.target.facts()
-        limits = resolve_limits(call.limits, facts)
+    def _target_columns(self, text: Any, text_pair: Any, call: EncodeOptions, *, as_labels: bool) -> dict[str, Any]:
+        defaults = self._label_defaults() if as_labels else self.target.limit_defaults()
+        limits = resolve_limits(call.limits, defaults)
         frame = self._frame() if call.add_special_tokens else Frame()
         room = (
             None if limits.max_length is None or not limits.truncates else limits.max_length + frame.drops - frame.adds
         )
         if room is not None and room < 1:
             raise TokenizerError(f"max_length = {limits.max_length} leaves no room for a target and its end.")
-        inner = replace(call, limits=Asked(truncation=limits.truncation, max_length=room), keep_batch=True)
+        inner = replace(call, limits=LimitArguments(truncation=limits.truncation, max_length=room), keep_batch=True)
         rows = [frame.apply(row) for row in self.target.run_target(text, text_pair, inner)["input_ids"]]
         if as_labels:
             columns = {"labels": self._fill(rows, limits)}
@@ -296,9 +296,9 @@ class TokenizerPair:
         size = target_size([len(row) for row in rows], limits)
         return [fill_row(row, size, self.rules.label_pad_token_id, "right") for row in rows]
 
-    def _label_facts(self) -> Facts:
-        """Return the target's facts with the padding of labels, which needs no pad token."""
-        return replace(self.target.facts(), pad_token="", pad_token_id=self.rules.label_pad_token_id)
+    def _label_defaults(self) -> LimitDefaults:
+        """Return the target's defaults with the padding of labels, which needs no pad token."""
+        return replace(self.target.limit_defaults(), pad_token="", pad_token_id=self.rules.label_pad_token_id)
 
     def _without_padding(self, ids: Any) -> Any:
         if isinstance(ids, list):
@@ -325,8 +325,10 @@ class Frame:
         return labels if self.end is None or labels[-1:] == [self.end] else [*labels, self.end]
 
 
-_PROBE = Wish(
-    limits=Asked(), columns=Columns(token_type_ids=False, attention_mask=False, special_tokens_mask=True), verbose=False
+_PROBE = EncodeOptions(
+    limits=LimitArguments(),
+    columns=Columns(token_type_ids=False, attention_mask=False, special_tokens_mask=True),
+    verbose=False,
 )
 
 

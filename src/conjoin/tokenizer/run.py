@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError, listing, lone_surrogate
 from conjoin.tokenizer.batch import BatchEncoding
-from conjoin.tokenizer.limits import Asked, Limits
+from conjoin.tokenizer.limits import LimitArguments, Limits
 from conjoin.tokenizer.rust import guard, no_panics, set_limits
 from conjoin.tokenizer.texts import Texts
 
@@ -28,10 +28,10 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class EncodeOptions:
     """The settings of one call."""
 
-    limits: Asked
+    limits: LimitArguments
     columns: Columns
     add_special_tokens: bool = True
     is_split_into_words: bool = False

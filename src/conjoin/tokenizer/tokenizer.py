@@ -11,10 +11,10 @@ from conjoin.tokenizer.batch import BatchEncoding, TensorKind
 from conjoin.tokenizer.files.load import load
 from conjoin.tokenizer.files.save import save
 from conjoin.tokenizer.formats.find import Source
-from conjoin.tokenizer.limits import IS_LIMIT, Asked, Facts, resolve_limits
+from conjoin.tokenizer.limits import IS_LIMIT, LimitArguments, LimitDefaults, resolve_limits
 from conjoin.tokenizer.pad import array_kind, as_columns, pad_columns
 from conjoin.tokenizer.pipeline import Pipeline
-from conjoin.tokenizer.run import Columns, Pad, Wish, collect
+from conjoin.tokenizer.run import Columns, EncodeOptions, Pad, collect
 from conjoin.tokenizer.rust import in_turn
 from conjoin.tokenizer.texts import as_texts
 
@@ -108,8 +108,8 @@ class Tokenizer(Pipeline):
         """
         if text is None and text_target is None:
             raise TokenizerError("neither text nor text_target was given.", hint="tokenizer(texts)")
-        wish = Wish(
-            limits=Asked(
+        options = EncodeOptions(
+            limits=LimitArguments(
                 padding=padding,
                 truncation=truncation,
                 max_length=max_length,
@@ -131,13 +131,13 @@ class Tokenizer(Pipeline):
             keep_batch=return_tensors is not None,
             verbose=verbose,
         )
-        target_wish = wish if max_target_length is None else wish.with_max_length(max_target_length)
+        target_options = options if max_target_length is None else options.with_max_length(max_target_length)
         if text is None:
-            return self.run_target(text_target, text_pair_target, target_wish).convert_to_tensors(return_tensors)
+            return self.run_target(text_target, text_pair_target, target_options).convert_to_tensors(return_tensors)
         with self.lock:  # sources and targets by the same settings
-            batch = self.run(text, text_pair, wish)
+            batch = self.run(text, text_pair, options)
             if text_target is not None:
-                batch["labels"] = self.run_target(text_target, text_pair_target, target_wish)["input_ids"]
+                batch["labels"] = self.run_target(text_target, text_pair_target, target_options)["input_ids"]
         return batch.convert_to_tensors(return_tensors)
 
     def encode(self, text: Any, text_pair: Any = None, add_special_tokens: bool = True, **kwargs: Any) -> Any:
@@ -148,14 +148,14 @@ class Tokenizer(Pipeline):
         """Return the tokens of one text as strings."""
         return self(text, pair, add_special_tokens=add_special_tokens, verbose=False).tokens()
 
-    def run(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
+    def run(self, text: Any, text_pair: Any, options: EncodeOptions) -> BatchEncoding:
         """Tokenize with these settings; return lists, never tensors."""
-        return self._run(text, text_pair, wish, template=None)
+        return self._run(text, text_pair, options, template=None)
 
     @in_turn
-    def run_target(self, text: Any, text_pair: Any, wish: Wish) -> BatchEncoding:
+    def run_target(self, text: Any, text_pair: Any, options: EncodeOptions) -> BatchEncoding:
         """Tokenize target texts: as `run`, with the tokens of the target language if the family has them."""
-        return self._run(text, text_pair, wish, template=self.target_template())
+        return self._run(text, text_pair, options, template=self.target_template())
 
     def target_template(self) -> Any:
         """Return the post-processor of target texts; None if it is that of all texts."""
@@ -179,14 +179,14 @@ class Tokenizer(Pipeline):
         """
         del verbose
         kind = return_tensors or cast(TensorKind | None, array_kind(encoded_inputs))
-        settings = Asked(
+        settings = LimitArguments(
             padding=padding,
             truncation=False,
             max_length=max_length if padding == "max_length" else None,
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=padding_side,
         )
-        limits = resolve_limits(settings, self.facts())
+        limits = resolve_limits(settings, self.limit_defaults())
         mask = self._wants("attention_mask", return_attention_mask)
         padded = pad_columns(as_columns(encoded_inputs), limits, self.pad_token_id or 0, attention_mask=mask)
         return BatchEncoding(padded).convert_to_tensors(kind)
@@ -205,30 +205,32 @@ class Tokenizer(Pipeline):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @in_turn
-    def _run(self, text: Any, text_pair: Any, wish: Wish, *, template: Any) -> BatchEncoding:
-        texts = as_texts(text, text_pair, is_split_into_words=wish.is_split_into_words)
-        limits = resolve_limits(wish.limits, self.facts())
+    def _run(self, text: Any, text_pair: Any, options: EncodeOptions, *, template: Any) -> BatchEncoding:
+        texts = as_texts(text, text_pair, is_split_into_words=options.is_split_into_words)
+        limits = resolve_limits(options.limits, self.limit_defaults())
         split = self.settings.options.get("split_special_tokens", False)
         with self._runner.template(template):
             encodings = self._runner.encode(
                 texts,
                 limits,
                 Pad(id=self.pad_token_id or 0, token=self.pad_token or "") if limits.pads else None,
-                add_special_tokens=wish.add_special_tokens,
-                is_split_into_words=wish.is_split_into_words,
-                split_special_tokens=bool(split if wish.split_special_tokens is None else wish.split_special_tokens),
+                add_special_tokens=options.add_special_tokens,
+                is_split_into_words=options.is_split_into_words,
+                split_special_tokens=bool(
+                    split if options.split_special_tokens is None else options.split_special_tokens
+                ),
             )
-        if wish.verbose and limits.max_length is None:
+        if options.verbose and limits.max_length is None:
             self._warn_too_long(encodings)
-        return collect(encodings, wish.columns, is_batch=texts.is_batch or wish.keep_batch)
+        return collect(encodings, options.columns, is_batch=texts.is_batch or options.keep_batch)
 
     def _wants(self, column: str, requested: bool | None) -> bool:
         return column in self.model_input_names if requested is None else requested
 
     @in_turn
-    def facts(self) -> Facts:
+    def limit_defaults(self) -> LimitDefaults:
         """Return the properties that limit padding and truncation."""
-        return Facts(
+        return LimitDefaults(
             model_max_length=self.model_max_length,
             padding_side=self.padding_side,
             truncation_side=self.truncation_side,

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_in_training, trains_fast
 from conjoin.torch.cpu.cache_rows import from_bytes
 from conjoin.torch.cpu.masks import Mask, readable
 from conjoin.torch.cpu.mode import mode_of
@@ -76,7 +76,7 @@ def _attend_fused(
     if trains_fast(q, k, v, bias, dropout):
         visible = _causal(q, k) if mask.causal else mask.allowed
         reads = native.Reads.of_rows(q, k, visible)
-        return attend_in_training(q, k, v, reads, bias, Attending(kind.scale, dropout)), None
+        return attend_in_training(q, k, v, reads, bias, AttentionOptions(kind.scale, dropout)), None
     allowed = mask.allowed
     if bias is not None:
         shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)

@@ -23,7 +23,7 @@ _GROUP_SCORES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Attending:
+class AttentionOptions:
     """Settings of attention that are the same for all rows.
 
     Args:
@@ -57,7 +57,7 @@ def attend_in_training(
     v: Float[Tensor, "R K S E"],
     reads: native.Reads,
     bias: Float[Tensor, "1 H L M"] | None,
-    options: Attending,
+    options: AttentionOptions,
 ) -> Float[Tensor, "R H T E"]:
     """Return dropout(softmax(q k^T * scale + bias)) v; a query that may read no key returns zeros.
 
@@ -75,7 +75,7 @@ def attend_in_training(
 class _ByKernel(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, reads: native.Reads, options: Attending
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, reads: native.Reads, options: AttentionOptions
     ) -> Tensor:
         seed, wide = new_seed() if options.dropout else 0, None if bias is None else bias.float()
         out, weights = native.Call(q, k, v, wide, reads, options.scale, share_kept(options.dropout), seed).forward()
@@ -139,7 +139,13 @@ def _bias_gradient(bias: Tensor, dscores: Float[Tensor, " weights"], reads: nati
 class _InGroups(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, allowed: Tensor | None, options: Attending
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        allowed: Tensor | None,
+        options: AttentionOptions,
     ) -> Tensor:
         rows, heads, queries, _ = q.shape
         weights = q.new_empty(rows, heads, queries, k.shape[2])
@@ -213,7 +219,7 @@ def attend_plainly(
     v: Float[Tensor, "R K S E"],
     allowed: Bool[Tensor, "..."] | None,
     bias: Float[Tensor, "1 H T S"] | None,
-    options: Attending,
+    options: AttentionOptions,
     kept: Bool[Tensor, "R H T S"],
 ) -> Float[Tensor, "R H T E"]:
     """Return `attend_in_training` with PyTorch's operators, dropping the weights that are not `kept`."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from conjoin import spec
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.attention import attend
-from conjoin.torch.cpu.attention_grad import Attending, attend_in_training, trains_fast
+from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_in_training, trains_fast
 from conjoin.torch.cpu.masks import Mask, self_mask
 from conjoin.torch.cpu.row_counts import rounded_up
 
@@ -202,7 +202,7 @@ def attend_packed(
         bias: Bias of the longest sequence. It depends on distances only, so shorter sequences use its corner.
     """
     if kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
-        return attend_in_training(q, k, v, mask.reads, bias, Attending(kind.scale, dropout)), None
+        return attend_in_training(q, k, v, mask.reads, bias, AttentionOptions(kind.scale, dropout)), None
     own = [group.tokens for group, _, _ in mask.parts]
     read = [group.tokens for _, group, _ in mask.parts]
     queries, keys, values = (

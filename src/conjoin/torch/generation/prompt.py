@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs
-from conjoin.generation.prompt import ModelInputs, source_ids, take_inputs
+from conjoin.generation.prompt import ModelInputs, bind_inputs, source_ids
 from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Sources
 from conjoin.torch.model.cache import KVCache
@@ -35,7 +35,7 @@ def take_tensors(first: Any, kwargs: dict[str, Any]) -> ModelInputs:
     if kwargs.get("encoder_outputs") is not None:
         kwargs["encoder_outputs"] = as_encoder_output(kwargs["encoder_outputs"])
     cache = kwargs.pop("past_key_values", None)
-    return replace(take_inputs(source_ids(first, kwargs), kwargs, _as_tensors, "pt"), cache=cache)
+    return replace(bind_inputs(source_ids(first, kwargs), kwargs, _as_tensors, "pt"), cache=cache)
 
 
 def _as_tensors(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.torch.cpu.cross_entropy import VocabProjection, cross_entropy_sum
 from conjoin.torch.cpu.linear import Linear, linear
 from conjoin.torch.cpu.row_counts import compiles_for_rows, with_filler
-from conjoin.torch.cpu.word_loss import Words, word_loss_sum
 from conjoin.torch.model.loss import token_loss
 from conjoin.torch.model.mlp import ACTIVATIONS
 from conjoin.torch.model.norm import build_norm
@@ -67,9 +67,11 @@ class Head(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the `token_loss` of labels that all count, without keeping the logits if the head can do without."""
         if self.vocab is None or isinstance(self.vocab, Linear):
-            vocabulary = Words(words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap)
+            vocabulary = VocabProjection(
+                words if self.vocab is None else self.vocab.weight, self.bias, self.kind.softcap
+            )
             if vocabulary.can_be_chunked:
                 x = with_filler(x) if compiles_for_rows(x) else x
-                total = word_loss_sum(self._transformed(x), vocabulary, labels, label_smoothing)
+                total = cross_entropy_sum(self._transformed(x), vocabulary, labels, label_smoothing)
                 return total / (max(1, len(labels)) if num_items is None else num_items)
         return token_loss(self(x, words), labels, num_items=num_items, label_smoothing=label_smoothing)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin import spec
-from conjoin.checkpoint import open_checkpoint, resolve, take_framework
+from conjoin.checkpoint import open_checkpoint, pop_framework, resolve
 from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
 from conjoin.join import half_offer, half_spec, plan_half, random_half
@@ -21,7 +21,7 @@ from conjoin.torch.model.outputs import DecoderOutput, EncoderOutput
 from conjoin.torch.model.stack import Stack
 from conjoin.torch.model.stack_inputs import Record, StackInputs
 from conjoin.torch.pair.adapters import watch_wrappers
-from conjoin.torch.pair.keywords import reject_saving_kwargs, take_device, take_dtype
+from conjoin.torch.pair.keywords import pop_device, pop_dtype, reject_saving_kwargs
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
 from conjoin.torch.pair.pretrained import Pretrained
 from conjoin.torch.pair.writing import save_half
@@ -59,8 +59,8 @@ class Half(Stack, Pretrained):
             WeightError, ConfigError, FileError: all problems of a kind in one error.
         """
         hub = {key: overrides.pop(key) for key in HUB_KEYWORDS if key in overrides}
-        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
-        framework = take_framework(overrides)
+        wanted, device = pop_dtype(dtype, overrides), pop_device(device, overrides)
+        framework = pop_framework(overrides)
         folder = resolve(name_or_path, framework=framework, **hub)
         config = find_config(folder, config, overrides)
         kind = half_spec(config, cls.role)

@@ -8,7 +8,7 @@ from torch import nn
 
 from conjoin.errors import ConfigError, JoinError
 from conjoin.families import PretrainedConfig, Role
-from conjoin.join import Given, JoinReport
+from conjoin.join import InMemory, JoinReport
 from conjoin.pretrained.sources import Source, Sources
 from conjoin.torch.model.sharing import tie
 from conjoin.torch.pair.halves import Decoder, Encoder, Half
@@ -43,7 +43,7 @@ def adopt_parameters(model: nn.Module, sources: Sources, plan: JoinReport) -> No
     """
     for source in sources:
         for name, parameter in source.parameters.items():
-            if not isinstance(plan.origins.get(name), Given):
+            if not isinstance(plan.origins.get(name), InMemory):
                 continue
             expected = plan.parameters[name].shape
             if tuple(parameter.shape) != expected:

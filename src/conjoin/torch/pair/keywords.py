@@ -9,7 +9,7 @@ from conjoin.pretrained import reject_loading_kwargs
 from conjoin.torch.pair.loading import to_dtype
 
 
-def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
+def pop_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> torch.dtype | None:
     """Return the requested dtype, None for the default, and remove from `keywords` all but config values.
 
     Raises:
@@ -21,7 +21,7 @@ def take_dtype(dtype: torch.dtype | str | None, keywords: dict[str, Any]) -> tor
     return None if dtype is None or dtype == "auto" else to_dtype(dtype)
 
 
-def take_device(device: torch.device | str | None, keywords: dict[str, Any]) -> torch.device | str | None:
+def pop_device(device: torch.device | str | None, keywords: dict[str, Any]) -> torch.device | str | None:
     """Return the device requested by `device`, or by a `device_map` with a single device; None for the default.
 
     Raises:

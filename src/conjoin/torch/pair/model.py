@@ -46,7 +46,7 @@ from conjoin.torch.pair import freezing, hub
 from conjoin.torch.pair.doctor import examine
 from conjoin.torch.pair.halves import Decoder, Encoder, chosen
 from conjoin.torch.pair.joining import adopt_parameters, materialise_rest, read_half, source_of
-from conjoin.torch.pair.keywords import reject_saving_kwargs, take_device, take_dtype
+from conjoin.torch.pair.keywords import pop_device, pop_dtype, reject_saving_kwargs
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
 from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
@@ -86,7 +86,7 @@ class EncoderDecoderModel(PairModules):
         self._build(config, pair)
         materialise(self, torch.float32, None)
         self._fill(plan)
-        self.take_generation_config(None)
+        self.load_generation_config(None)
 
     def __repr__(self) -> str:
         """Return a summary of one screen; `nn.Module.__repr__(model)` lists every module."""
@@ -124,7 +124,7 @@ class EncoderDecoderModel(PairModules):
             if some is not None:
                 dtype, device = dtype or some.dtype, device or some.device
             materialise_rest(self, dtype or torch.float32, device or "cpu")
-            self.take_generation_config(None)
+            self.load_generation_config(None)
             self._fill(plan)
 
     @classmethod
@@ -158,7 +158,7 @@ class EncoderDecoderModel(PairModules):
         Raises:
             JoinError, ConfigError, WeightError, FileError: the halves cannot be loaded or joined.
         """
-        wanted, device = take_dtype(dtype, keywords), take_device(device, keywords)
+        wanted, device = pop_dtype(dtype, keywords), pop_device(device, keywords)
         names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
         sources = find_sources(*names, keywords, read_half)
         model = cls._empty()
@@ -189,18 +189,18 @@ class EncoderDecoderModel(PairModules):
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
-        wanted, device = take_dtype(dtype, overrides), take_device(device, overrides)
+        wanted, device = pop_dtype(dtype, overrides), pop_device(device, overrides)
         saved = find_saved(name_or_path, config, overrides)
         model = cls._empty()
         model._tokenizer_folders = OneFolder(saved.folder)
         if is_quantized(saved.config):
             model._load_quantized(saved, wanted, device)
-            model.take_generation_config(saved.folder, generation_config, saved.settings)
+            model.load_generation_config(saved.folder, generation_config, saved.settings)
         else:
             with open_saved(saved) as (pair, plan, checkpoint):
                 model._build(saved.config, pair)
                 materialise(model, wanted or stored_dtype(checkpoint), device)
-                model.take_generation_config(saved.folder, generation_config, saved.settings)
+                model.load_generation_config(saved.folder, generation_config, saved.settings)
                 model._fill(plan)
         complete_tokens(saved.config, saved.folder)
         return model.eval()

@@ -209,7 +209,7 @@ def locked(world: World, folder: Path) -> Generator[None]:
         FileError: another run writes there, or nothing can be written there.
     """
     lock = _Lock(folder)
-    world.on_first(lock.take)
+    world.on_first(lock.acquire)
     try:
         yield
     finally:
@@ -225,7 +225,7 @@ class _Lock:
         self._path = folder.parent / f".{folder.name}.lock"
         self._file: IO[bytes] | None = None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Lock, or raise FileError."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

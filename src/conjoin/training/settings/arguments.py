@@ -228,9 +228,9 @@ def _out_of_range(arguments: Any) -> list[str]:
         if expected is None or not is_number:
             continue
         if isinstance(value, int) and abs(value) > limits.STEPS:
-            wrong.append(f"{each.name} = {shown(value)}; expected {expected.words}, and at most {limits.STEPS}.")
+            wrong.append(f"{each.name} = {shown(value)}; expected {expected.description}, and at most {limits.STEPS}.")
         elif not expected.holds(value):
-            wrong.append(f"{each.name} = {value}; expected {expected.words}.")
+            wrong.append(f"{each.name} = {value}; expected {expected.description}.")
     return wrong
 
 

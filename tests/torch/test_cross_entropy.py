@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conjoin import EncoderDecoderModel, spec
-from conjoin.torch.cpu import word_loss
-from conjoin.torch.cpu.word_loss import Words, word_loss_sum
+from conjoin.torch.cpu import cross_entropy
+from conjoin.torch.cpu.cross_entropy import VocabProjection, cross_entropy_sum
 from conjoin.torch.model.head import Head
 from conjoin.torch.model.loss import IGNORED, token_loss
 from training_toys import toy_model
@@ -21,8 +21,8 @@ SIZES = {"rows": 37, "vocab": 61, "width": 12}
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight rows of 61 words at once, so that 37 rows are five chunks."""
-    monkeypatch.setitem(word_loss.CHUNK_SCORES, "cpu", 500)
+    """Eight rows of 61 projection at once, so that 37 rows are five chunks."""
+    monkeypatch.setitem(cross_entropy.CHUNK_SCORES, "cpu", 500)
 
 
 def _given(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
@@ -33,10 +33,10 @@ def _given(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Te
     return x, weight, shift, torch.randint(SIZES["vocab"], (SIZES["rows"],))
 
 
-def _plain(x: Tensor, words: Words, labels: Tensor, smoothing: float) -> Tensor:
-    scores = F.linear(x, words.weight, words.bias)
-    if words.softcap is not None:
-        scores = torch.tanh(scores / words.softcap) * words.softcap
+def _plain(x: Tensor, projection: VocabProjection, labels: Tensor, smoothing: float) -> Tensor:
+    scores = F.linear(x, projection.weight, projection.bias)
+    if projection.softcap is not None:
+        scores = torch.tanh(scores / projection.softcap) * projection.softcap
     return F.cross_entropy(scores.float(), labels, reduction="sum", label_smoothing=smoothing)
 
 
@@ -46,11 +46,11 @@ def _plain(x: Tensor, words: Words, labels: Tensor, smoothing: float) -> Tensor:
 @pytest.mark.parametrize("bias", [True, False])
 def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, smoothing: float, softcap: float | None) -> None:
     x, weight, shift, labels = _given(bias=bias)
-    words = Words(weight, shift, softcap)
+    projection = VocabProjection(weight, shift, softcap)
     wanted = [tensor for tensor in (x, weight, shift) if tensor is not None]
     found, expected = (
         [loss.detach(), *torch.autograd.grad(loss / 7, wanted)]
-        for loss in (word_loss_sum(x, words, labels, smoothing), _plain(x, words, labels, smoothing))
+        for loss in (cross_entropy_sum(x, projection, labels, smoothing), _plain(x, projection, labels, smoothing))
     )
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
@@ -61,9 +61,9 @@ def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, smoothing: fl
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_vectors_behind_the_last_label_are_filler(smoothing: float) -> None:
     x, weight, shift, labels = _given()
-    words, few = Words(weight, shift, 3.0), labels[:21]
-    found = torch.autograd.grad(word_loss_sum(x, words, few, smoothing), (x, weight, shift))
-    expected = torch.autograd.grad(_plain(x[:21], words, few, smoothing), (x, weight, shift))
+    projection, few = VocabProjection(weight, shift, 3.0), labels[:21]
+    found = torch.autograd.grad(cross_entropy_sum(x, projection, few, smoothing), (x, weight, shift))
+    expected = torch.autograd.grad(_plain(x[:21], projection, few, smoothing), (x, weight, shift))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert not found[0][21:].any()
 
@@ -74,13 +74,13 @@ def test_only_what_is_trained_gets_a_gradient() -> None:
     assert shift is not None
     for kept in range(3):
         given = [tensor.detach().requires_grad_(at == kept) for at, tensor in enumerate((x, weight, shift))]
-        word_loss_sum(given[0], Words(given[1], given[2]), labels).backward()
+        cross_entropy_sum(given[0], VocabProjection(given[1], given[2]), labels).backward()
         assert [tensor.grad is not None for tensor in given] == [at == kept for at in range(3)]
 
 
 def test_no_rows_are_no_loss() -> None:
     x, weight, shift, labels = _given()
-    loss = word_loss_sum(x[:0], Words(weight, shift), labels[:0])
+    loss = cross_entropy_sum(x[:0], VocabProjection(weight, shift), labels[:0])
     loss.backward()
     assert loss.item() == 0 and weight.grad is not None and shift is not None and shift.grad is not None
     assert not weight.grad.any() and not shift.grad.any()
@@ -89,15 +89,15 @@ def test_no_rows_are_no_loss() -> None:
 def test_its_gradient_cannot_be_differentiated_again() -> None:
     x, weight, shift, labels = _given()
     with pytest.raises(RuntimeError, match="output_logits=True"):
-        torch.autograd.grad(word_loss_sum(x, Words(weight, shift), labels), x, create_graph=True)
+        torch.autograd.grad(cross_entropy_sum(x, VocabProjection(weight, shift), labels), x, create_graph=True)
 
 
 @pytest.mark.usefixtures("small_chunks")
 def test_autocast_computes_scores_in_its_own_dtype() -> None:
     x, weight, shift, labels = _given()
-    exact = torch.autograd.grad(word_loss_sum(x, Words(weight, shift), labels), (x, weight))
+    exact = torch.autograd.grad(cross_entropy_sum(x, VocabProjection(weight, shift), labels), (x, weight))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = word_loss_sum(x, Words(weight, shift), labels)
+        loss = cross_entropy_sum(x, VocabProjection(weight, shift), labels)
         plain = F.cross_entropy(F.linear(x, weight, shift).float(), labels, reduction="sum")
     torch.testing.assert_close(loss, plain, rtol=1e-3, atol=0)
     for one, other in zip(torch.autograd.grad(loss, (x, weight)), exact, strict=True):
@@ -124,12 +124,12 @@ def _largest(vocab_size: int, rows: int, width: int) -> int:
     x, weight = torch.randn(rows, width).requires_grad_(), torch.randn(vocab_size, width).requires_grad_()
     bias, labels = torch.zeros(vocab_size).requires_grad_(), torch.randint(vocab_size, (rows,))
     with Largest() as seen:
-        word_loss_sum(x, Words(weight, bias), labels, 0.1).backward()
+        cross_entropy_sum(x, VocabProjection(weight, bias), labels, 0.1).backward()
     return seen.elements
 
 
 def test_memory_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(word_loss.CHUNK_SCORES, "cpu", 2**19)
+    monkeypatch.setitem(cross_entropy.CHUNK_SCORES, "cpu", 2**19)
     found = [_largest(vocab_size, rows=1024, width=4) for vocab_size in (1_000, 8_000, 64_000)]
     assert max(found) <= 2**19
     assert min(found) > 0.8 * max(found)
@@ -157,14 +157,17 @@ def test_every_kind_of_head(kind: spec.Head) -> None:
     head = Head(kind, SIZES["width"])
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.5)
-    words = torch.randn(SIZES["vocab"], kind.size).requires_grad_()
+    projection = torch.randn(SIZES["vocab"], kind.size).requires_grad_()
     x, labels = torch.randn(SIZES["rows"], SIZES["width"]).requires_grad_(), _given()[3]
-    trained = [x, *(p for p in head.parameters() if p.requires_grad), *([words] if kind.tied else [])]
+    trained = [x, *(p for p in head.parameters() if p.requires_grad), *([projection] if kind.tied else [])]
     for num_items in (None, 50):
         settings: dict[str, Any] = {"num_items": num_items, "label_smoothing": 0.2}
         found, expected = (
             [loss.detach(), *torch.autograd.grad(loss, trained)]
-            for loss in (head.loss(x, words, labels, **settings), token_loss(head(x, words), labels, **settings))
+            for loss in (
+                head.loss(x, projection, labels, **settings),
+                token_loss(head(x, projection), labels, **settings),
+            )
         )
         for one, other in zip(found, expected, strict=True):
             assert (one - other).norm() <= 2e-6 * other.norm()

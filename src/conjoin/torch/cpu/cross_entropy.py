@@ -21,7 +21,7 @@ CHUNK_SCORES = {"cpu": 2**23, "cuda": 2**27}
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class VocabProjection:
     """The map from vectors to scores: cap * tanh((x W^T + bias) / cap), or without a cap x W^T + bias."""
 
     weight: Float[Tensor, "V C"]
@@ -42,20 +42,20 @@ class _Chunk:
     grad: Float[Tensor, "n V"] | None
 
 
-def word_loss_sum(
-    x: Float[Tensor, "P C"], words: Words, labels: Int[Tensor, " N"], label_smoothing: float = 0.0
+def cross_entropy_sum(
+    x: Float[Tensor, "P C"], projection: VocabProjection, labels: Int[Tensor, " N"], label_smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
     """Return the summed cross-entropy of labels that all count, in float32; its gradient cannot be differentiated.
 
     Args:
         x: One vector per label; vectors after the last label are filler and are not counted.
     """
-    return _WordLoss.apply(  # pyright: ignore[reportReturnType]
-        x, words.weight, words.bias, labels, words.softcap, label_smoothing, torch.is_grad_enabled()
+    return _ChunkedCrossEntropy.apply(  # pyright: ignore[reportReturnType]
+        x, projection.weight, projection.bias, labels, projection.softcap, label_smoothing, torch.is_grad_enabled()
     )
 
 
-class _WordLoss(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     """Saves gradients instead of scores. They belong to the sum, not the mean, so that narrow dtypes can hold them."""
 
     @staticmethod
@@ -73,15 +73,15 @@ class _WordLoss(torch.autograd.Function):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.autocast(device, enabled=False):
-            words = Words(weight.to(dtype), None if bias is None else bias.to(dtype), softcap)
+            projection = VocabProjection(weight.to(dtype), None if bias is None else bias.to(dtype), softcap)
             sums = _Sums(x, weight, bias, wants)
             total = x.new_zeros((), dtype=torch.float32)
             for at in _chunks(len(x), len(weight), device):
                 rows = x[at].to(dtype)
-                chunk = _chunk(rows, words, labels[at], smoothing, with_grad=any(wants))
+                chunk = _chunk(rows, projection, labels[at], smoothing, with_grad=any(wants))
                 total += chunk.loss
                 if chunk.grad is not None:
-                    sums.add(at, rows, words, chunk.grad)
+                    sums.add(at, rows, projection, chunk.grad)
         ctx.save_for_backward(*sums.gradients())
         return total
 
@@ -109,10 +109,10 @@ def _products(dtype: torch.dtype, device: str) -> Products:
     return fastest_products() if device == "cpu" and dtype == torch.float32 else Products()
 
 
-def _chunk(rows: Tensor, words: Words, labels: Tensor, smoothing: float, *, with_grad: bool) -> _Chunk:
-    scores = _products(rows.dtype, rows.device.type).forward(rows, words.weight, words.bias).float()
-    if words.softcap is not None:
-        scores = torch.tanh(scores / words.softcap) * words.softcap
+def _chunk(rows: Tensor, projection: VocabProjection, labels: Tensor, smoothing: float, *, with_grad: bool) -> _Chunk:
+    scores = _products(rows.dtype, rows.device.type).forward(rows, projection.weight, projection.bias).float()
+    if projection.softcap is not None:
+        scores = torch.tanh(scores / projection.softcap) * projection.softcap
     logs = torch.log_softmax(scores, -1)
     spread = smoothing / logs.shape[1]
     counted = logs[: len(labels)]
@@ -126,8 +126,8 @@ def _chunk(rows: Tensor, words: Words, labels: Tensor, smoothing: float, *, with
         grad -= spread
     grad.scatter_add_(1, labels[:, None], grad.new_full((len(labels), 1), smoothing - 1))
     grad[len(labels) :] = 0
-    if words.softcap is not None:
-        grad *= 1 - (scores / words.softcap).square()
+    if projection.softcap is not None:
+        grad *= 1 - (scores / projection.softcap).square()
     return _Chunk(loss, grad.to(rows.dtype))
 
 
@@ -150,10 +150,10 @@ class _Sums:
         self.bias = bias.new_zeros(bias.shape, dtype=torch.float32) if wants[2] and bias is not None else None
         self._like = (weight, bias)
 
-    def add(self, at: slice, rows: Tensor, words: Words, grad: Tensor) -> None:
+    def add(self, at: slice, rows: Tensor, projection: VocabProjection, grad: Tensor) -> None:
         """Add the gradients of one chunk."""
         if self.x is not None:
-            self.x[at] = _products(rows.dtype, rows.device.type).to_input(grad, words.weight)
+            self.x[at] = _products(rows.dtype, rows.device.type).to_input(grad, projection.weight)
         if self.weight is not None:
             self.weight = _with_product(self.weight, grad, rows)
         if self.bias is not None:

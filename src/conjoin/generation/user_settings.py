@@ -1,4 +1,4 @@
-"""Who set what: the model's file, the call's generation_config, the call's keywords."""
+"""Generation settings by who set them: the model's file, the call's generation_config, its keyword arguments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ GENERATE_ARGUMENTS = (
     "negative_prompt_ids",
     "negative_prompt_attention_mask",
 )
-"""What `generate` takes itself and no config may hold."""
+"""Arguments of `generate` itself, which no config may hold."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class UserSettings:
     """Settings of one call.
 
     Args:
-        values: Every setting that somebody set; the call's keywords win over its generation_config, that over the
-            model's.
-        by_caller: Names that this call set, by keyword or by generation_config.
-        unknown: Keys of the call's generation_config that are no setting.
+        values: The settings that are set; the call's keyword arguments win over its generation_config, and that over
+            the model's.
+        by_caller: Names of the settings that this call sets, by keyword argument or generation_config.
+        unknown: Keys of the call's generation_config that are not settings.
     """
 
     values: Mapping[str, Any]
@@ -41,38 +41,38 @@ class Asked:
     unknown: tuple[str, ...] = ()
 
     def get(self, name: str) -> Any:
-        """The setting's value, the default where nobody set it, None where there is no default either."""
+        """Return the setting's value, or its default, or None if it has no default."""
         value = self.values.get(name)
         return DEFAULTS.get(name) if value is None else value
 
     def has(self, name: str) -> bool:
-        """Whether this call set the setting to another value than the neutral one."""
+        """True if this call sets the setting to another value than its default."""
         return name in self.by_caller and self.values.get(name) not in (None, DEFAULTS.get(name))
 
 
-def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Any | None = None) -> Asked:
+def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Any | None = None) -> UserSettings:
     """Merge the settings of a call.
 
     Args:
         config: The model's own.
-        overrides: The call's keywords. None means "not set".
+        overrides: The call's keyword arguments. None means "not set".
         given: The call's `generation_config=`.
 
     Raises:
-        GenerationError: a keyword is no setting; names them all and what was likely meant.
+        GenerationError: keyword arguments are not settings; it names all of them, and similar names.
     """
     wrong = [_unknown(name) for name in overrides if name not in GenerationConfig.FIELDS]
     if wrong:
         raise GenerationError(f"generate() does not know these arguments:\n{listing(wrong)}")
-    said = None if given is None or given is config else GenerationConfig.of(given)
-    caller = said.set_values() if said is not None else {}
+    own = None if given is None or given is config else GenerationConfig.of(given)
+    caller = own.set_values() if own is not None else {}
     caller |= {name: value for name, value in overrides.items() if value is not None}
-    extras = said.extras if said is not None else {}
+    extras = own.extras if own is not None else {}
     inherited = config.extras
     unknown = tuple(
         name for name, value in extras.items() if name not in METADATA and inherited.get(name, extras) != value
     )
-    return Asked({**config.set_values(), **caller}, frozenset(caller), unknown)
+    return UserSettings({**config.set_values(), **caller}, frozenset(caller), unknown)
 
 
 def _unknown(name: str) -> str:
@@ -82,12 +82,12 @@ def _unknown(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """Special ids of one call, in the decoder's vocabulary.
+    """Special token ids of one call, in the decoder's vocabulary.
 
     Args:
-        start: One id for all sources, or one per source; () where it is not known.
-        pad: Fills results behind their end.
-        eos: Any of these ends a result; () for none.
+        start: One id for all sources, or one per source; () if unknown.
+        pad: Fills results after their end.
+        eos: Each of these ends a result; () for none.
     """
 
     start: tuple[int, ...]
@@ -96,18 +96,18 @@ class Tokens:
     bos: int | None
 
 
-def resolve_tokens(asked: Asked, known: SpecialTokens) -> Tokens:
-    """The call's ids, else the model's.
+def resolve_tokens(settings: UserSettings, known: SpecialTokens) -> Tokens:
+    """Return the call's special tokens, or else the model's.
 
     The start falls back to bos, and pad to the first eos, as in transformers.
 
     Raises:
-        GenerationError: an id is not a whole number, or larger than any vocabulary; names them all.
+        GenerationError: ids are not whole numbers, or larger than any vocabulary; it names all of them.
     """
-    bos = _single(_first(asked.values.get("bos_token_id"), known.bos))
-    eos = _ids(_first(asked.values.get("eos_token_id"), known.eos))
-    start = _first(asked.values.get("decoder_start_token_id"), known.start, bos)
-    pad = _single(_first(asked.values.get("pad_token_id"), known.pad, eos[0] if eos else None))
+    bos = _single(_first(settings.values.get("bos_token_id"), known.bos))
+    eos = _ids(_first(settings.values.get("eos_token_id"), known.eos))
+    start = _first(settings.values.get("decoder_start_token_id"), known.start, bos)
+    pad = _single(_first(settings.values.get("pad_token_id"), known.pad, eos[0] if eos else None))
     tokens = Tokens(start=() if start is None else _ids(start), pad=pad, eos=eos, bos=bos)
     single = {"pad_token_id": pad, "bos_token_id": bos}
     ids = {"decoder_start_token_id": tokens.start, "eos_token_id": eos}
