@@ -10,8 +10,10 @@
 
 #include <omp.h>
 
+#include "beams.h"
 #include "features.h"
 #include "gradient.h"
+#include "rules.h"
 #include "steps.h"
 #include "training.h"
 
@@ -121,6 +123,20 @@ void train_backward(const void* const* tensors, const Long* numbers, float scale
   attend_training_backward(c, d, static_cast<const T*>(tensors[7]), threads);
 }
 
+// Threads for rows of scores: waking them costs more than a few short rows.
+int threads_for(Long rows, Long vocab, int threads) { return rows * vocab < (1 << 16) ? 1 : threads; }
+
+// The state of one source, from that of all.
+Beams of_source(const BeamRules& rules, Beams all, Long source) {
+  Long beams = source * rules.beams, ids = beams * rules.max_length;
+  Long origins = beams * (rules.max_length - rules.prompt);
+  all.ids += ids, all.spare_ids += ids, all.finished_ids += ids;
+  if (all.origins) all.origins += origins, all.spare_origins += origins, all.finished_origins += origins;
+  all.scores += beams, all.finished_scores += beams, all.finished_lengths += beams, all.is_finished += beams;
+  all.improvable += source, all.done += source;
+  return all;
+}
+
 }  // namespace
 
 extern "C" {
@@ -222,4 +238,60 @@ void conjoin_steps_f32(const StepCall* call) { Steps<float>(*call).run(); }
 void conjoin_steps_bf16(const StepCall* call) { Steps<bf16>(*call).run(); }
 
 void conjoin_steps_int8(const StepCall* call) { Steps<int8_t>(*call).run(); }
+
+// Places of the best scores of `rows` rows.
+void conjoin_argmax(const float* scores, Long rows, Long row, Long vocab, Long* places, int threads) {
+#pragma omp parallel for num_threads(threads_for(rows, vocab, threads))
+  for (Long r = 0; r < rows; ++r) places[r] = argmax(scores + r * row, vocab);
+}
+
+void conjoin_top_k(const float* scores, Long rows, Long row, Long vocab, Long k, float* values, Long* places,
+                   int threads) {
+#pragma omp parallel for num_threads(threads_for(rows, vocab, threads))
+  for (Long r = 0; r < rows; ++r) top_k(scores + r * row, vocab, k, values + r * k, places + r * k);
+}
+
+// Edit contiguous scores [rows, vocab] in place. ids: `length` of every row, `ids_row` apart. sources: of each row.
+void conjoin_process_rows(const Rule* rules, Long count, const Long* ids, Long ids_row, Long length, float* scores,
+                          Long rows, Long vocab, const Long* sources, int threads) {
+  Long longest = std::max(vocab, length);
+  for (Long i = 0; i < count; ++i) longest = std::max(longest, rules[i].source_length);
+#pragma omp parallel num_threads(threads_for(rows, vocab, threads))
+  {
+    std::unique_ptr<float[]> numbers(new float[longest]);
+    std::unique_ptr<Long[]> places(new Long[longest]);
+#pragma omp for
+    for (Long r = 0; r < rows; ++r) {
+      process_row(rules, count, ids + r * ids_row, length, scores + r * vocab, vocab, sources[r],
+                  RuleMemory{numbers.get(), places.get()});
+    }
+  }
+}
+
+// Beam search of `sources` sources, whose states and candidates lie one behind the other; see beams.h. scores:
+// contiguous, `rows` rows per source. values, tokens: memory for the candidates of every row.
+void conjoin_find_candidates(const BeamRules* rules, const Beams* state, Long sources, const float* scores, Long rows,
+                             Long vocab, int raw, float* values, Long* tokens, const Candidates* out, int threads) {
+  Long count = rules->count(vocab), few = std::min(count, vocab);
+#pragma omp parallel for num_threads(threads_for(sources * rows, vocab, threads))
+  for (Long r = 0; r < sources * rows; ++r)
+    find_row_candidates(*rules, scores + r * vocab, vocab, raw != 0, values + r * few, tokens + r * few);
+  for (Long s = 0; s < sources; ++s) {
+    Candidates own{out->values + s * count, out->parents + s * count, out->tokens + s * count};
+    Long first = s * rows * few;
+    merge_candidates(*rules, of_source(*rules, *state, s), values + first, tokens + first, rows, vocab, own);
+  }
+}
+
+void conjoin_advance_beams(const BeamRules* rules, const Beams* state, Long sources, const Candidates* candidates,
+                           Long count, const uint8_t* stops, const Long* rank, Long* parents, Long* tokens,
+                           Long* words) {
+  for (Long s = 0; s < sources; ++s) {
+    Long first = s * rules->beams, c = s * count;
+    Beams own = of_source(*rules, *state, s);
+    Candidates these{candidates->values + c, candidates->parents + c, candidates->tokens + c};
+    advance_beams(*rules, own, these, count, stops ? stops + c : nullptr, rank ? rank + first : nullptr, first,
+                  parents + first, tokens + first, words + first);
+  }
+}
 }
