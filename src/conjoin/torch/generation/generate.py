@@ -29,6 +29,7 @@ from conjoin.generation import (
     tell_fewer,
 )
 from conjoin.generation.prompt import ModelInputs, read_request
+from conjoin.torch.cpu.clock import timed
 from conjoin.torch.generation.loop import Control, Decoded, Limits, Streamer, Trace
 from conjoin.torch.generation.loops.beam_search import beam_search
 from conjoin.torch.generation.loops.beams import BeamRules
@@ -169,6 +170,7 @@ class _Run:
             pad=request.tokens.pad if request.tokens.pad is not None else 0,
         )
 
+    @timed("selection")
     def decode(self) -> Decoded:
         """Run the loop of the request's mode."""
         request, prompt, limits, mask = self.request, self.prompt, self.limits, self.prompt_mask

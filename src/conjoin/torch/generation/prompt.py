@@ -11,6 +11,7 @@ from torch import Tensor
 from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs
 from conjoin.generation.prompt import ModelInputs, bind_inputs, source_ids
+from conjoin.torch.cpu.clock import running, timed
 from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Sources
 from conjoin.torch.model.cache import KVCache
@@ -66,6 +67,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
+@timed("encode")
 def encode(
     model: Seq2SeqModel, inputs: ModelInputs, outputs: Outputs, *, truncation: bool
 ) -> tuple[Sources, EncoderOutput]:
@@ -83,6 +85,7 @@ def encode(
     if output is None:
         wanted = {"output_attentions": outputs.attentions, "output_hidden_states": outputs.hidden_states}
         output = model.encoder(ids, mask, **inputs.keywords, **wanted)
+        _count(model, output, mask)
     assert isinstance(output, EncoderOutput) and output.last_hidden_state is not None
     size, like = model.encoder.spec.hidden_size, model.decoder.embed.words.weight
     states = as_states(output.last_hidden_state, size, like)
@@ -93,6 +96,14 @@ def encode(
     projected = model.project(states)
     assert projected is not None
     return Sources(projected, None if mask is None else mask.bool(), ids), output
+
+
+def _count(model: Seq2SeqModel, output: Any, mask: Tensor | None) -> None:
+    """Count encoded tokens where the model's clock runs."""
+    clock = running()
+    if clock is not None and clock.decoder is model.decoder:
+        rows, length = output.last_hidden_state.shape[:2]
+        clock.work.count_sources([length] * rows if mask is None else mask.sum(1).tolist())
 
 
 def usable_cache(cache: Any, prompt: Int[Tensor, "B P"], mode: Mode) -> KVCache | None:

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conjoin.torch.cpu.clock import timed
 from conjoin.torch.generation.model import Decoder
+from conjoin.torch.generation.timing import timed_read
 from conjoin.torch.model.cache import KVCache, keep_order
 from conjoin.torch.model.stack_inputs import Record, StackInputs
 
@@ -70,6 +72,7 @@ class Reader:
         self.records: list[Record] = []
         self._wants = {"attentions": wants_attentions, "hidden_states": wants_hidden_states}
 
+    @timed_read
     def read(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R t D"]:
         """Hidden states of new positions, which are then in the cache."""
         ids = ids if self.sources is None else ids[:, self.cache.length :]
@@ -90,9 +93,14 @@ class Reader:
             self.records.append(record)
         return hidden
 
+    @timed("head")
+    def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
+        """Scores of the word after hidden states."""
+        return self.decoder.score(hidden)
+
     def scores(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R V"]:
         """Scores of the word after the last new position."""
-        return self.decoder.score(self.read(ids, mask)[:, -1])
+        return self.score(self.read(ids, mask)[:, -1])
 
     def first_scores(
         self, prompt: Int[Tensor, "B P"], mask: Tensor | None, copies: int, *, together: bool
@@ -112,7 +120,7 @@ class Reader:
 
     def all_scores(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R T V"]:
         """Scores of the word after every new position."""
-        return self.decoder.score(self.read(ids, mask))
+        return self.score(self.read(ids, mask))
 
     def expand(self, copies: int) -> None:
         """Let `copies` rows read each source from here on."""

@@ -1,6 +1,7 @@
 """EncoderDecoderModel: any encoder joined to any decoder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Self
 
@@ -33,6 +34,7 @@ from conjoin.pretrained.sources import (
     tokenizer_folders,
 )
 from conjoin.pretrained.summary import summary
+from conjoin.torch.cpu.clock import as_running
 from conjoin.torch.generation.generate import generate
 from conjoin.torch.generation.loop import Streamer
 from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_scores
@@ -53,6 +55,7 @@ from conjoin.torch.pair.pretrained import Pretrained, plain_state
 from conjoin.torch.pair.quantization import fill_quantized, quantize
 from conjoin.torch.pair.resize import NewRows, resize
 from conjoin.torch.pair.saving import save_pair
+from conjoin.torch.profile import Profile, open_profile, profiled_call
 
 
 class EncoderDecoderModel(PairModules):
@@ -429,17 +432,29 @@ class EncoderDecoderModel(PairModules):
                 are NaN.
         """
         self.warn_of_fresh(lambda: plain_state(self))
-        return generate(
-            self,
-            inputs,
-            generation_config,
-            logits_processor,
-            stopping_criteria,
-            prefix_allowed_tokens_fn,
-            assistant_model,
-            streamer,
-            **keywords,
-        )
+        with profiled_call(self):
+            return generate(
+                self,
+                inputs,
+                generation_config,
+                logits_processor,
+                stopping_criteria,
+                prefix_allowed_tokens_fn,
+                assistant_model,
+                streamer,
+                **keywords,
+            )
+
+    @contextmanager
+    def profile(self) -> Generator[Profile]:
+        """Measure where the time of this model's `generate` goes, in this thread: `with model.profile() as profile:`.
+
+        Print the profile afterwards: phases, their shares, and how near they are to what the machine allows. With
+        CONJOIN_PROFILE=1 in the environment, every call of `generate` prints its own.
+        """
+        profile = open_profile(self)
+        with as_running(profile.clock):
+            yield profile
 
     def compute_transition_scores(
         self,

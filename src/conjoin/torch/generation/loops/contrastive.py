@@ -33,7 +33,7 @@ def contrastive_search(
     hidden = reader.read(prompt, mask)
     states = hidden.new_zeros(len(prompt), limits.max_length, hidden.shape[2])
     states[:, : limits.prompt] = hidden if mask is None else _without_padding(hidden, mask)
-    scores = reader.decoder.score(hidden[:, -1])
+    scores = reader.score(hidden[:, -1])
     reader.expand(k)
     while True:
         candidates, likely = _candidates(rows, scores.float(), control, k)
@@ -50,7 +50,7 @@ def contrastive_search(
         _keep_chosen(reader, chosen_rows, k)
         if control.rows_may_leave and control.looks(rows.steps):
             states, here = _drop_finished(reader, rows, control, states, here)
-        scores = reader.decoder.score(here)
+        scores = reader.score(here)
     reader.records = reader.records[: rows.steps]  # nothing follows the last token
     control.watch.look()
     control.end_stream()
