@@ -15,6 +15,7 @@ text is artificial:
 Tokens are drawn by Zipf's law. Sources and targets end with the end token; nothing is forced.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import _shapes as shapes
 import torch
 from _harness import ratio, spread
-from _profile import hot_spots
+from _profile import phase_shares
 from _rows import Copying
 from _speed import AGAIN, quiet_race
 from torch import Tensor
@@ -95,7 +96,7 @@ def _rare(vocab_size: int) -> int:
 
 def measure(row: Copying, folder: Path, rounds: int) -> dict[str, Any]:
     """Race copy speculation against plain greedy, and against itself."""
-    model, rewriting = _model(row, folder)
+    model, rewriting = copier(row.shape, copying if row.copied else never_copying, folder)
     vocab_size = model.decoder.spec.vocab_size
     written = [(text[None], rewriting.target(text)) for text in texts(vocab_size, row.source, SOURCES)]
     plain, copied = (lambda on=on: _write(model, written, copy_speculation=on) for on in (False, True))
@@ -111,7 +112,7 @@ def measure(row: Copying, folder: Path, rounds: int) -> dict[str, Any]:
         "ms_per_step": {name: round(t.median / num_tokens * 1000, 3) for name, t in timings.items()},
         "tokens_per_s": round(num_tokens / timings["copying"].median, 1),
         "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
-        "profile": hot_spots(copied),
+        "profile": phase_shares(model, copied),
         "tokens": {"equal": {"conjoin, plain": float(first == second)}, "right": first == second},
     }
 
@@ -123,10 +124,15 @@ def _write(model: Any, written: list[tuple[Tensor, list[int]]], **settings: Any)
     ]
 
 
-def _model(row: Copying, folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
-    model = shapes.build(row.shape)
-    sizes = model.config.decoder.vocab_size, model.config.decoder.max_position_embeddings
-    rewriting = (copying if row.copied else never_copying)(*sizes)
+def copier(shape: str, rewrite: Callable[[int, int], Rewriting], folder: Path) -> tuple[EncoderDecoderModel, Rewriting]:
+    """Return a BERT pair of a shape that rewrites its sources.
+
+    Args:
+        rewrite: (size of the vocabulary, number of positions) -> the rewriting.
+        folder: An empty folder for the checkpoint.
+    """
+    model = shapes.build(shape)
+    rewriting = rewrite(model.config.decoder.vocab_size, model.config.decoder.max_position_embeddings)
     _teach(model, rewriting)
     model.save_pretrained(folder)
     return EncoderDecoderModel.from_pretrained(folder).eval(), rewriting

@@ -1,22 +1,19 @@
-"""Profile a run: the operators with the largest self time, as shares of the run."""
+"""Where the time of a run goes: conjoin's own profile, as shares."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-from torch.profiler import ProfilerActivity, profile
 
-NUM_SHOWN = 8
-"""Number of operators that are listed."""
-
-
-def hot_spots(run: Callable[[], Any]) -> dict[str, float]:
-    """Return operators and their share of one run; time in no operator is Python and our own kernels."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as events:
-        start = time.perf_counter()
+def phase_shares(model: Any, run: Callable[[], Any]) -> dict[str, float]:
+    """Return the phases of a run that take a thousandth of it or more, and their shares."""
+    with model.profile() as profile:
         run()
-        taken_us = (time.perf_counter() - start) * 1e6
-    spent = {event.key: float(event.self_cpu_time_total) / taken_us for event in events.key_averages()}
-    top = sorted(spent, key=lambda key: -spent[key])[:NUM_SHOWN]
-    outside = 1 - sum(spent.values())
-    return {key: round(spent[key], 3) for key in top} | {"in no operator": round(outside, 3)}
+    phases = profile.phases
+    spent = {
+        "encode": phases["encode"],
+        "first step": phases["first step"],
+        **profile.step_phases,
+        "rest": phases["rest"],
+    }
+    shares = {name: round(seconds / profile.seconds, 3) for name, seconds in spent.items()}
+    return {name: share for name, share in shares.items() if share}

@@ -59,6 +59,10 @@ def build(name: str, seed: int = 0) -> Any:
             model = BartForConditionalGeneration(_bart(128, 2, 2, 512, vocab_size=1000))
         case "bart, 4 layers of 256":
             model = BartForConditionalGeneration(_bart(256, 4, 4, 1024, vocab_size=8000))
+        case "bart, 6 layers of 384":
+            model = BartForConditionalGeneration(_bart(384, 6, 6, 1536, vocab_size=8000))
+        case "bart, 6 layers of 512":
+            model = BartForConditionalGeneration(_bart(512, 6, 8, 2048, vocab_size=8000))
         case "bart, 2 layers of 64":
             model = BartForConditionalGeneration(_bart(64, 2, 2, 256, vocab_size=8000))
         case _:

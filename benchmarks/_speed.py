@@ -7,7 +7,7 @@ import torch
 from _floors import Floors, least_work
 from _harness import Timing, race, ratio, spread
 from _peers import Cast, Run, Work
-from _profile import hot_spots
+from _profile import phase_shares
 from _rows import NEW_TOKENS, Speed
 
 NOISE = 0.10
@@ -61,7 +61,7 @@ def measure(row: Speed, cast: Cast, floors: Floors, rounds: int) -> dict[str, An
         "tokens_per_s": round(row.batch * NEW_TOKENS / timings[ours].median, 1),
         "seconds": {name: [round(s, 4) for s in t.seconds] for name, t in timings.items()},
         "tokens": tokens,
-        "profile": hot_spots(runs[ours]),
+        "profile": phase_shares(model, runs[ours]),
         **(_share(row, model, timings, ours, floors) if row.floor_bar is not None else {}),
     }
 

@@ -3,9 +3,10 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from _rows import Row, Speed
+from _rows import MEDIANS, Row, Speed, Step
 from _speed import NOISE
 
 Results = list[tuple[Row, dict[str, Any]]]
@@ -34,7 +35,15 @@ def verdict(row: Row, record: dict[str, Any]) -> str:
     return "short: " + ", ".join(short) if short else "reached"
 
 
+def bars(row: Row) -> str:
+    """Return the targets of a row."""
+    return f"{row.step_us:.0f} us, {row.call_ms:g} ms" if isinstance(row, Step) else f"{row.bar}x"
+
+
 def _missed(row: Row, record: dict[str, Any]) -> dict[str, bool]:
+    if isinstance(row, Step):
+        ours = "conjoin fp32"
+        return {"step": record["step_us"][ours] > row.step_us, "call": record["call_ms"][ours] > row.call_ms}
     floor_bar = row.floor_bar if isinstance(row, Speed) else None
     return {
         "ratio": record["ratio"] < row.bar,
@@ -49,14 +58,14 @@ def table(rows: Results) -> list[tuple[str, ...]]:
 
 def _cells(row: Row, record: dict[str, Any]) -> tuple[str, ...]:
     if "absent" in record:
-        return (row.name, row.work, "", "", "", f"{row.bar}x", "", "", "", verdict(row, record))
+        return (row.name, row.work, "", "", "", bars(row), "", "", "", verdict(row, record))
     return (
         row.name,
         row.work,
         record["best_peer"],
         f"{record['ratio']:.2f}x",
         f"{record['low']:.2f} - {record['high']:.2f}",
-        f"{row.bar}x",
+        bars(row),
         _share(row, record),
         _steps(record),
         _tokens(record),
@@ -72,7 +81,8 @@ def _share(row: Row, record: dict[str, Any]) -> str:
 
 def _steps(record: dict[str, Any]) -> str:
     steps: dict[str, float] = record.get("ms_per_step", {})
-    return ", ".join(f"{name} {ms:.2f}" for name, ms in steps.items() if "again" not in name)
+    calls = [f"one token by {name} {ms:.2f}" for name, ms in record.get("call_ms", {}).items()]
+    return ", ".join([f"{name} {ms:.2f}" for name, ms in steps.items() if "again" not in name] + calls)
 
 
 def _tokens(record: dict[str, Any]) -> str:
@@ -83,6 +93,20 @@ def _tokens(record: dict[str, Any]) -> str:
     extras = [f"forced {tokens['forced']:.1%}"] if "forced" in tokens else []
     extras += [f"widest tie {tokens['widest_tie']:.1e}"] if "widest_tie" in tokens else []
     return "; ".join((equal, *extras))
+
+
+def medians(rows: Results) -> list[dict[str, Any]]:
+    """Return a line for each group of rows that has a bar for its median; rows without a valid figure do not count."""
+    lines: list[dict[str, Any]] = []
+    for group, bar in MEDIANS.items():
+        members = [(row, record) for row, record in rows if isinstance(row, Speed) and row.group == group]
+        ratios = [record["ratio"] for _, record in members if record["verdict"] in ("reached", "short: ratio")]
+        if members:
+            figures = {"median": round(median(ratios), 3), "least": min(ratios)} if ratios else {}
+            reached = bool(ratios) and median(ratios) >= bar
+            state = {"rows": len(members), "counted": len(ratios), "verdict": "reached" if reached else "short"}
+            lines.append({"group": group, "bar": bar, **figures, **state})
+    return lines
 
 
 def aligned(cells: list[tuple[str, ...]]) -> str:
@@ -101,17 +125,18 @@ def markdown(cells: list[tuple[str, ...]]) -> str:
 
 
 def where_time_goes(rows: Results) -> str:
-    """List each row's most expensive operators, and the time outside operators."""
+    """List the phases of each row."""
     lines: list[str] = []
     for row, record in rows:
         spent: dict[str, float] = record.get("profile", {})
-        shares = ", ".join(f"{name.removeprefix('aten::')} {share:.0%}" for name, share in spent.items())
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in spent.items())
         lines += [f"- {row.name}: {shares}"] if spent else []
     return "\n".join(lines)
 
 
 def write_results(path: Path, command: str, first: dict[str, Any], rows: Results) -> None:
     """Write a page: machine, limits, command, table, profiles, and the lines as printed."""
+    groups = [json.dumps(line, sort_keys=True) for line in medians(rows)]
     raw = "\n".join(json.dumps(line, sort_keys=True) for line in (first, *(record for _, record in rows)))
     parts = (
         f"# CPU speed, {datetime.now(UTC):%Y-%m-%d}",
@@ -119,8 +144,8 @@ def write_results(path: Path, command: str, first: dict[str, Any], rows: Results
         f"```\n{command}\n```",
         markdown(table(rows)),
         LEGEND.rstrip(),
-        "Profile of conjoin: self time of PyTorch's operators, as a share of one run. Time in no operator is Python\n"
-        "and our own kernels.\n\n" + where_time_goes(rows),
+        *(["Medians of groups:\n\n```\n" + "\n".join(groups) + "\n```"] if groups else []),
+        "Profile of conjoin (`model.profile()`), as shares of one run:\n\n" + where_time_goes(rows),
         f"The lines as printed:\n\n```\n{raw}\n```",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +156,10 @@ def _circumstances(first: dict[str, Any]) -> str:
     machine, floors = first["machine"], first["floors"]
     rates = ", ".join(f"{kind} {rate or 'not measured'}" for kind, rate in floors["gflops"].items())
     libraries = [name for name in ("python", "torch", "transformers", "ctranslate2") if name in machine]
+    kernels = f"on {first['kernels']}" if first["kernels"] else "without its compiled kernels"
     return (
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads. Versions: "
         + ", ".join(f"{name} {machine[name]}" for name in libraries)
-        + f"; conjoin at {first['commit'] or 'no commit'}, {'with' if first['compiled'] else 'without'} "
-        f"its compiled kernels. {first['rounds']} rounds.\n"
+        + f"; conjoin at {first['commit'] or 'no commit'}, {kernels}. {first['rounds']} rounds.\n"
         f"Measured floors: {floors['read_gb_s']} GB/s read; matrix products in GFLOP/s: {rates}."
     )
