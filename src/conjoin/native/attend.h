@@ -14,10 +14,10 @@ struct AttendSizes {
   Long bias_times;             // third size of the bias [1, heads, 1 or length, keys]; 0: no bias
 };
 
-// out [sources * beams, length, heads, size].
-template <class T, class Schedule>
+// out [sources * beams, length, heads, size]; `run` as for `multiply`.
+template <class T, class Run>
 void attend(const AttendSizes& s, float scale, const void* q, const void* k, const void* v, const void* mask,
-            const void* bias, void* out, int threads, const Schedule& schedule) {
+            const void* bias, void* out, int threads, const Run& run) {
   Call<T, T, T> c{};
   c.q = static_cast<const T*>(q), c.k = static_cast<const T*>(k), c.v = static_cast<const T*>(v);
   c.mask = s.mask_rows ? static_cast<const uint8_t*>(mask) : nullptr;
@@ -34,7 +34,7 @@ void attend(const AttendSizes& s, float scale, const void* q, const void* k, con
   Long heads = s.sources * s.kv_heads, worth = 2 * heads * c.k_head * static_cast<Long>(sizeof(T)) / kPieceBytes;
   Long most = std::min<Long>(heads, kPiecesPerThread * threads);
   int pieces = static_cast<int>(std::max<Long>(1, std::min(worth, most)));
-  share_out(threads, pieces, schedule, [&](int piece) {
+  run(threads, pieces, [&](int piece) {
     Scratch<T> scratch(c.queries(), c.size);
     for (Long head = heads * piece / pieces; head < heads * (piece + 1) / pieces; ++head)
       read_head(c, head / c.kv_heads, head % c.kv_heads, scratch);

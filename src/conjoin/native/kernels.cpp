@@ -8,13 +8,12 @@
 // Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, without packing. Each
 // output is the same sequence of operations for any number of rows, so a row's result does not depend on its batch.
 
-#include <omp.h>
-
 #include "beams.h"
 #include "features.h"
 #include "gradient.h"
 #include "rules.h"
 #include "steps.h"
+#include "threads.h"
 #include "training.h"
 
 namespace {
@@ -22,16 +21,15 @@ namespace {
 template <class D, class Out>
 void linear(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, const Out* bias, Out* y, Long n,
             Long m, int threads) {
-#pragma omp parallel num_threads(threads)
-  {
+  parallel_for(threads, threads, [&](Long part) {
     Long first, last;
-    share(m, omp_get_thread_num(), omp_get_num_threads(), &first, &last);
+    share(m, part, threads, &first, &last);
     if (first < last) {
       dots<D>(x, rows, x_stride, w, n, n, first, last, [&](Long r, Long o, float sum) {
         store(y + r * m + o, bias ? sum + to_float(bias[o]) : sum);
       });
     }
-  }
+  });
 }
 
 #if defined(HAS_INT8_DOT)
@@ -40,30 +38,27 @@ void linear_int8(const T* x, Long rows, Long x_stride, const int8_t* w, const fl
                  const T* bias, T* y, Long n, Long m, int threads) {
   std::unique_ptr<uint8_t[]> bytes(new uint8_t[rows * n]);
   std::unique_ptr<float[]> x_scales(new float[rows]);
-#pragma omp parallel num_threads(threads)
-  {
-#pragma omp for schedule(static)
-    for (Long r = 0; r < rows; ++r) x_scales[r] = quantise(x + r * x_stride, n, bytes.get() + r * n);
+  parallel_for(threads, rows, [&](Long r) { x_scales[r] = quantise(x + r * x_stride, n, bytes.get() + r * n); });
+  parallel_for(threads, threads, [&](Long part) {
     Long first, last;
-    share(m, omp_get_thread_num(), omp_get_num_threads(), &first, &last);
+    share(m, part, threads, &first, &last);
     if (first < last) {
       dots<Bytes>(bytes.get(), rows, n, w, n, n, first, last, [&](Long r, Long o, int32_t sum) {
         float value = static_cast<float>(sum - 128 * w_sums[o]) * (x_scales[r] * scales[o]);
         store(y + r * m + o, bias ? value + to_float(bias[o]) : value);
       });
     }
-  }
+  });
 }
 #endif
 
 template <class Q, class T>
 void attention(const Call<Q, T, Q>& c, int threads) {
-#pragma omp parallel num_threads(threads)
-  {
+  parallel_for(threads, threads, [&](Long part) {
     Scratch<T> scratch(c.queries(), c.size);
-    for (Long task = omp_get_thread_num(); task < c.sources * c.kv_heads; task += omp_get_num_threads())
-      read_head(c, task / c.kv_heads, task % c.kv_heads, scratch);
-  }
+    for (Long head = part; head < c.sources * c.kv_heads; head += threads)
+      read_head(c, head / c.kv_heads, head % c.kv_heads, scratch);
+  });
 }
 
 template <class Q, class T>
@@ -241,14 +236,13 @@ void conjoin_steps_int8(const StepCall* call) { Steps<int8_t>(*call).run(); }
 
 // Places of the best scores of `rows` rows.
 void conjoin_argmax(const float* scores, Long rows, Long row, Long vocab, Long* places, int threads) {
-#pragma omp parallel for num_threads(threads_for(rows, vocab, threads))
-  for (Long r = 0; r < rows; ++r) places[r] = argmax(scores + r * row, vocab);
+  parallel_for(threads_for(rows, vocab, threads), rows, [&](Long r) { places[r] = argmax(scores + r * row, vocab); });
 }
 
 void conjoin_top_k(const float* scores, Long rows, Long row, Long vocab, Long k, float* values, Long* places,
                    int threads) {
-#pragma omp parallel for num_threads(threads_for(rows, vocab, threads))
-  for (Long r = 0; r < rows; ++r) top_k(scores + r * row, vocab, k, values + r * k, places + r * k);
+  parallel_for(threads_for(rows, vocab, threads), rows,
+               [&](Long r) { top_k(scores + r * row, vocab, k, values + r * k, places + r * k); });
 }
 
 // Edit contiguous scores [rows, vocab] in place. ids: `length` of every row, `ids_row` apart. sources: of each row.
@@ -256,16 +250,15 @@ void conjoin_process_rows(const Rule* rules, Long count, const Long* ids, Long i
                           Long rows, Long vocab, const Long* sources, int threads) {
   Long longest = std::max(vocab, length);
   for (Long i = 0; i < count; ++i) longest = std::max(longest, rules[i].source_length);
-#pragma omp parallel num_threads(threads_for(rows, vocab, threads))
-  {
+  threads = threads_for(rows, vocab, threads);
+  parallel_for(threads, threads, [&](Long part) {
     std::unique_ptr<float[]> numbers(new float[longest]);
     std::unique_ptr<Long[]> places(new Long[longest]);
-#pragma omp for
-    for (Long r = 0; r < rows; ++r) {
+    for (Long r = part; r < rows; r += threads) {
       process_row(rules, count, ids + r * ids_row, length, scores + r * vocab, vocab, sources[r],
                   RuleMemory{numbers.get(), places.get()});
     }
-  }
+  });
 }
 
 // Beam search of `sources` sources, whose states and candidates lie one behind the other; see beams.h. scores:
@@ -273,9 +266,9 @@ void conjoin_process_rows(const Rule* rules, Long count, const Long* ids, Long i
 void conjoin_find_candidates(const BeamRules* rules, const Beams* state, Long sources, const float* scores, Long rows,
                              Long vocab, int raw, float* values, Long* tokens, const Candidates* out, int threads) {
   Long count = rules->count(vocab), few = std::min(count, vocab);
-#pragma omp parallel for num_threads(threads_for(sources * rows, vocab, threads))
-  for (Long r = 0; r < sources * rows; ++r)
+  parallel_for(threads_for(sources * rows, vocab, threads), sources * rows, [&](Long r) {
     find_row_candidates(*rules, scores + r * vocab, vocab, raw != 0, values + r * few, tokens + r * few);
+  });
   for (Long s = 0; s < sources; ++s) {
     Candidates own{out->values + s * count, out->parents + s * count, out->tokens + s * count};
     Long first = s * rows * few;

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "threads.h"
 #include "vectors.h"
 
 namespace {
@@ -59,19 +60,21 @@ struct Dropout {
 // y = x, scaled up, where it is kept; 0 elsewhere.
 template <class T>
 void drop(const T* x, T* y, Long count, Dropout dropout, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (Long block = 0; block < (count + kDraws - 1) / kDraws; ++block) {
-    uint16_t draws[kDraws];
-    draw(dropout.seed, block, 0, draws);
-    const T* from = x + block * kDraws;
-    T* to = y + block * kDraws;
-    Long width = std::min<Long>(kDraws, count - block * kDraws);
-    for (Long j = 0; j < width; j += 16) {
-      Chosen there = first_of(width - j);
-      Floats kept = choose(dropout.keeps(draws + j), load_chosen(from + j, there, 0.0f) * dropout.growth(), Floats{});
-      store_chosen(to + j, kept, there);
+  const Long blocks = (count + kDraws - 1) / kDraws;
+  parallel_for(threads, threads, [&](Long part) {
+    for (Long block = blocks * part / threads; block < blocks * (part + 1) / threads; ++block) {
+      uint16_t draws[kDraws];
+      draw(dropout.seed, block, 0, draws);
+      const T* from = x + block * kDraws;
+      T* to = y + block * kDraws;
+      Long width = std::min<Long>(kDraws, count - block * kDraws);
+      for (Long j = 0; j < width; j += 16) {
+        Chosen there = first_of(width - j);
+        Floats kept = choose(dropout.keeps(draws + j), load_chosen(from + j, there, 0.0f) * dropout.growth(), Floats{});
+        store_chosen(to + j, kept, there);
+      }
     }
-  }
+  });
 }
 
 }  // namespace

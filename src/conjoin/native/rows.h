@@ -6,6 +6,7 @@
 #pragma once
 
 #include "dots.h"
+#include "threads.h"
 
 namespace {
 
@@ -194,20 +195,15 @@ struct Moving {
 
 // Row to[i] becomes what row from[i] was before any row changed.
 inline void move_rows(const Moving* tensors, Long count, const Long* to, const Long* from, Long rows, int threads) {
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<char> held;
-#pragma omp for schedule(dynamic)
-    for (Long t = 0; t < count; ++t) {
-      const Moving& m = tensors[t];
-      held.resize(rows * m.bytes);
-      for (Long head = 0; head < m.heads; ++head) {
-        char* at = m.data + head * m.head;
-        for (Long i = 0; i < rows; ++i) std::memcpy(held.data() + i * m.bytes, at + from[i] * m.row, m.bytes);
-        for (Long i = 0; i < rows; ++i) std::memcpy(at + to[i] * m.row, held.data() + i * m.bytes, m.bytes);
-      }
+  parallel_for(threads, count, [&](Long t) {
+    const Moving& m = tensors[t];
+    std::unique_ptr<char[]> held(new char[rows * m.bytes]);
+    for (Long head = 0; head < m.heads; ++head) {
+      char* at = m.data + head * m.head;
+      for (Long i = 0; i < rows; ++i) std::memcpy(held.get() + i * m.bytes, at + from[i] * m.row, m.bytes);
+      for (Long i = 0; i < rows; ++i) std::memcpy(at + to[i] * m.row, held.get() + i * m.bytes, m.bytes);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -5,11 +5,10 @@
 
 #pragma once
 
-#include <atomic>
-#include <thread>
 #include <vector>
 
 #include "attention.h"
+#include "threads.h"
 
 namespace {
 
@@ -68,31 +67,6 @@ struct StepCall {
   const uint8_t* source_mask;  // [sources, source_keys] by its strides; null: everything may be read
   Long count, rows, length, past, hidden, sources, source_keys, mask_row, mask_key;
   Long threads;
-};
-
-// A barrier for some seventy waits per step. OpenMP's own barrier puts threads to sleep at once if a process has more
-// OpenMP threads than processors, as with a second computing thread, and waking them takes longer than a phase.
-class Barrier {
- public:
-  void wait(int count) {
-    int current = generation.load(std::memory_order_relaxed);
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
-      arrived.store(0, std::memory_order_relaxed);
-      generation.store(current + 1, std::memory_order_release);
-      return;
-    }
-    for (int tries = 0; generation.load(std::memory_order_acquire) == current; ++tries) {
-      if (tries < patience)
-        relax();
-      else
-        std::this_thread::yield();  // a thread that is still computing may need this processor
-    }
-  }
-
- private:
-  static constexpr int patience = 4000;  // tens of microseconds
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<int> generation{0};
 };
 
 struct Team {
@@ -185,12 +159,11 @@ class Steps {
 
   void run() {
     Barrier barrier;
-#pragma omp parallel num_threads(static_cast<int>(c.threads))
-    {
-      Team team{omp_get_thread_num(), omp_get_num_threads(), barrier};
+    parallel(static_cast<int>(c.threads), [&](int id, int count) {
+      Team team{id, count, barrier};
       Scratch<T> scratch(scratch_queries, scratch_size);
       for (Long i = 0; i < c.count; ++i) block(team, c.layers[i], i, scratch);
-    }
+    });
   }
 
  private:

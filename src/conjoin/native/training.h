@@ -3,6 +3,7 @@
 #pragma once
 
 #include "softmax.h"
+#include "threads.h"
 #include "tiles.h"
 
 namespace {
@@ -205,11 +206,11 @@ void for_heads(const Training<T>& c, int threads, const Work& work) {
     rows.push_back(rows[i] + c.heads * c.spans[i].queries);
     weights.push_back(weights[i] + c.heads * c.spans[i].queries * c.spans[i].keys);
   }
-#pragma omp parallel for num_threads(threads) schedule(dynamic)
-  for (Long task = c.sequences * c.kv_heads - 1; task >= 0; --task) {
-    Long sequence = task / c.kv_heads;
-    work(sequence, task % c.kv_heads, weights[sequence], rows[sequence]);
-  }
+  const Long tasks = c.sequences * c.kv_heads;
+  parallel_for(threads, tasks, [&](Long task) {
+    Long place = tasks - 1 - task, sequence = place / c.kv_heads;
+    work(sequence, place % c.kv_heads, weights[sequence], rows[sequence]);
+  });
 }
 
 template <class T>

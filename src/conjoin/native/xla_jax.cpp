@@ -3,7 +3,10 @@
 // The work runs on XLA's own threads, so no second pool competes for the processors.
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <initializer_list>
+#include <memory>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -14,11 +17,32 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-auto on(ffi::ThreadPool& pool) {
-  return [&](int count, const std::function<void()>& work) {
-    for (int i = 0; i < count; ++i) pool.Schedule(std::function<void()>(work));
-  };
-}
+// Run work(0) .. work(pieces - 1) on free threads of a pool. The calling thread takes pieces too, and waits only for pieces
+// that have started: so there is no deadlock if all threads of the pool call this, or if a thread never starts.
+class On {
+ public:
+  explicit On(ffi::ThreadPool& pool) : pool_(pool) {}
+
+  template <class Work>
+  void operator()(int threads, int pieces, const Work& work) const {
+    struct State {
+      std::atomic<int> next{0}, done{0};
+    };
+    auto state = std::make_shared<State>();
+    auto take = [state, pieces, &work] {  // `work` belongs to the caller and is used only while the caller waits
+      for (int piece; (piece = state->next.fetch_add(1)) < pieces;) {
+        work(piece);
+        state->done.fetch_add(1, std::memory_order_release);
+      }
+    };
+    for (int helper = 1; helper < std::min(threads, pieces); ++helper) pool_.Schedule(std::function<void()>(take));
+    take();
+    while (state->done.load(std::memory_order_acquire) < pieces) relax();
+  }
+
+ private:
+  ffi::ThreadPool& pool_;
+};
 
 constexpr int64_t any = -1;
 
@@ -54,7 +78,7 @@ ffi::Error multiply_arrays(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
   Long m = w.dimensions()[0], n = w.dimensions()[1], rows = x.dimensions()[0];
   int threads = static_cast<int>(pool.num_threads());
   auto by = [&](auto product) {
-    product(x.untyped_data(), rows, w.untyped_data(), y->untyped_data(), n, m, threads, on(pool));
+    product(x.untyped_data(), rows, w.untyped_data(), y->untyped_data(), n, m, threads, On(pool));
     return ffi::Error::Success();
   };
   switch (w.element_type()) {
@@ -87,7 +111,7 @@ ffi::Error attend_arrays(ffi::ThreadPool pool, ffi::AnyBuffer q, ffi::AnyBuffer 
   int threads = static_cast<int>(pool.num_threads());
   auto by = [&](auto attention) {
     attention(sizes, scale, q.untyped_data(), k.untyped_data(), v.untyped_data(), mask.untyped_data(),
-              bias.untyped_data(), out->untyped_data(), threads, on(pool));
+              bias.untyped_data(), out->untyped_data(), threads, On(pool));
     return ffi::Error::Success();
   };
   switch (q.element_type()) {

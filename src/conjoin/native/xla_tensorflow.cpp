@@ -9,11 +9,16 @@
 
 #include "attend.h"
 #include "features.h"
-#include "helpers.h"
+#include "threads.h"
 
 namespace {
 
-void on_helpers(int count, std::function<void()> work) { Helpers::all().offer(count, std::move(work)); }
+struct OnThreads {
+  template <class Work>
+  void operator()(int threads, int pieces, const Work& work) const {
+    parallel_for(threads, pieces, work);
+  }
+};
 
 // The integers in the opaque text of a call.
 template <size_t N>
@@ -28,9 +33,9 @@ std::array<Long, N> numbers(const char* opaque, size_t length) {
 void multiply_arrays(void* y, const void** arrays, const char* opaque, size_t length, void*) {
   auto [bytes, threads, rows, n, m] = numbers<5>(opaque, length);
   if (bytes == 4)
-    multiply<Wide<float>, float>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), on_helpers);
+    multiply<Wide<float>, float>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), OnThreads{});
   else
-    multiply<Brain, bf16>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), on_helpers);
+    multiply<Brain, bf16>(arrays[0], rows, arrays[1], y, n, m, static_cast<int>(threads), OnThreads{});
 }
 
 // Arrays: q, k, v, mask, bias, a scale; opaque: bytes of a number, threads, the fields of AttendSizes.
@@ -39,8 +44,8 @@ void attend_arrays(void* out, const void** arrays, const char* opaque, size_t le
   AttendSizes sizes{all[2], all[3], all[4], all[5], all[6], all[7], all[8], all[9], all[10], all[11]};
   float scale = *static_cast<const float*>(arrays[5]);
   int threads = static_cast<int>(all[1]);
-  auto run = all[0] == 4 ? attend<float, decltype(on_helpers)> : attend<bf16, decltype(on_helpers)>;
-  run(sizes, scale, arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], out, threads, on_helpers);
+  auto run = all[0] == 4 ? attend<float, OnThreads> : attend<bf16, OnThreads>;
+  run(sizes, scale, arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], out, threads, OnThreads{});
 }
 
 }  // namespace
