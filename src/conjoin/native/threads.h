@@ -1,8 +1,8 @@
 // Threads of our own, which every call shares: `parallel`, `parallel_for` and a barrier.
 //
 // A call takes free helper threads for as long as it runs, so calls of several threads never wait for one another. Helpers
-// poll for some tens of microseconds after a call, then sleep and leave the processors to others. They are never joined:
-// the process may end, or fork, at any time.
+// poll for some tens of microseconds after a call, and give the processor to any thread that needs it meanwhile; then they
+// sleep. They are never joined: the process may end, or fork, at any time.
 
 #pragma once
 
@@ -12,7 +12,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <type_traits>
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -22,28 +21,18 @@
 
 namespace {
 
-constexpr std::chrono::microseconds kPatience{50};  // waking a thread that sleeps takes as long
-
-// Poll for a short while; true as soon as `ready` is.
-template <class Ready>
-bool poll(const Ready& ready) {
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point end{};
-  for (int looks = 1;; ++looks) {
-    if (ready()) return true;
+// Pause before the next look at what another thread writes: for some microseconds by spinning, then by giving the processor
+// to any thread that needs it, which may be the one awaited. If none does, giving it away takes less than a microsecond.
+inline void back_off(Long looks) {
+  if (looks < 200)
     relax();
-    if (looks % 32) continue;
-    Clock::time_point now = Clock::now();
-    if (looks == 32) end = now + kPatience;
-    if (now >= end) return false;
-  }
+  else
+    std::this_thread::yield();
 }
 
-// Wait for another running thread. The processor goes to any thread that needs it, which may be the one awaited.
 template <class Ready>
 void wait_until(const Ready& ready) {
-  if (poll(ready)) return;
-  while (!ready()) std::this_thread::yield();
+  for (Long looks = 0; !ready(); ++looks) back_off(looks);
 }
 
 // Lets the `count` threads of a `parallel` call wait for each other, some seventy times per decoding step.
@@ -98,7 +87,8 @@ class Helper {
  private:
   Job* take() {
     for (;;) {
-      poll([&] { return job_.load(std::memory_order_relaxed) != nullptr; });
+      Clock::time_point end = Clock::now() + kPatience;
+      for (Long looks = 0; !job_.load(std::memory_order_relaxed) && Clock::now() < end; ++looks) back_off(looks);
       Job* none = nullptr;
       if (job_.compare_exchange_strong(none, &asleep_)) {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -107,6 +97,9 @@ class Helper {
       if (Job* job = job_.exchange(nullptr, std::memory_order_acquire)) return job;
     }
   }
+
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::microseconds kPatience{50};  // waking a thread that sleeps takes as long
 
   static inline Job asleep_{};  // only its address is used
 
