@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from conjoin.limits import JSON_DEPTH, JSON_DIGITS
 
@@ -48,9 +47,7 @@ def _is_shallow(value: Any) -> bool:
     """True if lists and objects nest at most `JSON_DEPTH` deep. Not recursive: Python's own stack is short."""
     level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(JSON_DEPTH):
-        contents: Iterator[Iterable[Any]] = (
-            cast("dict[str, Any]", item).values() if type(item) is dict else item for item in level
-        )
+        contents = (item.values() if type(item) is dict else item for item in level)
         level = [item for items in contents for item in items if type(item) is dict or type(item) is list]
         if not level:
             return True

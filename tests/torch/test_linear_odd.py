@@ -40,7 +40,7 @@ def test_kernels_take_only_inputs_of_the_layers_width() -> None:
         for width in (48, 64, 80):
             assert _fits(torch.randn(3, width), made.weight, made.bias) == (width == 64)
         for width in (8, SOURCE.hidden_size, 24):
-            assert q._native(torch.randn(3, width)) == (width == SOURCE.hidden_size and native.has("int8"))
+            assert q._is_plain(torch.randn(3, width)) == (width == SOURCE.hidden_size)
 
 
 @pytest.mark.parametrize("bias", [torch.zeros(1).expand(64), torch.randn(64, 3)[:, 0]])

@@ -16,12 +16,13 @@ from conjoin.native import build, place
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"
 )
-SOURCE = 'extern "C" int conjoin_features() { return 7; }\n'
+SOURCE = 'extern "C" const char* conjoin_level() { return "small"; }\n'
 
 
 @pytest.fixture(name="cache")
 def cache_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and a small kernel in the place of the real ones."""
+    build.supported_levels()  # what it compiles lies in the real cache
     monkeypatch.delenv("CONJOIN_NATIVE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -35,8 +36,9 @@ def cache_fixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def built(folder: Path) -> Path:
     """Compile, and where the library lies."""
     library = build.load("small.cpp")
-    assert library is not None and library.conjoin_features() == 7
+    assert library is not None and build.level_of(library) == "small"
     (file,) = folder.glob("small-*.so")
+    assert build.supported_levels()[-1].name in file.name
     return file
 
 
@@ -52,12 +54,12 @@ def works(folder: Path) -> bool:
     """Whether another process gets working kernels from a cache."""
     code = (
         "import sys; from pathlib import Path; from conjoin.native import build\n"
-        "build._FOLDER = Path(sys.argv[1]); print(build.load('small.cpp').conjoin_features())"
+        "build._FOLDER = Path(sys.argv[1]); print(build.level_of(build.load('small.cpp')))"
     )
     command = [sys.executable, "-c", code, str(folder.parent.parent / "source")]
     paths = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=paths)
-    return done.stdout == "7\n"
+    return done.stdout == "small\n"
 
 
 def test_what_is_kept_is_private_whole_and_taken_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ class Record:
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
         """Return a record that collects what is requested."""
-        return cls([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
+        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
+        return cls(*lists)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from conjoin import spec
 from conjoin.errors import GenerationError
@@ -83,9 +83,8 @@ def decode_settings(
     pad, limit = request.tokens.pad, decoder.max_positions
     beams = None
     if isinstance(mode, BeamSearch | BeamSampling):
-        beams = BeamRules(
-            num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=mode.early_stopping
-        )
+        stopping = cast('bool | Literal["never"]', mode.early_stopping)
+        beams = BeamRules(num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=stopping)
     return DecodeSettings(
         beams=beams,
         copies=1 if beams else request.num_return_sequences,

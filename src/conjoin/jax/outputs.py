@@ -5,7 +5,7 @@ They are pytrees, so a jitted function of the user's may take and return them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import jax
 
@@ -55,7 +55,7 @@ class ModelOutput:
 
     def replace(self, **changes: Any) -> Self:
         """The same output with some fields changed."""
-        return cast(Any, replace)(self, **changes)
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
 
 @jax.tree_util.register_dataclass

@@ -1,7 +1,7 @@
 """Compile the kernels once per machine, if there is a C++ compiler, and keep the result in the user's cache.
 
 Every process of the user runs the cached code, so it is loaded only from a folder that nobody else can write
-(`place.py`), and only if it matches the checksum beside it (decision 26).
+(`place.py`), and only if it matches the checksum beside it (decision 26). Wheels bring compiled kernels along.
 """
 
 import ctypes
@@ -15,57 +15,120 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from conjoin.errors import ConfigError
+from conjoin.native.levels import BASE, Level, levels_here
 from conjoin.native.place import cache_folder, is_ours
 
 _FOLDER = Path(__file__).parent
-_FLAGS = ("-O3", "-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+_CPU = _FOLDER / "cpu.cpp"
+_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
 _SECONDS = 600
 _SCRATCH = "build-"
-_SYMBOL = "conjoin_features"
+_SYMBOL = "conjoin_level"
 """Every library of this package defines it."""
 _CPU_FACTS = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
 
 
 def load(main: str, *flags: str) -> ctypes.CDLL | None:
-    """Return compiled kernels; None if there is no compiler, if it fails, or if CONJOIN_NATIVE=0 is set.
+    """Return kernels compiled for this processor; None if there are none and no compiler, or with CONJOIN_NATIVE=0.
 
-    The first call on a machine compiles for a few seconds; the result is kept under the user's cache folder
-    (XDG_CACHE_HOME, or ~/.cache), under a name that depends on the sources, the compiler and the processor.
+    Kernels that the package brings along are used first. Otherwise the first call on a machine compiles for some
+    seconds; the result is kept under the user's cache folder (XDG_CACHE_HOME, or ~/.cache), under a name that depends
+    on the level, the sources and the compiler.
 
     Args:
         main: Source file in this package.
         flags: Compiler flags (header folders, libraries) besides our own and those in CONJOIN_NATIVE_FLAGS.
+    Raises:
+        ConfigError: CONJOIN_ISA is not a level of this processor.
     """
+    if os.environ.get("CONJOIN_NATIVE") == "0":
+        return None
+    libraries = (_load(_FOLDER / main, level, flags) for level in _candidates())
+    return next((library for library in libraries if library is not None), None)
+
+
+def _candidates() -> tuple[Level, ...]:
+    """Return the levels to try, highest first: older compilers do not know the highest ones."""
+    wanted, levels = os.environ.get("CONJOIN_ISA"), supported_levels()
+    if not wanted:
+        return levels[::-1]
+    names = [level.name for level in levels_here()]
+    if wanted not in names:
+        raise ConfigError(
+            f"CONJOIN_ISA={wanted} is not an instruction set that conjoin knows on {platform.machine()}.\n"
+            f"Expected one of: {', '.join(names) or 'none'}."
+        )
+    if levels and wanted not in [level.name for level in levels]:
+        raise ConfigError(
+            f"CONJOIN_ISA={wanted} does not run on this processor.\n"
+            f"Expected one of: {', '.join(level.name for level in levels)}."
+        )
+    return tuple(level for level in levels if level.name == wanted)
+
+
+@lru_cache(maxsize=1)
+def supported_levels() -> tuple[Level, ...]:
+    """Return the levels that this processor has, lowest first; none if there is nothing compiled and no compiler."""
+    library = _load(_CPU, BASE, ())
+    if library is None:
+        return ()
+    bits = library.conjoin_levels()
+    return tuple(level for place, level in enumerate(levels_here()) if bits >> place & 1)
+
+
+def level_of(library: ctypes.CDLL) -> str:
+    """Return the name of the level that a library was compiled for."""
+    function = library[_SYMBOL]
+    function.restype = ctypes.c_char_p
+    return function().decode()
+
+
+def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | None:
+    if not _extra_flags() and (library := _opened(brought_along(source.stem, level))) is not None:
+        return library
     compiler = _compiler()
     if compiler is None:
         return None
     try:
-        file = cache_folder() / _name(compiler, main, flags)
+        command = [
+            compiler,
+            *_FLAGS,
+            *level.flags,
+            f"-DCONJOIN_LEVEL={level.name}",
+            *_extra_flags(),
+            str(source),
+            *flags,
+        ]
+        file = cache_folder() / _name(command, source, level)
         if (library := _cached(file)) is not None:
             return library
-        _build(compiler, main, flags, file)
+        _build(command, file)
         return _cached(file)
     except (OSError, subprocess.SubprocessError):
         return None
 
 
+def brought_along(stem: str, level: Level) -> Path:
+    """Return the file of a compiled source inside the installed package; wheels have it, checkouts do not."""
+    suffix = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
+    return _FOLDER / "lib" / f"{stem}-{level.name}{suffix}"
+
+
 def _compiler() -> str | None:
-    if os.environ.get("CONJOIN_NATIVE") == "0":
-        return None
     names = (os.environ.get("CXX"), "g++", "clang++", "c++")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def _command(compiler: str) -> list[str]:
-    return [compiler, *_FLAGS, *os.environ.get("CONJOIN_NATIVE_FLAGS", "").split()]
+def _extra_flags() -> list[str]:
+    return os.environ.get("CONJOIN_NATIVE_FLAGS", "").split()
 
 
-def _name(compiler: str, main: str, flags: tuple[str, ...]) -> str:
+def _name(command: list[str], source: Path, level: Level) -> str:
     """Return the library's file name, which depends on everything that determines its contents."""
-    source = _FOLDER / main
-    headers = (file.read_text() for file in sorted(_FOLDER.glob("*.h")))
-    facts = (*headers, source.read_text(), *_command(compiler), *flags, _version(compiler), processor())
-    return f"{source.stem}-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
+    headers = (file.read_text() for file in sorted(source.parent.glob("*.h")))
+    facts = (*headers, source.read_text(), *command, _version(command[0]))
+    return f"{source.stem}-{level.name}-{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()[:16]}.so"
 
 
 @lru_cache(maxsize=4)
@@ -84,6 +147,13 @@ def _cached(file: Path) -> ctypes.CDLL | None:
         return None
     if hashlib.sha256(file.read_bytes()).hexdigest() != sum_file.read_text(errors="replace"):
         return None
+    return _opened(file)
+
+
+def _opened(file: Path) -> ctypes.CDLL | None:
+    """Load a library; None if there is none, or if it is not one of ours."""
+    if not file.exists():
+        return None
     try:
         library = ctypes.CDLL(str(file))
     except OSError:
@@ -95,13 +165,12 @@ def _sum_file(file: Path) -> Path:
     return file.with_suffix(".sha256")
 
 
-def _build(compiler: str, main: str, flags: tuple[str, ...], file: Path) -> None:
+def _build(command: list[str], file: Path) -> None:
     """Compile, then move library and checksum into place atomically, so that a killed process leaves no half file."""
     _sweep(file.parent)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=file.parent) as scratch:
         library, checksum = Path(scratch) / file.name, Path(scratch) / "sum"
-        command = [*_command(compiler), str(_FOLDER / main), "-o", str(library), *flags]
-        subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+        subprocess.run([*command, "-o", str(library)], check=True, capture_output=True, timeout=_SECONDS)
         library.chmod(0o700)
         checksum.write_text(hashlib.sha256(library.read_bytes()).hexdigest())
         checksum.chmod(0o600)
@@ -131,7 +200,7 @@ def _sync(path: Path) -> None:
 
 
 def processor() -> str:
-    """Return a hash of the processor's features, which determine `-march=native` and the speed of libraries."""
+    """Return a hash of the processor's features, which determine the speed of libraries."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

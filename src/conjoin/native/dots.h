@@ -1,7 +1,8 @@
 // Dot products of rows of x with the rows of a matrix that is stored as (out, in).
 //
-// Up to eight rows are limited by memory: each row of the matrix is read once, as a whole. More rows are limited by
-// arithmetic and take a group of the matrix's rows at a time (packed.h). The sums are equal, bit by bit.
+// Up to eight rows are limited by memory: each row of the matrix is read once, for all rows of x. More rows are limited
+// by arithmetic, and take groups of the matrix's rows that stay in the L2 cache until all of x has passed. Each output is
+// the same sequence of operations for any number of rows.
 
 #pragma once
 
@@ -9,107 +10,98 @@
 
 namespace {
 
-// out[r][o] = (row r of x) . (row o of w), for a tile of R x 4. The weights `ahead` elements further on are prefetched
-// meanwhile: rows are too short for the hardware prefetcher to predict the next ones.
+constexpr Long kGroupBytes = 48 * 1024, kHeldBytes = 512 * 1024;
+
+constexpr int kTall = kRegisters == 32 ? 6 : 3;  // rows of a tile; their sums, x and weights fit in the registers
+
+// Up to eight rows against the rows [first, last) of w, at most kGroup. Rows of w are too short for the hardware
+// prefetcher to predict the next ones, as far as `end`.
 template <class D, int R>
-inline void tile(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n, Long ahead,
-                 typename D::Sum (*out)[4]) {
-  typename D::Accumulator a[R][4] = {};
-  Long k = 0;
-  for (; k + D::step <= n; k += D::step) {
-    typename D::Vector weights[4];
-#pragma GCC unroll 4
-    for (int o = 0; o < 4; ++o) weights[o] = D::load(w[o] + k);
-    if (ahead) {
-#pragma GCC unroll 4
-      for (int o = 0; o < 4; ++o) __builtin_prefetch(w[o] + k + ahead);
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      typename D::Vector v = D::load_x(x + r * x_stride + k);
-#pragma GCC unroll 4
-      for (int o = 0; o < 4; ++o) a[r][o] = D::add(a[r][o], v, weights[o]);
-    }
-  }
-  if (k < n) {
-    int rest = static_cast<int>(n - k);
-    for (int o = 0; o < 4; ++o) {
-      typename D::Vector weights = D::load_some(w[o] + k, rest);
-      for (int r = 0; r < R; ++r)
-        a[r][o] = D::add(a[r][o], D::load_x_some(x + r * x_stride + k, rest), weights);
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) D::reduce(a[r], out[r]);
+__attribute__((noinline)) void few_sums(const Step<D>* x, const typename D::W* w, Long w_stride, Long n, Long first,
+                                        Long last, Long end, typename D::Sum* out) {
+  constexpr int C = R <= 4 ? 4 : 2;
+  group_sums<D, R, C>(
+      x, w + first * w_stride, w_stride, n, last - first,
+      [&](Long o) {
+        Ahead<typename D::W> ahead{};
+        if (first + o + 4 + C <= end) {
+          ahead.count = C;
+          for (int j = 0; j < C; ++j) ahead.rows[j] = w + (first + o + 4 + j) * w_stride;
+        }
+        return ahead;
+      },
+      out);
 }
 
-// The same sums, one row of weights after the other: the hardware prefetcher predicts contiguous reads, and fetches more
-// than software prefetches can. Integers may be summed in any order.
+// Tile `part` of `parts` against a group of rows of w. Together they prefetch the next group, of `left` rows in all.
 template <class D, int R>
-inline void tile_in_order(const typename D::X* x, Long x_stride, const typename D::W* const* w, Long n,
-                          typename D::Sum (*out)[4]) {
-  constexpr int parts = D::exact && R <= 2 ? 4 / R : 1;
-  typename D::Accumulator total[R][4] = {};
-  for (int o = 0; o < 4; ++o) {
-    typename D::Accumulator a[R][parts] = {};
-    Long k = 0;
-    for (; k + parts * D::step <= n; k += parts * D::step) {
-#pragma GCC unroll 4
-      for (int part = 0; part < parts; ++part) {
-        typename D::Vector weights = D::load(w[o] + k + part * D::step);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r)
-          a[r][part] = D::add(a[r][part], D::load_x(x + r * x_stride + k + part * D::step), weights);
-      }
-    }
-    for (; k < n; k += D::step) {
-      int rest = static_cast<int>(std::min<Long>(D::step, n - k));
-      for (int r = 0; r < R; ++r) {
-        a[r][0] = rest == D::step ? D::add(a[r][0], D::load_x(x + r * x_stride + k), D::load(w[o] + k))
-                                  : D::add(a[r][0], D::load_x_some(x + r * x_stride + k, rest), D::load_some(w[o] + k, rest));
-      }
-    }
-    for (int r = 0; r < R; ++r) total[r][o] = D::sum(a[r], parts);
-  }
-  for (int r = 0; r < R; ++r) D::reduce(total[r], out[r]);
+__attribute__((noinline)) void many_sums(const Step<D>* x, const typename D::W* w, Long w_stride, Long n, Long count,
+                                         Long group, Long left, Long part, Long parts, typename D::Sum* out) {
+  group_sums<D, R, 4>(
+      x, w, w_stride, n, count,
+      [&](Long o) {
+        Ahead<typename D::W> ahead{};
+        for (Long j = 4 * part / parts; j < 4 * (part + 1) / parts; ++j)
+          if (o + group + j < left) ahead.rows[ahead.count++] = w + (o + group + j) * w_stride;
+        return ahead;
+      },
+      out);
 }
 
-// True if this many rows of x stay in the L1 cache while the rows of weights pass.
-template <class D>
-inline bool fits(Long rows, Long n) {
-  return rows * n * static_cast<Long>(sizeof(typename D::X)) <= 16 * 1024;
-}
-
-template <class D, int R, class Finish>
-inline void strip(const typename D::X* x, Long x_stride, Long row, const typename D::W* w, Long w_stride, Long n,
-                  Long first, Long last, Finish finish) {
-  const typename D::W* rows[4];
-  for (int o = 0; o < 4; ++o) rows[o] = w + std::min(first + o, last - 1) * w_stride;
-  typename D::Sum out[R][4];
-  bool in_order = false;
-  if constexpr (R <= 4) {
-    in_order = fits<D>(R, n);
-    if (in_order) tile_in_order<D, R>(x + row * x_stride, x_stride, rows, n, out);
-  }
-  if (!in_order) tile<D, R>(x + row * x_stride, x_stride, rows, n, row ? 0 : 4 * w_stride, out);
-  int valid = static_cast<int>(std::min<Long>(4, last - first));
-  for (int r = 0; r < R; ++r)
-    for (int o = 0; o < valid; ++o) finish(row + r, first + o, out[r][o]);
+template <class S, class Finish>
+inline void finish_group(const S* sums, Long row, Long rows, Long first, Long last, const Finish& finish) {
+  for (Long r = 0; r < rows; ++r)
+    for (Long o = first; o < last; ++o) finish(row + r, o, sums[r * kGroup + o - first]);
 }
 
 template <class D, class Finish>
 void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n,
-              Long first, Long last, Finish finish) {
-  for (Long o = first; o < last; o += 4) {
-    Long row = 0;
-    for (; row + 6 <= rows; row += 6) strip<D, 6>(x, x_stride, row, w, w_stride, n, o, last, finish);
-    if (row + 4 < rows) strip<D, 4>(x, x_stride, row, w, w_stride, n, o, last, finish), row += 4;
-    switch (rows - row) {
-      case 4: strip<D, 4>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
-      case 3: strip<D, 3>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
-      case 2: strip<D, 2>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
-      case 1: strip<D, 1>(x, x_stride, row, w, w_stride, n, o, last, finish); break;
-      default: break;
+              Long first, Long last, const Finish& finish) {
+  using Function = decltype(&few_sums<D, 1>);
+  static constexpr Function functions[] = {few_sums<D, 1>, few_sums<D, 2>, few_sums<D, 3>, few_sums<D, 4>,
+                                           few_sums<D, 5>, few_sums<D, 6>, few_sums<D, 7>, few_sums<D, 8>};
+  Step<D>* xs = buffer<D>(rows * steps<D>(n));
+  pack(x, x_stride, rows, n, xs);
+  typename D::Sum out[8 * kGroup];
+  for (Long o = first; o < last; o += kGroup) {
+    const Long stop = std::min(last, o + kGroup);
+    functions[rows - 1](xs, w, w_stride, n, o, stop, last, out);
+    finish_group(out, 0, rows, o, stop, finish);
+  }
+}
+
+// Rows of x divided into tiles of at most kTall rows, of nearly equal height.
+struct Tiles {
+  Long rows, count;
+  explicit Tiles(Long rows) : rows(rows), count((rows + kTall - 1) / kTall) {}
+  Long begin(Long tile) const { return rows * tile / count; }
+  Long height(Long tile) const { return begin(tile + 1) - begin(tile); }
+};
+
+template <class D, class Finish>
+void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n,
+               Long first, Long last, const Finish& finish) {
+  using Function = decltype(&many_sums<D, 1>);
+  static constexpr Function functions[] = {many_sums<D, 1>, many_sums<D, 2>, many_sums<D, 3>,
+                                           many_sums<D, 4>, many_sums<D, 5>, many_sums<D, 6>};
+  const Long length = steps<D>(n), bytes = length * static_cast<Long>(sizeof(Step<D>));
+  const Long fitting = kGroupBytes / (4 * n * static_cast<Long>(sizeof(typename D::W)) + 1);
+  const Long group = 4 * std::max<Long>(1, std::min(kGroup / 4, fitting));
+  const Long most = std::max<Long>(6, kHeldBytes / (bytes + 1)), pieces = (rows + most - 1) / most;
+  Step<D>* xs = buffer<D>((rows + pieces - 1) / pieces * length);
+  typename D::Sum out[6 * kGroup];
+  for (Long piece = 0; piece < pieces; ++piece) {
+    const Long begin = rows * piece / pieces;
+    const Tiles tiles(rows * (piece + 1) / pieces - begin);
+    for (Long t = 0; t < tiles.count; ++t)
+      pack(x + (begin + tiles.begin(t)) * x_stride, x_stride, tiles.height(t), n, xs + tiles.begin(t) * length);
+    for (Long g = first; g < last; g += group) {
+      const Long stop = std::min(last, g + group);
+      for (Long t = 0; t < tiles.count; ++t) {
+        functions[tiles.height(t) - 1](xs + tiles.begin(t) * length, w + g * w_stride, w_stride, n, stop - g, group,
+                                       last - g, t, tiles.count, out);
+        finish_group(out, begin + tiles.begin(t), tiles.height(t), g, stop, finish);
+      }
     }
   }
 }
@@ -117,19 +109,11 @@ void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D
 // All rows against the outputs [first, last): `finish(row, output, sum)` takes each dot product.
 template <class D, class Finish>
 void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
-          Long last, Finish finish) {
-  if (rows > 4 && rows <= 8 && n % D::step == 0) {
-    switch (rows) {
-      case 5: return direct_dots<D, 5>(x, x_stride, w, w_stride, n, first, last, finish);
-      case 6: return direct_dots<D, 6>(x, x_stride, w, w_stride, n, first, last, finish);
-      case 7: return direct_dots<D, 7>(x, x_stride, w, w_stride, n, first, last, finish);
-      default: return direct_dots<D, 8>(x, x_stride, w, w_stride, n, first, last, finish);
-    }
-  }
-  if (rows > 4)
-    many_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
-  else
+          Long last, const Finish& finish) {
+  if (rows <= 8)
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
+  else
+    many_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
 }
 
 // The outputs of one thread: a range of whole groups of eight.
@@ -139,7 +123,6 @@ inline void share(Long outputs, int thread, int threads, Long* first, Long* last
   *last = std::min(outputs, groups * (thread + 1) / threads * 8);
 }
 
-#if defined(HAS_INT8_DOT)
 // Quantise one row to unsigned bytes around 128; returns its scale.
 template <class T>
 float quantise(const T* x, Long n, uint8_t* out) {
@@ -154,5 +137,4 @@ float quantise(const T* x, Long n, uint8_t* out) {
   return scale;
 }
 
-#endif
 }  // namespace

@@ -2,15 +2,15 @@
 // dropout and its gradients, gradients of weights, and dropout.
 //
 // The interface is plain C over raw pointers, without any library's headers: it compiles in seconds with any g++ or
-// clang++, and every framework can call it. Written for AVX-512 (with its bf16 and int8 dot products if the target has
-// them); without AVX-512 the float32 and bf16 kernels still compile, with the compiler's generic vectors.
+// clang++, and every framework can call it. The kernels are written once over vectors.h and compiled for each instruction
+// set of levels.py; the fastest one that the processor has is loaded.
 //
 // Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, without packing. Each
 // output is the same sequence of operations for any number of rows, so a row's result does not depend on its batch.
 
 #include "beams.h"
-#include "features.h"
 #include "gradient.h"
+#include "level.h"
 #include "rules.h"
 #include "steps.h"
 #include "threads.h"
@@ -32,7 +32,6 @@ void linear(const typename D::X* x, Long rows, Long x_stride, const typename D::
   });
 }
 
-#if defined(HAS_INT8_DOT)
 template <class T>
 void linear_int8(const T* x, Long rows, Long x_stride, const int8_t* w, const float* scales, const int32_t* w_sums,
                  const T* bias, T* y, Long n, Long m, int threads) {
@@ -44,13 +43,12 @@ void linear_int8(const T* x, Long rows, Long x_stride, const int8_t* w, const fl
     share(m, part, threads, &first, &last);
     if (first < last) {
       dots<Bytes>(bytes.get(), rows, n, w, n, n, first, last, [&](Long r, Long o, int32_t sum) {
-        float value = static_cast<float>(sum - 128 * w_sums[o]) * (x_scales[r] * scales[o]);
+        float value = static_cast<float>(sum - Bytes::zero * w_sums[o]) * (x_scales[r] * scales[o]);
         store(y + r * m + o, bias ? value + to_float(bias[o]) : value);
       });
     }
   });
 }
-#endif
 
 template <class Q, class T>
 void attention(const Call<Q, T, Q>& c, int threads) {
@@ -147,7 +145,6 @@ void conjoin_linear_bf16(const bf16* x, Long rows, Long x_stride, const bf16* w,
   linear<Brain, bf16>(x, rows, x_stride, w, bias, y, n, m, threads);
 }
 
-#if defined(HAS_INT8_DOT)
 // w[m, n] is int8 with a scale per output; each row of x is quantised separately; w_sums[m] are the row sums of w.
 void conjoin_linear_int8_f32(const float* x, Long rows, Long x_stride, const int8_t* w, const float* scales,
                              const int32_t* w_sums, const float* bias, float* y, Long n, Long m, int threads) {
@@ -158,7 +155,6 @@ void conjoin_linear_int8_bf16(const bf16* x, Long rows, Long x_stride, const int
                               const int32_t* w_sums, const bf16* bias, bf16* y, Long n, Long m, int threads) {
   linear_int8<bf16>(x, rows, x_stride, w, scales, w_sums, bias, y, n, m, threads);
 }
-#endif
 
 // sizes: sources, beams, heads, kv_heads, length, keys, head size; then the strides in the order of Call.
 void conjoin_attention_f32(const void* q, const void* k, const void* v, const uint8_t* mask, const float* bias,

@@ -1,4 +1,4 @@
-// float32 and bf16, sixteen numbers at a time, and PyTorch's elementwise functions.
+// float32 and bf16, and PyTorch's elementwise functions.
 
 #pragma once
 
@@ -9,22 +9,10 @@
 #include <limits>
 #include <memory>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#define HAS_AVX512 1
-#endif
-#if defined(HAS_AVX512) && defined(__AVX512BF16__)
-#define HAS_BF16_DOT 1
-#endif
-#if defined(HAS_AVX512) && defined(__AVX512VNNI__)
-#define HAS_INT8_DOT 1
-#endif
-
 namespace {
 
 using Long = int64_t;
 using bf16 = uint16_t;
-typedef float Floats __attribute__((vector_size(64)));  // sixteen numbers
 
 inline float widen(bf16 x) {
   uint32_t bits = static_cast<uint32_t>(x) << 16;
@@ -59,37 +47,12 @@ float largest(const T* x, Long n) {
 inline void store(float* p, float x) { *p = x; }
 inline void store(bf16* p, float x) { *p = narrow(x); }
 
-inline Floats load16(const float* p) {
-  Floats v;
-  std::memcpy(&v, p, 64);
-  return v;
-}
-
-inline Floats load16(const bf16* p) {
-#if defined(HAS_AVX512)
-  __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return (Floats)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-#else
-  float wide[16];
-  for (int i = 0; i < 16; ++i) wide[i] = widen(p[i]);
-  return load16(wide);
-#endif
-}
-
-inline Floats load16(const int8_t* p) {
-#if defined(HAS_AVX512)
-  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#else
-  float wide[16];
-  for (int i = 0; i < 16; ++i) wide[i] = p[i];
-  return load16(wide);
-#endif
-}
-
 // Pause between two polls of a variable that another thread writes.
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // as long as x86's pause; "yield" takes one cycle
 #endif
 }
 

@@ -12,39 +12,27 @@ constexpr int kDraws = 128;  // 16-bit numbers drawn together
 // Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC '11), sixteen counters at a time.
 // Word w of counter i is written to [w][i] of `out`.
 inline void draw(uint64_t key, uint64_t row, Long block, uint16_t* out) {
-  uint32_t first = static_cast<uint32_t>(16 * block), low = static_cast<uint32_t>(row);
-  uint32_t high = static_cast<uint32_t>(row >> 32), k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-#if defined(HAS_AVX512)
-  __m512i c[4] = {_mm512_add_epi32(_mm512_set1_epi32(first), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)),
-                  _mm512_set1_epi32(low), _mm512_set1_epi32(high), _mm512_setzero_si512()};
-  auto product = [](__m512i x, __m512i factor, __m512i* upper) {  // of 32 bits each; returns the lower half
-    __m512i even = _mm512_mul_epu32(x, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
-    *upper = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
-    return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  const Ints lanes = lane_numbers();
+  Ints odd = (lanes & 1) != 0;
+  auto product = [&](Words x, uint32_t factor, Words* upper) {  // of 32 bits each; returns the lower half
+    DoubleWords even = multiply_even(x, Words{} + factor), other = multiply_even((Words)((DoubleWords)x >> 32), Words{} + factor);
+    *upper = odd ? (Words)other : (Words)(even >> 32);
+    return odd ? (Words)(other << 32) : (Words)even;
   };
-  const __m512i factors[2] = {_mm512_set1_epi32(0xD2511F53), _mm512_set1_epi32(0xCD9E8D57)};
-  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-    __m512i upper_one, upper_two;
-    __m512i lower_one = product(c[0], factors[0], &upper_one), lower_two = product(c[2], factors[1], &upper_two);
-    c[0] = _mm512_xor_si512(_mm512_xor_si512(upper_two, c[1]), _mm512_set1_epi32(k0));
-    c[2] = _mm512_xor_si512(_mm512_xor_si512(upper_one, c[3]), _mm512_set1_epi32(k1));
-    c[1] = lower_two;
-    c[3] = lower_one;
-  }
-#else
-  uint32_t c[4][16];
-  for (int i = 0; i < 16; ++i) c[0][i] = first + i, c[1][i] = low, c[2][i] = high, c[3][i] = 0;
-  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-    for (int i = 0; i < 16; ++i) {
-      uint64_t one = 0xD2511F53ull * c[0][i], two = 0xCD9E8D57ull * c[2][i];
-      c[0][i] = static_cast<uint32_t>(two >> 32) ^ c[1][i] ^ k0;
-      c[1][i] = static_cast<uint32_t>(two);
-      c[2][i] = static_cast<uint32_t>(one >> 32) ^ c[3][i] ^ k1;
-      c[3][i] = static_cast<uint32_t>(one);
+  for (int at = 0; at < 16; at += kWidth) {
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    Words c[4] = {(Words)lanes + static_cast<uint32_t>(16 * block + at), Words{} + static_cast<uint32_t>(row),
+                  Words{} + static_cast<uint32_t>(row >> 32), Words{}};
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+      Words upper_one, upper_two;
+      Words lower_one = product(c[0], 0xD2511F53u, &upper_one), lower_two = product(c[2], 0xCD9E8D57u, &upper_two);
+      c[0] = upper_two ^ c[1] ^ k0;
+      c[2] = upper_one ^ c[3] ^ k1;
+      c[1] = lower_two;
+      c[3] = lower_one;
     }
+    for (int w = 0; w < 4; ++w) std::memcpy(out + 2 * (16 * w + at), &c[w], sizeof(Words));
   }
-#endif
-  std::memcpy(out, c, sizeof(c));
 }
 
 // A value is kept if its random number, of 65536, is below `kept`; kept values are scaled up so that the mean stays.
@@ -54,7 +42,7 @@ struct Dropout {
 
   float growth() const { return 65536.0f / kept; }
   bool drops() const { return kept < 65536; }
-  Chosen keeps(const uint16_t* draws) const { return drops() ? below(draws, static_cast<uint16_t>(kept)) : kAll; }
+  Chosen keeps(const uint16_t* draws) const { return drops() ? below(draws, static_cast<uint16_t>(kept)) : every(); }
 };
 
 // y = x, scaled up, where it is kept; 0 elsewhere.
@@ -68,7 +56,7 @@ void drop(const T* x, T* y, Long count, Dropout dropout, int threads) {
       const T* from = x + block * kDraws;
       T* to = y + block * kDraws;
       Long width = std::min<Long>(kDraws, count - block * kDraws);
-      for (Long j = 0; j < width; j += 16) {
+      for (Long j = 0; j < width; j += kWidth) {
         Chosen there = first_of(width - j);
         Floats kept = choose(dropout.keeps(draws + j), load_chosen(from + j, there, 0.0f) * dropout.growth(), Floats{});
         store_chosen(to + j, kept, there);

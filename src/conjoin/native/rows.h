@@ -40,7 +40,7 @@ struct ByteRows {
   using Query = int16_t;
   using Handed = float;
   static Long scale_at(Long size) { return (size + 3) / 4 * 4; }
-  static Long query_size(Long size) { return (size + 31) / 32 * 32; }
+  static Long query_size(Long size) { return size; }
   static float scale(const int8_t* row, Long size) {
     float scale;
     std::memcpy(&scale, row + scale_at(size), sizeof(scale));
@@ -53,22 +53,15 @@ struct ByteRows {
   }
   template <class Q>
   static float take(const Q* q, Long size, Query* to) {
-    std::fill(to + size, to + query_size(size), Query{0});
     return round(q, size, std::min(32767.0f, std::floor(16909320.0f / size)), to);  // their sum times 127 fits in 32 bits
   }
   static void scores(const Query* q, const float* scales, Long count, const int8_t* k, Long stride, Long size,
                      Long width, float* out) {
-    for (Long j = 0; j < width; j += 4) {
-      const int8_t* rows[4];
-      float k_scales[4];
-      for (Long o = 0; o < 4; ++o) {
-        rows[o] = k + std::min(j + o, width - 1) * stride;
-        k_scales[o] = scale(rows[o], size);
-      }
-      Long r = 0;
-      for (; r + 4 <= count; r += 4) tile<4>(q, scales, r, rows, k_scales, size, j, width, out);
-      for (; r < count; ++r) tile<1>(q, scales, r, rows, k_scales, size, j, width, out);
-    }
+    float k_scales[kKeys];
+    ByteRows::scales(k, stride, size, width, k_scales);
+    dots<Widened<int16_t>>(q, count, size, k, stride, size, 0, width, [&](Long r, Long o, int32_t sum) {
+      out[r * kKeys + o] = static_cast<float>(sum) * (scales[r] * k_scales[o]);
+    });
   }
   static void scales(const int8_t* rows, Long stride, Long size, Long width, float* to) {
     for (Long j = 0; j < width; ++j) to[j] = scale(rows + j * stride, size);
@@ -90,53 +83,6 @@ struct ByteRows {
     for (Long e = 0; e < size; ++e) to[e] = static_cast<To>(static_cast<int>(rintf(to_float(x[e]) * inverse)));
     return most / top;
   }
-
-  // Scores of R queries against four keys.
-  template <int R>
-  static void tile(const Query* q, const float* scales, Long first, const int8_t* const* rows, const float* k_scales,
-                   Long size, Long j, Long width, float* out) {
-    float sums_of[R][4];
-    products<R>(q + first * query_size(size), query_size(size), rows, size, sums_of);
-    for (int r = 0; r < R; ++r)
-      for (Long o = 0; o < std::min<Long>(4, width - j); ++o)
-        out[(first + r) * kKeys + j + o] = sums_of[r][o] * (scales[first + r] * k_scales[o]);
-  }
-
-#if defined(HAS_AVX512)
-  template <int R>
-  static void products(const Query* q, Long q_stride, const int8_t* const* rows, Long size, float (*out)[4]) {
-    __m512i a[R][4];
-    for (int r = 0; r < R; ++r)
-      for (int o = 0; o < 4; ++o) a[r][o] = _mm512_setzero_si512();
-    for (Long e = 0; e < size; e += 32) {
-      __mmask32 real = static_cast<__mmask32>((1ull << std::min<Long>(32, size - e)) - 1);
-      __m512i x[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) x[r] = _mm512_loadu_si512(q + r * q_stride + e);
-#pragma GCC unroll 4
-      for (int o = 0; o < 4; ++o) {
-        __m512i w = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(real, rows[o] + e));
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) a[r][o] = _mm512_add_epi32(a[r][o], _mm512_madd_epi16(w, x[r]));
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      Floats wide[4];
-      for (int o = 0; o < 4; ++o) wide[o] = (Floats)_mm512_cvtepi32_ps(a[r][o]);
-      sums(wide, out[r]);
-    }
-  }
-#else
-  template <int R>
-  static void products(const Query* q, Long q_stride, const int8_t* const* rows, Long size, float (*out)[4]) {
-    for (int r = 0; r < R; ++r)
-      for (int o = 0; o < 4; ++o) {
-        int32_t sum = 0;
-        for (Long e = 0; e < size; ++e) sum += q[r * q_stride + e] * rows[o][e];
-        out[r][o] = static_cast<float>(sum);
-      }
-  }
-#endif
 };
 
 template <class T>
@@ -154,18 +100,18 @@ struct RowsOf<int8_t> {
 template <class T>
 using Rows = typename RowsOf<T>::type;
 
-// Add the weighted values of `width` keys to the sums of R queries.
+// Add the weighted values of `width` keys to the sums of R queries, V registers of each.
 template <int R, int V, class T>
 inline void mix_lines(const float* s, const T* v, Long stride, Long width, Long size, float* mixed) {
   Floats a[R][V];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < V; ++i) a[r][i] = load16(mixed + r * size + 16 * i);
+    for (int i = 0; i < V; ++i) a[r][i] = load(mixed + r * size + kWidth * i);
   for (Long j = 0; j < width; ++j, v += stride) {
     Floats x[V];
 #pragma GCC unroll 4
-    for (int i = 0; i < V; ++i) x[i] = load16(v + 16 * i);
+    for (int i = 0; i < V; ++i) x[i] = load(v + kWidth * i);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -174,14 +120,15 @@ inline void mix_lines(const float* s, const T* v, Long stride, Long width, Long 
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int i = 0; i < V; ++i) std::memcpy(mixed + r * size + 16 * i, &a[r][i], sizeof(Floats));
+    for (int i = 0; i < V; ++i) store(mixed + r * size + kWidth * i, a[r][i]);
 }
 
 template <int R, class T>
 inline void mix(const float* s, const T* v, Long stride, Long width, Long size, float* mixed) {
+  constexpr int V = R == 1 || kRegisters == 32 ? 4 : 2;
   Long e = 0;
-  for (; e + 64 <= size; e += 64) mix_lines<R, 4>(s, v + e, stride, width, size, mixed + e);
-  for (; e + 16 <= size; e += 16) mix_lines<R, 1>(s, v + e, stride, width, size, mixed + e);
+  for (; e + V * kWidth <= size; e += V * kWidth) mix_lines<R, V>(s, v + e, stride, width, size, mixed + e);
+  for (; e + kWidth <= size; e += kWidth) mix_lines<R, 1>(s, v + e, stride, width, size, mixed + e);
   for (; e < size; ++e)
     for (int r = 0; r < R; ++r)
       for (Long j = 0; j < width; ++j) mixed[r * size + e] += s[r * kKeys + j] * to_float(v[j * stride + e]);

@@ -149,7 +149,7 @@ inline void raise_late(const Rule& rule, const Edited& row) {
 inline float softmax(const Edited& row, float* out) {
   float total = log_sum_exp(row.scores, row.vocab);
   if (!std::isfinite(total)) return total;
-  for (Long i = 0; i < row.vocab; i += 16) {
+  for (Long i = 0; i < row.vocab; i += kWidth) {
     Chosen some = first_of(row.vocab - i);
     store_chosen(out + i, exp_negative(load_chosen(row.scores + i, some, kMinusInfinity) - total), some);
   }

@@ -71,7 +71,7 @@ inline void top_k(const float* x, Long n, Long k, float* values, Long* places) {
 inline float log_sum_exp(const float* x, Long n) {
   constexpr Long block = 1024;
   Floats tops = Floats{} + kMinusInfinity;
-  for (Long i = 0; i < n; i += 16) tops = larger(load_chosen(x + i, first_of(n - i), kMinusInfinity), tops);
+  for (Long i = 0; i < n; i += kWidth) tops = larger(load_chosen(x + i, first_of(n - i), kMinusInfinity), tops);
   float top = largest(tops);
   if (std::isinf(top)) {
     for (Long i = 0; i < n; ++i)
@@ -82,7 +82,7 @@ inline float log_sum_exp(const float* x, Long n) {
   for (Long begin = 0; begin < n; begin += block) {
     Floats part{};
     Long end = std::min(begin + block, n);
-    for (Long i = begin; i < end; i += 16)
+    for (Long i = begin; i < end; i += kWidth)
       part += exp_negative(load_chosen(x + i, first_of(end - i), kMinusInfinity) - top);
     total += part;
   }

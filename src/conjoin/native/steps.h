@@ -223,9 +223,7 @@ class Steps {
         bf16* to = input.half.data() + r * n;
         for (Long i = 0; i < n; ++i) to[i] = narrow(x[i]);
       }
-#if defined(HAS_INT8_DOT)
       if (kind == 2) input.scales[r] = quantise(x, n, input.bytes.data() + r * n);
-#endif
     }
     team.wait();
   }
@@ -240,13 +238,11 @@ class Steps {
       dots<Wide<float>>(input.wide, tokens, s.n, static_cast<const float*>(s.w), s.n, s.n, first, last, put);
     else if (s.kind == 1)
       dots<Brain>(input.half.data(), tokens, s.n, static_cast<const bf16*>(s.w), s.n, s.n, first, last, put);
-#if defined(HAS_INT8_DOT)
     else
       dots<Bytes>(input.bytes.data(), tokens, s.n, static_cast<const int8_t*>(s.w), s.n, s.n, first, last,
                   [&](Long r, Long o, int32_t sum) {
-                    put(r, o, static_cast<float>(sum - 128 * s.sums[o]) * (input.scales[r] * s.scale[o]));
+                    put(r, o, static_cast<float>(sum - Bytes::zero * s.sums[o]) * (input.scales[r] * s.scale[o]));
                   });
-#endif
   }
 
   void mlp(const Team& team, const LayerSpec& layer) {

@@ -51,11 +51,11 @@ inline void product_tile(Factor a, const float* b, Long depth, float* c, Long c_
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) sums[r][v] = add ? load16(c + r * c_row + 16 * v) : Floats{};
+    for (int v = 0; v < V; ++v) sums[r][v] = add ? load(c + r * c_row + kWidth * v) : Floats{};
   for (Long k = 0; k < depth; ++k, b += kPanel) {
     Floats factors[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) factors[v] = load16(b + 16 * v);
+    for (int v = 0; v < V; ++v) factors[v] = load(b + kWidth * v);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       Floats x = Floats{} + a.p[r * a.row + k * a.step];
@@ -66,7 +66,7 @@ inline void product_tile(Factor a, const float* b, Long depth, float* c, Long c_
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) std::memcpy(c + r * c_row + 16 * v, &sums[r][v], 64);
+    for (int v = 0; v < V; ++v) store(c + r * c_row + kWidth * v, sums[r][v]);
 }
 
 template <int R, int V>
@@ -82,12 +82,17 @@ inline void product(Factor a, Long rows, const Panels& b, Long first, Long depth
   for (Long at = begin; at < end; at += kPanel) {
     const float* panel = b.panel(at) + first * kPanel;
     float* to = c + at;
+#if defined(HAS_AVX512)
     switch ((std::min(kPanel, end - at) + 15) / 16) {
       case 1: product_strip<12, 1>(a, rows, panel, depth, to, c_row, add); break;
       case 2: product_strip<12, 2>(a, rows, panel, depth, to, c_row, add); break;
       case 3: product_strip<8, 3>(a, rows, panel, depth, to, c_row, add); break;
       default: product_strip<6, 4>(a, rows, panel, depth, to, c_row, add); break;
     }
+#else
+    for (Long i = 0; i < std::min(kPanel, end - at); i += 16)
+      product_strip<6, 16 / kWidth>(a, rows, panel + i, depth, to + i, c_row, add);
+#endif
   }
 }
 
@@ -96,10 +101,10 @@ class Workspace {
  public:
   float* take(Long rows, Long width) {
     if (used_ == pieces_.size()) pieces_.emplace_back();
-    std::vector<Floats>& piece = pieces_[used_++];
+    std::vector<Line>& piece = pieces_[used_++];
     size_t size = static_cast<size_t>((rows + kTileRows) * width + 15) / 16;  // whole tiles may be written
     if (piece.size() < size) piece.resize(size);
-    return reinterpret_cast<float*>(piece.data());
+    return piece.data()->numbers;
   }
 
   static Workspace& own() {
@@ -109,7 +114,11 @@ class Workspace {
   }
 
  private:
-  std::vector<std::vector<Floats>> pieces_;
+  struct alignas(64) Line {
+    float numbers[16];
+  };
+
+  std::vector<std::vector<Line>> pieces_;
   size_t used_ = 0;
 };
 

@@ -85,8 +85,8 @@ Panels transpose_panels(const Tokens<const T>& from, float* to) {
 template <class T>
 void write(const float* from, Long width, float scale, const Tokens<T>& to) {
   for (Long r = 0; r < to.count; ++r)
-    for (Long i = 0; i < to.size; i += 16)
-      store_chosen(to[r] + i, load16(from + r * width + i) * scale, first_of(to.size - i));
+    for (Long i = 0; i < to.size; i += kWidth)
+      store_chosen(to[r] + i, load(from + r * width + i) * scale, first_of(to.size - i));
 }
 
 // Queries [first, last) of a head, and the keys [begin, end) that any of them reads. A block of random numbers starts at

@@ -11,7 +11,7 @@
 #include "xla/ffi/api/ffi.h"
 
 #include "attend.h"
-#include "features.h"
+#include "level.h"
 
 namespace {
 

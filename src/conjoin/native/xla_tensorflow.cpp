@@ -8,7 +8,7 @@
 #include "xla/service/custom_call_target_registry.h"
 
 #include "attend.h"
-#include "features.h"
+#include "level.h"
 #include "threads.h"
 
 namespace {

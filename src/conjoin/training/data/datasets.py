@@ -1,7 +1,7 @@
 """From a user's data to examples: files, rows of text, rows of ids."""
 
 from collections.abc import Iterator
-from functools import partial
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -91,17 +91,15 @@ def _read(
         return from_ids(data, name)
     if tokenizer is None:
         raise ConfigError(
-            f"{name} holds texts, and there is no tokenizer.",
-            hint="Seq2SeqTrainer(model, tokenizer, ...), or put the tokenizers' files beside config.json.",
+            f"{name} holds texts, and there is no tokenizer.", hint="Seq2SeqTrainer(model, tokenizer, ...)"
         )
     pairs = read_pairs(data, columns_of(arguments), name)
-    tracked = partial(track, description="tokenizing", shown=shown)
-    return tokenize_pairs(pairs, tokenizer, room_of(arguments, pair), tracked)
+    return tokenize_pairs(pairs, tokenizer, room_of(arguments, pair), lambda it: track(it, "tokenizing", shown=shown))
 
 
 def _are_ids(rows: Any) -> bool:
-    first: Any = next(iter(rows), None) if hasattr(rows, "__iter__") else None
-    return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118
+    first = next(islice(iter(rows), 1), None) if hasattr(rows, "__iter__") else None
+    return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118  # pyright: ignore
 
 
 def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:

@@ -129,7 +129,6 @@ def _parameters(model: EncoderDecoderModel, state_dict: dict[str, Any]) -> dict[
 
 def _has_tokenizer(model: EncoderDecoderModel) -> bool:
     try:
-        _ = model.tokenizer
+        return model.tokenizer is not None
     except ConjoinError:
         return False
-    return True

@@ -2,7 +2,7 @@
 
 import ctypes
 from ctypes import c_float, c_int, c_int64, c_void_p
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -14,15 +14,12 @@ from conjoin.torch.cpu.native.library import library
 
 Kept = Float[Tensor, "B K S E"] | Int8[Tensor, "B K S bytes"]
 Kernel = Literal["float32", "bfloat16", "int8"]
-_FEATURES: dict[Kernel, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-@lru_cache(maxsize=8)
 def has(kernel: Kernel) -> bool:
-    """True if this machine runs a kind of kernel fast: with AVX-512, and its dot products for bfloat16 and int8."""
-    compiled = library()
-    return compiled is not None and bool(compiled.conjoin_features() & _FEATURES[kernel])
+    """True if this machine has compiled kernels, which every level has in float32, bfloat16 and int8."""
+    return library() is not None
 
 
 @cache
