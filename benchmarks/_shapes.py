@@ -15,6 +15,8 @@ from transformers import (
     RobertaConfig,
 )
 
+import conjoin
+
 MINILM: dict[str, Any] = {
     "hidden_size": 384,
     "num_hidden_layers": 6,
@@ -68,6 +70,25 @@ def build(name: str, seed: int = 0) -> Any:
         case _:
             raise ValueError(f"no shape {name!r}")
     return model.eval()
+
+
+def minilm_smollm2(*, is_small: bool = False, seed: int = 0) -> conjoin.EncoderDecoderModel:
+    """Return a random MiniLM -> SmolLM2-135M pair, which transformers' classes cannot hold."""
+    torch.manual_seed(seed)
+    encoder = conjoin.BertConfig(**({**MINILM, "num_hidden_layers": 2, "vocab_size": 1000} if is_small else MINILM))
+    sizes = {"hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536, "vocab_size": 49152}
+    if is_small:
+        sizes = {"hidden_size": 72, "num_hidden_layers": 2, "intermediate_size": 144, "vocab_size": 1000}
+    decoder = conjoin.LlamaConfig(num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, **sizes)
+    ids = {"decoder_start_token_id": 1, "pad_token_id": 0, "eos_token_id": 2}
+    config = conjoin.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **ids)
+    model = conjoin.EncoderDecoderModel(config=config)
+    config.fresh = []
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(2)  # so that tokens vary
+    return model
 
 
 def save(name: str, folder: Path, seed: int = 0, *, lively: bool = False) -> Any:

@@ -31,6 +31,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+with contextlib.suppress(OSError):
+    # CTranslate2 takes AVX2 on AMD's processors, and is faster with what they have: 3 to 6 % in float32 on a Zen 4.
+    if "avx512vl" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        os.environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 with contextlib.suppress(ImportError):
     # Import before PyTorch: otherwise both share one OpenMP, whose threads then sleep between any two products.
     import ctranslate2  # noqa: F401
