@@ -60,8 +60,10 @@ _NAMES = {
 """Module -> the public names that it has, but for the families' configs, which `model_types` lists."""
 
 _CONFIGS = dict(place.split(".")[::-1] for place in MODULES.values())
-_PLACES = [(name, module) for module, names in _NAMES.items() for name in names]
-_PLACES += [(config, f"families.{module}") for config, module in _CONFIGS.items()]
+_PLACES = [
+    *((name, module) for module, names in _NAMES.items() for name in names),
+    *((config, f"families.{module}") for config, module in _CONFIGS.items()),
+]
 _MODULE_OF = dict(sorted(_PLACES))
 
 __all__ = list(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -51,7 +51,7 @@ class EncoderDecoderConfig(PretrainedConfig):
             extra.setdefault("share", "all")
         if is_gated(decoder):
             values["cross_attention_init"] = "zero_gate"
-        fresh = values.get("fresh") or extra.pop("fresh", None) or []
+        fresh: Any = values.get("fresh") or extra.pop("fresh", None) or []
         if not _are_names(fresh):
             raise ConfigError(f"EncoderDecoderConfig: fresh = {shown(fresh)}; expected a list of names.")
         values["fresh"] = list(fresh)
@@ -106,7 +106,7 @@ def is_gated(decoder: PretrainedConfig) -> bool:
     Raises:
         ConfigError: what its file says of that is no object.
     """
-    ours = getattr(decoder, "conjoin", None) or {}
+    ours: Any = getattr(decoder, "conjoin", None) or {}
     if not isinstance(ours, Mapping):
         raise ConfigError(f"{decoder.model_type}: under 'conjoin' stands {shown(ours)}; expected an object.")
     return cast("Mapping[str, Any]", ours).get("cross_attention_init") == "zero_gate"

@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 from conjoin.limits import JSON_DEPTH, JSON_DIGITS
 
@@ -47,7 +48,9 @@ def _is_shallow(value: Any) -> bool:
     """True if lists and objects nest at most `JSON_DEPTH` deep. Not recursive: Python's own stack is short."""
     level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(JSON_DEPTH):
-        contents = (item.values() if type(item) is dict else item for item in level)
+        contents: Iterator[Iterable[Any]] = (
+            cast("dict[str, Any]", item).values() if type(item) is dict else item for item in level
+        )
         level = [item for items in contents for item in items if type(item) is dict or type(item) is list]
         if not level:
             return True

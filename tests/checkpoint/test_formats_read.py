@@ -85,7 +85,9 @@ def test_weights_of_a_framework_that_is_not_there_are_not_replaced_by_others() -
     with pytest.raises(FileError, match=r"expected model.safetensors or pytorch_model.bin of PyTorch, or an index"):
         Encoder.from_pretrained(FIXTURES / "tf" / "half-bert_h5", from_pt=True)
     dialect = FIXTURES / "tf" / "bert-narrow_gpt2_safetensors"
-    with pytest.raises(FileError, match=r"(?s)model.safetensors is TensorFlow's.*hint: leave from_flax= out"):
+    with pytest.raises(
+        FileError, match=r"(?s)model.safetensors is TensorFlow's.*hint: leave from_flax= \(--from\) out"
+    ):
         EncoderDecoderModel.from_pretrained(dialect, from_flax=True)
     assert EncoderDecoderModel.from_pretrained(dialect, from_tf=True).join_report.copied
 

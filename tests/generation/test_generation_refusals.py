@@ -182,7 +182,7 @@ IDLE: list[tuple[dict[str, Any], str]] = [
     ({"length_penalty": 2.0}, "length_penalty = 2.0: it needs num_beams above 1"),
     ({"early_stopping": True, "do_sample": True}, "early_stopping = True: it needs num_beams above 1"),
     ({"diversity_penalty": 0.5, "num_beams": 4}, "diversity_penalty = 0.5: it needs num_beam_groups above 1"),
-    ({"num_assistant_tokens": 5}, "num_assistant_tokens = 5: it needs assistant_model= in the call"),
+    ({"num_assistant_tokens": 5}, "num_assistant_tokens = 5: it needs assistant_model=, an argument of generate()"),
     ({"max_matching_ngram_size": 3}, "max_matching_ngram_size = 3: it needs copy_speculation=True"),
     ({"copy_speculation": True, "num_beams": 4}, "copy_speculation = True: it needs num_beams=1"),
     ({"output_scores": True}, "output_scores = True: it needs return_dict_in_generate=True"),

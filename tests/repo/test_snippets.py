@@ -14,6 +14,7 @@ from conjoin import AutoTokenizer, BertConfig, EncoderDecoderModel, ModernBertCo
 from conjoin.cli import app
 from conjoin.families import families
 from conjoin.torch.pair.halves import Encoder
+from lanes import lanes
 from pairs import SMALL, stir, with_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,11 @@ SAID = {"", "text", "json"}
 def blocks(page: Path) -> list[tuple[str, str]]:
     """Language and text of every block."""
     return [(found[1], found[2]) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def is_quick(page: Path) -> bool:
+    """True unless a page trains, or compiles with JAX or TensorFlow; `make docs` and the slow lane run those too."""
+    return page.name not in ("training.md", "jax.md", "tensorflow.md")
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(BertConfig, name, value)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", lanes(PAGES, is_quick), ids=lambda page: str(page.relative_to(ROOT)))
 @pytest.mark.usefixtures("stand_ins")
 def test_every_block_of_a_page_runs(page: Path) -> None:
     names: dict[str, object] = {}

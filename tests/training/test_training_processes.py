@@ -93,6 +93,7 @@ def test_a_sharded_model_generates_what_the_saved_one_does(runs: Path) -> None:
     assert trainer.predict(toy_rows(9, 1)).predictions == (runs / "fsdp" / "predictions.txt").read_text().split("\n")
 
 
+@pytest.mark.slow
 def test_shards_are_plain_tensors_that_jax_goes_on_from(runs: Path, tmp_path: Path) -> None:
     checkpoint = runs / "fsdp-to-one" / "checkpoint-2"
     assert sorted(path.name for path in (checkpoint / "shards").iterdir()) == [

@@ -14,6 +14,7 @@ from conjoin.training import TrainerCallback
 from conjoin.training.loop.schedules import group_of
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World
+from lanes import lanes
 from training_toys import arguments, halves, toy_model, toy_rows, weights
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -198,7 +199,7 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(plain), weights(spared), **CLOSE)
 
 
-@pytest.mark.parametrize("half", ["bf16", "fp16"])
+@pytest.mark.parametrize("half", lanes(["bf16", "fp16"], "bf16".__eq__))
 def test_half_precision_trains_like_full(half: str, tmp_path: Path) -> None:
     _, full = trained(tmp_path, "full", max_steps=20, learning_rate=3e-3)
     model, low = trained(tmp_path, half, max_steps=20, learning_rate=3e-3, **{half: True})

@@ -290,7 +290,7 @@ def _no_weights(folder: Path, variant: str | None, framework: Framework | None, 
     skipped = f"{', '.join(others)}. " if others else ""
     return FileError(
         f"{folder}: no weights: expected {expected}. {skipped}It holds: {', '.join(present) or 'no files'}.",
-        hint=f"leave from_{framework}= out"
+        hint=f"leave from_{framework}= (--from) out"
         if others
         else "if this is a part of a hub repository, load it once by its name while online",
     )

@@ -1,6 +1,6 @@
 """Generate targets for any number of texts with one model, in batches of similar length."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -180,14 +180,15 @@ def pad_sources(model: "EncoderDecoderModel", rows: Sequence[Sequence[int]]) -> 
 
 
 def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: TextSettings) -> list[Generated]:
-    import torch
+    import torch as untyped
 
+    torch: Any = untyped
     options = with_length(model, settings.generation)
     with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
         if options.get("do_sample"):
             torch.manual_seed(settings.seed + batch[0].index)
         rows, counts = _rows(model, pad_sources(model, [source.ids for source in batch]), options)
-    texts = iter(model.tokenizer.batch_decode(cast(Any, rows), skip_special_tokens=True))
+    texts = iter(model.tokenizer.batch_decode(rows, skip_special_tokens=True))
     return [
         Generated(source.index, list(islice(texts, count)), source.cut)
         for source, count in zip(batch, counts, strict=True)
@@ -197,9 +198,9 @@ def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: Text
 def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], options: dict[str, Any]) -> tuple[Any, list[int]]:
     """Return ids, and the number of rows of each source: beam search may find fewer results than requested."""
     count = options.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
-    batch = len(sources["input_ids"])
+    batch, generate = len(sources["input_ids"]), cast("Callable[..., Any]", model.generate)
     if count == 1:
-        return model.generate(**sources, **options), [1] * batch
-    output: Any = model.generate(**sources, **{**options, "return_dict_in_generate": True})
+        return generate(**sources, **options), [1] * batch
+    output = generate(**sources, **{**options, "return_dict_in_generate": True})
     counts = output.get("results_per_source")
     return output.sequences, [len(output.sequences) // batch] * batch if counts is None else counts.tolist()

@@ -151,7 +151,8 @@ def check_length(kind: spec.StackSpec, length: int | None, position_ids: Any, se
     if limit is not None and length is not None and length > limit and position_ids is None and segments is None:
         raise ShapeError(
             f"{kind.family}: {length} positions, but this checkpoint's position table has {limit}.",
-            hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
+            hint=f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
+            "--max-source-length or --max-target-length.",
         )
 
 

@@ -71,7 +71,10 @@ def bad_words_ids(ops: Ops, runs: Sequence[tuple[int, ...]]) -> Processor:
 
 def sequence_bias(ops: Ops, biases: Sequence[tuple[tuple[int, ...], float]]) -> Processor:
     """Add a bias to the token that would complete a run of tokens."""
-    tables = lru_cache(maxsize=4)(lambda vocab_size: _BiasTables.of(biases, vocab_size))
+
+    @lru_cache(maxsize=4)
+    def tables(vocab_size: int) -> _BiasTables:
+        return _BiasTables.of(biases, vocab_size)
 
     def process(ids: Array, length: Any, scores: Array) -> Array:
         rows, vocab_size = ops.shape(scores)

@@ -1,7 +1,7 @@
 """What a joined model computes: pure functions of parameters and arrays, of any framework's operations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from conjoin import spec
@@ -34,12 +34,13 @@ class CompileKey:
     pair: spec.PairSpec
     ties: tuple[tuple[str, str], ...] = ()
     dtype: str | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash((self.pair, self.ties, self.dtype)))
 
     def __hash__(self) -> int:
-        return self._hash  # pyright: ignore[reportAttributeAccessIssue]  # a spec is large, and hashed at every call
+        return self._hash  # a spec is large, and hashed at every call
 
     def scope(self, ops: Ops, params: Arrays, rng: Array | None = None) -> Scope:
         """The model's parameters, shared ones under every name, in the dtype of the computation."""

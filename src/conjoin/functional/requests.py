@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 from conjoin import spec
 from conjoin.errors import GenerationError
@@ -83,8 +83,9 @@ def decode_settings(
     pad, limit = request.tokens.pad, decoder.max_positions
     beams = None
     if isinstance(mode, BeamSearch | BeamSampling):
-        stopping = cast('bool | Literal["never"]', mode.early_stopping)
-        beams = BeamRules(num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=stopping)
+        beams = BeamRules(
+            num_beams=mode.num_beams, length_penalty=mode.length_penalty, early_stopping=mode.early_stopping
+        )
     return DecodeSettings(
         beams=beams,
         copies=1 if beams else request.num_return_sequences,

@@ -111,7 +111,11 @@ class _Pass:
     def _layer(self, layer: int, index: int, x: Array, context: LayerContext) -> tuple[Array, Pair | None]:
         here, block = (self.here / f"blocks.{index}").seeded(layer), self.kind.blocks[layer]
         if self.inputs.recompute and context.record.attentions is None:
-            return self.ops.recompute(lambda x: run_block(here, block, x, context))(x)
+
+            def run(x: Array) -> tuple[Array, Pair | None]:
+                return run_block(here, block, x, context)
+
+            return self.ops.recompute(run)(x)
         return run_block(here, block, x, context)
 
     def _new_mask(self) -> Array:

@@ -86,7 +86,8 @@ def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
     if not tokens.start:
         yield (
             "decoder_start_token_id is not set, nor is bos_token_id: set "
-            "model.generation_config.decoder_start_token_id (usually the target tokenizer's cls or bos id)"
+            "model.generation_config.decoder_start_token_id, or --set decoder_start_token_id=ID on the command line "
+            "(usually the target tokenizer's cls or bos id)"
         )
     elif len(tokens.start) not in (1, call.batch_size):
         yield (

@@ -27,7 +27,7 @@ BEAM_GROUPS = Need("num_beam_groups above 1", lambda c: c.get("num_beam_groups")
 COPYING = Need(
     "copy_speculation=True", lambda c: c.get("copy_speculation") or c.get("prompt_lookup_num_tokens") is not None
 )
-ASSISTANT = Need("assistant_model= in the call", lambda c: c.call.assistant)
+ASSISTANT = Need("assistant_model=, an argument of generate() in Python", lambda c: c.call.assistant)
 OUTPUTS = Need("return_dict_in_generate=True", lambda c: c.get("return_dict_in_generate"))
 QUANTIZED_CACHE = Need("cache_implementation='quantized'", lambda c: c.get("cache_implementation") == "quantized")
 EOS = Need("an eos_token_id", lambda c: c.eos)

@@ -256,7 +256,8 @@ def start_column(
             return None
         raise GenerationError(
             "The first decoder input is not known: decoder_start_token_id is not set.",
-            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the targets",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id, of the targets\n"
+            "On the command line: --set decoder_start_token_id=ID.",
         )
     if len(tokens.start) not in (1, batch):
         raise GenerationError(

@@ -1,6 +1,6 @@
 """From a user's call to a compiled program: inputs checked, padded to a bucket, results cut back."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,7 @@ def decode(
             raise ShapeError(f"{past + length} target positions, but the cache has room for {room}: see init_cache.")
         mask = batch.get("decoder_attention_mask")
         if mask is not None and mask.shape[1] == room != length:
-            batch["decoder_attention_mask"] = jax.lax.dynamic_slice_in_dim(mask, cache.length, length, 1)
+            batch["decoder_attention_mask"] = jax.lax.dynamic_slice_in_dim(mask, cast(Any, cache.length), length, 1)
         _check_source_mask(batch, cache)
     check_companions(batch if states is None or cache is not None else {**batch, "encoder_outputs": states})
     if not _is_traced(batch, params):
@@ -199,7 +199,7 @@ def _arrays(given: Kwargs) -> Batch:
     for name, value in given.items():
         if value is None:
             continue
-        array = value if isinstance(value, jax.Array | np.ndarray) else np.asarray(value)
+        array: Any = cast(Any, value if isinstance(value, jax.Array | np.ndarray) else np.asarray(value))
         floats = name.endswith("embeds") or name == "encoder_outputs"
         check_integers(name, array.shape, array.dtype)
         if name.endswith("mask") and not isinstance(array, Tracer):

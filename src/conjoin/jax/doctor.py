@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class _Probe:
         assert before is not None and after.logits is not None
         one, other = (np.asarray(logits[:, :cut], np.float32) for logits in (before, after.logits))
         largest = float(jnp.abs(before.astype(jnp.float32)).max())
-        return float(np.abs(one - other).max()), ROUNDING * float(jnp.finfo(before.dtype).eps) * largest
+        return float(np.abs(one - other).max()), ROUNDING * float(cast(Any, jnp.finfo(before.dtype)).eps) * largest
 
     def loss(self) -> float:
         """The batch's loss."""
@@ -106,5 +106,5 @@ class _Probe:
             output: Any = self._model(**self._inputs, labels=self._labels, params={**held, **chosen})
             return output.loss
 
-        gradients = jax.jit(jax.grad(loss))({name: held[name] for name in names})
+        gradients: dict[str, Any] = cast(Any, jax.jit(jax.grad(loss)))({name: held[name] for name in names})
         return {name for name, gradient in gradients.items() if bool(np.any(gradient))}

@@ -9,7 +9,7 @@ from conjoin.jax.outputs import Seq2SeqLMOutput
 from conjoin.jax.training import parameter_table
 
 
-class Fixed(nnx.Variable):
+class Fixed(nnx.Variable[Any]):
     """A parameter that is stored but never trained; `nnx.Optimizer(..., wrt=nnx.Param)` leaves it alone."""
 
 

@@ -17,7 +17,7 @@ from conjoin.jax.decoding import generate
 from conjoin.jax.doctor import examine
 from conjoin.jax.elsewhere import ELSEWHERE
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, GenerateOutput, Seq2SeqLMOutput
-from conjoin.jax.params import ParameterModel, ParamTree, cast, flatten, nest
+from conjoin.jax.params import ParameterModel, ParamTree, as_array, cast, flatten, nest
 from conjoin.jax.saving import save_pair
 from conjoin.join import plan_random
 from conjoin.join.diagnosis import Diagnosis
@@ -100,7 +100,7 @@ class FlaxEncoderDecoderModel(ParameterModel):
             rng: A jax.random key.
         """
         seed = int(jax.random.randint(rng, (), 0, jnp.iinfo(jnp.int32).max))
-        fresh = fill(plan_random(self.spec), "float32", jnp.asarray, seed=seed)
+        fresh = fill(plan_random(self.spec), "float32", as_array, seed=seed)
         fresh = {name: fresh[name] for name in self._params}
         return nest(fresh | ({} if params is None else flatten(params)))
 

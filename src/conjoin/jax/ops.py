@@ -9,11 +9,16 @@ from jax import lax
 
 from conjoin.functional.ops import Ops, column_mask
 
+# JAX's types leave out parts of these.
+_jax: Any = jax
+_lax: Any = lax
+_numpy: Any = jnp
+
 
 class JaxOps:
     """See conjoin.functional.ops.Ops."""
 
-    reshape = staticmethod(jnp.reshape)
+    reshape = staticmethod(_numpy.reshape)
     broadcast = staticmethod(jnp.broadcast_to)
     concat = staticmethod(jnp.concatenate)
     exp = staticmethod(jnp.exp)
@@ -27,7 +32,7 @@ class JaxOps:
     minimum = staticmethod(jnp.minimum)
     maximum = staticmethod(jnp.maximum)
     where = staticmethod(jnp.where)
-    einsum = staticmethod(jnp.einsum)
+    einsum = staticmethod(_numpy.einsum)
     softmax = staticmethod(jax.nn.softmax)
     log_softmax = staticmethod(jax.nn.log_softmax)
     sum = staticmethod(jnp.sum)
@@ -42,8 +47,8 @@ class JaxOps:
     write_at = staticmethod(lax.dynamic_update_slice_in_dim)
     slice_at = staticmethod(lax.dynamic_slice_in_dim)
     while_loop = staticmethod(lax.while_loop)
-    cond = staticmethod(lax.cond)
-    recompute = staticmethod(jax.checkpoint)
+    cond = staticmethod(_lax.cond)
+    recompute = staticmethod(_jax.checkpoint)
     fold_in = staticmethod(jax.random.fold_in)
 
     @staticmethod

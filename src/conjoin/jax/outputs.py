@@ -5,7 +5,7 @@ They are pytrees, so a jitted function of the user's may take and return them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import jax
 
@@ -55,7 +55,7 @@ class ModelOutput:
 
     def replace(self, **changes: Any) -> Self:
         """The same output with some fields changed."""
-        return replace(self, **changes)  # pyright: ignore[reportArgumentType]
+        return cast(Any, replace)(self, **changes)
 
 
 @jax.tree_util.register_dataclass

@@ -1,5 +1,6 @@
 """The parameters of a model: nested dicts, flat dicts, other dtypes, transposed copies."""
 
+import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 from weakref import ref
@@ -25,12 +26,17 @@ ParamTree = Mapping[str, Any]
 """Parameters as users hold them: nested or flat."""
 
 
+def as_array(values: np.ndarray) -> jax.Array:
+    """Return JAX's array of these values."""
+    return jnp.asarray(values)
+
+
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one dict of dotted names; a flat one as it is."""
     flat: dict[str, Any] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten(typing.cast("ParamTree", value), f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
@@ -143,7 +149,7 @@ class ParameterModel(ArrayModel):
         self.dtype = None if dtype is None else dtype_name(dtype)
         self.join_report = plan
         self.key = CompileKey(pair, ties_of(plan), self.dtype)
-        self._params = fill(plan, stored, jnp.asarray, seed=seed, given=given)
+        self._params = fill(plan, stored, as_array, seed=seed, given=given)
         self.transposed = Transposed(step_matrices(pair, self.key.ties))
 
     @property

@@ -1,7 +1,7 @@
 """The compiled programs of a model: pure functions of parameters and arrays, one compilation per set of shapes."""
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -15,6 +15,12 @@ from conjoin.jax.ops import OPS
 from conjoin.jax.outputs import DecoderOutput, EncoderOutput, Seq2SeqLMOutput
 
 Arrays = Mapping[str, jax.Array]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(**options: Any) -> Callable[[F], F]:
+    """Return a decorator that is jax.jit with these options, but keeps the function's type."""
+    return lambda function: cast(F, jax.jit(function, **options))
 
 
 def forward(
@@ -65,8 +71,8 @@ def generate(
     return programs.generate(key, settings, key.scope(ops, params), batch, rng)
 
 
-forward_jit = partial(jax.jit, static_argnums=(0, 1))(forward)
-encode_jit = partial(jax.jit, static_argnums=(0, 1))(encode)
-decode_jit = partial(jax.jit, static_argnums=(0, 1))(decode)
-start_cache_jit = partial(jax.jit, static_argnums=(0, 1, 2))(start_cache)
-generate_jit = partial(jax.jit, static_argnums=(0, 1, 2))(generate)
+forward_jit = compiled(static_argnums=(0, 1))(forward)
+encode_jit = compiled(static_argnums=(0, 1))(encode)
+decode_jit = compiled(static_argnums=(0, 1))(decode)
+start_cache_jit = compiled(static_argnums=(0, 1, 2))(start_cache)
+generate_jit = compiled(static_argnums=(0, 1, 2))(generate)

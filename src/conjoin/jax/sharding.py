@@ -5,7 +5,7 @@ XLA puts in the communication (Xu et al. 2021, arXiv:2105.04663).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -39,7 +39,8 @@ def make_mesh(*, data: int = -1, model: int = 1) -> Mesh:
     data = count // model if data == -1 else data
     if data * model > count or data * model < 1:
         raise ShapeError(f"A mesh of {data} x {model} needs {data * model} devices; there are {count}.")
-    return Mesh(np.array(jax.devices()[: data * model]).reshape(data, model), ("data", "model"))
+    devices = cast("list[Any]", jax.devices())[: data * model]
+    return Mesh(np.array(devices).reshape(data, model), ("data", "model"))
 
 
 def param_shardings(model: ParameterModel, mesh: Mesh, rules: Rules = TENSOR_PARALLEL) -> dict[str, NamedSharding]:

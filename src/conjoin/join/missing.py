@@ -1,4 +1,4 @@
-"""Explain a checkpoint that lacks a whole half, or all cross-attention, and name the call that makes a pair of it."""
+"""Explain a checkpoint that lacks a whole half, or all cross-attention, and how to make a pair of it."""
 
 from collections.abc import Collection
 
@@ -6,9 +6,11 @@ from conjoin.errors import WeightError
 
 _MAKE = "EncoderDecoderModel.from_encoder_decoder_pretrained"
 _HINTS = {
-    "encoder": f"{_MAKE}(ENCODER, {{folder!r}}) adds an encoder.",
-    "decoder": f"{_MAKE}({{folder!r}}, DECODER) adds a decoder, whose cross-attention must then be trained.",
-    "cross-attention": f"{_MAKE}(ENCODER, DECODER) joins two checkpoints and adds new cross-attention.",
+    "encoder": f"{_MAKE}(ENCODER, {{folder!r}}), or `conjoin join ENCODER {{folder}}`, adds an encoder.",
+    "decoder": f"{_MAKE}({{folder!r}}, DECODER), or `conjoin join {{folder}} DECODER`, adds a decoder, whose "
+    "cross-attention must then be trained.",
+    "cross-attention": f"{_MAKE}(ENCODER, DECODER), or `conjoin join ENCODER DECODER`, joins two checkpoints and adds "
+    "new cross-attention.",
 }
 
 

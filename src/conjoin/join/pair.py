@@ -23,7 +23,8 @@ def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
     if kind.whole is None:
         raise ConfigError(
             f"model_type = {config.model_type!r} is one half, not a pair.",
-            hint="join it to another: EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder).",
+            hint="join it to another: EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder), or "
+            "`conjoin join ENCODER DECODER`.",
         )
     decoder_config = config.copy(is_decoder=True, add_cross_attention=True)
     one_table = kind.whole.words == "shared" or config.tie_word_embeddings

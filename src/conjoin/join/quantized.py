@@ -27,7 +27,7 @@ def is_quantized(config: PretrainedConfig) -> bool:
     if (method := quantization.get("quant_method")) != QUANTIZED:
         raise ConfigError(
             f"config.json: quantization_config has quant_method {method!r}; conjoin loads {QUANTIZED!r} only.",
-            hint="load the model that this one was made from, and call model.quantize('int8').",
+            hint="use the model that this one was made from; in Python, model.quantize('int8') then quantises it.",
         )
     return True
 

@@ -90,7 +90,8 @@ def load_tokenizer(folder: Path | None) -> "Tokenizer | TokenizerPair":
         where = "No folder is known" if folder is None else f"{folder} has no tokenizer files"
         raise NoTokenizerError(
             f"This model has no tokenizer. {where}.",
-            hint="model.tokenizer = TokenizerPair(source, target)  # each from AutoTokenizer.from_pretrained(...)",
+            hint="model.tokenizer = TokenizerPair(source, target)  # each from AutoTokenizer.from_pretrained(...)\n"
+            "Or copy the tokenizer's files into the model's folder.",
         )
     return AutoTokenizer.from_pretrained(folder)
 

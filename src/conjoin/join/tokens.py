@@ -92,7 +92,8 @@ def require_start(config: PretrainedConfig) -> int:
     if start is None:
         raise ConfigError(
             "The first decoder input is not known: decoder_start_token_id is not set.",
-            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id; target's",
+            hint="model.config.decoder_start_token_id = tokenizer.cls_token_id  # or bos_token_id; target's\n"
+            'Without Python: write "decoder_start_token_id" into the model\'s config.json.',
         )
     return start
 
@@ -107,7 +108,8 @@ def require_pad(config: PretrainedConfig) -> int:
     if pad is None:
         raise ConfigError(
             "Targets cannot be padded: pad_token_id is not set.",
-            hint="model.config.pad_token_id = tokenizer.pad_token_id  # of the target tokenizer",
+            hint="model.config.pad_token_id = tokenizer.pad_token_id  # of the target tokenizer\n"
+            'Without Python: write "pad_token_id" into the model\'s config.json.',
         )
     return pad
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -179,7 +179,7 @@ class JoinedModel:
             hint = self.elsewhere.get(name)
             text = f"{type(self).__name__!r} object has no attribute {name!r}" + (f"\n\nhint: {hint}" if hint else "")
             raise AttributeError(text, name=name, obj=self)
-        return cast(Any, above)(name)
+        return above(name)
 
     def save_tokenizers(self, staging: Staging) -> None:
         """Write the tokenizers, where there are any; those that cannot be loaded are left out with a warning."""

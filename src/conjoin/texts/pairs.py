@@ -124,10 +124,11 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
     if not isinstance(row, Mapping):
         return f"is a {type(row).__name__}, expected an object with {columns.source} and {columns.target}."
     values: list[str] = []
+    cells = cast("Mapping[str, Any]", row)
     for column, side in ((columns.source, "source"), (columns.target, "target")):
-        value = _inner(cast("Mapping[str, Any]", row), column)
+        value = _inner(cells, column)
         if value is _MISSING:
-            return f"has no column {column!r}; it has {quoted(row) or 'none'}. {_naming(side)}"
+            return f"has no column {column!r}; it has {quoted(cells) or 'none'}. {_naming(side)}"
         if value is None:
             value = ""
         if not isinstance(value, str):
@@ -235,12 +236,14 @@ def _require_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -
 
 def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator[Any]:
     try:
-        from pyarrow import ArrowException, parquet
+        import pyarrow
+        from pyarrow import parquet
     except ImportError:
         raise MissingBackend("Parquet files need pyarrow: pip install 'conjoin[train]'") from None
     row = 0
+    ArrowException: type[Exception] = cast(Any, pyarrow).ArrowException
     try:
-        with parquet.ParquetFile(path) as file:
+        with cast(Any, parquet).ParquetFile(path) as file:
             names = [str(name) for name in file.schema_arrow.names]
             _require_columns(path, names, wanted)
             read = [name if name in names else name.split(".")[0] for name in wanted] + [WEIGHT]
@@ -263,9 +266,10 @@ def load_hub(name: str, config: str | None, split: str) -> Any:
         MissingBackend: `datasets` is not installed.
     """
     try:
-        import datasets
+        import datasets as untyped
     except ImportError:
         raise MissingBackend("Data sets of the hub need datasets: pip install 'conjoin[train]'") from None
+    datasets: Any = untyped
     try:
         if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
             loaded = datasets.load_from_disk(name)

@@ -75,7 +75,8 @@ def length_limit(value: Any) -> int:
     if not is_whole or not 1 <= value < float("inf"):
         raise TokenizerError(
             f"model_max_length = {str(value)[:40]!r}, expected a whole number of at least 1.",
-            hint="from_pretrained(..., model_max_length=512) wins over the file.",
+            hint="correct it in tokenizer_config.json; in Python, from_pretrained(..., model_max_length=512) wins over "
+            "the file.",
         )
     return int(value)
 
@@ -144,7 +145,8 @@ def _check_possible(limits: Limits, defaults: LimitDefaults) -> None:
         raise TokenizerError(
             "padding was asked for, but the tokenizer has no pad token.",
             hint="tokenizer.pad_token = tokenizer.eos_token, "
-            "or tokenizer.add_special_tokens({'pad_token': '[PAD]'}) and resize the model's embeddings.",
+            "or tokenizer.add_special_tokens({'pad_token': '[PAD]'}) and resize the model's embeddings; without "
+            'Python, write "pad_token" into its tokenizer_config.json.',
         )
     multiple, length = limits.pad_to_multiple_of, limits.max_length
     padded = max(multiple or 1, (length or 1) if limits.padding == "max_length" else 1)

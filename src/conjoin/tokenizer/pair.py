@@ -96,7 +96,8 @@ class TokenizerPair:
         if target_eos and target.end_token_id is None:
             raise TokenizerError(
                 f"the target {target!r} has no eos and no sep token, so labels cannot end in one.",
-                hint="target.add_special_tokens({'eos_token': '</s>'}), or TokenizerPair(..., target_eos=False).",
+                hint="target.add_special_tokens({'eos_token': '</s>'}), or TokenizerPair(..., target_eos=False); "
+                'without Python, write "eos_token" into its tokenizer_config.json.',
             )
 
     @classmethod

@@ -103,5 +103,7 @@ def _unknown(files: Files, name: str | None) -> TokenizerError:
     )
     return TokenizerError(
         f"{files.folder}: no {TOKENIZER_JSON}, and {reason}. The files fit: {', '.join(fits) or 'no family'}.",
-        hint=f"{fits[0]}.from_pretrained({str(files.folder)!r})" if fits else None,
+        hint=f"{fits[0]}.from_pretrained({str(files.folder)!r}), or write the class into tokenizer_config.json."
+        if fits
+        else None,
     )

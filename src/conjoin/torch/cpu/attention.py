@@ -1,5 +1,7 @@
 """Attention by the fastest implementation: our kernels in decoding steps and in training, otherwise PyTorch's."""
 
+from typing import cast
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -40,13 +42,13 @@ def attend(
         k, v = from_bytes(k, q.shape[-1], q.dtype), from_bytes(v, q.shape[-1], q.dtype)
     beams, length = q.shape[0] // k.shape[0], q.shape[2]
     if beams > 1:
-        q = q.unflatten(0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+        q = torch.unflatten(q, 0, (-1, beams)).transpose(1, 2).flatten(2, 3)
     attend_rows = _attend_in_operations if in_operations else _attend_fused
     out, weights = attend_rows(q, k, v, mask, kind, bias, dropout)
     if beams > 1:
-        out = out.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        out = torch.unflatten(out, 2, (beams, length)).transpose(1, 2).flatten(0, 1)
         if weights is not None:
-            weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+            weights = torch.unflatten(weights, 2, (beams, length)).transpose(1, 2).flatten(0, 1)
     return out, weights
 
 
@@ -79,7 +81,8 @@ def _attend_fused(
         return attend_in_training(q, k, v, reads, bias, AttentionOptions(kind.scale, dropout)), None
     allowed = mask.allowed
     if bias is not None:
-        shape = bias.shape if allowed is None else torch.broadcast_shapes(bias.shape, allowed.shape)
+        shapes = [bias.shape] if allowed is None else [bias.shape, allowed.shape]
+        shape = cast("torch.Size", torch.broadcast_shapes(*shapes))
         visible = _causal(q, k) if mask.causal else allowed
         allowed = bias.expand(shape) if visible is None else bias.masked_fill(~visible, float("-inf"))
         allowed = allowed.to(q.dtype)

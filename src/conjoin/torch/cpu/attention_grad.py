@@ -7,7 +7,7 @@ float32 throughout; in bfloat16 the fused one is slower than plain products.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +40,7 @@ def trains_fast(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: f
     if mode_of(q, k, v, bias) != "training" or (bias is not None and len(bias) > 1):
         return False
     dtypes = {_dtype(tensor) for tensor in (q, k, v)}
-    others = set() if bias is None else {_dtype(bias)}
+    others = set[torch.dtype]() if bias is None else {_dtype(bias)}
     if len(dtypes) > 1 or not dtypes | others <= {torch.float32, torch.bfloat16}:
         return False
     return is_exact(dropout) if dropout else native.has("float32") or _dtype(q) == torch.bfloat16
@@ -68,8 +68,8 @@ def attend_in_training(
     q, k, v = (x.to(_dtype(x)) for x in (q, k, v))
     with torch.autocast("cpu", enabled=False):
         if native.has("float32"):
-            return _ByKernel.apply(q, k, v, bias, reads, options)  # pyright: ignore[reportReturnType]
-        return _InGroups.apply(q, k, v, bias, reads.allowed, options)  # pyright: ignore[reportReturnType]
+            return cast(Any, _ByKernel).apply(q, k, v, bias, reads, options)
+        return cast(Any, _InGroups).apply(q, k, v, bias, reads.allowed, options)
 
 
 class _ByKernel(torch.autograd.Function):
@@ -109,8 +109,8 @@ def _sequences(
     reads: native.Reads, weights: Float[Tensor, " weights"], q: Float[Tensor, "rows H T E"]
 ) -> Iterator[tuple[tuple[int, slice, slice], Float[Tensor, "1 H queries keys"]]]:
     """Yield row, queries and keys of each sequence, and its part of a tensor in the layout of the kernel's weights."""
-    begin = 0
-    for at, (query, queries, key, keys) in enumerate(reads.spans.tolist()):
+    begin, spans = 0, cast("list[tuple[int, int, int, int]]", reads.spans.tolist())
+    for at, (query, queries, key, keys) in enumerate(spans):
         shape = (1, q.shape[1], queries, keys)
         end = begin + math.prod(shape)
         row = at if len(q) > 1 else 0

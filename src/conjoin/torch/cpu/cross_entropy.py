@@ -5,7 +5,7 @@ grow with the vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -50,7 +50,7 @@ def cross_entropy_sum(
     Args:
         x: One vector per label; vectors after the last label are filler and are not counted.
     """
-    return _ChunkedCrossEntropy.apply(  # pyright: ignore[reportReturnType]
+    return cast(Any, _ChunkedCrossEntropy).apply(
         x, projection.weight, projection.bias, labels, projection.softcap, label_smoothing, torch.is_grad_enabled()
     )
 

@@ -5,7 +5,7 @@ counter-based generator on all cores, seeded by PyTorch's generator; without the
 generator serves four values. Either way a seed makes training reproducible, though not equal to PyTorch's own dropout.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int16
@@ -25,8 +25,7 @@ def dropout(x: Float[Tensor, "*any"], rate: float, training: bool = True) -> Flo
     can_draw = training and is_eager(x) and x.is_cpu and x.numel() > 0 and x.dtype in _BITS and is_exact(rate)
     if not can_draw:
         return F.dropout(x, rate, training)
-    dropped = _Seeded.apply(x, rate, new_seed()) if native.has("float32") else _Drawn.apply(x, rate)
-    return dropped  # pyright: ignore[reportReturnType]
+    return cast(Any, _Seeded).apply(x, rate, new_seed()) if native.has("float32") else cast(Any, _Drawn).apply(x, rate)
 
 
 def is_exact(rate: float) -> bool:
@@ -92,4 +91,4 @@ class _Seeded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Seeded.apply(dy, ctx.rate, ctx.seed), None, None  # pyright: ignore[reportReturnType]
+        return cast(Any, _Seeded).apply(dy, ctx.rate, ctx.seed), None, None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,7 @@ def trained_linear(
         and weight.is_contiguous()
         and fastest_products() != Products()
     ):
-        return _Linear.apply(x, weight, bias)  # pyright: ignore[reportReturnType]
+        return cast(Any, _Linear).apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 

@@ -1,11 +1,15 @@
 """Choice between our kernels and PyTorch: tracers and further gradients need PyTorch's operators."""
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 Mode = Literal["inference", "training", "pytorch"]
+
+# PyTorch tells these things nowhere in public.
+_C = cast(Any, torch)._C
+_forward_ad = cast(Any, torch.autograd.forward_ad)
 
 
 def mode_of(*tensors: Tensor | None) -> Mode:
@@ -24,9 +28,9 @@ def is_eager(*tensors: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()  # modes that record operators, such as make_fx
-        and torch.autograd.forward_ad._current_level < 0
+        and not _C._are_functorch_transforms_active()
+        and not _C._len_torch_dispatch_stack()  # modes that record operators, such as make_fx
+        and _forward_ad._current_level < 0
     )
 
 

@@ -7,7 +7,7 @@ adjacent and attend in one call. In training the row ends in filler, a sequence 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -55,7 +55,7 @@ class Group:
     def heads(self, x: Float[Tensor, "tokens H E"]) -> Float[Tensor, "sequences H length E"]:
         """Return the heads of these sequences, padded; a view if there is no padding."""
         padded = x if self.places is None else spread(x, self.places, self.sequences * self.length)
-        return padded.unflatten(0, (self.sequences, self.length)).transpose(1, 2)
+        return torch.unflatten(padded, 0, (self.sequences, self.length)).transpose(1, 2)
 
     def tokens_of(self, x: Float[Tensor, "sequences H length E"]) -> Float[Tensor, "tokens H E"]:
         """Undo `heads`."""
@@ -150,7 +150,7 @@ class Packing:
     def unpack(self, x: Tensor) -> Tensor:
         """Unpack [1, P, ...] into [B, T, ...], with zeros at padding."""
         rows, length = self.shape
-        return spread(x[0], self.places, rows * length).unflatten(0, self.shape)
+        return torch.unflatten(spread(x[0], self.places, rows * length), 0, self.shape)
 
     def unpack_heads(self, x: Float[Tensor, "1 K P E"]) -> Float[Tensor, "B K S E"]:
         """Unpack the heads of the packed tokens into heads of the batch."""
@@ -171,7 +171,7 @@ def _groups(own: Int[Tensor, " B"], read: Int[Tensor, " B"]) -> list[tuple[Group
     In inference the sequences of a group have equal lengths, so that no result depends on padding or on other rows.
     """
     slack = CALL_SCORES if torch.is_grad_enabled() else 0
-    lengths: list[Sequence[int]] = torch.stack([own, read]).T.tolist()
+    lengths = cast("list[Sequence[int]]", torch.stack([own, read]).T.tolist())
     groups: list[tuple[Group, Group]] = []
     first, tall, wide = 0, 0, 0
     for at, (queries, keys) in enumerate([*lengths, (0, 0)]):
@@ -206,7 +206,7 @@ def attend_packed(
     own = [group.tokens for group, _, _ in mask.parts]
     read = [group.tokens for _, group, _ in mask.parts]
     queries, keys, values = (
-        x.transpose(1, 2).flatten(0, 1).split(sizes) for x, sizes in ((q, own), (k, read), (v, read))
+        torch.split(x.transpose(1, 2).flatten(0, 1), sizes) for x, sizes in ((q, own), (k, read), (v, read))
     )
     assert not want_weights
     mixed: list[Tensor] = []
@@ -220,12 +220,12 @@ def attend_packed(
 
 def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " R"], filler: int = 0) -> Shaped[Tensor, "P *any"]:
     """Return the rows at `places`, which are distinct, and `filler` rows of zeros after them."""
-    return _Collect.apply(x, places, filler)  # pyright: ignore[reportReturnType]
+    return cast(Any, _Collect).apply(x, places, filler)
 
 
 def spread(x: Float[Tensor, "P *any"], places: Int[Tensor, " R"], size: int) -> Float[Tensor, "size *any"]:
     """Return `size` rows, those of x at their places and zeros elsewhere; rows of x without a place are dropped."""
-    return _Spread.apply(x, places, size)  # pyright: ignore[reportReturnType]
+    return cast(Any, _Spread).apply(x, places, size)
 
 
 class _Collect(torch.autograd.Function):

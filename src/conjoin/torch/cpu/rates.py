@@ -77,8 +77,12 @@ def gflops(kind: Kind) -> float:
 
     A product in more bits is a way to compute one in fewer.
     """
-    wider: tuple[Kind, ...] = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "int8": ("fp32", "bf16", "int8")}[kind]
-    return max(_gflops(each, torch.get_num_threads()) or 0.0 for each in wider)
+    wider: dict[Kind, tuple[Kind, ...]] = {
+        "fp32": ("fp32",),
+        "bf16": ("fp32", "bf16"),
+        "int8": ("fp32", "bf16", "int8"),
+    }
+    return max(_gflops(each, torch.get_num_threads()) or 0.0 for each in wider[kind])
 
 
 @lru_cache(maxsize=8)

@@ -35,7 +35,7 @@ def over_rounded_rows(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*lead
     if not compiles_for_rows(x):
         return layer(x)
     rows = x.flatten(0, -2)
-    return layer(with_filler(rows))[: len(rows)].unflatten(0, x.shape[:-1])
+    return torch.unflatten(layer(with_filler(rows))[: len(rows)], 0, x.shape[:-1])
 
 
 def compiles_for_rows(x: Tensor) -> bool:

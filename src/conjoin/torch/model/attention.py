@@ -43,10 +43,10 @@ class Attention(Brick):
 
     def _heads(self, x: Tensor, norm: nn.Module | None, count: int) -> Tensor:
         if norm is None or self.kind.qk_norm is None:
-            return x.unflatten(-1, (count, -1))
+            return torch.unflatten(x, -1, (count, -1))
         if self.kind.qk_norm.over == "projection":
-            return norm(x).unflatten(-1, (count, -1))
-        return norm(x.unflatten(-1, (count, -1)))
+            return torch.unflatten(norm(x), -1, (count, -1))
+        return norm(torch.unflatten(x, -1, (count, -1)))
 
     def output(self, mixed: Float[Tensor, "R H T E"]) -> Float[Tensor, "R T D"]:
         """Concatenate heads and project."""

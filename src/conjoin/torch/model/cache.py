@@ -40,14 +40,14 @@ class KVCache:
     room: int = 16
     quantized: bool = False
     length: int = 0
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    cross: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list[Tensor])
+    values: list[Tensor] = field(default_factory=list[Tensor])
+    cross: list[tuple[Tensor, Tensor]] = field(default_factory=list[tuple[Tensor, Tensor]])
     mask: Bool[Tensor, "R T"] | None = None
     counted: Bool[Tensor, "R T"] | None = None
     writers: Int[Tensor, "R T"] | None = None
     _scratch: Tensor | None = None
-    _fitted: list[Tensor] = field(default_factory=list)
+    _fitted: list[Tensor] = field(default_factory=list[Tensor])
     _fitted_for: Heads | None = None
     _fitted_room: int = 0
 

@@ -1,6 +1,7 @@
 """Feed-forward bricks and activations."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,8 @@ def _widened(x: Float[Tensor, "*lead F"], wide: bool) -> Float[Tensor, "*lead F"
 def _down(layer: nn.Module, inner: Float[Tensor, "*lead F"]) -> Float[Tensor, "*lead D"]:
     """What the last layer makes of numbers that float16 may not hold."""
     if inner.dtype == torch.float32 and type(layer) is Linear and layer.weight.dtype == torch.float16:
-        return linear(inner, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+        bias = cast("Tensor | None", layer.bias)
+        return linear(inner, layer.weight.float(), None if bias is None else bias.float())
     return layer(inner)
 
 

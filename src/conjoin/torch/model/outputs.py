@@ -24,7 +24,7 @@ class ModelOutput(dict[str, Any]):
         first = self.__dict__[names[0]]
         if isinstance(first, dict):
             setattr(self, names[0], None)
-            for name, value in first.items():
+            for name, value in cast("dict[str, Any]", first).items():
                 setattr(self, name, value)
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -131,7 +131,9 @@ def as_encoder_output(given: EncoderOutput | tuple[Any, ...] | Any | None) -> En
         case Tensor():
             return EncoderOutput(given)
         case tuple() | list():
-            return EncoderOutput(*given[:3])
+            return EncoderOutput(*cast("tuple[Any, ...]", given)[:3])
         case _ if hasattr(given, "last_hidden_state"):
             return EncoderOutput(given.last_hidden_state)
+        case _:
+            pass
     raise ShapeError(f"encoder_outputs is a {type(given).__name__}; expected what model.encoder(...) returns.")

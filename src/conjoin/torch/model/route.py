@@ -130,7 +130,7 @@ def can_pack(stack: nn.Module, mask: Tensor) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """True if any submodule has forward hooks."""
-    return any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
+    return any(vars(each)["_forward_hooks"] or vars(each)["_forward_pre_hooks"] for each in module.modules())
 
 
 def _padded_source(stack: nn.Module, states: Float[Tensor, "B S M"], mask: Tensor | None) -> Source:

@@ -1,11 +1,12 @@
 """One transformer stack, built from its spec."""
 
 from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint
 
 from conjoin import spec
 from conjoin.errors import ShapeError
@@ -95,7 +96,7 @@ class Stack(Brick):
     def _layer(self, block: nn.Module, x: Tensor, context: LayerContext) -> Tensor:
         recomputed = self.checkpoint_every and context.layer % self.checkpoint_every == 0
         if recomputed and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, context, use_reentrant=False)
+            return cast(Any, checkpoint).checkpoint(block, x, context, use_reentrant=False)
         return block(x, context)
 
     def _shape(self, inputs: StackInputs) -> tuple[int, int]:
@@ -152,7 +153,8 @@ class Stack(Brick):
         if limit is not None and used > limit:
             raise ShapeError(
                 f"{self.spec.family}: {used} positions, but this checkpoint's position table has {limit}.",
-                hint=f"shorten the input, e.g. tokenizer(..., truncation=True, max_length={limit}).",
+                hint=f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
+                "--max-source-length or --max-target-length.",
             )
         device = self.embed.words.weight.device
         return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)

@@ -27,8 +27,7 @@ class Record:
     @classmethod
     def of(cls, *, hidden_states: bool, attentions: bool) -> "Record":
         """Return an empty record that collects what is requested."""
-        lists = ([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
-        return cls(*lists)
+        return cls([] if hidden_states else None, [] if attentions else None, [] if attentions else None)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Measurements of a joined model on a user's batch, for the checks of `join/checks.py`. They change nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def _ids(value: Any) -> Any:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Generator[None]:
     """Put a model into evaluation mode, and every module back into its own mode at the end."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -137,5 +137,6 @@ class _Probe:
             loss = self._model(**self._inputs, labels=self._labels, use_cache=False).loss
             if not loss.requires_grad:
                 return set()
-            gradients = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
+            chosen = [parameters[name] for name in names]
+            gradients = cast("tuple[Tensor | None, ...]", torch.autograd.grad(loss, chosen, allow_unused=True))
         return {name for name, g in zip(names, gradients, strict=True) if g is not None and bool(g.any())}

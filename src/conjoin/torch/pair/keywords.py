@@ -1,6 +1,6 @@
 """Keyword arguments of transformers' loading and saving: supported, refused, or ignored with a warning."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -27,8 +27,9 @@ def pop_device(device: torch.device | str | None, keywords: dict[str, Any]) -> t
     Raises:
         ConfigError: the device_map has several devices.
     """
-    device_map = keywords.pop("device_map", None)
-    single = device_map.get("") if isinstance(device_map, dict) and len(device_map) == 1 else device_map
+    device_map: Any = keywords.pop("device_map", None)
+    places = cast("dict[str, Any]", device_map) if isinstance(device_map, dict) else {}
+    single = places.get("") if len(places) == 1 else cast(Any, device_map)
     if single is None and device_map is None:
         return device
     if isinstance(single, int) or (isinstance(single, str | torch.device) and single not in _SPREADING):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,11 @@ def materialise(model: Model, dtype: torch.dtype, device: torch.device | str | N
     """Allocate the storage of a model on the meta device, without initialising it."""
     if torch.device(device or "cpu").type != "cpu":
         return model.to(dtype).to_empty(device=device)
-    return model.to(dtype)._apply(lambda t: weight_memory(t.shape, t.dtype))
+
+    def allocated(tensor: Tensor) -> Tensor:
+        return weight_memory(tensor.shape, tensor.dtype)
+
+    return cast(Any, model.to(dtype))._apply(allocated)
 
 
 def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:

@@ -384,12 +384,12 @@ class EncoderDecoderModel(PairModules):
     def _loss(
         self, decoded: DecoderOutput, labels: Tensor, num_items: Tensor | int | None, smoothing: float
     ) -> Float[Tensor, ""]:
-        settings = {"num_items": num_items, "label_smoothing": smoothing}
         if decoded.logits is not None:
-            return token_loss(decoded.logits, labels, **settings)
+            return token_loss(decoded.logits, labels, num_items=num_items, label_smoothing=smoothing)
         assert decoded.last_hidden_state is not None
         counted = labels != IGNORED
-        return self.decoder.loss(decoded.last_hidden_state[counted], labels[counted], **settings)
+        states = decoded.last_hidden_state[counted]
+        return self.decoder.loss(states, labels[counted], num_items=num_items, label_smoothing=smoothing)
 
     def generate(
         self,

@@ -33,12 +33,12 @@ class Pretrained(nn.Module):
         Args:
             exclude_embeddings: Do not count embedding tables.
         """
-        excluded = (
-            {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
-        )
+        excluded: set[int] = set()
+        if exclude_embeddings:
+            excluded |= {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
         for module in self.modules():
             added = getattr(module, "beside_parameters", None)
-            excluded |= {id(p) for p in added()} if added else set()
+            excluded |= {id(p) for p in added()} if added else set[int]()
         return sum(
             p.numel() for p in self.parameters() if (p.requires_grad or not only_trainable) and id(p) not in excluded
         )

@@ -69,7 +69,7 @@ def write_quantized(model: nn.Module, staging: Staging, max_shard_size: int | st
         pair: Its `share` decides what is shared; other tensors are written under both names, even if they are one.
     """
     once = {f"decoder.{name.rpartition('.')[0]}." for name in shared_names(pair)}
-    in_encoder = {id(parameter) for parameter in model.encoder.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
+    in_encoder = {id(parameter) for parameter in model.get_submodule("encoder").parameters()}
     written = (
         (name, parameter)
         for name, parameter in model.named_parameters(remove_duplicate=False)

@@ -2,15 +2,17 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from conjoin.errors import ConfigError, ConjoinError, listing, warn
 from conjoin.families import Role
 from conjoin.join import special_tokens
 
 _SOURCE_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-_TARGET_IDS = ("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id")
-_TARGET_IDS += ("forced_bos_token_id", "forced_eos_token_id")
+_TARGET_IDS = (
+    *("decoder_start_token_id", "pad_token_id", "bos_token_id", "eos_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id"),
+)
 
 
 def require_ids_kept(model: Any, sizes: Mapping[Role, int]) -> None:
@@ -50,12 +52,13 @@ def _ids_in_use(model: Any, role: Role) -> dict[str, int]:
         settings = {f"config.{name}": getattr(config, name, None) for name in _SOURCE_IDS}
     else:
         special = special_tokens(model.config)
-        settings = {"decoder_start_token_id": special.start, "pad_token_id": special.pad, "bos_token_id": special.bos}
-        settings |= {"eos_token_id": list(special.eos)}
+        settings: dict[str, Any] = {"decoder_start_token_id": special.start, "pad_token_id": special.pad}
+        settings |= {"bos_token_id": special.bos, "eos_token_id": list(special.eos)}
         settings |= {f"generation_config.{name}": getattr(model.generation_config, name) for name in _TARGET_IDS}
     largest: dict[str, int] = {}
     for name, value in settings.items():
-        ids = [each for each in (value if isinstance(value, list | tuple) else [value]) if isinstance(each, int)]
+        values = cast("list[Any]", value) if isinstance(value, list | tuple) else [value]
+        ids = [each for each in values if isinstance(each, int)]
         largest |= {name: max(ids)} if ids and max(ids) not in largest.values() else {}
     return largest
 

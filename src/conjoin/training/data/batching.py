@@ -4,7 +4,7 @@ Every process plans all batches and takes its own, so nothing is sent, and a pos
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,8 +181,9 @@ def _alike(lengths: Lengths, bins: int) -> NDArray[np.int64]:
     """
     source, target = lengths.T
     edges = np.quantile(source, np.arange(1, bins) / bins)
-    bin_of = np.searchsorted(edges, source)
-    return np.lexsort((np.where(bin_of % 2, -target, target), bin_of))
+    bin_of = cast("NDArray[np.int64]", np.searchsorted(edges, source))
+    by_target = cast("NDArray[np.int64]", np.where(bin_of % 2, -target, target))
+    return np.lexsort((by_target, bin_of))
 
 
 def _share(part: float, steps: int) -> int:

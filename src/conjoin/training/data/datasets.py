@@ -1,7 +1,7 @@
 """From a user's data to examples: files, rows of text, rows of ids."""
 
 from collections.abc import Iterator
-from itertools import islice
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -91,15 +91,17 @@ def _read(
         return from_ids(data, name)
     if tokenizer is None:
         raise ConfigError(
-            f"{name} holds texts, and there is no tokenizer.", hint="Seq2SeqTrainer(model, tokenizer, ...)"
+            f"{name} holds texts, and there is no tokenizer.",
+            hint="Seq2SeqTrainer(model, tokenizer, ...), or put the tokenizers' files beside config.json.",
         )
     pairs = read_pairs(data, columns_of(arguments), name)
-    return tokenize_pairs(pairs, tokenizer, room_of(arguments, pair), lambda it: track(it, "tokenizing", shown=shown))
+    tracked = partial(track, description="tokenizing", shown=shown)
+    return tokenize_pairs(pairs, tokenizer, room_of(arguments, pair), tracked)
 
 
 def _are_ids(rows: Any) -> bool:
-    first = next(islice(iter(rows), 1), None) if hasattr(rows, "__iter__") else None
-    return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118  # pyright: ignore
+    first: Any = next(iter(rows), None) if hasattr(rows, "__iter__") else None
+    return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118
 
 
 def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:

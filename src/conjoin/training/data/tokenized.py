@@ -21,8 +21,10 @@ MASKS = ("attention_mask", "decoder_attention_mask")
 FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
 """Values of a column in rows that lack it: forward's defaults. Any other column is in every row or in none."""
 TAKEN = (SOURCE, LABELS, *BESIDE_SOURCE, *BESIDE_LABELS, WEIGHT)
-NOT_TAKEN = ("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids")
-NOT_TAKEN += ("decoder_segment_ids", "head_mask", "decoder_head_mask", "cross_attn_head_mask")
+NOT_TAKEN = (
+    *("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids"),
+    *("decoder_segment_ids", "head_mask", "decoder_head_mask", "cross_attn_head_mask"),
+)
 _LARGEST = 2**31 - 1
 
 Column = NDArray[Any]
@@ -94,14 +96,14 @@ class _Table:
             elif name in columns and name not in self._columns:
                 self._columns[name] = [np.full(len(x), value) for x in self._columns.get(owner, ())]
 
-    def _names(self, names: tuple[str, ...]) -> list[str]:
+    def _names(self, names: tuple[Any, ...]) -> list[str]:
         """Return the columns to read of a row with these names; each set of names is checked once."""
         if names not in self._columns_of:
             self._check_names(names)
             self._columns_of[names] = [name for name in TAKEN if name in names and name != WEIGHT]
         return self._columns_of[names]
 
-    def _check_names(self, names: tuple[str, ...]) -> None:
+    def _check_names(self, names: tuple[Any, ...]) -> None:
         """Refuse a row that lacks a column, or has one with a misspelt name."""
         for name in names:
             if name in NOT_TAKEN:

@@ -5,11 +5,11 @@ whoever wants to keep some must copy them.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,8 @@ class Engine(TrainedModel):
     def _step(self, number: int, batches: Sequence[BatchArrays], counted: float) -> tuple[jax.Array, jax.Array]:
         """Return the mean loss over the step's labels, and the gradient norm before clipping."""
         active, params = self._active(number), self.model.flat_params
-        gradients, losses = None, []
+        gradients: Arrays | None = None
+        losses: list[jax.Array] = []
         divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
@@ -177,7 +178,7 @@ class Engine(TrainedModel):
         return {group: rate(step) for group, rate in self._rates.items() if group in used}
 
     @contextmanager
-    def evaluation_mode(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Generator[None]:
         """Use averaged weights, if there are some."""
         live = self.model.flat_params
         self.model.params = {**live, **(self.average or {})}
@@ -187,7 +188,7 @@ class Engine(TrainedModel):
             self.model.params = live
 
     @contextmanager
-    def preserve_random_state(self) -> Iterator[None]:
+    def preserve_random_state(self) -> Generator[None]:
         """Restore Python's and numpy's generators afterwards; JAX has none."""
         python, numpys = random.getstate(), np.random.get_state()
         try:
@@ -221,7 +222,7 @@ class Engine(TrainedModel):
 
     def cross_attention(self, batch: Mapping[str, NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Return the cross-attention weights of every layer: [B, H, T, S]."""
-        output: Any = self.model(**{**batch, "output_attentions": True})
+        output = cast(Any, self.model)(**batch, output_attentions=True)
         return [np.asarray(layer, np.float32) for layer in output.cross_attentions or ()]
 
     def save(self, folder: Path, state: TrainerState) -> None:
@@ -245,12 +246,15 @@ def _copies(params: Mapping[str, jax.Array]) -> Arrays:
     return {name: jnp.array(value) for name, value in params.items()}
 
 
+_RuntimeError: type[RuntimeError] = cast(Any, jax.errors).JaxRuntimeError
+
+
 @contextmanager
-def _out_of_memory_explained(batches: Sequence[BatchArrays], step: int) -> Iterator[None]:
+def _out_of_memory_explained(batches: Sequence[BatchArrays], step: int) -> Generator[None]:
     """Turn XLA's out-of-memory error into ours."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except _RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         sources, targets = ([batch[name].shape for batch in batches] for name in ("input_ids", "labels"))

@@ -1,21 +1,21 @@
 """The compiled programs of training; the arrays that they update are donated."""
 
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from conjoin.functional.loss import token_loss
 from conjoin.functional.programs import CompileKey, ForwardOptions
 from conjoin.jax.ops import OPS
-from conjoin.jax.programs import forward
+from conjoin.jax.programs import compiled, forward
 from conjoin.training.data.arrays import WEIGHTS
 from conjoin.training.jax.adamw import Arrays, Moments, Settings, adamw
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@compiled(static_argnums=(0, 1, 2))
 def gradients_of(
     compile_key: CompileKey,
     options: ForwardOptions,
@@ -23,7 +23,7 @@ def gradients_of(
     params: Arrays,
     batch: Any,
     key: jax.Array,
-    counted: jax.Array,
+    counted: jax.Array | np.number[Any],
 ) -> tuple[jax.Array, Arrays]:
     """Return a batch's part of the step's mean loss, and its gradients.
 
@@ -35,10 +35,11 @@ def gradients_of(
     def loss(trained: Arrays) -> jax.Array:
         return batch_loss(compile_key, options, {**params, **trained}, batch, counted, key)
 
-    return jax.value_and_grad(loss)({name: params[name] for name in active})
+    gradient: Any = jax.value_and_grad(loss)
+    return gradient({name: params[name] for name in active})
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+@compiled(static_argnums=0, donate_argnums=(1, 2))
 def update(
     settings: Settings, params: Arrays, moments: Moments, gradients: Arrays, rates: Any, counts: Any
 ) -> tuple[Arrays, Moments, jax.Array]:
@@ -46,19 +47,19 @@ def update(
     return adamw(params, moments, gradients, rates, counts, settings)
 
 
-@partial(jax.jit, donate_argnums=0)
+@compiled(donate_argnums=0)
 def sum_of(one: Arrays, other: Arrays) -> Arrays:
     """Return the sum of the gradients of two batches."""
     return {name: value + other[name] for name, value in one.items()}
 
 
-@partial(jax.jit, donate_argnums=0)
-def averaged(average: Arrays, live: Arrays, share: jax.Array) -> Arrays:
+@compiled(donate_argnums=0)
+def averaged(average: Arrays, live: Arrays, share: jax.Array | np.number[Any]) -> Arrays:
     """Return the next value of a moving average."""
     return {name: value + share * (live[name] - value) for name, value in average.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(0, 1))
 def summed_loss(compile_key: CompileKey, options: ForwardOptions, params: Arrays, batch: Any) -> jax.Array:
     """Return the loss of a batch, summed over its labels, without dropout."""
     return batch_loss(compile_key, options, params, batch, jnp.int32(1), None)
@@ -69,13 +70,13 @@ def batch_loss(
     options: ForwardOptions,
     params: Arrays,
     batch: Any,
-    counted: jax.Array,
+    counted: jax.Array | np.number[Any],
     key: jax.Array | None,
 ) -> jax.Array:
     """Return the loss of a batch: the weighted sum over its labels, divided by `counted`."""
     weights = batch.get(WEIGHTS)
     if weights is None:
-        found = forward(compile_key, options, params, {**batch, "num_items_in_batch": counted}, key).loss
+        found = forward(compile_key, options, params, cast(Any, {**batch, "num_items_in_batch": counted}), key).loss
         assert found is not None
         return found
     logits = forward(compile_key, replace(options, output_logits=True), params, batch, key).logits

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -24,7 +24,8 @@ class Seq2SeqTrainer(Trainer[Alone]):
         """Refuse what only PyTorch does, and put the model on the CPU where that is asked for."""
         _check(self.args)
         if self.args.use_cpu:
-            model.params = jax.device_put(model.flat_params, jax.devices("cpu")[0])
+            devices = cast("list[Any]", jax.devices("cpu"))
+            model.params = jax.device_put(model.flat_params, devices[0])
         return model, Alone()
 
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:

@@ -175,7 +175,8 @@ class Evaluator:
         """
         if self._tokenizer is None:
             raise ConfigError(
-                "Texts are asked for, and there is no tokenizer.", hint="Seq2SeqTrainer(model, tokenizer)"
+                "Texts are asked for, and there is no tokenizer.",
+                hint="Seq2SeqTrainer(model, tokenizer), or put the tokenizers' files beside config.json.",
             )
         return self._tokenizer.batch_decode(ids, skip_special_tokens=True)
 

@@ -1,7 +1,7 @@
 """A user's own metrics as plain numbers by name, whichever library they come from."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from numbers import Number
 from typing import Any, cast
 
@@ -86,5 +86,6 @@ def _element(value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    size = len(value) if isinstance(value, list | tuple | dict | str) else None
-    return f"of type {type(value).__name__}" + ("" if size is None else f" and length {size}")
+    kind = type(value).__name__
+    size = len(cast("Sized", value)) if isinstance(value, list | tuple | dict | str) else None
+    return f"of type {kind}" + ("" if size is None else f" and length {size}")

@@ -213,7 +213,7 @@ class Trainer(ABC, Generic[Place]):
     def _metric_names(self) -> list[str] | None:
         """Return the names of an evaluation's metrics; None if the user's own code adds some."""
         assert self.eval_examples is not None
-        overridden = type(self).evaluate is not Trainer.evaluate
+        overridden = type(self).evaluate is not Trainer[Any].evaluate
         return None if overridden else self._evaluator.metric_names(self.eval_examples)
 
     def _examine(self, examples: Examples, batch: Batch) -> None:

@@ -49,7 +49,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         FileError: the file cannot be read, or holds something else.
     """
     try:
-        examples = parse_json(path.read_text(encoding="utf-8"))
+        examples: Any = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, JsonError) as error:
         raise FileError(f"{path}: cannot be read: {str(error).removesuffix('.')}.") from None
     for number, example in enumerate(cast("list[Any]", examples) if isinstance(examples, list) else [None], 1):
@@ -58,7 +58,7 @@ def read(path: Path) -> list[dict[str, Any]]:
                 f"{path}: entry {number} is no attention of a pair; expected source, target and one matrix per layer.",
                 hint="move the file away; the report is written without it.",
             )
-    return examples
+    return cast("list[Any]", examples)
 
 
 def _is_example(example: Any) -> bool:

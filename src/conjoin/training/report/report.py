@@ -53,7 +53,7 @@ def _facts(lines: Lines, evaluations: Lines) -> list[tuple[str, str]]:
     last = lines[-1]
     facts = [("steps", f"{last['step']:,}"), ("epochs", f"{last.get('epoch') or 0:.2f}")]
     facts.append(("training time", _duration(max(line.get("time_s") or 0 for line in lines))))
-    values = evaluations[-1] if evaluations else {}
+    values: Mapping[str, Any] = evaluations[-1] if evaluations else {}
     facts += [
         (_plain(name), f"{value:.4f}")
         for name, value in values.items()

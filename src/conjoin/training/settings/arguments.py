@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import Field, asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 from conjoin import limits
 from conjoin.errors import ConfigError, listing, shown
@@ -210,7 +210,7 @@ class TrainingArguments:
 
 
 def _wrong_types(arguments: Any) -> list[str]:
-    kinds = get_type_hints(type(arguments))
+    kinds = get_type_hints(cast("type[Any]", type(arguments)))
     wrong: list[str] = []
     for each in fields(arguments):
         value, kind = getattr(arguments, each.name), kinds[each.name]

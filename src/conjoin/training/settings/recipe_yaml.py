@@ -1,6 +1,6 @@
 """Parse the YAML of a recipe: names and plain values; aliases, tags and repeated names are errors."""
 
-from typing import Any
+from typing import Any, cast
 
 from conjoin.errors import MissingBackend, shown
 from conjoin.limits import RECIPE_DEPTH, RECIPE_LETTERS
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse aliases, tags, long values and deep nesting, by which a small file could use much memory."""
-        event: Any = self.peek_event()
+        event: Any = cast(Any, self).peek_event()
         place = f"line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             raise _Refused(f"{place}: an alias (*{shown(event.anchor)[1:-1]}); write the value where it is wanted")

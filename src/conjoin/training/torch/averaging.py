@@ -1,6 +1,6 @@
 """A moving average of the weights (Polyak & Juditsky 1992), often better than the last weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,7 @@ class Average:
         return [parameter.detach() for parameter in self._parameters.values()]
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None]:
         """Use the averaged weights inside the context."""
         self._swap()
         try:

@@ -211,12 +211,12 @@ def _odd_generator(state: Any) -> str | None:
         return "what stands for the generators"
     held = cast("dict[str, Any]", state)
     match held.get("python"):
-        case (3, tuple() as words, None | float()) if words and _are_words(words[:-1]) and _is_place(words[-1]):
+        case (3, tuple(), None | float()) if _are_words(held["python"][1][:-1]) and _is_place(held["python"][1][-1]):
             pass
         case _:
             return "python"
     match held.get("numpy"):
-        case ("MT19937", list() as words, place, 0 | 1, int() | float()) if _are_words(words) and _is_place(place):
+        case ("MT19937", list(), place, 0 | 1, int() | float()) if _are_words(held["numpy"][1]) and _is_place(place):
             pass
         case _:
             return "numpy"

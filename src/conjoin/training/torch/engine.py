@@ -1,11 +1,11 @@
 """A run on PyTorch: steps (forward, backward, clipping, update, average), evaluations, checkpoints."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Tally:
 
     def read(self, world: World) -> Losses:
         """Sum over the processes, and start anew."""
-        total, finite = world.sum(self._sums).tolist()
+        total, finite = cast("list[float]", world.sum(self._sums).tolist())
         all_finite = finite == self._steps * world.size or (self._lossy and finite > 0)
         losses = Losses(total, self._steps, self._norm.item(), all_finite)
         self._start(world.device)
@@ -164,7 +164,7 @@ class Engine(TrainedModel):
         return whole(norm.detach())
 
     @contextmanager
-    def evaluation_mode(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Generator[None]:
         """Disable dropout and use averaged weights; random states are restored afterwards."""
         was_training = self.model.training
         self.model.eval()
@@ -177,7 +177,7 @@ class Engine(TrainedModel):
                 self.model.train(was_training)
 
     @contextmanager
-    def preserve_random_state(self) -> Iterator[None]:
+    def preserve_random_state(self) -> Generator[None]:
         """Restore every random generator afterwards."""
         before = random_state(self.world)
         try:
@@ -224,7 +224,7 @@ class Engine(TrainedModel):
 
 
 @contextmanager
-def out_of_memory_explained(shares: Sequence[Share], step: int) -> Iterator[None]:
+def out_of_memory_explained(shares: Sequence[Share], step: int) -> Generator[None]:
     """Turn a framework's out-of-memory error into ours."""
     try:
         yield

@@ -27,7 +27,7 @@ def mean_loss(trained: TrainedModel, collator: Collator) -> float:
         counted = collator.examples.counted(row[0] for row in batch)
         total += torch.tensor([0.0, counted], dtype=torch.float64, device=world.device)
         total[0] += loss.double()
-    loss_sum, count = world.sum(total).tolist()
+    loss_sum, count = cast("list[float]", world.sum(total).tolist())
     return loss_sum / (count or 1.0)
 
 
@@ -49,7 +49,8 @@ def generate(trained: TrainedModel, collator: Collator, batch: Batch, settings: 
     inputs = to_device(collator.sources(batch), trained.world.device)
     with trained.autocast():
         ids = trained.model.generate(**inputs, **settings)
-    return without_padding(cast("Tensor", ids).tolist(), trained.model.config.pad_token_id)
+    rows = cast("list[list[int]]", cast("Tensor", ids).tolist())
+    return without_padding(rows, trained.model.config.pad_token_id)
 
 
 def _mine(trained: TrainedModel, examples: Examples) -> Iterator[Batch]:

@@ -129,6 +129,7 @@ def _parameters(model: EncoderDecoderModel, state_dict: dict[str, Any]) -> dict[
 
 def _has_tokenizer(model: EncoderDecoderModel) -> bool:
     try:
-        return model.tokenizer is not None
+        _ = model.tokenizer
     except ConjoinError:
         return False
+    return True

@@ -1,9 +1,9 @@
 """Train one model on several processes: DistributedDataParallel, or FSDP2's fully_shard."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def wrap(model: EncoderDecoderModel, arguments: TrainingArguments, world: World)
 
 
 @contextlib.contextmanager
-def _postponed(model: FSDPModule) -> Iterator[None]:
+def _postponed(model: FSDPModule) -> Generator[None]:
     """Postpone FSDP2's synchronisation of gradients inside the context."""
     model.set_requires_gradient_sync(False)
     try:
@@ -67,7 +67,7 @@ def shard(model: EncoderDecoderModel, world: World) -> None:
         torch.distributed.broadcast(parameter.data, src=0)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for stack in (model.encoder, model.decoder):
-        for block in cast("nn.ModuleList", stack.blocks):
+        for block in stack.blocks:
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     register_fsdp_forward_method(model, "generate")

@@ -27,7 +27,8 @@ def copy_reader(model: Seq2SeqModel) -> Callable[[Sources], list[int]]:
         raise GenerationError(
             f"copy_speculation copies source tokens into the target, but the vocabularies differ "
             f"({model.encoder.spec.vocab_size} and {model.decoder.spec.vocab_size} tokens).",
-            hint="model.tokenizer = TokenizerPair(source_tokenizer, target_tokenizer)",
+            hint="model.tokenizer = TokenizerPair(source_tokenizer, target_tokenizer), or copy the tokenizers' files "
+            "into the model's folder.",
         )
     return _real_ids
 
