@@ -12,6 +12,8 @@ from conjoin import BertConfig, EncoderDecoderModel
 from conjoin.errors import ConjoinWarning, GenerationError
 from pairs import fresh
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 START, EOS, WORDS = 1, 2, 60
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},

@@ -14,6 +14,8 @@ from conjoin.torch.generation.loops.drafters import CopyDrafter, paying_length
 from conjoin.torch.generation.reader import Reader
 from generate_models import EOS, PAD, models, sources
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 TRIALS = settings(max_examples=16, deadline=None, derandomize=True)
 SHARED = ["electra-electra", "bart", "t5"]
 """Pairs whose halves share their words, so that the source can be copied as it is."""

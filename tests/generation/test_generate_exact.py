@@ -14,6 +14,8 @@ import oracle_generation as oracle
 from conjoin.errors import GenerationError
 from generate_models import EOS, NAMES, PAD, models, sources
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 TRIALS = settings(max_examples=40, deadline=None, derandomize=True)  # 32 bits cannot tell some hypotheses apart
 WORD = st.integers(0, 52)
 NOTHING = -1e8

@@ -19,6 +19,8 @@ from references.contrastive import contrastive
 from references.diverse import diverse_beams
 from references.plain import readings
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 TRIALS = settings(max_examples=9, deadline=None, derandomize=True)
 KINDS = ["bert-gpt2", "electra-electra", "bart"]
 either = st.sampled_from

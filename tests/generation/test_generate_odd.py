@@ -12,6 +12,8 @@ from generate_models import EOS, PAD, models, sources
 from lanes import thinned
 from pairs import SMALL, SOURCE, fresh, stir
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True},

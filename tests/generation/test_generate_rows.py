@@ -10,6 +10,8 @@ from conjoin import EncoderDecoderModel
 from conjoin.torch.generation.loop import Control
 from generate_models import PAD, models, sources
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 LENGTHS = (7, 2, 9, 5, 9)
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},

@@ -18,6 +18,8 @@ from generate_models import models, sources
 from pairs import SMALL, fresh, stir
 from references.plain import readings
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 WORDS = 5
 UNLIKELY = 1e-3
 """A chi-squared statistic that chance exceeds more rarely fails a test; seeds are fixed, so it does always or never."""

@@ -21,6 +21,8 @@ from conjoin.torch.model.cache import KVCache, keep_order
 from generate_models import models, sources
 from lanes import thinned
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 KINDS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "num_return_sequences": 4},

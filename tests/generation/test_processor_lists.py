@@ -15,6 +15,8 @@ from conjoin.torch.generation.processors.build import build_processors
 from conjoin.torch.generation.processors.calling import LogitsProcessor, LogitsProcessorList
 from generation_requests import MODEL, V, request_of
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("nothing", {}),
     ("min_length", {"min_length": 4}),

@@ -18,6 +18,8 @@ from conjoin.torch.generation.processors.calling import LogitsProcessorList
 from conjoin.torch.generation.processors.watermark import WatermarkLogitsProcessor
 from generation_requests import V
 
+pytestmark = pytest.mark.usefixtures("by_kernels_and_by_operators")
+
 TRIALS = settings(max_examples=40, deadline=None)
 
 

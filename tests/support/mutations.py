@@ -289,6 +289,15 @@ FAULTS: dict[str, Fault] = {
         "x[i] += y[i]",
         ("tests/functional/test_branch_norms.py", "step_kernels"),
     ),
+    "beams in kernels divide by the length of the prompt too": Fault(
+        "native/beams.h",
+        "static_cast<double>(length - prompt)",
+        "static_cast<double>(length)",
+        (EXACT, "tokens_are_transformers and (bert-gpt2 or bart)"),
+    ),
+    "a kernel's repetition penalty raises negative scores": Fault(
+        "native/rules.h", "own < 0 ? own * penalty", "own < 0 ? own / penalty", (PROCESSORS, "RepetitionPenalty")
+    ),
     "a window of training is one wider": Fault(
         "native/training.h", "own - window + 1", "own - window", ("tests/torch/test_training_kernel.py", "")
     ),

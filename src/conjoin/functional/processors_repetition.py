@@ -92,6 +92,16 @@ def sequence_bias(ops: Ops, biases: Sequence[tuple[tuple[int, ...], float]]) -> 
     return process
 
 
+def check_biased_ids(biases: Sequence[tuple[tuple[int, ...], float]], vocab_size: int) -> None:
+    """Check that the ids of biased runs are in the vocabulary.
+
+    Raises:
+        GenerationError: an id is outside the vocabulary.
+    """
+    if outside := sorted({i for run, _ in biases for i in run if i >= vocab_size}):
+        raise GenerationError(f"Biased or forbidden ids {outside} are outside the vocabulary of {vocab_size}.")
+
+
 class _Runs(NamedTuple):
     """Runs of one length: all of their tokens but the last, where that one stands in `ends`, and their biases."""
 
@@ -118,8 +128,7 @@ class _BiasTables(NamedTuple):
         Raises:
             GenerationError: an id is outside the vocabulary.
         """
-        if outside := sorted({i for run, _ in biases for i in run if i >= vocab_size}):
-            raise GenerationError(f"Biased or forbidden ids {outside} are outside the vocabulary of {vocab_size}.")
+        check_biased_ids(biases, vocab_size)
         alone = np.zeros((1, vocab_size))
         by_length: dict[int, list[tuple[tuple[int, ...], float]]] = {}
         for run, bias in biases:

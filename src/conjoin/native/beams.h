@@ -192,8 +192,8 @@ inline void advance_beams(const BeamRules& rules, Beams& state, const Candidates
       Long* row = state.origins + parents[i] * most;
       continue_row(state.spare_origins + i * most, row, state.length - rules.prompt, first_row + parents[i]);
     }
-    parents[i] += first_row;
   }
+  for (Long i = 0; i < n; ++i) parents[i] += first_row;
   std::swap(state.ids, state.spare_ids);
   std::swap(state.origins, state.spare_origins);
   ++state.length;

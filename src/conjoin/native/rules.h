@@ -17,9 +17,7 @@ enum RuleKind : Long {
   kDecay,
   kTemperature,
   kTopK,
-  kTopP,
   kMinP,
-  kTypicalP,
   kEpsilon,
   kEta,
   kNormalise,
@@ -156,13 +154,6 @@ inline float softmax(const Edited& row, float* out) {
   return total;
 }
 
-inline float entropy_of(const Edited& row, const float* probabilities, float total) {
-  double entropy = 0;
-  for (Long i = 0; i < row.vocab; ++i)
-    if (row.scores[i] > kMinusInfinity) entropy += static_cast<double>(total - row.scores[i]) * probabilities[i];
-  return static_cast<float>(entropy);
-}
-
 // The k-th best score, or the worst if there are fewer.
 inline float kth_best(const Edited& row, Long k) {
   k = std::min(k, row.vocab);
@@ -182,83 +173,20 @@ inline void keep_top_k(const Rule& rule, const Edited& row) {
     if (row.scores[i] < least) row.scores[i] = static_cast<float>(rule.fill);
 }
 
-// Places of a row in an order that is found as far as it is asked for.
-template <class Before>
-struct Ordered {
-  Long* places;
-  Long left;  // those not yet taken are the first ones
-  Before before;
-
-  Ordered(Long* places_, Long count, Before before_) : places(places_), left(count), before(before_) {
-    for (Long i = 0; i < count; ++i) places[i] = i;
-    std::make_heap(places, places + left, after());
-  }
-  auto after() const {
-    return [this](Long a, Long b) { return before(b, a); };
-  }
-  Long take() {
-    std::pop_heap(places, places + left--, after());
-    return places[left];
-  }
-};
-
-// Keep the likeliest tokens that together reach the probability: drop those that with all less likely ones stay below
-// the rest of it. The sum of what is left is taken anew whenever it has halved, so that it stays exact.
-inline void keep_top_p(const Rule& rule, const Edited& row) {
-  float* probabilities = row.memory.numbers;
-  if (!std::isfinite(softmax(row, probabilities))) return;
-  const float* scores = row.scores;
-  auto likelier = [scores](Long a, Long b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a > b); };
-  Ordered<decltype(likelier)> order(row.memory.places, row.vocab, likelier);
-  auto sum_left = [&] {
-    double total = 0;
-    for (Long i = 0; i < order.left; ++i) total += probabilities[order.places[i]];
-    return total;
-  };
-  float limit = static_cast<float>(1.0 - rule.value);
-  double sum = sum_left(), exact = sum;
-  for (Long kept = 0; order.left && (kept < rule.keep || !(static_cast<float>(sum) <= limit)); ++kept) {
-    sum -= probabilities[order.take()];
-    if (sum < exact / 2) sum = exact = sum_left();
-  }
-  for (Long i = 0; i < order.left; ++i) row.scores[order.places[i]] = static_cast<float>(rule.fill);
-}
-
 // Keep tokens of at least `value` times the probability of the best.
 inline void keep_min_p(const Rule& rule, const Edited& row) {
-  Long keep = std::min(rule.keep, row.vocab);
   float* probabilities = row.memory.numbers;
-  const Long* best = row.memory.places;
-  top_k(row.scores, row.vocab, keep, probabilities, row.memory.places);
   if (!std::isfinite(softmax(row, probabilities))) return;
-  float least = static_cast<float>(rule.value) * probabilities[best[0]];
-  for (Long i = 0; i < keep; ++i) probabilities[best[i]] = 1.0f;
+  float least = static_cast<float>(rule.value) * *std::max_element(probabilities, probabilities + row.vocab);
   for (Long i = 0; i < row.vocab; ++i)
     if (probabilities[i] < least) row.scores[i] = static_cast<float>(rule.fill);
 }
 
-// Keep the tokens nearest to the expected surprise that together reach the probability.
-inline void keep_typical_p(const Rule& rule, const Edited& row) {
-  float* distances = row.memory.numbers;
-  float total = softmax(row, distances);
-  if (!std::isfinite(total)) return;
-  float entropy = entropy_of(row, distances, total);
-  for (Long i = 0; i < row.vocab; ++i) distances[i] = std::fabs(total - row.scores[i] - entropy);
-  auto nearer = [distances](Long a, Long b) {
-    return distances[a] < distances[b] || (distances[a] == distances[b] && a < b);
-  };
-  Ordered<decltype(nearer)> order(row.memory.places, row.vocab, nearer);
-  double reached = 0;
-  float farthest = 0;
-  Long kept = 0;
-  for (; order.left && static_cast<float>(reached) < static_cast<float>(rule.value); ++kept) {
-    Long token = order.take();
-    farthest = distances[token];
-    reached += std::exp(row.scores[token] - total);
-  }
-  for (; order.left && kept < rule.keep; ++kept) order.take();
-  for (Long i = 0; i < order.left; ++i)
-    if (distances[order.places[i]] > farthest) row.scores[order.places[i]] = static_cast<float>(rule.fill);
+inline float entropy_of(const Edited& row, const float* probabilities, float total) {
+  double entropy = 0;
+  for (Long i = 0; i < row.vocab; ++i)
+    if (row.scores[i] > kMinusInfinity) entropy += static_cast<double>(total - row.scores[i]) * probabilities[i];
+  return static_cast<float>(entropy);
 }
 
 // Keep tokens above a probability; with kEta, above one that falls as the entropy grows.
@@ -298,9 +226,7 @@ inline void apply_rule(const Rule& rule, const Edited& row) {
       for (Long i = 0; i < row.vocab; ++i) row.scores[i] /= static_cast<float>(rule.value);
       return;
     case kTopK: return keep_top_k(rule, row);
-    case kTopP: return keep_top_p(rule, row);
     case kMinP: return keep_min_p(rule, row);
-    case kTypicalP: return keep_typical_p(rule, row);
     case kEpsilon:
     case kEta: return cut_off(rule, row);
     case kNormalise: return normalise(row);

@@ -122,7 +122,7 @@ class Control:
         if self.process is None:
             return scores
         scores = scores if self.trace.logits is None else scores.clone()
-        return self.process(ids, scores, live_rows=live_rows, **extra)
+        return self.process.edit(ids, scores, live_rows=live_rows, **extra)
 
     def stopped(self, ids: Int[Tensor, "R t"]) -> Bool[Tensor, " R"] | None:
         """Return the rows that a stopping criterion ends; None without criteria."""

@@ -79,7 +79,7 @@ class _Search:
         """Choose parents and tokens from the raw scores of these rows."""
         beams, control = self.beams, self.control
         if control.process is None and not control.trace.wanted and not beams.rules.sample:
-            best = beams.candidates(logits, logits.logsumexp(-1))
+            best = beams.candidates(logits, raw=True)
         else:
             edited = control.processed(beams.rows[rows], logits.log_softmax(-1), beams.runs.flatten()[rows])
             control.trace.note(logits, edited)

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.generation import FORBIDDEN
+from conjoin.torch.cpu.native.beams import BeamTensors, NativeBeams
+from conjoin.torch.cpu.native.select import selects
 from conjoin.torch.generation.select import draw, drawable, is_any_of, top_k
 
 NEVER = -float("inf")
@@ -52,6 +54,20 @@ class BeamRules:
     def candidates(self) -> int:
         """Number of continuations per step: enough that num_beams of them do not end."""
         return max(2, 1 + len(self.eos)) * self.num_beams
+
+    @property
+    def native(self) -> NativeBeams:
+        """The same search in kernels."""
+        return NativeBeams(
+            num_beams=self.num_beams,
+            candidates=self.candidates,
+            prompt=self.prompt,
+            max_length=self.max_length,
+            pad=self.pad,
+            eos=self.eos,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,10 @@ class Beams:
     sources: int = 0
     places: Int[Tensor, " B"] | None = None
     _spare: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    _native: NativeBeams = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._native = self.rules.native
 
     @classmethod
     def start(cls, prompt: Int[Tensor, "B P"], rules: BeamRules, *, trace: bool = False) -> "Beams":
@@ -161,9 +181,7 @@ class Beams:
         """Ids of the running hypotheses so far, one row per beam."""
         return self.running[:, :, : self.length].flatten(0, 1)
 
-    def candidates(
-        self, scores: Float[Tensor, "R V"], log_total: Float[Tensor, " R"] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, scores: Float[Tensor, "R V"], *, raw: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
         Forbidden continuations, and those of beams that do not run, score at most FORBIDDEN. NaN comes first.
@@ -171,8 +189,10 @@ class Beams:
         Args:
             scores: Log-probabilities of the next token, one row per beam; or one row per source, if its beams are equal
                 and nothing is sampled, as at the first step.
-            log_total: Log-sum-exp of each row, to subtract from raw `scores`; None if they are log-probabilities.
+            raw: True if they are not log-probabilities yet; not where tokens are sampled.
         """
+        if selects(scores) and selects(self.scores) and not self.rules.sample:
+            return self._native.candidates(self._tensors(), self.length, scores, raw=raw)
         batch, width = self.scores.shape
         rows, vocab_size = scores.shape[0] // batch, scores.shape[1]
         count = min(self.rules.candidates, width * vocab_size)
@@ -180,7 +200,7 @@ class Beams:
             return self._drawn(self._total(scores.view(batch, rows, vocab_size)), count, vocab_size)
         few = min(count, vocab_size)
         best, tokens = top_k(scores, few)
-        best = best if log_total is None else best - log_total[:, None]
+        best = best - scores.logsumexp(-1, keepdim=True) if raw else best
         best = self._total(best.view(batch, rows, few))
         tokens = tokens.view(batch, rows, few).expand(batch, width, few).flatten(1)
         values, picked = best.topk(count)
@@ -214,6 +234,8 @@ class Beams:
             stops: [B, C], True for candidates that a stopping criterion ends.
             rank: [B, N], the candidates that go on; None for the best that do not end.
         """
+        if selects(values) and selects(self.scores):
+            return self._advance_natively(values, parents, tokens, stops, rank)
         ends = is_any_of(tokens, self.rules.eos)
         ends = ends if stops is None else ends | stops
         possible = values > FORBIDDEN
@@ -233,6 +255,40 @@ class Beams:
             self.done = self.done | self.is_finished.all(1)
         offsets = torch.arange(len(parents), device=parents.device)[:, None] * self.rules.num_beams
         return Step((parents + offsets).flatten(), tokens.flatten(), self.done, chosen)
+
+    def _advance_natively(
+        self, values: Tensor, parents: Tensor, tokens: Tensor, stops: Tensor | None, rank: Tensor | None
+    ) -> Step:
+        tensors = self._tensors()
+        parents, tokens, words = self._native.advance(tensors, self.length, values, parents, tokens, stops, rank)
+        self._spare["ids"], self.running = self.running, tensors.spare_ids
+        if self.origins is not None and tensors.spare_origins is not None:
+            self._spare["origins"], self.origins = self.origins, tensors.spare_origins
+        self.length += 1
+        return Step(parents.flatten(), tokens.flatten(), self.done, words)
+
+    def _tensors(self) -> BeamTensors:
+        return BeamTensors(
+            self.running,
+            self._spare_of("ids", self.running, self.rules.pad),
+            self.origins,
+            None if self.origins is None else self._spare_of("origins", self.origins, -1),
+            self.scores,
+            self.finished,
+            self.finished_origins,
+            self.finished_scores,
+            self.finished_lengths,
+            self.is_finished,
+            self.improvable,
+            self.done,
+        )
+
+    def _spare_of(self, name: str, held: Tensor, fill: int) -> Tensor:
+        """Return memory for the next ids or origins."""
+        spare = self._spare.get(name)
+        if spare is None or spare.shape != held.shape:
+            spare = self._spare[name] = torch.full_like(held, fill)
+        return spare
 
     def _running(self, parents: Int[Tensor, "B N"], tokens: Int[Tensor, "B N"]) -> tuple[Tensor, Tensor]:
         """Return parents and tokens of running hypotheses; the best one also fills beams that do not run."""
@@ -284,9 +340,7 @@ class Beams:
     def _continue(self, parents: Tensor, tokens: Tensor) -> None:
         if self.origins is not None:
             self.origins = self._traced(self.origins, parents)
-        spare = self._spare.get("ids")
-        if spare is None or spare.shape != self.running.shape:
-            spare = torch.full_like(self.running, self.rules.pad)
+        spare = self._spare_of("ids", self.running, self.rules.pad)
         filled = self.running[:, :, : self.length]
         torch.gather(filled, 1, parents[..., None].expand_as(filled), out=spare[:, :, : self.length])
         spare[:, :, self.length] = tokens

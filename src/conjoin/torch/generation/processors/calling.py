@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError
 from conjoin.functional.ops import Processor
+from conjoin.functional.processors import PROCESSORS
+from conjoin.torch.cpu.native.rules import Rule, process_rows, rule_of
+from conjoin.torch.cpu.native.select import selects
 from conjoin.torch.generation.processors.ops import ops_on
 
 TokenIds = int | list[int] | tuple[int, ...] | Tensor
@@ -57,6 +60,15 @@ class LogitsProcessorList(list[Any]):
                 )
             scores = processor(input_ids, scores, **{name: extra[name] for name in names if name in extra})
         return scores
+
+    def edit(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"], **extra: Any) -> Float[Tensor, "R V"]:
+        """Return what a call returns; `scores` may be changed."""
+        if not selects(scores):
+            return self(input_ids, scores, **extra)
+        rules, sources = _leading_rules(self, len(scores))
+        scores = scores.contiguous()
+        process_rows(rules, input_ids, scores, sources)
+        return LogitsProcessorList(self[len(rules) :])(input_ids, scores, **extra)
 
     @property
     def rows_may_leave(self) -> bool:
@@ -127,6 +139,7 @@ class RuleProcessor(RowwiseProcessor):
     Args:
         rule: Builds the processor from array operations, `arguments` and `known`, expanded to one row per row.
         known: Tensors with one row per source; None for optional ones that are missing.
+        skipped: Number of leading tokens of each row that the processor does not see.
     """
 
     def __init__(
@@ -135,8 +148,9 @@ class RuleProcessor(RowwiseProcessor):
         *arguments: Any,
         known: Sequence[Tensor | None] = (),
         rows_per_source: int | None = None,
+        skipped: int = 0,
     ) -> None:
-        self._rule, self._arguments, self._known = rule, arguments, known
+        self._rule, self._arguments, self._known, self._skipped = rule, arguments, known, skipped
         sources = next((len(each) for each in known if each is not None), None)
         self._source_of_row = None if sources is None else SourceOfRow(sources, rows_per_source)
         self._process: Processor | None = None
@@ -148,10 +162,28 @@ class RuleProcessor(RowwiseProcessor):
             self._source_of_row, self._built_for = self._source_of_row.select(rows), None
 
     def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        if selects(scores) and self.native_rule is not None:
+            edited = scores.clone(memory_format=torch.contiguous_format)
+            process_rows([self.native_rule], input_ids, edited, self.sources(len(scores)))
+            return edited
+        input_ids = input_ids[:, self._skipped :]
         built_for = scores.device, None if self._source_of_row is None else len(scores)
         if self._process is None or self._built_for != built_for:
             self._process, self._built_for = self._build(len(scores), scores.device), built_for
         return self._process(input_ids, input_ids.shape[1], scores)
+
+    @cached_property
+    def native_rule(self) -> Rule | None:
+        """The processor as kernels run it; None if they cannot."""
+        if type(self).__call__ is not RuleProcessor.__call__ or PROCESSORS.get(self._rule.__name__) is not self._rule:
+            return None
+        return rule_of(self._rule.__name__, self._arguments, self._known, self._skipped)
+
+    def sources(self, num_rows: int) -> Int[Tensor, " R"]:
+        """Return the source of each row; 0 if the processor knows no sources."""
+        if self._source_of_row is None:
+            return torch.zeros(num_rows, dtype=torch.long)
+        return self._source_of_row.of(num_rows, torch.device("cpu"))
 
     def _build(self, num_rows: int, device: torch.device) -> Processor:
         known = self._known
@@ -161,7 +193,26 @@ class RuleProcessor(RowwiseProcessor):
         return self._rule(ops_on(device), *self._arguments, *known)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_process": None}  # its functions cannot be pickled
+        state = {**vars(self), "_process": None}  # its functions cannot be pickled
+        state.pop("native_rule", None)
+        return state
+
+
+def _leading_rules(processors: Sequence[Any], num_rows: int) -> tuple[list[Rule], Int[Tensor, " R"]]:
+    """Return the processors that kernels can run before the first that they cannot, and the source of each row."""
+    rules: list[Rule] = []
+    sources: Tensor | None = None
+    for each in processors:
+        rule = each.native_rule if isinstance(each, RuleProcessor) else None
+        if rule is None:
+            break
+        if rule.sources is not None:
+            own = each.sources(num_rows)
+            if sources is not None and not torch.equal(sources, own):
+                break  # it maps rows to sources in another way
+            sources = own
+        rules.append(rule)
+    return rules, torch.zeros(num_rows, dtype=torch.long) if sources is None else sources
 
 
 def as_tuple(ids: TokenIds) -> tuple[int, ...]:

@@ -117,13 +117,10 @@ class RepetitionPenaltyLogitsProcessor(RuleProcessor):
         *,
         rows_per_source: int | None = None,
     ) -> None:
-        known = prompt_ignore_length[:, None] if isinstance(prompt_ignore_length, Tensor) else None
-        self.skipped = 0 if known is not None else prompt_ignore_length or 0
-        penalty = in_range("penalty", penalty, POSITIVE)
-        super().__init__(repetition.repetition_penalty, penalty, known=(known,), rows_per_source=rows_per_source)
-
-    def __call__(self, input_ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return super().__call__(input_ids[:, self.skipped :] if self.skipped else input_ids, scores)
+        is_of_rows = isinstance(prompt_ignore_length, Tensor)
+        known, skipped = (prompt_ignore_length[:, None], 0) if is_of_rows else (None, prompt_ignore_length or 0)
+        rule, penalty = repetition.repetition_penalty, in_range("penalty", penalty, POSITIVE)
+        super().__init__(rule, penalty, known=(known,), rows_per_source=rows_per_source, skipped=skipped)
 
 
 class NoRepeatNGramLogitsProcessor(RuleProcessor):
