@@ -1,7 +1,7 @@
 """Logits processors as native rules: those of conjoin.functional, on rows of float32 scores in place."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from ctypes import Structure, addressof, c_double, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from typing import Any
@@ -75,16 +75,59 @@ def rule_of(name: str, arguments: Sequence[Any], known: Sequence[Tensor | None] 
         known: Tensors with one row per source, as the processor of this name takes them; None for missing ones.
         skipped: Leading tokens of a row that repetition_penalty does not count.
     """
-    build = _RULES.get(name)
-    if build is None:
-        return None
-    match name:
-        case "repetition_penalty":
-            return build(*arguments, size=skipped, starts=known[0] if known else None)
-        case "encoder_repetition_penalty" | "encoder_no_repeat_ngram_size":
-            return build(*arguments, source=known)
+    match name, arguments:
+        case "sequence_bias", (biases,):
+            return _bias(biases)
+        case "bad_words_ids", (runs,):
+            return _bias([(run, -math.inf) for run in runs])
+        case "repetition_penalty", (penalty,):
+            return _rule("penalty", value=penalty, size=skipped, starts=known[0] if known else None)
+        case "encoder_repetition_penalty", (penalty,):
+            return _rule("penalty", value=1.0 / penalty, source=known)
+        case "no_repeat_ngram_size", (size,):
+            return _rule("no_repeat", size=size)
+        case "encoder_no_repeat_ngram_size", (size,):
+            return _rule("no_repeat", size=size, source=known)
         case _:
-            return build(*arguments)
+            return _edit(name, arguments) or _warp(name, arguments)
+
+
+def _edit(name: str, arguments: Sequence[Any]) -> Rule | None:
+    match name, arguments:
+        case "min_length", (shortest, eos):
+            return _rule("forbid", last=shortest, tokens=eos)
+        case "min_new_tokens", (count, prompt, eos):
+            return _rule("forbid", last=prompt + count, tokens=eos)
+        case "suppress_tokens", (tokens,):
+            return _rule("forbid", tokens=tokens)
+        case "begin_suppress_tokens", (tokens, begin):
+            return _rule("forbid", first=begin, last=begin + 1, tokens=tokens)
+        case "forced_bos_token_id", (token,):
+            return _rule("force", first=1, last=2, tokens=(token,))
+        case "forced_eos_token_id", (tokens, longest):
+            return _rule("force", first=longest - 1, last=longest, tokens=tokens)
+        case "exponential_decay_length_penalty", (start, factor, eos):
+            return _rule("decay", first=start + 1, value=factor, tokens=eos)
+        case "remove_invalid_values", ():
+            return _rule("remove_invalid")
+        case "renormalize_logits", ():
+            return _rule("normalise")
+        case _:
+            return None
+
+
+def _warp(name: str, arguments: Sequence[Any]) -> Rule | None:
+    match name, arguments:
+        case "temperature", (temperature,):
+            return _rule("temperature", value=temperature)
+        case "top_k", (k, *more):
+            return _warper("top_k", *more, size=k)
+        case "min_p", (share, *more):
+            return _warper("min_p", *more, value=share) if more[:1] in ([], [1]) else None
+        case "epsilon_cutoff" | "eta_cutoff", (cutoff, *more):
+            return _warper(name.removesuffix("_cutoff"), *more, value=cutoff)
+        case _:
+            return None
 
 
 def _warper(kind: str, keep: int = 1, fill: float = -math.inf, **numbers: Any) -> Rule:
@@ -124,37 +167,6 @@ def _bias(biases: Sequence[Bias]) -> Rule:
     fields = _Rule(kind=_KINDS.index("bias"), last=_ALWAYS, count=len(ordered))
     fields.tokens, fields.ends, fields.biases = tokens.data_ptr(), ends.data_ptr(), values.data_ptr()
     return Rule(fields, (tokens, ends, values), None, biases, int(tokens.max()) + 1)
-
-
-def _min_p(share: float, keep: int = 1, fill: float = -math.inf) -> Rule | None:
-    return _warper("min_p", keep, fill, value=share) if keep == 1 else None
-
-
-_RULES: Mapping[str, Callable[..., Rule | None]] = {
-    "sequence_bias": _bias,
-    "bad_words_ids": lambda runs: _bias([(run, -math.inf) for run in runs]),
-    "repetition_penalty": lambda penalty, **batch: _rule("penalty", value=penalty, **batch),
-    "encoder_repetition_penalty": lambda penalty, source: _rule("penalty", value=1.0 / penalty, source=source),
-    "no_repeat_ngram_size": lambda size: _rule("no_repeat", size=size),
-    "encoder_no_repeat_ngram_size": lambda size, source: _rule("no_repeat", size=size, source=source),
-    "min_length": lambda shortest, eos: _rule("forbid", last=shortest, tokens=eos),
-    "min_new_tokens": lambda count, prompt, eos: _rule("forbid", last=prompt + count, tokens=eos),
-    "suppress_tokens": lambda tokens: _rule("forbid", tokens=tokens),
-    "begin_suppress_tokens": lambda tokens, begin: _rule("forbid", first=begin, last=begin + 1, tokens=tokens),
-    "forced_bos_token_id": lambda token: _rule("force", first=1, last=2, tokens=(token,)),
-    "forced_eos_token_id": lambda tokens, longest: _rule("force", first=longest - 1, last=longest, tokens=tokens),
-    "exponential_decay_length_penalty": lambda start, factor, eos: _rule(
-        "decay", first=start + 1, value=factor, tokens=eos
-    ),
-    "remove_invalid_values": lambda: _rule("remove_invalid"),
-    "renormalize_logits": lambda: _rule("normalise"),
-    "temperature": lambda temperature: _rule("temperature", value=temperature),
-    "top_k": lambda k, *more: _warper("top_k", *more, size=k),
-    "min_p": _min_p,
-    "epsilon_cutoff": lambda cutoff, *more: _warper("epsilon", *more, value=cutoff),
-    "eta_cutoff": lambda cutoff, *more: _warper("eta", *more, value=cutoff),
-}
-"""Processor of conjoin.functional -> the function that makes its rule, from the processor's arguments."""
 
 
 def _pointer(x: Tensor | None) -> int | None:
