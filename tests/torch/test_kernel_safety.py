@@ -17,7 +17,9 @@ from conjoin.errors import ShapeError
 from conjoin.functional.kernel_limits import few_queries, say_of_all
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.linear import Linear, linear
+from conjoin.torch.cpu.native import rules
 from conjoin.torch.cpu.quantization import QuantizedLinear, quantize_rows
+from conjoin.torch.generation.loops.beams import BeamRules, Beams
 from lanes import lanes
 from pairs import GPT, LLAMA, TARGET, batch, fresh
 
@@ -78,6 +80,38 @@ def test_linear_in_8_bits_refuses_what_does_not_fit(change: dict[str, Any]) -> N
     given = {"scale": scale, "sums": weight.sum(1, dtype=torch.int32), "bias": B, **change}
     with pytest.raises(ShapeError, match="The kernel linear_int8 was handed"):
         bare(native.linear_int8)(X, weight, **given)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [{"scores": torch.ones(2, 9).double()}, {"ids": torch.ones(3, 4)}, {"sources": torch.tensor([0, 2])}],
+    ids=lambda change: next(iter(change)),
+)
+def test_rules_refuse_what_does_not_fit(change: dict[str, torch.Tensor]) -> None:
+    source = torch.zeros(2, 5, dtype=torch.long)
+    rule = rules.rule_of("encoder_no_repeat_ngram_size", (2,), (source, None))
+    assert rule is not None
+    ids, scores, sources = torch.zeros(2, 4, dtype=torch.long), torch.ones(2, 9), torch.arange(2)
+    bare(rules.process_rows)([rule], ids, scores, sources)
+    with pytest.raises(REFUSED):
+        bare(rules.process_rows)([rule], **{"ids": ids, "scores": scores, "sources": sources, **change})
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [{"parents": torch.tensor([[0, 3, 1]])}, {"parents": torch.tensor([[0, -1, 1]])}, {"tokens": torch.ones(1, 2)}],
+)
+def test_beams_refuse_parents_that_are_none(change: dict[str, torch.Tensor]) -> None:
+    settings = BeamRules(
+        num_beams=3, vocab_size=9, max_length=5, prompt=1, eos=(2,), pad=0, length_penalty=1.0, early_stopping=False
+    )
+    beams = Beams.start(torch.ones(1, 1, dtype=torch.long), settings)
+    given = {"values": torch.zeros(1, 3), "parents": torch.tensor([[0, 1, 2]]), "tokens": torch.ones(1, 3).long()}
+    with pytest.raises(REFUSED):
+        beams.advance(**{**given, **change})
+    beams.advance(**given)
 
 
 @torch.inference_mode()

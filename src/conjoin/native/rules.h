@@ -93,7 +93,7 @@ inline void add_biases(const Rule& rule, const Edited& row) {
 inline void penalise(const Rule& rule, const Edited& row) {
   Seen seen(rule, row);
   float penalty = static_cast<float>(rule.value);
-  if (!rule.source_ids) seen.first = rule.size + (rule.starts ? rule.starts[row.source] : 0);
+  if (!rule.source_ids) seen.first = std::max<Long>(0, rule.size + (rule.starts ? rule.starts[row.source] : 0));
   for (Long i = seen.first; i < seen.count; ++i) {
     if (!seen.counts(i)) continue;
     float own = row.scores[seen.ids[i]];
@@ -107,7 +107,7 @@ inline void penalise(const Rule& rule, const Edited& row) {
 inline void forbid_followers(const Rule& rule, const Edited& row) {
   Seen seen(rule, row);
   Long known = rule.size - 1;
-  if (known > row.length) return;
+  if (known < 0 || known > row.length) return;
   const Long* last = row.ids + row.length - known;
   for (Long i = known; i < seen.count; ++i) {
     if (!seen.counts(i)) continue;
