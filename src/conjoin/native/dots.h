@@ -1,10 +1,12 @@
 // Dot products of rows of x with the rows of a matrix that is stored as (out, in).
 //
-// Up to eight rows are limited by memory: each row of the matrix is read once, for all rows of x. More rows are limited
-// by arithmetic, and take groups of the matrix's rows that stay in the L2 cache until all of x has passed. Each output is
-// the same sequence of operations for any number of rows.
+// Few rows are limited by memory: each row of the matrix is read once, for all rows of x. More rows are limited by
+// arithmetic, and take groups of the matrix's rows that stay in the L2 cache until all of x has passed. Each output is the
+// same sequence of operations for any number of rows.
 
 #pragma once
+
+#include <utility>
 
 #include "packed.h"
 
@@ -12,21 +14,30 @@ namespace {
 
 constexpr Long kGroupBytes = 48 * 1024, kHeldBytes = 512 * 1024;
 
-constexpr int kTall = kRegisters == 32 ? 6 : 3;  // rows of a tile; their sums, x and weights fit in the registers
+// Rows of x in a tile, and rows of w with them: 6 x 4 with 32 registers; with 16 registers, 4 x 3 in float32, else 5 x 2.
+template <class D>
+constexpr int tall() {
+  return kRegisters == 32 ? 6 : columns_of<D>(4) == 3 ? 4 : 5;
+}
 
-// Up to eight rows against the rows [first, last) of w, at most kGroup. Rows of w are too short for the hardware
-// prefetcher to predict the next ones, as far as `end`.
+constexpr int kFewRows = kRegisters == 32 ? 8 : 4;
+
+// R rows against the rows [first, last) of w, at most kGroup. Of several rows of w at a time, the next ones up to `end` are
+// prefetched: they are too short for the hardware to predict. One row at a time is contiguous memory, which the hardware
+// does predict; it takes registers of 16 numbers to go through a row as fast as memory.
 template <class D, int R>
 __attribute__((noinline)) void few_sums(const Step<D>* x, const typename D::W* w, Long w_stride, Long n, Long first,
                                         Long last, Long end, typename D::Sum* out) {
-  constexpr int C = R <= 4 ? 4 : 2;
+  constexpr bool in_order = R == 1 && kWidth == 16;
+  constexpr int C = in_order ? 1 : columns_of<D>(R);
   group_sums<D, R, C>(
       x, w + first * w_stride, w_stride, n, last - first,
       [&](Long o) {
+        constexpr int distance = C == 3 ? 3 : 4;
         Ahead<typename D::W> ahead{};
-        if (first + o + 4 + C <= end) {
+        if (!in_order && first + o + distance + C <= end) {
           ahead.count = C;
-          for (int j = 0; j < C; ++j) ahead.rows[j] = w + (first + o + 4 + j) * w_stride;
+          for (int j = 0; j < C; ++j) ahead.rows[j] = w + (first + o + distance + j) * w_stride;
         }
         return ahead;
       },
@@ -37,32 +48,43 @@ __attribute__((noinline)) void few_sums(const Step<D>* x, const typename D::W* w
 template <class D, int R>
 __attribute__((noinline)) void many_sums(const Step<D>* x, const typename D::W* w, Long w_stride, Long n, Long count,
                                          Long group, Long left, Long part, Long parts, typename D::Sum* out) {
-  group_sums<D, R, 4>(
+  constexpr int C = columns_of<D>(tall<D>());
+  group_sums<D, R, C>(
       x, w, w_stride, n, count,
       [&](Long o) {
         Ahead<typename D::W> ahead{};
-        for (Long j = 4 * part / parts; j < 4 * (part + 1) / parts; ++j)
+        for (Long j = C * part / parts; j < C * (part + 1) / parts; ++j)
           if (o + group + j < left) ahead.rows[ahead.count++] = w + (o + group + j) * w_stride;
         return ahead;
       },
       out);
 }
 
+template <class D, int... R>
+auto few_functions(std::integer_sequence<int, R...>) {
+  static constexpr decltype(&few_sums<D, 1>) functions[] = {few_sums<D, R + 1>...};
+  return functions;
+}
+
+template <class D, int... R>
+auto many_functions(std::integer_sequence<int, R...>) {
+  static constexpr decltype(&many_sums<D, 1>) functions[] = {many_sums<D, R + 1>...};
+  return functions;
+}
+
 template <class S, class Finish>
 inline void finish_group(const S* sums, Long row, Long rows, Long first, Long last, const Finish& finish) {
   for (Long r = 0; r < rows; ++r)
-    for (Long o = first; o < last; ++o) finish(row + r, o, sums[r * kGroup + o - first]);
+    for (Long o = first; o < last; ++o) finish(row + r, o, sums[r * kGroupStride + o - first]);
 }
 
 template <class D, class Finish>
 void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n,
               Long first, Long last, const Finish& finish) {
-  using Function = decltype(&few_sums<D, 1>);
-  static constexpr Function functions[] = {few_sums<D, 1>, few_sums<D, 2>, few_sums<D, 3>, few_sums<D, 4>,
-                                           few_sums<D, 5>, few_sums<D, 6>, few_sums<D, 7>, few_sums<D, 8>};
+  const auto* functions = few_functions<D>(std::make_integer_sequence<int, kFewRows>());
   Step<D>* xs = buffer<D>(rows * steps<D>(n));
   pack(x, x_stride, rows, n, xs);
-  typename D::Sum out[8 * kGroup];
+  typename D::Sum out[kFewRows * kGroupStride];
   for (Long o = first; o < last; o += kGroup) {
     const Long stop = std::min(last, o + kGroup);
     functions[rows - 1](xs, w, w_stride, n, o, stop, last, out);
@@ -70,10 +92,10 @@ void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D
   }
 }
 
-// Rows of x divided into tiles of at most kTall rows, of nearly equal height.
+// Rows of x divided into tiles of nearly equal height.
 struct Tiles {
   Long rows, count;
-  explicit Tiles(Long rows) : rows(rows), count((rows + kTall - 1) / kTall) {}
+  Tiles(Long rows, int tall) : rows(rows), count((rows + tall - 1) / tall) {}
   Long begin(Long tile) const { return rows * tile / count; }
   Long height(Long tile) const { return begin(tile + 1) - begin(tile); }
 };
@@ -81,18 +103,16 @@ struct Tiles {
 template <class D, class Finish>
 void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n,
                Long first, Long last, const Finish& finish) {
-  using Function = decltype(&many_sums<D, 1>);
-  static constexpr Function functions[] = {many_sums<D, 1>, many_sums<D, 2>, many_sums<D, 3>,
-                                           many_sums<D, 4>, many_sums<D, 5>, many_sums<D, 6>};
+  const auto* functions = many_functions<D>(std::make_integer_sequence<int, tall<D>()>());
   const Long length = steps<D>(n), bytes = length * static_cast<Long>(sizeof(Step<D>));
-  const Long fitting = kGroupBytes / (4 * n * static_cast<Long>(sizeof(typename D::W)) + 1);
-  const Long group = 4 * std::max<Long>(1, std::min(kGroup / 4, fitting));
+  const Long fitting = kGroupBytes / (n * static_cast<Long>(sizeof(typename D::W)) + 1);
+  const Long group = std::max<Long>(12, std::min(kGroup, fitting / 12 * 12));  // whole tiles
   const Long most = std::max<Long>(6, kHeldBytes / (bytes + 1)), pieces = (rows + most - 1) / most;
   Step<D>* xs = buffer<D>((rows + pieces - 1) / pieces * length);
-  typename D::Sum out[6 * kGroup];
+  typename D::Sum out[tall<D>() * kGroupStride];
   for (Long piece = 0; piece < pieces; ++piece) {
     const Long begin = rows * piece / pieces;
-    const Tiles tiles(rows * (piece + 1) / pieces - begin);
+    const Tiles tiles(rows * (piece + 1) / pieces - begin, tall<D>());
     for (Long t = 0; t < tiles.count; ++t)
       pack(x + (begin + tiles.begin(t)) * x_stride, x_stride, tiles.height(t), n, xs + tiles.begin(t) * length);
     for (Long g = first; g < last; g += group) {
@@ -110,7 +130,7 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
 template <class D, class Finish>
 void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
           Long last, const Finish& finish) {
-  if (rows <= 8)
+  if (rows <= kFewRows)
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
   else
     many_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);

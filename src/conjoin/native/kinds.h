@@ -75,11 +75,13 @@ struct RoundedSums {
   using Accumulator = Floats;
   using Sum = float;
   static constexpr bool exact = false;
+  static constexpr int scratch = 0;  // registers that `add` needs
 };
 struct ExactSums {
   using Accumulator = Ints;
   using Sum = int32_t;
   static constexpr bool exact = true;
+  static constexpr int scratch = 1;
 };
 
 template <class T>

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr Long kGroup = 64;  // outputs whose sums are kept together
+constexpr Long kGroup = 60, kGroupStride = 64;  // outputs whose sums are kept together: whole tiles of 1, 2, 3 or 4
 
 template <class D>
 struct Step {  // the numbers of one row of x in one step
@@ -90,14 +90,31 @@ inline void tile(const Step<D>* x, const typename D::W* const* w, Long n, const 
   if (k < n) add_step<D, R, C>(a, x, [&](int o) { return D::load_some(w[o] + k, static_cast<int>(n - k)); });
 }
 
-// out[r * kGroup + o] = (row r of x) . (row o of w) for `count` rows of w. next(o): what to prefetch for C rows from o on.
+// Registers that a tile of R x C takes: accumulators, the factor that is held, one vector of the other, and scratch.
+template <class D>
+constexpr int registers(int rows, int columns) {
+  constexpr int size = sizeof(typename D::Vector) / sizeof(Floats);
+  return rows * columns + (std::min(rows, columns) + 1) * size + D::scratch;
+}
+
+// Rows of weights in a tile of R rows of x.
+template <class D>
+constexpr int columns_of(int rows) {
+  int columns = 4;
+  while (columns > 1 && registers<D>(rows, columns) > kRegisters) --columns;
+  return columns;
+}
+
+// out[r * kGroupStride + o] = (row r of x) . (row o of w) for `count` rows of w. next(o): what to prefetch for C rows from
+// o on.
 template <class D, int R, int C, class Next>
 inline void group_sums(const Step<D>* x, const typename D::W* w, Long w_stride, Long n, Long count, const Next& next,
                        typename D::Sum* out) {
-  for (Long o = 0; o < count; o += 4) {
-    typename D::Accumulator four[R][4];
+  constexpr int width = C == 3 ? 3 : 4;  // sums that are reduced together
+  for (Long o = 0; o < count; o += width) {
+    typename D::Accumulator four[R][4] = {};
 #pragma GCC unroll 4
-    for (int c = 0; c < 4; c += C) {
+    for (int c = 0; c < width; c += C) {
       const typename D::W* rows[C];
 #pragma GCC unroll 4
       for (int j = 0; j < C; ++j) rows[j] = w + std::min(o + c + j, count - 1) * w_stride;
@@ -109,7 +126,7 @@ inline void group_sums(const Step<D>* x, const typename D::W* w, Long w_stride, 
         for (int j = 0; j < C; ++j) four[r][c + j] = a[r][j];
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sums(four[r], out + r * kGroup + o);
+    for (int r = 0; r < R; ++r) sums(four[r], out + r * kGroupStride + o);
   }
 }
 
