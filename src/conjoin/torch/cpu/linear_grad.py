@@ -168,7 +168,8 @@ def as_products(values: Any) -> Products:
 def _cache_file() -> Path | None:
     """Return the file of the measured products, whose name depends on all that they depend on; None without a cache."""
     try:
-        facts = (processor(), torch.__version__, str(torch.get_num_threads()), *asdict(Products()))
+        level = os.environ.get("CONJOIN_ISA", "")
+        facts = (processor(), level, torch.__version__, str(torch.get_num_threads()), *asdict(Products()))
         return cache_folder() / f"products-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}.json"
     except OSError:
         return None
