@@ -53,6 +53,7 @@ _NAMES = {
         *(f"{name}Tokenizer{fast}" for name in _TOKENIZERS for fast in ("", "Fast")),
     ),
     "torch.cpu.threads": ("set_threads",),
+    "torch.generation.engine": ("Engine",),
     "torch.pair.model": ("EncoderDecoderModel",),
     "training.settings.arguments": ("TrainingArguments",),
     "training.torch.trainer": ("Seq2SeqTrainer",),

@@ -84,6 +84,7 @@ from conjoin.tokenizer import TokenizerPair as TokenizerPair
 from conjoin.tokenizer import XLMRobertaTokenizer as XLMRobertaTokenizer
 from conjoin.tokenizer import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
 from conjoin.torch.cpu.threads import set_threads as set_threads
+from conjoin.torch.generation.engine import Engine as Engine
 from conjoin.torch.pair.model import EncoderDecoderModel as EncoderDecoderModel
 from conjoin.training.settings.arguments import TrainingArguments as TrainingArguments
 from conjoin.training.torch.trainer import Seq2SeqTrainer as Seq2SeqTrainer

@@ -125,9 +125,9 @@ class Passes:
         self.shapes: list[tuple[Any, tuple[int, ...]]] = []
         read = Reader.read
 
-        def counted(reader: Reader, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        def counted(reader: Reader, ids: Tensor, *more: Any) -> Tensor:
             self.shapes.append((reader.decoder, tuple(ids.shape)))
-            return read(reader, ids, mask)
+            return read(reader, ids, *more)
 
         monkeypatch.setattr(Reader, "read", counted)
 

@@ -25,9 +25,9 @@ def plain_attention(
 
 DECODERS = (
     "bert", "roberta", "electra", "albert", "distilbert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3",
-    "gemma3_text", "modernbert", "olmo2", "olmo2/grouped", "opt", "bart",
+    "gemma2", "gemma3_text", "modernbert", "olmo2", "olmo2/grouped", "opt", "bart", "t5",
 )  # fmt: skip
-"""Softcapped (Gemma 2) and relatively biased (T5) attention goes brick by brick."""
+"""Between them they have every brick."""
 
 
 def source(rows: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """`conjoin inspect`: describe a checkpoint without loading its weights."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -29,6 +30,7 @@ from conjoin.join import (
     special_tokens,
     with_record,
 )
+from conjoin.native.build import wanted_level
 
 
 def inspect_folder(
@@ -43,6 +45,7 @@ def inspect_folder(
         "folder": str(folder),
         "model_type": config.model_type,
         "quantization": _quantization(config),
+        "runs_on": _runs_on(folder),
         **{role: _facts(stack) for role, stack in stacks.items()},
         "special_tokens": _ids(config),
         "tokenizers": _tokenizers(folder),
@@ -92,6 +95,20 @@ def _quantization(config: PretrainedConfig) -> str | None:
     quantization: Any = getattr(config, "quantization_config", None) or {}
     method = quantization.get("quant_method")
     return "int8" if method == QUANTIZED else method
+
+
+def _runs_on(folder: Path) -> str:
+    """Return what computes the model's passes on this machine's CPU, and why where it is not our kernels."""
+    level = wanted_level()
+    if level is None:
+        reason = "CONJOIN_NATIVE=0 is set" if os.environ.get("CONJOIN_NATIVE") == "0" else "no kernels and no compiler"
+        return f"PyTorch's operators: {reason}"
+    with open_checkpoint(folder) as checkpoint:
+        dtypes = {info.dtype for info in checkpoint.values()}
+    unknown = sorted(dtype for dtype in dtypes & {"float16", "float64"})
+    if unknown:
+        return f"PyTorch's operators: weights in {' and '.join(unknown)}; load with dtype=float32 or bfloat16"
+    return f"kernels for {level}"
 
 
 def _facts(stack: spec.StackSpec) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def check_first_token(plan: Iterable[ProcessorSpec], lengths: Lengths, eos: tupl
     """
     if lengths.longest == lengths.prompt:
         return
-    left, names, least = {*range(vocab_size)}, list[str](), ""
+    left: set[int] | range = range(vocab_size)
+    gone, names, least = set[int](), list[str](), ""
     for spec in plan:
         if not can_forbid(spec, lengths.prompt):
             continue
@@ -76,11 +77,11 @@ def check_first_token(plan: Iterable[ProcessorSpec], lengths: Lengths, eos: tupl
                 f"{described(spec)} ends every result, but {least} forbids that.", hint="leave one of them out."
             )
         if spec.name in ("forced_bos_token_id", "forced_eos_token_id"):  # overrules what ran before it
-            left, names = _ids(spec), ["what is forced"]
-        elif left & (forbidden := _ids(spec)):
-            left -= forbidden
+            left, gone, names = _ids(spec), set[int](), ["what is forced"]
+        elif new := {token for token in _ids(spec) if token in left and token not in gone}:
+            gone |= new
             names.append(name)
-    if not left:
+    if len(left) == len(gone):
         raise GenerationError(
             f"{' and '.join(names)} leave{'s' if len(names) == 1 else ''} no first token: every one of "
             f"{vocab_size} is forbidden.",

@@ -18,9 +18,10 @@ struct Call {
   Long sources, beams, heads, kv_heads, length, keys, size;
   Long q_row, q_head, q_time, k_row, k_head, k_time, v_row, v_head, v_time;
   Long mask_row, mask_time, mask_key, bias_head, bias_time, bias_key;
-  float scale;
-  bool causal;  // queries are at the last positions of the keys and read no later ones
-  Long window;  // with causal: number of keys that a query reads, its own the last; 0: all
+  float scale, softcap;  // softcap 0: none; else scores become softcap * tanh(scores / softcap)
+  Long own;              // causal, window: index of the key that belongs to the first query
+  bool causal;           // a query reads no key after its own
+  Long window;           // a query reads the keys k with |own - k| < window; 0: all
 
   Long queries() const { return beams * length * (heads / kv_heads); }
 };
@@ -76,6 +77,8 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
       Long row, time, head;
       place(i, &row, &time, &head);
       float* s = scores + i * kKeys;
+      if (c.softcap)
+        for (Long j = 0; j < width; ++j) s[j] = c.softcap * tanh_exp(s[j] / c.softcap);
       if (c.bias) {
         const float* b = c.bias + head * c.bias_head + time * c.bias_time + begin * c.bias_key;
         for (Long j = 0; j < width; ++j) s[j] += b[j * c.bias_key];
@@ -85,10 +88,9 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
         for (Long j = 0; j < width; ++j)
           if (!m[j * c.mask_key]) s[j] = kNothing;
       }
-      if (c.causal) {
-        Long own = c.keys - c.length + time;
-        Long low = c.window ? own - c.window + 1 : 0;
-        for (Long j = std::max<Long>(0, own + 1 - begin); j < width; ++j) s[j] = kNothing;
+      if (c.causal || c.window) {
+        Long own = c.own + time, end = c.causal ? own + 1 : own + c.window, low = c.window ? own - c.window + 1 : 0;
+        for (Long j = std::max<Long>(0, end - begin); j < width; ++j) s[j] = kNothing;
         for (Long j = 0; j < std::min(width, low - begin); ++j) s[j] = kNothing;
       }
       float top = most[i];

@@ -67,6 +67,16 @@ def _candidates() -> tuple[Level, ...]:
     return tuple(level for level in levels if level.name == wanted)
 
 
+def wanted_level() -> str | None:
+    """Return the name of the level that is loaded here, if the compiler knows it; None where no kernels are.
+
+    Raises:
+        ConfigError: as in `load`.
+    """
+    levels = () if os.environ.get("CONJOIN_NATIVE") == "0" else _candidates()
+    return levels[0].name if levels else None
+
+
 @lru_cache(maxsize=1)
 def supported_levels() -> tuple[Level, ...]:
     """Return the levels that this processor has, lowest first; none if there is nothing compiled and no compiler."""

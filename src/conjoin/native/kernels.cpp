@@ -8,11 +8,9 @@
 // Linear layers read the weight as it is stored, (out, in), row by row: a dot product per output, without packing. Each
 // output is the same sequence of operations for any number of rows, so a row's result does not depend on its batch.
 
-#include "beams.h"
+#include "decode.h"
 #include "gradient.h"
 #include "level.h"
-#include "rules.h"
-#include "steps.h"
 #include "threads.h"
 #include "training.h"
 
@@ -69,6 +67,7 @@ Call<Q, T, Q> make_call(const void* q, const void* k, const void* v, const uint8
                      &c.q_head,  &c.q_time, &c.k_row,  &c.k_head,    &c.k_time,   &c.v_row,    &c.v_head,    &c.v_time,
                      &c.mask_row, &c.mask_time, &c.mask_key, &c.bias_head, &c.bias_time, &c.bias_key};
   for (Long* number : numbers) *number = *s++;
+  c.own = c.keys - c.length;
   return c;
 }
 
@@ -223,12 +222,25 @@ void conjoin_move_rows(const Moving* tensors, Long count, const Long* to, const 
   move_rows(tensors, count, to, from, rows, threads);
 }
 
-// Decoding steps of whole stacks; see steps.h. The cache is float32, bf16 or in 8 bits.
-void conjoin_steps_f32(const StepCall* call) { Steps<float>(*call).run(); }
+// A pass over a stack, and the keys and values of cross-attention; see pass.h. The cache is float32, bf16 or in 8 bits.
+void conjoin_pass_f32(const PassCall* call) { run_pass<float>(*call); }
 
-void conjoin_steps_bf16(const StepCall* call) { Steps<bf16>(*call).run(); }
+void conjoin_pass_bf16(const PassCall* call) { run_pass<bf16>(*call); }
 
-void conjoin_steps_int8(const StepCall* call) { Steps<int8_t>(*call).run(); }
+void conjoin_pass_int8(const PassCall* call) { run_pass<int8_t>(*call); }
+
+void conjoin_read_sources_f32(const PassCall* call, Long width) { run_sources<float>(*call, width); }
+
+void conjoin_read_sources_bf16(const PassCall* call, Long width) { run_sources<bf16>(*call, width); }
+
+void conjoin_read_sources_int8(const PassCall* call, Long width) { run_sources<int8_t>(*call, width); }
+
+// Steps of several requests; see decode.h. Returns their number.
+Long conjoin_decode_f32(const DecodeCall* call) { return run_decode<float>(*call); }
+
+Long conjoin_decode_bf16(const DecodeCall* call) { return run_decode<bf16>(*call); }
+
+Long conjoin_decode_int8(const DecodeCall* call) { return run_decode<int8_t>(*call); }
 
 // Places of the best scores of `rows` rows.
 void conjoin_argmax(const float* scores, Long rows, Long row, Long vocab, Long* places, int threads) {

@@ -107,6 +107,17 @@ class Embedding:
             case NoPosition():
                 return 0
 
+    @property
+    def first_row(self) -> int:
+        """Row of the position table that a user's position 0 means; RoBERTa's users count as its table does."""
+        match self.position:
+            case Learned(offset=offset):
+                return offset
+            case LearnedSkippingPads(pads="mask", padding_position=padding):
+                return padding + 1
+            case _:
+                return 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadTransform:

@@ -122,9 +122,9 @@ class Clock:
     def divide(self, native: Sequence[float]) -> None:
         """Attribute seconds of the current phase to those of the kernels, in the order of `NATIVE`.
 
-        Call it in the phase in which the kernels ran. A first step is not divided.
+        Call it in the phase in which the kernels ran. Encoding and a first step are not divided.
         """
-        if self._phase in (None, "first step"):
+        if self._phase in (None, "encode", "first step"):
             return
         for name, seconds in zip(NATIVE, native, strict=True):
             self._add(name, seconds)

@@ -30,7 +30,9 @@ from conjoin.generation import (
 )
 from conjoin.generation.prompt import ModelInputs, read_request
 from conjoin.torch.cpu.clock import timed
+from conjoin.torch.cpu.native.decode import Requests, Search
 from conjoin.torch.generation.loop import Control, Decoded, Limits, Streamer, Trace
+from conjoin.torch.generation.loops import native
 from conjoin.torch.generation.loops.beam_search import beam_search
 from conjoin.torch.generation.loops.beams import BeamRules
 from conjoin.torch.generation.loops.constrained import constrained_beam_search
@@ -48,6 +50,7 @@ from conjoin.torch.generation.reader import Reader, Sources
 from conjoin.torch.generation.stopping import build_stopping
 from conjoin.torch.generation.watch import Watch
 from conjoin.torch.model.cache import KVCache, as_cache
+from conjoin.torch.model.outputs import EncoderOutput
 
 DrafterFor = Callable[[Sources, Tensor | None], Drafter]
 """Makes the drafter of one source; given the mask of its prompt."""
@@ -73,58 +76,16 @@ def generate(
     **keywords: Any,
 ) -> Int[Tensor, "R t"] | GenerateOutput:
     """See EncoderDecoderModel.generate."""
-    callers = _Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer)
+    callers = Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer, assistant_model)
     if streamer is None:
-        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
+        return Run.of(model, inputs, generation_config, callers, keywords).finish()
     with Stream(streamer) as stream:
         callers = replace(callers, streamer=stream)
-        return _generate(model, inputs, generation_config, assistant_model, callers, keywords)
-
-
-def _generate(
-    model: Seq2SeqModel,
-    inputs: Tensor | None,
-    generation_config: Any | None,
-    assistant_model: Seq2SeqModel | None,
-    callers: "_Callers",
-    keywords: dict[str, Any],
-) -> Int[Tensor, "R t"] | GenerateOutput:
-    given = take_tensors(inputs, keywords)
-    request, start = read_request(
-        given,
-        model.decoder.spec,
-        model.config,
-        model.generation_config,
-        keywords,
-        generation_config,
-        to_numpy=to_numpy,
-        tokenizer=callers.tokenizer is not None,
-        assistant=assistant_model is not None,
-        prefix_allowed_tokens_fn=callers.prefix_fn is not None,
-        streamer=callers.streamer is not None,
-    )
-    prompt, prompt_mask = target_prompt(given, start, model.device)
-    if callers.streamer is not None and given.batch_size * request.num_return_sequences > 1:
-        raise GenerationError(
-            f"A streamer follows one result, but {given.batch_size} sources with {request.num_return_sequences} "
-            "results each are asked for.",
-            hint="call generate() source by source, or leave the streamer out.",
-        )
-    # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without it.
-    with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
-        sources, encoded = encode(model, given, request.outputs, truncation=request.truncation)
-        cache = usable_cache(as_cache(given.cache), prompt, request.mode)
-        run = _Run(model, request, prompt, prompt_mask, sources, assistant_model, callers, cache)
-        decoded = run.decode()
-    tell_fewer(decoded.counts, request.num_return_sequences)
-    if not request.outputs.as_dict:
-        return decoded.sequences.clone()
-    returned = request.num_return_sequences
-    return output_of(request.outputs, decoded, encoded, run.traces, run.readers, returned)
+        return Run.of(model, inputs, generation_config, callers, keywords).finish()
 
 
 @dataclass(frozen=True, slots=True)
-class _Callers:
+class Callers:
     """What the caller gives to be called."""
 
     processors: Any | None
@@ -132,6 +93,7 @@ class _Callers:
     prefix_fn: Callable[[int, Tensor], list[int]] | None
     streamer: Streamer | None
     tokenizer: Any | None
+    assistant: Seq2SeqModel | None
 
     @property
     def any(self) -> bool:
@@ -139,29 +101,25 @@ class _Callers:
         return any(each is not None for each in (self.processors, self.criteria, self.prefix_fn, self.streamer))
 
 
-class _Run:
-    """One call on its way."""
+class Run:
+    """One call of generate: its checked request, then what its sources became, then its results."""
 
     def __init__(
         self,
         model: Seq2SeqModel,
+        inputs: ModelInputs,
         request: Request,
         prompt: Int[Tensor, "B P"],
         prompt_mask: Tensor | None,
-        sources: Sources,
-        assistant: Seq2SeqModel | None,
-        callers: _Callers,
-        cache: KVCache | None,
+        callers: Callers,
     ) -> None:
         self.model = model
+        self.inputs = inputs
         self.callers = callers
-        self.cache = cache
         self.traces: list[Trace] = []
         self.request = request
         self.prompt = prompt
         self.prompt_mask = prompt_mask
-        self.sources = sources
-        self.assistant = assistant
         self.readers: list[Reader] = []
         self.limits = Limits(
             prompt=prompt.shape[1],
@@ -169,6 +127,95 @@ class _Run:
             eos=request.tokens.eos,
             pad=request.tokens.pad if request.tokens.pad is not None else 0,
         )
+        self.cache: KVCache | None = None
+        self._sources: tuple[Sources, EncoderOutput] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Seq2SeqModel,
+        inputs: Tensor | None,
+        generation_config: Any | None,
+        callers: Callers,
+        keywords: dict[str, Any],
+    ) -> "Run":
+        """Check a call's arguments.
+
+        Raises:
+            GenerationError, ShapeError: they cannot be honoured.
+        """
+        given = take_tensors(inputs, keywords)
+        request, start = read_request(
+            given,
+            model.decoder.spec,
+            model.config,
+            model.generation_config,
+            keywords,
+            generation_config,
+            to_numpy=to_numpy,
+            tokenizer=callers.tokenizer is not None,
+            assistant=callers.assistant is not None,
+            prefix_allowed_tokens_fn=callers.prefix_fn is not None,
+            streamer=callers.streamer is not None,
+        )
+        prompt, prompt_mask = target_prompt(given, start, model.device)
+        if callers.streamer is not None and given.batch_size * request.num_return_sequences > 1:
+            raise GenerationError(
+                f"A streamer follows one result, but {given.batch_size} sources with {request.num_return_sequences} "
+                "results each are asked for.",
+                hint="call generate() source by source, or leave the streamer out.",
+            )
+        return cls(model, given, request, prompt, prompt_mask, callers)
+
+    def finish(self) -> Int[Tensor, "R t"] | GenerateOutput:
+        """Encode the sources, decode, and return what the call asked for."""
+        request = self.request
+        # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without.
+        with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
+            self.encode()
+            decoded = self.decode()
+        tell_fewer(decoded.counts, request.num_return_sequences)
+        if not request.outputs.as_dict:
+            return decoded.sequences.clone()
+        returned = request.num_return_sequences
+        return output_of(request.outputs, decoded, self.encoded, self.traces, self.readers, returned)
+
+    def encode(self) -> None:
+        """Run the encoder, unless its output is given."""
+        request = self.request
+        self._sources = encode(self.model, self.inputs, request.outputs, truncation=request.truncation)
+        self.cache = usable_cache(as_cache(self.inputs.cache), self.prompt, request.mode)
+
+    @property
+    def source_tokens(self) -> int:
+        """Number of source tokens, padding included."""
+        return self.inputs.source.shape[0] * self.inputs.source.shape[1]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache that the call will fill, its longest results assumed."""
+        kind, number = self.model.decoder.spec, self.model.decoder.embed.words.weight.element_size()
+        number = 1 if self.request.cache == "quantized" else number
+        rows, total = len(self.prompt) * self.request.rows_per_source, 0
+        for block in (kind.blocks[index] for index in kind.weights_of):
+            attention = block.self_attn.attention
+            total += 2 * attention.num_kv_heads * attention.head_size * rows * self.limits.max_length
+            if block.cross_attn is not None:
+                attention = block.cross_attn.attention
+                total += 2 * attention.num_kv_heads * attention.head_size * self.source_tokens
+        return total * number
+
+    @property
+    def sources(self) -> Sources:
+        """What the encoder made of the inputs."""
+        assert self._sources is not None
+        return self._sources[0]
+
+    @property
+    def encoded(self) -> EncoderOutput:
+        """The encoder's output."""
+        assert self._sources is not None
+        return self._sources[1]
 
     @timed("selection")
     def decode(self) -> Decoded:
@@ -180,6 +227,8 @@ class _Run:
         match request.mode:
             case Assisted() | CopySpeculation():
                 return self._speculate(request.mode, control)
+            case Greedy() | BeamSearch() if (found := self._decode_natively(control)) is not None:
+                return found
             case Greedy():
                 return sample(self.reader(), prompt, limits, control, randomly=False, mask=mask)
             case Sampling():
@@ -199,6 +248,40 @@ class _Run:
             case Contrastive(penalty_alpha=alpha, top_k=k):
                 k = min(k, self.model.decoder.spec.vocab_size)
                 return contrastive_search(self.reader(), prompt, limits, control, alpha=alpha, k=k, mask=mask)
+
+    def _decode_natively(self, control: Control) -> Decoded | None:
+        """The results of a greedy or beam search by our kernels; None if something must see each step."""
+        requests = self.native_requests(control)
+        if requests is None:
+            return None
+        native.finish(self.readers[-1], requests)
+        return native.result_of(requests, control, self.request.num_return_sequences)
+
+    def native_requests(self, control: Control, *, hands_out: bool = False) -> Requests | None:
+        """A request of the kernels for each source; None if they cannot run it.
+
+        Args:
+            hands_out: The caller chooses the tokens, by scores that no processor has edited; a request of beams cannot
+                do that. Else None is returned, too, where something must see each step.
+        """
+        rules, mode, limits = [] if hands_out else control.rules, self.request.mode, self.limits
+        if rules is None or self.prompt_mask is not None or self.cache is not None:
+            return None
+        kind: dict[str, Any] = {}
+        if isinstance(mode, BeamSearch) and not hands_out:
+            kind = {name: getattr(mode, name) for name in ("num_beams", "length_penalty", "early_stopping")}
+        elif hands_out and isinstance(mode, Greedy | Sampling):
+            kind = {"hands_out": True, "copies": self.request.num_return_sequences}
+        elif not isinstance(mode, Greedy):
+            return None
+        search = Search(
+            prompt=limits.prompt, limit=limits.max_length, eos=limits.eos, pad=limits.pad, rules=rules, **kind
+        )
+        reader = self.reader()
+        requests = native.begin(reader, self.prompt, search)
+        if requests is None:
+            self.readers.remove(reader)
+        return requests
 
     def _nothing_new(self, control: Control) -> Decoded:
         """The prompts, where no token may follow them."""
@@ -222,6 +305,7 @@ class _Run:
             cache=self.cache,
             wants_attentions=outputs.attentions,
             wants_hidden_states=outputs.hidden_states,
+            returned=outputs.as_dict,
         )
         self.readers.append(reader)
         return reader
@@ -318,8 +402,8 @@ class _Run:
         return lambda source, _: CopyDrafter(words(source), longest=mode.max_matching_ngram_size, most=most)
 
     def _assistant(self, mode: Assisted) -> DrafterFor:
-        assert self.assistant is not None
-        assistant, outputs, truncation = self.assistant, Outputs(), self.request.truncation
+        assert self.callers.assistant is not None
+        assistant, outputs, truncation = self.callers.assistant, Outputs(), self.request.truncation
         check_assistant(self.model, assistant, self.sources)
 
         def drafter(source: Sources, mask: Tensor | None) -> Drafter:

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from conjoin.generation import DeadEnd
-from conjoin.torch.generation.processors.calling import LogitsProcessorList
+from conjoin.torch.cpu.native.rules import Rule
+from conjoin.torch.generation.processors.calling import LogitsProcessorList, RuleProcessor
 from conjoin.torch.generation.stopping import StoppingCriteriaList
 from conjoin.torch.generation.watch import Watch
 
@@ -91,6 +92,15 @@ class Control:
         """True if finished sources may leave the batch: nothing is collected, and all callbacks support it."""
         processors_can = self.process is None or self.process.rows_may_leave
         return processors_can and not self.trace.wanted and (self.stops is None or self.stops.rows_may_leave)
+
+    @property
+    def rules(self) -> list[Rule] | None:
+        """The processors as native rules; None if anything must see each step outside of a native loop."""
+        if self.stops is not None or self.streamer is not None or self.trace.wanted or self.patience > 1:
+            return None
+        rules = [each.native_rule if isinstance(each, RuleProcessor) else None for each in self.process or ()]
+        native = [rule for rule in rules if rule is not None]
+        return native if len(native) == len(rules) else None
 
     def looks(self, steps: int) -> bool:
         """True if this step checks which rows have ended: every step on a CPU, fewer on a GPU, which must wait."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.families import PretrainedConfig
+from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.embedding import Embedding
 from conjoin.torch.model.stack_inputs import StackInputs
 
@@ -29,6 +30,7 @@ class Decoder(Protocol):
 
     def run(self, inputs: StackInputs) -> Tensor: ...
     def score(self, hidden: Tensor) -> Tensor: ...
+    def places(self, input_ids: Tensor, cache: KVCache) -> Tensor | None: ...
 
 
 class Seq2SeqModel(Protocol):

@@ -8,9 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.cpu.clock import timed
+from conjoin.torch.cpu.native import Steps, Want
 from conjoin.torch.generation.model import Decoder
 from conjoin.torch.generation.timing import timed_read
 from conjoin.torch.model.cache import KVCache, keep_order
+from conjoin.torch.model.route import kernels_of
 from conjoin.torch.model.stack_inputs import Record, StackInputs
 
 
@@ -30,6 +32,12 @@ class Sources:
 
     def __len__(self) -> int:
         return self.states.shape[0]
+
+    def packed(self) -> tuple[Float[Tensor, "tokens M"], Int[Tensor, " B"]]:
+        """The states of real tokens, one source behind the other, and their number in each source."""
+        if self.mask is None:
+            return self.states.flatten(0, 1), torch.full((len(self),), self.states.shape[1])
+        return self.states[self.mask], self.mask.sum(1)
 
     def pick(self, index: int) -> "Sources":
         """One source without its padding; where the rest stands does not matter, cross-attention knows no positions."""
@@ -51,6 +59,10 @@ class Reader:
         quantized: Keep keys and values in 8 bits.
         cache: Goes on from the positions that it holds; the first call gives their ids once more.
         wants_attentions, wants_hidden_states: Collect them into `records`, one per call.
+        returned: True if the caller gets the cache, which must then have the layout of the sources.
+
+    Attributes:
+        steps: The kernels that compute all passes; None if PyTorch's operators compute the first one.
     """
 
     def __init__(
@@ -63,8 +75,11 @@ class Reader:
         cache: KVCache | None = None,
         wants_attentions: bool = False,
         wants_hidden_states: bool = False,
+        returned: bool = False,
     ) -> None:
         self.decoder = decoder
+        self.steps: Steps | None = None
+        self._may_begin = cache is None and not (returned or wants_attentions or wants_hidden_states)
         self.sources: Sources | None = sources
         self.source_mask = sources.mask
         self.cache = KVCache(room=room, quantized=quantized) if cache is None else cache
@@ -73,8 +88,19 @@ class Reader:
         self._wants = {"attentions": wants_attentions, "hidden_states": wants_hidden_states}
 
     @timed_read
-    def read(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R t D"]:
-        """Hidden states of new positions, which are then in the cache."""
+    def read(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None, want: Want = "hidden") -> Tensor:
+        """Read new positions, which are then in the cache.
+
+        Args:
+            want: "hidden" returns their hidden states [R, t, D], "logits" the scores of the word after the last one
+                [R, V], "all logits" those after each [R, t, V].
+        """
+        self._begin(ids, mask)
+        if self.steps is not None:
+            places = self.decoder.places(ids, self.cache)
+            result = self.steps.run(self.cache, ids=ids, places=places, want=want)
+            self.cache.advance(ids.shape[1])
+            return result.to(self.decoder.embed.words.weight.dtype) if want == "hidden" else result
         ids = ids if self.sources is None else ids[:, self.cache.length :]
         record = Record.of(**self._wants)
         hidden = self.decoder.run(
@@ -91,7 +117,9 @@ class Reader:
         self.sources = None  # from here on the cache holds what is read of them
         if any(self._wants.values()):
             self.records.append(record)
-        return hidden
+        if want == "hidden":
+            return hidden
+        return self.score(hidden[:, -1] if want == "logits" else hidden)
 
     @timed("head")
     def score(self, hidden: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead V"]:
@@ -100,7 +128,7 @@ class Reader:
 
     def scores(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R V"]:
         """Scores of the word after the last new position."""
-        return self.score(self.read(ids, mask)[:, -1])
+        return self.read(ids, mask, "logits")
 
     def first_scores(
         self, prompt: Int[Tensor, "B P"], mask: Tensor | None, copies: int, *, together: bool
@@ -120,7 +148,46 @@ class Reader:
 
     def all_scores(self, ids: Int[Tensor, "R T"], mask: Tensor | None = None) -> Float[Tensor, "R T V"]:
         """Scores of the word after every new position."""
-        return self.score(self.read(ids, mask))
+        return self.read(ids, mask, "all logits")
+
+    def begin_search(self, prompt: Int[Tensor, "B P"], rows: int, limit: int) -> Steps | None:
+        """Prepare the cache for a native search; None if the kernels cannot run it, and nothing has changed.
+
+        Args:
+            rows: Hypotheses per source.
+            limit: Tokens of a hypothesis at most; the last one is not read.
+        """
+        most = self.decoder.spec.max_positions
+        if most is not None and limit - 1 > most:
+            return None
+        self._begin(prompt, None, rows)
+        if self.steps is not None:
+            self.steps.stack.reach(limit)
+        return self.steps
+
+    def _begin(self, ids: Int[Tensor, "R T"], mask: Tensor | None, rows_per_source: int = 1) -> None:
+        """Before the first pass, let the kernels compute what is read of the sources, if they can run every pass."""
+        if self.sources is None or not self._may_begin:
+            return
+        self._may_begin = False
+        decoder, sources = self.decoder, self.sources
+        stack = None if mask is not None else kernels_of(decoder, ids, sources.states)
+        if stack is None or not (stack.embeds and stack.scores):
+            return
+        decoder.embed.check_ids(ids)
+        steps = Steps(stack)
+        steps.begin(self.cache, len(ids) * rows_per_source, *sources.packed())
+        self.steps, self.sources, self.source_mask = steps, None, None
+
+    @property
+    def source_keys(self) -> int:
+        """Number of tokens of all sources that are read."""
+        if self.steps is not None:
+            return self.steps.source_keys
+        if self.source_mask is not None:
+            return int(self.source_mask.sum())
+        keys = self.cache.cross[0][0] if self.cache.cross else None
+        return 0 if keys is None else keys.shape[0] * keys.shape[2]
 
     def expand(self, copies: int) -> None:
         """Let `copies` rows read each source from here on."""
@@ -136,6 +203,8 @@ class Reader:
         """Drop all other sources; returns the order in which the kept ones now stand."""
         order = keep_order(sources)
         self.cache.keep(order, self.rows_per_source)
+        if self.steps is not None:
+            self.steps.keep(order)
         if self.source_mask is not None:
             self.source_mask = self.source_mask[order]
         return order

@@ -27,7 +27,11 @@ def drawable(best: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def draw(
-    probabilities: Float[Tensor, "r V"], count: int, places: Int[Tensor, " r"] | None = None, rows: int = 0
+    probabilities: Float[Tensor, "r V"],
+    count: int,
+    places: Int[Tensor, " r"] | None = None,
+    rows: int = 0,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, "r count"]:
     """Words of every row, drawn without replacement.
 
@@ -36,11 +40,11 @@ def draw(
             there, so that a row does not depend on when its neighbours end.
     """
     if places is None:
-        return torch.multinomial(probabilities, count)
+        return torch.multinomial(probabilities, count, generator=generator)
     whole = probabilities.new_zeros(rows, probabilities.shape[1])
     whole[:, :count] = 1.0
     whole[places] = probabilities
-    return torch.multinomial(whole, count)[places]
+    return torch.multinomial(whole, count, generator=generator)[places]
 
 
 def is_any_of(tokens: Int[Tensor, "*n"], wanted: tuple[int, ...]) -> Tensor:

@@ -7,24 +7,38 @@ from typing import Any
 from torch import Tensor
 
 from conjoin.torch.cpu.clock import Clock, running
+from conjoin.torch.cpu.native.decode import Requests
 
 
 def timed_read(read: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Decorate `Reader.read`: its first call is the first step, later ones are the blocks of a step."""
 
     @wraps(read)
-    def wrapper(reader: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def wrapper(reader: Any, ids: Tensor, mask: Tensor | None = None, want: str = "hidden") -> Tensor:
         clock = running()
         if clock is None:
-            return read(reader, ids, mask)
+            return read(reader, ids, mask, want)
         is_first, past = reader.sources is not None, reader.cache.length
         with clock.phase("first step" if is_first else "blocks"):
-            hidden = read(reader, ids, mask)
+            result = read(reader, ids, mask, want)
         if reader.decoder is clock.decoder:
             _count(clock, reader, ids, past, is_first)
-        return hidden
+        return result
 
     return wrapper
+
+
+def count_requests(reader: Any, requests: Requests, steps: int) -> None:
+    """Count the work of a native search, where a clock runs."""
+    clock = running()
+    if clock is None or reader.decoder is not clock.decoder:
+        return
+    work, entries = clock.work, requests.entries
+    work.cache_bytes = reader.cache.keys[0].element_size()
+    work.first_tokens += int(entries["prompt"].sum())
+    for prompt, total, rows, keys in entries[["prompt", "total", "hypotheses", "keys"]].tolist():
+        work.count_steps(rows, prompt, rows, keys, steps=total - prompt - 1)
+    work.steps += steps - 1 - int((entries["total"] - entries["prompt"] - 1).sum())
 
 
 def _count(clock: Clock, reader: Any, ids: Tensor, past: int, is_first: bool) -> None:
@@ -33,9 +47,4 @@ def _count(clock: Clock, reader: Any, ids: Tensor, past: int, is_first: bool) ->
         clock.work.first_tokens += rows * (cache.length - past)
         clock.work.cache_bytes = cache.keys[0].element_size()
         return
-    mask = reader.source_mask
-    source_keys = 0
-    if cache.cross:
-        keys = cache.cross[0][0]
-        source_keys = keys.shape[0] * keys.shape[2] if mask is None else int(mask.sum())
-    clock.work.count_steps(rows, past, reader.rows_per_source, source_keys, length=ids.shape[1])
+    clock.work.count_steps(rows, past, reader.rows_per_source, reader.source_keys, length=ids.shape[1])

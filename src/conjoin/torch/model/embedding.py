@@ -60,6 +60,32 @@ class Embedding(Brick):
             x = self.projection(x)
         return x
 
+    def check_ids(self, input_ids: Int[Tensor, "R T"]) -> None:
+        """Check that all ids are rows of the table.
+
+        Raises:
+            ShapeError: they are not.
+        """
+        least, most = (int(token) for token in input_ids.aminmax())
+        if least < 0 or most >= self.kind.vocab_size:
+            raise ShapeError(
+                f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
+                hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
+            )
+
+    def check_types(self, token_type_ids: Int[Tensor, "R T"] | None) -> None:
+        """Check that token types are rows of their table.
+
+        Raises:
+            ShapeError: they are not, or this half has no token types.
+        """
+        if token_type_ids is None:
+            return
+        self.kind.require_types()
+        least, most = (int(each) for each in token_type_ids.aminmax())
+        if least < 0 or most >= self.kind.type_rows:
+            raise ShapeError(f"token_type_ids go from {least} to {most}; expected 0 to {self.kind.type_rows - 1}.")
+
     def table(self) -> Float[Tensor, "V C"]:
         """Return the token embeddings before scaling, including the effect of an adapter around `words`."""
         words = self.words
@@ -76,11 +102,8 @@ class Embedding(Brick):
         try:
             embeds = self.words(input_ids)
         except IndexError:
-            least, most = (int(token) for token in input_ids.aminmax())
-            raise ShapeError(
-                f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
-                hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
-            ) from None
+            self.check_ids(input_ids)
+            raise
         if self.kind.scale == 1.0:
             return embeds
         scale = embeds.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale

@@ -92,7 +92,11 @@ class RelativeBias(nn.Module):
         distance = places[:, None, :] - places[:, num_keys - num_queries :, None]
         return self.weight[self._buckets(distance)].permute(0, 3, 1, 2)
 
-    def _buckets(self, distance: Int[Tensor, "#R T S"]) -> Int[Tensor, "#R T S"]:
+    def by_distance(self, reach: int) -> Float[Tensor, "H distances"]:
+        """Return the bias by the distance of a key from its query, from -reach to reach."""
+        return self.weight.detach()[self._buckets(torch.arange(-reach, reach + 1))].T
+
+    def _buckets(self, distance: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
         buckets = self.kind.num_buckets
         if self.kind.bidirectional:
             buckets //= 2

@@ -2,7 +2,8 @@
 
 - Padded: the bricks see the batch as it came. Every device, tracer and adapter can follow this route.
 - Packed: on a CPU, the bricks see the real tokens only, one sequence behind the other in one row (decision 12).
-- NativeSteps: on a CPU, one call of our kernels runs all blocks over the new tokens of a decoding step (decision 8).
+- NativeSteps: on a CPU, one call of our kernels reads the new tokens of a decoding step (decision 8).
+- NativeEncoding: on a CPU, one call of our kernels encodes the real tokens of a batch.
 """
 
 from collections.abc import Callable
@@ -15,14 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from conjoin.spec import LearnedSkippingPads, Position
 from conjoin.torch.cpu.attention import attend
 from conjoin.torch.cpu.masks import Mask
 from conjoin.torch.cpu.mode import is_eager, mode_of
-from conjoin.torch.cpu.native import Steps
+from conjoin.torch.cpu.native import NativeStack, Steps, encode, native_stack
+from conjoin.torch.cpu.native.stack import MOST_PLACES
 from conjoin.torch.cpu.packing import Packing, attend_packed
 from conjoin.torch.model.block import Attend, Source
 from conjoin.torch.model.cache import KVCache
-from conjoin.torch.model.positions import rotary_angles
 from conjoin.torch.model.stack_inputs import StackInputs
 
 _MOST_TOKENS = 1024
@@ -83,21 +85,88 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class NativeSteps:
-    """All blocks in one call; embedding, final norm and head are those of the other routes."""
+    """The whole stack in one call."""
 
     steps: Steps
     source_mask: Bool[Tensor, "B S"] | None
 
-    def run(self, x: Float[Tensor, "R T D"], cache: KVCache, positions: Int[Tensor, "A t"]) -> Float[Tensor, "R T D"]:
-        """Return the output of the last block; the cache gets the new keys and values, but is not advanced."""
-        positions = positions.expand(-1, x.shape[1])
-        angles = [rotary_angles(kind, positions, torch.float32) for kind in self.steps.rotary]
-        return self.steps.run(x, cache, angles, self.source_mask)
+    def run(self, stack: Any, inputs: StackInputs, positions: Int[Tensor, "R T"]) -> Float[Tensor, "R T D"]:
+        """Return the last hidden states; the cache gets the new keys and values, but is not advanced.
+
+        Args:
+            positions: Rows of the position table.
+        """
+        ids, x = inputs.input_ids, None
+        if ids is None or inputs.token_type_ids is not None or not self.steps.stack.embeds:
+            words = inputs.inputs_embeds if ids is None else stack.embed.look_up(ids)
+            ids, x = None, stack.embed(words, positions, inputs.token_type_ids)
+        else:
+            stack.embed.check_ids(ids)
+        places = None if _are_indices(stack, inputs) else _places(stack, inputs, positions)
+        hidden = self.steps.run(inputs.cache, ids=ids, x=x, places=places, source_mask=self.source_mask)
+        return hidden.to(stack.embed.words.weight.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeEncoding:
+    """The real tokens of an encoder's batch in one call, or a few."""
+
+    native: NativeStack
+    tokens: Bool[Tensor, "B S"] | None
+
+    def run(self, stack: Any, inputs: StackInputs, positions: Int[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """Return the last hidden states, zeros at padding.
+
+        Args:
+            positions: Rows of the position table.
+        """
+        shape = inputs.tokens.shape[:2]
+        ids, types, x = inputs.input_ids, inputs.token_type_ids, None
+        if ids is None or not self.native.embeds or (types is not None and stack.embed.token_types is None):
+            words = inputs.inputs_embeds if ids is None else stack.embed.look_up(ids)
+            ids, types, x = None, None, stack.embed(words, positions, types)
+        else:
+            stack.embed.check_ids(ids)
+            stack.embed.check_types(types)
+        places = None
+        if self.tokens is not None or not _are_indices(stack, inputs):
+            places = _places(stack, inputs, positions)
+        tokens = self.tokens
+        lengths = torch.full(shape[:1], shape[1]) if tokens is None else tokens.sum(1)
+        real = slice(None) if tokens is None else tokens.flatten()
+        packed = {
+            name: t.expand(shape).flatten()[real]
+            for name, t in (("ids", ids), ("types", types), ("places", places))
+            if t is not None
+        }
+        hidden = encode(self.native, lengths, x=None if x is None else x.flatten(0, 1)[real], **packed)
+        dtype = stack.embed.words.weight.dtype
+        if tokens is None:
+            return hidden.view(*shape, -1).to(dtype)
+        out = torch.zeros(shape[0] * shape[1], hidden.shape[1], dtype=dtype)
+        out[real] = hidden.to(dtype)
+        return out.view(*shape, -1)
+
+
+def _are_indices(stack: Any, inputs: StackInputs) -> bool:
+    """True if the positions of new tokens are their indices in the cache."""
+    return inputs.position_ids is None and not skips_padding_ids(stack.spec.embedding.position)
+
+
+def _places(stack: Any, inputs: StackInputs, positions: Int[Tensor, "#R T"]) -> Int[Tensor, "R T"]:
+    """Return the positions of new tokens, counted from 0, as rotary angles take them."""
+    places = positions - stack.spec.embedding.first_row if inputs.position_ids is None else inputs.position_ids
+    return places.expand(inputs.tokens.shape[:2])
+
+
+def skips_padding_ids(kind: Position) -> bool:
+    """True if positions are counted over ids that are not padding."""
+    return isinstance(kind, LearnedSkippingPads) and kind.pads == "ids"
 
 
 def route_of(
     stack: Any, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None, source_mask: Mask
-) -> Padded | Packed | NativeSteps:
+) -> Padded | Packed | NativeSteps | NativeEncoding:
     """Decide how a pass is computed.
 
     Args:
@@ -107,6 +176,9 @@ def route_of(
     steps = _native_steps(stack, inputs, key_mask)
     if steps is not None:
         return NativeSteps(steps, None if source_mask.allowed is None else source_mask.allowed[:, 0, 0])
+    encoding = _native_encoding(stack, inputs, key_mask)
+    if encoding is not None:
+        return encoding
     states, cache = inputs.encoder_hidden_states, inputs.cache
     if cache is not None and cache.cross:
         states = None  # the cache holds its keys and values
@@ -126,6 +198,13 @@ def route_of(
 def can_pack(stack: nn.Module, mask: Tensor) -> bool:
     """True if nothing observes the modules, so that they may see packed rows: on a CPU, where packing pays."""
     return mask.is_cpu and is_eager(mask) and not has_hooks(stack)
+
+
+def kernels_of(stack: Any, *tensors: Tensor | None) -> NativeStack | None:
+    """Return the kernels' view of a stack; None if they lack a brick, or where PyTorch's modules must run."""
+    if stack.training or mode_of(stack.embed.words.weight, *tensors) != "inference":
+        return None
+    return native_stack(stack)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -192,15 +271,41 @@ def _native_steps(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> S
         return None
     if (
         tokens.shape[0] * tokens.shape[1] > _MOST_TOKENS
-        or kind.relative_bias is not None
+        or not _are_tabulated(inputs.position_ids, kind.max_positions)
         or len(cache.cross) != (len(kind.weights_of) if kind.has_cross_attention else 0)
         or mode_of(stack.embed.words.weight, tokens, inputs.encoder_attention_mask) != "inference"
     ):
         return None
     owner, steps = _STEPS.get(cache, (None, None))
-    known = owner is stack and (inputs.trusted or steps is None or (steps.are_current() and steps.takes(cache)))
+    known = owner is stack and (inputs.trusted or steps is None or (steps.stack.are_current() and steps.takes(cache)))
     if not known:
-        steps = None if has_hooks(stack) else Steps.of(stack)
+        steps = Steps.of(stack)
         steps = steps if steps is not None and steps.takes(cache) else None
         _STEPS[cache] = stack, steps
     return steps
+
+
+def _native_encoding(stack: Any, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> NativeEncoding | None:
+    """The kernels for an encoder's pass; None if this is no such pass, or one that they do not know."""
+    kind, tokens = stack.spec, inputs.tokens
+    if any(block.causal for block in kind.blocks) or kind.has_cross_attention:
+        return None
+    counts_places = kind.relative_bias is not None or any(block.self_attn.window for block in kind.blocks)
+    if (
+        inputs.cache is not None
+        or inputs.segments is not None
+        or not inputs.record.is_empty
+        or not _are_tabulated(inputs.position_ids, kind.max_positions)
+        or (inputs.position_ids is not None and key_mask is not None and counts_places)
+    ):
+        return None
+    native = kernels_of(stack, tokens, key_mask)
+    return None if native is None else NativeEncoding(native, key_mask)
+
+
+def _are_tabulated(position_ids: Tensor | None, limit: int | None) -> bool:
+    """True if positions are within the tables of the model and the kernels."""
+    if position_ids is None:
+        return True
+    least, most = position_ids.aminmax()
+    return int(least) >= 0 and int(most) < (limit or MOST_PLACES)

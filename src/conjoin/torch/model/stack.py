@@ -14,6 +14,7 @@ from conjoin.torch.cpu.dropout import dropout
 from conjoin.torch.cpu.masks import Mask, self_mask
 from conjoin.torch.cpu.mode import is_eager
 from conjoin.torch.model.block import Block, LayerContext
+from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.embedding import Embedding
 from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import (
@@ -23,7 +24,7 @@ from conjoin.torch.model.positions import (
     stands_together,
     token_positions,
 )
-from conjoin.torch.model.route import NativeSteps, Packed, Padded, route_of
+from conjoin.torch.model.route import NativeEncoding, NativeSteps, Packed, Padded, route_of, skips_padding_ids
 from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.model.sharing import Brick
 from conjoin.torch.model.stack_inputs import StackInputs, check_not_empty
@@ -35,6 +36,8 @@ class Stack(Brick):
     Attributes:
         checkpoint_every: Recompute one block of so many in the backward pass; 0 none.
     """
+
+    rotary_angles = staticmethod(rotary_angles)
 
     def __init__(self, kind: spec.StackSpec) -> None:
         super().__init__()
@@ -71,12 +74,14 @@ class Stack(Brick):
         route = route_of(self, inputs, key_mask, source_mask)
         if isinstance(route, NativeSteps):
             assert inputs.cache is not None
-            x = self._embed(inputs, positions)
-            x = route.run(x, inputs.cache, self._where(inputs, positions, key_mask))
-        else:
-            packed, positions = route.enter(inputs, positions)
-            x = self._embed(packed, positions)
-            x = self._run_blocks(x, self._contexts(route, packed, key_mask, positions, x), record.hidden_states)
+            x = route.run(self, inputs, positions)
+            inputs.cache.advance(length)
+            return x
+        if isinstance(route, NativeEncoding):
+            return route.run(self, inputs, positions)
+        packed, positions = route.enter(inputs, positions)
+        x = self._embed(packed, positions)
+        x = self._run_blocks(x, self._contexts(route, packed, key_mask, positions, x), record.hidden_states)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
@@ -84,7 +89,7 @@ class Stack(Brick):
             record.hidden_states.append(x)
         if inputs.cache:
             inputs.cache.advance(length)
-        return x if isinstance(route, NativeSteps) else route.leave(x)
+        return route.leave(x)
 
     def _run_blocks(self, x: Tensor, contexts: list[LayerContext], states: list[Tensor] | None) -> Tensor:
         for context, index in zip(contexts, self.spec.weights_of, strict=True):
@@ -143,21 +148,39 @@ class Stack(Brick):
             counted = self._counted(kind.padding_id, inputs, rows, length, past)
             counted = counted if key_mask is None else counted & key_mask
         if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
-            return inputs.position_ids + _first_row(kind)
+            return inputs.position_ids + self.spec.embedding.first_row
         limit, starts = self.spec.max_positions, None
         used = past + length
         if inputs.segments is not None:
             starts = segment_starts(inputs.segments)
             if limit is not None and used > limit:
                 used = int((torch.arange(length, device=starts.device) - starts).max()) + 1
+        self._check_length(used)
+        device = self.embed.words.weight.device
+        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
+
+    def places(self, input_ids: Int[Tensor, "R T"], cache: KVCache) -> Int[Tensor, "R T"] | None:
+        """Return the positions of new ids behind those of a cache; None if they are the indices in the cache.
+
+        Raises:
+            ShapeError: there are more positions than this checkpoint's position table has.
+        """
+        rows, length = input_ids.shape
+        self._check_length(cache.length + length)
+        kind = self.spec.embedding.position
+        if not skips_padding_ids(kind):
+            return None
+        inputs = StackInputs(input_ids=input_ids, cache=cache)
+        return self._positions(inputs, None, rows, length, cache.length) - self.spec.embedding.first_row
+
+    def _check_length(self, used: int) -> None:
+        limit = self.spec.max_positions
         if limit is not None and used > limit:
             raise ShapeError(
                 f"{self.spec.family}: {used} positions, but this checkpoint's position table has {limit}.",
                 hint=f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
                 "--max-source-length or --max-target-length.",
             )
-        device = self.embed.words.weight.device
-        return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
 
     def _check_segments(self, inputs: StackInputs, rows: int, length: int) -> None:
         check_segments(inputs.segments, (rows, length), "segment_ids")
@@ -280,14 +303,3 @@ class Stack(Brick):
 def _kept_heads(kind: spec.Attention) -> tuple[int, int]:
     """What a cache holds of a layer: how many heads, and their size."""
     return kind.num_kv_heads, kind.head_size
-
-
-def _first_row(kind: spec.Position) -> int:
-    """The row of the position table that the user's position 0 means; RoBERTa's users count as its table does."""
-    match kind:
-        case spec.Learned(offset=offset):
-            return offset
-        case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
-            return padding + 1
-        case _:
-            return 0

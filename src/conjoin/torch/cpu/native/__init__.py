@@ -6,21 +6,27 @@ They are compiled on first use if there is a C++ compiler; without them everythi
 
 from conjoin.torch.cpu.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.cpu.native.moving import move_rows
-from conjoin.torch.cpu.native.steps import Steps
+from conjoin.torch.cpu.native.stack import NativeStack, reason_against
+from conjoin.torch.cpu.native.steps import Steps, Want, encode, native_stack
 from conjoin.torch.cpu.native.training import STEPS, Call, Reads, drop, like_tokens, weight_gradient
 
 __all__ = [
     "STEPS",
     "Call",
     "Kept",
+    "NativeStack",
     "Reads",
     "Steps",
+    "Want",
     "attention",
     "drop",
+    "encode",
     "has",
     "like_tokens",
     "linear",
     "linear_int8",
     "move_rows",
+    "native_stack",
+    "reason_against",
     "weight_gradient",
 ]

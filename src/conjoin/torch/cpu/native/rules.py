@@ -173,6 +173,18 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def rule_array(rules: Sequence[Rule], vocab_size: int) -> Any:
+    """Return rules as the kernels read them, one behind the other.
+
+    Raises:
+        GenerationError: a biased id is outside the vocabulary.
+    """
+    for rule in rules:
+        if rule.least_vocab_size > vocab_size:
+            check_biased_ids(rule.biases, vocab_size)
+    return (_Rule * max(1, len(rules)))(*(rule.fields for rule in rules))
+
+
 def process_rows(
     rules: Sequence[Rule], ids: Int[Tensor, "R t"], scores: Float[Tensor, "R V"], sources: Int[Tensor, " R"]
 ) -> None:
@@ -194,10 +206,7 @@ def process_rows(
         refuse("process_rows", ids=ids, scores=scores, sources=sources)
     if not rules or not scores.numel():
         return
-    for rule in rules:
-        if rule.least_vocab_size > vocab_size:
-            check_biased_ids(rule.biases, vocab_size)
-    array = (_Rule * len(rules))(*(rule.fields for rule in rules))
+    array = rule_array(rules, vocab_size)
     pointer, size = c_void_p, c_int64
     types = (pointer, size, pointer, size, size, pointer, size, size, pointer, c_int)
     compiled_function("conjoin_process_rows", *types)(

@@ -1,354 +1,249 @@
-"""Decoding steps of a whole stack in one kernel call: few tokens, no gradients, no hidden states or attentions.
+"""Passes of a decoder over a cache by our kernels: few new tokens of every row, no gradients, nothing collected."""
 
-The kernel computes the same as `Block.forward`. A stack with bricks that the kernel lacks has no `Steps`.
-"""
-
-import ctypes
-from ctypes import POINTER, Structure, c_double, c_float, c_int64, c_void_p
+from ctypes import addressof
 from operator import is_
-from typing import Any
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from conjoin import spec
-from conjoin.torch.cpu.native.checks import is_vector, refuse
-from conjoin.torch.cpu.native.kernels import has
-from conjoin.torch.cpu.native.library import library
+from conjoin.torch.cpu.native.checks import kept_width, refuse
+from conjoin.torch.cpu.native.stack import CACHES, SOURCE_DTYPE, NativeStack, cache_tensors
+
+Want = Literal["hidden", "logits", "all logits"]
+_STACKS: WeakKeyDictionary[nn.Module, NativeStack] = WeakKeyDictionary()
 
 
-def _fields(pointers: str = "", whole: str = "", **others: Any) -> list[tuple[str, Any]]:
-    return [*((n, c_void_p) for n in pointers.split()), *others.items(), *((n, c_int64) for n in whole.split())]
+def native_stack(stack: nn.Module) -> NativeStack | None:
+    """Return the kernels' view of a stack as it is now; None if they lack one of its bricks."""
+    known = _STACKS.get(stack)
+    if known is not None and known.are_current():
+        return known
+    _STACKS.pop(stack, None)
+    made = NativeStack.of(stack)
+    if made is None or not made.are_current():
+        return None
+    _STACKS[stack] = made
+    return made
 
 
-class _Linear(Structure):
-    _fields_ = _fields("w bias scale sums", "n m kind")
+MOST_TOKENS = 1024
+"""Tokens that are encoded together: enough for products to be fast, and few enough to bound memory."""
 
 
-class _Norm(Structure):
-    _fields_ = _fields("weight bias", "kind", eps=c_float, offset=c_float)
+def encode(
+    stack: NativeStack,
+    lengths: Int[Tensor, " B"],
+    *,
+    ids: Int[Tensor, " tokens"] | None = None,
+    x: Float[Tensor, "tokens D"] | None = None,
+    types: Int[Tensor, " tokens"] | None = None,
+    places: Int[Tensor, " tokens"] | None = None,
+) -> Float[Tensor, "tokens D"]:
+    """Return the last hidden states of sequences of a stack that keeps no cache, one sequence behind the other.
+
+    Args:
+        lengths: Tokens of each sequence.
+        ids: Ids of the vocabulary; or, in their place, embedded tokens `x`.
+        types: Token types; all 0 by default.
+        places: Positions; by default, indices in the sequence.
+    """
+    total = int(lengths.sum())
+    hidden = torch.empty(total, stack.hidden_size)
+    if not total:
+        return hidden
+    stack.reach(int(lengths.max()) if places is None else int(places.max()) + 1)
+    x = None if x is None else x.float().contiguous()
+    ids, types, places = (None if t is None else t.long().contiguous() for t in (ids, types, places))
+    counts = lengths.numpy()
+    ends = counts.cumsum()
+    begin, first = 0, 0
+    while begin < len(counts):
+        last = max(begin + 1, int(np.searchsorted(ends, first + MOST_TOKENS, "right")))
+        end = int(ends[last - 1])
+        some = counts[begin:last]
+        starts = ends[begin:last] - some
+        sources = np.zeros(last - begin, SOURCE_DTYPE)
+        tables = _scratch_tables(stack, end - first)
+        for name, table in zip(("self_k", "self_v"), tables, strict=True):
+            sources[name] = addressof(table.fields)
+        for name, tensor in (("ids", ids), ("types", types), ("places", places)):
+            if tensor is not None:
+                sources[name] = tensor.data_ptr() + starts * tensor.element_size()
+        sources["first_slot"], sources["rows"] = starts - first, 1
+        sources["ids_row"], sources["length"] = some, some
+        stack.run(sources, stack.dtype, x=None if x is None else x[first:end], hidden=hidden[first:end])
+        begin, first = last, end
+    return hidden
 
 
-class _Branch(Structure):
-    _fields_ = (("pre", _Norm), ("out", _Norm), ("post", _Norm))
+class _Scratch(NamedTuple):
+    """Keys or values of one layer at a time, a token behind the other, and the table that names them for all layers."""
+
+    fields: Any
+    memory: Tensor
 
 
-class _Attention(Structure):
-    _fields_ = (
-        *((name, _Linear) for name in ("q", "k", "v", "o")),
-        ("q_norm", _Norm),
-        ("k_norm", _Norm),
-        *_fields("gate", "heads kv_heads size window rotary norms_projection"),
-        ("scale", c_double),
-    )
+def _scratch_tables(stack: NativeStack, tokens: int) -> tuple[_Scratch, _Scratch]:
+    attentions = [stack.spec.blocks[index].self_attn.attention for index in stack.spec.weights_of]
+    widest = max(each.num_kv_heads * each.head_size for each in attentions)
 
+    def table() -> _Scratch:
+        memory = torch.empty(tokens * widest, dtype=stack.dtype)
+        tensors = [
+            memory.as_strided(
+                (tokens, each.num_kv_heads, 1, each.head_size),
+                (each.num_kv_heads * each.head_size, each.head_size, each.num_kv_heads * each.head_size, 1),
+            )
+            for each in attentions
+        ]
+        return _Scratch(cache_tensors(tensors), memory)
 
-class _Layer(Structure):
-    _fields_ = (
-        ("self_attn", _Attention),
-        ("cross_attn", _Attention),
-        *((name, _Branch) for name in ("self_norms", "cross_norms", "mlp_norms")),
-        *((name, _Linear) for name in ("up", "gate", "down")),
-        *_fields(whole="parallel activation has_cross"),
-    )
-
-
-class _CacheTensor(Structure):
-    _fields_ = _fields("data", "row head time")
-
-
-class _Angles(Structure):
-    _fields_ = _fields("cos sin", "row width")
-
-
-class _Call(Structure):
-    _fields_ = (
-        ("x", c_void_p),
-        ("layers", POINTER(_Layer)),
-        *((name, POINTER(_CacheTensor)) for name in ("self_k", "self_v", "cross_k", "cross_v")),
-        ("angles", POINTER(_Angles)),
-        *_fields("source_mask", "count rows length past hidden sources source_keys mask_row mask_key threads"),
-    )
-
-
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-_CACHES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
-_LINEARS = (
-    "torch.nn.modules.linear.Linear",
-    "conjoin.torch.cpu.linear.Linear",
-    "conjoin.torch.cpu.quantization.QuantizedLinear",
-)
-"""Names include the module: peft's adapters are called Linear as well and have the weight of the layer they wrap."""
-
-
-class _Unsupported(Exception):
-    """The kernels do not support a brick."""
+    return table(), table()
 
 
 class Steps:
-    """Decoding steps of one stack on one cache.
+    """A stack and one cache: holds pointers to the cache's tensors as long as they stay the same."""
 
-    Holds pointers to the weights and the cache's tensors, and float32 copies of small parameters: after a change of
-    weights a new object is needed. The object keeps the memory of all its pointers alive.
-    """
-
-    def __init__(self, stack: Any) -> None:
-        self._held: list[Tensor] = []
-        self._parameter_slots: list[tuple[dict[str, Any], str]] = []
-        self._parameters: list[Tensor] = []
-        self._copied: list[Tensor] = []
-        self._rotary: list[spec.Rotary] = []
-        self._smallest_head = 1 << 20  # size of the smallest head with rotary positions
-        self._count = len(stack.spec.weights_of)
-        self._hidden = stack.spec.hidden_size
-        self._layers = (_Layer * self._count)()
-        for layer, index in zip(self._layers, stack.spec.weights_of, strict=True):
-            self._fill(layer, stack.blocks[index])
-        self._cross = stack.spec.has_cross_attention
-        self._pointers = [each.data_ptr() for each in self._parameters]
-        self._copied_versions = self._versions()
+    def __init__(self, stack: NativeStack) -> None:
+        self.stack = stack
         self._cache: list[Tensor] = []
-        self._cache_fields: dict[str, Any] = {}
+        self._tables: list[Any] = []
+        self._sources = np.zeros(0, SOURCE_DTYPE)
+        self._lengths: Tensor | None = None
 
     @classmethod
-    def of(cls, stack: Any) -> "Steps | None":
+    def of(cls, stack: nn.Module) -> "Steps | None":
         """Return the steps of a stack; None if it has bricks or dtypes that the kernels do not know."""
-        if library() is None or not has("float32"):
-            return None
-        try:
-            return cls(stack)
-        except _Unsupported:
-            return None
-
-    def _versions(self) -> list[int]:
-        return [each._version for each in self._copied]
-
-    def are_current(self) -> bool:
-        """True if all parameters are the same tensors in the same memory, and those that were copied are unchanged."""
-        now = [parameters.get(name) for parameters, name in self._parameter_slots]
-        return (
-            all(map(is_, now, self._parameters))
-            and list(map(Tensor.data_ptr, self._parameters)) == self._pointers
-            and self._versions() == self._copied_versions
-        )
+        native = native_stack(stack)
+        return None if native is None else cls(native)
 
     def takes(self, cache: Any) -> bool:
         """True if a cache's tensors have one supported dtype, are in CPU memory and have contiguous heads."""
         dtype = cache.keys[0].dtype
-        if dtype not in _CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
+        if dtype not in CACHES or len({k.shape[2] for k, _ in cache.cross}) > 1:
             return False
         if not all(x.dtype == dtype and x.is_cpu and x.stride(3) == 1 for x in cache.tensors):
             return False
         self._point_at(cache)
         return True
 
+    def begin(self, cache: Any, rows: int, states: Float[Tensor, "tokens M"], lengths: Int[Tensor, " B"]) -> None:
+        """Fill an empty cache with the sources' keys and values, with room for the rows' own.
+
+        Args:
+            states: What cross-attention reads, of the real tokens of all sources, one source behind the other.
+            lengths: Number of real tokens of each source.
+        """
+        kind, dtype = self.stack.spec, torch.int8 if cache.quantized else self.stack.dtype
+        layers = [kind.blocks[index] for index in kind.weights_of]
+        for block in layers:
+            attention = block.self_attn.attention
+            shape = (rows, attention.num_kv_heads, cache.room, kept_width(attention.head_size, dtype))
+            cache.keys.append(torch.empty(shape, dtype=dtype))
+            cache.values.append(torch.empty(shape, dtype=dtype))
+            if block.cross_attn is not None:
+                attention = block.cross_attn.attention
+                width = kept_width(attention.head_size, dtype)
+                shape = (len(lengths), attention.num_kv_heads, int(lengths.max()), width)
+                cache.cross.append((torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)))
+        self._lengths = lengths
+        self._point_at(cache)
+        if cache.cross and len(states):
+            sources = self._sources.copy()
+            sources["rows"], sources["length"] = 1, lengths.numpy()
+            self.stack.read_sources(sources, dtype, states.float().contiguous())
+
     def _point_at(self, cache: Any) -> None:
         self._cache = cache.tensors
-        sources, _, source_keys, _ = cache.cross[0][0].shape if self._cross else (len(cache.keys[0]), 0, 0, 0)
-        self._cache_fields = {
-            "self_k": _cache_tensors(cache.keys),
-            "self_v": _cache_tensors(cache.values),
-            "cross_k": _cache_tensors([k for k, _ in cache.cross]),
-            "cross_v": _cache_tensors([v for _, v in cache.cross]),
-            "sources": sources,
-            "source_keys": source_keys,
-        }
+        cross_k, cross_v = [k for k, _ in cache.cross], [v for _, v in cache.cross]
+        self._tables = [cache_tensors(tensors) for tensors in (cache.keys, cache.values, cross_k, cross_v)]
+        rows = len(cache.keys[0])
+        sources, _, keys, _ = cross_k[0].shape if cross_k else (rows, 0, 0, 0)
+        entries = np.zeros(sources, SOURCE_DTYPE)
+        for name, table in zip(("self_k", "self_v", "cross_k", "cross_v"), self._tables, strict=True):
+            entries[name] = addressof(table)
+        per_source = rows // sources
+        entries["first_slot"] = np.arange(sources) * per_source
+        entries["cross_row"], entries["rows"] = np.arange(sources), per_source
+        entries["keys"] = keys if self._lengths is None else self._lengths.numpy()
+        self._sources = entries
 
     @property
-    def rotary(self) -> list[spec.Rotary]:
-        """The kinds of rotary positions for which `run` takes angles, in this order."""
-        return self._rotary
+    def sources(self) -> np.ndarray:
+        """The sources and their rows, as SOURCE_DTYPE."""
+        return self._sources
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the cache."""
+        return self._cache[0].dtype
+
+    @property
+    def source_keys(self) -> int:
+        """Number of source tokens that are read."""
+        return int(self._sources["keys"].sum())
+
+    def keep(self, order: list[int]) -> None:
+        """Tell which sources are left, in their new order."""
+        self._lengths = None if self._lengths is None else self._lengths[order]
 
     def run(
         self,
-        x: Float[Tensor, "R T D"],
         cache: Any,
-        angles: list[tuple[Float[Tensor, "A 1 T W"], Float[Tensor, "A 1 T W"]]],
-        source_mask: Bool[Tensor, "B S"] | None,
-    ) -> Float[Tensor, "R T D"]:
-        """Return the output of the last block and write new keys and values to the cache, without advancing it.
+        *,
+        ids: Int[Tensor, "R T"] | None = None,
+        x: Float[Tensor, "R T D"] | None = None,
+        places: Int[Tensor, "R T"] | None = None,
+        source_mask: Bool[Tensor, "B S"] | None = None,
+        want: Want = "hidden",
+    ) -> Float[Tensor, "..."]:
+        """Read new tokens and write their keys and values to the cache, without advancing it.
 
         Args:
-            cache: Holds earlier positions, and every layer's cross keys and values. `takes` has returned True for it,
-                and only its own methods have changed it since.
-            angles: cos and sin in float32, for each of `rotary`.
+            cache: `takes` has returned True for it, or `begin` has filled it, and only its own methods have changed it
+                since.
+            ids: Ids of the vocabulary; or, in their place, embedded tokens `x`.
+            places: Positions of the new tokens; by default, indices in the cache.
+            source_mask: True where a source may be read.
+            want: "hidden" returns the last hidden states, [R, T, D]; "logits" those of every row's last token, [R, V];
+                "all logits" those of all, [R, T, V]. All are float32.
         """
-        supported = x.is_cpu and x.shape[2] == self._hidden and len(x) == len(cache.keys[0])
-        if not supported or not self._take_angles(angles, x):
-            refuse("steps", x=x, **{f"angles {index}": cos for index, (cos, _) in enumerate(angles)})
-        rows, length = x.shape[:2]
-        out = x.float().contiguous()
-        out = out.clone() if out.data_ptr() == x.data_ptr() else out
+        given = ids if x is None else x
+        if given is None or not given.is_cpu or len(given) != len(cache.keys[0]):
+            refuse("steps", ids=ids, x=x)
+        rows, length = given.shape[:2]
         cache.reserve(length)
         tensors = cache.tensors
         if len(tensors) != len(self._cache) or not all(map(is_, tensors, self._cache)):
             self._point_at(cache)
-        angle_fields = (_Angles * max(1, len(angles)))()
-        for fields, (cos, sin) in zip(angle_fields, angles, strict=False):
-            row = 0 if cos.shape[0] == 1 else cos.stride(0)
-            fields.cos, fields.sin, fields.row, fields.width = cos.data_ptr(), sin.data_ptr(), row, cos.shape[-1]
-        call = _Call(
-            x=out.data_ptr(),
-            layers=self._layers,
-            angles=angle_fields,
-            count=self._count,
-            rows=rows,
-            length=length,
-            past=cache.length,
-            hidden=self._hidden,
-            threads=torch.get_num_threads(),
-            **self._cache_fields,
-        )
+        self.stack.reach(cache.length + length if places is None else int(places.max()) + 1)
+        sources, dtype = self._sources, cache.keys[0].dtype
+        sources["past"], sources["length"], sources["ids_row"] = cache.length, length, length
+        ids, places = (None if t is None else t.long().expand(rows, length).contiguous() for t in (ids, places))
         if source_mask is not None:
-            source_mask = source_mask.expand(call.sources, call.source_keys)
-            call.source_mask = source_mask.data_ptr()
-            call.mask_row, call.mask_key = source_mask.stride()
-        _function(cache.keys[0].dtype)(ctypes.byref(call))
-        return out.to(x.dtype)
-
-    def _take_angles(self, angles: list[tuple[Tensor, Tensor]], x: Tensor) -> bool:
-        return len(angles) == len(self._rotary) and all(_are_angles(*pair, x, self._smallest_head) for pair in angles)
-
-    def _fill(self, layer: _Layer, block: Any) -> None:
-        kind: spec.Block = block.kind
-        if not kind.causal:
-            raise _Unsupported
-        layer.parallel = kind.parallel
-        self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
-        layer.has_cross = block.cross_attn is not None
-        if block.cross_attn is not None:
-            self._attention(layer.cross_attn, block.cross_attn, None, None)
-            if block.cross_attn.gate is not None:
-                layer.cross_attn.gate = self._float32_address(block.cross_attn, "gate")
-        self._norms(layer.self_norms, block, "self_attn")
-        self._norms(layer.mlp_norms, block, "mlp")
-        if block.cross_attn is not None:
-            self._norms(layer.cross_norms, block, "cross_attn")
-        if kind.mlp.activation not in _ACTIVATIONS:
-            raise _Unsupported
-        layer.activation = _ACTIVATIONS.index(kind.mlp.activation)
-        inner = kind.mlp.intermediate_size
-        self._linear(layer.up, block.mlp.up, inner, self._hidden)
-        self._linear(layer.down, block.mlp.down, self._hidden, inner)
-        if isinstance(kind.mlp, spec.GatedMLP):
-            self._linear(layer.gate, block.mlp.gate, inner, self._hidden)
-
-    def _attention(self, fields: _Attention, brick: Any, rotary: spec.Rotary | None, window: int | None) -> None:
-        kind: spec.Attention = brick.kind
-        if kind.softcap is not None:
-            raise _Unsupported
-        inner, kv_inner = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
-        for name, outputs, inputs in (
-            ("q", inner, self._hidden),
-            ("k", kv_inner, None),
-            ("v", kv_inner, None),
-            ("o", self._hidden, inner),
+            source_mask = source_mask.bool().expand(len(sources), tensors[2 * len(cache.keys)].shape[2])
+            sources["mask_key"] = source_mask.stride(1)
+        for name, tensor, step in (
+            ("ids", ids, rows // len(sources) * length),
+            ("places", places, rows // len(sources) * length),
+            ("mask", source_mask, 0 if source_mask is None else source_mask.stride(0)),
         ):
-            self._linear(getattr(fields, name), getattr(brick, name), outputs, inputs)
-        if kind.qk_norm is not None:
-            fields.norms_projection = kind.qk_norm.over == "projection"
-            self._norm(fields.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
-            self._norm(fields.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
-        fields.heads, fields.kv_heads, fields.size = kind.num_heads, kind.num_kv_heads, kind.head_size
-        fields.scale, fields.window = kind.scale, window or 0
-        if rotary is not None and rotary not in self._rotary:
-            self._rotary.append(rotary)
-        fields.rotary = -1 if rotary is None else self._rotary.index(rotary)
-        if rotary is not None:
-            self._smallest_head = min(self._smallest_head, kind.head_size)
-
-    def _linear(self, fields: _Linear, brick: nn.Module, outputs: int, inputs: int | None) -> None:
-        """Set the fields of a linear layer; `inputs` is None for keys and values, which read a source of any width."""
-        weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
-        supported = f"{type(brick).__module__}.{type(brick).__name__}" in _LINEARS
-        if not supported or type(weight) is not nn.Parameter:
-            raise _Unsupported
-        kind = _KINDS.get(weight.dtype)
-        if kind is None or not weight.is_contiguous() or weight.device.type != "cpu" or (kind and not _has(kind)):
-            raise _Unsupported
-        if weight.dim() != 2 or weight.shape[0] != outputs or weight.shape[1] != (inputs or weight.shape[1]):
-            raise _Unsupported
-        self._watch(brick, "weight")
-        fields.w, fields.kind, (fields.m, fields.n) = weight.data_ptr(), kind, weight.shape
-        fields.bias = None if bias is None else self._float32_address(brick, "bias", fields.m)
-        if kind == _KINDS[torch.int8]:
-            fields.scale = self._float32_address(brick, "scale", fields.m)
-            sums = brick.row_sums()  # pyright: ignore
-            if not is_vector(sums, fields.m, torch.int32):
-                raise _Unsupported
-            self._held.append(sums)
-            self._copied += [] if weight.is_inference() else [weight]
-            fields.sums = sums.data_ptr()
-
-    def _norms(self, fields: _Branch, block: Any, branch: str) -> None:
-        for norm, (name, kind) in zip((fields.pre, fields.out, fields.post), block.kind.norms_of(branch), strict=True):
-            self._norm(norm, None if kind is None else getattr(block, name), self._hidden)
-
-    def _norm(self, fields: _Norm, brick: nn.Module | None, size: int) -> None:
-        if brick is None:
-            return
-        weight, bias = getattr(brick, "weight", None), getattr(brick, "bias", None)
-        fields.weight = None if weight is None else self._float32_address(brick, "weight", size)
-        fields.bias = None if bias is None else self._float32_address(brick, "bias", size)
-        kind = getattr(brick, "kind", None)
-        if isinstance(kind, spec.RMSNorm):
-            fields.kind, fields.eps, fields.offset = 2, kind.eps, kind.offset
-        elif isinstance(brick, nn.LayerNorm):
-            fields.kind, fields.eps = 1, brick.eps
-        else:
-            raise _Unsupported
-
-    def _float32_address(self, brick: nn.Module, name: str, size: int = 1) -> int:
-        """Return the address of a small parameter in float32; a copy is kept alive."""
-        parameter = self._watch(brick, name)
-        wide = parameter.float().contiguous()
-        if wide is not parameter and not parameter.is_inference():
-            self._copied.append(parameter)
-        if wide.numel() != size:
-            raise _Unsupported
-        self._held.append(wide)
-        return wide.data_ptr()
-
-    def _watch(self, brick: nn.Module, name: str) -> Tensor:
-        """Return a parameter and keep its memory alive, which a module releases when it moves to another device."""
-        parameter = brick._parameters.get(name)
-        if parameter is None or not parameter.is_cpu:
-            raise _Unsupported
-        self._parameter_slots.append((brick._parameters, name))
-        self._parameters.append(parameter)
-        self._held.append(parameter.detach())
-        return self._held[-1]
+            sources[name] = 0 if tensor is None else addresses(tensor, len(sources), step)
+        states = None if x is None else x.float().flatten(0, 1).contiguous()
+        if want == "hidden":
+            hidden = torch.empty(rows * length, self.stack.hidden_size)
+            self.stack.run(sources, dtype, x=states, hidden=hidden)
+            return hidden.view(rows, length, -1)
+        every = want == "all logits"
+        logits = torch.empty(rows * length if every else rows, self.stack.spec.vocab_size)
+        self.stack.run(sources, dtype, x=states, logits=logits, every_token=every)
+        return logits.view(rows, length, -1) if every else logits
 
 
-def _has(kind: int) -> bool:
-    return has("bfloat16" if kind == _KINDS[torch.bfloat16] else "int8")
-
-
-def _are_angles(cos: Tensor, sin: Tensor, x: Tensor, max_width: int) -> bool:
-    rows, _, length, width = cos.shape
-    return (
-        cos.is_cpu
-        and cos.dtype == sin.dtype == torch.float32
-        and cos.shape == sin.shape
-        and cos.stride() == sin.stride()
-        and rows in (1, len(x))
-        and length == x.shape[1]
-        and cos.stride(3) == 1
-        and cos.stride(2) == width
-        and width <= max_width
-    )
-
-
-def _cache_tensors(tensors: list[Tensor]) -> Any:
-    array = (_CacheTensor * max(1, len(tensors)))()
-    for fields, tensor in zip(array, tensors, strict=False):
-        fields.data, (fields.row, fields.head, fields.time, _) = tensor.data_ptr(), tensor.stride()
-    return array
-
-
-def _function(dtype: torch.dtype) -> Any:
-    compiled = library()
-    assert compiled is not None
-    return compiled[f"conjoin_steps_{_CACHES[dtype]}"]
+def addresses(tensor: Tensor, count: int, step: int) -> np.ndarray:
+    """Return the addresses of a tensor's elements 0, step, 2 step ..."""
+    return tensor.data_ptr() + np.arange(count) * (step * tensor.element_size())

@@ -1,5 +1,6 @@
 """Greedy decoding and sampling: one hypothesis per row."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -11,8 +12,13 @@ from conjoin.torch.generation.select import best, draw, drawable
 from conjoin.torch.generation.watch import Watch
 
 
-def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:
+def pick_randomly(
+    scores: Float[Tensor, "R V"], rows: Rows, watch: Watch, generator: torch.Generator | None = None
+) -> Int[Tensor, " R"]:
     """Draw a token for every row from the softmax of its scores; rows that have ended get any token.
+
+    Args:
+        generator: PyTorch's own by default.
 
     Raises:
         GenerationError: a row's scores hold NaN or infinity, or all its tokens are forbidden.
@@ -22,7 +28,7 @@ def pick_randomly(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int
     probabilities = scores.softmax(-1)
     if scores.device.type != "cpu" or not bool(top.min() > FORBIDDEN):
         probabilities = probabilities.masked_fill(~(top > FORBIDDEN)[:, None], 1.0)
-    return draw(probabilities, 1, rows.places, rows.count).squeeze(1)
+    return draw(probabilities, 1, rows.places, rows.count, generator).squeeze(1)
 
 
 def pick_best(scores: Float[Tensor, "R V"], rows: Rows, watch: Watch) -> Int[Tensor, " R"]:

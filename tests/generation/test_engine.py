@@ -1,0 +1,262 @@
+"""The engine: requests that come and go get what `generate` returns for them alone."""
+
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conjoin import EncoderDecoderModel, Engine, GenerationError
+from conjoin.torch.cpu import native
+from conjoin.torch.generation.loops import native as loops
+from lanes import lanes
+from pairs import joined, stir
+
+KERNELS = pytest.mark.skipif(not native.has("float32"), reason="no compiled kernels: requests run alone")
+FORMS = ("float32", "bfloat16", "int8", "int8 in bfloat16")
+
+
+def model_of(folder: Path, decoder: str, form: str = "float32") -> EncoderDecoderModel:
+    model = stir(joined(folder, "bert", decoder)).eval()
+    model = model.quantize() if form.startswith("int8") else model
+    return model.to(torch.bfloat16) if form.endswith("bfloat16") else model
+
+
+def drawn_request(chance: random.Random) -> dict[str, Any]:
+    """A request of any kind that joins the batch: its inputs, settings and seed."""
+    numbers = torch.Generator().manual_seed(chance.randrange(10**6))
+    request: dict[str, Any] = {
+        "input_ids": torch.randint(10, 50, (1, chance.randint(1, 40)), generator=numbers),
+        "max_new_tokens": chance.randint(1, 12),
+        "do_sample": False,
+        "num_beams": 1,
+    }
+    kind = chance.random()
+    if kind < 0.3:
+        beams = chance.randint(2, 5)
+        request |= {"num_beams": beams, "num_return_sequences": chance.randint(1, beams)}
+        request |= {"length_penalty": chance.choice([0.5, 1.0, 2.0]), "early_stopping": chance.choice([True, False])}
+    elif kind < 0.5:
+        request |= {"do_sample": True, "num_return_sequences": chance.randint(1, 3), "seed": chance.randrange(99)}
+        request |= {"top_k": chance.choice([0, 5, 20]), "top_p": chance.choice([0.7, 1.0])}
+    if chance.random() < 0.3:
+        request["repetition_penalty"] = 1.3
+    if chance.random() < 0.3:
+        request["no_repeat_ngram_size"] = 2
+    if chance.random() < 0.2:
+        request["cache_implementation"] = "quantized"
+    if chance.random() < 0.3:
+        request["decoder_input_ids"] = torch.randint(10, 50, (1, chance.randint(1, 4)), generator=numbers)
+    return request
+
+
+def alone(model: EncoderDecoderModel, request: dict[str, Any]) -> Tensor:
+    settings = dict(request)
+    if (seed := settings.pop("seed", None)) is not None:
+        torch.manual_seed(seed)
+    result = model.generate(**settings)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def check_schedules(model: EncoderDecoderModel, seed: int, schedules: int, requests: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(schedules):
+        drawn = [drawn_request(chance) for _ in range(requests)]
+        expected = [alone(model, request) for request in drawn]
+        engine = Engine(model, max_rows=chance.randint(1, 20))
+        handles = []
+        for request in drawn:
+            handles.append(engine.submit(**request))
+            for _ in range(chance.randint(0, 3)):
+                engine.step()
+        cancelled = {number for number in range(requests) if chance.random() < 0.15}
+        for number in cancelled:
+            handles[number].cancel()
+        engine.run()
+        for number, (handle, words) in enumerate(zip(handles, expected, strict=True)):
+            if number in cancelled:
+                continue
+            assert torch.equal(handle.result(), words)
+
+
+@KERNELS
+@pytest.mark.parametrize(
+    ("decoder", "form"),
+    lanes(
+        [(decoder, form) for decoder in ("gpt2", "roberta", "t5", "gemma2", "bart", "llama") for form in FORMS],
+        lambda case: case in (("gpt2", "float32"), ("t5", "bfloat16"), ("gemma2", "int8")),
+    ),
+)
+def test_a_request_gets_what_it_gets_alone(decoder: str, form: str, tmp_path: Path) -> None:
+    check_schedules(model_of(tmp_path, decoder, form), seed=7, schedules=3, requests=10)
+
+
+@KERNELS
+@pytest.mark.slow
+def test_hundreds_of_schedules(tmp_path: Path) -> None:
+    check_schedules(model_of(tmp_path, "gpt2"), seed=11, schedules=200, requests=12)
+
+
+@KERNELS
+def test_threads_change_no_words(tmp_path: Path) -> None:
+    model, before = model_of(tmp_path, "llama"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        check_schedules(model, seed=3, schedules=2, requests=8)
+    finally:
+        torch.set_num_threads(before)
+
+
+@KERNELS
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 4}])
+def test_a_search_takes_a_step_for_each_word(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    run = loops.run
+
+    def counted(*arguments: Any, **keywords: Any) -> int:
+        taken.append(run(*arguments, **keywords))
+        return taken[-1]
+
+    monkeypatch.setattr(loops, "run", counted)
+    ids = torch.tensor([[11, 12, 13], [14, 15, 16]])
+    model_of(tmp_path, "gpt2").generate(ids, min_new_tokens=7, max_new_tokens=7, **settings)
+    assert taken == [7]
+
+
+def test_a_thread_of_its_own_serves_many_callers(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "gpt2")
+    drawn = [drawn_request(random.Random(seed)) for seed in range(12)]
+    expected = [alone(model, request) for request in drawn]
+    found: dict[int, Tensor] = {}
+    with Engine(model) as engine:
+
+        def ask(number: int) -> None:
+            found[number] = engine.submit(**drawn[number]).result(timeout=60)
+
+        callers = [threading.Thread(target=ask, args=(number,)) for number in range(len(drawn))]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert all(torch.equal(found[number], words) for number, words in enumerate(expected))
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4}])
+@pytest.mark.parametrize("threaded", [False, True])
+def test_certain_words_come_one_by_one(settings: dict[str, Any], threaded: bool, tmp_path: Path) -> None:
+    model = model_of(tmp_path, "gpt2")
+    request = {"input_ids": torch.tensor([[11, 12, 13]]), "max_new_tokens": 8, **settings}
+    expected = alone(model, request)[0].tolist()
+    engine = Engine(model)
+    if threaded:
+        with engine:
+            words = list(engine.submit(**request))
+    else:
+        words = list(engine.submit(**request))
+    assert words == expected[len(expected) - len(words) :]
+    assert len(words) >= len(expected) - 2
+
+
+def test_a_cancelled_request_leaves_the_others_alone(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    engine = Engine(model)
+    first, second = (engine.submit(ids, max_new_tokens=20, min_new_tokens=20) for _ in range(2))
+    for word in first:
+        first.cancel()
+        assert word >= 0
+        break
+    assert torch.equal(second.result(), model.generate(ids, max_new_tokens=20, min_new_tokens=20))  # pyright: ignore
+    with pytest.raises(GenerationError, match="cancelled"):
+        first.result()
+    assert engine.rows == 0
+
+
+def test_what_the_kernels_cannot_run_runs_alone(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+
+    def halve(_: Tensor, scores: Tensor) -> Tensor:
+        return scores / 2
+
+    for settings in (
+        {"logits_processor": [halve], "num_beams": 2},
+        {"penalty_alpha": 0.6, "top_k": 4},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"return_dict_in_generate": True, "output_scores": True},
+    ):
+        request = {"input_ids": ids, "max_new_tokens": 6, **settings}
+        expected, found = model.generate(**request), Engine(model).submit(**request).result()
+        if not isinstance(expected, Tensor):
+            expected, found = expected.sequences, found.sequences  # pyright: ignore
+        assert torch.equal(found, expected)  # pyright: ignore[reportArgumentType]
+
+
+@KERNELS
+@pytest.mark.parametrize("settings", [{}, {"do_sample": True, "seed": 3}])
+def test_processors_and_criteria_of_the_caller_cost_nobody_else(settings: dict[str, Any], tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+
+    def halve(_: Tensor, scores: Tensor) -> Tensor:
+        return scores / 2
+
+    def five(tokens: Tensor, scores: Any) -> bool:
+        return tokens.shape[1] >= 5
+
+    own = {"input_ids": ids, "max_new_tokens": 9, "logits_processor": [halve], "stopping_criteria": [five], **settings}
+    engine = Engine(model)
+    assert engine.joins(**{name: value for name, value in own.items() if name != "seed"})
+    handles = [engine.submit(**own), engine.submit(ids, max_new_tokens=9)]
+    engine.step()
+    assert engine.rows == 2
+    assert torch.equal(handles[0].result(), alone(model, own)) and handles[0].result().shape[1] == 5  # pyright: ignore
+    assert torch.equal(handles[1].result(), model.generate(ids, max_new_tokens=9))  # pyright: ignore
+
+
+def test_errors_belong_to_their_request(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    engine = Engine(model)
+    wrong = engine.submit(ids, max_new_token=5)
+    two = engine.submit(ids.repeat(2, 1), max_new_tokens=5)
+    right = engine.submit(ids, max_new_tokens=5)
+    assert torch.equal(right.result(), model.generate(ids, max_new_tokens=5))  # pyright: ignore
+    with pytest.raises(GenerationError, match="max_new_tokens"):
+        wrong.result()
+    with pytest.raises(GenerationError, match="2 sources"):
+        two.result()
+
+
+def test_a_request_without_tokens_left_ends_with_an_error(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    words = model.decoder.spec.vocab_size
+    bad: dict[str, Any] = {"bad_words_ids": [[first, second] for first in range(words) for second in range(words)]}
+    engine = Engine(model)
+    stuck, right = engine.submit(ids, max_new_tokens=5, **bad), engine.submit(ids, max_new_tokens=5)
+    with pytest.raises(GenerationError, match="cannot go on"):
+        stuck.result()
+    assert torch.equal(right.result(), model.generate(ids, max_new_tokens=5))  # pyright: ignore
+
+
+def test_a_closed_engine_takes_no_requests(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    with Engine(model) as engine:
+        handle = engine.submit(ids, max_new_tokens=4)
+    assert handle.done()
+    with pytest.raises(GenerationError, match="closed"):
+        engine.submit(ids)
+    with pytest.raises(GenerationError, match="max_rows"):
+        Engine(model, max_rows=0)
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    engine = Engine(model, max_bytes=1)
+    handles = [engine.submit(ids, max_new_tokens=3) for _ in range(3)]
+    engine.step()
+    assert engine.rows <= 1  # one that exceeds the bound runs alone
+    engine.run()
+    assert all(handle.done() for handle in handles)
