@@ -290,7 +290,10 @@ FAULTS: dict[str, Fault] = {
         ("tests/functional/test_branch_norms.py", "step_kernels"),
     ),
     "kernels skip soft caps of attention": Fault(
-        "native/attention.h", "if (c.softcap)", "if (false)", ("tests/torch/test_native_steps.py", "bricks_do and gemma2")
+        "native/attention.h",
+        "if (c.softcap)",
+        "if (false)",
+        ("tests/torch/test_native_steps.py", "bricks_do and gemma2"),
     ),
     "biases of kernels are those of the next distance": Fault(
         "native/pass.h",
@@ -299,10 +302,16 @@ FAULTS: dict[str, Fault] = {
         ("tests/torch/test_native_steps.py", "bricks_do and t5"),
     ),
     "hypotheses do not take over what the one that they continue holds": Fault(
-        "native/decode.h", "if (same < r.past) copies_", "if (false) copies_", ("tests/generation/test_generate_kinds.py", "")
+        "native/decode.h",
+        "if (same < r.past) copies_",
+        "if (false) copies_",
+        ("tests/generation/test_generate_kinds.py", ""),
     ),
     "a request that joins begins with the hypotheses of another slot": Fault(
-        "native/pass.h", ": source.first_slot + row;", ": row;", ("tests/generation/test_engine.py", "gets_what_it_gets_alone")
+        "native/pass.h",
+        ": source.first_slot + row;",
+        ": row;",
+        ("tests/generation/test_engine.py", "gets_what_it_gets_alone"),
     ),
     "beams in kernels divide by the length of the prompt too": Fault(
         "native/beams.h",

@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+import oracle
 from conjoin import EncoderDecoderModel
+from conjoin.families import MODULES
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.native import Steps
+from conjoin.torch.model import route
 from conjoin.torch.model.route import steps_of
+from conjoin.torch.pair.halves import Encoder
 from kernel_inputs import DECODERS, source
+from lanes import lanes_of_keys
 from pairs import joined, stir
 
 pytestmark = pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
@@ -98,3 +103,56 @@ def test_threads_change_no_bit(tmp_path: Path) -> None:
         torch.set_num_threads(before)
     assert torch.allclose(found[0], found[1], atol=1e-5)
     assert torch.allclose(found[0], found[2], atol=1e-5)
+
+
+FAMILIES = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
+
+
+@pytest.mark.parametrize("key", lanes_of_keys(FAMILIES))
+def test_the_kernels_encode_what_the_bricks_do(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle.save_encoder(key, tmp_path)
+    encoder = stir(Encoder.from_pretrained(tmp_path))
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(oracle.FIRST_ORDINARY_ID, 50, (4, 53), generator=generator)
+    right = torch.arange(53) < torch.tensor([53, 20, 1, 37])[:, None]
+    inputs: list[dict[str, Any]] = [{}, {"attention_mask": right}, {"attention_mask": right.flip(1)}]
+    if encoder.spec.embedding.type_rows > 1:
+        inputs.append({"token_type_ids": torch.randint(0, 2, ids.shape, generator=generator)})
+    calls: list[int] = []
+    for more in inputs:
+        with torch.inference_mode():
+            by_kernels = encoder(ids, **more).last_hidden_state
+            with monkeypatch.context() as patch:
+                patch.setattr(route, "kernels_of", lambda *_: calls.append(1))
+                by_bricks = encoder(ids, **more).last_hidden_state
+        real = more.get("attention_mask", torch.ones_like(ids)).bool()
+        size = float(by_bricks[real].abs().max())
+        assert torch.allclose(by_kernels[real], by_bricks[real], rtol=1e-4, atol=1e-4 * size)
+    is_causal = any(block.causal for block in encoder.spec.blocks)
+    assert len(calls) == (0 if is_causal else len(inputs))
+
+
+def test_a_wrapped_or_changed_module_is_noticed(tmp_path: Path) -> None:
+    model = stir(joined(tmp_path, "bert", "gpt2")).eval()
+    ids = torch.tensor([[11, 12, 13]])
+    before = model.generate(ids, max_new_tokens=6)
+    mlp = model.decoder.blocks[0].mlp
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * self.inner(x)
+
+    with torch.inference_mode():
+        plain = model(ids, decoder_input_ids=ids).logits
+        mlp.up = Doubled(mlp.up)
+        wrapped = model(ids, decoder_input_ids=ids).logits
+        assert not torch.allclose(plain, wrapped)
+        found = model.generate(ids, max_new_tokens=6, output_logits=True, return_dict_in_generate=True)
+        stepwise = model.generate(ids, max_new_tokens=6)
+        assert torch.equal(found.sequences, stepwise)
+        mlp.up = mlp.up.inner
+    assert torch.equal(model.generate(ids, max_new_tokens=6), before)
