@@ -121,6 +121,7 @@ def test_the_demo_keeps_its_promise(run: Any, tmp_path: Path) -> None:
     assert random <= pretrained - 30
 
 
+@pytest.mark.slow
 def test_the_examples_run(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps(pair._asdict()) + "\n" for pair in demo_data.make_pairs(12)))

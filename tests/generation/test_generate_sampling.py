@@ -15,6 +15,7 @@ from conjoin.torch.generation.loops.drafters import CopyDrafter, ModelDrafter
 from conjoin.torch.generation.loops.speculative import speculate
 from conjoin.torch.generation.reader import Reader
 from generate_models import models, sources
+from lanes import lanes
 from pairs import SMALL, fresh, stir
 from references.plain import readings
 
@@ -72,8 +73,12 @@ def _shaped(log_probs: Tensor, temperature: float = 1.0, top_k: int = 0) -> Tens
     return scores.softmax(-1)
 
 
-@pytest.mark.parametrize("shaped", [{}, {"temperature": 0.5}, {"top_k": 3}], ids=str)
-@pytest.mark.parametrize("copies", [1, 50])
+SHAPED: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.5}, {"top_k": 3})
+
+
+@pytest.mark.parametrize(
+    ("copies", "shaped"), lanes(product([1, 50], SHAPED), lambda case: (case[0] == 50) == ("temperature" in case[1]))
+)
 def test_results_are_drawn_with_their_probability(shaped: dict[str, Any], copies: int) -> None:
     model, ids = small_model(1), torch.tensor([[20, 30, 40]])
     rows = ids.expand(3000 // copies, -1)
@@ -85,7 +90,7 @@ def test_results_are_drawn_with_their_probability(shaped: dict[str, Any], copies
     assert chance_of_more(counts, all_results(model, ids, 3, **shaped)) > UNLIKELY
 
 
-@pytest.mark.parametrize("drafts", ["assistant", "copies"])
+@pytest.mark.parametrize("drafts", lanes(["assistant", "copies"], "copies".__eq__))
 def test_drafts_do_not_change_how_likely_results_are(drafts: str) -> None:
     model, ids = small_model(1, source_words=WORDS), torch.tensor([[0, 1, 2, 1, 2, 0]])
     assistant = {"assistant_model": small_model(2, source_words=WORDS)}
@@ -136,7 +141,7 @@ class _Limitless:
             weight = torch.zeros(1)
 
 
-@pytest.mark.parametrize(("size", "alike"), [(1, 0.0), (2, 0.6), (5, 0.6), (5, 0.9)])
+@pytest.mark.parametrize(("size", "alike"), lanes([(1, 0.0), (2, 0.6), (5, 0.6), (5, 0.9)], (2, 0.6).__eq__))
 def test_drafted_words_follow_the_model_and_not_the_assistant(size: int, alike: float) -> None:
     torch.manual_seed(11)
     scores = torch.randn(WORDS, WORDS) * 1.5

@@ -1,8 +1,5 @@
-"""What the tests of the JAX backend share: compilations kept on disk, torch's parameters as arrays."""
+"""What the tests of the JAX backend share: precise products, torch's parameters as arrays."""
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +11,7 @@ from torch import Tensor, nn
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / f"conjoin-jax-cache-{os.getuid()}"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 jax.config.update("jax_default_matmul_precision", "highest")
-jax.config.update("jax_disable_most_optimizations", True)  # compiling costs ten times what running does
 
 
 def arrays_of(model: nn.Module) -> dict[str, jax.Array]:

@@ -162,6 +162,7 @@ print(*model.generate(ids, attention_mask=mask, max_new_tokens=9, jit_compile=Tr
 """
 
 
+@pytest.mark.slow  # another process with TensorFlow
 def test_without_a_compiler_the_same_words_are_written(tmp_path: Path) -> None:
     generate_models.models("bert-gpt2")[0].save_pretrained(tmp_path / "model")
     given = [tensor.numpy() for tensor in sources("bert-gpt2", 0)]

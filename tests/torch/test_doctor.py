@@ -126,6 +126,7 @@ def test_a_missing_start_is_found_with_the_line_to_write() -> None:
     assert "model.config.decoder_start_token_id =" in finding.fix
 
 
+@pytest.mark.slow  # 100 steps of training
 def test_a_decoder_that_a_wild_source_makes_worse_than_chance_is_found() -> None:
     model, data = fresh(decoder=GPT), batch()
     blind = {**data, "attention_mask": torch.zeros_like(data["attention_mask"])}
