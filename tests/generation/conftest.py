@@ -16,3 +16,16 @@ def by_kernels_and_by_operators(request: pytest.FixtureRequest) -> Iterator[None
             patch.setattr(select, "library", lambda: None)
             patch.setattr(Run, "native_requests", lambda *_, **__: None)
         yield
+
+
+ALWAYS = ("test_processors", "test_processor_lists", "test_dead_ends", "test_generate_exact", "test_generate_kinds")
+"""Modules whose tests run both ways in the fast lane, too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the other modules' runs by operators slow."""
+    for item in items:
+        chosen = getattr(item, "callspec", None)
+        if chosen is not None and chosen.params.get("by_kernels_and_by_operators") == "operators":
+            if item.path.stem not in ALWAYS:
+                item.add_marker(pytest.mark.slow)
