@@ -26,6 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the other modules' runs by operators slow."""
     for item in items:
         chosen = getattr(item, "callspec", None)
-        if chosen is not None and chosen.params.get("by_kernels_and_by_operators") == "operators":
-            if item.path.stem not in ALWAYS:
-                item.add_marker(pytest.mark.slow)
+        by = None if chosen is None else chosen.params.get("by_kernels_and_by_operators")
+        if by == "operators" and item.path.stem not in ALWAYS:
+            item.add_marker(pytest.mark.slow)
