@@ -20,6 +20,9 @@ INSTALL := $(if $(UV),$(UV) pip install --python $(BIN)/python,$(BIN)/python -m 
 # On two cores, two workers of one thread are 1.7 times as fast as one worker of two threads (331 tests of the oracle).
 # A worker that imported every framework takes 2 GB. worksteal begins with neighbours together, which share fixtures.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist worksteal
+# Wheels with compiled kernels; `wheels.py` has the platforms. Zig is a compiler for all of them, one wheel of 100 MB.
+WHEELS ?= manylinux_2_28_x86_64 manylinux_2_28_aarch64 macosx_11_0_arm64 macosx_10_15_x86_64 win_amd64
+WHEELS_READY := $(VENV)/.wheels-ready
 # A full run: BENCH_ARGS="--out benchmarks/results/FILE.md".
 BENCH_ARGS ?= --quick
 # Only one kind of file, and longer: FUZZ_ARGS="safetensors --seconds 600 --seed 3".
@@ -30,7 +33,7 @@ SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_trai
   test_linear_odd.py test_quantized_cache.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
-.PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench docs lock clean
+.PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench wheels docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -71,6 +74,10 @@ fix: $(READY)  ## fix lint and format automatically, and rewrite the type stub o
 bench: $(BENCH_READY)  ## compare CPU speed with transformers and CTranslate2: ten minutes on a quiet machine
 	$(BIN)/python benchmarks/cpu.py $(BENCH_ARGS)
 
+wheels: $(WHEELS_READY)  ## build dist/: wheels with compiled kernels for all platforms, one without, and the sdist
+	$(BIN)/python -m hatchling build -d dist
+	for platform in $(WHEELS); do CONJOIN_WHEEL=$$platform $(BIN)/python -m hatchling build -d dist -t wheel || exit 1; done
+
 docs: $(READY)  ## draw the rooms, run every snippet of the README and the docs
 	$(BIN)/python docs/draw_rooms.py
 	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
@@ -103,4 +110,8 @@ $(READY): $(TORCH_READY) pyproject.toml $(LOCK)
 
 $(BENCH_READY): $(READY)
 	$(INSTALL) "$(TORCH)" --editable ".[bench]"
+	touch $@
+
+$(WHEELS_READY): $(READY)
+	$(INSTALL) hatchling==1.33.0 ziglang==0.17.1
 	touch $@

@@ -78,7 +78,7 @@ def _is_on_one_cpu(x: Any) -> bool:
 @lru_cache(maxsize=1)
 def _registered() -> bool:
     """Compile the kernels, or load them from the cache, and register them with XLA; True if that worked."""
-    library = load("xla_jax.cpp", "-fopenmp-simd", "-pthread", f"-I{jax.ffi.include_dir()}")
+    library = load("xla_jax.cpp", f"-I{jax.ffi.include_dir()}")
     if library is None:
         return False
     for name in (_MULTIPLY, _ATTEND):

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from conjoin.native.place import cache_folder, is_ours
 
 _FOLDER = Path(__file__).parent
 _CPU = _FOLDER / "cpu.cpp"
-_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+_FLAGS = (
+    *("-O3", "-std=c++17", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
+    *("-pthread", "-fPIC", "-shared"),
+)
 _SECONDS = 600
 _SCRATCH = "build-"
 _SYMBOL = "conjoin_level"
@@ -101,15 +105,7 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
     if compiler is None:
         return None
     try:
-        command = [
-            compiler,
-            *_FLAGS,
-            *level.flags,
-            f"-DCONJOIN_LEVEL={level.name}",
-            *_extra_flags(),
-            str(source),
-            *flags,
-        ]
+        command = [*compile_command([compiler], source, level), *_extra_flags(), *flags]
         file = cache_folder() / _name(command, source, level)
         if (library := _cached(file)) is not None:
             return library
@@ -117,6 +113,11 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
         return _cached(file)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def compile_command(compiler: Sequence[str], source: Path, level: Level) -> list[str]:
+    """Return the command that compiles a library, without its output."""
+    return [*compiler, *_FLAGS, *level.flags, f"-DCONJOIN_LEVEL={level.name}", str(source)]
 
 
 def brought_along(stem: str, level: Level) -> Path:

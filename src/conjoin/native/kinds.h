@@ -181,7 +181,7 @@ struct Widened : ExactSums {
 using Bytes = Widened<uint8_t>;
 #else
 #if !defined(VPDPBUSD)  // a test runs the AVX-VNNI level with the AVX-512 encoding of its only instruction
-#define VPDPBUSD "{vex} vpdpbusd"
+#define VPDPBUSD "%{vex%} vpdpbusd"
 #endif
 struct Bytes : ExactSums {
   using W = int8_t;

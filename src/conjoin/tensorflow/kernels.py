@@ -98,7 +98,7 @@ def _registered() -> bool:
     try:
         _custom_call()
         flags = (f"-I{tf.sysconfig.get_include()}", *tf.sysconfig.get_compile_flags(), *tf.sysconfig.get_link_flags())
-        library = load("xla_tensorflow.cpp", "-fopenmp-simd", "-pthread", *flags)
+        library = load("xla_tensorflow.cpp", *flags)
         if library is None:
             return False
         library.conjoin_register()

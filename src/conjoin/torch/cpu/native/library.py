@@ -9,4 +9,4 @@ from conjoin.native.build import load
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, which have threads of their own; None without kernels."""
-    return load("kernels.cpp", "-fopenmp-simd", "-pthread")
+    return load("kernels.cpp")
