@@ -62,14 +62,17 @@ def target_of(model: Any) -> Any:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Every row of ids that a model generates."""
     rows: list[list[int]] = []
-    generate = EncoderDecoderModel.generate
 
-    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made: Any = generate(self, *args, **kwargs)
-        rows.extend(made.tolist())
-        return made
+    def recorded(method: Any) -> Any:
+        def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+            made = method(self, *args, **kwargs)
+            rows.extend(made.tolist())
+            return made
 
-    monkeypatch.setattr(EncoderDecoderModel, "generate", record)
+        return record
+
+    monkeypatch.setattr(EncoderDecoderModel, "generate", recorded(EncoderDecoderModel.generate))
+    monkeypatch.setattr(Handle, "result", recorded(Handle.result))
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,6 +29,7 @@ needs_kernels = pytest.mark.skipif(not native.has("float32"), reason="no C++ com
 QUANTIZED = {"cache_implementation": "quantized"}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]), st.floats(1e-6, 1e6))
 def test_a_number_is_off_by_half_a_unit_at_most(size: int, dtype: torch.dtype, scale: float) -> None:
     x = (numbers(3, 4, size) * scale).to(dtype)
