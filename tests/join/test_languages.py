@@ -12,6 +12,7 @@ from command_line import run_fixture  # noqa: F401  (a fixture)
 from conjoin import BertConfig, ConfigError, EncoderDecoderConfig, EncoderDecoderModel, MBartConfig, TokenizerError
 from conjoin.evaluation import generate_texts
 from conjoin.tokenizer import AutoTokenizer, MBart50Tokenizer, MBartTokenizer, TokenizerPair
+from conjoin.torch.generation.engine import Handle
 from conjoin.training import Recipe, Seq2SeqTrainer
 from conjoin.training.launch import launch
 from tokenizer_samples import raw_folder
