@@ -29,8 +29,8 @@ BENCH_ARGS ?= --quick
 FUZZ_ARGS ?= --seconds 60
 
 # Tests of everything that our C++ code reads or writes.
-SANITIZED := test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py test_linear_grad.py \
-  test_linear_odd.py test_quantized_cache.py
+SANITIZED := $(addprefix torch/,test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py \
+  test_linear_grad.py test_linear_odd.py test_quantized_cache.py) generation/test_engine.py generation/test_processors.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
 .PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench wheels docs lock clean
@@ -58,7 +58,7 @@ sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, 
 	CONJOIN_NATIVE_FLAGS="$(SANITIZE_FLAGS)" XDG_CACHE_HOME=$(CURDIR)/.sanitized OMP_NUM_THREADS=2 CONJOIN_BEARTYPE=0 \
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/torch/,$(SANITIZED))
+	  $(BIN)/python -m pytest -m "not slow and not gpu" $(addprefix tests/,$(SANITIZED))
 
 check: $(READY)  ## check lint, format, types and import rules
 	$(BIN)/ruff check
