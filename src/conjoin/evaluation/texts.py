@@ -23,10 +23,10 @@ class TextSettings:
     """Settings of generating from texts.
 
     Args:
-        batch_size: Sources that are generated for at a time.
+        batch_size: Sources per batch.
         max_source_length: Longer sources are truncated; the encoder's limit by default.
         generation: Settings of `generate`, by name.
-        seed: Random seed of sampling. The same texts in the same order give the same results.
+        seed: Random seed of sampling. The same texts in the same batches give the same results.
     """
 
     batch_size: int = 32
@@ -107,9 +107,8 @@ def generate_texts(
 def generate_stream(
     model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
 ) -> Iterator[list[Generated]]:
-    """Generate targets for (index, text) pairs, read as needed; results come as they are done, not in order.
+    """Generate targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
-    On a CPU a source takes the place of another as soon as that one is done (`Engine`); elsewhere they come in batches.
     An empty text gives an empty result. If reading fails, the texts read before are generated first.
     """
     length = source_limit(model, settings.max_source_length)
@@ -120,35 +119,8 @@ def generate_stream(
             yield [Generated(index, [""] * copies, False) for index, text in window if not text.strip()]
         sources = tokenize_sources(model.tokenizer, non_empty, length)
         sources.sort(key=lambda source: -len(source.ids))  # longest first, so that running out of memory shows at once
-        yield from _generated(model, sources, settings)
-
-
-def _generated(
-    model: "EncoderDecoderModel", sources: list[_Source], settings: TextSettings
-) -> Iterator[list[Generated]]:
-    from conjoin.torch.generation.engine import Engine
-
-    options = with_length(model, settings.generation)
-    rows = max(1, int(options.get("num_beams") or model.generation_config.num_beams or 1))
-    rows = max(rows, int(options.get("num_return_sequences") or model.generation_config.num_return_sequences or 1))
-    engine = Engine(model, max_rows=settings.batch_size * rows)
-    if not sources or not engine.joins(**pad_sources(model, [sources[-1].ids]), **options):
         for start in range(0, len(sources), settings.batch_size):
             yield _generate(model, sources[start : start + settings.batch_size], settings)
-        return
-    done: list[tuple[_Source, Any]] = []
-    for source in sources:
-        inputs = pad_sources(model, [source.ids])
-        handle = engine.submit(**inputs, **options, seed=settings.seed + source.index)
-        handle.add_done_callback(lambda handle, source=source: done.append((source, handle.result())))
-    more = True
-    while more:
-        more = engine.step()
-        texts = model.tokenizer.batch_decode([row for _, rows in done for row in rows], skip_special_tokens=True)
-        words = iter(texts)
-        if done:
-            yield [Generated(source.index, list(islice(words, len(rows))), source.cut) for source, rows in done]
-        done.clear()
 
 
 def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:

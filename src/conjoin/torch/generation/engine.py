@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from ctypes import c_int64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +27,8 @@ from conjoin.torch.generation.loops.sample import pick_best, pick_randomly
 from conjoin.torch.generation.outputs import GenerateOutput
 from conjoin.torch.generation.rows import Rows
 from conjoin.torch.generation.streamers import stable_prefix
+from conjoin.torch.model.outputs import EncoderOutput
+from conjoin.torch.model.route import kernels_of
 
 MOST_ROWS = 64
 """Hypotheses that run together, where the caller does not say."""
@@ -332,7 +334,8 @@ class Engine:
                 job.run = run_ = job.run or _checked(self.model, job.inputs)
                 if self._active and not self._fits(run_):
                     return
-                encoded += run_.source_tokens
+                if run_.inputs.encoded is None:
+                    encoded += self._encode_next()
                 active = self._start(job, run_)
             except Exception as error:
                 active = None
@@ -341,6 +344,25 @@ class Engine:
                 self._waiting.popleft()
             if active is not None:
                 self._active.append(active)
+
+    def _encode_next(self) -> int:
+        """Encode the sources of the next requests together, which is faster and changes no bit; return their tokens."""
+        with self._lock:
+            waiting = list(self._waiting)[: self.max_rows]
+        runs: list[Run] = []
+        total = 0
+        for job in waiting:
+            try:
+                job.run = job.run or _checked(self.model, job.inputs)
+            except Exception:  # it is raised in the job's turn
+                continue
+            total += job.run.source_tokens
+            if runs and (total > _MOST_ENCODED or not _shares_passes(job.run)):
+                break
+            runs.append(job.run)
+        if len(runs) > 1 and _shares_passes(runs[0]) and kernels_of(self.model.encoder) is not None:
+            _encode_together(self.model, runs)
+        return sum(run_.source_tokens for run_ in runs)
 
     def _fits(self, run_: Run) -> bool:
         rows = self.rows + run_.request.rows_per_source
@@ -478,3 +500,23 @@ def _checked(model: Any, inputs: dict[str, Any]) -> Run:
             f"A request of {len(run_.prompt)} sources; expected one.", hint="submit every source on its own."
         )
     return run_
+
+
+def _shares_passes(run_: Run) -> bool:
+    """True if a source is nothing but ids and a mask."""
+    given = run_.inputs
+    return given.encoded is None and given.ids is not None and not given.keywords and not run_.request.truncation
+
+
+def _encode_together(model: Any, runs: list[Run]) -> None:
+    """Give every call the encoder's output of its source."""
+    inputs = [run_.inputs.with_mask(model.encoder.config) for run_ in runs]
+    lengths = [each.source.shape[1] for each in inputs]
+    shape = (len(runs), max(lengths))
+    ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    for row, (each, length) in enumerate(zip(inputs, lengths, strict=True)):
+        ids[row, :length] = each.ids[0]
+        mask[row, :length] = 1 if each.mask is None else each.mask[0]
+    states = model.encoder(ids, mask).last_hidden_state
+    for row, (run_, each, length) in enumerate(zip(runs, inputs, lengths, strict=True)):
+        run_.inputs = replace(each, encoded=EncoderOutput(states[row : row + 1, :length]))
