@@ -50,7 +50,7 @@ class Arena {
   template <class T>
   T* take(Long count) {
     size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    if (used_ + bytes > size_) {  // what was taken before stays where it is until `reset`
+    if (blocks_.empty() || used_ + bytes > size_) {  // what was taken before stays where it is until `reset`
       size_ = std::max(bytes, 2 * size_);
       blocks_.emplace_back(new char[size_ + 64]);
       used_ = 0;
