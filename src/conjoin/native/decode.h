@@ -48,7 +48,7 @@ struct RowCopy {
 template <class T>
 class Decoding {
  public:
-  Decoding(const DecodeCall& decode, Arena& arena_) : d(decode), s(*decode.stack), arena(arena_), vocab(s.head.vocab.m) {
+  Decoding(const DecodeCall& decode, Arena& arena) : d(decode), s(*decode.stack), vocab(s.head.vocab.m) {
     Long tokens = 0, rows = 0, few = 0, copies = 0, candidates = 0, places = 0, seen = vocab;
     for (Long i = 0; i < d.count; ++i) {
       const Request& r = *d.requests[i];
@@ -108,7 +108,6 @@ class Decoding {
  private:
   const DecodeCall& d;
   const StackSpec& s;
-  Arena& arena;
   Long vocab, threads = 1, width = 0, total_rows_most = 0;
   Pass<T>* pass;
   PassCall call{};
@@ -301,8 +300,7 @@ class Decoding {
 
 template <class T>
 Long run_decode(const DecodeCall& call) {
-  Arena& arena = Arena::own();
-  return Decoding<T>(call, arena).run();
+  return Decoding<T>(call, Arena::own()).run();
 }
 
 }  // namespace

@@ -160,8 +160,6 @@ class Pass {
     last_tokens = arena.take<Long>(most);
   }
 
-  Long hidden_size() const { return s.hidden; }
-
   // Set what the next pass reads; by one thread, while the others wait.
   void begin(const PassCall& next) {
     call = &next, count = total_rows = self_count = cross_count = 0;
@@ -216,8 +214,6 @@ class Pass {
       team.done(kOther);
     }
   }
-
-  Long rows() const { return total_rows; }
 
  private:
   static constexpr Long kQueries = 64;  // queries of one head that are computed together
@@ -506,34 +502,29 @@ class Pass {
   }
 };
 
-// One pass by `threads` threads.
-template <class T>
-void run_pass(const PassCall& call) {
-  Arena& arena = Arena::own();
+// Let `threads` threads call work(pass, team) for a pass over a call's sources.
+template <class T, class Work>
+void with_team(const PassCall& call, Work work) {
   Long most = 0;
   for (Long i = 0; i < call.count; ++i) most += call.sources[i].rows * call.sources[i].length;
-  Pass<T> pass(*call.stack, arena, most);
+  Pass<T> pass(*call.stack, Arena::own(), most);
   pass.begin(call);
   Barrier barrier;
   parallel(static_cast<int>(call.threads), [&](int id, int count) {
     Clock clock(id == 0 ? call.seconds : nullptr);
-    pass.run(Team{id, count, barrier, clock});
+    work(pass, Team{id, count, barrier, clock});
   });
+}
+
+template <class T>
+void run_pass(const PassCall& call) {
+  with_team<T>(call, [](Pass<T>& pass, const Team& team) { pass.run(team); });
 }
 
 // Keys and values of every layer's cross-attention, written to the sources' caches; x is [tokens, width].
 template <class T>
 void run_sources(const PassCall& call, Long width) {
-  Arena& arena = Arena::own();
-  Long most = 0;
-  for (Long i = 0; i < call.count; ++i) most += call.sources[i].rows * call.sources[i].length;
-  Pass<T> pass(*call.stack, arena, most);
-  pass.begin(call);
-  Barrier barrier;
-  parallel(static_cast<int>(call.threads), [&](int id, int count) {
-    Clock clock(id == 0 ? call.seconds : nullptr);
-    pass.read_sources(Team{id, count, barrier, clock}, call.x, width);
-  });
+  with_team<T>(call, [&](Pass<T>& pass, const Team& team) { pass.read_sources(team, call.x, width); });
 }
 
 }  // namespace

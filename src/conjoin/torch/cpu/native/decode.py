@@ -1,6 +1,6 @@
 """Decoding of requests by our kernels: many steps per call, without Python between them.
 
-A `NativeRequest` is one source and its hypotheses. `run` lets several advance together; what a request becomes does not
+A request is one source and its hypotheses. `run` lets several advance together; what a request becomes does not
 depend on the others.
 """
 
@@ -110,17 +110,14 @@ class Requests:
     _held: list[Any] = field(default_factory=list)
 
     @classmethod
-    def of(
-        cls, sources: np.ndarray, prompts: Int[Tensor, "B P"], search: Search, vocab_size: int, first_source: int = 0
-    ) -> "Requests":
+    def of(cls, sources: np.ndarray, prompts: Int[Tensor, "B P"], search: Search, vocab_size: int) -> "Requests":
         """Return requests that have read nothing yet.
 
         Args:
             sources: Entries of SOURCE_DTYPE that say where the caches are.
-            first_source: Number of the first source among those of the rules.
         """
         batch, rows, limit, beams = len(prompts), search.rows, search.limit, search.num_beams > 1
-        if any(rule.sources is not None and rule.sources < first_source + batch for rule in search.rules):
+        if any(rule.sources is not None and rule.sources < batch for rule in search.rules):
             refuse("decode", prompts=prompts)
         entries = np.zeros(batch, REQUEST)
         for name in SOURCE:
@@ -145,7 +142,7 @@ class Requests:
         entries["eos"], entries["eos_count"] = eos.data_ptr(), len(eos)
         rules = rule_array(search.rules, vocab_size)
         entries["rules"], entries["rule_count"] = addressof(rules), len(search.rules)
-        entries["rule_source"] = np.arange(first_source, first_source + batch)
+        entries["rule_source"] = np.arange(batch)
         if search.hands_out:
             entries["scores"] = _each(requests.scores)
         requests._held += [slots, eos, rules, search.rules]
