@@ -379,8 +379,9 @@ class Pass {
     }
     team.done(kOther);
     Long groups = cross ? cross_count : self_count;
+    const Group* all = cross ? cross_groups : self_groups;  // GCC 12 with UBSan miscomputes (c ? a : b)[i / j]
     for (Long task = team.id; task < groups * a.kv_heads; task += team.count) {
-      const Group& some = (cross ? cross_groups : self_groups)[task / a.kv_heads];
+      const Group& some = all[task / a.kv_heads];
       read_head(attention_call(a, some, index, cross), 0, task % a.kv_heads, scratch);
     }
     if (team.id == 0) input.wide = mixed;
