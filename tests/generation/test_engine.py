@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conjoin import EncoderDecoderModel, Engine, GenerationError
 from conjoin.torch.cpu import native
+from conjoin.torch.generation.engine import Details, Progress
 from conjoin.torch.generation.loops import native as loops
 from lanes import lanes
 from pairs import joined, stir
@@ -260,3 +261,81 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert engine.rows <= 1  # one that exceeds the bound runs alone
     engine.run()
     assert all(handle.done() for handle in handles)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True, "seed": 4}])
+def test_tokens_come_with_their_probabilities_and_attention(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = model_of(tmp_path, "gpt2")
+    request = {"input_ids": torch.tensor([[11, 12, 13, 14]]), "max_new_tokens": 8, **settings}
+    details = Details(top=3, attention=True)
+    outcome = Engine(model).submit(**request, details=details).outcome()
+    assert torch.equal(outcome.sequences, alone(model, request))
+    assert outcome.details is not None
+    for row, scores in enumerate(outcome.details):
+        ids = outcome.sequences[row : row + 1, : outcome.prompt + len(scores)]
+        whole = model(
+            input_ids=request["input_ids"], decoder_input_ids=ids[:, :-1], use_cache=False, output_attentions=True
+        )
+        expected = whole.logits[0, outcome.prompt - 1 :].log_softmax(-1)
+        assert [score.id for score in scores] == ids[0, outcome.prompt :].tolist()
+        for place, score in enumerate(scores):
+            assert score.logprob == pytest.approx(expected[place, score.id].item(), abs=1e-4)
+            values, best = expected[place].topk(3)
+            assert [token for token, _ in score.top] == best.tolist()
+            assert [value for _, value in score.top] == pytest.approx(values.tolist(), abs=1e-4)
+            weights = torch.stack(whole.cross_attentions).mean((0, 2))[0, outcome.prompt - 1 + place]
+            assert score.attention == pytest.approx(weights.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 4, "num_return_sequences": 2}])
+def test_progress_adds_up_to_the_result(settings: dict[str, Any], tmp_path: Path) -> None:
+    model = model_of(tmp_path, "gpt2")
+    request = {"input_ids": torch.tensor([[11, 12, 13, 14]]), "max_new_tokens": 9, **settings}
+    engine, heard = Engine(model), []
+
+    class Listener:
+        def put(self, progress: Progress) -> None:
+            heard.append(progress)
+
+        def end(self) -> None:
+            heard.append(None)
+
+    handle = engine.submit(**request, details=Details(top=2))
+    handle.follow(Listener())
+    outcome = handle.outcome()
+    assert heard.pop() is None
+    assert outcome.details is not None
+    for row in range(len(outcome.sequences)):
+        tokens = [token for progress in heard if progress.row == row for token in progress.tokens]
+        scores = [score for progress in heard if progress.row == row for score in progress.scores or ()]
+        assert tokens == outcome.tokens(row)[: len(tokens)]
+        assert len(tokens) >= len(outcome.tokens(row)) - 1
+        assert scores == outcome.details[row][: len(scores)]
+    if settings.get("num_beams"):
+        assert any(progress.guess for progress in heard)
+
+
+def test_a_beam_search_tells_its_scores(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    settings: dict[str, Any] = {"num_beams": 4, "num_return_sequences": 3, "max_new_tokens": 6}
+    expected = model.generate(ids, return_dict_in_generate=True, output_scores=True, **settings)
+    outcome = Engine(model).submit(ids, **settings).outcome()
+    assert torch.equal(outcome.sequences, expected.sequences)
+    assert outcome.scores is not None
+    assert torch.allclose(outcome.scores, expected.sequences_scores, atol=1e-5)  # pyright: ignore
+
+
+def test_a_request_that_runs_alone_can_be_given_up(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    steps: list[int] = []
+
+    def cancel(tokens: Tensor, scores: Tensor) -> Tensor:
+        steps.append(tokens.shape[1])
+        handle.cancel()
+        return scores
+
+    engine = Engine(model)
+    handle = engine.submit(ids, max_new_tokens=20, num_beams=2, min_new_tokens=20, logits_processor=[cancel])
+    with pytest.raises(GenerationError, match="cancelled"):
+        handle.result()
+    assert len(steps) < 4

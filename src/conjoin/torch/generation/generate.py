@@ -102,7 +102,11 @@ class Callers:
 
 
 class Run:
-    """One call of generate: its checked request, then what its sources became, then its results."""
+    """One call of generate: its checked request, then what its sources became, then its results.
+
+    Attributes:
+        reads_later: Leave it to the caller to let the kernels compute what is read of the sources.
+    """
 
     def __init__(
         self,
@@ -128,6 +132,7 @@ class Run:
             pad=request.tokens.pad if request.tokens.pad is not None else 0,
         )
         self.cache: KVCache | None = None
+        self.reads_later = False
         self._sources: tuple[Sources, EncoderOutput] | None = None
 
     @classmethod
@@ -204,6 +209,11 @@ class Run:
                 attention = block.cross_attn.attention
                 total += 2 * attention.num_kv_heads * attention.head_size * self.source_tokens
         return total * number
+
+    @property
+    def is_encoded(self) -> bool:
+        """True once the encoder has run."""
+        return self._sources is not None
 
     @property
     def sources(self) -> Sources:
@@ -306,6 +316,7 @@ class Run:
             wants_attentions=outputs.attentions,
             wants_hidden_states=outputs.hidden_states,
             returned=outputs.as_dict,
+            reads_later=self.reads_later,
         )
         self.readers.append(reader)
         return reader

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conjoin.torch.cpu.clock import timed
-from conjoin.torch.cpu.native import Steps, Want
+from conjoin.torch.cpu.native import Steps, Want, read_sources
 from conjoin.torch.generation.model import Decoder
 from conjoin.torch.generation.timing import timed_read
 from conjoin.torch.model.cache import KVCache, keep_order
@@ -60,6 +60,7 @@ class Reader:
         cache: Goes on from the positions that it holds; the first call gives their ids once more.
         wants_attentions, wants_hidden_states: Collect them into `records`, one per call.
         returned: True if the caller gets the cache, which must then have the layout of the sources.
+        reads_later: The caller lets the kernels compute the sources' keys and values, for several readers at once.
 
     Attributes:
         steps: The kernels that compute all passes; None if PyTorch's operators compute the first one.
@@ -76,9 +77,11 @@ class Reader:
         wants_attentions: bool = False,
         wants_hidden_states: bool = False,
         returned: bool = False,
+        reads_later: bool = False,
     ) -> None:
         self.decoder = decoder
         self.steps: Steps | None = None
+        self._reads_later = reads_later
         self._may_begin = cache is None and not (returned or wants_attentions or wants_hidden_states)
         self.sources: Sources | None = sources
         self.source_mask = sources.mask
@@ -177,6 +180,8 @@ class Reader:
         decoder.embed.check_ids(ids)
         steps = Steps(stack)
         steps.begin(self.cache, len(ids) * rows_per_source, *sources.packed())
+        if not self._reads_later:
+            read_sources([steps])
         self.steps, self.sources, self.source_mask = steps, None, None
 
     @property

@@ -7,7 +7,7 @@ They are compiled on first use if there is a C++ compiler; without them everythi
 from conjoin.torch.cpu.native.kernels import Kept, attention, has, linear, linear_int8
 from conjoin.torch.cpu.native.moving import move_rows
 from conjoin.torch.cpu.native.stack import NativeStack, reason_against
-from conjoin.torch.cpu.native.steps import Steps, Want, encode, native_stack
+from conjoin.torch.cpu.native.steps import Steps, Want, encode, native_stack, read_sources
 from conjoin.torch.cpu.native.training import STEPS, Call, Reads, drop, like_tokens, weight_gradient
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "linear_int8",
     "move_rows",
     "native_stack",
+    "read_sources",
     "reason_against",
     "weight_gradient",
 ]

@@ -1,5 +1,6 @@
 """Passes of a decoder over a cache by our kernels: few new tokens of every row, no gradients, nothing collected."""
 
+from collections.abc import Sequence
 from ctypes import addressof
 from operator import is_
 from typing import Any, Literal, NamedTuple
@@ -114,6 +115,7 @@ class Steps:
         self._tables: list[Any] = []
         self._sources = np.zeros(0, SOURCE_DTYPE)
         self._lengths: Tensor | None = None
+        self._states: Tensor | None = None
 
     @classmethod
     def of(cls, stack: nn.Module) -> "Steps | None":
@@ -132,10 +134,11 @@ class Steps:
         return True
 
     def begin(self, cache: Any, rows: int, states: Float[Tensor, "tokens M"], lengths: Int[Tensor, " B"]) -> None:
-        """Fill an empty cache with the sources' keys and values, with room for the rows' own.
+        """Give an empty cache room for the rows' keys and values, and for the sources'; `read_sources` fills in these.
 
         Args:
-            states: What cross-attention reads, of the real tokens of all sources, one source behind the other.
+            states: What cross-attention reads, of the real tokens of all sources, one source behind the other; kept
+                until `read_sources` is called.
             lengths: Number of real tokens of each source.
         """
         kind, dtype = self.stack.spec, torch.int8 if cache.quantized else self.stack.dtype
@@ -152,10 +155,15 @@ class Steps:
                 cache.cross.append((torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)))
         self._lengths = lengths
         self._point_at(cache)
-        if cache.cross and len(states):
-            sources = self._sources.copy()
-            sources["rows"], sources["length"] = 1, lengths.numpy()
-            self.stack.read_sources(sources, dtype, states.float().contiguous())
+        self._states = states if cache.cross else states[:0]
+
+    def unread(self) -> tuple[np.ndarray, Float[Tensor, "tokens M"]]:
+        """Return the sources that `begin` was given, as for a pass over all their tokens, and their states."""
+        assert self._states is not None and self._lengths is not None
+        sources, states = self._sources.copy(), self._states
+        sources["rows"], sources["length"] = 1, self._lengths.numpy()
+        self._states = None
+        return sources, states
 
     def _point_at(self, cache: Any) -> None:
         self._cache = cache.tensors
@@ -242,6 +250,20 @@ class Steps:
         logits = torch.empty(rows * length if every else rows, self.stack.spec.vocab_size)
         self.stack.run(sources, dtype, x=states, logits=logits, every_token=every)
         return logits.view(rows, length, -1) if every else logits
+
+
+def read_sources(some: Sequence[Steps]) -> None:
+    """Compute the keys and values of the sources that caches were begun with, in one pass.
+
+    Args:
+        some: Of one stack, with caches of one dtype.
+    """
+    unread = [steps.unread() for steps in some]
+    unread = [(sources, states) for sources, states in unread if len(states)]
+    if unread:
+        sources = np.concatenate([each for each, _ in unread])
+        states = torch.cat([states for _, states in unread]).float().contiguous()
+        some[0].stack.read_sources(sources, some[0].dtype, states)
 
 
 def addresses(tensor: Tensor, count: int, step: int) -> np.ndarray:
