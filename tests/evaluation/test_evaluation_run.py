@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from conjoin import ConfigError, EncoderDecoderModel
+from conjoin import ConfigError, EncoderDecoderModel, GenerationError
 from conjoin.errors import DataError
-from conjoin.evaluation import TextSettings, evaluate, generate_stream, generate_texts
+from conjoin.evaluation import Failed, TextSettings, evaluate, generate_outcomes, generate_stream, generate_texts
+from conjoin.evaluation.texts import source_seed
 from conjoin.texts.sources import SourceFile
 from conjoin.training.report.attention import record
 from conjoin.training.torch.evaluating import cross_attention
@@ -58,6 +59,70 @@ def test_sampling_repeats_itself_and_leaves_the_random_state(model: EncoderDecod
     assert torch.equal(before, torch.get_rng_state())
     assert generate_texts(model, SOURCES, settings) == first
     assert generate_texts(model, SOURCES, TextSettings(generation={"do_sample": True}, seed=6)) != first
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "one result": {"do_sample": True},
+    "several": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"do_sample": True, "num_beams": 2},
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_a_source_draws_the_same_in_any_batch_and_alone_with_its_seed(kind: str, model: EncoderDecoderModel) -> None:
+    texts = SOURCES * 3
+
+    def results(batch_size: int, indices: list[int]) -> dict[int, list[str]]:
+        settings = TextSettings(batch_size=batch_size, generation=SAMPLED[kind], seed=5)
+        stream = generate_stream(model, ((index, texts[index]) for index in indices), settings)
+        return {made.index: made.texts for batch in stream for made in batch}
+
+    whole = results(32, list(range(12)))
+    assert results(1, list(range(12))) == results(5, [7, 3, *range(3), *range(4, 7), *range(8, 12)]) == whole
+    assert len({whole[0][0], whole[4][0], whole[8][0]}) > 1, "equal texts drew the same"
+    torch.manual_seed(source_seed(5, 9))
+    ids = model.generate(torch.tensor(model.tokenizer([texts[9]])["input_ids"]), **SAMPLED[kind])
+    assert model.tokenizer.batch_decode(ids, skip_special_tokens=True) == whole[9]
+
+
+def test_seeds_of_a_run_differ_and_two_runs_share_no_stretch() -> None:
+    assert len({source_seed(0, index) for index in range(10_000)}) == 10_000
+    assert not {source_seed(0, index) for index in range(10_000)} & {source_seed(1, index) for index in range(10_000)}
+    assert source_seed(2**70, 5) < 2**32
+
+
+def test_scores_of_results_are_those_of_beam_search(model: EncoderDecoderModel) -> None:
+    settings = TextSettings(scores=True, generation={"num_beams": 3, "num_return_sequences": 2})
+    (empty, batch) = generate_stream(model, enumerate([*SOURCES, ""]), settings)
+    assert empty[0].scores is None
+    made = {each.index: each for each in batch}
+    ids = torch.tensor(model.tokenizer([SOURCES[2]])["input_ids"])
+    alone = model.generate(ids, num_beams=3, num_return_sequences=2, return_dict_in_generate=True, output_scores=True)
+    assert made[2].scores == pytest.approx(alone.sequences_scores.tolist(), rel=1e-6)
+    with pytest.raises(GenerationError, match="Only beam search has scores"):
+        list(generate_stream(model, enumerate(SOURCES), TextSettings(scores=True)))
+
+
+def test_a_source_that_fails_does_not_stop_the_others(
+    model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = generate_texts(model, SOURCES)
+    original, bad = model.generate_results, model.tokenizer([SOURCES[1]])["input_ids"][0]
+
+    def fail(**inputs: Any) -> Any:
+        if any(row[: len(bad)] == bad for row in inputs["input_ids"].tolist()):
+            raise RuntimeError("not enough memory:\n you tried to allocate 9 bytes")
+        return original(**inputs)
+
+    monkeypatch.setattr(model, "generate_results", fail)
+    (batch,) = generate_outcomes(model, enumerate(SOURCES), TextSettings())
+    found = {made.index: made.error if isinstance(made, Failed) else made.texts[0] for made in batch}
+    assert found == {
+        **dict(enumerate(wanted)),
+        1: "RuntimeError: not enough memory: you tried to allocate 9 bytes",
+    }
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        generate_texts(model, SOURCES)
 
 
 def test_an_empty_text_gives_an_empty_result(model: EncoderDecoderModel) -> None:

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conjoin import BertConfig, EncoderDecoderModel
+from conjoin import BertConfig, EncoderDecoderModel, GenerationError
 from conjoin.torch.generation.loop import Control, Limits
 from conjoin.torch.generation.loops.drafters import CopyDrafter, ModelDrafter
 from conjoin.torch.generation.loops.speculative import speculate
 from conjoin.torch.generation.reader import Reader
-from generate_models import models, sources
+from generate_models import EOS, models, sources
 from lanes import lanes
 from pairs import SMALL, fresh, stir
 from references.plain import readings
@@ -197,3 +197,62 @@ def test_a_seed_gives_the_same_words_again_and_another_seed_others(mode: str) ->
         torch.manual_seed(seed)
         found.append(model.generate(ids, **given).tolist())
     assert found[0] == found[1] != found[2]
+
+
+SAMPLED: dict[str, dict[str, Any]] = {
+    "one result": {},
+    "several results": {"num_return_sequences": 3, "top_k": 20},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "drafts": {"prompt_lookup_num_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLED)
+def test_a_source_with_a_generator_of_its_own_draws_in_any_batch_what_it_draws_alone(kind: str) -> None:
+    model, _ = models("electra-electra")
+    ids, mask = sources("electra-electra")
+    settings = {"do_sample": True, "max_new_tokens": 12, **SAMPLED[kind]}
+
+    def drawn(order: list[int]) -> dict[int, list[list[int]]]:
+        generators = [torch.Generator().manual_seed(7 + source) for source in order]
+        rows = model.generate(ids[order], attention_mask=mask[order], generator=generators, **settings)
+        blocks = rows.view(len(order), -1, rows.shape[1])
+        return {source: [_without_pads(row) for row in blocks[at].tolist()] for at, source in enumerate(order)}
+
+    alone = {}
+    for source in range(3):
+        torch.manual_seed(7 + source)
+        length = int(mask[source].sum())
+        alone[source] = [
+            _without_pads(row) for row in model.generate(ids[source : source + 1, :length], **settings).tolist()
+        ]
+    assert drawn([0, 1, 2]) == drawn([2, 0, 1]) == alone
+    assert len({str(rows) for rows in alone.values()}) == 3
+
+
+def _without_pads(row: list[int]) -> list[int]:
+    end = next((at for at, token in enumerate(row) if at and token == EOS), len(row))
+    return row[: end + 1]
+
+
+def test_a_generator_less_than_there_are_sources_is_refused() -> None:
+    model, _ = models("bert-bert")
+    with pytest.raises(GenerationError, match="generator is a list of 1 for 3 sources"):
+        model.generate(sources("bert-bert")[0], do_sample=True, max_new_tokens=3, generator=[torch.Generator()])
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 3}])
+def test_results_have_the_scores_that_generate_returns_among_its_outputs(settings: dict[str, int]) -> None:
+    model, _ = models("bert-gpt2")
+    ids, mask = sources("bert-gpt2")
+    results = model.generate_results(input_ids=ids, attention_mask=mask, max_new_tokens=9, **settings)
+    whole = model.generate(
+        ids, attention_mask=mask, max_new_tokens=9, return_dict_in_generate=True, output_scores=True, **settings
+    )
+    assert torch.equal(results.sequences, whole.sequences)
+    if settings["num_beams"] == 1:
+        assert results.scores is None and results.counts is None
+    else:
+        assert results.counts == [3, 3, 3]
+        assert results.scores is not None
+        torch.testing.assert_close(results.scores, whole.sequences_scores)

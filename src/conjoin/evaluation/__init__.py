@@ -4,7 +4,7 @@ from conjoin._lazy import public_dir
 from conjoin.evaluation.evaluate import Evaluation, evaluate
 from conjoin.evaluation.metrics import DEFAULT_METRICS, TEXT_METRICS, Measure, measure_texts, metric_names, score
 from conjoin.evaluation.resampling import Comparison, Estimate, compare, estimate
-from conjoin.evaluation.texts import Generated, TextSettings, generate_stream, generate_texts
+from conjoin.evaluation.texts import Failed, Generated, TextSettings, generate_outcomes, generate_stream, generate_texts
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -12,12 +12,14 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evaluation",
+    "Failed",
     "Generated",
     "Measure",
     "TextSettings",
     "compare",
     "estimate",
     "evaluate",
+    "generate_outcomes",
     "generate_stream",
     "generate_texts",
     "measure_texts",

@@ -1,12 +1,13 @@
 """Generate targets for any number of texts with one model, in batches of similar length."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, GenerationError
 from conjoin.join import start_of_language
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ WINDOW = 64
 """Number of batches to read ahead and sort by length: enough to avoid most padding, few enough to start soon."""
 
 
+ERROR_LETTERS = 500
+"""Characters of an error that a result file keeps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSettings:
     """Settings of generating from texts.
@@ -26,13 +31,16 @@ class TextSettings:
         batch_size: Sources per batch.
         max_source_length: Longer sources are truncated; the encoder's limit by default.
         generation: Settings of `generate`, by name.
-        seed: Random seed of sampling. The same texts in the same batches give the same results.
+        seed: Random seed of sampling. Each source has its own, made of this and its index: its results do not depend
+            on batches, nor on which process generates them.
+        scores: Also return the scores by which beam search ranks results.
     """
 
     batch_size: int = 32
     max_source_length: int | None = None
     generation: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seed: int = 0
+    scores: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -50,11 +58,29 @@ class Generated:
         index: Position of the source in the input.
         texts: `num_return_sequences` results, or fewer if beam search finds no more.
         cut: True if the source was truncated.
+        scores: Log-probability / length ** length_penalty of every result, if asked for.
     """
 
     index: int
     texts: list[str]
     cut: bool
+    scores: list[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A source for which nothing could be generated.
+
+    Args:
+        index: Position of the source in the input.
+        error: What happened.
+    """
+
+    index: int
+    error: str
+
+
+Outcome = Generated | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +136,72 @@ def generate_stream(
     """Generate targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
     An empty text gives an empty result. If reading fails, the texts read before are generated first.
+
+    Raises:
+        GenerationError: the settings cannot be honoured, or a source has no result.
     """
+    for batch in _batches(model, texts, settings):
+        yield batch if isinstance(batch, Empty) else _generate(model, batch, settings)
+
+
+def generate_outcomes(
+    model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
+) -> Iterator[list[Outcome]]:
+    """Generate as `generate_stream`; a source for which this raises an error becomes a `Failed`, and the others go on.
+
+    A batch that fails as a whole, as by lack of memory, is generated source by source.
+    """
+    for batch in _batches(model, texts, settings):
+        if isinstance(batch, Empty):
+            yield [*batch]
+            continue
+        try:
+            outcomes: list[Outcome] = [*_generate(model, batch, settings)]
+        except Exception:
+            outcomes = [_outcome(model, source, settings) for source in batch]
+        yield outcomes
+
+
+def _outcome(model: "EncoderDecoderModel", source: _Source, settings: TextSettings) -> Outcome:
+    try:
+        return _generate(model, [source], settings)[0]
+    except Exception as error:
+        return Failed(source.index, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line, as a result file has it."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_LETTERS]
+
+
+class Empty(list[Generated]):
+    """Results of empty sources, which no model reads."""
+
+
+def _batches(
+    model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
+) -> Iterator[Empty | list[_Source]]:
+    """Yield batches of similar length, and the results of empty texts."""
     length = source_limit(model, settings.max_source_length)
-    for window in _windows(texts, settings.batch_size * WINDOW):
+    if settings.scores and _number(model, settings, "num_beams") < 2:
+        raise GenerationError("Only beam search has scores of results.", hint="ask for 2 beams or more.")
+    for window in windows(texts, settings.batch_size * WINDOW):
         non_empty = [(index, text) for index, text in window if text.strip()]
-        copies = int(settings.generation.get("num_return_sequences") or 1)
         if len(non_empty) < len(window):
-            yield [Generated(index, [""] * copies, False) for index, text in window if not text.strip()]
+            copies = _number(model, settings, "num_return_sequences")
+            yield Empty(Generated(index, [""] * copies, False) for index, text in window if not text.strip())
         sources = tokenize_sources(model.tokenizer, non_empty, length)
         sources.sort(key=lambda source: -len(source.ids))  # longest first, so that running out of memory shows at once
         for start in range(0, len(sources), settings.batch_size):
-            yield _generate(model, sources[start : start + settings.batch_size], settings)
+            yield sources[start : start + settings.batch_size]
 
 
-def _windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
+def _number(model: "EncoderDecoderModel", settings: TextSettings, name: str) -> int:
+    """Return a setting of `generate` that is a number, 1 by default: as the settings say, or else the model's own."""
+    return int(settings.generation.get(name) or getattr(model.generation_config, name, None) or 1)
+
+
+def windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
     """Yield lists of texts; an error of the reader is raised only after the texts before it were yielded."""
     reader, failure = iter(texts), None
     while failure is None:
@@ -179,28 +257,30 @@ def pad_sources(model: "EncoderDecoderModel", rows: Sequence[Sequence[int]]) -> 
     }
 
 
-def _generate(model: "EncoderDecoderModel", batch: list[_Source], settings: TextSettings) -> list[Generated]:
+def source_seed(seed: int, index: int) -> int:
+    """Return the random seed of a source: one of 32 bits, different for every source of a run.
+
+    `torch.manual_seed` with it, and `generate` for this source alone, draw the same tokens.
+    """
+    start = int.from_bytes(blake2b(str(seed).encode(), digest_size=4).digest())  # so that seeds 0 and 1 share no stream
+    return (start + index) % 2**32
+
+
+def _generate(model: "EncoderDecoderModel", batch: Sequence[_Source], settings: TextSettings) -> list[Generated]:
     import torch as untyped
 
     torch: Any = untyped
     options = with_length(model, settings.generation)
-    with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
-        if options.get("do_sample"):
-            torch.manual_seed(settings.seed + batch[0].index)
-        rows, counts = _rows(model, pad_sources(model, [source.ids for source in batch]), options)
-    texts = iter(model.tokenizer.batch_decode(rows, skip_special_tokens=True))
+    generators = [
+        torch.Generator(model.device).manual_seed(source_seed(settings.seed, source.index)) for source in batch
+    ]
+    sources = pad_sources(model, [source.ids for source in batch])
+    results = model.generate_results(**sources, **options, generator=generators)
+    rows = iter(model.tokenizer.batch_decode(results.sequences, skip_special_tokens=True))
+    ranked: Any = results.scores if settings.scores else None
+    scores: Iterator[float] = iter([] if ranked is None else ranked.tolist())
+    counts = results.counts or [len(results.sequences) // len(batch)] * len(batch)
     return [
-        Generated(source.index, list(islice(texts, count)), source.cut)
+        Generated(source.index, list(islice(rows, count)), source.cut, list(islice(scores, count)) or None)
         for source, count in zip(batch, counts, strict=True)
     ]
-
-
-def _rows(model: "EncoderDecoderModel", sources: dict[str, Any], options: dict[str, Any]) -> tuple[Any, list[int]]:
-    """Return ids, and the number of rows of each source: beam search may find fewer results than requested."""
-    count = options.get("num_return_sequences") or getattr(model.generation_config, "num_return_sequences", None) or 1
-    batch, generate = len(sources["input_ids"]), cast("Callable[..., Any]", model.generate)
-    if count == 1:
-        return generate(**sources, **options), [1] * batch
-    output = generate(**sources, **{**options, "return_dict_in_generate": True})
-    counts = output.get("results_per_source")
-    return output.sequences, [len(output.sequences) // batch] * batch if counts is None else counts.tolist()

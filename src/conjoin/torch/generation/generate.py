@@ -1,6 +1,6 @@
 """generate: from a user's call to the loop that its mode asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,13 +47,14 @@ from conjoin.torch.generation.outputs import GenerateOutput, output_of
 from conjoin.torch.generation.processors.build import build_processors
 from conjoin.torch.generation.prompt import encode, take_tensors, target_prompt, to_numpy, usable_cache
 from conjoin.torch.generation.reader import Reader, Sources
+from conjoin.torch.generation.select import Generators
 from conjoin.torch.generation.stopping import build_stopping
 from conjoin.torch.generation.watch import Watch
 from conjoin.torch.model.cache import KVCache, as_cache
 from conjoin.torch.model.outputs import EncoderOutput
 
-DrafterFor = Callable[[Sources, Tensor | None], Drafter]
-"""Makes the drafter of one source; given the mask of its prompt."""
+DrafterFor = Callable[[int, Sources, Tensor | None], Drafter]
+"""Makes the drafter of one source; given its index and the mask of its prompt."""
 
 LONGEST_COPY = 16
 """Words of the longest copied draft, where the caller does not say."""
@@ -73,15 +74,32 @@ def generate(
     streamer: Streamer | None = None,
     *,
     tokenizer: Any | None = None,
+    generator: Generators = None,
     **keywords: Any,
 ) -> Int[Tensor, "R t"] | GenerateOutput:
     """See EncoderDecoderModel.generate."""
-    callers = Callers(logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer, assistant_model)
+    callers = Callers(
+        logits_processor, stopping_criteria, prefix_allowed_tokens_fn, None, tokenizer, assistant_model, generator
+    )
     if streamer is None:
         return Run.of(model, inputs, generation_config, callers, keywords).finish()
     with Stream(streamer) as stream:
         callers = replace(callers, streamer=stream)
         return Run.of(model, inputs, generation_config, callers, keywords).finish()
+
+
+def generate_results(
+    model: Seq2SeqModel,
+    *,
+    generation_config: Any | None = None,
+    tokenizer: Any | None = None,
+    generator: Generators = None,
+    **keywords: Any,
+) -> Decoded:
+    """See EncoderDecoderModel.generate_results."""
+    callers = Callers(None, None, None, None, tokenizer, None, generator)
+    with torch.inference_mode():
+        return Run.of(model, None, generation_config, callers, keywords).decoded()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +112,7 @@ class Callers:
     streamer: Streamer | None
     tokenizer: Any | None
     assistant: Seq2SeqModel | None
+    generators: Generators = None
 
     @property
     def any(self) -> bool:
@@ -164,6 +183,10 @@ class Run:
             streamer=callers.streamer is not None,
         )
         prompt, prompt_mask = target_prompt(given, start, model.device)
+        if isinstance(callers.generators, Sequence) and len(callers.generators) != given.batch_size:
+            raise GenerationError(
+                f"generator is a list of {len(callers.generators)} for {given.batch_size} sources; expected one each."
+            )
         if callers.streamer is not None and given.batch_size * request.num_return_sequences > 1:
             raise GenerationError(
                 f"A streamer follows one result, but {given.batch_size} sources with {request.num_return_sequences} "
@@ -177,13 +200,18 @@ class Run:
         request = self.request
         # Tensors made in inference mode cannot enter training again: ids are cloned outside, all else is made without.
         with torch.no_grad() if request.outputs.as_dict else torch.inference_mode():
-            self.encode()
-            decoded = self.decode()
-        tell_fewer(decoded.counts, request.num_return_sequences)
+            decoded = self.decoded()
         if not request.outputs.as_dict:
             return decoded.sequences.clone()
         returned = request.num_return_sequences
         return output_of(request.outputs, decoded, self.encoded, self.traces, self.readers, returned)
+
+    def decoded(self) -> Decoded:
+        """Encode the sources and decode; warn if a source has fewer results than requested."""
+        self.encode()
+        decoded = self.decode()
+        tell_fewer(decoded.counts, self.request.num_return_sequences)
+        return decoded
 
     def encode(self) -> None:
         """Run the encoder, unless its output is given."""
@@ -346,6 +374,7 @@ class Run:
             trace=self.trace(),
             patience=patience,
             watch=Watch(self._dead_ends, 1 if callers.any else patience),
+            generators=callers.generators,
         )
 
     def _dead_ends(self, ends: list[DeadEnd]) -> Exception:
@@ -400,7 +429,7 @@ class Run:
                 self.prompt[one],
                 self.limits,
                 control.for_source(index, self.trace()),
-                drafter_for(source, mask),
+                drafter_for(index, source, mask),
                 randomly=isinstance(mode.base, Sampling),
                 mask=mask,
             )
@@ -410,14 +439,15 @@ class Run:
     def _copies(self, mode: CopySpeculation) -> DrafterFor:
         words = copy_reader(self.model)
         most = mode.num_tokens or LONGEST_COPY
-        return lambda source, _: CopyDrafter(words(source), longest=mode.max_matching_ngram_size, most=most)
+        return lambda index, source, _: CopyDrafter(words(source), longest=mode.max_matching_ngram_size, most=most)
 
     def _assistant(self, mode: Assisted) -> DrafterFor:
         assert self.callers.assistant is not None
         assistant, outputs, truncation = self.callers.assistant, Outputs(), self.request.truncation
         check_assistant(self.model, assistant, self.sources)
+        generators = self.callers.generators
 
-        def drafter(source: Sources, mask: Tensor | None) -> Drafter:
+        def drafter(index: int, source: Sources, mask: Tensor | None) -> Drafter:
             read, _ = encode(assistant, ModelInputs(ids=source.ids, mask=source.mask), outputs, truncation=truncation)
             return ModelDrafter(
                 Reader(assistant.decoder, read, room=self.limits.max_length),
@@ -426,6 +456,7 @@ class Run:
                 randomly=isinstance(mode.base, Sampling),
                 constant=mode.schedule == "constant",
                 confidence=mode.confidence_threshold,
+                generator=generators[index] if isinstance(generators, Sequence) else generators,
             )
 
         return drafter

@@ -1,5 +1,6 @@
 """Shared by all decoding loops: limits, the callbacks of each step, traced outputs and the result."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from conjoin.generation import DeadEnd
 from conjoin.torch.cpu.native.rules import Rule
 from conjoin.torch.generation.processors.calling import LogitsProcessorList, RuleProcessor
+from conjoin.torch.generation.select import Generators
 from conjoin.torch.generation.stopping import StoppingCriteriaList
 from conjoin.torch.generation.watch import Watch
 
@@ -78,6 +80,7 @@ class Control:
         stops: Tells which rows of ids [R, t] end; None if only end ids and the length end rows.
         patience: Check every this many steps whether all rows have ended; above 1 saves a GPU from waiting.
         watch: Raises an error if a row has no token left to choose.
+        generators: What draws tokens.
     """
 
     process: LogitsProcessorList | None = None
@@ -86,6 +89,7 @@ class Control:
     trace: Trace = field(default_factory=Trace)
     patience: int = 1
     watch: Watch = field(default_factory=lambda: Watch(_raise_unexpected))
+    generators: Generators = None
 
     @property
     def rows_may_leave(self) -> bool:
@@ -115,7 +119,12 @@ class Control:
         """Return the controls of one source that is decoded on its own."""
         rows = torch.tensor([index])
         process = None if self.process is None else self.process.for_rows(rows)
-        return replace(self, process=process, trace=trace, watch=replace(self.watch, first=index))
+        watch = replace(self.watch, first=index)
+        return replace(self, process=process, trace=trace, watch=watch, generators=self.generator_of(index))
+
+    def generator_of(self, source: int) -> torch.Generator | None:
+        """Return what draws for a source that is decoded on its own."""
+        return self.generators[source] if isinstance(self.generators, Sequence) else self.generators
 
     def processed(
         self,

@@ -1,5 +1,7 @@
 """Picking words from scores."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch import Tensor
 from conjoin.torch.cpu.native.select import argmax, selects
 from conjoin.torch.cpu.native.select import top_k as native_top_k
 
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""What draws: one generator for a whole batch, one for each of its sources, or PyTorch's own."""
 _FEW = 256
 """Tokens that the kernel finds faster than PyTorch."""
 
@@ -31,14 +35,20 @@ def draw(
     count: int,
     places: Int[Tensor, " r"] | None = None,
     rows: int = 0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Int[Tensor, "r count"]:
     """Words of every row, drawn without replacement.
 
     Args:
         places: Where these rows stood in a batch of `rows`, if others have left it. They draw what they would draw
             there, so that a row does not depend on when its neighbours end.
+        generator: One for all rows, PyTorch's own by default; or one per source, whose rows stand next to each other.
     """
+    if isinstance(generator, Sequence):
+        copies = rows // len(generator)
+        sources = range(len(generator)) if places is None else (places[::copies] // copies).tolist()
+        blocks = zip(probabilities.split(copies), sources, strict=True)
+        return torch.cat([torch.multinomial(block, count, generator=generator[source]) for block, source in blocks])
     if places is None:
         return torch.multinomial(probabilities, count, generator=generator)
     whole = probabilities.new_zeros(rows, probabilities.shape[1])

@@ -35,8 +35,8 @@ from conjoin.pretrained.sources import (
 )
 from conjoin.pretrained.summary import summary
 from conjoin.torch.cpu.clock import as_running
-from conjoin.torch.generation.generate import generate
-from conjoin.torch.generation.loop import Streamer
+from conjoin.torch.generation.generate import generate, generate_results
+from conjoin.torch.generation.loop import Decoded, Streamer
 from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_scores
 from conjoin.torch.generation.preparing import encoded_inputs, step_inputs
 from conjoin.torch.model.cache import KVCache, as_cache
@@ -417,9 +417,10 @@ class EncoderDecoderModel(PairModules):
             streamer: Receives tokens as soon as they are certain; with beams, these are the tokens that all beams which
                 may still win have in common. It is told once of the end, also after an error.
             keywords: Settings by name; attention_mask, decoder_input_ids (a prefix of the target),
-                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer; and
-                past_key_values, the cache of an earlier call for the first tokens of decoder_input_ids, which is not
-                changed. max_new_tokens=0 returns the prompts.
+                decoder_attention_mask, encoder_outputs, inputs_embeds, token_type_ids, position_ids, tokenizer;
+                generator, a torch.Generator that samples, or a list of one per source, each of which then draws what
+                it draws alone, whatever its batch; and past_key_values, the cache of an earlier call for the first
+                tokens of decoder_input_ids, which is not changed. max_new_tokens=0 returns the prompts.
 
         Returns:
             Ids [B * num_return_sequences, t], start id included and padded with the pad id (transformers' beam search
@@ -444,6 +445,26 @@ class EncoderDecoderModel(PairModules):
                 streamer,
                 **keywords,
             )
+
+    def generate_results(self, **inputs: Any) -> Decoded:
+        """Return what `generate` returns, with what beam search knows of its results, at no cost.
+
+        `generate` with return_dict_in_generate=True has all of that too, but stores what it needs for its other outputs
+        at every step.
+
+        Args:
+            inputs: As for `generate`: sources, settings, generator, tokenizer.
+
+        Returns:
+            `sequences`, and with beams `scores` (log-probability / length ** length_penalty) and `counts`, the number
+            of results of each source.
+
+        Raises:
+            GenerationError: as `generate`.
+        """
+        self.warn_of_fresh(lambda: plain_state(self))
+        with profiled_call(self):
+            return generate_results(self, **inputs)
 
     @contextmanager
     def profile(self) -> Generator[Profile]:

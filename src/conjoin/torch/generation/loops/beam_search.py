@@ -83,7 +83,7 @@ class _Search:
         else:
             edited = control.processed(beams.rows[rows], logits.log_softmax(-1), beams.runs.flatten()[rows])
             control.trace.note(logits, edited)
-            best = beams.candidates(edited)
+            best = beams.candidates(edited, generator=control.generators)
         self.live.see(best_of(best[0]), beams.length, beams.done, beams)
         return beams.advance(*best, stopped(beams, control, *best))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from conjoin.generation import FORBIDDEN
 from conjoin.torch.cpu.native.beams import BeamTensors, NativeBeams
 from conjoin.torch.cpu.native.select import selects
-from conjoin.torch.generation.select import draw, drawable, is_any_of, top_k
+from conjoin.torch.generation.select import Generators, draw, drawable, is_any_of, top_k
 
 NEVER = -float("inf")
 """Score of a beam without a hypothesis."""
@@ -181,7 +181,9 @@ class Beams:
         """Ids of the running hypotheses so far, one row per beam."""
         return self.running[:, :, : self.length].flatten(0, 1)
 
-    def candidates(self, scores: Float[Tensor, "R V"], *, raw: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(
+        self, scores: Float[Tensor, "R V"], *, raw: bool = False, generator: Generators = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best (or sampled) continuations of each source: scores, parent beams and tokens, each [B, C].
 
         Forbidden continuations, and those of beams that do not run, score at most FORBIDDEN. NaN comes first.
@@ -190,6 +192,7 @@ class Beams:
             scores: Log-probabilities of the next token, one row per beam; or one row per source, if its beams are equal
                 and nothing is sampled, as at the first step.
             raw: True if they are not log-probabilities yet; not where tokens are sampled.
+            generator: What samples.
         """
         if selects(scores) and selects(self.scores) and not self.rules.sample:
             return self._native.candidates(self._tensors(), self.length, scores, raw=raw)
@@ -197,7 +200,7 @@ class Beams:
         rows, vocab_size = scores.shape[0] // batch, scores.shape[1]
         count = min(self.rules.candidates, width * vocab_size)
         if self.rules.sample:
-            return self._drawn(self._total(scores.view(batch, rows, vocab_size)), count, vocab_size)
+            return self._drawn(self._total(scores.view(batch, rows, vocab_size)), count, vocab_size, generator)
         few = min(count, vocab_size)
         best, tokens = top_k(scores, few)
         best = best - scores.logsumexp(-1, keepdim=True) if raw else best
@@ -210,11 +213,13 @@ class Beams:
         """Return the scores of hypotheses with one more token; -inf for beams that do not run."""
         return torch.where(self.scores[:, :, None] > FORBIDDEN, scores + self.scores[:, :, None], NEVER).flatten(1)
 
-    def _drawn(self, total: Float[Tensor, "B NV"], count: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn(
+        self, total: Float[Tensor, "B NV"], count: int, vocab_size: int, generator: Generators
+    ) -> tuple[Tensor, Tensor, Tensor]:
         top = drawable(total.amax(1, keepdim=True))
         allowed = (total > FORBIDDEN) & (top > FORBIDDEN)
         probabilities = torch.where(allowed, total.softmax(-1).clamp(min=_LIKELY), (~(top > FORBIDDEN)).float())
-        picked = draw(probabilities, count, self.places, self.sources)
+        picked = draw(probabilities, count, self.places, self.sources, generator)
         values = torch.where(top.isnan(), top, total.gather(1, picked))
         return values, picked // vocab_size, picked % vocab_size
 

@@ -127,6 +127,7 @@ class ModelDrafter:
         size: Length of the first draft.
         constant: True keeps that length, False adapts it to the acceptance.
         confidence: A draft ends after a token that is less probable than this; 0 disables this.
+        generator: What draws; PyTorch's own by default.
     """
 
     def __init__(
@@ -138,8 +139,10 @@ class ModelDrafter:
         randomly: bool,
         constant: bool,
         confidence: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         self.reader = reader
+        self.generator = generator
         self.mask = mask
         self.size = size
         self.randomly = randomly
@@ -162,7 +165,9 @@ class ModelDrafter:
                     hint="check its weights, or leave it out.",
                 )
             probabilities = scores.softmax(-1)
-            token = int(torch.multinomial(probabilities, 1) if self.randomly else scores.argmax(-1))
+            token = int(
+                torch.multinomial(probabilities, 1, generator=self.generator) if self.randomly else scores.argmax(-1)
+            )
             draft.append(token)
             drawn.append(scores[0])
             fresh = [token]

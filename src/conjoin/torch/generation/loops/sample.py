@@ -1,6 +1,5 @@
 """Greedy decoding and sampling: one hypothesis per row."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -8,17 +7,17 @@ from conjoin.generation import FORBIDDEN
 from conjoin.torch.generation.loop import Control, Decoded, Limits
 from conjoin.torch.generation.reader import Reader, block_rows
 from conjoin.torch.generation.rows import Rows
-from conjoin.torch.generation.select import best, draw, drawable
+from conjoin.torch.generation.select import Generators, best, draw, drawable
 from conjoin.torch.generation.watch import Watch
 
 
 def pick_randomly(
-    scores: Float[Tensor, "R V"], rows: Rows, watch: Watch, generator: torch.Generator | None = None
+    scores: Float[Tensor, "R V"], rows: Rows, watch: Watch, generator: Generators = None
 ) -> Int[Tensor, " R"]:
     """Draw a token for every row from the softmax of its scores; rows that have ended get any token.
 
     Args:
-        generator: PyTorch's own by default.
+        generator: PyTorch's own by default; a list has one per source.
 
     Raises:
         GenerationError: a row's scores hold NaN or infinity, or all its tokens are forbidden.
@@ -66,7 +65,12 @@ def sample(
         logits = scores.float()
         edited = control.processed(rows.ids, logits, ~rows.ended)
         control.trace.note(logits, edited)
-        tokens = rows.add((pick_randomly if randomly else pick_best)(edited, rows, control.watch))
+        tokens = (
+            pick_randomly(edited, rows, control.watch, control.generators)
+            if randomly
+            else pick_best(edited, rows, control.watch)
+        )
+        tokens = rows.add(tokens)
         control.put(tokens)
         rows.end(tokens, control.stopped(rows.ids))
         if rows.at_limit or (control.looks(rows.steps) and rows.all_ended):

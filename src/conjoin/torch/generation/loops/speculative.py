@@ -113,15 +113,17 @@ class _Checker:
         self.control.watch.look()
         if not self.randomly:
             return int(edited.argmax(-1))
-        return _draw(edited[0].softmax(-1), drafted, drawn)
+        return _draw(edited[0].softmax(-1), drafted, drawn, self.control.generator_of(0))
 
 
-def _draw(p: Float[Tensor, " V"], drafted: int | None, drawn: Tensor | None) -> int:
+def _draw(p: Float[Tensor, " V"], drafted: int | None, drawn: Tensor | None, generator: torch.Generator | None) -> int:
     """Draw from p; a drafted token is accepted with probability min(1, p / q) (Leviathan et al. 2023, 2.3)."""
     if drafted is None or drawn is None:
-        return int(torch.multinomial(p, 1))
+        return int(torch.multinomial(p, 1, generator=generator))
     q = drawn.softmax(-1)
-    if float(torch.rand(())) < float(p[drafted] / q[drafted]):
+    if float(torch.rand((), generator=generator, device=None if generator is None else p.device)) < float(
+        p[drafted] / q[drafted]
+    ):
         return drafted
     rest = (p - q).clamp(min=0)
-    return int(torch.multinomial(rest if float(rest.sum()) > 0 else p, 1))
+    return int(torch.multinomial(rest if float(rest.sum()) > 0 else p, 1, generator=generator))
