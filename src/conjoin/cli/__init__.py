@@ -17,6 +17,7 @@ from conjoin.cli.generate import generate_targets
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
 from conjoin.cli.options import Once
+from conjoin.cli.serve import serve_models
 from conjoin.cli.train import train
 from conjoin.errors import ConjoinError
 
@@ -36,6 +37,7 @@ app.command("families", cls=Once)(list_families)
 app.command("generate", cls=Once)(generate_targets)
 app.command("inspect", cls=Once)(inspect_folder)
 app.command("join", cls=Once)(join_halves)
+app.command("serve", cls=Once)(serve_models)
 app.command("train", cls=Once)(train)
 
 

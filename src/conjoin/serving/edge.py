@@ -1,0 +1,213 @@
+"""What every HTTP request meets first: its id, its key, the size and the pace of its body, the log.
+
+Pure ASGI. Starlette's BaseHTTPMiddleware must not be used: behind it no route learns that a client has left.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from conjoin.serving.refusal import Kind, Refusal
+
+Scope = MutableMapping[str, Any]
+log = logging.getLogger("conjoin.serve")
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+_PLAIN_ID = re.compile(r"[\w.:-]{1,128}")
+PUBLIC = ("/", "/health", "/ready", "/metrics", "/page.js", "/page.css", "/favicon.svg", "/ping")
+"""Paths that need no key, for GET: they hold no text of anybody."""
+KEY_IN_BODY = ("/translate", "/detect")
+"""LibreTranslate's clients send their key in the body; the route looks at it."""
+_PROBES = ("/health", "/ping", "/ready", "/metrics")
+"""Asked every few seconds by machines; not worth a line of the log."""
+_BODY_SECONDS = 30.0
+"""Seconds that a client may take to send a body."""
+
+
+class Keys:
+    """The keys of a server, compared in constant time."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    @property
+    def are_needed(self) -> bool:
+        """True if requests must carry a key."""
+        return bool(self._digests)
+
+    def number(self, key: str) -> int | None:
+        """Return the number of a key; None for an unknown one. Every key is compared, whatever is found."""
+        digest, found = hashlib.sha256(key.encode("utf-8", "replace")).digest(), None
+        for number, known in enumerate(self._digests):
+            if hmac.compare_digest(digest, known):
+                found = number
+        return found
+
+
+def key_of(headers: dict[str, str]) -> str:
+    """Return the key in a request's headers: `Authorization: Bearer KEY` or `X-API-Key: KEY`; "" if there is none."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+class Edge:
+    """The outermost layer of the application.
+
+    Args:
+        refuse: Makes the response of a refusal, in the form of the route's dialect.
+        seen: Told of every request: route, status, seconds.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        keys: Keys,
+        max_body: int,
+        refuse: Callable[[str, Refusal], Any],
+        seen: Callable[[str, int], None],
+    ) -> None:
+        self._app, self._keys, self._max_body = app, keys, max_body
+        self._refuse, self._seen = refuse, seen
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
+        REQUEST_ID.set(request_id)
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "client": _host(scope)}
+        answer = _Answer(send, request_id)
+        body = _Body(receive, self._max_body)
+        begun = time.monotonic()
+        try:
+            self._check(scope, headers)
+            await self._app(scope, body.receive, answer.send)
+        except Refusal as refusal:
+            await self._refused(scope, body, answer, refusal)
+        except Exception as error:
+            log.exception("%s %s: unexpected %s", scope["method"], _route(scope), type(error).__name__)
+            refusal = Refusal(Kind.INTERNAL, "An unexpected error ended this request; the server's log has it.")
+            await self._refused(scope, body, answer, refusal)
+        finally:
+            self._seen(_route(scope), answer.status)
+            _write_log(scope, headers, request_id, answer.status, time.monotonic() - begun)
+
+    def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self._max_body:
+            raise _too_large(self._max_body)
+        path, method = _path(scope), scope["method"]
+        if not self._keys.are_needed or method == "OPTIONS" or (path in PUBLIC and method in ("GET", "HEAD")):
+            return
+        number = self._keys.number(key_of(headers))
+        if number is not None:
+            scope["state"]["client"] = f"key {number}"
+        elif path not in KEY_IN_BODY:
+            raise Refusal(Kind.UNAUTHORIZED, "A key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+
+    async def _refused(self, scope: Scope, body: "_Body", answer: "_Answer", refusal: Refusal) -> None:
+        if not answer.has_begun:
+            response = self._refuse(_path(scope), refusal)
+            response.headers["connection"] = "close"  # what is left of the body is not read
+            await response(scope, body.receive, answer.send)
+
+
+class _Answer:
+    """Passes an answer on, with the request's id and safe headers; knows its status."""
+
+    def __init__(self, send: Any, request_id: str) -> None:
+        self._send, self._id = send, request_id
+        self.status = 499  # the client left before there was an answer
+        self.has_begun = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.has_begun, self.status = True, message["status"]
+            more = [(b"x-request-id", self._id.encode()), (b"x-content-type-options", b"nosniff")]
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await self._send(message)
+
+
+class _Body:
+    """Passes a body on, as long as it is not too large and comes fast enough."""
+
+    def __init__(self, receive: Any, most: int) -> None:
+        self._receive, self._most = receive, most
+        self._size = 0
+        self._is_whole = False
+        self._end = time.monotonic() + _BODY_SECONDS
+
+    async def receive(self) -> Any:
+        if self._is_whole:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.001, self._end - time.monotonic()))
+        except TimeoutError:
+            raise HTTPException(408, f"The body was not there after {_BODY_SECONDS:g} seconds.") from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._is_whole = not message.get("more_body", False)
+            if self._size > self._most:
+                raise HTTPException(413, str(_too_large(self._most)))
+        return message
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(Kind.TOO_LARGE, f"The body is larger than {most:,} bytes.", hint="send fewer texts at a time.")
+
+
+def _host(scope: Scope) -> str:
+    return (scope.get("client") or ("", 0))[0]
+
+
+def _path(scope: Scope) -> str:
+    path, root = scope["path"], scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(root) else path
+
+
+def _route(scope: Scope) -> str:
+    """Return the pattern of the route, of which there are few; "other" where there is none."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")
+
+
+def _write_log(scope: Scope, headers: dict[str, str], request_id: str, status: int, seconds: float) -> None:
+    if scope["path"] in _PROBES and status < 500:
+        return
+    fields: dict[str, Any] = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "route": _route(scope),
+        "status": status,
+        "seconds": round(seconds, 4),
+        **scope["state"].get("log", {}),
+    }
+    if "traceparent" in headers and len(headers["traceparent"]) < 64:
+        fields["traceparent"] = headers["traceparent"]
+    log.info("%s", " ".join(f"{name}={value}" for name, value in fields.items()), extra={"fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line of the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as JSON."""
+        told: dict[str, Any] = {"time": self.formatTime(record), "level": record.levelname.lower()}
+        fields = getattr(record, "fields", None)
+        told |= fields if isinstance(fields, dict) else {"message": record.getMessage()}  # pyright: ignore
+        if record.exc_info:
+            told["error"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)

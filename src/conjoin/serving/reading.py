@@ -1,0 +1,178 @@
+"""From a request's texts to the ids and settings that the engine takes. Runs in a thread of its own, not the loop's."""
+
+import re
+import secrets
+import threading
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from conjoin.errors import ConjoinError, ConjoinWarning, GenerationError, TokenizerError
+from conjoin.evaluation.texts import source_limit, tokenize_sources, with_length
+from conjoin.generation import GenerationConfig
+from conjoin.serving.limits import Limits
+from conjoin.serving.refusal import Kind, Refusal, invalid
+from conjoin.serving.request import Request
+
+_WARNINGS = threading.Lock()
+"""Held while warnings are collected, which is a state of the whole process."""
+_LANGUAGES = threading.Lock()
+"""Held while a tokenizer has the languages of one request."""
+_LENGTHS = ("max_new_tokens", "max_length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What the engine takes.
+
+    Args:
+        ids: Of the source, cut.
+        prefix: Ids of the target's beginning, without the start id.
+        settings: Of `generate`.
+    """
+
+    ids: list[int]
+    was_cut: bool
+    prefix: list[int]
+    settings: dict[str, Any]
+    seed: int
+
+
+def read(model: Any, request: Request, limits: Limits) -> Prompt:
+    """Tokenize a request's texts and complete its settings.
+
+    Raises:
+        Refusal: the source is too long and may not be cut, or ids are not of the vocabulary.
+    """
+    with _languages(model, request.languages) as language:
+        ids, was_cut = _source(model, request, limits)
+        prefix = _prefix(model, request)
+        settings = {**with_length(model, request.settings), **language}
+    if not any(request.settings.get(name) for name in _LENGTHS):
+        room = limits.new_tokens
+        own = min(settings.get(name) or getattr(model.generation_config, name) or room for name in _LENGTHS)
+        if own > room:
+            settings["max_new_tokens"] = room
+    seed = secrets.randbits(31) if request.seed is None else request.seed
+    return Prompt(ids=ids, was_cut=was_cut, prefix=prefix, settings=settings, seed=seed)
+
+
+@contextmanager
+def _languages(model: Any, codes: tuple[str | None, str | None]) -> Generator[dict[str, Any]]:
+    """Set the languages of a request inside the context; gives settings that begin the target with its language."""
+    sides = [getattr(model.tokenizer, side, model.tokenizer) for side in ("source", "target")]
+    if not any(codes) or not all(hasattr(side, "language_id") for side in sides):
+        yield {}
+        return
+    source, target = sides
+    with _LANGUAGES:
+        before = (source.src_lang, target.tgt_lang)
+        try:
+            if codes[0] is not None:
+                source.src_lang = codes[0]
+            if codes[1] is not None:
+                target.tgt_lang = codes[1]
+            language = target.target_language if codes[1] is not None else None
+            if language is None:
+                yield {}
+            else:
+                yield {"forced_bos_token_id" if language.leads else "decoder_start_token_id": language.id}
+        except TokenizerError as error:
+            raise invalid(str(error), "src_lang, tgt_lang") from None
+        finally:
+            source.src_lang, target.tgt_lang = before
+
+
+def _source(model: Any, request: Request, limits: Limits) -> tuple[list[int], bool]:
+    bounds = [each for each in (request.max_source_tokens, limits.source_tokens) if each is not None]
+    limit = source_limit(model, min(bounds, default=None))
+    if isinstance(request.source, str):
+        try:
+            (source,) = tokenize_sources(model.tokenizer, [(0, request.source)], limit)
+        except ConjoinError as error:
+            raise invalid(str(error), "inputs") from None
+        ids, was_cut = source.ids, source.cut
+    else:
+        size = model.spec.encoder.vocab_size
+        if wrong := [token for token in request.source if not 0 <= token < size]:
+            raise invalid(f"Source ids hold {wrong[0]}; expected 0 to {size - 1}.", "inputs")
+        ids = [*request.source]
+        was_cut = limit is not None and len(ids) > limit
+        ids = ids[:limit]
+    if was_cut and not request.cut:
+        raise Refusal(
+            Kind.TOO_LARGE,
+            f"The source is longer than {limit} tokens, the most that is read of it.",
+            field="inputs",
+            hint="shorten it, or let it be cut.",
+        )
+    if not ids:
+        raise invalid("The source holds no token.", "inputs")
+    return ids, was_cut
+
+
+def _prefix(model: Any, request: Request) -> list[int]:
+    if not isinstance(request.prefix, str):
+        size = model.decoder.spec.vocab_size
+        if wrong := [token for token in request.prefix if not 0 <= token < size]:
+            raise invalid(f"Ids of the target prefix hold {wrong[0]}; expected 0 to {size - 1}.", "target_prefix")
+        return [*request.prefix]
+    if not request.prefix:
+        return []
+    target: Any = getattr(model.tokenizer, "target", model.tokenizer)
+    try:
+        return list(target(request.prefix, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+    except ConjoinError as error:
+        raise invalid(str(error), "target_prefix") from None
+
+
+def submit(engine: Any, prompt: Prompt, request: Request, client: str) -> tuple[Any, tuple[str, ...]]:
+    """Hand a prompt to the engine; return its handle, and what was warned of.
+
+    Raises:
+        Refusal: the settings cannot be honoured.
+    """
+    import torch
+
+    from conjoin.torch.generation.engine import Details
+
+    wanted = request.top is not None or request.attention is not None
+    attention = request.attention
+    details = Details(
+        top=request.top or 0,
+        attention=attention is not None,
+        layer=None if attention is None else attention.layer,
+        head=None if attention is None else attention.head,
+    )
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([prompt.ids]), **prompt.settings}
+    if prompt.prefix:
+        inputs["decoder_input_ids"] = torch.tensor([prompt.prefix])
+    with _WARNINGS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        handle = engine.submit(
+            **inputs,
+            seed=prompt.seed,
+            details=details if wanted else None,
+            priority=request.priority,
+            client=client,
+        )
+    if handle.done() and handle.error is not None:
+        raise as_refusal(handle.error)
+    told = (str(each.message) for each in caught if issubclass(each.category, ConjoinWarning))
+    return handle, tuple(dict.fromkeys(told))
+
+
+def as_refusal(error: BaseException) -> Refusal:
+    """Return what a client is told of an error: those of its settings name the field, others say little."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, GenerationError):
+        text = str(error)
+        named = next((word for word in re.findall(r"\w+", text) if word in GenerationConfig.FIELDS), None)
+        kind = Kind.UNPROCESSABLE if "cannot go on" in text else Kind.INVALID
+        return Refusal(kind, text, field=named)
+    if isinstance(error, ConjoinError):
+        return invalid(str(error))
+    return Refusal(Kind.INTERNAL, f"An unexpected {type(error).__name__} ended this request; the server's log has it.")

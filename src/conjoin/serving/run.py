@@ -1,0 +1,136 @@
+"""The process: sockets, signals and the log."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from typing import Any
+
+from conjoin.errors import FileError
+from conjoin.serving.app import Application
+from conjoin.serving.edge import JsonLines
+from conjoin.serving.settings import ServeSettings
+
+_HEADER_BYTES = 32 * 1024
+"""Of a request's line and headers; uvicorn refuses more."""
+_CONNECTIONS = 2048
+"""Open connections beyond which uvicorn answers 503."""
+_IDLE_SECONDS = 15
+"""Seconds that an idle connection is kept."""
+log = logging.getLogger("conjoin.serve")
+
+
+def serve(settings: ServeSettings) -> int:
+    """Serve until SIGTERM or Ctrl-C; return the exit code: 0, or 1 if no model could be loaded.
+
+    Raises:
+        FileError: the address cannot be used.
+    """
+    import torch
+    import uvicorn
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    configure_log(settings.log)
+    bound = _bind(settings)
+    application = Application(settings)
+    config = uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.grace) + 5),
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+        http="h11",
+        ws="none",
+        lifespan="on",
+    )
+    return asyncio.run(_run(_Server(config), application, bound))
+
+
+def configure_log(form: str) -> None:
+    """Send the server's log to stderr, in one of two forms."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("conjoin.serve", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO if name == "conjoin.serve" else logging.WARNING)
+        logger.propagate = False
+
+
+def _bind(settings: ServeSettings) -> socket.socket:
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1024)
+    except OSError as error:
+        raise FileError(f"{settings.host}:{settings.port} cannot be used: {error.strerror or error}.") from None
+    return bound
+
+
+class _Server:
+    """uvicorn's server, whose stop the application hears of first, so that it can drain while it still answers."""
+
+    def __init__(self, config: Any) -> None:
+        import uvicorn
+
+        class Server(uvicorn.Server):
+            def capture_signals(self) -> Any:
+                from contextlib import nullcontext
+
+                return nullcontext()
+
+        self.server = Server(config)
+
+
+async def _run(holder: _Server, application: Application, bound: socket.socket) -> int:
+    server, models, settings = holder.server, application.models, application.settings
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    reloads: set[asyncio.Task[Any]] = set()
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(_reload(application))))
+    running = asyncio.create_task(server.serve(sockets=[bound]))
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening on http://%s:%d%s", shown, port, settings.root_path)
+    ended = asyncio.create_task(stop.wait())
+    announced = asyncio.create_task(_announce(application, f"http://{shown}:{port}{settings.root_path}"))
+    await asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping: %d requests get %g seconds", sum(_busy(models)), settings.grace)
+    announced.cancel()
+    await models.stop()
+    server.should_exit = True
+    await running
+    failed = all(entry.state == "failed" for entry in models.entries.values())
+    return 1 if failed else 0
+
+
+def _busy(models: Any) -> list[int]:
+    return [entry.served.gate.taken for entry in models.entries.values() if entry.served is not None]
+
+
+async def _announce(application: Application, address: str) -> None:
+    models = application.models
+    while any(entry.state in ("loading",) for entry in models.entries.values()) or not models.is_ready:
+        if all(entry.state == "failed" for entry in models.entries.values()):
+            return
+        await asyncio.sleep(0.05)
+    log.info("ready: %s", address)
+
+
+async def _reload(application: Application) -> None:
+    try:
+        await application.models.reload()
+    except Exception as error:
+        log.error("reload: %s", error)
