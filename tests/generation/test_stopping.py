@@ -12,6 +12,7 @@ from torch import Tensor
 
 import oracle_generation as oracle
 import oracle_tokenizers
+import pipeline_models
 from conjoin.errors import GenerationError
 from conjoin.generation import CallFacts, GenerationConfig, ModelFacts, Request, resolve
 from conjoin.join import SpecialTokens
@@ -70,6 +71,15 @@ def test_a_transformers_tokenizer_serves_too(tokenizers: tuple[Any, Any]) -> Non
     ids = torch.tensor([theirs("the quick brown fox", add_special_tokens=False)["input_ids"]])
     ends = [[bool(stopping.StopStringCriteria(t, "rown f")(ids[:, :n])) for n in range(1, 13)] for t in (mine, theirs)]
     assert ends[0] == ends[1]
+
+
+def test_a_vocabulary_of_whole_words_has_stop_strings(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(pipeline_models.bart(tmp_path))
+    ids = tokenizer("a dog ran away", add_special_tokens=False)["input_ids"]
+    for strings, at in ((["dog"], 2), (["dog ran"], 3), (["og r"], 3), (["away", "hill"], 4), (["cat"], None)):
+        criterion = stopping.StopStringCriteria(tokenizer, strings)
+        ends = [bool(criterion(torch.tensor([ids[:length]]), None)) for length in range(1, 5)]
+        assert (ends.index(True) + 1 if any(ends) else None) == at, strings
 
 
 def test_a_stop_string_ends_its_own_row_only(tmp_path: Path) -> None:

@@ -207,7 +207,10 @@ class _TokenTexts(dict[int, "str | bytes | None"]):
         if self.kind == "ByteFallback" and _is_byte_token(token):
             return bytes([int(token[3:5], 16)])
         text = self.tokenizer.convert_tokens_to_string([*self._prefix_tokens, token])
-        return self.encoded(text[text.index(_PREFIX) + len(_PREFIX) :])
+        if _PREFIX in text:
+            return self.encoded(text[text.index(_PREFIX) + len(_PREFIX) :])
+        # A vocabulary of whole words has an unknown token for the prefix.
+        return self.encoded(text.removeprefix(self.tokenizer.convert_tokens_to_string(self._prefix_tokens)))
 
 
 def _is_byte_token(token: str) -> bool:
