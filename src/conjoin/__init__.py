@@ -47,6 +47,7 @@ _NAMES = {
     "families": ("PretrainedConfig",),
     "generation": ("GenerationConfig",),
     "jax.model": ("FlaxEncoderDecoderModel",),
+    "pipelines": ("SummarizationPipeline", "Text2TextGenerationPipeline", "TranslationPipeline", "pipeline"),
     "tensorflow.model": ("TFEncoderDecoderModel",),
     "tokenizer": (
         *("AutoTokenizer", "BatchEncoding", "PreTrainedTokenizerFast", "Tokenizer", "TokenizerPair"),

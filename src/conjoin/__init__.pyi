@@ -41,6 +41,10 @@ from conjoin.families.t5 import MT5Config as MT5Config
 from conjoin.families.t5 import T5Config as T5Config
 from conjoin.generation import GenerationConfig as GenerationConfig
 from conjoin.jax.model import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel
+from conjoin.pipelines import SummarizationPipeline as SummarizationPipeline
+from conjoin.pipelines import Text2TextGenerationPipeline as Text2TextGenerationPipeline
+from conjoin.pipelines import TranslationPipeline as TranslationPipeline
+from conjoin.pipelines import pipeline as pipeline
 from conjoin.tensorflow.model import TFEncoderDecoderModel as TFEncoderDecoderModel
 from conjoin.tokenizer import AlbertTokenizer as AlbertTokenizer
 from conjoin.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast
