@@ -6,15 +6,25 @@ file becomes an error instead of an hour of waiting. This module imports the sta
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The range of a setting: a test of a value, and a description for errors."""
+    """The range of a setting: a test of a value, a description for errors, and what a form needs to ask for a value.
+
+    Args:
+        kind: Of the input that a form shows; "other" for lists and the like, which are written as JSON.
+        least, most: Bounds of a number, for its input only: a bound may be excluded, which `holds` knows.
+        options: Values of a choice.
+    """
 
     holds: Callable[[Any], bool]
     description: str
+    kind: Literal["whole", "number", "switch", "choice", "other"] = "other"
+    least: float | None = None
+    most: float | None = None
+    options: tuple[Any, ...] = ()
 
 
 JSON_BYTES = 1 << 29

@@ -46,7 +46,7 @@ def _is_switch(value: Any) -> bool:
 
 def whole(least: int) -> Range:
     """Whole numbers from `least` on."""
-    return Range(lambda v: _is_int(v) and v >= least, f"a whole number of at least {least}")
+    return Range(lambda v: _is_int(v) and v >= least, f"a whole number of at least {least}", "whole", least)
 
 
 def between(low: float, high: float, *, open_low: bool = False, open_high: bool = False) -> Range:
@@ -55,7 +55,8 @@ def between(low: float, high: float, *, open_low: bool = False, open_high: bool 
     def holds(v: Any) -> bool:
         return _is_real(v) and (v > low if open_low else v >= low) and (v < high if open_high else v <= high)
 
-    return Range(holds, f"a number in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}")
+    interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    return Range(holds, f"a number in {interval}", "number", low, high)
 
 
 def one_of(*options: Any) -> Range:
@@ -64,7 +65,8 @@ def one_of(*options: Any) -> Range:
     def holds(v: Any) -> bool:
         return any(v is option or (isinstance(option, str) and v == option) for option in options)
 
-    return Range(holds, " or ".join(map(repr, options)))
+    kind = "switch" if set(options) == {True, False} else "choice"
+    return Range(holds, " or ".join(map(repr, options)), kind, options=options)
 
 
 def _each(value: Any, holds: Callable[[Any], bool]) -> bool:
@@ -116,8 +118,8 @@ def _is_watermark(value: Any) -> bool:
     )
 
 
-POSITIVE = Range(lambda v: _is_real(v) and v > 0, "a number above 0")
-NOT_NEGATIVE = Range(lambda v: _is_real(v) and v >= 0, "a number of at least 0")
+POSITIVE = Range(lambda v: _is_real(v) and v > 0, "a number above 0", "number", 0)
+NOT_NEGATIVE = Range(lambda v: _is_real(v) and v >= 0, "a number of at least 0", "number", 0)
 SWITCH = one_of(True, False)
 SCHEDULE = one_of("constant", "heuristic", "heuristic_transient")
 LENGTH_PENALTY = between(-50, 50)
@@ -126,7 +128,7 @@ SHARE = between(0, 1)
 SHARE_ABOVE_0 = between(0, 1, open_low=True)
 SHARE_BELOW_1 = between(0, 1, open_high=True)
 SHARE_INSIDE = between(0, 1, open_low=True, open_high=True)
-ID = Range(_is_int, "an id")
+ID = Range(_is_int, "an id", "whole", 0)
 ID_OR_IDS = Range(lambda v: _is_int(v) or _are_ints(v), "an id or a list of them")
 STRINGS = Range(_is_strings, "a non-empty string or a list of them")
 DECAY = Range(_is_decay, "(start, factor): a whole number and a number above 0")

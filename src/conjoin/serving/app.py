@@ -166,8 +166,13 @@ def _add_health(app: FastAPI, application: Application) -> None:
 
 
 def _range_of(name: str) -> dict[str, Any]:
-    expected = SETTINGS[name].range
-    return {"range": expected.description if expected else None, "default": DEFAULTS.get(name)}
+    expected, told = SETTINGS[name].range, {"default": DEFAULTS.get(name)}
+    if expected is None:
+        return {"range": None, "kind": "other", **told}
+    told |= {bound: getattr(expected, bound) for bound in ("least", "most") if getattr(expected, bound) is not None}
+    if expected.kind == "choice":
+        told["options"] = list(expected.options)
+    return {"range": expected.description, "kind": expected.kind, **told}
 
 
 def _about(entry: Any) -> dict[str, Any]:

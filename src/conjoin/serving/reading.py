@@ -31,6 +31,7 @@ class Prompt:
         ids: Of the source, cut.
         prefix: Ids of the target's beginning, without the start id.
         settings: Of `generate`.
+        places: Where each token begins and ends in the source, in characters; None if nobody asked, or it is not known.
     """
 
     ids: list[int]
@@ -38,6 +39,7 @@ class Prompt:
     prefix: list[int]
     settings: dict[str, Any]
     seed: int
+    places: tuple[tuple[int, int], ...] | None = None
 
 
 def read(model: Any, request: Request, limits: Limits) -> Prompt:
@@ -48,6 +50,7 @@ def read(model: Any, request: Request, limits: Limits) -> Prompt:
     """
     with _languages(model, request.languages) as language:
         ids, was_cut = _source(model, request, limits)
+        places = _places(model, request, ids)
         prefix = _prefix(model, request)
         settings = {**with_length(model, request.settings), **language}
     if not any(request.settings.get(name) for name in _LENGTHS):
@@ -56,7 +59,7 @@ def read(model: Any, request: Request, limits: Limits) -> Prompt:
         if own > room:
             settings["max_new_tokens"] = room
     seed = secrets.randbits(31) if request.seed is None else request.seed
-    return Prompt(ids=ids, was_cut=was_cut, prefix=prefix, settings=settings, seed=seed)
+    return Prompt(ids=ids, was_cut=was_cut, prefix=prefix, settings=settings, seed=seed, places=places)
 
 
 @contextmanager
@@ -111,6 +114,14 @@ def _source(model: Any, request: Request, limits: Limits) -> tuple[list[int], bo
     if not ids:
         raise invalid("The source holds no token.", "inputs")
     return ids, was_cut
+
+
+def _places(model: Any, request: Request, ids: list[int]) -> tuple[tuple[int, int], ...] | None:
+    if request.attention is None or not isinstance(request.source, str):
+        return None
+    tokenizer: Any = getattr(model.tokenizer, "source", model.tokenizer)
+    row = tokenizer(request.source, truncation=True, max_length=len(ids), return_offsets_mapping=True, verbose=False)
+    return tuple(map(tuple, row["offset_mapping"])) if row["input_ids"] == ids else None
 
 
 def _prefix(model: Any, request: Request) -> list[int]:

@@ -110,6 +110,8 @@ class Answer:
     Args:
         source_tokens: Tokens of the source that were read, special ones included.
         source_texts: Text of each of them, if attention was asked for.
+        source_places: Where each of them begins and ends in the source, in characters; equal for special tokens.
+        prefix: Tokens with which the target begins, as the request said.
         was_cut: True if the source was too long and was cut.
         warnings: Settings without effect, and the like.
         queue_s, first_s, total_s: Seconds from arrival to the start, the first token and the end.
@@ -118,6 +120,8 @@ class Answer:
     results: tuple[Result, ...]
     source_tokens: int
     source_texts: tuple[str, ...] | None = None
+    source_places: tuple[tuple[int, int], ...] | None = None
+    prefix: tuple[Token, ...] = ()
     was_cut: bool = False
     seed: int | None = None
     warnings: tuple[str, ...] = ()

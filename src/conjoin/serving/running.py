@@ -174,6 +174,8 @@ class Running:
             results=tuple(results),
             source_tokens=len(self.prompt.ids),
             source_texts=tuple(source_texts(source, self.prompt.ids)) if wanted else None,
+            source_places=self.prompt.places,
+            prefix=self._prefix(),
             was_cut=self.prompt.was_cut,
             seed=self.prompt.seed,
             warnings=self._warnings,
@@ -181,6 +183,12 @@ class Running:
             first_s=_seconds(times, "first"),
             total_s=_seconds(times, "finished"),
         )
+
+    def _prefix(self) -> tuple[Token, ...]:
+        ids = self.prompt.prefix
+        special = set(self._target.all_special_ids)
+        texts = token_texts(self._target, ids)
+        return tuple(Token(id=id, text=text, special=id in special) for id, text in zip(ids, texts, strict=True))
 
     def _stopped(self, row: int) -> Result:
         growth, tokens = self._growths[row], self._seen.get(row, [])

@@ -120,6 +120,8 @@ class GeneratedDetails(_Answer):
     tokens: list[GeneratedToken] | None = None
     top_tokens: list[list[GeneratedToken]] | None = None
     source_tokens: list[str] | None = None
+    source_offsets: list[list[int]] | None = None
+    prefill: list[dict[str, Any]] | None = None
 
 
 class Generated(_Answer):

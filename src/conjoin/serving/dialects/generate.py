@@ -181,10 +181,18 @@ def _answer(answer: Answer, body: GenerateBody, model: str) -> dict[str, Any]:
 
 def _details(answer: Answer, best: Result, model: str) -> dict[str, Any]:
     details = _result(answer, best)
-    details |= {"prefill": [], "input_length": answer.source_tokens, "model": model, "source_was_cut": answer.was_cut}
+    prefix = [{"id": token.id, "text": token.text, "logprob": None} for token in answer.prefix]
+    details |= {
+        "prefill": prefix,
+        "input_length": answer.source_tokens,
+        "model": model,
+        "source_was_cut": answer.was_cut,
+    }
     details |= {"queue_s": answer.queue_s, "first_token_s": answer.first_s, "total_s": answer.total_s}
     if answer.source_texts is not None:
         details["source_tokens"] = list(answer.source_texts)
+    if answer.source_places is not None:
+        details["source_offsets"] = [list(place) for place in answer.source_places]
     return details
 
 
