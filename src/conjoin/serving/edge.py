@@ -17,13 +17,14 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from conjoin.serving.page import PATHS
 from conjoin.serving.refusal import Kind, Refusal
 
 Scope = MutableMapping[str, Any]
 log = logging.getLogger("conjoin.serve")
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 _PLAIN_ID = re.compile(r"[\w.:-]{1,128}")
-PUBLIC = ("/", "/health", "/ready", "/metrics", "/page.js", "/page.css", "/favicon.svg", "/ping")
+PUBLIC = (*PATHS, "/health", "/ready", "/metrics", "/ping")
 """Paths that need no key, for GET: they hold no text of anybody."""
 KEY_IN_BODY = ("/translate", "/detect")
 """LibreTranslate's clients send their key in the body; the route looks at it."""

@@ -1,0 +1,198 @@
+/** The view of files: choose one, run it, pause, go on, download. */
+
+import { Bulk } from "./bulk.js";
+import { announce, find, make, option, tell } from "./dom.js";
+import { likelyColumn, showOptions, showPreview } from "./fileform.js";
+import { fingerprint, Store } from "./store.js";
+import { formatsOf, readTable, writeTable } from "./tables.js";
+
+const SHOWN_FAILURES = 100;
+
+export class Files {
+  #parts;
+  #store = new Store();
+  #limits = null;
+  #file = null; // {name, text, table, column, hasHeader}
+  #bulk = null;
+  #run = null; // the record that is kept of it
+
+  /** @param {{models, request: (text: string) => Object}} parts */
+  constructor(parts) {
+    this.#parts = parts;
+    find("file").addEventListener("change", (event) => this.#choose(event.target.files[0]));
+    find("file-start").addEventListener("click", () => this.#start());
+    find("file-pause").addEventListener("click", () => this.#bulk?.pause());
+    find("file-retry").addEventListener("click", () => this.#retry());
+    find("file-download").addEventListener("click", () => this.#download());
+    this.#takeDrops();
+  }
+
+  /** Take what /info tells, and list the runs that are kept. */
+  show(info) {
+    this.#limits = info.limits;
+    this.#list();
+  }
+
+  #takeDrops() {
+    const drop = find("drop");
+    for (const name of ["dragover", "dragleave", "drop"]) {
+      drop.addEventListener(name, (event) => {
+        event.preventDefault();
+        drop.classList.toggle("over", name === "dragover");
+        if (name === "drop") this.#choose(event.dataTransfer.files[0]);
+      });
+    }
+  }
+
+  async #choose(file) {
+    if (!file || this.#bulk?.isRunning) return;
+    try {
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+      this.#open({ name: file.name, text, hasHeader: true });
+      tell(find("file-problem"), "");
+    } catch (error) {
+      tell(find("file-problem"), error instanceof TypeError ? `${file.name} is not UTF-8; save it as UTF-8.` : error.message);
+    }
+  }
+
+  #open({ name, text, hasHeader, column }) {
+    const table = readTable(name, text, { hasHeader });
+    this.#file = { name, text, table, hasHeader, column: column ?? likelyColumn(table) };
+    [this.#bulk, this.#run] = [null, null];
+    showOptions(this.#file, {
+      onColumn: (chosen) => this.#open({ ...this.#file, column: chosen }),
+      onHeader: (has) => this.#open({ ...this.#file, hasHeader: has, column: undefined }),
+    });
+    showPreview(table, this.#file.column);
+    find("file-format").replaceChildren(...formatsOf(table).map((format) => option(format, `.${format}`)));
+    find("file-run").hidden = false;
+    this.#draw();
+  }
+
+  /** Run the file with the settings of this moment; what is done of it is not done again. */
+  async #start() {
+    const { model } = this.#parts.models;
+    const { inputs, ...body } = this.#parts.request("");
+    const { name, text, column, hasHeader, table } = this.#file;
+    const key = fingerprint(text, column, `${hasHeader}`, JSON.stringify(body), model.id, model.fingerprint ?? "");
+    if (this.#run?.key !== key) {
+      const run = { key, name, text, column, hasHeader, body, total: table.rows.length, created: Date.now() };
+      await this.#store.save({ ...run, model: model.id, fingerprint: model.fingerprint ?? "" });
+      await this.#take(run);
+    }
+    await this.#go();
+  }
+
+  async #take(run) {
+    this.#run = run;
+    const most = Math.min(this.#limits.max_inputs, this.#parts.models.model.max_rows ?? Infinity);
+    this.#bulk = new Bulk({
+      table: this.#file.table,
+      column: run.column,
+      body: run.body,
+      most,
+      store: this.#store.of(run.key),
+      results: await this.#store.results(run.key),
+      changed: () => this.#draw(),
+    });
+  }
+
+  async #go() {
+    tell(find("file-problem"), "");
+    try {
+      await this.#bulk.run();
+      announce(this.#bulk.isDone ? `${this.#run.name} is done` : "Paused");
+    } catch (error) {
+      tell(find("file-problem"), error.message);
+    }
+    this.#list();
+  }
+
+  async #retry() {
+    await this.#bulk.forgetFailures();
+    await this.#go();
+  }
+
+  #draw() {
+    const bulk = this.#bulk;
+    const isRunning = bulk?.isRunning ?? false;
+    const isBegun = Boolean(bulk?.results.size);
+    find("file-start").disabled = isRunning || (bulk?.isDone ?? !this.#file.table.rows.length);
+    find("file-start").textContent = isBegun && !bulk.isDone ? "Resume" : "Run";
+    find("file-pause").disabled = !isRunning;
+    find("file").disabled = isRunning;
+    for (const each of find("file-options").querySelectorAll("select, input")) each.disabled = isRunning;
+    find("file-download").disabled = find("file-format").disabled = !isBegun;
+    find("file-progress").value = bulk ? bulk.results.size / Math.max(1, bulk.total) : 0;
+    find("file-state").textContent = bulk ? stateOf(bulk) : "";
+    this.#drawFailures(bulk?.failures ?? [], isRunning);
+  }
+
+  #drawFailures(failures, isRunning) {
+    find("file-retry").hidden = !failures.length || isRunning;
+    const box = find("file-failures");
+    box.hidden = !failures.length;
+    box.querySelector("summary").textContent = `${failures.length} failed`;
+    box.querySelector("ol").replaceChildren(
+      ...failures.slice(0, SHOWN_FAILURES).map(([row, { error }]) => make("li", { value: row + 1 }, error)),
+    );
+  }
+
+  #download() {
+    const format = find("file-format").value;
+    const text = writeTable(this.#file.table, this.#bulk.results, format);
+    const address = URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" }));
+    const stem = this.#file.name.replace(/\.[^.]*$/, "");
+    make("a", { href: address, download: `${stem}.predictions.${format}` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
+  async #list() {
+    const runs = await this.#store.runs();
+    const items = await Promise.all(runs.map(async (run) => this.#item(run, await this.#store.count(run.key))));
+    find("stored").hidden = !items.length;
+    find("stored").querySelector("ul").replaceChildren(...items);
+  }
+
+  #item(run, count) {
+    return make(
+      "li",
+      {},
+      make("span", {}, `${run.name}: ${count} of ${run.total} rows, by ${run.model}`),
+      make("button", { type: "button", onclick: () => this.#reopen(run) }, count < run.total ? "Resume" : "Open"),
+      make("button", { type: "button", class: "quiet", onclick: () => this.#remove(run) }, "Remove"),
+    );
+  }
+
+  /** Go on with a run that is kept, with its own settings. */
+  async #reopen(run) {
+    if (this.#bulk?.isRunning) return;
+    const { model } = this.#parts.models;
+    this.#open(run);
+    await this.#take(run);
+    this.#draw();
+    const isSame = run.model === model.id && run.fingerprint === (model.fingerprint ?? "");
+    if (isSame) await this.#go();
+    else tell(find("file-problem"), `This run is by ${run.model} as it was then; Run begins anew with ${model.id}.`);
+  }
+
+  async #remove(run) {
+    if (this.#run?.key === run.key && this.#bulk?.isRunning) return;
+    await this.#store.remove(run.key);
+    this.#list();
+  }
+}
+
+function stateOf(bulk) {
+  const rows = `${bulk.results.size} of ${bulk.total} rows`;
+  if (bulk.waiting) return `${rows}. ${bulk.waiting} Trying again.`;
+  if (!bulk.isRunning) return bulk.isDone ? `Done: ${rows}.` : `Paused: ${rows}.`;
+  const { speed } = bulk;
+  const left = speed ? Math.ceil((bulk.total - bulk.results.size) / speed) : null;
+  return speed ? `${rows}, ${speed.toFixed(1)} a second, ${duration(left)} left.` : `${rows}.`;
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${seconds} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
