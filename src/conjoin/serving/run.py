@@ -105,28 +105,28 @@ async def _run(holder: _Server, application: Application, bound: socket.socket) 
     shown = f"[{host}]" if ":" in host else host
     log.info("listening on http://%s:%d%s", shown, port, settings.root_path)
     ended = asyncio.create_task(stop.wait())
-    announced = asyncio.create_task(_announce(application, f"http://{shown}:{port}{settings.root_path}"))
+    announced = asyncio.create_task(_announce(models, f"http://{shown}:{port}{settings.root_path}", stop))
     await asyncio.wait({running, ended}, return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping: %d requests get %g seconds", sum(_busy(models)), settings.grace)
     announced.cancel()
     await models.stop()
     server.should_exit = True
     await running
-    failed = all(entry.state == "failed" for entry in models.entries.values())
-    return 1 if failed else 0
+    return int(all(entry.state == "failed" for entry in models.entries.values()))
 
 
 def _busy(models: Any) -> list[int]:
     return [entry.served.gate.taken for entry in models.entries.values() if entry.served is not None]
 
 
-async def _announce(application: Application, address: str) -> None:
-    models = application.models
-    while any(entry.state in ("loading",) for entry in models.entries.values()) or not models.is_ready:
-        if all(entry.state == "failed" for entry in models.entries.values()):
-            return
+async def _announce(models: Any, address: str, stop: asyncio.Event) -> None:
+    """Say when requests are taken; stop the server if no model could be loaded."""
+    while any(entry.state == "loading" for entry in models.entries.values()):
         await asyncio.sleep(0.05)
-    log.info("ready: %s", address)
+    if all(entry.state == "failed" for entry in models.entries.values()):
+        stop.set()
+    elif models.is_ready:
+        log.info("ready: %s", address)
 
 
 async def _reload(application: Application) -> None:

@@ -46,6 +46,7 @@ class Running:
         self._seen: dict[int, list[Token]] = {}
         self._timer = self._loop.call_later(timeout_s, self._give_up, timeout_s)
         self._on_done = on_done
+        self._is_followed = False
         handle.add_done_callback(self._ended)
 
     @property
@@ -67,7 +68,7 @@ class Running:
         Raises:
             Refusal: there is none.
         """
-        if self.request.stop:  # it is over as soon as a stop string is there
+        if self.request.stop and not self._is_followed:  # it is over as soon as a stop string is there
             async for _ in self.pieces():
                 pass
         await self._done.wait()
@@ -75,6 +76,7 @@ class Running:
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield what becomes certain; `answer` follows. Ends early if there is an error, which `answer` raises."""
+        self._is_followed = True
         self._handle.follow(self)
         while (progress := await self._events.get()) is not None:
             piece = self._piece(progress)

@@ -1,0 +1,93 @@
+"""A model with random weights whose results have natural lengths: each source has its own, and no setting says so."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel
+
+EOS = 102
+_FIRST = 1000
+"""Ids below are BERT's special ones."""
+
+
+def sources(count: int, seed: int = 0, *, shortest: int = 8, longest: int = 96, median: float = 28.0) -> list[list[int]]:
+    """Return ids of sources whose lengths are spread as those of sentences are: log-normal, bounded."""
+    chance = random.Random(seed)
+    lengths = [round(min(longest, max(shortest, chance.lognormvariate(0, 0.6) * median))) for _ in range(count)]
+    return [[101, *(chance.randrange(_FIRST, 30000) for _ in range(length - 2)), 102] for length in lengths]
+
+
+def bert_base(layers: int = 12) -> EncoderDecoderModel:
+    """Return bert-base x bert-base with random weights."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"num_hidden_layers": layers}
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**shape), BertConfig(**shape))
+    model = EncoderDecoderModel(config=config).eval()
+    model.config.decoder_start_token_id, model.config.eos_token_id, model.config.pad_token_id = 101, EOS, 0
+    model.generation_config.max_new_tokens = 128
+    return model
+
+
+def end_naturally(model: EncoderDecoderModel, texts: list[list[int]], steps: int = 96) -> list[int]:
+    """Change the end id's row of the vocabulary so that each source's greedy result ends where it should.
+
+    The row becomes a direction in which the head's states grow with the distance to a length that is drawn for each
+    source around its own length; found by least squares over results without an end.
+
+    Returns:
+        The lengths of the greedy results.
+    """
+    chance = random.Random(1)
+    states: list[torch.Tensor] = []
+    wanted: list[torch.Tensor] = []
+    others: list[torch.Tensor] = []
+    decoder: Any = model.decoder
+    kept: list[torch.Tensor] = []
+    hook = decoder.head.norm.register_forward_hook(lambda *given: kept.append(given[-1].detach()))
+    for batch in batched(texts):
+        ids, mask = padded(batch)
+        result: Any = model.generate(ids, attention_mask=mask, max_new_tokens=steps, suppress_tokens=[EOS], num_beams=1)
+        kept.clear()
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=result[:, :-1]).logits
+        logits[..., EOS] = -1e9
+        for row, text in enumerate(batch):
+            states.append(kept[-1].reshape(*logits.shape[:2], -1)[row])
+            others.append(logits[row].max(-1).values)
+            length = min(steps - 4, max(3, round(len(text) * chance.lognormvariate(0, 0.35))))
+            wanted.append(torch.arange(logits.shape[1]) - float(length))
+    hook.remove()
+    x, y = torch.cat(states), torch.cat(wanted).clamp(-6, 6) + torch.cat(others)
+    x = torch.cat((x, torch.ones(len(x), 1)), 1).double()
+    found = torch.linalg.solve(x.T @ x + 1e-2 * torch.eye(x.shape[1]).double(), x.T @ y.double()).float()
+    with torch.no_grad():
+        decoder.embed.words.weight[EOS] = found[:-1]
+        decoder.head.bias[EOS] = found[-1]
+    lengths: list[int] = []
+    for batch in batched(texts):
+        ids, mask = padded(batch)
+        result = model.generate(ids, attention_mask=mask, num_beams=1)
+        lengths += [row.index(EOS) if EOS in row else len(row) for row in result[:, 1:].tolist()]
+    return lengths
+
+
+def batched(texts: list[list[int]], size: int = 24) -> list[list[list[int]]]:
+    """Return batches of texts."""
+    return [texts[first : first + size] for first in range(0, len(texts), size)]
+
+
+def padded(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask of texts, padded on the right."""
+    longest = max(map(len, texts))
+    ids = [[*text, *[0] * (longest - len(text))] for text in texts]
+    mask = [[1] * len(text) + [0] * (longest - len(text)) for text in texts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def saved(model: EncoderDecoderModel, folder: Path) -> Path:
+    """Save a model in a folder."""
+    model.save_pretrained(folder)
+    return folder
