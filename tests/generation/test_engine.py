@@ -12,6 +12,7 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel, Engine, GenerationError
 from conjoin.torch.cpu import native
 from conjoin.torch.generation.engine import Details, Progress
+from conjoin.torch.generation.engine.scorer import Scorer
 from conjoin.torch.generation.loops import native as loops
 from lanes import lanes
 from pairs import joined, stir
@@ -339,3 +340,23 @@ def test_a_request_that_runs_alone_can_be_given_up(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match="cancelled"):
         handle.result()
     assert len(steps) < 4
+
+
+def test_a_fault_of_one_request_leaves_the_engine_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+
+    def break_down(*_: Any) -> Any:
+        raise ZeroDivisionError("a fault")
+
+    with Engine(model) as engine:
+        with pytest.raises(GenerationError, match=r"attention.layer = 9"):
+            engine.submit(ids, max_new_tokens=4, details=Details(attention=True, layer=9)).result(timeout=60)
+        monkeypatch.setattr(Scorer, "read", break_down)
+        with pytest.raises(ZeroDivisionError):
+            engine.submit(ids, max_new_tokens=4, details=Details()).result(timeout=60)
+        followed = engine.submit(ids, max_new_tokens=4, details=Details())
+        with pytest.raises(ZeroDivisionError):
+            list(followed)
+        assert torch.equal(
+            engine.submit(ids, max_new_tokens=4).result(timeout=60), model.generate(ids, max_new_tokens=4)
+        )

@@ -146,7 +146,7 @@ def test_stop_strings_cut_the_text(http: httpx.Client, model: EncoderDecoderMode
         ("/generate", {"inputs": "a", "parameters": {"top_n_tokens": 500}}, 422, "at most 20"),
         ("/generate", {"inputs": ["a"] * 300}, 422, "at most 128"),
         ("/generate", {"inputs": [[10**7]]}, 422, "expected 0 to"),
-        ("/generate", {"inputs": "a", "parameters": {"truncation": "do_not_truncate", "truncate": 1}}, 413, "longer"),
+        ("/generate", {"inputs": "a b c", "parameters": {"truncation": False, "truncate": 3}}, 413, "longer"),
         ("/generate", {"inputs": "x" * 30000}, 413, "20,000 bytes"),
         ("/generate", {"inputs": "a", "parameters": {"src_lang": "fr", "tgt_lang": "de"}}, 422, "en to de"),
         ("/generate", {"inputs": "\ud800"}, 422, "surrogate"),
@@ -303,20 +303,20 @@ def test_sigterm_lets_running_requests_finish(folder: Path) -> None:
 
 
 def test_keys_are_asked_for(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("# of the team\nfirst\nsecond\n")
+    (tmp_path / "keys").write_text("# of the team\nkey-one-1\nkey-two-2\n")
     with start_server(folder, "--api-key-file", tmp_path / "keys", "--translate", "en:de") as server:
         ask = {"inputs": "a"}
         assert httpx.post(f"{server.url}/generate", json=ask).status_code == 401
-        for headers in ({"authorization": "Bearer second"}, {"x-api-key": "first"}):
+        for headers in ({"authorization": "Bearer key-two-2"}, {"x-api-key": "key-one-1"}):
             assert httpx.post(f"{server.url}/generate", json=ask, headers=headers).status_code == 200
-        wrong = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}, headers={"x-api-key": "firs"})
+        wrong = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}, headers={"x-api-key": "key-one-"})
         assert wrong.status_code == 401 and wrong.json()["error"]["code"] == "invalid_api_key"
         body = {"q": "a", "source": "en", "target": "de"}
         assert httpx.post(f"{server.url}/translate", json=body).status_code == 401
-        assert httpx.post(f"{server.url}/translate", json={**body, "api_key": "second"}).status_code == 200
+        assert httpx.post(f"{server.url}/translate", json={**body, "api_key": "key-two-2"}).status_code == 200
         for path in ("/health", "/ready", "/metrics"):
             assert httpx.get(server.url + path).status_code == 200
-        assert "first" not in server.log and "second" not in server.log
+        assert "key-one" not in server.log and "key-two" not in server.log
         assert httpx.get(f"{server.url}/info").status_code == 401
 
 

@@ -19,6 +19,8 @@ from conjoin.serving.request import Answer, Piece
 from conjoin.serving.running import Running
 from conjoin.serving.served import Served
 
+_LEFT = 499
+"""Status in the log of a client that left; nobody reads it."""
 log = logging.getLogger("conjoin.serve")
 
 
@@ -55,10 +57,12 @@ class Answering:
             Refusal: the call cannot be answered.
         """
         served, running = await self._start(http, call)
+        if running is None:
+            return Response(status_code=_LEFT)
         answers = await unless_gone(_all(running), http.receive)
         if answers is None:
             self._left(served, running)
-            return Response(status_code=499)
+            return Response(status_code=_LEFT)
         self._count(http, served, answers)
         return JSONResponse(write(answers, served))
 
@@ -81,6 +85,8 @@ class Answering:
             Refusal: the call cannot be honoured; what goes wrong later is told in the stream.
         """
         served, running = await self._start(http, call)
+        if running is None:
+            return Response(status_code=_LEFT)
         stream = make(served)
 
         def spell(data: dict[str, Any]) -> str:
@@ -111,11 +117,14 @@ class Answering:
 
         return EventStream(events(), lambda: self._left(served, running))
 
-    async def _start(self, http: HttpRequest, call: Call) -> tuple[Served, list[Running]]:
+    async def _start(self, http: HttpRequest, call: Call) -> tuple[Served, list[Running] | None]:
+        """Start the requests of a call; None if the client has left meanwhile."""
         served = await self.models.get(call.model)
         client = http.scope["state"].get("client", "")
         running = await unless_gone(served.start(call.requests, client), http.receive)
-        return served, running or []
+        if running is None:
+            self.metrics.count("cancelled", served.name, "disconnect", by=len(call.requests))
+        return served, running
 
     def _left(self, served: Served, running: Sequence[Running]) -> None:
         for each in running:

@@ -93,8 +93,12 @@ class Served:
         return started
 
     async def _start(self, request: Request, client: str) -> Running:
-        loop = asyncio.get_running_loop()
-        prompt, handle, warnings = await loop.run_in_executor(self._pool, self._read, request, client)
+        submitted = asyncio.get_running_loop().run_in_executor(self._pool, self._read, request, client)
+        try:
+            prompt, handle, warnings = await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            submitted.add_done_callback(_give_up)
+            raise
         timeout = min(request.timeout_s or self.limits.timeout_s, self.limits.timeout_s)
         running = Running(
             self.model, request, prompt, handle, warnings=warnings, timeout_s=timeout, on_done=self._leave
@@ -180,6 +184,12 @@ def load(name: str, place: str, settings: ServeSettings) -> Served:
     rows = settings.max_rows or measure_rows(model, settings.step_ms / 1000)
     room = settings.max_cache_bytes or memory_share(len(settings.models))
     return Served(name, place, model, settings, max_rows=rows, max_cache_bytes=room)
+
+
+def _give_up(submitted: "asyncio.Future[Any]") -> None:
+    """Cancel what was submitted after its client had left."""
+    if not submitted.cancelled() and submitted.exception() is None:
+        submitted.result()[1].cancel()
 
 
 def _fingerprint(place: str) -> str:

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from conjoin.errors import GenerationError
 from conjoin.generation import FORBIDDEN, Sampling
 from conjoin.torch.cpu.native.decode import DONE, NO_TOKEN
 from conjoin.torch.generation.engine.job import Active, Job, Outcome, Progress
@@ -47,6 +46,13 @@ def emit(active: Active) -> None:
     """Pass on the tokens that became certain, if anybody follows the request."""
     if not active.job.listeners:
         return
+    try:
+        _tell(active)
+    except Exception as error:  # belongs to this request alone
+        active.job.error = error
+
+
+def _tell(active: Active) -> None:
     for row, (known, guess) in enumerate(_known(active)):
         new = known[active.emitted[row] :].tolist()
         if new or guess:
@@ -99,8 +105,8 @@ def hand_out(active: Active) -> None:
             outcome = _outcome(active)
             job.finish(outcome.sequences, outcome=outcome)
             return
-        except GenerationError as dead_end:
-            error = dead_end
+        except Exception as problem:  # no token left, or a fault: either belongs to this request alone
+            error = problem
     job.finish(None, error)
 
 

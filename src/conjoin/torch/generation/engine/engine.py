@@ -103,6 +103,8 @@ class Engine:
         self._require_open()
         try:
             job.run = checked(self.model, inputs)
+            if details is not None:
+                details.check(self.model.decoder.spec)
         except Exception as error:
             job.finish(None, error)
             return Handle(self, job)
@@ -218,7 +220,12 @@ class Engine:
                     self._changed.wait()
                 if self._is_closing and not (self._waiting or self._active):
                     return
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # of a step that all requests share: none of them can go on, others can
+                gone, self._active = self._active, []
+                for active in gone:
+                    active.job.finish(None, error)
 
     def _drop_cancelled(self) -> None:
         if not self._has_cancelled:
@@ -299,7 +306,7 @@ class Engine:
             if active.job.first is None:
                 active.job.first = time.monotonic()
             emit(active)
-            if not active.is_running:
+            if active.job.error is not None or not active.is_running:
                 self._active.remove(active)
                 self.meter.saw_result(active)
                 hand_out(active)

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conjoin import spec
+from conjoin.errors import GenerationError
 from conjoin.torch.generation.reader import Reader, Sources
 
 
@@ -24,6 +26,20 @@ class Details:
     attention: bool = False
     layer: int | None = None
     head: int | None = None
+
+    def check(self, decoder: spec.StackSpec) -> None:
+        """Check that the decoder has what is wanted.
+
+        Raises:
+            GenerationError: it has no such layer or head.
+        """
+        blocks = [block.cross_attn for block in decoder.blocks if block.cross_attn is not None]
+        heads = blocks[0].attention.num_heads if blocks else 0
+        for name, value, count in (("layer", self.layer, len(blocks)), ("head", self.head, heads)):
+            if value is not None and not 0 <= value < count:
+                raise GenerationError(f"attention.{name} = {value}; expected 0 to {count - 1}.")
+        if self.top < 0:
+            raise GenerationError(f"{self.top} likeliest tokens; expected 0 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
