@@ -218,9 +218,13 @@ def windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[
     raise failure
 
 
-def source_limit(model: Any, requested: int | None) -> int | None:
-    """Return the longest source in tokens: the requested one, within the position table and the tokenizer's limit."""
-    tokenizer_limit = model.tokenizer.model_max_length
+def source_limit(model: Any, requested: int | None, tokenizer: Any = None) -> int | None:
+    """Return the longest source in tokens: the requested one, within the position table and the tokenizer's limit.
+
+    Args:
+        tokenizer: The model's by default.
+    """
+    tokenizer_limit = (model.tokenizer if tokenizer is None else tokenizer).model_max_length
     limits = [requested, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
     return min((limit for limit in limits if limit is not None), default=None)
 

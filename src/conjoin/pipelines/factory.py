@@ -1,11 +1,12 @@
 """`pipeline`: a task and the name of a model -> an object that is called with texts."""
 
+from dataclasses import replace
 from os import PathLike
 from typing import Any, cast
 
 from conjoin.errors import ConfigError, shown
 from conjoin.pipelines.models import LoadArguments, load_model, load_tokenizer
-from conjoin.pipelines.options import Told
+from conjoin.pipelines.options import CallArguments
 from conjoin.pipelines.tasks import DEFAULT_MODELS, parse_task
 from conjoin.pipelines.text2text import PIPELINES, Text2TextGenerationPipeline
 
@@ -74,7 +75,7 @@ def pipeline(
             "model is not given: no model is downloaded that nobody named.",
             hint=f'model="{DEFAULT_MODELS[kind]}" is what transformers 4 took.',
         )
-    Told.of(settings)  # before anything is loaded
+    CallArguments.of(settings)  # before anything is loaded
     arguments = LoadArguments(
         framework=framework,
         config=config,
@@ -94,8 +95,9 @@ def pipeline(
         _check_given(arguments)
         tokenizer = None if tokenizer is None else load_tokenizer(tokenizer, arguments, is_models=False)
     assert task is not None
+    hub = {name: value for name, value in arguments.hub.items() if name not in ("revision", "subfolder")}
     if isinstance(assistant := settings.get("assistant_model"), str | PathLike):
-        settings["assistant_model"] = load_model(cast(str, assistant), LoadArguments(device=device, keywords={}))
+        settings["assistant_model"] = load_model(cast(str, assistant), replace(arguments, config=None, keywords=hub))
     return PIPELINES[kind](model, tokenizer, framework=framework, task=task, device=device, **settings)
 
 

@@ -1,4 +1,4 @@
-"""What a pipeline is told: settings of its own and settings of `generate`, when it is made and at each call."""
+"""What a pipeline is given: settings of its own and settings of `generate`, when it is made and at each call."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
@@ -80,7 +80,7 @@ _OWN = tuple(field.name for field in fields(PipelineOptions))
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CallArguments:
     """Keyword arguments, sorted.
 
     Args:
@@ -92,7 +92,7 @@ class Told:
     generation: Mapping[str, Any]
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> "Told":
+    def of(cls, keywords: Mapping[str, Any]) -> "CallArguments":
         """Sort keyword arguments; None means "not set".
 
         Raises:
@@ -112,7 +112,7 @@ class Told:
         own = {name: value for name, value in given.items() if name in _OWN}
         return cls(own, _spread({name: value for name, value in given.items() if name not in _OWN}))
 
-    def over(self, other: "Told") -> PipelineOptions:
+    def over(self, other: "CallArguments") -> PipelineOptions:
         """Return the pipeline's settings, these before the other's."""
         return PipelineOptions(**{**other.own, **self.own})
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from conjoin.errors import ConfigError, ShapeError, shown, warn
-from conjoin.evaluation.texts import evaluating, tokenize_sources, windows
+from conjoin.evaluation.texts import evaluating, source_limit, tokenize_sources, windows
 from conjoin.generation import GenerationConfig
 from conjoin.pipelines import inputs as kinds
 from conjoin.pipelines.languages import language_settings, with_languages
@@ -26,8 +26,8 @@ from conjoin.pipelines.models import (
 from conjoin.pipelines.options import (
     BATCH_SIZE,
     CALLBACKS,
+    CallArguments,
     PipelineOptions,
-    Told,
     complete_generation,
     longest_result,
     merge_generation,
@@ -56,7 +56,7 @@ class Call:
         generation: Settings of `generate`.
         is_length_chosen: True if the caller set max_length.
         results_per_text: Number of results that are asked for.
-        told: What this call has warned of, so that a long stream does not repeat itself.
+        warned: What this call has warned of, so that a long stream does not repeat itself.
     """
 
     options: PipelineOptions
@@ -64,7 +64,7 @@ class Call:
     generation: Mapping[str, Any]
     is_length_chosen: bool
     results_per_text: int
-    told: set[str] = field(default_factory=set[str])
+    warned: set[str] = field(default_factory=set[str])
 
     def batch_size(self, kind: kinds.Kind) -> int:
         """Return the number of sources per batch; texts of a stream, and those that callbacks see, are alone."""
@@ -73,8 +73,8 @@ class Call:
 
     def warn_once(self, subject: str, text: str) -> None:
         """Issue a warning unless this call has issued one of the same subject."""
-        if subject not in self.told:
-            self.told.add(subject)
+        if subject not in self.warned:
+            self.warned.add(subject)
             warn(text)
 
 
@@ -125,11 +125,14 @@ class Text2TextGenerationPipeline:
         self.tokenizer = self._base.tokenizer if tokenizer is None else tokenizer
         if device is not None:
             self._move(device)
-        self._told = Told.of(settings)
-        self._told.over(Told({}, {}))  # checks the values now, not at the first call
+        self._arguments = CallArguments.of(settings)
+        self._arguments.over(CallArguments({}, {}))  # checks the values now, not at the first call
         self._task = self._named(task)
         self.prefix, generation = self._settings_of_task()
-        self.generation_config = GenerationConfig(**merge_generation(generation, self._settings("generation")))
+        chosen = self._arguments.generation
+        self._callbacks = {name: value for name, value in chosen.items() if name not in GenerationConfig.FIELDS}
+        chosen = {name: value for name, value in chosen.items() if name not in self._callbacks}
+        self.generation_config = GenerationConfig(**merge_generation(generation, chosen))
 
     @property
     def task(self) -> str:
@@ -168,7 +171,7 @@ class Text2TextGenerationPipeline:
             ShapeError: a source is longer than the model reads.
             GenerationError: settings of `generate` cannot be honoured.
         """
-        call = self._call(Told.of(settings))
+        call = self._call(CallArguments.of(settings))
         kind = kinds.kind_of(inputs)
         match kind:
             case "one":
@@ -199,19 +202,13 @@ class Text2TextGenerationPipeline:
         settings = task_settings(self._task, self._base.config)
         return settings.prefix, settings.generation
 
-    def _settings(self, part: str) -> dict[str, Any]:
-        """Return the constructor's settings of `generate`, or what else it passes to it."""
-        is_setting = part == "generation"
-        given = self._told.generation
-        return {name: value for name, value in given.items() if (name in GenerationConfig.FIELDS) == is_setting}
-
-    def _call(self, told: Told) -> Call:
-        options = told.over(self._told)
+    def _call(self, arguments: CallArguments) -> Call:
+        options = arguments.over(self._arguments)
         defaults = self._base.generation_config
-        merged = merge_generation(self.generation_config.set_values(), self._settings("arguments"), told.generation)
+        merged = merge_generation(self.generation_config.set_values(), self._callbacks, arguments.generation)
         merged = complete_generation(merged, defaults, self._base.spec.decoder.max_positions)
         tokenizer, languages = self._languages(options)
-        merged = {**languages, **without_idle(merged, told.generation, defaults)}
+        merged = {**languages, **without_idle(merged, arguments.generation, defaults)}
         if options.stop_sequence is not None:
             merged["stop_strings"] = [options.stop_sequence]
         if merged.get("stop_strings"):
@@ -220,7 +217,7 @@ class Text2TextGenerationPipeline:
             options=options,
             tokenizer=tokenizer,
             generation=merged,
-            is_length_chosen="max_length" in {*told.generation, *self._told.generation},
+            is_length_chosen="max_length" in {*arguments.generation, *self._arguments.generation},
             results_per_text=merged.get("num_return_sequences") or defaults.num_return_sequences or 1,
         )
 
@@ -240,7 +237,7 @@ class Text2TextGenerationPipeline:
 
     def _generate(self, call: Call, texts: Sequence[str], kind: kinds.Kind) -> list[list[Record]]:
         """Return the results of every text, in order; the model gets them by length."""
-        limit = source_limit_of(self._base, call.tokenizer) if call.options.truncates else None
+        limit = source_limit(self._base, None, call.tokenizer) if call.options.truncates else None
         sources = tokenize_sources(call.tokenizer, [(i, self.prefix + text) for i, text in enumerate(texts)], limit)
         self._check_lengths(call, texts, sources)
         sources.sort(key=lambda source: -len(source.ids))  # longest first, so that running out of memory shows at once
@@ -321,12 +318,6 @@ class TranslationPipeline(Text2TextGenerationPipeline):
 PIPELINES: dict[Kind, type[Text2TextGenerationPipeline]] = {
     kind.kind: kind for kind in (Text2TextGenerationPipeline, SummarizationPipeline, TranslationPipeline)
 }
-
-
-def source_limit_of(model: Any, tokenizer: Any) -> int | None:
-    """Return the longest source in tokens that both the encoder and the tokenizer allow; None without a limit."""
-    limits = (model.spec.encoder.max_positions, tokenizer.model_max_length)
-    return min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
 
 
 def trimmed(rows: Int[np.ndarray, "n t"], ends: Int[np.ndarray, " e"]) -> Int[np.ndarray, "n t2"]:
