@@ -144,8 +144,8 @@ class Running:
                 pieces.append(Piece(row=row, text=text, tokens=tuple(tokens)))
         return pieces
 
-    def _tokens(self, ids: list[int], scores: Any, before: list[int]) -> list[Token]:
-        texts = token_texts(self._target, ids, [*self.prompt.prefix, *before])
+    def _tokens(self, ids: list[int], scores: Any, before: list[int], *, is_end: bool = False) -> list[Token]:
+        texts = token_texts(self._target, ids, [*self.prompt.prefix, *before], is_end=is_end)
         special = set(self._target.all_special_ids)
         tops = likeliest(self._target, [score.top for score in scores]) if scores else [()] * len(ids)
         return [
@@ -205,7 +205,7 @@ class Running:
             finish = "stop_sequence"
         score = None if outcome.scores is None else float(outcome.scores[row])
         scores = None if outcome.details is None else outcome.details[row]
-        tokens = None if scores is None else self._tokens(ids, scores, [])
+        tokens = None if scores is None else self._tokens(ids, scores, [], is_end=True)
         return self._text(text, finish, len(ids), score, tokens)
 
     def _text(self, text: str, finish: Finish, count: int, score: float | None, tokens: list[Token] | None) -> Result:

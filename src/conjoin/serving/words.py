@@ -8,12 +8,18 @@ from conjoin.serving.request import Likely
 _WINDOW = 4
 """Tokens before one that decide how it is written: its space, the bytes of a character."""
 
+_INCOMPLETE = "\ufffd"
+"""What stands for bytes that are no character yet."""
 
-def token_texts(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
+
+def token_texts(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = (), *, is_end: bool = False) -> list[str]:
     """Return what each token adds to the text; together they are the text, but for what tokenizers clean up.
+
+    A character of several tokens is added by the last of them.
 
     Args:
         before: Ids that stand before these.
+        is_end: No tokens follow, which could complete a character: what there is of it is added too.
     """
     if not ids:
         return []
@@ -22,11 +28,14 @@ def token_texts(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = ()) 
     windows = [whole[max(0, place - _WINDOW) : place + 1] for place in range(first, len(whole))]
     rows = tokenizer.batch_decode([*windows, *(window[:-1] for window in windows)], skip_special_tokens=True)
     texts: list[str] = []
-    for token, text, shorter in zip(ids, rows[: len(windows)], rows[len(windows) :], strict=True):
-        if token in set(tokenizer.all_special_ids):
-            texts.append("")
-        else:
-            texts.append(text[len(shorter) :] if text.startswith(shorter) else text[-1:])
+    special = set(tokenizer.all_special_ids)
+    for place, (token, *pair) in enumerate(zip(ids, rows[: len(windows)], rows[len(windows) :], strict=True)):
+        # A window that does not begin with the text may begin inside a character.
+        text, shorter = pair if first + place <= _WINDOW else [each.lstrip(_INCOMPLETE) for each in pair]
+        known = shorter.rstrip(_INCOMPLETE)
+        added = text[len(known) :] if text.startswith(known) else text[-1:]
+        is_last = is_end and place == len(ids) - 1
+        texts.append("" if token in special else added if is_last else added.rstrip(_INCOMPLETE))
     return texts
 
 
