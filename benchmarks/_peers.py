@@ -93,7 +93,7 @@ class Cast:
             raise Absent("ctranslate2 is not installed; pip install 'conjoin[bench]'") from error
         converted = self.folder / "ctranslate2"
         if not converted.exists():
-            _convert(self.folder / "saved", converted)
+            convert(self.folder / "saved", converted)
         compute = {"float32": "float32", "int8": "int8_float32"}[kind]
         return ctranslate2.Translator(
             str(converted), device="cpu", compute_type=compute, inter_threads=1, intra_threads=self.threads
@@ -152,7 +152,7 @@ class _Words:
         return _word(index)
 
 
-def _convert(folder: Path, converted: Path) -> None:
+def convert(folder: Path, converted: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     class Converter(TransformersConverter):
