@@ -24,7 +24,7 @@ def bert_base() -> EncoderDecoderModel:
     """Return bert-base x bert-base with random weights."""
     torch.manual_seed(0)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(), BertConfig())
-    model = EncoderDecoderModel(config=config).eval()
+    model = _enliven(EncoderDecoderModel(config=config).eval())
     model.config.decoder_start_token_id, model.config.eos_token_id, model.config.pad_token_id = 101, 102, 0
     model.generation_config.max_new_tokens = 128
     return model
@@ -44,10 +44,19 @@ def bart_base() -> EncoderDecoderModel:
         decoder_ffn_dim=3072,
         forced_eos_token_id=None,
     )
-    model = EncoderDecoderModel(config=config).eval()
+    model = _enliven(EncoderDecoderModel(config=config).eval())
     model.config.decoder_start_token_id = 0  # not the end id, whose row `end_naturally` changes
     model.generation_config.max_new_tokens = 128
     model.generation_config.forced_eos_token_id = None
+    return model
+
+
+def _enliven(model: EncoderDecoderModel) -> EncoderDecoderModel:
+    """Widen weights so that results do not repeat one token: as they are drawn, a tied decoder copies its input."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("mlp.up.weight", "mlp.down.weight", "positions.weight")):
+                parameter.mul_(5)
     return model
 
 

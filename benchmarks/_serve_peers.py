@@ -69,6 +69,7 @@ def by_ctranslate2(folder: Path, settings: dict[str, Any], threads: int) -> Any:
     from conjoin import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer = getattr(tokenizer, "source", tokenizer)
     translator: Any = ctranslate2.Translator(
         str(folder / "ctranslate2"), device="cpu", compute_type="float32", inter_threads=1, intra_threads=threads
     )
@@ -78,7 +79,8 @@ def by_ctranslate2(folder: Path, settings: dict[str, Any], threads: int) -> Any:
         results = translator.translate_batch(
             sources, beam_size=settings.get("num_beams", 1), max_decoding_length=settings.get("max_new_tokens", 128)
         )
-        return [" ".join(result.hypotheses[0]) for result in results]
+        special = {f"w{token}" for token in tokenizer.all_special_ids}
+        return [" ".join(word for word in result.hypotheses[0] if word not in special) for result in results]
 
     return run
 
