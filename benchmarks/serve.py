@@ -5,8 +5,8 @@
     python benchmarks/serve.py --shapes bart-base --seconds 20 --out benchmarks/results/DATE_MACHINE_serve.md
 
 Servers run one at a time, on loopback, each a process of its own; the load comes from this process. Weights are random,
-but results end by themselves, at lengths spread as those of sentences (`_natural.py`). Opponents (`_serve_peers.py`): one
-request at a time, the best of several static windows, and a window before CTranslate2 where it can hold the model.
+but results end by themselves, at lengths spread as those of sentences (`_natural.py`). Opponents (`_serve_peers.py`):
+one request at a time, the best of several static windows, and a window before CTranslate2 where it can hold the model.
 
 - saturation: clients that ask again as soon as they are answered, more of them than rows; in rounds, interleaved
 - one client alone: its median beside that of `generate` in a process, over the same texts
@@ -41,7 +41,7 @@ from conjoin import EncoderDecoderModel
 from conjoin.tokenizer import TokenizerPair
 
 HERE = Path(__file__).parent
-WINDOWS = ((8, 5.0), (16, 10.0), (32, 20.0))
+WINDOWS = ((16, 10.0), (32, 20.0), (64, 20.0))
 """Sizes and milliseconds of static windows that are tried; the fastest one is the opponent."""
 BERT = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 BART = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>"}
@@ -94,7 +94,7 @@ def _measure(name: str, folder: Path, texts: list[str], args: Any) -> Iterator[d
     best = _best_window(folder, texts, args)
     peers[f"window of {best[0]}, {best[1]:g} ms"] = _peer("window", folder, args, *best)
     if (folder / "ctranslate2").exists():
-        peers["ctranslate2, window of 32, 20 ms"] = _peer("ctranslate2", folder, args, 32, 20.0)
+        peers[f"ctranslate2, window of {best[0]}, {best[1]:g} ms"] = _peer("ctranslate2", folder, args, *best)
     loads: dict[str, list[Load]] = {contender: [] for contender in ("conjoin serve", *peers)}
     for _ in range(args.rounds):
         for contender, command in {"conjoin serve": ours, **peers}.items():
