@@ -14,9 +14,10 @@ import pytest
 
 from command_line import folder_fixture, run_fixture, start  # noqa: F401  (fixtures)
 from conjoin import ConjoinError, EncoderDecoderModel
+from conjoin.bulk.journal import Journal
+from conjoin.bulk.run import Run
 from conjoin.cli import main
 from conjoin.evaluation import TextSettings, generate_texts
-from conjoin.evaluation.journal import Journal
 
 SOURCES = ["the cat sat", "a dog ran to the old mat", "hello"]
 
@@ -161,7 +162,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_model_only(
     (tmp_path / "in.txt").write_text("\n".join(SOURCES) + "\n")
     words = ("generate", model, "-i", tmp_path / "in.txt", "-o", output, "--batch-size", "1")
     with monkeypatch.context() as patch:
-        patch.setattr("conjoin.cli.generate._to_file", cut_off)
+        patch.setattr(Run, "to_journal", cut_off)
         assert run(*words).code == 1
     kept = (tmp_path / "out.jsonl.partial").read_bytes()
     shutil.copytree(model, tmp_path / "copy")
@@ -185,9 +186,9 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_model_only(
     assert len(output.read_text().splitlines()) == 3
 
 
-def cut_off(run: Any, journal: Journal, _: object) -> None:
-    for batch in run.results(lambda texts: texts):
-        journal.add(batch)
+def cut_off(run: Run, journal: Journal, _: object) -> None:
+    for result in run.in_order():
+        journal.add([result.entry()])
         raise KeyError("killed")
 
 

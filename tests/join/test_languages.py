@@ -67,12 +67,13 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     def recorded(method: Any) -> Any:
         def record(self: Any, *args: Any, **kwargs: Any) -> Any:
             made = method(self, *args, **kwargs)
-            rows.extend(made.tolist())
+            rows.extend(getattr(made, "sequences", made).tolist())
             return made
 
         return record
 
-    monkeypatch.setattr(EncoderDecoderModel, "generate", recorded(EncoderDecoderModel.generate))
+    for name in ("generate", "generate_results"):
+        monkeypatch.setattr(EncoderDecoderModel, name, recorded(getattr(EncoderDecoderModel, name)))
     monkeypatch.setattr(Handle, "result", recorded(Handle.result))
     return rows
 
@@ -197,7 +198,7 @@ def test_a_results_file_goes_on_in_the_same_language_only(tmp_path: Path, run: A
     partial = tmp_path / "o.txt.partial"
     run("generate", tmp_path / "model", "a", "--target-language", "et_EE", "-o", tmp_path / "done.txt")
     assert not partial.exists()
-    from conjoin.cli import generate as command
+    from conjoin.cli import generating as command
 
     seen: list[Any] = []
     journal = command.Journal

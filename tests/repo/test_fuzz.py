@@ -24,6 +24,7 @@ KINDS = [
     "msgpack",
     "pair_tokenizer",
     "parquet",
+    "parts",
     "recipe",
     "recipe_toml",
     "safetensors",

@@ -1,6 +1,7 @@
 """JSON files and whole folders: read with clear errors, written atomically, so that a killed save breaks nothing."""
 
 import errno
+import io
 import json
 import os
 import secrets
@@ -93,11 +94,22 @@ def replacing_file(path: str | os.PathLike[str]) -> Generator[IO[str]]:
     Raises:
         FileError: the file cannot be written (disk full, no permission, ...).
     """
+    with replacing_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextmanager
+def replacing_bytes(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
+    """Replace a file atomically: whole or not at all.
+
+    Raises:
+        FileError: the file cannot be written (disk full, no permission, ...).
+    """
     path = Path(path)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with _as_file_error(path):
         try:
-            with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            with open(unfinished, "wb") as file:
                 yield file
             unfinished.replace(path)
         finally:

@@ -16,6 +16,7 @@ from conjoin.cli.families import list_families
 from conjoin.cli.generate import generate_targets
 from conjoin.cli.inspect import inspect_folder
 from conjoin.cli.join import join_halves
+from conjoin.cli.merge import merge_parts
 from conjoin.cli.options import Once
 from conjoin.cli.serve import serve_models
 from conjoin.cli.train import train
@@ -37,6 +38,7 @@ app.command("families", cls=Once)(list_families)
 app.command("generate", cls=Once)(generate_targets)
 app.command("inspect", cls=Once)(inspect_folder)
 app.command("join", cls=Once)(join_halves)
+app.command("merge", cls=Once)(merge_parts)
 app.command("serve", cls=Once)(serve_models)
 app.command("train", cls=Once)(train)
 

@@ -1,33 +1,40 @@
 """`conjoin generate`: generate a target for each of any number of sources."""
 
-import heapq
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from conjoin.checkpoint import fingerprints, resolve
+from conjoin.bulk.http import checked_url
+from conjoin.bulk.inputs import Input
+from conjoin.bulk.local import ModelSpec, WorkerSpec
+from conjoin.bulk.outputs import OutputFile
+from conjoin.bulk.shards import WHOLE, Shard
 from conjoin.cli import options
-from conjoin.cli.outputs import claim_file
-from conjoin.cli.streams import emit
-from conjoin.cli.talk import progress, say
-from conjoin.errors import lone_surrogate
-from conjoin.evaluation.journal import Journal
-from conjoin.evaluation.texts import Generated, TextSettings, generate_stream, source_limit
-from conjoin.texts.sources import JSON_SUFFIXES, STDIN, SourceFile
-
-Row = dict[str, Any]
+from conjoin.cli.generating import Job, Where, tell_failed
+from conjoin.errors import ConfigError, lone_surrogate
+from conjoin.evaluation.texts import TextSettings
+from conjoin.texts.lines import STDIN
+from conjoin.texts.sources import SourceFile
 
 
 class Format(StrEnum):
-    """Formats of input and output lines."""
+    """Formats of input and output."""
 
     text = "text"
     jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    parquet = "parquet"
+
+
+class OnError(StrEnum):
+    """What to do about a source that fails."""
+
+    stop = "stop"
+    keep = "keep"
 
 
 def generate_targets(
@@ -36,7 +43,7 @@ def generate_targets(
         list[str] | None, typer.Argument(help="Sources; by default they are read from --input or stdin.")
     ] = None,
     input: Annotated[
-        str | None, typer.Option("--input", "-i", help="File with one source per line; - is stdin.")
+        str | None, typer.Option("--input", "-i", help="File of sources, also packed as .gz; - is stdin.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write the results to; stdout by default.")
@@ -56,6 +63,9 @@ def generate_targets(
     num_beams: options.NumBeams = None,
     max_new_tokens: options.MaxNewTokens = None,
     num_return_sequences: Annotated[int | None, typer.Option(min=1, help="Number of results per source.")] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also write the score by which beam search ranks each result.")
+    ] = False,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample tokens instead of choosing the most likely one.")
     ] = False,
@@ -66,8 +76,24 @@ def generate_targets(
     top_p: Annotated[
         float | None, typer.Option(help="Sample from the most likely tokens whose probabilities add up to TOP_P.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed for --sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed for --sample; each source has its own, made of it.")] = 0,
     set: options.Set = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine that share the work and the cores.")
+    ] = 1,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL[,URL]", help="Running servers that generate instead; MODEL is the name that they serve."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only every N-th source, into OUTPUT.I-of-N; `conjoin merge` joins them."),
+    ] = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="A source that fails ends the run, or its error is kept in a column `error`.")
+    ] = OnError.stop,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output, finished or not.")
     ] = False,
@@ -93,39 +119,36 @@ def generate_targets(
         max_source_length=max_source_length,
         generation=options.generation_settings(set, **options_of_generate),
         seed=seed,
+        scores=scores,
     )
-    rows, total = _input(texts, input, input_format, source_column)
-    if total == 0:
-        say(f"{input or 'stdin'} holds no sources: there is nothing to generate.")
-    languages = (source_language, target_language)
-    output_format = Format.jsonl if as_json else format or _format_of(output)
-    to_line = json_line if output_format == Format.jsonl else text_line
+    keep_errors = on_error is OnError.keep
+    kind = Format.jsonl if as_json else format
+    spec = ModelSpec(
+        name=model,
+        dtype=dtype.value if dtype else None,
+        device=device,
+        languages=(source_language, target_language),
+    )
+    worker = WorkerSpec(model=spec, settings=settings, keep_errors=keep_errors)
+    where = Where(workers=workers, servers=_servers(server, workers, dtype, device))
+    job = Job(
+        _input(texts, input, input_format, source_column, keep_errors=keep_errors),
+        worker,
+        where,
+        _shard(shard, output),
+    )
     if output is None:
-        loaded = options.load(model, dtype, device, languages)
-        _to_stdout(_Run(loaded, settings, rows, total), to_line)
-        return
-    claim_file(output, inputs=[input] if input not in (None, STDIN) else [], overwrite=overwrite)
-    run_key = {
-        "model": model,
-        **fingerprints(resolve(model)),
-        "dtype": dtype,
-        "generation": settings.generation,
-        "seed": seed,
-        "max_source_length": max_source_length,
-        **({"languages": languages} if any(languages) else {}),
-    }
-    with Journal(output, run_key, overwrite=overwrite) as journal:
-        if journal.done:
-            say(f"{len(journal.done):,} results exist already; continuing with the others.")
-        loaded = options.load(model, dtype, device, languages)
-        _to_file(_Run(loaded, settings, rows, total), journal, to_line)
-    say(f"{output}: {len(journal.done):,} results.")
+        job.print_results(kind.value if kind else "text")
+    else:
+        job.write_results(
+            OutputFile.of(output, kind.value if kind else None),
+            inputs=[input] if input not in (None, STDIN) else [],
+            overwrite=overwrite,
+        )
+    tell_failed(job.num_failed)
 
 
-def _input(
-    texts: list[str] | None, name: str | None, kind: Format | None, column: str
-) -> tuple[Iterable[tuple[str, Row]], int | None]:
-    """Return the sources, each with the JSON object or row that holds it, and their number if it is known."""
+def _input(texts: list[str] | None, name: str | None, kind: Format | None, column: str, *, keep_errors: bool) -> Input:
     if texts and name:
         raise typer.BadParameter("give sources as arguments or --input, not both", param_hint="TEXTS")
     if problems := [
@@ -133,100 +156,32 @@ def _input(
     ]:
         raise typer.BadParameter("\n".join(problems), param_hint="TEXTS")
     if texts:
-        return [(text, {"source": text}) for text in texts], len(texts)
+        return Input.of_texts(texts)
     if name is None and sys.stdin.isatty():
         raise typer.BadParameter("give sources as arguments, with --input FILE or on stdin", param_hint="TEXTS")
     file = SourceFile.of(name or STDIN, kind.value if kind else None, column)
-    total = file.check() if file.can_be_read_twice else None
-    return file.rows(), total
+    return Input.of_file(file, keep_errors=keep_errors)
 
 
-def _format_of(output: Path | None) -> Format:
-    return Format.jsonl if output is not None and output.suffix in JSON_SUFFIXES else Format.text
+def _shard(text: str | None, output: Path | None) -> Shard:
+    if text is None:
+        return WHOLE
+    if output is None:
+        raise typer.BadParameter("a shard needs --output, whose name the parts have", param_hint="--shard")
+    try:
+        return Shard.parse(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--shard") from None
 
 
-class _Run:
-    """Generates results for sources and joins each result with its source's row."""
-
-    def __init__(self, model: Any, settings: TextSettings, rows: Iterable[tuple[str, Row]], total: int | None) -> None:
-        self.model = model
-        self.settings = settings
-        self.total = total
-        self._rows = rows
-        self._pending: dict[int, tuple[str, Row]] = {}
-        self._num_truncated = 0
-
-    def results(
-        self, rest: Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]], done: int = 0
-    ) -> Iterator[list[tuple[int, str, Row]]]:
-        """Yield batches of (index, source, object to write).
-
-        Args:
-            rest: Filters out sources that have a result already.
-            done: Number of those sources.
-        """
-        with progress("generating", self.total) as advance:
-            advance(done)
-            for batch in generate_stream(self.model, rest(self._texts()), self.settings):
-                yield [self._finished(generated) for generated in batch]
-                advance(len(batch))
-        if self._num_truncated:
-            limit = source_limit(self.model, self.settings.max_source_length)
-            say(f"{self._num_truncated:,} sources were longer than {limit} tokens and were truncated.")
-
-    def _texts(self) -> Iterator[tuple[int, str]]:
-        """Yield the sources by index, and keep each row until its result is generated."""
-        for index, (text, row) in enumerate(self._rows):
-            self._pending[index] = (text, row)
-            yield index, text
-
-    def forget(self, index: int) -> None:
-        """Drop a source that has a result already."""
-        self._pending.pop(index, None)
-
-    def _finished(self, generated: Generated) -> tuple[int, str, Row]:
-        text, row = self._pending.pop(generated.index)
-        self._num_truncated += generated.cut
-        texts = generated.texts
-        result = {"prediction": texts[0]} if len(texts) == 1 else {"predictions": texts}
-        return generated.index, text, {**row, **result, **({"source_was_cut": True} if generated.cut else {})}
-
-
-def _to_file(run: _Run, journal: Journal, to_line: Callable[[Row], str]) -> None:
-    done = len(journal.done)
-
-    def rest(texts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-        def forgetting_done() -> Iterator[tuple[int, str]]:
-            for index, text in texts:
-                if index in journal.done:
-                    run.forget(index)
-                yield index, text
-
-        return journal.rest(forgetting_done())
-
-    for batch in run.results(rest, done):
-        journal.add(batch)
-    journal.finish(to_line)
-
-
-def _to_stdout(run: _Run, to_line: Callable[[Row], str]) -> None:
-    """Print results in the order of their sources, each as soon as all before it are printed."""
-    pending: list[tuple[int, str]] = []
-    next_index = 0
-    for batch in run.results(lambda texts: texts):
-        for index, _, row in batch:
-            heapq.heappush(pending, (index, to_line(row)))
-        while pending and pending[0][0] == next_index:
-            emit(heapq.heappop(pending)[1])
-            next_index += 1
-
-
-def json_line(row: Row) -> str:
-    """Return the whole object as one line of JSON."""
-    return json.dumps(row, ensure_ascii=False)
-
-
-def text_line(row: Row) -> str:
-    """Return the result, or several separated by tabs; line breaks and tabs inside a result become spaces."""
-    texts = row.get("predictions") or [row["prediction"]]
-    return "\t".join(" ".join(text.split()) if any(char in text for char in "\n\r\t") else text for text in texts)
+def _servers(text: str | None, workers: int, dtype: object, device: object) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    given = {"--workers": workers > 1, "--dtype": dtype is not None, "--device": device is not None}
+    for name, is_given in given.items():
+        if is_given:
+            raise typer.BadParameter("the servers decide this; leave it out with --server", param_hint=name)
+    try:
+        return tuple(checked_url(url.strip()) for url in text.split(","))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="--server") from None

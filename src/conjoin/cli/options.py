@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from conjoin.errors import MissingBackend
-from conjoin.join import set_languages
+from conjoin.bulk.local import DeviceNameError, ModelSpec
 
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
@@ -117,18 +116,7 @@ def load(
         ConjoinError: the model cannot be loaded.
         BadParameter: there is no such device.
     """
-    from conjoin import EncoderDecoderModel
-
     try:
-        import torch
-    except ImportError:
-        raise MissingBackend("This command needs torch: pip install 'conjoin[torch]'") from None
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(f"{device!r}: {str(error).splitlines()[0]}", param_hint="--device") from None
-    model = EncoderDecoderModel.from_pretrained(name, dtype=dtype.value if dtype else None, device=device)
-    if languages != (None, None):
-        set_languages(model, model.tokenizer, *languages)
-    return model
+        return ModelSpec(name=name, dtype=dtype.value if dtype else None, device=device, languages=languages).load()
+    except DeviceNameError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from None

@@ -3,9 +3,11 @@
 import gzip
 import sys
 import zlib
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from types import MappingProxyType
+from typing import IO, Any, Self, cast
 
 from conjoin.errors import DataError
 from conjoin.jsons import JsonError, parse_json_line
@@ -17,9 +19,18 @@ SHOWN = 5
 
 
 class Bad(str):
-    """The problem of a line."""
+    """The problem of a line.
 
-    __slots__ = ()
+    Attributes:
+        row: What the line holds all the same.
+    """
+
+    row: Mapping[str, Any] = MappingProxyType({})
+
+    def of(self, row: Mapping[str, Any]) -> Self:
+        """Return this problem of a row."""
+        self.row = row
+        return self
 
 
 def raw_lines(path: str | Path) -> Iterator[bytes]:
@@ -29,10 +40,10 @@ def raw_lines(path: str | Path) -> Iterator[bytes]:
         DataError: it cannot be opened or read, is a damaged .gz file or one that becomes far too large, or a line is
             too long; with the line.
     """
-    name = "stdin" if path == STDIN else str(path)
+    name = _shown(path)
     number = 0
     with _open(path) as raw:
-        packed = path != STDIN and Path(path).suffix == ".gz"
+        packed = _is_packed(path)
         file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
         size = 0
         try:
@@ -41,14 +52,47 @@ def raw_lines(path: str | Path) -> Iterator[bytes]:
                 size += len(line)
                 if len(line) > LINE_BYTES:
                     raise DataError(f"{name}, line {number}: longer than {LINE_BYTES:,} bytes.")
-                if packed and size > UNPACKED_FREE and size > UNPACKED_TIMES * raw.tell():
-                    raise DataError(
-                        f"{name}, line {number}: the file becomes more than {UNPACKED_TIMES} times its size.",
-                        hint="if that is meant, unpack it with gunzip first.",
-                    )
+                if packed:
+                    _reject_bomb(f"{name}, line {number}", size, raw)
                 yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{name}, line {number + 1}: cannot be read: {_reason(error)}.") from None
+
+
+def copy_contents(path: str | Path, copy: IO[bytes]) -> None:
+    """Write the contents of a file, unpacked if it is a .gz file, into another; "-" is stdin.
+
+    Raises:
+        DataError: it cannot be read, is a damaged .gz file or one that becomes far too large.
+    """
+    with _open(path) as raw:
+        packed = _is_packed(path)
+        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+        size = 0
+        try:
+            while block := file.read(1 << 20):
+                size += len(block)
+                if packed:
+                    _reject_bomb(_shown(path), size, raw)
+                copy.write(block)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{_shown(path)}: cannot be read: {_reason(error)}.") from None
+
+
+def _shown(path: str | Path) -> str:
+    return "stdin" if path == STDIN else str(path)
+
+
+def _is_packed(path: str | Path) -> bool:
+    return path != STDIN and Path(path).suffix == ".gz"
+
+
+def _reject_bomb(place: str, size: int, raw: IO[bytes]) -> None:
+    if size > UNPACKED_FREE and size > UNPACKED_TIMES * raw.tell():
+        raise DataError(
+            f"{place}: the file becomes more than {UNPACKED_TIMES} times its size.",
+            hint="if that is meant, unpack it with gunzip first.",
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -107,9 +151,11 @@ def _numbers(numbers: list[int], unit: str) -> str:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value of a table as JSON; dates and the like become text."""
+    """Return a value of a table as JSON; dates and the like become text, bytes become base64."""
     if isinstance(value, dict):
         return {str(name): as_json(inner) for name, inner in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
         return [as_json(inner) for inner in cast("list[Any]", value)]
+    if isinstance(value, bytes):
+        return b64encode(value).decode("ascii")
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,8 +1,6 @@
 """Pairs of texts from files and data sets; errors name file and line."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,8 +10,9 @@ from numpy.typing import NDArray
 
 from conjoin.errors import DataError, MissingBackend, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.texts.columns import WEIGHT, ExtraColumns, checked_weights
-from conjoin.texts.lines import Bad, decoded, parsed, problems_of, raw_lines
+from conjoin.texts.columns import ExtraColumns, checked_weights
+from conjoin.texts.lines import Bad, problems_of
+from conjoin.texts.tables import rows_of_file
 
 
 class Pair(NamedTuple):
@@ -155,107 +154,6 @@ def _inner(row: Mapping[str, Any], column: str) -> Any:
             return _MISSING
         value = cast("Mapping[str, Any]", value)[key]
     return value
-
-
-def kind_of(path: Path) -> str:
-    """Return the kind of a file by its name."""
-    return "".join(path.suffixes).removesuffix(".gz").rpartition(".")[2].lower()
-
-
-def rows_of_file(path: Path, wanted: Sequence[str], *, whole: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a file with their lines; a row that cannot be read is `Bad`.
-
-    Args:
-        wanted: Columns that must be there.
-        whole: Read the other columns too, if a file stores columns separately.
-
-    Raises:
-        DataError: no such file, a folder, an unknown kind of file, missing columns, damage; with the line.
-    """
-    if path.is_dir():
-        hint = "name the file in it, or give conjoin train a folder that `datasets` reads with --dataset."
-        raise DataError(f"{path} is a folder; expected a file of pairs.", hint=hint)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.", hint="conjoin train reads data sets of the hub with --dataset NAME.")
-    match kind_of(path):
-        case "jsonl" | "json" | "ndjson":
-            yield from _from_lines(path)
-        case "csv":
-            yield from _from_table(path, ",", wanted)
-        case "tsv":
-            yield from _from_table(path, "\t", wanted)
-        case "parquet":
-            yield from enumerate(_from_parquet(path, wanted, whole=whole), 1)
-        case _:
-            raise DataError(f"{path}: unknown kind of file.\nExpected one of: .jsonl, .json, .csv, .tsv, .parquet.")
-
-
-def _from_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of JSON lines; blank lines are skipped."""
-    for number, line in enumerate(raw_lines(path), 1):
-        if not line.strip():
-            continue
-        if number == 1 and line.strip() == b"[":
-            hint = "conjoin reads one object a line; jq -c '.[]' FILE makes such a file."
-            raise DataError(f"{path}: begins as one JSON list over many lines.", hint=hint)
-        row = parsed(line)
-        yield number, Bad(f"is {row}") if isinstance(row, Bad) else row
-
-
-def _from_table(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(2**31 - 1)
-    table = csv.DictReader(_text_lines(path), delimiter=delimiter)
-    try:
-        header = list(table.fieldnames or [])
-        _require_columns(path, header, wanted)
-        for row in table:
-            short = None in row or None in row.values()
-            yield table.line_num, Bad(f"has not {len(header)} fields, as the header has.") if short else row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {table.line_num}: not CSV: {error}.") from None
-
-
-def _text_lines(path: Path) -> Iterator[str]:
-    """Yield lines of text; a carriage return alone ends a line too, as in old tables."""
-    for number, line in enumerate(raw_lines(path), 1):
-        text = decoded(line)
-        if isinstance(text, Bad):
-            raise DataError(f"{path}, line {number}: {text}")
-        yield from io.StringIO(text, newline="") if "\r" in text else (text,)
-
-
-def _require_columns(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in header and name.split(".")[0] not in header]
-    if missing and header:
-        flags = "--source-column and --target-column" if len(wanted) > 1 else "--source-column"
-        raise DataError(
-            f"{path}: there is no column {quoted(missing)}; there are {quoted(header)}.",
-            hint=f"name them with {flags}." if len(wanted) > 1 else f"name it with {flags}.",
-        )
-
-
-def _from_parquet(path: Path, wanted: Sequence[str], *, whole: bool) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingBackend("Parquet files need pyarrow: pip install 'conjoin[train]'") from None
-    row = 0
-    ArrowException: type[Exception] = cast(Any, pyarrow).ArrowException
-    try:
-        with cast(Any, parquet).ParquetFile(path) as file:
-            names = [str(name) for name in file.schema_arrow.names]
-            _require_columns(path, names, wanted)
-            read = [name if name in names else name.split(".")[0] for name in wanted] + [WEIGHT]
-            unread = {} if whole else {name: None for name in names if name not in read}
-            for batch in file.iter_batches(columns=[name for name in names if name not in unread]):
-                yield from ({**row, **unread} for row in batch.to_pylist())
-                row += batch.num_rows
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8 in a row after row {row}" if row else "not UTF-8, in a name of a column or in its first rows"
-        raise DataError(f"{path}: {what} ({error.reason}).") from None
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {str(error).rstrip('.')}.") from None
 
 
 def load_hub(name: str, config: str | None, split: str) -> Any:

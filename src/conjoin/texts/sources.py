@@ -4,16 +4,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from conjoin.errors import DataError, listing, lone_surrogate, quoted
 from conjoin.limits import DATA_PROBLEMS
 from conjoin.texts.lines import STDIN, Bad, as_json, decoded, parsed, problems_of, raw_lines
-from conjoin.texts.pairs import kind_of, rows_of_file
+from conjoin.texts.tables import Kind, kind_of, parquet_rows, parquet_schema, table_rows
 
-Kind = Literal["text", "jsonl", "table"]
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 Row = dict[str, Any]
 
 
@@ -39,19 +36,21 @@ class SourceFile:
             DataError: the file does not exist, or is a folder.
         """
         path = Path(name)
-        suffix = f".{kind_of(path)}"
         if name != STDIN and not path.exists():
             raise DataError(f"{name}: no such file.")
         if name != STDIN and path.is_dir():
             raise DataError(f"{name} is a folder; expected a file with one source a line.")
-        if kind is None:
-            kind = "table" if suffix in TABLE_SUFFIXES else "jsonl" if suffix in JSON_SUFFIXES else "text"
-        return cls(name, kind, column)
+        return cls(name, kind or (kind_of(name) if name != STDIN else None) or "text", column)
 
     @property
     def can_be_read_twice(self) -> bool:
         """True for a file, False for a pipe."""
         return self.name != STDIN and Path(self.name).is_file()
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of a Parquet file; None of other files and of pipes."""
+        return parquet_schema(self.name) if self.kind == "parquet" and self.can_be_read_twice else None
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield every source text with the whole row that holds it.
@@ -59,13 +58,16 @@ class SourceFile:
         Raises:
             DataError: a line is damaged; the error has its number.
         """
-        for number, parsed_row in self._parsed():
+        for number, parsed_row in self.entries():
             if isinstance(parsed_row, Bad):
-                raise DataError(f"{self._shown}, line {number}: {parsed_row}")
+                raise DataError(f"{self.shown}, line {number}: {parsed_row}")
             yield parsed_row
 
-    def check(self) -> int:
+    def check(self, *, keep_errors: bool = False) -> int:
         """Read the file once, before anything is generated.
+
+        Args:
+            keep_errors: Damaged lines are no error; they are counted too.
 
         Returns:
             The number of sources.
@@ -74,28 +76,38 @@ class SourceFile:
             DataError: lines are damaged; one error lists up to 20 of them.
         """
         count, problems = 0, list[tuple[int, str]]()
-        for number, parsed_row in self._parsed():
+        for number, parsed_row in self.entries():
             count += 1
-            if isinstance(parsed_row, Bad):
+            if isinstance(parsed_row, Bad) and not keep_errors:
                 problems.append((number, parsed_row))
                 if len(problems) == DATA_PROBLEMS:
                     break
         if problems:
-            raise DataError(f"{self._shown} cannot be used:\n{listing(problems_of(problems))}")
+            raise DataError(f"{self.shown} cannot be used:\n{listing(problems_of(problems))}")
         return count
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The file's name in messages."""
         return "stdin" if self.name == STDIN else self.name
 
-    def _parsed(self) -> Iterator[tuple[int, tuple[str, Row] | Bad]]:
-        if self.kind == "table":
-            for number, row in rows_of_file(Path(self.name), (self.column,), whole=True):
-                yield number, row if isinstance(row, Bad) else self._source(as_json(row))
-            return
-        for number, line in enumerate(raw_lines(self.name), 1):
-            if self.kind == "text" or line.strip():
-                yield number, self._parse(line)
+    def entries(self) -> Iterator[tuple[int, tuple[str, Row] | Bad]]:
+        """Yield the line of every source, and its text and row, or what is wrong with them.
+
+        Raises:
+            DataError: what follows cannot be read.
+        """
+        match self.kind:
+            case "parquet":
+                for number, row in enumerate(parquet_rows(self.name, (self.column,), whole=True), 1):
+                    yield number, self._source(as_json(row))
+            case "csv" | "tsv":
+                for number, row in table_rows(self.name, self.kind, (self.column,), whole=True):
+                    yield number, row if isinstance(row, Bad) else self._source(row)
+            case "text" | "jsonl":
+                for number, line in enumerate(raw_lines(self.name), 1):
+                    if self.kind == "text" or line.strip():
+                        yield number, self._parse(line)
 
     def _parse(self, raw: bytes) -> tuple[str, Row] | Bad:
         """Return the source text and the row of a line, or what is wrong with it."""
@@ -117,5 +129,6 @@ class SourceFile:
         values = cast("Row", row)
         if not isinstance(values.get(self.column), str):
             keys = quoted(values) or "nothing"
-            return Bad(f"no text under {self.column!r}; the object has {keys}. Name the key with --source-column.")
+            problem = Bad(f"no text under {self.column!r}; the object has {keys}. Name the key with --source-column.")
+            return problem.of(values)
         return values[self.column], values

@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,7 +10,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from conjoin.evaluation.journal import Journal
+from conjoin.bulk.journal import Journal
+from conjoin.bulk.outputs import OutputFile
+from conjoin.bulk.parts import Trailer, merge, part_writer
+from conjoin.bulk.shards import Shard
 from conjoin.texts.pairs import Columns, read_pairs
 from conjoin.texts.sources import SourceFile
 from fuzz.mutators import ODD_VALUES, changed, garbled, mangled, odd_text, spelled
@@ -152,7 +155,7 @@ def _results(*indices: int) -> list[tuple[int, str, Any]]:
 def _write_journal(folder: Path) -> None:
     with Journal(folder / "out.jsonl", _RUN) as journal:
         journal.add(_results(3, 1, 0))
-        journal.add(_results(5, 2))
+        journal.add(_results(5), _results(2))
 
 
 def _change_journal(folder: Path, draw: Random) -> None:
@@ -175,9 +178,41 @@ def _use_journal(folder: Path) -> None:
     with Journal(path, _RUN) as journal:
         rest = [index for index, _ in journal.rest((index, row["source"]) for index, row in enumerate(_ROWS))]
         journal.add(_results(*rest))
-        journal.finish(json.dumps)
+        journal.finish(lambda results: _output(path).write(lambda: (result.output for result in results())))
+    _require_all(path)
+
+
+def _output(path: Path) -> OutputFile:
+    return OutputFile(path, "jsonl")
+
+
+def _require_all(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) == len(_ROWS), f"{len(lines)} results of {len(_ROWS)}"
+
+
+def _write_parts(folder: Path) -> None:
+    for number in (1, 2):
+        shard = Shard(number, 2)
+        trailer = Trailer(sources=len(_ROWS), input="ab", failed=0, columns=["prediction"])
+        with Journal(shard.part(folder / "out.jsonl"), _RUN, shard=shard) as journal:
+            journal.add(_results(*range(number - 1, len(_ROWS), 2)))
+            journal.finish(part_writer(journal.path, shard, _RUN, partial(_same, trailer)))
+
+
+def _same(trailer: Trailer) -> Trailer:
+    return trailer
+
+
+def _change_part(folder: Path, draw: Random) -> None:
+    path = folder / f"out.jsonl.{draw.randint(1, 2)}-of-2"
+    path.write_bytes(_changed_lines(path.read_bytes(), draw))
+
+
+def _use_parts(folder: Path) -> None:
+    """Merge two parts; every source has its result in the end, or the parts are refused."""
+    merge(_output(folder / "out.jsonl"))
+    _require_all(folder / "out.jsonl")
 
 
 _TABLE = "source,target,id\r\n" + "".join(f'source {n},"target, {n}",{n}\r\n' for n in range(12))
@@ -189,4 +224,5 @@ KINDS = (
     Kind("gz", _write_gz, _change_gz, _reader("rows.jsonl.gz")),
     Kind("parquet", _write_parquet, _change_parquet, _reader("rows.parquet")),
     Kind("journal", _write_journal, _change_journal, _use_journal),
+    Kind("parts", _write_parts, _change_part, _use_parts),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from conjoin.errors import FileError, plain
+from conjoin.errors import FileError, lone_surrogate, plain
 from conjoin.jsons import JsonError, parse_json_line
 
 MARK = {"conjoin": "results"}
@@ -23,28 +23,51 @@ class Result:
         index: Its position in the input.
         input: Fingerprint of its input.
         output: What is written.
+        failed: True if nothing could be generated, and `output` has the error.
     """
 
     index: int
     input: str
-    output: Any
+    output: Mapping[str, Any]
+    failed: bool = False
 
     @classmethod
-    def of(cls, path: Path, number: int, line: bytes) -> "Result":
-        """Parse a line.
+    def of(cls, path: Path, number: int, values: Mapping[str, Any]) -> "Result":
+        """Return the result of a line's object.
 
         Raises:
             FileError: it is not a result.
         """
-        values = parse_line(path, number, line)
-        index, fingerprint = values.get("index"), values.get("input")
-        if type(index) is not int or index < 0 or not isinstance(fingerprint, str) or "output" not in values:
+        index, fingerprint, output = (values.get(name) for name in ("index", "input", "output"))
+        if type(index) is not int or index < 0 or not isinstance(fingerprint, str) or not isinstance(output, dict):
             raise damaged(path, number, "is no result: expected an object with index, input and output")
-        return cls(index, fingerprint, values["output"])
+        return cls(index, fingerprint, cast("dict[str, Any]", output), values.get("failed") is True)
 
     def line(self) -> str:
         """Return the line in the journal."""
-        return json.dumps({"index": self.index, "input": self.input, "output": self.output}, ensure_ascii=False)
+        values = {"index": self.index, "input": self.input, "output": self.output}
+        return json.dumps(values | ({"failed": True} if self.failed else {}), ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The note that all results were written to the results file, which is kept beside a journal with failures.
+
+    Args:
+        digest: Hash of that file, which the next run may replace if it is still the same.
+    """
+
+    digest: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Finished | None":
+        """Return the note of a line's object; None if it is another line."""
+        digest = values.get("finished")
+        return cls(digest) if isinstance(digest, str) and len(values) == 1 else None
+
+    def line(self) -> str:
+        """Return the line in the journal."""
+        return json.dumps({"finished": self.digest})
 
 
 def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -61,6 +84,8 @@ def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
         raise damaged(path, number, f"is {str(error).rstrip('.')}") from None
     if not isinstance(value, dict):
         raise damaged(path, number, "is no result: expected an object with index, input and output")
+    if b"\\u" in line and (problem := lone_surrogate(json.dumps(value, ensure_ascii=False))):
+        raise damaged(path, number, problem.rstrip("."))
     return cast("dict[str, Any]", value)
 
 

@@ -5,16 +5,27 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from conjoin import FileError
+from conjoin.bulk.journal import Journal
+from conjoin.bulk.journal_lines import Result
 from conjoin.errors import DataError
-from conjoin.evaluation.journal import Journal
 
 TEXTS = [f"text {number}" for number in range(40)]
 RUN = {"model": "m", "num_beams": 2}
+
+
+def finish(journal: Journal) -> None:
+    """Write the results file with one line of JSON for each."""
+
+    def write(found: Callable[[], Iterator[Result]]) -> None:
+        journal.path.write_text("".join(f"{json.dumps(result.output)}\n" for result in found()))
+
+    journal.finish(write)
 
 
 def results(*indices: int) -> list[tuple[int, str, dict[str, str]]]:
@@ -31,7 +42,7 @@ def test_results_end_up_in_the_order_of_their_sources(tmp_path: Path) -> None:
     with Journal(tmp_path / "o.jsonl", RUN) as journal:
         for index in order:
             journal.add(results(index))
-        journal.finish(json.dumps)
+        finish(journal)
     assert lines(tmp_path / "o.jsonl") == [f"result {index}" for index in range(40)]
     assert [path.name for path in tmp_path.iterdir()] == ["o.jsonl"]
 
@@ -47,7 +58,7 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, torn: str) -> None:
         rest = [index for index, _ in journal.rest(enumerate(TEXTS))]
         assert rest == [index for index in range(40) if index not in (1, 3, 7)]
         journal.add(results(*rest))
-        journal.finish(json.dumps)
+        finish(journal)
     assert lines(path) == [f"result {index}" for index in range(40)]
 
 
@@ -85,7 +96,7 @@ def test_a_finished_file_is_not_overwritten_unasked(tmp_path: Path) -> None:
     with Journal(path, RUN, overwrite=True) as journal:
         assert path.read_text() == "mine"
         journal.add(results(0))
-        journal.finish(json.dumps)
+        finish(journal)
     assert lines(path) == ["result 0"]
 
 
@@ -109,12 +120,14 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
     "a list": (b"[1]\n", "is no result: expected an object with index, input and output"),
     "no index": (b'{"input": "a", "output": 1}\n', "is no result"),
     "no output": (b'{"index": 2, "input": "a"}\n', "is no result"),
+    "an output that is no object": (b'{"index": 2, "input": "a", "output": 1}\n', "is no result"),
+    "half a character": (b'{"index": 2, "input": "\\ud800", "output": {}}\n', "holds a lone surrogate"),
     "an odd index": (b'{"index": "2", "input": "a", "output": 1}\n', "is no result"),
     "a negative index": (b'{"index": -2, "input": "a", "output": 1}\n', "is no result"),
     "an index that is true": (b'{"index": true, "input": "a", "output": 1}\n', "is no result"),
     "too deep": (b"[" * 3000 + b"\n", "is not JSON: maximum recursion"),
     "too many digits": (b"1" * 5000 + b"\n", "is not JSON: Exceeds the limit"),
-    "another result": (b'{"index": 1, "input": "a", "output": 1}\n', "holds another result of source 2"),
+    "another result": (b'{"index": 1, "input": "a", "output": {}}\n', "holds another result of source 2"),
 }
 
 
@@ -141,14 +154,14 @@ def test_a_result_that_stands_twice_is_written_once(tmp_path: Path) -> None:
     with Journal(tmp_path / "o", RUN) as journal:
         assert [index for index, _ in journal.rest(enumerate(TEXTS))] == list(range(2, 40))
         journal.add(results(*range(39, 1, -1)))
-        journal.finish(json.dumps)
+        finish(journal)
     assert lines(tmp_path / "o") == [f"result {index}" for index in range(40)]
 
 
 def test_a_journal_with_a_gap_is_kept(tmp_path: Path) -> None:
     partial = started(tmp_path / "o", 0, 2)
     with Journal(tmp_path / "o", RUN) as journal, pytest.raises(FileError, match="there is no result of source 2"):
-        journal.finish(json.dumps)
+        finish(journal)
     assert partial.exists() and not (tmp_path / "o").exists()
 
 
@@ -158,7 +171,7 @@ def test_a_journal_that_changed_while_it_was_written_is_kept(tmp_path: Path) -> 
         partial = tmp_path / "o.partial"
         partial.write_bytes(b"\n" + partial.read_bytes())
         with pytest.raises(FileError, match="was changed while it was written"):
-            journal.finish(json.dumps)
+            finish(journal)
     assert partial.exists() and not (tmp_path / "o").exists()
 
 
@@ -221,7 +234,7 @@ def test_mutants_of_a_journal_are_refused_or_lose_no_line(tmp_path: Path) -> Non
             with Journal(tmp_path / "o", RUN) as journal:
                 todo = [index for index, _ in journal.rest(enumerate(TEXTS[:12]))]
                 journal.add(results(*todo))
-                journal.finish(json.dumps)
+                finish(journal)
         except (FileError, DataError):
             assert partial.exists()
             continue
@@ -231,9 +244,14 @@ def test_mutants_of_a_journal_are_refused_or_lose_no_line(tmp_path: Path) -> Non
 
 KILLED = """
 import json, os, random, signal, sys, time
-from conjoin.evaluation.journal import Journal
+from conjoin.bulk.journal import Journal
 path, count, dice = sys.argv[1], 500, random.Random(0)
 texts = [f"text {number}" for number in range(count)]
+
+def output(found):
+    with open(path + ".tmp", "w") as file:
+        file.writelines(json.dumps(result.output) + "\\n" for result in found)
+    os.rename(path + ".tmp", path)
 
 def work():
     with Journal(path, {}) as journal:
@@ -242,7 +260,7 @@ def work():
             batch = todo[start : start + 7]
             journal.add((index, text, {"prediction": text}) for index, text in reversed(batch))
             time.sleep(0.002)  # so that no run is through before the first kill, on any machine
-        journal.finish(json.dumps)
+        journal.finish(lambda found: output(found()))
 
 rounds = 0
 while not os.path.exists(path):
