@@ -17,7 +17,8 @@ class Load:
     Args:
         latencies: Seconds of each request that was answered with 200.
         statuses: HTTP status -> count; 0 for a connection that broke, -1 for a client that left on purpose.
-        seconds: From the first request to the last answer.
+        seconds: Of what is counted: from the first request to the last answer, or in a closed loop the time in which
+            every client was busy.
         texts: Source -> its answer.
     """
 
@@ -74,16 +75,29 @@ async def ask(port: int, text: str, load: Load, *, settings: Any = None, leave_a
         load.statuses[status] = load.statuses.get(status, 0) + 1
 
 
-async def closed(port: int, texts: Sequence[str], *, clients: int, seconds: float, settings: Any = None) -> Load:
-    """Let clients ask one request after another for so many seconds."""
-    load, begun, turn = Load(), time.perf_counter(), iter(range(10**9))
+async def closed(
+    port: int, texts: Sequence[str], *, clients: int, seconds: float, warm_up: float, settings: Any = None
+) -> Load:
+    """Let clients ask one request after another for so many seconds.
+
+    What is answered during the warm-up, in which all of them begin at once, and after the end, when fewer and fewer
+    are busy, does not count.
+    """
+    load, outside, begun, turn = Load(), Load(), time.perf_counter(), iter(range(10**9))
+    end = begun + warm_up + seconds
 
     async def client() -> None:
-        while time.perf_counter() - begun < seconds:
-            await ask(port, texts[next(turn) % len(texts)], load, settings=settings)
+        while time.perf_counter() < end:
+            one = Load()
+            await ask(port, texts[next(turn) % len(texts)], one, settings=settings)
+            into = load if begun + warm_up <= time.perf_counter() < end else outside
+            into.latencies += one.latencies
+            load.texts |= one.texts
+            for status, count in one.statuses.items():
+                into.statuses[status] = into.statuses.get(status, 0) + count
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    load.seconds = time.perf_counter() - begun
+    load.seconds = seconds
     return load
 
 

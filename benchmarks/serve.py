@@ -41,8 +41,6 @@ from conjoin import EncoderDecoderModel
 from conjoin.tokenizer import TokenizerPair
 
 HERE = Path(__file__).parent
-WINDOWS = ((16, 10.0), (32, 20.0), (64, 20.0))
-"""Sizes and milliseconds of static windows that are tried; the fastest one is the opponent."""
 BERT = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
 BART = {0: "<s>", 1: "<pad>", 2: "</s>", 3: "<unk>"}
 
@@ -137,8 +135,10 @@ def _saturation(name: str, loads: dict[str, list[Load]]) -> Iterator[dict[str, A
 
 def _best_window(folder: Path, texts: list[str], args: Any) -> tuple[int, float]:
     """Return the size and milliseconds of the fastest static window."""
+    if len(args.windows) == 1:
+        return args.windows[0], 20.0
     rates: dict[tuple[int, float], float] = {}
-    for window in WINDOWS:
+    for window in ((size, 20.0) for size in args.windows):
         with _server(_peer("window", folder, args, *window)) as port:
             rates[window] = _saturate(port, texts, args).rate
     report({"windows": {f"{size} in {ms:g} ms": round(rate, 2) for (size, ms), rate in rates.items()}})
@@ -146,7 +146,7 @@ def _best_window(folder: Path, texts: list[str], args: Any) -> tuple[int, float]
 
 
 def _saturate(port: int, texts: list[str], args: Any) -> Load:
-    return asyncio.run(closed(port, texts, clients=args.clients, seconds=args.seconds))
+    return asyncio.run(closed(port, texts, clients=args.clients, seconds=args.seconds, warm_up=args.warm_up))
 
 
 def _alone(port: int, folder: Path, texts: list[str]) -> dict[str, Any]:
@@ -246,6 +246,8 @@ def _args() -> Any:
     parser.add_argument("--texts", type=int, default=96, help="different sources")
     parser.add_argument("--clients", type=int, default=48, help="at saturation")
     parser.add_argument("--seconds", type=float, default=25, help="of each load")
+    parser.add_argument("--warm-up", type=float, default=8, help="seconds of each load that do not count")
+    parser.add_argument("--windows", type=int, nargs="+", default=[16, 32, 64], help="static ones; the fastest counts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--alone", type=int, default=24, help="requests of the client alone")
     parser.add_argument("--threads", type=int, default=2)
