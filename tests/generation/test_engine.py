@@ -360,3 +360,35 @@ def test_a_fault_of_one_request_leaves_the_engine_running(tmp_path: Path, monkey
         assert torch.equal(
             engine.submit(ids, max_new_tokens=4).result(timeout=60), model.generate(ids, max_new_tokens=4)
         )
+
+
+class Followed:
+    """A listener that only makes the engine return after every step."""
+
+    def put(self, progress: Progress) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@KERNELS
+def test_a_few_requests_wait_for_each_other_while_many_rows_run(tmp_path: Path) -> None:
+    model, ids = model_of(tmp_path, "gpt2"), torch.tensor([[11, 12, 13]])
+    engine = Engine(model, max_rows=40)
+    many = [engine.submit(ids, max_new_tokens=30, min_new_tokens=30) for _ in range(12)]
+    many[0].follow(Followed())  # so that a call is a step
+    engine.step()
+    assert engine.running == 12
+    late = [engine.submit(ids, max_new_tokens=3)]
+    engine.step()
+    assert (engine.running, engine.waiting) == (12, 1)
+    late += [engine.submit(ids, max_new_tokens=3) for _ in range(2)]
+    engine.step()
+    assert engine.waiting == 0  # a quarter of the running rows
+    alone = engine.submit(ids, max_new_tokens=3)
+    for _ in range(6):
+        engine.step()
+    assert engine.waiting == 0  # nobody waits longer than a few steps
+    engine.run()
+    for handle in (*late, alone):
+        assert torch.equal(handle.result(), model.generate(ids, max_new_tokens=3))  # pyright: ignore
+    assert all(handle.done() for handle in many)

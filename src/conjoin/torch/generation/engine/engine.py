@@ -25,6 +25,10 @@ from conjoin.torch.generation.engine.scorer import Details
 
 MOST_ROWS = 64
 """Hypotheses that run together, where the caller does not say."""
+_PATIENCE = 4
+"""Steps that a request waits at most for others, to be encoded together with them, while many rows run."""
+_GATHERED = 4
+"""Running rows per waiting row from which on nobody waits for more: a quarter."""
 _BULK_SHARE = 0.75
 """Share of the rows that requests of class "bulk" fill, so that others find room at once."""
 
@@ -68,6 +72,8 @@ class Engine:
         self._interrupt = c_int64(0)
         self._is_closing = False
         self._has_cancelled = False
+        self._is_gathering = False  # requests wait for others, not for room
+        self._waited = 0
 
     def submit(
         self,
@@ -240,7 +246,10 @@ class Engine:
 
     def _admit(self) -> None:
         """Start requests as long as there is room for them."""
-        encoded = 0
+        if not self._is_worth_a_break():
+            self._is_gathering = bool(self._waiting)
+            return
+        self._is_gathering, self._waited, encoded = False, 0, 0
         while encoded < MOST_ENCODED or not self._active:
             with self._lock:
                 job = self._next()
@@ -265,6 +274,17 @@ class Engine:
                 self._active.append(job.active)
             else:
                 run_alone(self.model, job, job.run)
+
+    def _is_worth_a_break(self) -> bool:
+        """True if waiting requests should be encoded now, during which running ones stand still.
+
+        A few of them cost less together than one by one. Where nothing runs, nobody waits.
+        """
+        with self._lock:
+            waiting = len(self._waiting)
+            return bool(waiting) and (
+                not self._active or waiting * _GATHERED >= self.rows or self._waited >= _PATIENCE or self._is_closing
+            )
 
     def _next(self) -> Job | None:
         """Return the request to start next, if there is room for it."""
@@ -294,10 +314,11 @@ class Engine:
             stack.stack,
             dtype,
             [active.address for active in actives],
-            steps=1 if followed else 2**62,
+            steps=1 if followed else _PATIENCE - self._waited if self._is_gathering else 2**62,
             until_all=False,
             interrupt=self._interrupt,
         )
+        self._waited += steps if self._is_gathering else 0
         grown = sum(active.length * active.hypotheses for active in actives) - lengths
         self.meter.saw_steps(time.perf_counter() - begun, steps, sum(active.hypotheses for active in actives), grown)
         for active in actives:
