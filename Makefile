@@ -33,6 +33,9 @@ SANITIZED := $(addprefix torch/,test_native.py test_native_steps.py test_kernel_
   test_linear_grad.py test_linear_odd.py test_quantized_cache.py) generation/test_engine.py generation/test_processors.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
+# Where the environment forbids bytecode, as in many containers, every process of the tests would compile all sources anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help demo test test-slow test-gpu fuzz sanitize check fix bench wheels docs lock clean
 .DEFAULT_GOAL := help
 
