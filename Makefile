@@ -81,8 +81,9 @@ wheels: $(WHEELS_READY)  ## build dist/: wheels with compiled kernels for all pl
 	$(BIN)/python -m hatchling build -d dist
 	for platform in $(WHEELS); do CONJOIN_WHEEL=$$platform $(BIN)/python -m hatchling build -d dist -t wheel || exit 1; done
 
-docs: $(READY)  ## draw the rooms, run every snippet of the README and the docs
+docs: $(READY)  ## draw the rooms and the server's page, run every snippet of the README and the docs
 	$(BIN)/python docs/draw_rooms.py
+	$(BIN)/python docs/draw_page.py
 	$(BIN)/python -m pytest tests/repo/test_snippets.py $(PYTEST_ARGS)
 
 lock: $(READY)  ## write the installed versions to the lock file

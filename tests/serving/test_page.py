@@ -2,14 +2,15 @@
 
 import json
 import re
-import time
 import urllib.request
+from itertools import product
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from browser import TEXT, generate, opened_page, posted, shown
+from lanes import lanes
 from servers import Server
 
 LONG = "#max_new_tokens=600&min_new_tokens=600"
@@ -244,8 +245,10 @@ def test_texts_are_never_markup(page: Any) -> None:
     assert "unsafe" not in header and "require-trusted-types-for 'script'" in header
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 320])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    lanes(product((1200, 320), ("light", "dark")), {(1200, "dark"), (320, "light")}.__contains__),
+)
 def test_axe_finds_nothing_serious(browser: Any, server: Server, scheme: str, width: int) -> None:
     from axe_playwright_python.sync_playwright import Axe
 

@@ -130,6 +130,22 @@ def test_the_same_file_with_the_same_settings_goes_on_and_with_others_begins_ane
     expect(page.locator("#stored li")).to_have_count(2)
 
 
+def test_a_run_that_is_opened_again_brings_its_settings_back(page: Any, server: Server) -> None:
+    page.goto(f"{server.url}/#num_beams=2&stop=zzz")
+    upload(page, "mine.csv", QUOTED)
+    page.select_option("#file-options select", "note")
+    page.click("#file-start")
+    finish(page)
+    page.click("#open-settings")
+    page.click("#reset")
+    expect(page.locator("#file-start")).to_be_enabled()  # with other settings it is another run
+    assert "num_beams" not in page.url
+    page.click("#stored button")
+    expect(page.locator("#file-state")).to_have_text("Done: 2 of 2 rows.")
+    assert "num_beams=2" in page.url and page.input_value("#field-stop") == "zzz"
+    assert page.input_value("#file-options select") == "note"
+
+
 def test_a_failed_row_is_kept_with_its_error_and_the_others_go_on(page: Any) -> None:
     upload(page, "bad.csv", "source,n\none,1\ntwo\n,3\nfour,4\n")
     page.click("#file-start")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -40,6 +41,12 @@ def test_the_page_has_nothing_inline_and_nothing_from_elsewhere() -> None:
             "https:",
         ):
             assert banned not in code, f"{path.name}: {banned}"
+
+
+def test_a_file_that_has_not_changed_is_not_sent_again(server: Server) -> None:
+    first = httpx.get(f"{server.url}/page/main.js")
+    again = httpx.get(f"{server.url}/page/main.js", headers={"if-none-match": first.headers["etag"]})
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
@@ -133,6 +140,7 @@ def test_code_of_a_request_gives_what_the_page_shows(page: Any, server: Server, 
     assert conjoin.strip().strip("[]'\"").strip() == target.strip()
 
 
+@pytest.mark.slow
 def test_the_page_works_below_a_path_of_a_proxy(browser: Any, busy_folder: Path) -> None:
     with (
         start_server(busy_folder, "--root-path", "/models/one", "--max-rows", "4") as below,

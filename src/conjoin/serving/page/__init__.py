@@ -3,9 +3,10 @@
 `main.js` says what each part of the page tells the others; read it first.
 """
 
+import hashlib
 from importlib.resources import files
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 _POLICY = (
@@ -48,9 +49,13 @@ def page_routes() -> APIRouter:
 def _file(name: str):
     content = (files("conjoin.serving.page") / name).read_bytes()
     media = _KINDS[name[name.rindex(".") :]]
-    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+    tag = f'"{hashlib.blake2b(content, digest_size=8).hexdigest()}"'
+    headers = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
+    headers |= {"cache-control": "no-cache", "etag": tag}  # ask again each time, fetch only what has changed
 
-    async def respond() -> Response:
+    async def respond(http: Request) -> Response:
+        if http.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
         return Response(content, media_type=media, headers=headers)
 
     return respond

@@ -36,7 +36,7 @@ export class Alternatives {
     );
     list.addEventListener("keydown", (event) => this.#key(event, options));
     this.#place(word);
-    focusOne(options, options.find((each) => each.ariaSelected === "true") ?? options[0]);
+    focusOne(options, options.find((each) => each.getAttribute("aria-selected") === "true") ?? options[0]);
   }
 
   /** Close it, and give the focus back to the word. */

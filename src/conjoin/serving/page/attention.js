@@ -54,8 +54,8 @@ export class Attention {
   async replay(body, answer) {
     this.#stop?.abort();
     const stop = (this.#stop = new AbortController());
-    const { guess, ...parameters } = body.parameters;
-    parameters.attention = this.choice;
+    const parameters = { ...body.parameters, attention: this.choice };
+    delete parameters.guess;
     if (answer.seed !== null) parameters.seed = answer.seed;
     find("attention-state").textContent = "reading …";
     try {

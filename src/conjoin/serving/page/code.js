@@ -8,7 +8,7 @@ export const WAYS = [
   ["conjoin", conjoin],
 ];
 
-/** Names that OpenAI's clients have for settings of generate; those in `EXTRA` go into extra_body. */
+/** Names that OpenAI's clients have for settings of generate; those of the second table go into extra_body. */
 const OPENAI = { max_new_tokens: "max_tokens", num_return_sequences: "n", seed: "seed", stop: "stop" };
 const OPENAI_EXTRA = {
   num_beams: "best_of",
@@ -107,7 +107,7 @@ function divided(parameters, holds) {
 }
 
 /** A value as Python writes it. */
-export function python(value) {
+function python(value) {
   if (value === null) return "None";
   if (value === true) return "True";
   if (value === false) return "False";

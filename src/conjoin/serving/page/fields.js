@@ -19,6 +19,12 @@ const GROUPS = [
   ["Text", ["target_prefix", "truncate", "truncation", "timeout"]],
 ];
 
+/** Settings of generate that mean nothing over HTTP, or that the page has another way for. */
+const OWN = new Set([
+  "max_time", "stop_strings", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+  "output_hidden_states",
+]);
+
 /** Limits of the server that bound a setting. */
 const LIMITS = {
   num_beams: "max_beams",
@@ -42,10 +48,6 @@ export function fieldGroups(info, model) {
     names.filter((name) => name in listed).map((name) => fieldOf(name, listed[name], info, model)),
   ]);
 }
-
-/** Settings of generate that mean nothing over HTTP, or that the page has another way for. */
-const OWN = new Set(["max_time", "stop_strings", "return_dict_in_generate", "output_scores", "output_logits",
-  "output_attentions", "output_hidden_states"]);
 
 function fieldOf(name, about, info, model) {
   const limit = info.limits[LIMITS[name]] ?? null;

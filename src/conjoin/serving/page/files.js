@@ -16,7 +16,10 @@ export class Files {
   #bulk = null;
   #run = null; // the record that is kept of it
 
-  /** @param {{models, request: (text: string) => Object}} parts */
+  /**
+   * @param {{models, request: (text: string) => Object, adopt: (body: Object) => void, askForKey: (error) => void}} parts
+   *   adopt: makes the settings of a body those of the page
+   */
   constructor(parts) {
     this.#parts = parts;
     find("file").addEventListener("change", (event) => this.#choose(event.target.files[0]));
@@ -31,6 +34,26 @@ export class Files {
   show(info) {
     this.#limits = info.limits;
     this.#list();
+    this.#store.isLasting().then((isLasting) => (find("not-kept").hidden = isLasting));
+  }
+
+  /** Let go of a run that had other settings; it stays in the list of what is kept. */
+  settingsChanged() {
+    if (!this.#run || this.#bulk.isRunning || this.#run.key === this.#key()) return;
+    [this.#bulk, this.#run] = [null, null];
+    this.#draw();
+  }
+
+  /** What tells runs apart: the file, its column, the settings and the model. */
+  #key() {
+    const { print, column, hasHeader } = this.#file;
+    const { model } = this.#parts.models;
+    return fingerprint(print, column, `${hasHeader}`, JSON.stringify(this.#body()), model.id, model.fingerprint ?? "");
+  }
+
+  #body() {
+    const { inputs, ...body } = this.#parts.request("");
+    return body;
   }
 
   #takeDrops() {
@@ -57,7 +80,7 @@ export class Files {
 
   #open({ name, text, hasHeader, column }) {
     const table = readTable(name, text, { hasHeader });
-    this.#file = { name, text, table, hasHeader, column: column ?? likelyColumn(table) };
+    this.#file = { name, text, print: fingerprint(text), table, hasHeader, column: column ?? likelyColumn(table) };
     [this.#bulk, this.#run] = [null, null];
     showOptions(this.#file, {
       onColumn: (chosen) => this.#open({ ...this.#file, column: chosen }),
@@ -71,13 +94,13 @@ export class Files {
 
   /** Run the file with the settings of this moment; what is done of it is not done again. */
   async #start() {
-    const { model } = this.#parts.models;
-    const { inputs, ...body } = this.#parts.request("");
     const { name, text, column, hasHeader, table } = this.#file;
-    const key = fingerprint(text, column, `${hasHeader}`, JSON.stringify(body), model.id, model.fingerprint ?? "");
+    const key = this.#key();
     if (this.#run?.key !== key) {
-      const run = { key, name, text, column, hasHeader, body, total: table.rows.length, created: Date.now() };
-      await this.#store.save({ ...run, model: model.id, fingerprint: model.fingerprint ?? "" });
+      const model = this.#parts.models.model.id;
+      const about = { key, name, model, total: table.rows.length, created: Date.now() };
+      const run = { ...about, text, column, hasHeader, body: this.#body() };
+      await this.#store.save(run);
       await this.#take(run);
     }
     await this.#go();
@@ -104,6 +127,7 @@ export class Files {
       announce(this.#bulk.isDone ? `${this.#run.name} is done` : "Paused");
     } catch (error) {
       tell(find("file-problem"), error.message);
+      if (error.status === 401) this.#parts.askForKey(error);
     }
     this.#list();
   }
@@ -117,8 +141,9 @@ export class Files {
     const bulk = this.#bulk;
     const isRunning = bulk?.isRunning ?? false;
     const isBegun = Boolean(bulk?.results.size);
-    find("file-start").disabled = isRunning || (bulk?.isDone ?? !this.#file.table.rows.length);
-    find("file-start").textContent = isBegun && !bulk.isDone ? "Resume" : "Run";
+    const isOld = Boolean(this.#run) && this.#run.key !== this.#key();
+    find("file-start").disabled = isRunning || (!isOld && (bulk?.isDone ?? !this.#file.table.rows.length));
+    find("file-start").textContent = isBegun && !bulk.isDone && !isOld ? "Resume" : "Run";
     find("file-pause").disabled = !isRunning;
     find("file").disabled = isRunning;
     for (const each of find("file-options").querySelectorAll("select, input")) each.disabled = isRunning;
@@ -164,20 +189,20 @@ export class Files {
     );
   }
 
-  /** Go on with a run that is kept, with its own settings. */
+  /** Go on with a run that is kept; its settings become those of the page. */
   async #reopen(run) {
     if (this.#bulk?.isRunning) return;
-    const { model } = this.#parts.models;
+    this.#parts.adopt(run.body);
     this.#open(run);
     await this.#take(run);
     this.#draw();
-    const isSame = run.model === model.id && run.fingerprint === (model.fingerprint ?? "");
-    if (isSame) await this.#go();
-    else tell(find("file-problem"), `This run is by ${run.model} as it was then; Run begins anew with ${model.id}.`);
+    if (run.key === this.#key()) await this.#go();
+    else tell(find("file-problem"), `${run.model} has changed since: download what there is, or Run to begin anew.`);
   }
 
   async #remove(run) {
     if (this.#run?.key === run.key && this.#bulk?.isRunning) return;
+    if (!confirm(`Remove the results of ${run.name} from this browser?`)) return;
     await this.#store.remove(run.key);
     this.#list();
   }

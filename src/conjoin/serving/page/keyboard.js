@@ -3,7 +3,7 @@
 /** @param {{run: () => void, stop: () => void, copy: () => void}} actions */
 export function listen({ run, stop, copy }) {
   document.addEventListener("keydown", (event) => {
-    if (document.querySelector("dialog[open]")) return;
+    if (event.isComposing || document.querySelector("dialog[open]")) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) act(event, run);
     else if (event.key === "Escape") act(event, stop);
     else if (event.code === "KeyC" && event.altKey && !event.ctrlKey && !event.metaKey) act(event, copy);

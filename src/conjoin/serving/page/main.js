@@ -12,16 +12,24 @@ import { Settings } from "./settings.js";
 import { chooseTheme } from "./colours.js";
 import { Work } from "./work.js";
 
-const settings = new Settings(() => {});
+const settings = new Settings(() => files.settingsChanged());
 const models = new Models(modelChanged);
 const work = new Work({ settings, models, request, askForKey });
-const files = new Files({ models, request });
+const files = new Files({ models, request, adopt, askForKey });
 const code = new CodeView();
 let server = null;
 
 /** The request of this moment, for a text. */
 function request(text) {
   return bodyOf(text, { model: models.name, languages: models.languages, settings: settings.values });
+}
+
+/** Make the settings of a request those of the page. */
+function adopt({ model, parameters = {} }) {
+  const { src_lang: source, tgt_lang: target, ...values } = parameters;
+  models.show(server, { model: model ?? models.model.id, source, target });
+  modelChanged();
+  settings.set(values);
 }
 
 async function start() {

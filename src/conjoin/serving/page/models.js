@@ -22,7 +22,7 @@ export class Models {
 
   /** The model's name for a request; null where there is only one. */
   get name() {
-    return this.#info.models.length > 1 ? this.#chosen : null;
+    return this.#info?.models.length > 1 ? this.#chosen : null;
   }
 
   /** Source and target language; null where the server was told none. */

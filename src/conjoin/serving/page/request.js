@@ -1,6 +1,6 @@
 /** The body of POST /generate, and what the page asks for beside what the user set. */
 
-/** Parameters that are the page's fields but no settings of generate. */
+/** Likeliest tokens that are asked for at each place. */
 const ALTERNATIVES = 8;
 
 /**

@@ -11,7 +11,7 @@ export class Store {
     return (await this.#database) !== null;
   }
 
-  /** The runs: {key, name, text, column, hasHeader, body, model, total, created}. */
+  /** The runs, newest first: {key, name, model, total, created, text, column, hasHeader, body}. */
   async runs() {
     const database = await this.#database;
     if (!database) return [];

@@ -159,11 +159,11 @@ export class Work {
 
   /** Generate anew behind the tokens that are kept and the chosen one. */
   #goOn(kept, replaced, chosen) {
+    const { text } = this.#shown;
     this.#before.push(this.#shown);
     const token = { ...chosen, text: asWritten(chosen.text, replaced), top: replaced.top, attention: replaced.attention };
     const known = [...kept, token];
-    const body = this.#parts.request(this.#source.text);
-    this.#run(body, known.map(({ id }) => id), known);
+    this.#run(this.#parts.request(text), known.map(({ id }) => id), known);
   }
 
   #back() {
