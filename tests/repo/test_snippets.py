@@ -18,7 +18,8 @@ from lanes import lanes
 from pairs import SMALL, stir, with_tokenizer
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs" / "serving.md"})]
+"""Pages whose blocks run here; those of docs/serving.md need a server, and run in tests/serving/test_docs.py."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 RUN = {"python", "sh"}
 SAID = {"", "text", "json"}

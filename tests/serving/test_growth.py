@@ -57,3 +57,14 @@ def test_a_guess_goes_on_from_what_was_told(tokens: list[int]) -> None:
     told = growth.add(tokens)
     assert told + growth.guess([4, 0]) == decode([*tokens, 4, 0])
     assert told + growth.finish() == decode(tokens)
+
+
+def test_half_a_character_is_no_stop_string() -> None:
+    parts = {0: b"\xe7", 1: b"\x8c", 2: b"\xab"}
+
+    def of_bytes(ids: Sequence[int]) -> str:
+        return b"".join(parts[token] for token in ids).decode("utf-8", "replace")
+
+    growth = Growth(of_bytes, stop=["\ufffd"])
+    assert "".join(growth.add([token]) for token in (0, 1, 2)) + growth.finish() == "猫"
+    assert not growth.is_stopped

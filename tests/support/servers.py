@@ -23,10 +23,11 @@ class Server:
     Attributes:
         url: Where it listens, without a slash at the end.
         process: Its process.
+        flags: Options that it was started with.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self.process = process
+    def __init__(self, process: "subprocess.Popen[bytes]", flags: tuple[str, ...] = ()) -> None:
+        self.process, self.flags = process, flags
         self.url = ""
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -92,7 +93,7 @@ def start_server(folder: str | Path, *flags: str | Path) -> Server:
         with start_server(folder, "--max-rows", "4") as server:
             server.info()
     """
-    server = Server(start("serve", folder, "--port", "0", "--host", "127.0.0.1", *flags))
+    server = Server(start("serve", folder, "--port", "0", "--host", "127.0.0.1", *flags), tuple(map(str, flags)))
     end = time.monotonic() + _START_SECONDS
     try:
         while not _is_ready(server):

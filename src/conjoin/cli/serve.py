@@ -62,6 +62,10 @@ def serve_models(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds from arrival to the end of a request.", rich_help_panel=_LIMITS)
     ] = None,
+    client_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds to send a body, or to read what is sent; 30 by default.", rich_help_panel=_LIMITS),
+    ] = None,
     grace: Annotated[
         float | None, typer.Option(help="Seconds that running requests get at the end.", rich_help_panel=_LIMITS)
     ] = None,

@@ -37,7 +37,10 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not _is_switch(value) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not _is_switch(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _is_switch(value: Any) -> bool:
@@ -112,8 +115,13 @@ def _is_watermark(value: Any) -> bool:
     config = WatermarkingConfig.of(value)
     return (
         config is not None
+        and _is_real(config.greenlist_ratio)
         and 0 < config.greenlist_ratio < 1
+        and _is_real(config.bias)
+        and _is_int(config.hashing_key)
+        and abs(config.hashing_key) < 2**63
         and config.seeding_scheme in ("lefthash", "selfhash")
+        and _is_int(config.context_width)
         and config.context_width >= 1
     )
 

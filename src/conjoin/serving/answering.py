@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from conjoin.serving.dialects.call import Call
+from conjoin.serving.edge import route_path
 from conjoin.serving.events import DONE, EventStream, event, unless_gone
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
@@ -19,6 +20,8 @@ from conjoin.serving.request import Answer, Piece
 from conjoin.serving.running import Running
 from conjoin.serving.served import Served
 
+_AHEAD = 64
+"""Pieces that are made before the client has taken those before them."""
 _LEFT = 499
 """Status in the log of a client that left; nobody reads it."""
 log = logging.getLogger("conjoin.serve")
@@ -156,7 +159,7 @@ async def _all(running: Sequence[Running]) -> list[Answer]:
 
 async def _merged(running: Sequence[Running]) -> AsyncIterator[tuple[int, Piece | Answer]]:
     """Yield pieces and answers of several requests as they come, each with the number of its request."""
-    queue: asyncio.Queue[Any] = asyncio.Queue()
+    queue: asyncio.Queue[Any] = asyncio.Queue(_AHEAD)
 
     async def follow(number: int, one: Running) -> None:
         try:
@@ -183,4 +186,4 @@ async def _merged(running: Sequence[Running]) -> AsyncIterator[tuple[int, Piece 
 def _failed(http: HttpRequest, stream: Any, refusal: Refusal, is_named: bool) -> str:
     if hasattr(stream, "failed"):
         return event(stream.failed(refusal), name="response.failed")
-    return f"data: {json.dumps(body_of(http.scope['path'], refusal), ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body_of(route_path(http.scope), refusal), ensure_ascii=False)}\n\n"

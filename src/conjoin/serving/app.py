@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from conjoin.generation.settings import DEFAULTS, SETTINGS
 from conjoin.serving.answering import Answering
 from conjoin.serving.dialects.answers import errors
 from conjoin.serving.dialects.parameters import SETTABLE
-from conjoin.serving.edge import Edge, Keys
+from conjoin.serving.edge import Edge, Keys, route_path
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
 from conjoin.serving.page import page_routes
@@ -48,11 +48,27 @@ class Application:
         self.metrics = Metrics(self.models)
         keys = Keys(settings.keys)
         self.inner = _inner(self, keys)
-        self._edge = Edge(self.inner, keys=keys, max_body=settings.max_body, refuse=self._refuse, seen=self._seen)
+        self._outer: Any = Edge(
+            self.inner,
+            keys=keys,
+            max_body=settings.max_body,
+            body_seconds=settings.client_timeout,
+            root_path=settings.root_path,
+            refuse=self._refuse,
+            seen=self._seen,
+        )
+        if settings.cors:  # outermost, so that pages can read the refusals too
+            self._outer = CORSMiddleware(
+                self._outer,
+                allow_origins=settings.cors,
+                allow_methods=["GET", "POST"],
+                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one connection: the ASGI interface."""
-        await self._edge(scope, receive, send)
+        await self._outer(scope, receive, send)
 
     def _refuse(self, path: str, refusal: Refusal) -> Response:
         self.metrics.count("refused", "edge", refusal.kind.label)
@@ -86,36 +102,45 @@ def _inner(application: Application, keys: Keys) -> FastAPI:
         docs_url=None,  # FastAPI's pages load scripts from elsewhere
         redoc_url=None,
     )
-    if settings.cors:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(settings.cors),
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
-            expose_headers=["x-request-id", "retry-after"],
-        )
     answering = Answering(models, metrics)
     app.include_router(openai_routes(answering, settings))
     app.include_router(generate_routes(answering))
     if settings.pairs:
         app.include_router(translate_routes(answering, settings, keys))
-    _add_health(app, application)
+    app.include_router(_server_routes(application))
     _add_refusals(app, metrics)
     if settings.page:
         app.include_router(page_routes())
     return app
 
 
-def _add_health(app: FastAPI, application: Application) -> None:
+def _server_routes(application: Application) -> APIRouter:
     settings, models = application.settings, application.models
+    router = APIRouter(tags=["Server"], responses=errors("generate"))
 
-    @app.get("/health", tags=["Server"], response_model=dict[str, str])
-    @app.get("/ping", tags=["Server"], response_model=dict[str, str])
+    @router.head("/health", include_in_schema=False)
+    @router.head("/ping", include_in_schema=False)
+    @router.get("/health", response_model=dict[str, str])
+    @router.get("/ping", response_model=dict[str, str])
     async def health() -> Any:
         """Tell that the process is alive."""
         return {"status": "ok"}
 
-    @app.get("/ready", tags=["Server"], response_model=dict[str, Any], responses=errors("generate"))
+    @router.get("/models/{name:path}/health", response_model=dict[str, str])
+    async def health_of(name: str) -> Any:
+        """Tell that a model takes requests: where Hugging Face's clients look."""
+        entry = models.named(name)
+        if models.is_draining or entry.state not in ("ready", "unloaded"):
+            raise Refusal(Kind.UNAVAILABLE, f"{name} takes no requests now.", retry_after_s=5)
+        return {"status": "ok"}
+
+    @router.get("/models/{name:path}/info", response_model=dict[str, Any])
+    async def info_of(name: str) -> Any:
+        """Describe the server as GET /info does, with this model as `model_id`."""
+        return {**await info(), "model_id": models.named(name).name}
+
+    @router.head("/ready", include_in_schema=False)
+    @router.get("/ready", response_model=dict[str, Any])
     async def ready() -> Response:
         """Tell whether requests are taken: 200, or 503 while models are loaded or the server stops."""
         states = {name: entry.state for name, entry in models.entries.items()}
@@ -125,7 +150,7 @@ def _add_health(app: FastAPI, application: Application) -> None:
         body = {"error": told["status"], "error_type": "overloaded", "models": states}
         return JSONResponse(body, 503, headers={"retry-after": "5"})
 
-    @app.get("/info", tags=["Server"], response_model=dict[str, Any])
+    @router.get("/info", response_model=dict[str, Any])
     async def info() -> Any:
         """Describe the server: models, limits, the settings that a request may have and their ranges."""
         return {
@@ -147,22 +172,24 @@ def _add_health(app: FastAPI, application: Application) -> None:
             "settings": {name: _range_of(name) for name in SETTABLE},
         }
 
-    @app.get("/metrics", tags=["Server"], response_class=Response)
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return numbers for Prometheus."""
-        return Response(application.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(application.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/version", tags=["Server"], response_model=dict[str, str])
+    @router.get("/version", response_model=dict[str, str])
     async def told_version() -> Any:
         """Return the version of conjoin."""
         return {"version": version("conjoin")}
 
-    @app.post("/admin/reload", tags=["Server"], response_model=dict[str, list[str]], responses=errors("generate"))
+    @router.post("/admin/reload", response_model=dict[str, list[str]])
     async def reload(http: Request, model: str | None = None) -> Any:
         """Load the files of a model, or of all, anew; the old one serves until the new one is ready."""
         if not Keys(settings.keys).are_needed and not settings.is_private:
             raise Refusal(Kind.UNAUTHORIZED, "Models are reloaded only with a key.")
         return {"reloaded": await models.reload(model)}
+
+    return router
 
 
 def _range_of(name: str) -> dict[str, Any]:
@@ -184,7 +211,7 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
     def respond(http: Request, refusal: Refusal) -> Response:
         route = getattr(http.scope.get("route"), "path", "other")
         metrics.count("refused", route, refusal.kind.label)
-        return refusal_response(http.scope["path"], refusal)
+        return refusal_response(route_path(http.scope), refusal)
 
     @app.exception_handler(Refusal)
     async def refused(http: Request, refusal: Refusal) -> Response:  # pyright: ignore[reportUnusedFunction]

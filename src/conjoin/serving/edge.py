@@ -23,15 +23,18 @@ from conjoin.serving.refusal import Kind, Refusal
 Scope = MutableMapping[str, Any]
 log = logging.getLogger("conjoin.serve")
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
-_PLAIN_ID = re.compile(r"[\w.:-]{1,128}")
-PUBLIC = (*PATHS, "/health", "/ready", "/metrics", "/ping")
-"""Paths that need no key, for GET: they hold no text of anybody."""
+_PLAIN_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C's traceparent; another value may hold what looks like further fields of the log."""
+PUBLIC = (*PATHS, "/health", "/ready", "/metrics", "/ping", "/languages", "/frontend/settings")
+"""Paths that need no key, for GET: they hold no text of anybody. LibreTranslate's clients send none to the last two."""
 KEY_IN_BODY = ("/translate", "/detect")
 """LibreTranslate's clients send their key in the body; the route looks at it."""
 _PROBES = ("/health", "/ping", "/ready", "/metrics")
 """Asked every few seconds by machines; not worth a line of the log."""
-_BODY_SECONDS = 30.0
-"""Seconds that a client may take to send a body."""
+_DRAINED = 16 << 20
+"""Bytes of a refused body that are read, so that its sender gets to the answer; beyond, the connection breaks."""
+_DRAIN_SECONDS = 5.0
 
 
 class Keys:
@@ -64,6 +67,8 @@ class Edge:
     """The outermost layer of the application.
 
     Args:
+        body_seconds: Seconds that a client may take to send a body.
+        root_path: Path under which a proxy serves the application, whether or not it takes it off.
         refuse: Makes the response of a refusal, in the form of the route's dialect.
         seen: Told of every request: route, status, seconds.
     """
@@ -74,11 +79,13 @@ class Edge:
         *,
         keys: Keys,
         max_body: int,
+        body_seconds: float,
+        root_path: str,
         refuse: Callable[[str, Refusal], Any],
         seen: Callable[[str, int], None],
     ) -> None:
-        self._app, self._keys, self._max_body = app, keys, max_body
-        self._refuse, self._seen = refuse, seen
+        self._app, self._keys, self._max_body, self._body_seconds = app, keys, max_body, body_seconds
+        self._root, self._refuse, self._seen = root_path, refuse, seen
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handle one connection."""
@@ -87,11 +94,13 @@ class Edge:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
+        if self._root:
+            scope["root_path"] = self._root
         request_id = given if _PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
         REQUEST_ID.set(request_id)
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "client": _host(scope)}
-        answer = _Answer(send, request_id)
-        body = _Body(receive, self._max_body)
+        body = _Body(receive, headers, most=self._max_body, seconds=self._body_seconds)
+        answer = _Answer(send, request_id, body)
         begun = time.monotonic()
         try:
             self._check(scope, headers)
@@ -108,9 +117,9 @@ class Edge:
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._max_body:
+        if length.isascii() and length.isdigit() and int(length) > self._max_body:
             raise _too_large(self._max_body)
-        path, method = _path(scope), scope["method"]
+        path, method = route_path(scope), scope["method"]
         if not self._keys.are_needed or method == "OPTIONS" or (path in PUBLIC and method in ("GET", "HEAD")):
             return
         number = self._keys.number(key_of(headers))
@@ -121,16 +130,14 @@ class Edge:
 
     async def _refused(self, scope: Scope, body: "_Body", answer: "_Answer", refusal: Refusal) -> None:
         if not answer.has_begun:
-            response = self._refuse(_path(scope), refusal)
-            response.headers["connection"] = "close"  # what is left of the body is not read
-            await response(scope, body.receive, answer.send)
+            await self._refuse(route_path(scope), refusal)(scope, body.receive, answer.send)
 
 
 class _Answer:
     """Passes an answer on, with the request's id and safe headers; knows its status."""
 
-    def __init__(self, send: Any, request_id: str) -> None:
-        self._send, self._id = send, request_id
+    def __init__(self, send: Any, request_id: str, body: "_Body") -> None:
+        self._send, self._id, self._body = send, request_id, body
         self.status = 499  # the client left before there was an answer
         self.has_begun = False
 
@@ -138,6 +145,8 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.has_begun, self.status = True, message["status"]
             more = [(b"x-request-id", self._id.encode()), (b"x-content-type-options", b"nosniff")]
+            if not await self._body.drain():
+                more.append((b"connection", b"close"))
             message = {**message, "headers": [*message.get("headers", []), *more]}
         await self._send(message)
 
@@ -145,11 +154,12 @@ class _Answer:
 class _Body:
     """Passes a body on, as long as it is not too large and comes fast enough."""
 
-    def __init__(self, receive: Any, most: int) -> None:
-        self._receive, self._most = receive, most
+    def __init__(self, receive: Any, headers: dict[str, str], *, most: int, seconds: float) -> None:
+        self._receive, self._most, self._seconds = receive, most, seconds
         self._size = 0
-        self._is_whole = False
-        self._end = time.monotonic() + _BODY_SECONDS
+        self._is_whole = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._is_held_back = "expect" in headers  # it is sent only if somebody begins to read it
+        self._end = time.monotonic() + seconds
 
     async def receive(self) -> Any:
         if self._is_whole:
@@ -157,13 +167,28 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.001, self._end - time.monotonic()))
         except TimeoutError:
-            raise HTTPException(408, f"The body was not there after {_BODY_SECONDS:g} seconds.") from None
+            raise HTTPException(408, f"The body was not there after {self._seconds:g} seconds.") from None
         if message["type"] == "http.request":
             self._size += len(message.get("body", b""))
             self._is_whole = not message.get("more_body", False)
             if self._size > self._most:
                 raise HTTPException(413, str(_too_large(self._most)))
         return message
+
+    async def drain(self) -> bool:
+        """Read what is left of a body that nobody wants, within bounds; return True if all of it is there.
+
+        A sender whose connection breaks while it sends does not get to the answer that says why.
+        """
+        end = min(self._end, time.monotonic() + _DRAIN_SECONDS)
+        while not self._is_whole and not self._is_held_back and self._size < _DRAINED and time.monotonic() < end:
+            try:
+                message = await asyncio.wait_for(self._receive(), end - time.monotonic())
+            except TimeoutError:
+                break
+            self._size += len(message.get("body", b""))
+            self._is_whole = not message.get("more_body", False)
+        return self._is_whole
 
 
 def _too_large(most: int) -> Refusal:
@@ -174,9 +199,10 @@ def _host(scope: Scope) -> str:
     return (scope.get("client") or ("", 0))[0]
 
 
-def _path(scope: Scope) -> str:
+def route_path(scope: Scope) -> str:
+    """Return the path without that under which a proxy serves the application, as the routes see it."""
     path, root = scope["path"], scope.get("root_path", "")
-    return path.removeprefix(root) if root and path.startswith(root) else path
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def _route(scope: Scope) -> str:
@@ -186,7 +212,7 @@ def _route(scope: Scope) -> str:
 
 
 def _write_log(scope: Scope, headers: dict[str, str], request_id: str, status: int, seconds: float) -> None:
-    if scope["path"] in _PROBES and status < 500:
+    if route_path(scope) in _PROBES and status in (200, 503):
         return
     fields: dict[str, Any] = {
         "request_id": request_id,
@@ -196,7 +222,7 @@ def _write_log(scope: Scope, headers: dict[str, str], request_id: str, status: i
         "seconds": round(seconds, 4),
         **scope["state"].get("log", {}),
     }
-    if "traceparent" in headers and len(headers["traceparent"]) < 64:
+    if _TRACE.fullmatch(headers.get("traceparent", "")):
         fields["traceparent"] = headers["traceparent"]
     log.info("%s", " ".join(f"{name}={value}" for name, value in fields.items()), extra={"fields": fields})
 

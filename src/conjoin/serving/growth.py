@@ -34,8 +34,9 @@ class Growth:
         if self.is_stopped:
             return ""
         self._ids += tokens
-        text, self.is_stopped = self._cut(self._behind_prefix(self._decode(self._ids)))
-        return self._tell(text if self.is_stopped else text[: self._certain(text)])
+        text = self._behind_prefix(self._decode(self._ids))
+        stopped, self.is_stopped = self._cut(text.rstrip("\ufffd"))  # half a character may look like a stop string
+        return self._tell(stopped if self.is_stopped else text[: self._certain(text)])
 
     def finish(self, tokens: Sequence[int] = ()) -> str:
         """Return the rest of the text, with the last tokens."""

@@ -17,6 +17,7 @@ _PRIVATE = frozenset(
         "stop_strings",
         "constraints",
         "cache_config",
+        "truncation",
     }
 )
 """Settings of `generate` that have another form here, or need Python objects."""

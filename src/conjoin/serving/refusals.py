@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from conjoin.serving.dialects import generate, libretranslate, openai
 from conjoin.serving.refusal import Kind, Refusal
 
+_OPENAI = re.compile(r"(/models/.+)?/v1/")
 _TGI = ("/generate", "/generate_stream")
 _LIBRE = ("/translate", "/detect", "/languages", "/frontend/settings")
 
@@ -29,7 +31,7 @@ def refusal_response(path: str, refusal: Refusal) -> Response:
 
 def body_of(path: str, refusal: Refusal) -> dict[str, Any]:
     """Return the body of a refusal."""
-    if path.startswith("/v1/"):
+    if _OPENAI.match(path):
         return openai.error_body(refusal)
     if path in _LIBRE:
         return libretranslate.error_body(refusal)

@@ -35,9 +35,9 @@ from conjoin.serving.settings import ServeSettings
 
 def openai_routes(answering: Answering, settings: ServeSettings) -> APIRouter:
     """Return OpenAI's endpoints."""
-    router, strict = APIRouter(prefix="/v1", tags=["OpenAI"], responses=errors("openai")), settings.chat == "strict"
+    router, strict = APIRouter(tags=["OpenAI"], responses=errors("openai")), settings.chat == "strict"
 
-    @router.post("/completions", response_model=CompletionAnswer, responses=EVENTS)
+    @router.post("/v1/completions", response_model=CompletionAnswer, responses=EVENTS)
     async def complete(http: Request, body: completions.CompletionBody) -> Response:
         """Generate targets; the prompt is the source, as text or as ids."""
         call = completions.read(body)
@@ -54,7 +54,7 @@ def openai_routes(answering: Answering, settings: ServeSettings) -> APIRouter:
             lambda served: completions.Stream(**_head("cmpl"), model=served.name, copies=copies, include_usage=usage),
         )
 
-    @router.post("/chat/completions", response_model=ChatAnswer, responses=EVENTS)
+    @router.post("/v1/chat/completions", response_model=ChatAnswer, responses=EVENTS)
     async def chat_completions(http: Request, body: chat.ChatBody) -> Response:
         """Generate a target for the last user message; an assistant message behind it begins the target."""
         call = chat.read(body, strict=strict)
@@ -71,7 +71,12 @@ def openai_routes(answering: Answering, settings: ServeSettings) -> APIRouter:
             lambda served: chat.Stream(**_head("chatcmpl"), model=served.name, copies=copies, include_usage=usage),
         )
 
-    @router.post("/responses", response_model=ResponseAnswer, responses=EVENTS)
+    @router.post("/models/{name:path}/v1/chat/completions", response_model=ChatAnswer, responses=EVENTS)
+    async def named_chat_completions(http: Request, name: Annotated[str, Path()], body: chat.ChatBody) -> Response:
+        """Answer as POST /v1/chat/completions does, by the model of this name: Hugging Face's clients post here."""
+        return await chat_completions(http, body.model_copy(update={"model": name}))
+
+    @router.post("/v1/responses", response_model=ResponseAnswer, responses=EVENTS)
     async def respond(http: Request, body: responses.ResponseBody) -> Response:
         """Generate a target for the input."""
         call = responses.read(body, strict=strict)
@@ -92,12 +97,12 @@ def openai_routes(answering: Answering, settings: ServeSettings) -> APIRouter:
             is_marked=False,
         )
 
-    @router.get("/models", response_model=ModelList)
+    @router.get("/v1/models", response_model=ModelList)
     async def models() -> Any:
         """List the models."""
         return {"object": "list", "data": [_card(answering, name) for name in answering.models.entries]}
 
-    @router.get("/models/{name:path}", response_model=ModelCard)
+    @router.get("/v1/models/{name:path}", response_model=ModelCard)
     async def model(name: Annotated[str, Path()]) -> Any:
         """Describe a model."""
         return _card(answering, answering.models.named(name).name)

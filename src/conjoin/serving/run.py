@@ -70,6 +70,8 @@ def _bind(settings: ServeSettings) -> socket.socket:
         )
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: a reader that stops does not hold its answer
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(settings.client_timeout * 1000))
         bound.bind(address)
         bound.listen(1024)
     except OSError as error:

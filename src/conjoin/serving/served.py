@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from conjoin.checkpoint import fingerprints, resolve
@@ -93,11 +93,12 @@ class Served:
         return started
 
     async def _start(self, request: Request, client: str) -> Running:
-        submitted = asyncio.get_running_loop().run_in_executor(self._pool, self._read, request, client)
+        submitted = self._pool.submit(self._read, request, client)
         try:
-            prompt, handle, warnings = await asyncio.shield(submitted)
+            prompt, handle, warnings = await asyncio.shield(asyncio.wrap_future(submitted))
         except asyncio.CancelledError:
-            submitted.add_done_callback(_give_up)
+            if not submitted.cancel():  # it is being read, so its handle must still be given up
+                submitted.add_done_callback(_give_up)
             raise
         timeout = min(request.timeout_s or self.limits.timeout_s, self.limits.timeout_s)
         running = Running(
@@ -186,7 +187,7 @@ def load(name: str, place: str, settings: ServeSettings) -> Served:
     return Served(name, place, model, settings, max_rows=rows, max_cache_bytes=room)
 
 
-def _give_up(submitted: "asyncio.Future[Any]") -> None:
+def _give_up(submitted: "Future[Any]") -> None:
     """Cancel what was submitted after its client had left."""
     if not submitted.cancelled() and submitted.exception() is None:
         submitted.result()[1].cancel()

@@ -30,6 +30,7 @@ class ServeSettings:
         max_queue_characters: Of these sources together.
         max_body: Bytes of a request's body.
         timeout: Seconds from arrival to the end of a request.
+        client_timeout: Seconds that a client may take to send a body, or leave what it is sent unread.
         grace: Seconds that running requests get when the server stops.
         api_key_file: File with a key per line; requests must carry one of them.
         no_auth: Allow a public address without keys.
@@ -61,6 +62,7 @@ class ServeSettings:
     max_source_tokens: int | None = None
     max_body: int = 2_000_000
     timeout: float = 60.0
+    client_timeout: float = 30.0
     grace: float = 30.0
     api_key_file: str | None = None
     no_auth: bool = False
@@ -100,6 +102,7 @@ class ServeSettings:
         problems += [f"two models are called {name!r}." for name in {*names} if names.count(name) > 1]
         positive = ("max_rows", "max_cache_bytes", "max_queue", "max_queue_characters", "max_inputs", "max_beams")
         positive += ("max_results", "max_new_tokens", "max_source_tokens", "max_body", "timeout", "threads", "step_ms")
+        positive += ("client_timeout",)
         for name in positive:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -218,7 +221,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "no_auth": (bool,),
     "page": (bool,),
     **{name: (str,) for name in ("host", "dtype", "device", "api_key_file", "root_path", "chat", "log")},
-    **{name: (int, float) for name in ("timeout", "grace", "ttl", "step_ms")},
+    **{name: (int, float) for name in ("timeout", "client_timeout", "grace", "ttl", "step_ms")},
 }
 _CHOICES = {"chat": ("last", "strict"), "log": ("text", "json"), "dtype": ("float32", "bfloat16", "float16")}
 

@@ -36,7 +36,14 @@ def token_texts(tokenizer: Any, ids: Sequence[int], before: Sequence[int] = (), 
         added = text[len(known) :] if text.startswith(known) else text[-1:]
         is_last = is_end and place == len(ids) - 1
         texts.append("" if token in special else added if is_last else added.rstrip(_INCOMPLETE))
-    return texts
+    return _with_rest(tokenizer, texts, whole, first) if is_end else texts
+
+
+def _with_rest(tokenizer: Any, texts: list[str], whole: Sequence[int], first: int) -> list[str]:
+    """Give the last token what a window was too short to show: an end of many bytes that are no character."""
+    text, before, joined = (*tokenizer.batch_decode([whole, whole[:first]], skip_special_tokens=True), "".join(texts))
+    rest = text.removeprefix(before)
+    return [*texts[:-1], texts[-1] + rest[len(joined) :]] if rest.startswith(joined) else texts
 
 
 def likeliest(tokenizer: Any, tops: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[Likely, ...]]:

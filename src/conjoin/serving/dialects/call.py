@@ -13,7 +13,7 @@ from conjoin.serving.request import Request
 class Body(BaseModel):
     """A body of JSON: unknown fields and values of another type are refused, not guessed at."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,10 @@ class Parameters(GenerateFields):  # pyright: ignore[reportGeneralTypeIssues]
     src_lang: str | None = None
     tgt_lang: str | None = None
     clean_up_tokenization_spaces: Annotated[bool | None, Field(description="as the tokenizer says, if missing")] = None
-    generate_parameters: Annotated[dict[str, Any] | None, Field(description="settings of generate")] = None
+    generate_parameters: Annotated[
+        GenerateFields | None,  # pyright: ignore[reportInvalidTypeForm]
+        Field(description="settings of generate; those beside it win"),
+    ] = None
     return_full_text: Literal[False] | None = None
     decoder_input_details: Literal[False] | None = None
     watermark: Literal[False] | None = None
@@ -122,7 +125,8 @@ def read(body: GenerateBody) -> Call:
 
 
 def _settings(parameters: Parameters) -> dict[str, Any]:
-    settings = {**(parameters.generate_parameters or {}), **settings_of(parameters)}
+    more: Any = parameters.generate_parameters
+    settings = {**({} if more is None else settings_of(more)), **settings_of(parameters)}
     is_open = settings.get("do_sample") is None and "penalty_alpha" not in settings
     if is_open and any(settings.get(name) is not None for name in _WARPERS):  # as TGI understands them
         settings["do_sample"] = True
