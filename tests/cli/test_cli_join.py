@@ -110,16 +110,19 @@ def test_inspect_tells_what_a_pair_or_half_is(tmp_path: Path) -> None:
     assert "decoder.cross_attention" in conjoin("inspect", tmp_path / "pair").stdout
 
 
-@pytest.mark.parametrize(
-    "command", [("inspect", "nowhere/at/all"), ("join", "no/such/one", "no/such/two", "--out", "o")]
-)
-def test_an_error_of_ours_is_one_message_and_exit_1(command: tuple[str, ...], tmp_path: Path) -> None:
-    told = conjoin(*command)
+def test_an_error_of_ours_is_one_message_and_exit_1() -> None:
+    told = conjoin("inspect", "nowhere/at/all")
     assert told.returncode == 1
     assert told.stdout == ""
     assert told.stderr.startswith("FileError: No folder")
     assert "Traceback" not in told.stderr
-    assert "Traceback" in conjoin("--debug", *command).stderr
+    assert "Traceback" in conjoin("--debug", "inspect", "nowhere/at/all").stderr
+
+
+def test_join_of_folders_that_are_not_there_is_one_message(run: Any) -> None:
+    told = run("join", "no/such/one", "no/such/two", "--out", "o")
+    assert (told.code, told.out) == (1, "")
+    assert told.err.startswith("FileError: No folder")
 
 
 def test_wrong_usage_exits_2() -> None:

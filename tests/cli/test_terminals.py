@@ -47,7 +47,10 @@ def test_results_in_a_pipe_are_utf_8_and_names_of_files_are_read(name: str, fold
     told = conjoin_command("generate", folder, "--input", source, "--json", **ENVIRONMENTS[name])
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout.decode("utf-8"))["note"] == "丁 ü €"
-    told = conjoin_command("generate", folder, "the 丁 cat", "--json", **ENVIRONMENTS[name])
+
+
+def test_words_of_the_command_line_are_utf_8_where_the_locale_is_not(folder: Path) -> None:
+    told = conjoin_command("generate", folder, "the 丁 cat", "--json", **PLAIN_C)
     assert json.loads(told.stdout.decode("utf-8"))["source"] == "the 丁 cat"
 
 
