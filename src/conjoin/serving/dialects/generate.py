@@ -6,7 +6,7 @@ Our own words: a list of inputs, every setting of `generate`, `target_prefix`, `
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -125,7 +125,7 @@ def read(body: GenerateBody) -> Call:
 
 
 def _settings(parameters: Parameters) -> dict[str, Any]:
-    more: Any = parameters.generate_parameters
+    more = cast("Body | None", parameters.generate_parameters)
     settings = {**({} if more is None else settings_of(more)), **settings_of(parameters)}
     is_open = settings.get("do_sample") is None and "penalty_alpha" not in settings
     if is_open and any(settings.get(name) is not None for name in _WARPERS):  # as TGI understands them
