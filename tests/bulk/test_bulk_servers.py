@@ -4,14 +4,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bulk_servers import Body, fake, upper
 from command_line import folder_fixture, run_fixture  # noqa: F401  (fixtures)
 from conjoin import EncoderDecoderModel
 from conjoin.bulk import fleet, server
@@ -21,62 +20,6 @@ from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, Generation
 from conjoin.evaluation import TextSettings, generate_texts
 from conjoin.evaluation.texts import Failed, source_seed
 from servers import start_server
-
-Body = dict[str, Any]
-Answer = tuple[int, Any, dict[str, str]] | None
-"""Status, value and headers; None closes the connection without an answer."""
-
-
-def upper(body: Body) -> Answer:
-    return 200, [{"generated_text": text.upper(), "finish_reason": "eos_token"} for text in body["inputs"]], {}
-
-
-class Fake:
-    """A server that answers with a function of each body."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.bodies: list[Body] = []
-        self.keys: list[str | None] = []
-        self.info: Any = None
-
-
-@contextmanager
-def fake(answer: Callable[[Body], Answer] = upper) -> Iterator[Fake]:
-    """Run a server on a free port of this machine."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send((200, told.info, {}) if self.path == "/info" and told.info else (404, {"error": "no"}, {}))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            told.bodies.append(body)
-            told.keys.append(self.headers.get("authorization"))
-            found = answer(body) if self.path == "/generate" else (404, {"error": "no such route"}, {})
-            if found is not None:
-                self._send(found)
-
-        def _send(self, found: tuple[int, Any, dict[str, str]]) -> None:
-            raw = found[1] if isinstance(found[1], bytes) else json.dumps(found[1]).encode()
-            self.send_response(found[0])
-            for name, value in {**found[2], "content-length": str(len(raw))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(raw)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Keep stderr clean."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        told = Fake(f"http://127.0.0.1:{httpd.server_port}")
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield told
-        finally:
-            httpd.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +66,7 @@ def test_a_request_has_the_settings_and_the_seed_of_its_first_source() -> None:
 def test_two_servers_share_a_run() -> None:
     meeting = threading.Barrier(4)
 
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         if len(one.bodies) + len(two.bodies) <= 4:
             meeting.wait(20)
         return upper(body)
@@ -137,7 +80,7 @@ def test_two_servers_share_a_run() -> None:
 def test_a_busy_server_is_asked_again(status: int) -> None:
     seen: list[Body] = []
 
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         seen.append(body)
         busy = (status, {"error": "full"}, {"retry-after": ["0.02", "soon", ""][len(seen) % 3]})
         return busy if len(seen) % 3 else upper(body)
@@ -151,7 +94,7 @@ def test_a_server_says_how_long_it_rests(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(fleet, "LONGEST_WAIT_S", 10.0)
     times: list[float] = []
 
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         times.append(time.monotonic())
         return (429, {"error": "full"}, {"retry-after": "1"}) if len(times) == 1 else upper(body)
 
@@ -177,7 +120,7 @@ def test_a_run_gives_up_when_no_server_has_answered_for_too_long(monkeypatch: py
 
 
 def test_a_server_that_ends_over_a_request_is_tried_again_and_the_guilty_source_is_found() -> None:
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         return None if "text 13" in body["inputs"] else upper(body)
 
     with fake(answer) as one, fake() as two:
@@ -190,7 +133,7 @@ def test_a_server_that_ends_over_a_request_is_tried_again_and_the_guilty_source_
 
 @pytest.mark.parametrize(("status", "value"), [(400, {"error": "too long"}), (422, {"error": {"message": "too long"}})])
 def test_a_source_that_is_refused_fails_alone(status: int, value: Any) -> None:
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         return (status, value, {}) if "text 13" in body["inputs"] else upper(body)
 
     with fake(answer) as one:
@@ -198,7 +141,7 @@ def test_a_source_that_is_refused_fails_alone(status: int, value: Any) -> None:
 
 
 def test_a_server_that_takes_fewer_sources_at_once_gets_fewer() -> None:
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         return (413, {"error": "send fewer"}, {}) if len(body["inputs"]) > 3 else upper(body)
 
     with fake(answer) as one:
@@ -266,10 +209,10 @@ def test_a_run_on_servers_that_was_cut_off_goes_on(run: Any, tmp_path: Path, mon
     words = ("generate", "m", "-i", tmp_path / "in.txt", "-o", tmp_path / "out.txt", "--batch-size", "4")
     broken = threading.Event()
 
-    def answer(body: Body) -> Answer:
+    def answer(body: Body) -> Any:
         return (404, {"error": "gone"}, {}) if broken.is_set() else upper(body)
 
-    def break_later(body: Body) -> Answer:
+    def break_later(body: Body) -> Any:
         found = answer(body)
         if len(one.bodies) > 5:
             broken.set()
@@ -291,7 +234,7 @@ def test_a_run_on_servers_that_was_cut_off_goes_on(run: Any, tmp_path: Path, mon
     assert (tmp_path / "out.txt").read_text().splitlines() == [*WANTED.values()]
 
 
-@pytest.mark.parametrize("words", [("--workers", "2"), ("--device", "cpu"), ("--dtype", "float32")])
+@pytest.mark.parametrize("words", [("--workers", "2"), ("--ray", "local"), ("--device", "cpu"), ("--dtype", "float32")])
 def test_what_the_servers_decide_cannot_be_asked_for(words: tuple[str, str], run: Any) -> None:
     told = run("generate", "m", "a", "--server", "http://127.0.0.1:1", *words)
     assert told.code == 2 and words[0] in told.err and "the servers decide this" in told.err
@@ -328,7 +271,7 @@ def test_a_real_server_writes_the_words_of_one_process(
 def test_requests_end_with_the_run() -> None:
     begun = threading.Event()
 
-    def hang(body: Body) -> Answer:
+    def hang(body: Body) -> Any:
         begun.set()
         time.sleep(30)
         return None

@@ -36,11 +36,13 @@ class Reply:
     Args:
         value: Its body; None if that is not JSON.
         retry_after_s: Seconds after which it wants to be asked again.
+        id: Of the request, as the server's log has it.
     """
 
     status: int
     value: Any
     retry_after_s: float | None = None
+    id: str = ""
 
     @property
     def error(self) -> str:
@@ -110,7 +112,8 @@ class Client:
             raise NoAnswer(f"{url}: {reason}", was_reached=was_reached) from None
         finally:
             self._connection.close()
-        return Reply(response.status, _value(raw), _seconds(response.headers.get("retry-after")))
+        told = response.headers
+        return Reply(response.status, _value(raw), _seconds(told.get("retry-after")), told.get("x-request-id", ""))
 
     def cut_off(self) -> None:
         """End the request that is under way."""

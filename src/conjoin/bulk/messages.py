@@ -2,10 +2,9 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from conjoin import errors
-from conjoin.bulk.local import LocalModel
 from conjoin.errors import ConjoinError
 from conjoin.evaluation.texts import Failed, Generated, Outcome
 
@@ -14,7 +13,15 @@ class RemoteTraceback(Exception):
     """The traceback of an error in a worker, which `--debug` shows."""
 
 
-def answer_of(model: LocalModel, texts: Sequence[Sequence[Any]]) -> dict[str, Any]:
+class Model(Protocol):
+    """What generates for lists of sources."""
+
+    def generate(self, texts: Sequence[tuple[int, str]]) -> tuple[list[Outcome], list[str]]:
+        """Return the outcomes of sources, and warnings."""
+        ...
+
+
+def answer_of(model: Model, texts: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Generate for the sources of a message, [index, text] each, and return the answer."""
     try:
         outcomes, warnings = model.generate([(index, text) for index, text in texts])

@@ -83,7 +83,7 @@ def _columns(rows: Iterable[Row], always: Sequence[str]) -> list[str]:
 def _with_flags(rows: Iterable[Row]) -> Iterator[Row]:
     """Yield rows that say whether their source was cut, as columns of a table must, also where it was not."""
     for row in rows:
-        yield row if ERROR in row else {**row, CUT: row.get(CUT, False)}
+        yield {**row, CUT: row.get(CUT, False)} if "prediction" in row or "predictions" in row else row
 
 
 def _types() -> dict[str, Any]:

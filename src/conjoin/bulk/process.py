@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import conjoin
-from conjoin.bulk.local import WorkerSpec
 from conjoin.bulk.messages import outcomes_of, raise_error
 from conjoin.bulk.pool import Pool, WorkerDied
+from conjoin.bulk.spec import WorkerSpec
 from conjoin.evaluation.texts import Outcome
 
 _COMMAND = "from conjoin.bulk.worker import main; main()"

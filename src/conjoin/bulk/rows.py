@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Protocol
 
 from conjoin.bulk.journal import fingerprint
 from conjoin.bulk.shards import WHOLE, Shard
@@ -37,6 +37,46 @@ class Finished:
         return self.index, self.text, self.row
 
 
+class Spelling(Protocol):
+    """How the outcome of a source becomes a row of the output."""
+
+    def made(self, index: int, row: Mapping[str, Any], made: Generated) -> Row:
+        """Return the row of a source with its results."""
+        ...
+
+    def failed(self, index: int, row: Mapping[str, Any], failed: Failed) -> Row:
+        """Return the row of a source that failed."""
+        ...
+
+
+class Columns:
+    """Results in columns behind those of the input.
+
+    Args:
+        several: True if a row has a list of results.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
+        self._several = several
+
+    def made(self, index: int, row: Mapping[str, Any], made: Generated) -> Row:
+        """Return the row of a source with its results."""
+        scores = None if made.scores is None else [round(score, 6) for score in made.scores]
+        if self._several or len(made.texts) != 1:
+            result: Row = {"predictions": made.texts} | ({} if scores is None else {"scores": scores})
+        else:
+            result = {"prediction": made.texts[0]} | ({} if scores is None else {"score": scores[0]})
+        return self._row(row, result | ({CUT: True} if made.cut else {}))
+
+    def failed(self, index: int, row: Mapping[str, Any], failed: Failed) -> Row:
+        """Return the row of a source that failed."""
+        return self._row(row, {ERROR: failed.error})
+
+    @staticmethod
+    def _row(row: Mapping[str, Any], results: Row) -> Row:
+        return {name: value for name, value in row.items() if name not in RESULT_COLUMNS} | results
+
+
 class Intake:
     """Numbers the sources of an input, and keeps each row until its result is there.
 
@@ -49,7 +89,7 @@ class Intake:
         name: Of the input, in errors.
         shard: Which sources to hand out.
         keep_errors: A row that cannot be used is a source that failed, not an error.
-        several: True if a row has a list of results.
+        spelling: How outcomes become rows.
     """
 
     def __init__(
@@ -59,12 +99,13 @@ class Intake:
         name: str = "the input",
         shard: Shard = WHOLE,
         keep_errors: bool = False,
-        several: bool = False,
+        spelling: Spelling | None = None,
     ) -> None:
         self.total = 0
         self.cut = 0
         self.keep_errors = keep_errors
-        self._entries, self._name, self._shard, self._several = entries, name, shard, several
+        self._entries, self._name, self._shard = entries, name, shard
+        self._spelling = spelling or Columns()
         self._pending: dict[int, tuple[str, Row]] = {}
         self._unusable: list[Finished] = []
         self._digest = blake2b(digest_size=16)
@@ -89,7 +130,7 @@ class Intake:
             if not self._shard.holds(index):
                 continue
             if isinstance(entry, Bad):
-                failure = self._row(row, {ERROR: f"line {line}: {entry}"})
+                failure = self._spelling.failed(index, row, Failed(index, f"line {line}: {entry}"))
                 self._unusable.append(Finished(index, "", failure, True))
             else:
                 self._pending[index] = (text, dict(row))
@@ -108,18 +149,6 @@ class Intake:
         """Return the row of a source with its result."""
         text, row = self._pending.pop(outcome.index)
         if isinstance(outcome, Failed):
-            return Finished(outcome.index, text, self._row(row, {ERROR: outcome.error}), True)
+            return Finished(outcome.index, text, self._spelling.failed(outcome.index, row, outcome), True)
         self.cut += outcome.cut
-        return Finished(outcome.index, text, self._row(row, self._results(outcome)), False)
-
-    def _results(self, made: Generated) -> Row:
-        scores = None if made.scores is None else [round(score, 6) for score in made.scores]
-        if self._several or len(made.texts) != 1:
-            result: Row = {"predictions": made.texts} | ({} if scores is None else {"scores": scores})
-        else:
-            result = {"prediction": made.texts[0]} | ({} if scores is None else {"score": scores[0]})
-        return result | ({CUT: True} if made.cut else {})
-
-    @staticmethod
-    def _row(row: Mapping[str, Any], results: Row) -> Row:
-        return {name: value for name, value in row.items() if name not in RESULT_COLUMNS} | results
+        return Finished(outcome.index, text, self._spelling.made(outcome.index, row, outcome), False)

@@ -122,8 +122,7 @@ class _Requests:
         reply = self._reply(texts)
         if reply.status == 200:
             return self._outcomes(texts, reply)
-        if reply.status not in (*_OF_SOURCES, *_FAULTS):
-            raise GenerationError(f"A server refuses: {reply.error}")
+        require_own_fault(reply)
         if len(texts) == 1:
             return [Failed(texts[0][0], reply.error)], []
         half = len(texts) // 2
@@ -131,7 +130,6 @@ class _Requests:
         return parts[0][0] + parts[1][0], parts[0][1] + parts[1][1]
 
     def _reply(self, texts: Sequence[tuple[int, str]]) -> Reply:
-        """Return the answer of whichever server gives one; the last of several that say they failed."""
         # a server adds the place in the list to the seed, as `source_seed` adds the index
         seed = source_seed(self._settings.seed, texts[0][0])
         body = {
@@ -139,24 +137,7 @@ class _Requests:
             "inputs": [text for _, text in texts],
             "parameters": {**self._parameters, "seed": seed},
         }
-        faults = 0
-        while True:
-            url = self._fleet.take()
-            try:
-                reply = self._client.send(url, "/generate", body)
-            except NoAnswer as error:
-                self._fleet.failed(url, str(error))
-                faults += error.was_reached
-                if faults < TRIES:
-                    continue
-                return Reply(_FAULTS[0], {"error": str(error)})
-            if reply.status in _BUSY:
-                self._fleet.failed(url, reply.error, reply.retry_after_s)
-                continue
-            self._fleet.answered(url)
-            faults += reply.status in _FAULTS
-            if reply.status not in _FAULTS or faults >= TRIES:
-                return reply
+        return ask(self._fleet, self._client, "/generate", body)
 
     def _outcomes(self, texts: Sequence[tuple[int, str]], reply: Reply) -> tuple[list[Outcome], list[str]]:
         answers = [*map(fields, items(reply.value))]
@@ -177,6 +158,42 @@ class _Requests:
                 raise GenerationError("Only beam search has scores of results.", hint="ask for 2 beams or more.")
         texts = [str(result.get("generated_text", "")) for result in results]
         return Generated(index, texts, answer.get("source_was_cut") is True, scores)
+
+
+def require_own_fault(reply: Reply) -> None:
+    """Check that an error may be the fault of what was sent, or of one server.
+
+    Raises:
+        GenerationError: it is one that every request would meet, such as an unknown model.
+    """
+    if reply.status not in (*_OF_SOURCES, *_FAULTS):
+        raise GenerationError(f"A server refuses: {reply.error}")
+
+
+def ask(fleet: Fleet, client: Client, path: str, body: Mapping[str, Any]) -> Reply:
+    """Return the answer of whichever server gives one; the last of several that say they failed.
+
+    Raises:
+        ConjoinError: no server answers.
+    """
+    faults = 0
+    while True:
+        url = fleet.take()
+        try:
+            reply = client.send(url, path, body)
+        except NoAnswer as error:
+            fleet.failed(url, str(error))
+            faults += error.was_reached
+            if faults < TRIES:
+                continue
+            return Reply(_FAULTS[0], {"error": str(error)})
+        if reply.status in _BUSY:
+            fleet.failed(url, reply.error, reply.retry_after_s)
+            continue
+        fleet.answered(url)
+        faults += reply.status in _FAULTS
+        if reply.status not in _FAULTS or faults >= TRIES:
+            return reply
 
 
 def consecutive(window: Sequence[tuple[int, str]], size: int) -> Iterator[Sequence[tuple[int, str]]]:

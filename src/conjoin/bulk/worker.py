@@ -6,8 +6,9 @@ import signal
 import sys
 from typing import IO, Any
 
-from conjoin.bulk.local import LocalModel, WorkerSpec
 from conjoin.bulk.messages import answer_of, error_of
+from conjoin.bulk.spec import WorkerSpec
+from conjoin.bulk.starting import start_model
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that nothing else that is printed gets between answers
     lines = sys.stdin.buffer
     try:
-        model = LocalModel.start(WorkerSpec.from_dict(json.loads(lines.readline())))
+        model = start_model(WorkerSpec.from_dict(json.loads(lines.readline())))
     except Exception as error:
         _send(answers, error_of(error))
         return

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from conjoin.bulk.batch_files import batch_input
 from conjoin.bulk.http import checked_url
 from conjoin.bulk.inputs import Input
-from conjoin.bulk.local import ModelSpec, WorkerSpec
 from conjoin.bulk.outputs import OutputFile
 from conjoin.bulk.shards import WHOLE, Shard
+from conjoin.bulk.spec import ModelSpec, WorkerSpec
 from conjoin.cli import options
 from conjoin.cli.generating import Job, Where, tell_failed
 from conjoin.errors import ConfigError, lone_surrogate
@@ -21,13 +22,24 @@ from conjoin.texts.sources import SourceFile
 
 
 class Format(StrEnum):
-    """Formats of input and output."""
+    """Formats of output."""
 
     text = "text"
     jsonl = "jsonl"
     csv = "csv"
     tsv = "tsv"
     parquet = "parquet"
+
+
+class InputFormat(StrEnum):
+    """Formats of input: those of output, and OpenAI's batch files."""
+
+    text = "text"
+    jsonl = "jsonl"
+    csv = "csv"
+    tsv = "tsv"
+    parquet = "parquet"
+    openai = "openai"
 
 
 class OnError(StrEnum):
@@ -49,7 +61,8 @@ def generate_targets(
         Path | None, typer.Option("--output", "-o", help="File to write the results to; stdout by default.")
     ] = None,
     input_format: Annotated[
-        Format | None, typer.Option(help="Format of the input; by default chosen by its file name.")
+        InputFormat | None,
+        typer.Option(help="Format of the input; by default chosen by its file name. openai: a batch file."),
     ] = None,
     format: Annotated[
         Format | None, typer.Option(help="Format of the output; by default chosen by its file name, or text.")
@@ -79,7 +92,8 @@ def generate_targets(
     seed: Annotated[int, typer.Option(help="Random seed for --sample; each source has its own, made of it.")] = 0,
     set: options.Set = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes on this machine that share the work and the cores.")
+        int,
+        typer.Option(min=1, help="Processes on this machine, or actors of --ray, that share the work and the cores."),
     ] = 1,
     server: Annotated[
         str | None,
@@ -87,13 +101,20 @@ def generate_targets(
             metavar="URL[,URL]", help="Running servers that generate instead; MODEL is the name that they serve."
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Ray cluster whose actors generate: auto, an address, or local for one of its own."
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only every N-th source, into OUTPUT.I-of-N; `conjoin merge` joins them."),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="A source that fails ends the run, or its error is kept in a column `error`.")
-    ] = OnError.stop,
+        OnError | None,
+        typer.Option(help="A source that fails ends the run (stop), or its error is kept in a column `error` (keep)."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output, finished or not.")
     ] = False,
@@ -121,16 +142,21 @@ def generate_targets(
         seed=seed,
         scores=scores,
     )
-    keep_errors = on_error is OnError.keep
-    kind = Format.jsonl if as_json else format
+    is_batch = input_format is InputFormat.openai
+    if is_batch and (settings.generation or scores or max_source_length or source_language or target_language):
+        raise typer.BadParameter("each request of a batch file has its own settings", param_hint="--input-format")
+    keep_errors = is_batch if on_error is None else on_error is OnError.keep
+    kind = Format.jsonl if as_json or (is_batch and format is None) else format
     spec = ModelSpec(
         name=model,
         dtype=dtype.value if dtype else None,
         device=device,
         languages=(source_language, target_language),
     )
-    worker = WorkerSpec(model=spec, settings=settings, keep_errors=keep_errors)
-    where = Where(workers=workers, servers=_servers(server, workers, dtype, device))
+    worker = WorkerSpec(
+        model=spec, settings=settings, keep_errors=keep_errors, kind="requests" if is_batch else "texts"
+    )
+    where = Where(workers=workers, ray=ray, servers=_servers(server, workers, ray, dtype, device))
     job = Job(
         _input(texts, input, input_format, source_column, keep_errors=keep_errors),
         worker,
@@ -148,7 +174,9 @@ def generate_targets(
     tell_failed(job.num_failed)
 
 
-def _input(texts: list[str] | None, name: str | None, kind: Format | None, column: str, *, keep_errors: bool) -> Input:
+def _input(
+    texts: list[str] | None, name: str | None, kind: InputFormat | None, column: str, *, keep_errors: bool
+) -> Input:
     if texts and name:
         raise typer.BadParameter("give sources as arguments or --input, not both", param_hint="TEXTS")
     if problems := [
@@ -156,9 +184,13 @@ def _input(texts: list[str] | None, name: str | None, kind: Format | None, colum
     ]:
         raise typer.BadParameter("\n".join(problems), param_hint="TEXTS")
     if texts:
+        if kind is InputFormat.openai:
+            raise typer.BadParameter("a batch file is named with --input, or comes on stdin", param_hint="TEXTS")
         return Input.of_texts(texts)
     if name is None and sys.stdin.isatty():
         raise typer.BadParameter("give sources as arguments, with --input FILE or on stdin", param_hint="TEXTS")
+    if kind is InputFormat.openai:
+        return batch_input(name or STDIN, keep_errors=keep_errors)
     file = SourceFile.of(name or STDIN, kind.value if kind else None, column)
     return Input.of_file(file, keep_errors=keep_errors)
 
@@ -174,12 +206,11 @@ def _shard(text: str | None, output: Path | None) -> Shard:
         raise typer.BadParameter(str(error), param_hint="--shard") from None
 
 
-def _servers(text: str | None, workers: int, dtype: object, device: object) -> tuple[str, ...]:
+def _servers(text: str | None, workers: int, *given: object) -> tuple[str, ...]:
     if text is None:
         return ()
-    given = {"--workers": workers > 1, "--dtype": dtype is not None, "--device": device is not None}
-    for name, is_given in given.items():
-        if is_given:
+    for name, value in zip(("--workers", "--ray", "--dtype", "--device"), (workers, *given), strict=True):
+        if value not in (None, 1):
             raise typer.BadParameter("the servers decide this; leave it out with --server", param_hint=name)
     try:
         return tuple(checked_url(url.strip()) for url in text.split(","))

@@ -8,16 +8,19 @@ from typing import Any, Protocol
 
 import typer
 
+from conjoin.bulk.batch_files import BatchAnswers
+from conjoin.bulk.batch_server import BatchServers
 from conjoin.bulk.inputs import Input
 from conjoin.bulk.journal import Journal, Write
-from conjoin.bulk.local import DeviceNameError, LocalModel, WorkerSpec
 from conjoin.bulk.outputs import Lines, OutputFile, always_columns
 from conjoin.bulk.parts import Trailer, part_writer, schema_text
 from conjoin.bulk.process import Processes
-from conjoin.bulk.rows import Intake
+from conjoin.bulk.rows import Columns, Intake, Spelling
 from conjoin.bulk.run import Run
 from conjoin.bulk.server import Servers
 from conjoin.bulk.shards import WHOLE, Shard
+from conjoin.bulk.spec import DeviceNameError, WorkerSpec
+from conjoin.bulk.starting import start_model
 from conjoin.checkpoint import fingerprints, resolve
 from conjoin.cli.outputs import claim_file
 from conjoin.cli.streams import emit
@@ -43,9 +46,10 @@ class Generator(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
-    """Where to generate: in this process, unless more workers or servers are named."""
+    """Where to generate: in this process, unless more workers, servers or a Ray cluster are named."""
 
     workers: int = 1
+    ray: str | None = None
     servers: tuple[str, ...] = ()
 
     def generator(self, worker: WorkerSpec) -> Generator:
@@ -55,12 +59,18 @@ class Where:
             ConjoinError: the model cannot be loaded.
             BadParameter: there is no such device.
         """
+        if self.servers and worker.kind == "requests":
+            return BatchServers(self.servers, worker.model.name, worker.settings.seed, os.environ.get(KEY))
         if self.servers:
             return self._servers(worker)
+        if self.ray is not None:
+            from conjoin.ray.actors import Actors
+
+            return Actors(worker, self.workers, self.ray)
         if self.workers > 1:
             return Processes(worker, self.workers)
         try:
-            return LocalModel.start(worker)
+            return start_model(worker)
         except DeviceNameError as error:
             raise typer.BadParameter(str(error), param_hint="--device") from None
 
@@ -92,9 +102,13 @@ class Job:
         if source.total == 0:
             say(f"{source.name} holds no sources: there is nothing to generate.")
         several = worker.settings.generation.get("num_return_sequences") not in (None, 1)
-        self._columns = always_columns(several=several, scores=worker.settings.scores, keep_errors=worker.keep_errors)
+        self._columns: list[str] = []
+        spelling: Spelling = BatchAnswers()
+        if worker.kind == "texts":
+            spelling, scores = Columns(several=several), worker.settings.scores
+            self._columns = always_columns(several=several, scores=scores, keep_errors=worker.keep_errors)
         self._intake = Intake(
-            source.entries, name=source.name, shard=shard, keep_errors=worker.keep_errors, several=several
+            source.entries, name=source.name, shard=shard, keep_errors=worker.keep_errors, spelling=spelling
         )
 
     def print_results(self, kind: Kind) -> None:
@@ -158,6 +172,7 @@ class Job:
             "max_source_length": settings.max_source_length,
             **({"languages": spec.languages} if any(spec.languages) else {}),
             **({"scores": True} if settings.scores else {}),
+            **({"requests": True} if self._worker.kind == "requests" else {}),
             **({"draws": "by source"} if settings.generation.get("do_sample") else {}),
         }
 
@@ -165,5 +180,5 @@ class Job:
 def tell_failed(count: int) -> None:
     """Tell how many sources failed, and end with an exit code of its own if any did."""
     if count:
-        say(f"{count:,} sources failed; their errors are in the column `error`.")
+        say(f"{count:,} sources failed; their rows say why.")
         raise typer.Exit(SOME_FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from conjoin.bulk.local import DeviceNameError, ModelSpec
+from conjoin.bulk.spec import DeviceNameError, ModelSpec
 
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
