@@ -18,11 +18,15 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "serving"
 PORT = 8797
 URL = f"http://127.0.0.1:{PORT}/"
-SOURCE = (
-    "alice meets robert in vienna on the twenty third of may at half past five in the afternoon and the second-hand "
-    "violin costs two hundred and fifty euros"
+SOURCE = "alice meets roger in vienna on the twenty third of may at half past five in the afternoon"
+SOURCES = (
+    SOURCE,
+    "the seventh violin costs two hundred and fifty euros in munich",
+    "please send the parcel to emily before the first of december",
+    "the price of a camera rose by fifteen percent to three hundred pounds",
+    "ben paid ninety dollars for the mirror on the third of march",
 )
-BEAMS = "#do_sample=false&num_beams=4&num_return_sequences=3"
+BEAMS = "#do_sample=false&num_beams=4&num_return_sequences=4"
 
 
 def take(folder: Path) -> None:
@@ -33,27 +37,34 @@ def take(folder: Path) -> None:
     with _server(folder), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         _light(_page(browser, 1200, 760, "light"))
-        _dark(_page(browser, 1200, 900, "dark"))
+        _dark(_page(browser, 1200, 760, "dark"))
+        _attention(_page(browser, 1200, 900, "light"))
         _narrow(_page(browser, 360, 780, "light"))
-        _files(_page(browser, 900, 700, "dark"))
+        _files(_page(browser, 900, 840, "dark"))
         browser.close()
 
 
 def _light(page: Any) -> None:
     """Results of a beam search; what a word read is marked in the source."""
     _generate(page)
-    page.locator("#target .word", has_text="23rd").or_(page.locator("#target .word")).first.hover()
+    page.locator("#target .word", has_text="may").or_(page.locator("#target .word")).last.hover()
     page.screenshot(path=TARGET / "light.png")
 
 
 def _dark(page: Any) -> None:
-    """Alternatives of the least likely word, and the map of the attention."""
+    """Alternatives of the least likely word."""
     _generate(page)
-    page.click("#attention summary")
     words = page.locator("#target .word:not(.end)")
     shares = [float(words.nth(place).get_attribute("title").split()[0]) for place in range(words.count())]
     words.nth(shares.index(min(shares))).click()
     page.screenshot(path=TARGET / "dark.png")
+
+
+def _attention(page: Any) -> None:
+    """The map of the attention."""
+    _generate(page)
+    page.click("#attention summary")
+    page.locator("#attention").screenshot(path=TARGET / "attention.png")
 
 
 def _narrow(page: Any) -> None:
@@ -63,7 +74,7 @@ def _narrow(page: Any) -> None:
 
 def _files(page: Any) -> None:
     page.click("#view-files")
-    rows = "id,source\n" + "".join(f'{number},"{SOURCE}"\n' for number in range(40))
+    rows = "id,source\n" + "".join(f"{number},{SOURCES[number % len(SOURCES)]}\n" for number in range(100))
     page.set_input_files("#file", {"name": "meetings.csv", "mimeType": "text/csv", "buffer": rows.encode()})
     page.click("#file-start")
     page.get_by_text("a second").wait_for()

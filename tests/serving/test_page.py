@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import urllib.request
 from itertools import product
 from typing import Any
@@ -107,6 +108,10 @@ def test_a_clicked_word_offers_alternatives_and_the_text_goes_on_from_one(page: 
     expect(options).to_have_count(8)
     ids = [each["id"] for each in before["top_tokens"][3]]
     chosen = next(place for place, id in enumerate(ids) if id != before["tokens"][3]["id"])
+    read = (
+        "[...document.querySelectorAll('#mirror .read')].filter((each) => each.style.getPropertyValue('--share') > 0)"
+    )
+    assert page.evaluate(f"{read}.length") > 0
     options.nth(chosen).click()
     expect(page.locator("#back")).to_be_visible()
     prefix = [token["id"] for token in before["tokens"][:3]] + [ids[chosen]]

@@ -5,8 +5,11 @@ import { find, focusOne, make, percent, placeAfter } from "./dom.js";
 export class Alternatives {
   #box = find("alternatives");
   #word = null;
+  #onClose;
 
-  constructor() {
+  /** @param {() => void} onClose */
+  constructor(onClose) {
+    this.#onClose = onClose;
     document.addEventListener("pointerdown", (event) => {
       if (this.isOpen && !this.#box.contains(event.target)) this.close();
     });
@@ -44,6 +47,7 @@ export class Alternatives {
     if (!this.isOpen) return;
     const hadFocus = this.#box.contains(document.activeElement);
     this.#box.hidden = true;
+    this.#onClose();
     if (hadFocus) this.#word?.focus();
   }
 

@@ -13,12 +13,12 @@ import { Target } from "./target.js";
 export class Work {
   #parts;
   #source = new Source(() => this.#forget());
-  #alternatives = new Alternatives();
+  #alternatives = new Alternatives(() => this.#source.mark());
   #attention = new Attention(() => this.#replay());
   #nbest = new NBest((place) => this.#choose(place));
   #target = new Target({
     onPick: (place, button) => this.#pick(place, button),
-    onLook: (token) => this.#source.mark(token?.attention),
+    onLook: (token) => this.#alternatives.isOpen || this.#source.mark(token?.attention),
   });
   #stop = null;
   #shown = null; // {answer, body, text, firstMs, chosen}
@@ -151,6 +151,7 @@ export class Work {
   #pick(place, button) {
     const tokens = this.#target.tokens;
     const kept = tokens.slice(0, place);
+    this.#source.mark(tokens[place].attention);
     this.#alternatives.open(button, tokens[place], {
       read: mostRead(tokens[place], this.#shown.answer.source.texts),
       onChoose: (alternative) => this.#goOn(kept, tokens[place], alternative),
