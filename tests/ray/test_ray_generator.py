@@ -123,7 +123,7 @@ def actors_of(parent: int, name: bytes) -> list[int]:
             pid = parents[pid]
         return False
 
-    return [pid for pid, title in titles.items() if name in title and is_below(pid)]
+    return [pid for pid, title in titles.items() if pid != parent and name in title and is_below(pid)]
 
 
 def kill_one(process: "subprocess.Popen[bytes]", name: bytes, output: Path, count: int) -> None:
