@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser import generate, opened_page, shown
+from conjoin.generation.settings import SETTINGS
 from conjoin.serving.page import PATHS
 from servers import Server, start_server
 
@@ -47,6 +48,25 @@ def test_a_file_that_has_not_changed_is_not_sent_again(server: Server) -> None:
     first = httpx.get(f"{server.url}/page/main.js")
     again = httpx.get(f"{server.url}/page/main.js", headers={"if-none-match": first.headers["etag"]})
     assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+
+
+def test_info_has_what_a_form_needs_to_ask_for_a_setting(server: Server) -> None:
+    told = server.info()["settings"]
+    for name, about in told.items():
+        expected = SETTINGS[name].range
+        match about["kind"]:
+            case "switch":
+                assert expected.holds(True) and expected.holds(False), name
+            case "choice":
+                assert all(expected.holds(option) for option in about["options"]), name
+            case "whole":
+                assert expected.holds(about["least"]) and not expected.holds(about["least"] + 0.5), name
+            case "number":
+                inside = (about["least"] + about.get("most", about["least"] + 1)) / 2
+                assert expected.holds(inside) and not expected.holds(about["least"] - 1), name
+            case kind:
+                assert kind == "other", name
+    assert told["num_beams"] == {"range": "a whole number of at least 1", "kind": "whole", "default": 1, "least": 1}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

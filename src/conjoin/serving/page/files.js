@@ -143,7 +143,7 @@ export class Files {
     const isBegun = Boolean(bulk?.results.size);
     const isOld = Boolean(this.#run) && this.#run.key !== this.#key();
     find("file-start").disabled = isRunning || (!isOld && (bulk?.isDone ?? !this.#file.table.rows.length));
-    find("file-start").textContent = isBegun && !bulk.isDone && !isOld ? "Resume" : "Run";
+    find("file-start").textContent = isRunning ? "Running" : isBegun && !bulk.isDone && !isOld ? "Resume" : "Run";
     find("file-pause").disabled = !isRunning;
     find("file").disabled = isRunning;
     for (const each of find("file-options").querySelectorAll("select, input")) each.disabled = isRunning;
