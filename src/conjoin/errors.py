@@ -118,8 +118,8 @@ def warn(text: str) -> None:
 
 
 def listing(problems: list[str], *, limit: int = 20) -> str:
-    """Return the problems, indented, one per line; long ones are cut, and those beyond `limit` are only counted."""
-    lines = [f"  {text if len(text) <= _MAX_PROBLEM else text[:_MAX_PROBLEM] + ' ...'}" for text in problems[:limit]]
+    """Return the problems, indented, one per line; long ones lose their middle, those beyond `limit` are counted."""
+    lines = [f"  {_shortened(text, _MAX_PROBLEM)}" for text in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")
     return "\n".join(lines)

@@ -141,7 +141,8 @@ def test_ctrl_c_ends_a_command_with_130_and_one_line(folder: Path) -> None:
             _, told = started.communicate()
         if b"site.py" in told:  # Python itself was not up yet
             continue
-        assert started.returncode == 130, told
+        # An interrupt inside code that a C library runs makes Python end itself by the signal: 130 to a shell too.
+        assert started.returncode in (130, -signal.SIGINT), told
         assert told.decode().strip().splitlines() == ["Stopped by Ctrl-C."]
 
 

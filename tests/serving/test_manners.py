@@ -229,7 +229,8 @@ def test_reloads_by_signal_and_broken_files(folder: Path, tmp_path: Path) -> Non
         again = start("serve", own, "--port", server.url.rsplit(":", 1)[1])
         wait_for(lambda: is_well(server.url), 300)
         again.terminate()
-        assert again.wait(60) == 0
+        again.communicate(timeout=60)
+        assert again.returncode == 0
     finally:
         server.kill()
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conjoin.errors import GenerationError, listing, warn
+from conjoin.errors import GenerationError, listing, shown, warn
 from conjoin.generation.facts import CallFacts, Circumstances, ModelFacts
 from conjoin.generation.idle import idle_settings
 from conjoin.generation.modes import AnyOf
@@ -40,14 +40,14 @@ def _out_of_range(settings: UserSettings) -> Iterator[str]:
     for name, value in settings.values.items():
         row = SETTINGS[name]
         if row.range is not None and not row.holds(value):
-            yield f"{name} = {value!r}: expected {row.range.description}{_hint(name, value)}"
+            yield f"{name} = {shown(value)}: expected {row.range.description}{_hint(name, value)}"
 
 
 def _too_large(settings: UserSettings) -> Iterator[str]:
     """Numbers that would fill memory or time; lengths are looked at once the position table has cut them."""
     for name, row in SETTINGS.items():
         if row.most is not None and row.holds(value := settings.get(name)) and (value or 0) > row.most:
-            yield f"{name} = {value}: expected at most {row.most}"
+            yield f"{name} = {shown(value)}: expected at most {row.most}"
 
 
 def _hint(name: str, value: Any) -> str:
@@ -64,8 +64,8 @@ def _outside(settings: UserSettings, tokens: Tokens, model: ModelFacts) -> Itera
     for name, ids in every.items():
         wrong = [i for i in ids if i is not None and not (isinstance(i, int) and 0 <= i < model.vocab_size)]
         if wrong:
-            shown = wrong[0] if len(wrong) == 1 else wrong
-            yield f"{name} = {shown!r}: expected ids of the decoder's vocabulary, 0 to {model.vocab_size - 1}"
+            found = shown(wrong[0] if len(wrong) == 1 else wrong)
+            yield f"{name} = {found}: expected ids of the decoder's vocabulary, 0 to {model.vocab_size - 1}"
 
 
 def _ids_in(settings: UserSettings, name: str) -> tuple[Any, ...]:
@@ -99,7 +99,7 @@ def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
 def _unsupported(settings: UserSettings) -> Iterator[str]:
     for name, row in SETTINGS.items():
         if row.unsupported and (value := settings.get(name)) is not None and value not in row.neutral:
-            yield f"{name} = {value!r}: {row.unsupported}"
+            yield f"{name} = {shown(value)}: {row.unsupported}"
     cache_config = settings.get("cache_config")
     if settings.get("cache_implementation") == "quantized" and cache_config not in (None, {}, {"nbits": 8}):
         yield (
@@ -183,6 +183,6 @@ def _token_conflicts(settings: UserSettings) -> Iterator[str]:
     for constraint in constraints_of(settings):
         phrases = constraint.phrases if isinstance(constraint, AnyOf) else (constraint,)
         if all(suppressed & {*phrase.ids} for phrase in phrases):
-            shown = [list(phrase.ids) for phrase in phrases]
-            phrase = shown[0] if len(shown) == 1 else shown
+            ids = [list(phrase.ids) for phrase in phrases]
+            phrase = ids[0] if len(ids) == 1 else ids
             yield f"{_constraints_name(settings)} asks for {phrase}, but suppress_tokens forbids it"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from conjoin.errors import shown
 from conjoin.generation import needs
 from conjoin.generation.facts import Circumstances
 from conjoin.generation.settings import SETTINGS
@@ -17,9 +18,9 @@ def idle_settings(settings: UserSettings, circumstances: Circumstances) -> Itera
                 # Without it the result is another one, so it is said too where the model's file asks for it.
                 yield f"{name} = {value}: it needs {need.text}; set {name}={row.default:g}"
             elif settings.has(name):
-                yield f"{name} = {value!r}: it needs {need.text}; set that, or leave {name} out"
+                yield f"{name} = {shown(value)}: it needs {need.text}; set that, or leave {name} out"
         if row.unused and settings.has(name) and value not in row.neutral:
-            yield f"{name} = {value!r}: {row.unused}; leave it out"
+            yield f"{name} = {shown(value)}: {row.unused}; leave it out"
     for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         if settings.has(total) and settings.get(new) is not None:
             yield f"{total} = {settings.get(total)}: {new} = {settings.get(new)} wins; leave one of them out"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, cast
 
-from conjoin.errors import GenerationError
+from conjoin.errors import GenerationError, shown
 from conjoin.generation.modes import AnyOf, Phrase
 from conjoin.generation.watermarking import WatermarkingConfig
 from conjoin.limits import Range
@@ -18,7 +18,7 @@ def in_range(name: str, value: Any, expected: Range) -> Any:
         GenerationError: it is out of range.
     """
     if not expected.holds(value):
-        raise GenerationError(f"{name} = {value!r}: expected {expected.description}.")
+        raise GenerationError(f"{name} = {shown(value)}: expected {expected.description}.")
     return value
 
 
