@@ -17,7 +17,7 @@ from conjoin.bulk import fleet, server
 from conjoin.bulk.http import checked_url
 from conjoin.bulk.server import Servers
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, GenerationError
-from conjoin.evaluation import TextSettings, generate_texts
+from conjoin.evaluation import MBR, TextSettings, generate_texts
 from conjoin.evaluation.texts import Failed, source_seed
 from servers import start_server
 
@@ -286,3 +286,19 @@ def test_requests_end_with_the_run() -> None:
         list(Servers([one.url], "m", TextSettings(batch_size=1), requests=1).run(reader()))
     assert time.monotonic() - started < 25
     assert server.REQUESTS == 2
+
+
+def test_servers_make_candidates_and_the_choice_is_made_here() -> None:
+    def answer(body: Body) -> Any:
+        number = body["parameters"]["num_return_sequences"]
+        drawn = [f"{'odd' if place == 0 else 'usual'} text" for place in range(number)]
+        results = [{"generated_text": text} for text in drawn]
+        return 200, [{"generated_text": drawn[0], "sequences": results} for _ in body["inputs"]], {}
+
+    with fake(answer) as one:
+        settings = TextSettings(batch_size=8, mbr=MBR(num_candidates=4), generation={"temperature": 0.5})
+        found = outcomes(Servers([one.url], "m", settings), TEXTS[:5])
+    assert found == {index: "usual text" for index in range(5)}
+    assert [len(body["inputs"]) for body in one.bodies] == [2, 2, 1]
+    expected = {"temperature": 0.5, "do_sample": True, "num_beams": 1, "num_return_sequences": 4}
+    assert all(expected.items() <= body["parameters"].items() for body in one.bodies)

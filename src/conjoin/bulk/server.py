@@ -46,12 +46,13 @@ class Servers:
         key: str | None = None,
         requests: int = REQUESTS,
     ) -> None:
-        self._urls, self._model, self._settings, self._key = urls, model, settings, key
+        self._urls, self._model, self._key = urls, model, key
+        self._chosen, self._settings = settings.chosen_outcomes, settings.of_candidates()
         self._size = requests * len(urls)
         self._fleet = Fleet(urls)
         source, target = languages
         self._parameters: dict[str, Any] = {
-            **settings.generation,
+            **self._settings.generation,
             "priority": "bulk",
             **({} if settings.max_source_length is None else {"truncate": settings.max_source_length}),
             **({} if source is None else {"src_lang": source}),
@@ -83,7 +84,9 @@ class Servers:
         Raises:
             ConjoinError: no server answers, or one refuses every request.
         """
-        yield from Pool(self._start, self._size, self._settings.batch_size, divide=consecutive).run(texts)
+        pool = Pool(self._start, self._size, self._settings.batch_size, divide=consecutive)
+        for outcomes in pool.run(texts):
+            yield self._chosen(outcomes)
 
     def _start(self, number: int) -> "_Requests":
         return _Requests(self._fleet, Client(self._key), self._model, self._parameters, self._settings)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from conjoin.errors import ConfigError, MissingBackend
+from conjoin.evaluation.mbr import MBR
 from conjoin.evaluation.texts import TextSettings
 from conjoin.join import set_languages
 
@@ -97,6 +98,7 @@ class WorkerSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> "WorkerSpec":
         """Return what `to_dict` made JSON of."""
         plain = dict(values)
-        model, settings = dict(plain.pop("model")), plain.pop("settings")
+        model, settings = dict(plain.pop("model")), dict(plain.pop("settings"))
         model["languages"] = tuple(model["languages"])
+        settings["mbr"] = None if settings["mbr"] is None else MBR(**settings["mbr"])
         return cls(model=ModelSpec(**model), settings=TextSettings(**settings), **plain)

@@ -59,6 +59,10 @@ def evaluate_model(
     max_source_length: options.MaxSourceLength = None,
     num_beams: options.NumBeams = None,
     max_new_tokens: options.MaxNewTokens = None,
+    seed: options.Seed = 0,
+    mbr: options.MbrCandidates = None,
+    utility: options.UtilityOption = None,
+    mbr_candidates: options.MbrKind = None,
     set: options.Set = None,
     dtype: options.DtypeOption = None,
     device: options.Device = None,
@@ -70,6 +74,8 @@ def evaluate_model(
         batch_size=batch_size,
         max_source_length=max_source_length,
         generation=options.generation_settings(set, num_beams=num_beams, max_new_tokens=max_new_tokens),
+        seed=seed,
+        mbr=options.mbr_settings(mbr, utility, mbr_candidates),
     )
     columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
     pairs = read_pairs(data, columns)

@@ -77,7 +77,7 @@ def generate_targets(
     max_new_tokens: options.MaxNewTokens = None,
     num_return_sequences: Annotated[int | None, typer.Option(min=1, help="Number of results per source.")] = None,
     scores: Annotated[
-        bool, typer.Option("--scores", help="Also write the score by which beam search ranks each result.")
+        bool, typer.Option("--scores", help="Also write the score by which beam search or --mbr ranks each result.")
     ] = False,
     sample: Annotated[
         bool, typer.Option("--sample", help="Sample tokens instead of choosing the most likely one.")
@@ -89,7 +89,10 @@ def generate_targets(
     top_p: Annotated[
         float | None, typer.Option(help="Sample from the most likely tokens whose probabilities add up to TOP_P.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed for --sample; each source has its own, made of it.")] = 0,
+    seed: options.Seed = 0,
+    mbr: options.MbrCandidates = None,
+    utility: options.UtilityOption = None,
+    mbr_candidates: options.MbrKind = None,
     set: options.Set = None,
     workers: Annotated[
         int,
@@ -141,9 +144,12 @@ def generate_targets(
         generation=options.generation_settings(set, **options_of_generate),
         seed=seed,
         scores=scores,
+        mbr=options.mbr_settings(mbr, utility, mbr_candidates),
     )
     is_batch = input_format is InputFormat.openai
-    if is_batch and (settings.generation or scores or max_source_length or source_language or target_language):
+    if is_batch and (
+        settings.generation or settings.mbr or scores or max_source_length or source_language or target_language
+    ):
         raise typer.BadParameter("each request of a batch file has its own settings", param_hint="--input-format")
     keep_errors = is_batch if on_error is None else on_error is OnError.keep
     kind = Format.jsonl if as_json or (is_batch and format is None) else format

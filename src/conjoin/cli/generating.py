@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -174,6 +174,7 @@ class Job:
             **({"scores": True} if settings.scores else {}),
             **({"requests": True} if self._worker.kind == "requests" else {}),
             **({"draws": "by source"} if settings.generation.get("do_sample") else {}),
+            **({"mbr": asdict(settings.mbr)} if settings.mbr else {}),
         }
 
 

@@ -9,9 +9,28 @@ import typer
 from typer.core import TyperCommand
 
 from conjoin.bulk.spec import DeviceNameError, ModelSpec
+from conjoin.evaluation.mbr import MBR
 
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
+
+class UtilityName(StrEnum):
+    """How candidates are compared."""
+
+    chrf = "chrf"
+    bleu = "bleu"
+    rouge = "rouge"
+    rouge1 = "rouge1"
+    rouge2 = "rouge2"
+    rougeL = "rougeL"
+
+
+class CandidateKind(StrEnum):
+    """Where candidates come from."""
+
+    sample = "sample"
+    beam = "beam"
+
 
 Model = Annotated[str, typer.Argument(help="Folder or hub id of a joined model.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -34,6 +53,20 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Maximum tokens of a result; the model's setting by default, or 128."),
 ]
+MbrCandidates = Annotated[
+    int | None,
+    typer.Option(
+        "--mbr", min=2, metavar="N", help="Generate N candidates per source; choose the one most like the others."
+    ),
+]
+UtilityOption = Annotated[
+    UtilityName | None, typer.Option("--utility", help="How --mbr compares candidates; chrf by default.")
+]
+MbrKind = Annotated[
+    CandidateKind | None,
+    typer.Option("--mbr-candidates", help="Candidates of --mbr: samples, by default, or N beams."),
+]
+Seed = Annotated[int, typer.Option(help="Random seed for sampling, of --mbr too; each source has its own, made of it.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -95,6 +128,23 @@ def generation_settings(assignments: list[str] | None, **options: Any) -> dict[s
         settings[name] = _value(value)
     collect(GenerationConfig(), settings)
     return settings
+
+
+def mbr_settings(number: int | None, utility: UtilityName | None, candidates: CandidateKind | None) -> MBR | None:
+    """Return the settings of MBR decoding from its flags.
+
+    Raises:
+        BadParameter: flags that only matter with --mbr are given without it.
+    """
+    if number is None:
+        for flag, value in (("--utility", utility), ("--mbr-candidates", candidates)):
+            if value is not None:
+                raise typer.BadParameter("only has an effect with --mbr N.", param_hint=flag)
+        return None
+    values: dict[str, Any] = {"num_candidates": number}
+    values |= {} if utility is None else {"utility": utility.value}
+    values |= {} if candidates is None else {"candidates": candidates.value}
+    return MBR(**values)
 
 
 def _value(text: str) -> Any:

@@ -2,12 +2,13 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import ConfigError, GenerationError
+from conjoin.evaluation.mbr import MBR, results_wanted
 from conjoin.join import start_of_language
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ class TextSettings:
     """Settings of generating from texts.
 
     Args:
-        batch_size: Sources per batch.
+        batch_size: Sources per batch; with `mbr`, candidates per batch, but at least those of one source.
         max_source_length: Longer sources are truncated; the encoder's limit by default.
         generation: Settings of `generate`, by name.
         seed: Random seed of sampling. Each source has its own, made of this and its index: its results do not depend
             on batches, nor on which process generates them.
-        scores: Also return the scores by which beam search ranks results.
+        scores: Also return the scores by which beam search ranks results; with `mbr`, expected utilities in percent.
+        mbr: Generate candidates for each source, and return those that are most like the others.
+
+    Raises:
+        ConfigError: a number is too small.
+        GenerationError: the settings of `generate` contradict `mbr`.
     """
 
     batch_size: int = 32
@@ -41,6 +47,7 @@ class TextSettings:
     generation: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seed: int = 0
     scores: bool = False
+    mbr: MBR | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -48,6 +55,35 @@ class TextSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} = {value}; expected 1 or more.")
+        if self.mbr is not None:
+            self.mbr.generation(self.generation)
+
+    def of_candidates(self) -> "TextSettings":
+        """Return the settings with which a model generates, before any choice among its results.
+
+        Raises:
+            MissingBackend: what computes the utility is not installed, which shows before hours of generating.
+        """
+        if self.mbr is None:
+            return self
+        self.mbr.choose(["a", "trial"])
+        size = max(1, self.batch_size // self.mbr.num_candidates)
+        generation = self.mbr.generation(self.generation)
+        return replace(self, batch_size=size, generation=generation, scores=False, mbr=None)
+
+    def chosen(self, made: "Generated") -> "Generated":
+        """Return the results of a source, chosen among its candidates if `mbr` asks for it."""
+        if self.mbr is None:
+            return made
+        wanted = results_wanted(self.generation)
+        if not any(made.texts):  # as of an empty source
+            return replace(made, texts=made.texts[:wanted])
+        texts, utilities = self.mbr.choose(made.texts, wanted)
+        return replace(made, texts=texts, scores=utilities if self.scores else None)
+
+    def chosen_outcomes(self, outcomes: "Iterable[Outcome]") -> "list[Outcome]":
+        """Return outcomes with their results chosen."""
+        return [each if isinstance(each, Failed) else self.chosen(each) for each in outcomes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +94,8 @@ class Generated:
         index: Position of the source in the input.
         texts: `num_return_sequences` results, or fewer if beam search finds no more.
         cut: True if the source was truncated.
-        scores: Log-probability / length ** length_penalty of every result, if asked for.
+        scores: Log-probability / length ** length_penalty of every result, if asked for; with `mbr`, its expected
+            utility.
     """
 
     index: int
@@ -140,8 +177,10 @@ def generate_stream(
     Raises:
         GenerationError: the settings cannot be honoured, or a source has no result.
     """
-    for batch in _batches(model, texts, settings):
-        yield batch if isinstance(batch, Empty) else _generate(model, batch, settings)
+    asked = settings.of_candidates()
+    for batch in _batches(model, texts, asked):
+        made = batch if isinstance(batch, Empty) else _generate(model, batch, asked)
+        yield [settings.chosen(each) for each in made]
 
 
 def generate_outcomes(
@@ -151,15 +190,16 @@ def generate_outcomes(
 
     A batch that fails as a whole, as by lack of memory, is generated source by source.
     """
-    for batch in _batches(model, texts, settings):
+    asked = settings.of_candidates()
+    for batch in _batches(model, texts, asked):
         if isinstance(batch, Empty):
-            yield [*batch]
+            yield settings.chosen_outcomes(batch)
             continue
         try:
-            outcomes: list[Outcome] = [*_generate(model, batch, settings)]
+            outcomes: list[Outcome] = [*_generate(model, batch, asked)]
         except Exception:
-            outcomes = [_outcome(model, source, settings) for source in batch]
-        yield outcomes
+            outcomes = [_outcome(model, source, asked) for source in batch]
+        yield settings.chosen_outcomes(outcomes)
 
 
 def _outcome(model: "EncoderDecoderModel", source: _Source, settings: TextSettings) -> Outcome:

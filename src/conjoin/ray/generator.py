@@ -12,6 +12,7 @@ from conjoin.bulk.outputs import always_columns
 from conjoin.bulk.rows import CUT, ERROR
 from conjoin.bulk.spec import ModelSpec, WorkerSpec
 from conjoin.errors import DataError, quoted, warn
+from conjoin.evaluation.mbr import MBR
 from conjoin.evaluation.texts import Failed, Generated, Outcome, TextSettings
 
 Batch = dict[str, NDArray[Any]]
@@ -41,7 +42,8 @@ class Generator:
             depends on the text.
         batch_size: Sources generated together; a batch of Ray's may hold more.
         seed: Random seed of sampling.
-        scores: Add the scores by which beam search ranks results.
+        scores: Add the scores by which beam search ranks results, or `mbr`.
+        mbr: Generate candidates for every row, and choose among them.
         keep_errors: A source that fails gets no result, and its error in a column `error`; else the job fails.
         max_source_length: Longer sources are truncated to so many tokens; the model's limit by default.
         dtype: Data type of the parameters; that of the checkpoint by default.
@@ -62,6 +64,7 @@ class Generator:
         batch_size: int = 32,
         seed: int = 0,
         scores: bool = False,
+        mbr: MBR | None = None,
         keep_errors: bool = False,
         max_source_length: int | None = None,
         dtype: str | None = None,
@@ -77,6 +80,7 @@ class Generator:
             generation=generation,
             seed=seed,
             scores=scores,
+            mbr=mbr,
         )
         self._keep_errors = keep_errors
         languages = (source_language, target_language)
