@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,16 @@ def test_results_on_a_terminal_steer_nothing_and_in_a_pipe_are_exact(tmp_path: P
     assert b"\x1b" not in shown and rb"\x1b[2J" in shown
 
 
+@pytest.fixture(name="hears_ctrl_c")
+def hears_ctrl_c_fixture() -> Iterator[None]:
+    """Let children hear Ctrl-C: background jobs of a shell ignore it, and so would theirs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.usefixtures("hears_ctrl_c")
 def test_ctrl_c_ends_a_command_with_130_and_one_line(folder: Path) -> None:
     command = [sys.executable, "-m", "conjoin", "generate", str(folder)]
     given = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}

@@ -1,5 +1,6 @@
 """`conjoin serve` over a real socket: answers are those of `generate`, manners are those of a good server."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -202,17 +203,19 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
-def test_a_client_that_leaves_frees_its_rows(server: Server, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "inputs", "clients"), [("/generate", ["a b c"] * 60, 1), ("/generate_stream", "a b c", 60)]
+)
+def test_clients_that_leave_free_their_rows(server: Server, path: str, inputs: str | list[str], clients: int) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     left = server.metric("conjoin_cancelled_total")
     parameters = {"max_new_tokens": 60, "min_new_tokens": 60, "num_beams": 8, "num_return_sequences": 8}
-    body = json.dumps({"inputs": ["a b c"] * (60 if path == "/generate" else 1), "parameters": parameters})
-    if path == "/generate_stream":
-        body = body.replace('["a b c"]', '"a b c"')
+    body = json.dumps({"inputs": inputs, "parameters": parameters})
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall((head + body).encode())
+    with contextlib.ExitStack() as connections:  # more work than a machine does before it is asked for its rows
+        for _ in range(clients):
+            connection = connections.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall((head + body).encode())
         wait_for(lambda: server.metric("conjoin_rows") > 0)
     wait_for(lambda: server.metric("conjoin_rows") == 0, 5)
     assert server.metric("conjoin_num_requests_waiting") == 0
