@@ -48,6 +48,7 @@ _NAMES = {
     "generation": ("GenerationConfig",),
     "jax.model": ("FlaxEncoderDecoderModel",),
     "pipelines": ("SummarizationPipeline", "Text2TextGenerationPipeline", "TranslationPipeline", "pipeline"),
+    "surgery": ("average_checkpoints", "shrink"),
     "tensorflow.model": ("TFEncoderDecoderModel",),
     "tokenizer": (
         *("AutoTokenizer", "BatchEncoding", "PreTrainedTokenizerFast", "Tokenizer", "TokenizerPair"),

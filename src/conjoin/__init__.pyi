@@ -45,6 +45,8 @@ from conjoin.pipelines import SummarizationPipeline as SummarizationPipeline
 from conjoin.pipelines import Text2TextGenerationPipeline as Text2TextGenerationPipeline
 from conjoin.pipelines import TranslationPipeline as TranslationPipeline
 from conjoin.pipelines import pipeline as pipeline
+from conjoin.surgery import average_checkpoints as average_checkpoints
+from conjoin.surgery import shrink as shrink
 from conjoin.tensorflow.model import TFEncoderDecoderModel as TFEncoderDecoderModel
 from conjoin.tokenizer import AlbertTokenizer as AlbertTokenizer
 from conjoin.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast

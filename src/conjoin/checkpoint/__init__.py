@@ -3,7 +3,7 @@
 from conjoin._lazy import public_dir
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
 from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, pop_framework
-from conjoin.checkpoint.dtypes import nonfinite
+from conjoin.checkpoint.dtypes import from_float32, nonfinite, to_float32
 from conjoin.checkpoint.files import (
     Staging,
     expanded,
@@ -68,6 +68,7 @@ __all__ = [
     "check_finite",
     "expanded",
     "fingerprints",
+    "from_float32",
     "is_weight_file",
     "lock_file",
     "nonfinite",
@@ -82,6 +83,7 @@ __all__ = [
     "replacing_folder",
     "require_file",
     "resolve",
+    "to_float32",
     "write_dialect",
     "write_json",
     "write_tensors",

@@ -74,6 +74,21 @@ def nonfinite(array: NDArray[Any], dtype: str) -> int:
     return sum(int(np.count_nonzero((bits & mask) == value)) for bits in _chunks_of_bits(array))
 
 
+def to_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Return floating numbers of a checkpoint as float32; bfloat16 comes as its bits."""
+    if dtype == "bfloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)
+
+
+def from_float32(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return finite numbers in the storage of a floating dtype, rounded to the nearest, ties to even."""
+    if dtype != "bfloat16":
+        return array.astype(BY_NAME[dtype].storage)
+    bits = array.astype(np.float32, copy=False).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 def _chunks_of_bits(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     width = 4 if array.dtype.kind == "c" else array.dtype.itemsize
     bits = np.ascontiguousarray(array).reshape(-1).view(f"u{width}")

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from conjoin.cli import streams, talk
+from conjoin.cli.average import average_models
 from conjoin.cli.convert import convert_folder
 from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
@@ -19,6 +20,7 @@ from conjoin.cli.join import join_halves
 from conjoin.cli.merge import merge_parts
 from conjoin.cli.options import Once
 from conjoin.cli.serve import serve_models
+from conjoin.cli.shrink import shrink_model
 from conjoin.cli.train import train
 from conjoin.errors import ConjoinError
 
@@ -31,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command("average", cls=Once)(average_models)
 app.command("convert", cls=Once)(convert_folder)
 app.command("demo", cls=Once)(run_demo)
 app.command("evaluate", cls=Once)(evaluate_model)
@@ -40,6 +43,7 @@ app.command("inspect", cls=Once)(inspect_folder)
 app.command("join", cls=Once)(join_halves)
 app.command("merge", cls=Once)(merge_parts)
 app.command("serve", cls=Once)(serve_models)
+app.command("shrink", cls=Once)(shrink_model)
 app.command("train", cls=Once)(train)
 
 

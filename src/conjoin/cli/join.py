@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from conjoin.cli.options import DecoderLayers, EncoderLayers
 from conjoin.cli.outputs import claim_folder
 from conjoin.cli.streams import emit
 
@@ -38,6 +39,8 @@ def join_halves(
             "that starts closed."
         ),
     ] = Init.normal,
+    encoder_layers: EncoderLayers = None,
+    decoder_layers: DecoderLayers = None,
     dtype: Annotated[str, typer.Option(help="Data type of the parameters.")] = "float32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
@@ -48,9 +51,16 @@ def join_halves(
     from rich.console import Console
 
     from conjoin import EncoderDecoderModel
+    from conjoin.families import parse_layers
 
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(
-        encoder, decoder, share=share.value, cross_attention_init=cross_attention_init.value, dtype=dtype
+        encoder,
+        decoder,
+        share=share.value,
+        cross_attention_init=cross_attention_init.value,
+        encoder_layers=parse_layers(encoder_layers),
+        decoder_layers=parse_layers(decoder_layers),
+        dtype=dtype,
     )
     model.save_pretrained(out)
     Console(stderr=True).print(model.join_report)

@@ -74,6 +74,14 @@ Set = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default a GPU if there is one.")]
+EncoderLayers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers of the encoder to keep: a number, spread evenly from the first to the last, or indices such as "
+        "0,2,5; all by default."
+    ),
+]
+DecoderLayers = Annotated[str | None, typer.Option(help="Layers of the decoder to keep, likewise.")]
 
 
 class Once(TyperCommand):

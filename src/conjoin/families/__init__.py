@@ -4,6 +4,7 @@ from conjoin._lazy import public_dir
 from conjoin.families.config import HUB_KEYWORDS, PretrainedConfig, parts_hidden
 from conjoin.families.ids import is_id, is_id_field, without_negative
 from conjoin.families.known_keys import GENERATION_KEYS, known_keys
+from conjoin.families.layers import KeptLayers, Layers, keep_layers, parse_layers, spread
 from conjoin.families.record import Family, Role, Whole, whole_names
 from conjoin.families.registry import config_from_dict, families, family
 from conjoin.model_types import MODULES
@@ -13,6 +14,8 @@ __all__ = [
     "HUB_KEYWORDS",
     "MODULES",
     "Family",
+    "KeptLayers",
+    "Layers",
     "PretrainedConfig",
     "Role",
     "Whole",
@@ -21,8 +24,11 @@ __all__ = [
     "family",
     "is_id",
     "is_id_field",
+    "keep_layers",
     "known_keys",
+    "parse_layers",
     "parts_hidden",
+    "spread",
     "whole_names",
     "without_negative",
 ]

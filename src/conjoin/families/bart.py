@@ -159,6 +159,7 @@ def _family(
         encoder_prefix="encoder.",
         decoder_prefix="model.decoder.",
         word_aliases=("model.shared.weight", "shared.weight"),
+        num_layers={"encoder": "encoder_layers", "decoder": "decoder_layers"},
         whole=Whole(
             architecture=f"{name}ForConditionalGeneration",
             encoder="encoder.",

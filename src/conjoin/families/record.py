@@ -1,8 +1,8 @@
 """What a family is: the roles that it plays, its config and stacks, and the names of its tensors."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from conjoin import spec
@@ -66,6 +66,7 @@ class Family:
         encoder_prefix, decoder_prefix: What transformers' AutoModel and AutoModelForCausalLM put there; the latter is
             the first of `prefixes` if None.
         word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
+        num_layers: Field of the config that holds each role's number of layers.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
     """
 
@@ -81,6 +82,9 @@ class Family:
     encoder_prefix: str = ""
     decoder_prefix: str | None = None
     word_aliases: tuple[str, ...] = ()
+    num_layers: Mapping[Role, str] = field(
+        default_factory=lambda: {"encoder": "num_hidden_layers", "decoder": "num_hidden_layers"}
+    )
     whole: Whole | None = None
 
     def stack(self, config: PretrainedConfig, role: Role) -> spec.StackSpec:

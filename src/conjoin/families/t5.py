@@ -164,6 +164,7 @@ def _family(config: type[T5Config], name: str) -> Family:
         encoder_prefix="encoder.",
         decoder_prefix="decoder.",
         word_aliases=("shared.weight",),
+        num_layers={"encoder": "num_layers", "decoder": "num_decoder_layers"},
         whole=Whole(
             architecture=f"{name}ForConditionalGeneration",
             encoder="encoder.",

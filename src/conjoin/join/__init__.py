@@ -4,6 +4,7 @@ from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint
 from conjoin.join.fresh import FreshStart, first_numbers, fresh_names, record, recorded, with_record
 from conjoin.join.languages import set_languages, start_of_language, target_language
+from conjoin.join.layers import LayerNames, keep_layers_of, parameters_of_kept, require_same_layers
 from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
@@ -47,6 +48,7 @@ __all__ = [
     "FreshStart",
     "InMemory",
     "JoinReport",
+    "LayerNames",
     "Offer",
     "OneFolder",
     "SpecialTokens",
@@ -64,6 +66,7 @@ __all__ = [
     "has_tokenizer",
     "is_quantized",
     "joining_offer",
+    "keep_layers_of",
     "lacks_tokens",
     "loosen_sharing",
     "may_be_fresh",
@@ -71,6 +74,7 @@ __all__ = [
     "pair_names",
     "pair_offer",
     "pair_spec",
+    "parameters_of_kept",
     "part_of",
     "parts_named",
     "plan_half",
@@ -81,6 +85,7 @@ __all__ = [
     "record",
     "recorded",
     "require_pad",
+    "require_same_layers",
     "require_start",
     "set_languages",
     "shared_names",

@@ -45,7 +45,7 @@ def dialect(framework: Framework, config: PretrainedConfig, names: Iterable[str]
         names: The checkpoint's PyTorch names.
     """
     stored = set(names)
-    table, parameters = _everything(config, stored)
+    table, parameters = names_of_all(config, stored)
     kinds: dict[str, Kind] = {}
     for match in table.canonical(stored).matches:
         if match.canonical[0] in parameters:  # excludes a tied LM head's copy of the token embeddings
@@ -60,7 +60,7 @@ def dialect(framework: Framework, config: PretrainedConfig, names: Iterable[str]
 def left_out(config: PretrainedConfig, names: Iterable[str]) -> set[str]:
     """Return the names of tensors that hold no weights: buffers that older versions of transformers stored."""
     stored = set(names)
-    return set(_everything(config, stored)[0].canonical(stored).ignored)
+    return set(names_of_all(config, stored)[0].canonical(stored).ignored)
 
 
 def _body(config: PretrainedConfig) -> str:
@@ -69,7 +69,7 @@ def _body(config: PretrainedConfig) -> str:
     return next(iter(kind.prefixes), "").removesuffix(kind.encoder_prefix)
 
 
-def _everything(config: PretrainedConfig, stored: set[str]) -> tuple[NameTable, Mapping[str, spec.Parameter]]:
+def names_of_all(config: PretrainedConfig, stored: set[str]) -> tuple[NameTable, Mapping[str, spec.Parameter]]:
     """Return names and parameters of all that a checkpoint of this config can hold, with heads and cross-attention."""
     single = None if isinstance(config, EncoderDecoderConfig) else family(config.model_type)
     sides = [any(f"{side}." in name for name in stored) for side in ("encoder", "decoder")]

@@ -1,5 +1,6 @@
 """Where a checkpoint's file contradicts its config: the file wins, and the config is set right."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from conjoin import spec
@@ -7,6 +8,7 @@ from conjoin.checkpoint import Checkpoint
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import warn
 from conjoin.families import PretrainedConfig, Role, family
+from conjoin.join.layers import table_of_kept
 from conjoin.join.names import half_offer
 from conjoin.join.pair import half_spec
 from conjoin.join.plan import Offer, unshared
@@ -46,9 +48,17 @@ def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) 
     return replace(pair, share="none")
 
 
-def joining_offer(config: PretrainedConfig, role: Role, checkpoint: Checkpoint) -> Offer:
-    """What a standalone checkpoint offers to one half of a new pair, cross-attention included."""
+def joining_offer(
+    config: PretrainedConfig, role: Role, checkpoint: Checkpoint, blocks: Mapping[int, int] | None = None
+) -> Offer:
+    """What a standalone checkpoint offers to one half of a new pair, cross-attention included.
+
+    Args:
+        config: Config of the checkpoint.
+        blocks: Index of a block in the checkpoint -> its index in the pair, without dropped ones; None for all.
+    """
     stack = half_spec(config, role)
     if role == "decoder" and not stack.has_cross_attention:
         stack = half_spec(config.copy(is_decoder=True, add_cross_attention=True), role)
-    return half_offer(config, stack, role, checkpoint)
+    offer = half_offer(config, stack, role, checkpoint)
+    return offer if blocks is None else Offer(offer.label, checkpoint, table_of_kept(offer.table, blocks))

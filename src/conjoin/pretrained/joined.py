@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from conjoin import spec
 from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import JoinError, warn
-from conjoin.families import PretrainedConfig, Role
+from conjoin.families import Layers, PretrainedConfig, Role
 from conjoin.join import JoinReport, OneFolder, complete_tokens
 from conjoin.pretrained.dtypes import stored_dtype
 from conjoin.pretrained.keywords import Placing, reject_unsupported_kwargs
@@ -83,6 +83,8 @@ class ArrayModel(JoinedModel):
         *,
         share: Share = "none",
         cross_attention_init: CrossAttentionInit = "normal",
+        encoder_layers: Layers | None = None,
+        decoder_layers: Layers | None = None,
         dtype: Any = None,
         seed: int = 0,
         **keywords: Any,
@@ -92,6 +94,8 @@ class ArrayModel(JoinedModel):
         Args:
             share: "embeddings" ties the word tables, "all" every parameter that both halves have.
             cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
+            encoder_layers, decoder_layers: Layers of that checkpoint to join: a number, spread evenly with the first
+                and the last (Shleifer & Rush 2020, arXiv:2010.13002), or a list of indices from 0; all by default.
             dtype: As the class takes it. Parameters are float32, since a join is there to be trained.
             seed: Of the fresh parameters.
             keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
@@ -105,7 +109,8 @@ class ArrayModel(JoinedModel):
         dtype = dtype or keywords.pop("torch_dtype", None)
         reject_unsupported_kwargs(keywords, cls.placing)
         names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
-        sources = find_sources(*names, keywords, cls._read_half)
+        layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+        sources = find_sources(*names, keywords, cls._read_half, **layers)
         model = cls.__new__(cls)
         values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
         with open_join(sources, values) as (config, pair, plan):

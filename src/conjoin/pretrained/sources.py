@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from conjoin import spec
 from conjoin.checkpoint import FROM_KEYWORDS, Checkpoint, Framework, open_checkpoint, pop_framework, resolve
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import JoinError
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
+from conjoin.families import HUB_KEYWORDS, KeptLayers, Layers, PretrainedConfig, Role, keep_layers
 from conjoin.join import (
     JoinReport,
     TwoFolders,
@@ -22,8 +22,10 @@ from conjoin.join import (
     never_fresh,
     pair_offer,
     pair_spec,
+    parameters_of_kept,
     plan_join,
     plan_random,
+    require_same_layers,
     target_tokenizer,
     untie_head,
     untied_head,
@@ -39,8 +41,10 @@ class Source:
     """One half to join: a folder with a checkpoint, or a model in memory.
 
     Args:
+        config: Of the half as it joins.
         framework: Load the weights that this framework wrote, if the folder has several.
         parameters: Those of a half in memory, by canonical name ("decoder.blocks.0...").
+        kept: Layers of the checkpoint that join; None for all.
     """
 
     role: Role
@@ -48,6 +52,7 @@ class Source:
     folder: Path | None = None
     framework: Framework | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kept: KeptLayers | None = None
 
 
 Sources = tuple[Source, Source]
@@ -55,12 +60,23 @@ ReadHalf = Callable[[Role, Any], tuple[PretrainedConfig, Mapping[str, Any]]]
 """Return config and parameters of a half in memory; raise JoinError if the model belongs to another backend."""
 
 
-def find_sources(encoder: Name, decoder: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Sources:
+def find_sources(
+    encoder: Name,
+    decoder: Name,
+    kwargs: dict[str, Any],
+    read_half: ReadHalf,
+    *,
+    encoder_layers: Layers | None = None,
+    decoder_layers: Layers | None = None,
+) -> Sources:
     """Find both halves of a join. Only values of the pair's own config stay in `kwargs`.
+
+    Args:
+        encoder_layers, decoder_layers: Layers of that half's checkpoint that join; None for all.
 
     Raises:
         JoinError: a half has neither a name nor a model, or both, or its folder holds a pair.
-        ConfigError: a keyword argument is misspelt or not supported.
+        ConfigError: a keyword argument is misspelt or not supported, or there are no such layers.
     """
     for_both = {*HUB_KEYWORDS, *FROM_KEYWORDS} - {"subfolder"}
     shared = {key: kwargs.pop(key) for key in for_both if key in kwargs}
@@ -69,9 +85,18 @@ def find_sources(encoder: Name, decoder: Name, kwargs: dict[str, Any], read_half
     kwargs.clear()
     kwargs |= values
     return (
-        _find_source("encoder", encoder, shared | encoder_kwargs, read_half),
-        _find_source("decoder", decoder, shared | decoder_kwargs, read_half),
+        _with_layers(_find_source("encoder", encoder, shared | encoder_kwargs, read_half), encoder_layers),
+        _with_layers(_find_source("decoder", decoder, shared | decoder_kwargs, read_half), decoder_layers),
     )
+
+
+def _with_layers(source: Source, layers: Layers | None) -> Source:
+    """Return a source of which only some layers join."""
+    if layers is None:
+        return source
+    kept = keep_layers(source.config, source.role, layers)
+    parameters = parameters_of_kept(source.parameters, kept.blocks)
+    return replace(source, config=kept.config, kept=kept, parameters=parameters)
 
 
 def _find_source(role: Role, name_or_path: Name, kwargs: dict[str, Any], read_half: ReadHalf) -> Source:
@@ -102,14 +127,16 @@ def open_join(
 ) -> Generator[tuple[EncoderDecoderConfig, spec.PairSpec, JoinReport]]:
     """Yield the pair's config, its spec and the origin of every parameter, while the checkpoints are open."""
     encoder, decoder = sources
+    require_same_layers(values.get("share", "none"), encoder.kept, decoder.kept)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
     pair = pair_spec(config)
     with ExitStack() as files:
         offers = [
             joining_offer(
-                source.config,
+                source.config if source.kept is None else source.kept.before,
                 source.role,
                 files.enter_context(open_checkpoint(source.folder, framework=source.framework)),
+                source.kept.blocks if source.kept else None,
             )
             for source in sources
             if source.folder is not None

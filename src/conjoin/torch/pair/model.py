@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conjoin.checkpoint import open_checkpoint
 from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
-from conjoin.families import PretrainedConfig
+from conjoin.families import Layers, PretrainedConfig
 from conjoin.join import (
     JoinReport,
     OneFolder,
@@ -138,6 +138,8 @@ class EncoderDecoderModel(PairModules):
         *,
         share: Share = "none",
         cross_attention_init: CrossAttentionInit = "normal",
+        encoder_layers: Layers | None = None,
+        decoder_layers: Layers | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         **keywords: Any,
@@ -149,6 +151,8 @@ class EncoderDecoderModel(PairModules):
             cross_attention_init: Initialisation of fresh cross-attention: "normal", "self_attention" (a copy of the
                 block's self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at
                 0).
+            encoder_layers, decoder_layers: Layers of that checkpoint to join: a number, spread evenly with the first
+                and the last (Shleifer & Rush 2020, arXiv:2010.13002), or a list of indices from 0; all by default.
             dtype: Dtype of the parameters; float32 by default, since a joined model will be trained.
             keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a loaded one), `encoder_config=`,
                 config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
@@ -163,7 +167,8 @@ class EncoderDecoderModel(PairModules):
         """
         wanted, device = pop_dtype(dtype, keywords), pop_device(device, keywords)
         names = encoder_pretrained_model_name_or_path, decoder_pretrained_model_name_or_path
-        sources = find_sources(*names, keywords, read_half)
+        layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+        sources = find_sources(*names, keywords, read_half, **layers)
         model = cls._empty()
         values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
         model._join(sources, values, wanted, device)

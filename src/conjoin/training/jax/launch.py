@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import jax
 
 from conjoin.errors import ConfigError
+from conjoin.families import parse_layers
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.training.settings.recipe import Recipe
 
@@ -27,5 +28,7 @@ def build_model(recipe: Recipe) -> FlaxEncoderDecoderModel:
             sources.decoder,
             share=sources.share,
             cross_attention_init=sources.cross_attention_init,
+            encoder_layers=parse_layers(sources.encoder_layers),
+            decoder_layers=parse_layers(sources.decoder_layers),
             seed=arguments.seed,
         )

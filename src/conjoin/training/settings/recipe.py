@@ -17,7 +17,7 @@ SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
 _COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir"}
 """Settings of a command: they say where and how a run begins, and nothing about the run itself."""
 _REPLACES = (
-    ({"model"}, {"encoder", "decoder", "share", "cross_attention_init"}),
+    ({"model"}, {"encoder", "decoder", "share", "cross_attention_init", "encoder_layers", "decoder_layers"}),
     ({"encoder", "decoder"}, {"model"}),
     ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
     ({"dataset"}, {"train", "validation"}),
@@ -38,6 +38,10 @@ class Sources:
     model: str | None = arg(None, "Folder or hub id of a joined model, instead of encoder and decoder.")
     share: Share = arg("none", "Parameters that encoder and decoder share: none, embeddings or all.")
     cross_attention_init: CrossAttentionInit = arg("normal", "Initial values of new cross-attention.")
+    encoder_layers: str | int | None = arg(
+        None, "Layers of the encoder to join: a number, spread evenly, or indices such as 0,2,5; all by default."
+    )
+    decoder_layers: str | int | None = arg(None, "Layers of the decoder to join, likewise.")
     dtype: str = arg("float32", "Dtype of the weights.")
     framework: Literal["torch", "jax"] = arg("torch", "Framework that trains; files and reports are the same.")
     train: str | None = arg(None, "Training pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")
@@ -48,7 +52,10 @@ class Sources:
     validation_split: str | None = arg(None, "Split of the data set to evaluate on; none by default.")
 
     def __post_init__(self) -> None:
-        """Check the types of all values."""
+        """Check the types of all values; lists of layers become text."""
+        for name in ("encoder_layers", "decoder_layers"):
+            if isinstance(layers := getattr(self, name), list):
+                setattr(self, name, "".join(f"{layer}," for layer in cast("list[Any]", layers)))
         kinds = get_type_hints(type(self))
         problems = [
             f"{each.name} = {shown(getattr(self, each.name))}; expected {expectation(kinds[each.name])}."
@@ -79,12 +86,13 @@ class Sources:
         self._refuse_join_settings()
 
     def _refuse_join_settings(self) -> None:
-        names = ("share", "cross_attention_init")
+        names = ("share", "cross_attention_init", "encoder_layers", "decoder_layers")
         changed = [f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) != getattr(Sources, name)]
         if self.model is not None and changed:
             raise ConfigError(
                 f"{' and '.join(changed)} with model = {self.model}: a joined model stays as it was joined.",
-                hint="give --encoder and --decoder instead of --model, or leave these settings out.",
+                hint="give --encoder and --decoder instead of --model, or leave these settings out; `conjoin shrink` "
+                "drops layers of a joined model.",
             )
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from conjoin.families import parse_layers
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.settings.recipe import Recipe
 
@@ -17,5 +18,7 @@ def build_model(recipe: Recipe) -> EncoderDecoderModel:
         sources.decoder,
         share=sources.share,
         cross_attention_init=sources.cross_attention_init,
+        encoder_layers=parse_layers(sources.encoder_layers),
+        decoder_layers=parse_layers(sources.decoder_layers),
         dtype=sources.dtype,
     )

@@ -1,0 +1,115 @@
+"""A model's folder, read and written without a framework: tensors one by one, and the files beside them."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from conjoin.checkpoint import (
+    TARGET_FOLDER,
+    Checkpoint,
+    Staging,
+    Tensor,
+    parse_size,
+    replacing_folder,
+    resolve,
+    write_tensors,
+)
+from conjoin.configuration import AutoConfig
+from conjoin.errors import ConfigError, FileError
+from conjoin.families import PretrainedConfig
+
+_COMPANIONS = (
+    *("generation_config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.spm", "bpe.codes"),
+    *("chat_template.*", "additional_chat_templates/*.jinja"),
+)
+"""Files that loading reads beside config.json and the weights; others (a run's, a card) are about the old model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became of a model.
+
+    Args:
+        folder: The new model's.
+        numbers: Parameters that the files hold, before and after.
+        lines: What was kept and what was dropped, for people.
+    """
+
+    folder: Path
+    numbers: tuple[int, int]
+    lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        before, after = self.numbers
+        share = f"{100 * (after - before) / before:+.1f} %" if before else "-"
+        return "\n".join([*self.lines, f"parameters: {before:,} -> {after:,} ({share})"])
+
+
+def open_model(name: str | os.PathLike[str], doing: str) -> tuple[Path, PretrainedConfig]:
+    """Return the folder of a model and its config.
+
+    Args:
+        doing: What shall be done to it, for errors.
+
+    Raises:
+        FileError, ConfigError: there is no such model, its config cannot be read, or it is quantised.
+    """
+    folder = resolve(name)
+    config = AutoConfig.from_pretrained(folder)
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"{folder} is quantised; {doing} needs the weights as they were trained.",
+            hint="take the model that this one was made from, and quantise the result.",
+        )
+    return folder, config
+
+
+def require_other_folder(out: str | os.PathLike[str], *inputs: Path) -> Path:
+    """Return the output's path.
+
+    Raises:
+        FileError: it is one of the inputs.
+    """
+    out = Path(out).expanduser()
+    for folder in inputs:
+        if out.exists() and out.samefile(folder):
+            raise FileError(f"{out} is the model that is read; nothing was changed.", hint="give another folder.")
+    return out
+
+
+def count_numbers(checkpoint: Checkpoint) -> int:
+    """Return how many parameters a checkpoint holds."""
+    return sum(prod(info.shape) for info in checkpoint.values())
+
+
+def write_model(
+    out: Path,
+    config: PretrainedConfig,
+    tensors: Iterable[Tensor],
+    *,
+    companions_of: Path,
+    max_shard_size: int | str = "5GB",
+    without: frozenset[str] = frozenset(),
+) -> None:
+    """Write a model's folder, atomically: weights, config and copies of the files beside them.
+
+    Args:
+        companions_of: Folder whose tokenizers and generation settings are copied.
+        without: Names of files that are not copied.
+    """
+    with replacing_folder(out) as staging:
+        write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
+        copy_companions(companions_of, staging, without)
+        staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
+
+
+def copy_companions(folder: Path, staging: Staging, without: frozenset[str] = frozenset()) -> None:
+    """Copy the files that loading reads beside config.json and the weights: tokenizers and generation settings."""
+    for directory in (folder, folder / TARGET_FOLDER):
+        for path in sorted({path for pattern in _COMPANIONS for path in directory.glob(pattern)}):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and name not in without:
+                shutil.copyfile(path, staging.path(name))
