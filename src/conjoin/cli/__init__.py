@@ -10,6 +10,7 @@ import typer
 
 from conjoin.cli import streams, talk
 from conjoin.cli.average import average_models
+from conjoin.cli.compare import compare_runs
 from conjoin.cli.convert import convert_folder
 from conjoin.cli.demo import run_demo
 from conjoin.cli.evaluate import evaluate_model
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("average", cls=Once)(average_models)
+app.command("compare", cls=Once)(compare_runs)
 app.command("convert", cls=Once)(convert_folder)
 app.command("demo", cls=Once)(run_demo)
 app.command("evaluate", cls=Once)(evaluate_model)

@@ -90,7 +90,7 @@ def evaluate_model(
     write_errors: list[str] = []
     for number, name in enumerate(models):
         loaded = options.load(name, dtype, device, (source_language, target_language))
-        evaluations.append(_evaluate(loaded, name, pairs, names, settings))
+        evaluations.append(evaluate_loaded(loaded, name, pairs, names, settings))
         write_errors += _save(evaluations[-1], outputs[number]) if outputs else []
     comparisons = evaluations[0].compare(evaluations[1], method=test.value) if against else []
     if as_json:
@@ -102,7 +102,8 @@ def evaluate_model(
         raise FileError("\n".join(write_errors))
 
 
-def _evaluate(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
+def evaluate_loaded(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
+    """Evaluate a model with a progress bar."""
     with progress(name, 2 * len(pairs)) as advance:  # each pair counts twice: once for the loss, once for generation
         result = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
     if result.cut:
@@ -150,7 +151,7 @@ def _print_table(evaluations: Sequence[Evaluation], names: Sequence[str], compar
 
     console = Console(highlight=False)
     for name, result in zip(names, evaluations, strict=True):
-        title = _title(f"{name}: {len(result.references):,} pairs")
+        title = table_title(f"{name}: {len(result.references):,} pairs")
         table = Table("metric", box=None, title=title, title_justify="left")
         table.add_column("score", justify="right")
         table.add_column("95 % interval", justify="right")
@@ -159,7 +160,7 @@ def _print_table(evaluations: Sequence[Evaluation], names: Sequence[str], compar
         console.print(table)
     if comparisons:
         table = Table(
-            "metric", box=None, title=_title(f"second - first ({names[1]} - {names[0]})"), title_justify="left"
+            "metric", box=None, title=table_title(f"second - first ({names[1]} - {names[0]})"), title_justify="left"
         )
         for column in ("difference", "95 % interval", "p"):
             table.add_column(column, justify="right")
@@ -170,7 +171,8 @@ def _print_table(evaluations: Sequence[Evaluation], names: Sequence[str], compar
         console.print(table)
 
 
-def _title(text: str) -> Any:
+def table_title(text: str) -> Any:
+    """Return a text for a table's title, of which rich interprets nothing."""
     from rich.text import Text
 
     return Text(plain(text), style="table.title")

@@ -57,11 +57,15 @@ class Evaluation:
         Raises:
             ConfigError: the other evaluation is of other pairs.
         """
-        if list(self.references) != list(other.references) or list(self.sources) != list(other.sources):
-            raise ConfigError("The two evaluations are of different pairs.")
+        self.require_same_pairs(other)
         theirs = {measure.name: measure for measure in other.measures}
         alike = [m for m in self.measures if m.name in theirs and _same_tokens(m, theirs[m.name])]
         return [compare(measure, theirs[measure.name], method=method) for measure in alike]
+
+    def require_same_pairs(self, other: "Evaluation") -> None:
+        """Raise ConfigError if another evaluation is of other pairs."""
+        if list(self.references) != list(other.references) or list(self.sources) != list(other.sources):
+            raise ConfigError("The two evaluations are of different pairs.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return scores with intervals, as `conjoin evaluate --json` prints them."""
@@ -128,6 +132,23 @@ def evaluate(
     measures = measure_texts(names, predictions, references) + token_measures(*tokens.T)
     losses = tokens[:, 0] / np.maximum(tokens[:, 2], 1)
     return Evaluation(sources, references, predictions, losses, measures, cut)
+
+
+def evaluate_texts(
+    predictions: Sequence[str],
+    sources: Sequence[str],
+    references: Sequence[str],
+    *,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
+) -> Evaluation:
+    """Score texts that were generated before, by metrics of texts alone; their losses are NaN.
+
+    Raises:
+        ConfigError: unknown metrics, or lists of different lengths.
+        MissingBackend: rouge-score or sacrebleu is not installed.
+    """
+    measures = measure_texts(metric_names(metrics), predictions, references)
+    return Evaluation(sources, references, predictions, np.full(len(predictions), np.nan), measures, 0)
 
 
 def _predictions(

@@ -22,14 +22,16 @@ class SourceFile:
         name: A path; "-" for stdin.
         kind: One text per line, one JSON object per line (blank lines are skipped), or a table with a header.
         column: The key of an object, or the column of a table, that holds the text.
+        option: The option of the command line that names the column, for errors.
     """
 
     name: str
     kind: Kind
     column: str = "source"
+    option: str = "--source-column"
 
     @classmethod
-    def of(cls, name: str, kind: Kind | None, column: str) -> "SourceFile":
+    def of(cls, name: str, kind: Kind | None, column: str, option: str = "--source-column") -> "SourceFile":
         """Return the source file of a name; without a kind, the suffix decides.
 
         Raises:
@@ -40,7 +42,7 @@ class SourceFile:
             raise DataError(f"{name}: no such file.")
         if name != STDIN and path.is_dir():
             raise DataError(f"{name} is a folder; expected a file with one source a line.")
-        return cls(name, kind or (kind_of(name) if name != STDIN else None) or "text", column)
+        return cls(name, kind or (kind_of(name) if name != STDIN else None) or "text", column, option)
 
     @property
     def can_be_read_twice(self) -> bool:
@@ -129,6 +131,6 @@ class SourceFile:
         values = cast("Row", row)
         if not isinstance(values.get(self.column), str):
             keys = quoted(values) or "nothing"
-            problem = Bad(f"no text under {self.column!r}; the object has {keys}. Name the key with --source-column.")
+            problem = Bad(f"no text under {self.column!r}; the object has {keys}. Name the key with {self.option}.")
             return problem.of(values)
         return values[self.column], values
