@@ -1,5 +1,6 @@
 """Requests of somebody who wants to break the server: none of them may end in a 500, in the log or in the metrics."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from command_line import folder_fixture  # noqa: F401  (fixture)
-from conjoin.serving import Application, ServeSettings
+from conjoin.serving import Application, ServeSettings, edge
 from servers import Server, start_server
 
 BIG = 10**30
@@ -207,6 +208,18 @@ def test_metrics_do_not_grow_with_what_clients_invent(http: httpx.Client) -> Non
         invent(number)
     assert len(http.get("/metrics").text.splitlines()) <= before + 2
     assert "none-" not in http.get("/metrics").text
+
+
+def test_too_many_open_requests_are_told_to_come_back_and_probes_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "_OPEN", 0)
+    transport = httpx.ASGITransport(Application(ServeSettings(models=("nothing=tiny",))))
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return [await client.post("/generate", json={"inputs": "a"}), await client.get("/health")]
+
+    refused, health = asyncio.run(ask())
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0 and health.status_code == 200
 
 
 def test_no_middleware_hides_that_a_client_left() -> None:

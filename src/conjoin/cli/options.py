@@ -14,6 +14,7 @@ from conjoin.evaluation.mbr import MBR
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
 
+
 class UtilityName(StrEnum):
     """How candidates are compared."""
 

@@ -35,6 +35,9 @@ _PROBES = ("/health", "/ping", "/ready", "/metrics")
 _DRAINED = 16 << 20
 """Bytes of a refused body that are read, so that its sender gets to the answer; beyond, the connection breaks."""
 _DRAIN_SECONDS = 5.0
+_OPEN = 2048
+"""Requests that are read, wait or run at a time; more are refused, and probes answered all the same."""
+_RETRY_SECONDS = 5.0
 
 
 class Keys:
@@ -86,6 +89,7 @@ class Edge:
     ) -> None:
         self._app, self._keys, self._max_body, self._body_seconds = app, keys, max_body, body_seconds
         self._root, self._refuse, self._seen = root_path, refuse, seen
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handle one connection."""
@@ -102,6 +106,7 @@ class Edge:
         body = _Body(receive, headers, most=self._max_body, seconds=self._body_seconds)
         answer = _Answer(send, request_id, body)
         begun = time.monotonic()
+        self._open += 1
         try:
             self._check(scope, headers)
             await self._app(scope, body.receive, answer.send)
@@ -112,10 +117,13 @@ class Edge:
             refusal = Refusal(Kind.INTERNAL, "An unexpected error ended this request; the server's log has it.")
             await self._refused(scope, body, answer, refusal)
         finally:
+            self._open -= 1
             self._seen(_route(scope), answer.status)
             _write_log(scope, headers, request_id, answer.status, time.monotonic() - begun)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
+        if self._open > _OPEN and route_path(scope) not in _PROBES:
+            raise Refusal(Kind.OVERLOADED, f"{_OPEN:,} requests are open already.", retry_after_s=_RETRY_SECONDS)
         length = headers.get("content-length", "0")
         if length.isascii() and length.isdigit() and int(length) > self._max_body:
             raise _too_large(self._max_body)

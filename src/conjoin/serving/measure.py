@@ -3,11 +3,15 @@
 import os
 from typing import Any
 
-_MOST_ROWS = 64
+_MOST_ROWS = 256
 _GAIN = 1.05
-"""Twice as many rows must raise tokens per second by this factor to be worth their latency."""
+"""More rows must raise tokens per second by this factor to be worth their latency."""
+_STALLS = 2
+"""So many sizes in a row without a gain end the measuring: a single one may be noise."""
+_TRIES = 2
+"""The faster of so many runs counts: whatever disturbs a run makes it slower."""
 _STEPS = 8
-_SOURCE = 32
+_SOURCE = 8
 
 
 def warm_up(model: Any) -> None:
@@ -22,16 +26,22 @@ def measure_rows(model: Any, step_s: float) -> int:
     Args:
         step_s: Longest time of a step, in seconds.
     """
-    best, speed, rows = 1, 0.0, 1
-    while rows <= _MOST_ROWS:
-        engine = _run(model, rows, beams=1)
-        if not engine.meter.steps:  # nothing runs together: no kernels, or another device
-            return best
-        seconds = engine.meter.step_seconds / engine.meter.steps
-        if rows > 1 and (seconds > step_s or rows / seconds < _GAIN * speed):
-            return best
-        best, speed, rows = rows, rows / seconds, 2 * rows
-    return best
+    speeds: dict[int, float] = {}
+    rows, stalls = 1, 0
+    while rows <= _MOST_ROWS and stalls < _STALLS:
+        seconds = min(_step_seconds(model, rows) for _ in range(_TRIES))
+        if seconds == 0 or (speeds and seconds > step_s):  # nothing runs together: no kernels, or another device
+            break
+        stalls = 0 if rows / seconds > _GAIN * max(speeds.values(), default=0.0) else stalls + 1
+        speeds[rows] = rows / seconds
+        rows *= 2
+    best = max(speeds.values(), default=0.0)
+    return min((rows for rows, speed in speeds.items() if speed * _GAIN >= best), default=1)
+
+
+def _step_seconds(model: Any, rows: int) -> float:
+    meter = _run(model, rows, beams=1).meter
+    return meter.step_seconds / meter.steps if meter.steps else 0.0
 
 
 def memory_share(models: int) -> int:

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from conjoin.errors import FileError
@@ -14,8 +15,7 @@ from conjoin.serving.settings import ServeSettings
 
 _HEADER_BYTES = 32 * 1024
 """Of a request's line and headers; uvicorn refuses more."""
-_CONNECTIONS = 2048
-"""Open connections beyond which uvicorn answers 503."""
+_DESCRIPTORS = 8192
 _IDLE_SECONDS = 15
 """Seconds that an idle connection is kept."""
 log = logging.getLogger("conjoin.serve")
@@ -33,6 +33,7 @@ def serve(settings: ServeSettings) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     configure_log(settings.log)
+    _allow_connections()
     bound = _bind(settings)
     application = Application(settings)
     config = uvicorn.Config(
@@ -41,7 +42,6 @@ def serve(settings: ServeSettings) -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.grace) + 5),
         h11_max_incomplete_event_size=_HEADER_BYTES,
@@ -50,6 +50,18 @@ def serve(settings: ServeSettings) -> int:
         lifespan="on",
     )
     return asyncio.run(_run(_Server(config), application, bound))
+
+
+def _allow_connections() -> None:
+    """Raise the limit of file descriptors: every connection is one, and many systems begin with 1,024."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(_DESCRIPTORS, most)
+    with suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, wanted), most))
 
 
 def configure_log(form: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -224,7 +225,7 @@ class Run:
         """Number of source tokens, padding included."""
         return self.inputs.source.shape[0] * self.inputs.source.shape[1]
 
-    @property
+    @cached_property
     def cache_bytes(self) -> int:
         """Bytes of the cache that the call will fill, its longest results assumed."""
         kind, number = self.model.decoder.spec, self.model.decoder.embed.words.weight.element_size()
