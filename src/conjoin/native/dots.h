@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "packed.h"
@@ -14,10 +15,13 @@ namespace {
 
 constexpr Long kGroupBytes = 48 * 1024, kHeldBytes = 512 * 1024;
 
-// Rows of x in a tile, and rows of w with them: 6 x 4 with 32 registers; with 16 registers, 4 x 3 in float32, else 5 x 2.
+// Rows of x in a tile, and rows of w with them. With 32 registers 8 x 3 in float32, which reads w less often, and 6 x 4 where
+// a number of x takes more registers; with 16 registers 4 x 3 in float32, else 5 x 2.
 template <class D>
 constexpr int tall() {
-  return kRegisters == 32 ? 6 : columns_of<D>(4) == 3 ? 4 : 5;
+  constexpr bool is_plain = std::is_same_v<typename D::W, float>;
+  if (kRegisters == 32) return is_plain ? 8 : 6;
+  return columns_of<D>(4) == 3 ? 4 : 5;
 }
 
 constexpr int kFewRows = kRegisters == 32 ? 8 : 4;
