@@ -18,7 +18,7 @@ def by_kernels_and_by_operators(request: pytest.FixtureRequest) -> Iterator[None
         yield
 
 
-ALWAYS = ("test_processors", "test_processor_lists", "test_dead_ends", "test_generate_exact", "test_generate_kinds")
+ALWAYS = ("test_processors", "test_processor_lists", "test_dead_ends", "test_generate_exact")
 """Modules whose tests run both ways in the fast lane, too."""
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,15 @@ FILES = (
     "test_linear_grad.py",
     "test_quantized_cache.py",
 )
+FAST = ("test_native.py", "test_native_steps.py")
 LOWER = [level.name for level in build.supported_levels()[:-1]]
 
 
 @pytest.mark.skipif(not LOWER, reason="no C++ compiler, or one level fits")
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("level", lanes(LOWER, LOWER[:1].__contains__))
+@pytest.mark.parametrize(
+    ("level", "file"),
+    lanes([*product(LOWER, FILES)], lambda run: run[0] == LOWER[0] and run[1] in FAST),
+)
 def test_kernels_pass_their_tests_at_a_lower_level(level: str, file: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not gpu"]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
