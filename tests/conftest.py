@@ -65,6 +65,14 @@ def no_network() -> Any:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_data_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Keep tokenized data of this session only: those of another may have been made by other code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONJOIN_DATA_CACHE", str(tmp_path_factory.mktemp("data-cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_seed() -> None:
     """Start every test from the same random state, in the libraries that it has loaded."""

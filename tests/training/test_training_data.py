@@ -18,7 +18,8 @@ from conjoin.texts.sources import SourceFile
 from conjoin.training import Pairs, read_pairs
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import ByRows, ByTokens, Plan, choose_batching
-from conjoin.training.data.examples import Examples, Room, Rows, tokenize_pairs
+from conjoin.training.data.examples import Examples, Rows
+from conjoin.training.data.tokenizing import Room, tokenize_pairs
 from training_toys import tokenizers, toy_rows, write_rows
 
 ROWS = [{"source": "w1 w2", "target": "w2 w1"}, {"source": "w3", "target": "é “w3”"}]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import DataError, near, quoted, shown, warn
+from conjoin.errors import DataError, near, quoted, shown
 
 WEIGHT = "weight"
 """The column that says how many times a row's labels count in the loss."""
@@ -52,11 +52,12 @@ class ExtraColumns:
         misspelt = next((name for name in unread if near(name, (WEIGHT,), cutoff=LIKENESS)), None)
         return None if misspelt is None else f"has {misspelt!r}, which nothing reads. Did you mean {WEIGHT!r}?"
 
-    def warn(self, name: str) -> None:
-        """Warn once about the columns that nothing reads."""
-        if self._unread:
-            read = quoted(sorted(self._read))
-            warn(f"{name}: nothing reads the columns {quoted(self._unread)}. Read are {read}, and {WEIGHT}.")
+    def notes(self) -> list[str]:
+        """Return a warning about the columns that nothing reads, if there are some, without the name of the data."""
+        if not self._unread:
+            return []
+        read = quoted(sorted(self._read))
+        return [f"nothing reads the columns {quoted(self._unread)}. Read are {read}, and {WEIGHT}."]
 
 
 def weight_of(value: Any, *, text: bool = False) -> float | str | None:
@@ -76,12 +77,13 @@ def weight_of(value: Any, *, text: bool = False) -> float | str | None:
     return weight
 
 
-def checked_weights(weights: Sequence[float], name: str) -> NDArray[np.float64] | None:
+def checked_weights(weights: Sequence[float] | NDArray[np.float64], name: str) -> NDArray[np.float64] | None:
     """Return the weights of all rows; None if all are 1.
 
     Raises:
         DataError: all weights are 0.
     """
-    if weights and not any(weights):
+    array = np.asarray(weights, np.float64)
+    if len(array) and not array.any():
         raise DataError(f"{name}: every {WEIGHT} is 0; nothing would be learnt.")
-    return np.array(weights) if any(weight != 1 for weight in weights) else None
+    return array if (array != 1).any() else None

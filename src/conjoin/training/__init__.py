@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from conjoin.texts.pairs import Pairs as Pairs
     from conjoin.texts.pairs import read_pairs as read_pairs
     from conjoin.training.data.examples import Examples as Examples
-    from conjoin.training.data.examples import tokenize_pairs as tokenize_pairs
+    from conjoin.training.data.tokenizing import tokenize_pairs as tokenize_pairs
     from conjoin.training.folder.state import TrainerState as TrainerState
     from conjoin.training.loop.callbacks import TrainerCallback as TrainerCallback
     from conjoin.training.loop.callbacks import TrainerControl as TrainerControl
@@ -31,7 +31,7 @@ _HOMES = {
     "TrainerState": "folder.state",
     "TrainingArguments": "settings.arguments",
     "read_pairs": ".texts.pairs",
-    "tokenize_pairs": "data.examples",
+    "tokenize_pairs": "data.tokenizing",
 }
 
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

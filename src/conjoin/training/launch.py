@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError, NoTokenizerError
-from conjoin.texts.pairs import Pairs, load_hub, read_pairs
-from conjoin.training.data.datasets import columns_of
+from conjoin.texts.pairs import PairReader, load_hub
+from conjoin.training.data.datasets import Named, columns_of
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.loop.checks import refuse_quantized
 from conjoin.training.loop.trainer import Trainer
-from conjoin.training.settings.recipe import Recipe
+from conjoin.training.settings.recipe import Recipe, Sources
 
 
 def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
@@ -28,7 +28,7 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     """
     recipe.sources.require()
     _refuse_quantized(recipe.sources.model)
-    train, validation = read_data(recipe)
+    train, validation = find_data(recipe)
     build_model, kind = _framework(recipe.sources.framework)
     model = build_model(recipe)
     _require_tokenizer(model)
@@ -75,22 +75,29 @@ def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], 
     return build_model, Seq2SeqTrainer
 
 
-def read_data(recipe: Recipe) -> tuple[Pairs, Pairs | None]:
-    """Read the training and validation pairs of a recipe.
+def find_data(recipe: Recipe) -> tuple[Named, Named | None]:
+    """Return the training and validation data of a recipe; their first rows are read, all others by the trainer.
 
     Raises:
         DataError: data that cannot be used.
     """
-    sources, columns = recipe.sources, columns_of(recipe.arguments)
-    if sources.dataset is None:
-        assert sources.train is not None
-        validation = read_pairs(sources.validation, columns) if sources.validation else None
-        return read_pairs(sources.train, columns), validation
+    sources = recipe.sources
     train, validation = (
-        read_pairs(load_hub(sources.dataset, sources.dataset_config, split), columns, f"{sources.dataset} ({split})")
-        if split
-        else None
-        for split in (sources.train_split, sources.validation_split)
+        _split_of(sources, split) if sources.dataset else None if path is None else Named(path, path)
+        for path, split in (
+            (sources.train, sources.train_split),
+            (sources.validation, sources.validation_split),
+        )
     )
+    for each in (train, validation):
+        if each is not None:
+            PairReader(each.data, columns_of(recipe.arguments), each.name).check_start()
     assert train is not None
     return train, validation
+
+
+def _split_of(sources: Sources, split: str | None) -> Named | None:
+    """Return a split of the recipe's data set; None without a split."""
+    if not split or not sources.dataset:
+        return None
+    return Named(load_hub(sources.dataset, sources.dataset_config, split), f"{sources.dataset} ({split})")

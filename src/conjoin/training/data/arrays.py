@@ -43,25 +43,25 @@ def label_weights(examples: Examples, batch: Batch) -> NDArray[np.float32] | Non
     """Return the weight of every label of a batch [B, T], or None if all are 1."""
     if examples.weights is None:
         return None
-    sizes = examples.labels.lengths
-    weights = np.zeros((len(batch), max(int(sizes[row].sum()) for row in batch)), np.float32)
+    sizes = [examples.labels.sizes(row) for row in batch]
+    weights = np.zeros((len(batch), max(int(size.sum()) for size in sizes)), np.float32)
     for at, row in enumerate(batch):
-        spread = np.repeat(examples.weights[row], sizes[row])
+        spread = np.repeat(examples.weights[row], sizes[at])
         weights[at, : len(spread)] = spread
     return weights
 
 
 def _filled(rows: Rows, batch: Batch, pad: int) -> tuple[Ids, Ids]:
     """Return padded ids, and the number of the pair in its row that each belongs to."""
-    sizes = rows.lengths
-    width = max(int(sizes[row].sum()) for row in batch)
+    width = max(int(rows.sizes(row).sum()) for row in batch)
     ids = np.full((len(batch), width), pad, np.int64)
     segments = np.zeros((len(batch), width), np.int64)
     for at, row in enumerate(batch):
         end = 0
         for segment, index in enumerate(row, 1):
-            start, end = end, end + int(sizes[index])
-            ids[at, start:end] = rows[index]
+            own = rows[index]
+            start, end = end, end + len(own)
+            ids[at, start:end] = own
             segments[at, start:end] = segment
     return ids, segments
 
@@ -71,6 +71,7 @@ def counted_labels(examples: Examples, batches: Sequence[Batch]) -> int | float:
     return examples.counted(index for batch in batches for row in batch for index in row) or 1
 
 
-def tokens_of(lengths: NDArray[np.int64], batches: Sequence[Batch]) -> int:
+def tokens_of(examples: Examples, batches: Sequence[Batch]) -> int:
     """Return the number of source and target tokens of batches, without padding."""
-    return int(sum(lengths[row].sum() for batch in batches for row in batch))
+    indices = [index for batch in batches for row in batch for index in row]
+    return int(examples.sources.sizes(indices).sum() + examples.labels.sizes(indices).sum())

@@ -3,19 +3,80 @@
 Every process plans all batches and takes its own, so nothing is sent, and a position in the plan is a number.
 """
 
-from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol, cast, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.errors import DataError
+from conjoin.training.data.lengths import Lengths, longest_pair, mean_tokens
 from conjoin.training.settings.arguments import Sampling, TrainingArguments
 
-Lengths = NDArray[np.int64]
-"""[n, 2]: number of source ids and labels of every example."""
+Indices = NDArray[np.signedinteger[Any]]
+"""Indices of examples: 32 bits each, as long as that is enough."""
 Batch = list[list[int]]
 """Rows of indices: one index per row, several if rows are packed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batches(Sequence[Batch]):
+    """The batches of one pass, in flat arrays of 4 bytes a pair: lists of lists would take a hundred.
+
+    Args:
+        order: Indices of the examples, batch after batch.
+        bounds: Where each batch begins in the order, in rows, and then the end of the last.
+        rows: Where each row begins in the order, and then the end of the last; None if every row is one example.
+        sequence: The numbers of the batches, in the order in which they come.
+    """
+
+    order: Indices
+    bounds: NDArray[np.int64]
+    rows: NDArray[np.int64] | None
+    sequence: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, order: Indices, bounds: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> "Batches":
+        """Return batches in the order in which they were cut."""
+        return cls(order, bounds, rows, np.arange(len(bounds) - 1))
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._batch(int(number)) for number in self.sequence[index]]
+        return self._batch(int(self.sequence[index]))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self._batch(int(number)) for number in self.sequence)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batches | list):
+            return NotImplemented
+        batches = cast("Sequence[Batch]", other)
+        return len(self) == len(batches) and all(a == b for a, b in zip(self, batches, strict=True))
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def _batch(self, number: int) -> Batch:
+        start, end = int(self.bounds[number]), int(self.bounds[number + 1])
+        if self.rows is None:
+            return [[index] for index in cast("list[int]", self.order[start:end].tolist())]
+        edges = self.rows[start : end + 1].tolist()
+        return [self.order[a:b].tolist() for a, b in pairwise(edges)]
+
+    def reordered(self, sequence: NDArray[np.int64]) -> "Batches":
+        """Return the same batches in another order; those that it leaves out are dropped."""
+        return replace(self, sequence=self.sequence[sequence])
+
 
 WINDOW = 100
 """Size, in batches, of the windows of shuffled examples that are sorted: large for little padding, small to mix."""
@@ -25,7 +86,7 @@ WINDOW = 100
 class Batching(Protocol):
     """How many examples make a batch."""
 
-    def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
+    def cut(self, lengths: Lengths, order: Indices) -> Batches:
         """Divide examples, in this order, into batches."""
         ...
 
@@ -40,9 +101,9 @@ class ByRows:
 
     rows: int
 
-    def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
+    def cut(self, lengths: Lengths, order: Indices) -> Batches:
         """Divide into batches of equal size."""
-        return [[[index] for index in order[at : at + self.rows]] for at in range(0, len(order), self.rows)]
+        return Batches.of(order, np.append(np.arange(0, len(order), self.rows), len(order)))
 
     def window(self, lengths: Lengths) -> int:
         """Return the size of `WINDOW` batches."""
@@ -55,23 +116,23 @@ class ByTokens:
 
     tokens: int
 
-    def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
+    def cut(self, lengths: Lengths, order: Indices) -> Batches:
         """Fill one batch after another."""
-        batches: list[Batch] = []
-        rows: Batch = []
-        source = target = 0
-        for index, (s, t) in zip(order, lengths[order].tolist(), strict=True):
+        bounds = array("q", [0])
+        first = source = target = 0
+        for at, (_, s, t) in enumerate(_with_lengths(lengths, order)):
             wide, high = max(source, s), max(target, t)
-            if rows and (len(rows) + 1) * (wide + high) > self.tokens:
-                batches.append(rows)
-                rows, wide, high = [], s, t
-            rows.append([index])
+            if at > first and (at - first + 1) * (wide + high) > self.tokens:
+                bounds.append(at)
+                first, wide, high = at, s, t
             source, target = wide, high
-        return [*batches, rows] if rows else batches
+        if len(order):
+            bounds.append(len(order))
+        return Batches.of(order, np.array(bounds, np.int64))
 
     def window(self, lengths: Lengths) -> int:
         """Return the size of `WINDOW` batches of average pairs."""
-        return WINDOW * max(1, int(self.tokens / max(1.0, float(lengths.sum(1).mean()))))
+        return WINDOW * max(1, int(self.tokens / max(1.0, mean_tokens(lengths))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +146,16 @@ class Packed:
     tokens: int
     row_tokens: tuple[int, int]
 
-    def cut(self, lengths: Lengths, order: list[int]) -> list[Batch]:
+    def cut(self, lengths: Lengths, order: Indices) -> Batches:
         """Put pairs into rows, first fit, then rows into batches."""
-        rows = _first_fit(lengths, order, self.row_tokens)
+        packed, rows = np.empty_like(order), array("q", [0])
+        end = 0
+        for row in _first_fit(lengths, order, self.row_tokens):
+            packed[end : end + len(row)] = row
+            rows.append(end := end + len(row))
         per_batch = max(1, self.tokens // sum(self.row_tokens))
-        return [rows[at : at + per_batch] for at in range(0, len(rows), per_batch)]
+        bounds = np.append(np.arange(0, len(rows) - 1, per_batch), len(rows) - 1)
+        return Batches.of(packed, bounds, np.array(rows, np.int64))
 
     def window(self, lengths: Lengths) -> int:
         """Return the number of examples: nothing is sorted."""
@@ -100,10 +166,22 @@ OPEN_ROWS = 64
 """Rows that stay open for short pairs: a better fit is not worth a longer search."""
 
 
-def _first_fit(lengths: Lengths, order: list[int], room: tuple[int, int]) -> list[list[int]]:
-    done: list[list[int]] = []
+READ = 1 << 16
+"""Examples whose lengths are read together, as Python's numbers."""
+
+
+def _with_lengths(lengths: Lengths, order: Indices) -> Iterator[tuple[int, int, int]]:
+    """Yield index, number of source ids and number of labels, in this order."""
+    for at in range(0, len(order), READ):
+        part = order[at : at + READ]
+        source, target = cast("tuple[list[int], list[int]]", lengths[part].T.tolist())
+        yield from zip(cast("list[int]", part.tolist()), source, target, strict=True)
+
+
+def _first_fit(lengths: Lengths, order: Indices, room: tuple[int, int]) -> Iterator[list[int]]:
+    """Yield rows of pairs that fit into a row together."""
     filling: list[tuple[list[int], list[int]]] = []
-    for index, (s, t) in zip(order, lengths[order].tolist(), strict=True):
+    for index, s, t in _with_lengths(lengths, order):
         for row, left in filling:
             if s <= left[0] and t <= left[1]:
                 row.append(index)
@@ -112,8 +190,8 @@ def _first_fit(lengths: Lengths, order: list[int], room: tuple[int, int]) -> lis
         else:
             filling.append(([index], [room[0] - s, room[1] - t]))
             if len(filling) > OPEN_ROWS:
-                done.append(filling.pop(0)[0])
-    return [*done, *(row for row, _ in filling)]
+                yield filling.pop(0)[0]
+    yield from (row for row, _ in filling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,32 +210,30 @@ class Plan:
     batches_per_step: int
     drop_last: bool = False
 
-    def epoch(self, number: int) -> list[Batch]:
+    def epoch(self, number: int) -> Batches:
         """Return the batches of one pass, in order."""
         random = np.random.default_rng((self.seed, number))
-        order = np.arange(len(self.lengths))
-        match self.sampling:
-            case "sequential":
-                batches = self.batching.cut(self.lengths, order.tolist())
-            case "random":
-                batches = self.batching.cut(self.lengths, random.permutation(order).tolist())
-            case "group_by_length" if isinstance(self.batching, Packed):  # similar lengths leave gaps
-                batches = self.batching.cut(self.lengths, random.permutation(order).tolist())
-            case "group_by_length":
-                batches = self._grouped(random)
+        order = in_order(len(self.lengths))
+        if self.sampling != "sequential":
+            random.shuffle(order)
+        if self.sampling == "group_by_length" and not isinstance(self.batching, Packed):  # similar lengths leave gaps
+            batches = self._grouped(order, random)
+        else:
+            batches = self.batching.cut(self.lengths, order)
         rest = len(batches) % self.batches_per_step
-        return batches[: len(batches) - rest] if self.drop_last and rest else batches
+        return batches.reordered(np.arange(len(batches) - rest)) if self.drop_last and rest else batches
 
-    def _grouped(self, random: np.random.Generator) -> list[Batch]:
+    def _grouped(self, shuffled: Indices, random: np.random.Generator) -> Batches:
         """Sort within windows of shuffled examples, then shuffle the batches."""
-        shuffled = random.permutation(len(self.lengths))
         size = self.batching.window(self.lengths)
-        batches: list[Batch] = []
+        bounds = [np.zeros(1, np.int64)]
         for at in range(0, len(shuffled), size):
             window = shuffled[at : at + size]
             bins = max(1, round(2 * np.sqrt(WINDOW * len(window) / size)))
-            batches += self.batching.cut(self.lengths, window[_alike(self.lengths[window], bins)].tolist())
-        return [batches[at] for at in random.permutation(len(batches))]
+            window[:] = window[_alike(self.lengths[window], bins)]
+            bounds.append(at + self.batching.cut(self.lengths, window).bounds[1:])
+        batches = Batches.of(shuffled, np.concatenate(bounds))
+        return batches.reordered(random.permutation(len(batches)))
 
     def steps(self, number: int) -> int:
         """Return the optimizer steps of one pass."""
@@ -171,6 +247,11 @@ class Plan:
             return whole * each + _share(epochs - whole, each)
         part = _share(epochs - whole, self.steps(whole)) if epochs > whole else 0
         return sum(self.steps(number) for number in range(whole)) + part
+
+
+def in_order(count: int) -> Indices:
+    """Return the indices of this many examples."""
+    return np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
 
 
 def _alike(lengths: Lengths, bins: int) -> NDArray[np.int64]:
@@ -199,7 +280,7 @@ def choose_batching(arguments: TrainingArguments, lengths: Lengths) -> Batching:
     budget = arguments.tokens_per_batch
     if budget is None:
         return ByRows(arguments.per_device_train_batch_size)
-    longest = int(lengths.max(0).sum() if arguments.packing else lengths.sum(1).max())
+    longest = int(lengths.max(0).sum()) if arguments.packing else longest_pair(lengths)
     if longest > budget:
         what = (
             "The longest source and the longest target together have" if arguments.packing else "The longest pair has"

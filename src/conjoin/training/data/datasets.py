@@ -1,19 +1,25 @@
 """From a user's data to examples: files, rows of text, rows of ids."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
-from conjoin.texts.pairs import Columns, Pairs, read_pairs
+from conjoin.texts.pairs import Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.training.data.examples import IGNORED, Examples, Room, Rows, tokenize_pairs
-from conjoin.training.data.tokenized import from_ids
+from conjoin.training.data.cache import DataCache, data_digest, key_of, tokenizer_digest
+from conjoin.training.data.examples import IGNORED, Examples, Rows
+from conjoin.training.data.lengths import BLOCK, blocks
+from conjoin.training.data.store import Parts, in_memory, read_folder, warn_of, write_folder
+from conjoin.training.data.tokenized import TokenizedRows, from_ids
+from conjoin.training.data.tokenizing import PairsInMemory, Reader, Room, TokenizedPairs
 from conjoin.training.settings.arguments import TrainingArguments
-from conjoin.training.terminal import track
+from conjoin.training.terminal import counting
 
 MANY_CUT = 0.05
 """Fraction of truncated pairs above which there is a warning."""
@@ -48,55 +54,124 @@ def _least(*limits: int | None) -> int | None:
     return min(known) if known else None
 
 
-def to_examples(
-    data: Any,
-    name: str,
-    arguments: TrainingArguments,
-    pair: PairSpec,
-    tokenizer: Tokenizer | TokenizerPair | None,
-    *,
-    shown: bool = True,
-) -> Examples:
-    """Read and tokenize a user's data.
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Data with the name that messages give them."""
+
+    data: Any
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How data become examples.
 
     Args:
-        data: Examples, Pairs, a path, or rows: mappings with texts, or with `input_ids` and `labels`.
+        shown: True to show progress.
+        keeps_texts: True if the texts will be read again, as those of validation data are.
+    """
+
+    arguments: TrainingArguments
+    pair: PairSpec
+    tokenizer: Tokenizer | TokenizerPair | None
+    shown: bool = True
+    keeps_texts: bool = True
+
+
+def to_examples(data: Any, name: str, making: Making) -> Examples:
+    """Read and tokenize a user's data.
+
+    Files and `datasets.Dataset`s are tokenized into a cache on the disk, of which memory maps are read; other rows into
+    memory.
+
+    Args:
+        data: Examples, Pairs, a path, or rows: mappings with texts, or with `input_ids` and `labels`; or any of them
+            with a name, as `Named`.
 
     Raises:
         DataError: data that cannot be used, or ids outside the model's vocabularies.
         ConfigError: texts without a tokenizer.
+        FileError: the cache cannot be written.
     """
-    examples = _read(data, name, arguments, pair, tokenizer, shown)
-    _check_vocabulary(examples, pair)
-    _check_columns(examples, pair)
+    if isinstance(data, Named):
+        data, name = data.data, data.name
+    examples = _read(data, name, making)
+    _check_vocabulary(examples, making.pair)
+    _check_columns(examples, making.pair)
     if examples.cut > MANY_CUT * len(examples):
-        room = room_of(arguments, pair)
+        room = room_of(making.arguments, making.pair)
         warn(f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed {_told(room)} and may be cut.")
     return examples
 
 
-def _read(
-    data: Any,
-    name: str,
-    arguments: TrainingArguments,
-    pair: PairSpec,
-    tokenizer: Tokenizer | TokenizerPair | None,
-    shown: bool,
-) -> Examples:
+def _read(data: Any, name: str, making: Making) -> Examples:
     if isinstance(data, Examples):
         return data
+    is_file = isinstance(data, str | Path)
+    if (is_file or _is_of_datasets(data)) and making.arguments.data_cache:
+        return _stored(data, name, making)
     if isinstance(data, Iterator):
         data = list(cast("Iterator[Any]", data))
-    if not isinstance(data, str | Pairs) and _are_ids(data):
-        return from_ids(data, name)
-    if tokenizer is None:
+    if not is_file and not isinstance(data, Pairs) and _are_ids(data):
+        return from_ids(cast("Iterable[Any]", data), name)
+    _require_tokenizer(name, making)
+    pairs = read_pairs(data, columns_of(making.arguments), name)
+    return in_memory(_tokenized(PairsInMemory(pairs), making), texts=pairs)
+
+
+def _stored(data: Any, name: str, making: Making) -> Examples:
+    """Return examples of a file, or of a data set, in files of the cache."""
+    cache, columns = DataCache.of(making.arguments.data_cache_dir), columns_of(making.arguments)
+    if not isinstance(data, str | Path) and _are_ids(data):
+        parts = TokenizedRows(rows_of_dataset(data) if is_dataset(data) else data, name)
+        return _of_cache(cache, parts, {"ids": True, "data": data_digest(data)}, making)
+    _require_tokenizer(name, making)
+    reader = PairReader(data, columns, name)
+    reader.check_start()  # the digest needs a file that can be read
+    contents = {
+        "data": data_digest(data),
+        "columns": asdict(columns),
+        "room": asdict(room_of(making.arguments, making.pair)),
+        "tokenizer": tokenizer_digest(making.tokenizer),
+        "texts": making.keeps_texts,
+    }
+    return _of_cache(cache, _tokenized(reader, making), contents, making)
+
+
+def _of_cache(cache: DataCache, parts: Parts, contents: dict[str, Any], making: Making) -> Examples:
+    key = None if contents["data"] is None else key_of(contents)
+    examples, summary = cache.get(
+        key,
+        lambda folder: write_folder(parts, folder, keeps_texts=making.keeps_texts),
+        lambda folder: read_folder(folder, parts.name),
+        shown=making.shown,
+    )
+    warn_of(summary, examples.name)
+    return examples
+
+
+def _tokenized(reader: Reader, making: Making) -> TokenizedPairs:
+    assert making.tokenizer is not None
+    return TokenizedPairs(
+        reader,
+        making.tokenizer,
+        room_of(making.arguments, making.pair),
+        workers=making.arguments.preprocessing_num_workers,
+        progress=partial(counting, shown=making.shown),
+    )
+
+
+def _require_tokenizer(name: str, making: Making) -> None:
+    if making.tokenizer is None:
         raise ConfigError(
             f"{name} holds texts, and there is no tokenizer.",
             hint="Seq2SeqTrainer(model, tokenizer, ...), or put the tokenizers' files beside config.json.",
         )
-    pairs = read_pairs(data, columns_of(arguments), name)
-    tracked = partial(track, description="tokenizing", shown=shown)
-    return tokenize_pairs(pairs, tokenizer, room_of(arguments, pair), tracked)
+
+
+def _is_of_datasets(data: Any) -> bool:
+    """True for data sets of the library `datasets`, streamed ones too."""
+    return any(base.__module__.partition(".")[0] == "datasets" for base in type(data).__mro__)
 
 
 def _are_ids(rows: Any) -> bool:
@@ -112,8 +187,8 @@ def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:
     if "decoder_input_ids" in examples.columns:
         sides.append(("decoder_input_ids", examples.columns["decoder_input_ids"], pair.decoder))
     for what, rows, kind in sides:
-        ids = rows.ids[rows.ids != IGNORED] if what == "target ids" else rows.ids
-        highest, lowest = int(ids.max(initial=0)), int(ids.min(initial=0))
+        lowest, highest = rows.range(labels=what == "target ids")
+        lowest, highest = min(lowest, 0), max(highest, 0)
         if highest >= kind.vocab_size or lowest < 0:
             stack = "encoder" if kind is pair.encoder else "decoder"
             where = examples.where(_rows_outside(rows, kind.vocab_size, ignored=what == "target ids"))
@@ -125,8 +200,11 @@ def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:
 
 
 def _rows_outside(rows: Rows, size: int, *, ignored: bool) -> list[int]:
-    wrong = (rows.ids >= size) | ((rows.ids < 0) & ~(ignored & (rows.ids == IGNORED)))
-    return sorted({int(row) for row in np.searchsorted(rows.starts, np.flatnonzero(wrong), "right") - 1})
+    found: set[int] = set()
+    for start, ids in zip(range(0, len(rows.ids), BLOCK), blocks(rows.ids), strict=True):
+        wrong = (ids >= size) | ((ids < 0) & ~(ignored & (ids == IGNORED)))
+        found |= {int(row) for row in np.searchsorted(rows.starts, start + np.flatnonzero(wrong), "right") - 1}
+    return sorted(found)
 
 
 def _check_columns(examples: Examples, pair: PairSpec) -> None:
@@ -140,9 +218,10 @@ def _check_columns(examples: Examples, pair: PairSpec) -> None:
         limit = kind.vocab_size if kind.embedding.token_types == "words" else kind.embedding.token_types
         table = kind.embedding.position_rows if _counts_as_its_table(kind) else kind.max_positions
         for name, rows, known in (("token_type_ids", types, limit), ("position_ids", positions, table)):
-            if rows is not None and known is not None and (rows.ids.max() >= known or rows.ids.min() < 0):
+            lowest, highest = (0, -1) if rows is None else rows.range()
+            if known is not None and (highest >= known or lowest < 0):
                 raise DataError(
-                    f"{examples.name}: {stem}{name} go up to {int(rows.ids.max())}, "
+                    f"{examples.name}: {stem}{name} go up to {highest}, "
                     f"but the {'decoder' if stem else 'encoder'} ({kind.family}) has {known or 'none'}.",
                     hint="leave the column out, or give the ids of the model's own tokenizer.",
                 )

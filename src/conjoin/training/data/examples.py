@@ -3,17 +3,16 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.texts.pairs import Pairs
-from conjoin.tokenizer import Tokenizer, TokenizerPair
+from conjoin.training.data.lengths import BLOCK, Lengths, blocks
 
-CHUNK = 1000
-"""Texts tokenized in one call: enough for all threads of the tokenizer, few enough to show progress."""
 IGNORED = -100
 """Label of a position that does not count, in every backend's loss."""
 
@@ -25,10 +24,12 @@ class Rows:
     Args:
         ids: The ids of all rows, one after another.
         starts: Index at which each row starts, then the end of the last row.
+        extent: The lowest and the highest id, of labels without -100; None if it is not known yet.
     """
 
     ids: NDArray[np.int32]
     starts: NDArray[np.int64]
+    extent: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[int]]) -> Self:
@@ -42,18 +43,19 @@ class Rows:
         sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
         return cls(ids.astype(np.int32, copy=False), np.concatenate((np.zeros(1, np.int64), sizes.cumsum())))
 
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate several `Rows`."""
-        sizes = np.concatenate([part.lengths for part in parts])
-        return cls(
-            np.concatenate([part.ids for part in parts]), np.concatenate((np.zeros(1, np.int64), sizes.cumsum()))
-        )
-
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Number of ids in every row."""
         return np.diff(self.starts)
+
+    def sizes(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """Return the number of ids in these rows."""
+        at = np.asarray(rows, np.int64)
+        return self.starts[at + 1] - self.starts[at]
+
+    def range(self, *, labels: bool = False) -> tuple[int, int]:
+        """Return the lowest and the highest id, of labels without -100; zeros without ids."""
+        return (extent_of(self.ids, labels=labels) or (0, 0)) if self.extent is None else self.extent
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -67,7 +69,14 @@ class Rows:
         return Rows.joined(np.concatenate(arrays) if arrays else self.ids[:0], arrays)
 
 
-@dataclass(frozen=True, slots=True)
+def extent_of(ids: NDArray[np.int32], *, labels: bool = False) -> tuple[int, int] | None:
+    """Return the lowest and the highest id; labels of -100 are left out; None without ids."""
+    counted = (part[part != IGNORED] if labels else part for part in blocks(ids))
+    extents = [(int(part.min()), int(part.max())) for part in counted if len(part)]
+    return (min(low for low, _ in extents), max(high for _, high in extents)) if extents else None
+
+
+@dataclass(frozen=True)
 class Examples:
     """Pairs ready to be put into batches.
 
@@ -81,25 +90,34 @@ class Examples:
         weights: How many times each pair's labels count in the loss; None if all count once.
         masks_made: True if forward masks the decoder inputs whose label is -100, because the user gave neither
             decoder inputs nor a mask.
+        digest, measured: `fingerprint()` and `lengths`, if they are known already.
     """
 
     sources: Rows
     labels: Rows
     name: str = "the data"
-    lines: Sequence[int] | None = None
+    lines: Sequence[int] | NDArray[np.int64] | None = None
     texts: Pairs | None = None
     cut: int = 0
     columns: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
     weights: NDArray[np.float64] | None = None
     masks_made: bool = True
+    digest: str | None = None
+    measured: Lengths | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
+    @cached_property
+    def lengths(self) -> Lengths:
         """Number of source ids and of labels of every pair, [n, 2]."""
-        return np.stack((self.sources.lengths, self.labels.lengths), 1)
+        if self.measured is not None:
+            return self.measured
+        lengths = np.empty((len(self), 2), np.int32)
+        for side, rows in enumerate((self.sources, self.labels)):
+            for at in range(0, len(self), BLOCK):
+                lengths[at : at + BLOCK, side] = np.diff(rows.starts[at : at + BLOCK + 1])
+        return lengths
 
     def counted(self, rows: Iterable[int]) -> int | float:
         """Return the weighted number of labels in these rows that are not ignored."""
@@ -132,58 +150,29 @@ class Examples:
 
     def fingerprint(self) -> str:
         """Return a hash of all ids and weights, which a resumed run compares."""
+        if self.digest is not None:
+            return self.digest
         digest = hashlib.sha256()
         for rows in (self.sources, self.labels):
-            digest.update(rows.starts.tobytes())
-            digest.update(rows.ids.tobytes())
+            digest.update(_bytes_of(rows.starts))
+            digest.update(_bytes_of(rows.ids))
         for name in sorted(self.columns):
             digest.update(name.encode())
-            digest.update(self.columns[name].ids.tobytes())
+            digest.update(_bytes_of(self.columns[name].ids))
         if self.weights is not None:
-            digest.update(self.weights.tobytes())
+            digest.update(_bytes_of(self.weights))
         if not self.masks_made:
             digest.update(b"masks given")
         return digest.hexdigest()[:16]
 
     def where(self, rows: Iterable[int]) -> str:
         """Describe rows for a message, by line or row number."""
-        numbers = sorted(self.lines[row] if self.lines is not None else row + 1 for row in rows)
+        numbers = sorted(int(self.lines[row]) if self.lines is not None else row + 1 for row in rows)
         shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
         unit = "row" if self.lines is None else "line"
         return f"{self.name}, {unit}{'' if len(numbers) == 1 else 's'} {shown}"
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Longest source and target, special tokens included; None if nothing limits them."""
-
-    source: int | None
-    target: int | None
-
-
-def tokenize_pairs(pairs: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Room, progress: Any = iter) -> Examples:
-    """Tokenize all pairs once.
-
-    Args:
-        progress: Wraps the iterator over chunks, to show progress.
-
-    Raises:
-        TokenizerError: the tokenizer cannot make labels.
-    """
-    parts: list[tuple[Rows, Rows]] = []
-    for start in progress(range(0, len(pairs), CHUNK)):
-        chunk = slice(start, start + CHUNK)
-        encoded = _tokenize(tokenizer, pairs.sources[chunk], pairs.targets[chunk], room)
-        parts.append((Rows.of(encoded["input_ids"]), Rows.of(encoded["labels"])))
-    sources, labels = Rows.join([s for s, _ in parts]), Rows.join([t for _, t in parts])
-    full = np.zeros(len(sources), bool)
-    for rows, limit in ((sources, room.source), (labels, room.target)):
-        full |= rows.lengths >= limit if limit is not None else False
-    return Examples(sources, labels, pairs.name, pairs.lines, pairs, int(full.sum()), weights=pairs.weights)
-
-
-def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room) -> dict[str, Any]:
-    """Tokenize sources and targets in two calls, since one would apply the source's limit to the targets."""
-    encoded = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
-    limit = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
-    return {"input_ids": encoded["input_ids"], "labels": tokenizer(text_target=targets, **limit)["input_ids"]}
+def _bytes_of(values: NDArray[Any]) -> memoryview:
+    """Return the bytes of an array, not copied."""
+    return memoryview(cast(Any, np.ascontiguousarray(values)))

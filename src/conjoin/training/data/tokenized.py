@@ -1,6 +1,6 @@
 """Rows that are already tokenized: every column is an argument of forward, or an error or warning names it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.errors import DataError, listing, quoted, warn
+from conjoin.errors import DataError, listing, quoted
 from conjoin.limits import DATA_PROBLEMS
-from conjoin.texts.columns import LIKENESS, WEIGHT, checked_weights, weight_of
+from conjoin.texts.columns import LIKENESS, WEIGHT, weight_of
 from conjoin.texts.lines import problems_of
+from conjoin.texts.pairs import PART
 from conjoin.training.data.examples import IGNORED, Examples, Rows
+from conjoin.training.data.store import FILLED, LABELS, SOURCE, in_memory, owner_of
 
-SOURCE, LABELS = "input_ids", "labels"
 BESIDE_SOURCE = ("attention_mask", "token_type_ids", "position_ids")
 BESIDE_LABELS = ("decoder_input_ids", "decoder_attention_mask", "decoder_token_type_ids", "decoder_position_ids")
 MASKS = ("attention_mask", "decoder_attention_mask")
-FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
-"""Values of a column in rows that lack it: forward's defaults. Any other column is in every row or in none."""
 TAKEN = (SOURCE, LABELS, *BESIDE_SOURCE, *BESIDE_LABELS, WEIGHT)
 NOT_TAKEN = (
     *("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "past_key_values", "segment_ids"),
@@ -32,24 +31,47 @@ Column = NDArray[Any]
 
 
 def from_ids(rows: Iterable[Any], name: str) -> Examples:
-    """Make examples of tokenized rows: mappings with `input_ids`, `labels` and other arguments of forward.
-
-    Labels of -100 and source padding are dropped at the end of a row, where that changes nothing, and kept elsewhere.
-    A row's `weight` says how many times its labels count in the loss.
+    """Make examples of tokenized rows, in memory; see `TokenizedRows`.
 
     Raises:
         DataError: rows cannot be used; one error lists up to 20 of them.
     """
-    table = _Table(name)
-    for number, row in enumerate(rows, 1):
-        table.add(number, row)
-        if len(table.problems) >= DATA_PROBLEMS:
-            break
-    return table.examples()
+    return in_memory(TokenizedRows(rows, name))
+
+
+class TokenizedRows:
+    """Examples made of tokenized rows (`store.Parts`): mappings with `input_ids`, `labels`, other arguments of forward.
+
+    Labels of -100 and source padding are dropped at the end of a row, where that changes nothing, and kept elsewhere.
+    A row's `weight` says how many times its labels count in the loss.
+    """
+
+    def __init__(self, rows: Iterable[Any], name: str) -> None:
+        self._rows = rows
+        self.name = name
+        self.notes: list[str] = []
+
+    def __iter__(self) -> Iterator[Examples]:
+        """Yield examples, `PART` at a time.
+
+        Raises:
+            DataError: rows cannot be used; one error lists up to 20 of them.
+        """
+        table, number = _Table(self.name), 0
+        for number, row in enumerate(self._rows, 1):
+            table.add(number, row)
+            if len(table.problems) >= DATA_PROBLEMS:
+                break
+            if number % PART == 0 and not table.problems:
+                yield table.take(number - PART)
+        table.require_usable()
+        if (rest := table.count) > 0:
+            yield table.take(number - rest)
+        self.notes = table.notes()
 
 
 class _Table:
-    """The rows read so far, by column."""
+    """The rows since the last part, by column, and what is known of all rows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -60,12 +82,19 @@ class _Table:
         self._unknown: set[str] = set()
         self._columns_of: dict[tuple[str, ...], list[str]] = {}
 
+    @property
+    def count(self) -> int:
+        """Number of rows since the last part."""
+        return len(self._columns.get(SOURCE, ()))
+
     def add(self, number: int, row: Any) -> None:
         """Add a row, or record what is wrong with it."""
         try:
             columns = self._read(row)
         except _Unusable as error:
             self.problems.append((number, str(error)))
+            return
+        if self.problems:
             return
         for name, column in columns.items():
             self._columns.setdefault(name, []).append(column)
@@ -90,7 +119,7 @@ class _Table:
     def _fill_up(self, columns: dict[str, Column]) -> None:
         """Give default values to rows that lack a column which other rows have."""
         for name, value in FILLED.items():
-            owner = _owner(name)
+            owner = owner_of(name)
             if name in self._columns and name not in columns:
                 columns[name] = np.full(len(columns[owner]), value)
             elif name in columns and name not in self._columns:
@@ -122,55 +151,45 @@ class _Table:
             verb = "has" if unlike[0] in required else "has no"
             raise _Unusable(f"{verb} {unlike[0]}, unlike the rows before. Expected in every row or in none.")
 
-    def examples(self) -> Examples:
-        """Return all rows as examples.
+    def require_usable(self) -> None:
+        """Raise what is wrong with rows.
 
         Raises:
-            DataError: rows cannot be used, or there are none.
+            DataError: there are problems.
         """
         if self.problems:
             raise DataError(f"{self.name} cannot be used:\n{listing(problems_of(self.problems, 'row'))}")
-        if not self._columns:
-            raise DataError(f"{self.name} is empty; expected at least one pair.")
-        weights = checked_weights(self._weights, self.name)
-        self._warn()
-        columns = {name: _join_rows(name, rows, self.name) for name, rows in self._columns.items()}
-        sources, labels = columns.pop(SOURCE), columns.pop(LABELS)
-        masks_made = not columns.keys() & {"decoder_input_ids", "decoder_attention_mask"}
-        return Examples(
-            sources,
-            labels,
-            self.name,
-            columns={name: rows for name, rows in columns.items() if _differs_from_default(name, rows)},
-            weights=weights,
-            masks_made=masks_made,
-        )
 
-    def _warn(self) -> None:
-        if self._unknown:
-            names = quoted(sorted(self._unknown))
-            warn(f"{self.name}: nothing reads the columns {names}. Read are {', '.join(TAKEN)}.")
+    def take(self, before: int) -> Examples:
+        """Return the rows since the last part as examples, and start anew.
+
+        Args:
+            before: Number of rows in earlier parts.
+
+        Raises:
+            DataError: a number does not fit its column.
+        """
+        columns = {name: _join_rows(name, rows, self.name, before) for name, rows in self._columns.items()}
+        weights = np.array(self._weights) if self._weights else None
+        self._columns, self._weights = {}, []
+        sources, labels = columns.pop(SOURCE), columns.pop(LABELS)
+        return Examples(sources, labels, self.name, columns=columns, weights=weights)
+
+    def notes(self) -> list[str]:
+        """Return a warning about the columns that nothing reads, if there are some."""
+        if not self._unknown:
+            return []
+        return [f"nothing reads the columns {quoted(sorted(self._unknown))}. Read are {', '.join(TAKEN)}."]
 
 
 class _Unusable(Exception):
     """Raised with what is wrong with a row."""
 
 
-def _owner(name: str) -> str:
-    return LABELS if name in BESIDE_LABELS else SOURCE
-
-
 @lru_cache
 def _closest_column(name: str) -> str | None:
     """Return the column that a misspelt name resembles, or None."""
     return next(iter(get_close_matches(name, TAKEN, 1, LIKENESS)), None)
-
-
-def _differs_from_default(name: str, rows: Rows) -> bool:
-    """True if a column differs from forward's default."""
-    if name in MASKS:
-        return not bool(rows.ids.all())
-    return name not in FILLED or bool(rows.ids.any())
 
 
 def _integers(name: str, value: Any) -> Column:
@@ -194,7 +213,7 @@ def _kind(value: Any, array: NDArray[Any]) -> str:
     return "lists of different lengths" if isinstance(value, list | tuple) and array.ndim != 1 else "other things"
 
 
-def _join_rows(name: str, rows: list[Column], data: str) -> Rows:
+def _join_rows(name: str, rows: list[Column], data: str, before: int) -> Rows:
     """Join all rows of a column, and check their numbers together: checking row by row takes longer than reading.
 
     Raises:
@@ -203,10 +222,10 @@ def _join_rows(name: str, rows: list[Column], data: str) -> Rows:
     least, most = (0, 1) if name in MASKS else (0, _LARGEST) if "position" in name else (-_LARGEST, _LARGEST)
     values = np.concatenate(rows)
     if values.dtype.kind != "b" and (int(values.max()) > most or int(values.min()) < least):
-        number = next(number for number, row in enumerate(rows, 1) if int(row.max()) > most or int(row.min()) < least)
-        outlier = next(int(value) for value in rows[number - 1] if not least <= int(value) <= most)
+        at = next(at for at, row in enumerate(rows) if int(row.max()) > most or int(row.min()) < least)
+        outlier = next(int(value) for value in rows[at] if not least <= int(value) <= most)
         expected = "1 at tokens and 0 at padding" if name in MASKS else f"numbers from {least} to {most}"
-        raise DataError(f"{data}, row {number}: {name} holds {outlier}; expected {expected}.")
+        raise DataError(f"{data}, row {before + at + 1}: {name} holds {outlier}; expected {expected}.")
     return Rows.joined(values, rows)
 
 

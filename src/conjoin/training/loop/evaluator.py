@@ -11,7 +11,7 @@ from conjoin.errors import ConfigError
 from conjoin.evaluation.metrics import score
 from conjoin.join import start_of_language
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.training.data.batching import Batch, Batching, ByRows, ByTokens
+from conjoin.training.data.batching import Batches, Batching, ByRows, ByTokens, in_order
 from conjoin.training.data.datasets import room_of
 from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.loop.engine import Engine
@@ -187,7 +187,7 @@ class Evaluator:
         that the tokenizer knows for targets.
         """
         longest = self._args.generation_max_length or self._args.max_target_length
-        longest = longest or int(examples.labels.lengths.max())
+        longest = longest or int(examples.lengths[:, 1].max())
         limit = room_of(self._args, self._model.spec).target
         settings: dict[str, Any] = {"max_new_tokens": min(longest, limit - 1) if limit else longest}
         settings |= start_of_language(self._model, self._tokenizer)
@@ -196,10 +196,11 @@ class Evaluator:
         return settings
 
 
-def evaluation_batches(examples: Examples, arguments: TrainingArguments) -> list[Batch]:
+def evaluation_batches(examples: Examples, arguments: TrainingArguments) -> Batches:
     """Return batches of examples, the longest first, so that memory runs out at once or never."""
     lengths, budget = examples.lengths, arguments.tokens_per_batch
-    order = np.lexsort((-lengths[:, 1], -lengths[:, 0])).tolist()
+    order = in_order(len(examples))
+    order[:] = np.lexsort((-lengths[:, 1], -lengths[:, 0]))
     batching: Batching = ByRows(arguments.per_device_eval_batch_size) if budget is None else ByTokens(budget)
     return batching.cut(lengths, order)
 

@@ -112,7 +112,8 @@ def _report(task: Task, folder: RunFolder, engine: Engine) -> None:
     texts = task.eval_examples.texts if task.eval_examples is not None else None
     try:
         if texts is not None and task.tokenizer is not None and task.args.fsdp == "none":
-            pairs = list(zip(texts.sources, texts.targets, strict=True))[: task.args.eval_samples]
+            shown = slice(task.args.eval_samples)
+            pairs = list(zip(texts.sources[shown], texts.targets[shown], strict=True))
             attention.record(task.model, engine.cross_attention, pairs, folder.path / attention.FILE)
         write_report(folder.path)
     except ConjoinError as error:

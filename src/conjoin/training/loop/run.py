@@ -81,7 +81,7 @@ class Run:
         finite = self.engine.step(state.global_step + 1, self.examples, batches, counted)
         state.global_step += 1
         state.batches_seen += len(batches)
-        state.tokens_seen += tokens_of(self.examples.lengths.sum(1), batches)
+        state.tokens_seen += tokens_of(self.examples, batches)
         if not finite:
             self._fail(self.examples.where(index for batch in batches for row in batch for index in row))
         epoch_ends = state.batches_seen >= len(self._batches)

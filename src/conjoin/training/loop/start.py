@@ -6,7 +6,7 @@ from typing import Any
 
 from conjoin.errors import ConfigError, TrainingError, shown, warn
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.training.data.batching import Batch, Plan, choose_batching
+from conjoin.training.data.batching import Batches, Plan, choose_batching
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.run_folder import STATE_FILE, Checkpoint, RunFolder
 from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
@@ -53,7 +53,7 @@ class Start:
 
     state: TrainerState
     plan: Plan
-    batches: list[Batch]
+    batches: Batches
     resumed: bool
     changed: list[str]
     other_validation: bool
@@ -181,7 +181,7 @@ def _max_steps(task: Task, plan: Plan) -> int:
     return steps
 
 
-def _check_position(checkpoint: Checkpoint, state: TrainerState, batches: list[Batch]) -> None:
+def _check_position(checkpoint: Checkpoint, state: TrainerState, batches: Batches) -> None:
     """Refuse a checkpoint whose position is past the end of its epoch."""
     if 0 < state.batches_seen >= len(batches):
         with checkpoint.damage_explained():

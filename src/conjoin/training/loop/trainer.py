@@ -18,7 +18,7 @@ from conjoin.join.diagnosis import Diagnosis
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
-from conjoin.training.data.datasets import to_examples
+from conjoin.training.data.datasets import Making, to_examples
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.recorder import require_sinks
 from conjoin.training.folder.run_folder import Checkpoint, RunFolder, locked
@@ -98,7 +98,7 @@ class Trainer(ABC, Generic[Place]):
         self.model, self.world = self.place(model)
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
-        self.train_examples = self._examples(train_dataset, "the training data")
+        self.train_examples = self._examples(train_dataset, "the training data", keeps_texts=False)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._evaluator = Evaluator(
             self.model, self.tokenizer, self.args, self.world, self._evaluation_engine, compute_metrics
@@ -131,11 +131,16 @@ class Trainer(ABC, Generic[Place]):
     def seed(self) -> None:
         """Seed the framework's random generators, for a new run."""
 
-    def _examples(self, data: Any, name: str) -> Examples | None:
+    def _examples(self, data: Any, name: str, *, keeps_texts: bool = True) -> Examples | None:
+        """Return the examples of data.
+
+        Args:
+            keeps_texts: True if the texts are read again, for samples and metrics.
+        """
         if data is None:
             return None
-        shown = self.world.first
-        return to_examples(data, name, self.args, self.model.spec, self.tokenizer, shown=shown)
+        making = Making(self.args, self.model.spec, self.tokenizer, shown=self.world.first, keeps_texts=keeps_texts)
+        return to_examples(data, name, making)
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train, evaluate, save checkpoints, write the final model.

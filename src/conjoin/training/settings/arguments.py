@@ -56,6 +56,11 @@ class TrainingArguments:
     max_source_length: int | None = arg(None, "Truncate longer sources; the encoder's limit by default.", COUNT)
     max_target_length: int | None = arg(None, "Truncate longer targets; the decoder's limit by default.", COUNT)
     drop_empty: bool = arg(False, "Drop pairs with an empty source or target, which are an error otherwise.")
+    data_cache: bool = arg(
+        True, "Keep tokenized data of files and data sets on the disk, for this run and later ones, not in memory."
+    )
+    data_cache_dir: str | None = arg(None, "Folder for tokenized data; one in the user's cache folder by default.")
+    preprocessing_num_workers: int = arg(1, "Processes that tokenize; one uses all threads of the tokenizer.", COUNT)
 
     num_train_epochs: float = arg(3.0, "Number of passes over the training data.", POSITIVE)
     max_steps: int = arg(-1, "Number of optimizer steps; overrides num_train_epochs.", STEPS)
@@ -168,6 +173,10 @@ class TrainingArguments:
         if self.metrics and not self.predict_with_generate:
             wrong.append(
                 f"metrics = {shown(self.metrics)} without predict_with_generate; there are no texts to compare."
+            )
+        if self.data_cache_dir is not None and not self.data_cache:
+            wrong.append(
+                f"data_cache_dir = {shown(self.data_cache_dir)} with data_cache = False; nothing is kept there."
             )
         if self.load_best_model_at_end and self.save_strategy == "no":
             wrong.append('load_best_model_at_end = True with save_strategy = "no"; the best model would not be kept.')

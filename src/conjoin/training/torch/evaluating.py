@@ -56,7 +56,8 @@ def generate(trained: TrainedModel, collator: Collator, batch: Batch, settings: 
 def _mine(trained: TrainedModel, examples: Examples) -> Iterator[Batch]:
     """Yield this process's batches; all batches if weights are sharded, since then all must compute together."""
     batches, together = evaluation_batches(examples, trained.arguments), trained.arguments.fsdp != "none"
-    yield from batches if together else batches[trained.world.rank :: trained.world.size]
+    first, step = (0, 1) if together else (trained.world.rank, trained.world.size)
+    yield from (batches[number] for number in range(first, len(batches), step))
 
 
 @torch.inference_mode()
