@@ -1,11 +1,13 @@
 """Actors of Ray that share a run: `conjoin generate --ray`."""
 
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import conjoin
 from conjoin.bulk.messages import Model, answer_of, error_of, outcomes_of, raise_error
@@ -17,6 +19,8 @@ from conjoin.evaluation.texts import Outcome
 
 LOCAL = "local"
 """In place of an address: a Ray of the run's own, on this machine, which ends with it."""
+_REACH_SECONDS = 10.0
+"""Ray itself asks an address that nobody listens on for ten minutes."""
 _STORE_BYTES = 128 * 1024**2
 """Memory for objects in a Ray of the run's own; a batch has kilobytes."""
 
@@ -84,10 +88,22 @@ def _connect(ray: Any, address: str, count: int) -> None:
             "include_dashboard": False,
         }
     try:
+        _reach(address)
         ray.init(**options)
     except Exception as error:  # it raises errors of many libraries
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ConjoinError(f"Ray at {address!r} cannot be used: {reason}") from error
+        raise ConjoinError(
+            f"Ray at {address!r} cannot be used: {reason}",
+            hint="the address of a cluster's head is HOST:6379, or ray://HOST:10001 for Ray Client.",
+        ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError if nobody listens on an address that names a host and a port."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname is not None and parts.port is not None:
+        with socket.create_connection((parts.hostname, parts.port), timeout=_REACH_SECONDS):
+            pass
 
 
 def _share(resources: dict[str, float], count: int) -> dict[str, float]:
