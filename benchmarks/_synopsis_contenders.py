@@ -190,6 +190,7 @@ def _recipe(job: Job, **settings: Any) -> dict[str, Any]:
         "overwrite_output_dir": True,
         "use_cpu": True,
         "report_to": "none",
+        "auto": "none",
         "seed": SEED,
         **settings,
     }

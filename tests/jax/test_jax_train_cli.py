@@ -39,6 +39,7 @@ RUN: dict[str, Any] = {
     "eval_samples": 2,
     "use_cpu": True,
     "report_to": "none",
+    "auto": "none",
 }
 OTHER = {"torch": "jax", "jax": "torch"}
 NEAR = {"rtol": 1e-2, "atol": 1e-3}

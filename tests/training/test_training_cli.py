@@ -18,6 +18,7 @@ from conjoin.training.settings.recipe import read_recipe
 from training_toys import halves, toy_model, toy_rows, write_rows
 
 QUICK = ["--max-steps", "3", "--use-cpu", "--report-to", "none", "--logging-steps", "1", "--eval-samples", "1"]
+QUICK += ["--per-device-train-batch-size", "8"]
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from conjoin.join import (
     with_record,
 )
 from conjoin.native.build import wanted_level
+from conjoin.training.settings.recipe import RECIPE_FILE, read_recipe
 
 
 def inspect_folder(
@@ -51,6 +52,7 @@ def inspect_folder(
         "tokenizers": _tokenizers(folder),
         "parameters": {part: count for part, *_, count in report.rows()},
         "fresh": record(report, report.fresh) if isinstance(config, EncoderDecoderConfig) else [],
+        "chosen": _chosen(folder),
         "unused": [name for names in report.unused.values() for name in names],
     }
     if as_json:
@@ -60,10 +62,23 @@ def inspect_folder(
 
     console = Console(highlight=False)
     for name, value in facts.items():
-        if name not in ("unused", "parameters"):
+        if name not in ("unused", "parameters", "chosen"):
             console.print(f"{name:<16}{_shown(value)}", soft_wrap=True, markup=False)
     console.print(f"{'parameters':<16}{sum(facts['parameters'].values()):,}\n")
     console.print(report)
+    if facts["chosen"]:
+        console.print("\nChosen by the run that trained it:")
+        for name, choice in facts["chosen"].items():
+            line = f"{name} = {plain(str(choice['value']))}: {plain(choice['because'])}"
+            console.print(f"  {line}", soft_wrap=True, markup=False)
+
+
+def _chosen(folder: Path) -> dict[str, Any]:
+    """Return what the run that wrote a folder chose by itself, with the reasons in its recipe."""
+    path = folder / RECIPE_FILE
+    recipe = read_recipe(path) if path.is_file() else {}
+    reasons: dict[str, str] = recipe.get("reasons", {})
+    return {name: {"value": recipe.get(name), "because": reason} for name, reason in reasons.items()}
 
 
 def _shown(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
 from types import NoneType
@@ -9,8 +10,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from conjoin.training.settings.arguments import TrainingArguments, help_of
-from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, over_earlier_recipe, read_recipe
+from conjoin.training.settings.arguments import AUTO, CHOOSABLE, TrainingArguments, help_of
+from conjoin.training.settings.recipe import SHORT, Recipe, Sources, normalised, over, over_earlier_recipe, read_recipe
 
 
 def train(config: str | None = None, print_config: bool = False, resume: bool = False, **options: Any) -> None:
@@ -19,29 +20,44 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
     Every setting may be in a recipe (--config recipe.yaml) under the name of its
     flag; flags override the recipe. To continue a stopped run, --resume --out RUN
     is enough: its folder holds the recipe.
+
+    What is not set is chosen by the data, the pair and the machine, and printed with
+    its reason; --auto none leaves everything at transformers' defaults instead.
     """
+    started = time.monotonic()
     flags = normalised({name: value for name, value in options.items() if value is not None})
     if resume and "resume_from_checkpoint" in flags:
         raise typer.BadParameter("cannot be combined with --resume-from-checkpoint.", param_hint="--resume")
     flags |= {"resume_from_checkpoint": "latest"} if resume else {}
     recipe = Recipe.of(_settings(config, flags))
     if print_config:
-        typer.echo(recipe.to_yaml(), nl=False)
+        typer.echo(_decided(recipe).to_yaml(), nl=False)
         return
     recipe.sources.require()
     if "output_dir" not in flags and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
     from conjoin.training.launch import launch
 
-    folder = launch(recipe)
+    folder = launch(recipe, started=started)
     if os.environ.get("RANK", "0") == "0":  # only one of several processes prints
         typer.echo(folder)
+
+
+def _decided(recipe: Recipe) -> Recipe:
+    """Return a recipe with the run's choices in it, if it names model and data; they are read for that."""
+    sources = recipe.sources
+    named = (sources.model or (sources.encoder and sources.decoder)) and (sources.train or sources.dataset)
+    if not named or not recipe.arguments.to_choose:
+        return recipe
+    from conjoin.training.launch import make_trainer
+
+    return make_trainer(recipe).recipe or recipe
 
 
 def _settings(config: str | None, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a recipe, overridden by flags; a resumed run has its recipe in its folder."""
     if config is not None:
-        return read_recipe(config) | flags
+        return over(read_recipe(config), flags)
     if "resume_from_checkpoint" in flags and "output_dir" in flags:
         return over_earlier_recipe(flags["output_dir"], flags)
     return flags
@@ -77,9 +93,24 @@ def _parameter(name: str, kind: Any, default: Any, text: str) -> inspect.Paramet
     flag = f"--{name.replace('_', '-')}"
     if kind == (bool | None):
         flag += f"/--no-{name.replace('_', '-')}"
-    option = typer.Option(flag, help=text, show_default=False)
+    parser = _number_or_auto(kind) if name in CHOOSABLE and kind in (int | None, float | None) else None
+    option = typer.Option(flag, help=text, show_default=False, parser=parser)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, keyword, default=default, annotation=Annotated[kind, option])
+
+
+def _number_or_auto(kind: Any) -> Callable[[str], Any]:
+    """Return the parser of a number that may be left to the run."""
+    number, called = (int, "a whole number") if kind == (int | None) else (float, "a number")
+
+    def parse(text: str) -> Any:
+        try:
+            return text if text == AUTO else number(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not {called}, nor {AUTO}.") from None
+
+    parse.__name__ = "INTEGER" if number is int else "FLOAT"
+    return parse
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,6 +1,8 @@
 """From a recipe to a trained model: load or join the model, read the data, train."""
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,17 +10,21 @@ from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError, NoTokenizerError
 from conjoin.texts.pairs import PairReader, load_hub
 from conjoin.training.data.datasets import Named, columns_of
+from conjoin.training.facts import join_facts
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.loop.checks import refuse_quantized
 from conjoin.training.loop.trainer import Trainer
+from conjoin.training.settings.arguments import JOIN_CHOICES
+from conjoin.training.settings.choices import choose_join
 from conjoin.training.settings.recipe import Recipe, Sources
 
 
-def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
+def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = (), started: float | None = None) -> str:
     """Train the model of a recipe on its data.
 
     Args:
         callbacks: Callbacks of the run.
+        started: When the command started, by `time.monotonic`, from which max_minutes count; now by default.
 
     Returns:
         The folder of the final model.
@@ -26,13 +32,27 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
     Raises:
         ConjoinError: with one message; what was saved is untouched.
     """
+    started = time.monotonic() if started is None else started
+    trainer = make_trainer(recipe, callbacks)
+    trainer.started = started
+    trainer.train()
+    return recipe.arguments.output_dir
+
+
+def make_trainer(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> Trainer[Any]:
+    """Read the data of a recipe, build its model, and choose what it leaves open; `trainer.recipe` has it all.
+
+    Raises:
+        ConjoinError: with one message.
+    """
     recipe.sources.require()
     _refuse_quantized(recipe.sources.model)
     train, validation = find_data(recipe)
+    recipe = with_join_choices(recipe)
     build_model, kind = _framework(recipe.sources.framework)
     model = build_model(recipe)
     _require_tokenizer(model)
-    trainer = kind(
+    return kind(
         model,
         None,
         recipe.arguments,
@@ -41,8 +61,21 @@ def launch(recipe: Recipe, *, callbacks: Sequence[TrainerCallback] = ()) -> str:
         callbacks=callbacks,
         recipe=recipe,
     )
-    trainer.train()
-    return recipe.arguments.output_dir
+
+
+def with_join_choices(recipe: Recipe) -> Recipe:
+    """Choose how the two checkpoints of a recipe are joined, where that is left open."""
+    left, sources = recipe.arguments.to_choose, recipe.sources
+    open_names = [name for name in left if name in JOIN_CHOICES]
+    if not open_names or sources.encoder is None or sources.decoder is None:
+        return recipe
+    facts = join_facts(sources.encoder, sources.decoder)
+    choices = choose_join(open_names, facts) if facts is not None else []
+    return recipe.with_choices(
+        {choice.name: choice.reason for choice in choices},
+        sources=replace(sources, **{choice.name: choice.value for choice in choices}),
+        arguments=recipe.arguments.copy(auto=",".join(name for name in left if name not in JOIN_CHOICES)),
+    )
 
 
 def _require_tokenizer(model: Any) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class World(Protocol):
@@ -28,6 +30,10 @@ class World(Protocol):
         """True if there are other processes."""
         ...
 
+    def from_first(self, value: T) -> T:
+        """Return the first process's value."""
+        ...
+
     def on_first(self, work: Callable[[], object]) -> None:
         """Run `work` in the first process while the others wait; if it fails, all processes raise its error."""
         ...
@@ -41,6 +47,10 @@ class Alone:
     size: int = 1
     first: bool = True
     many: bool = False
+
+    def from_first(self, value: T) -> T:
+        """Return the value."""
+        return value
 
     def on_first(self, work: Callable[[], object]) -> None:
         """Run `work`."""

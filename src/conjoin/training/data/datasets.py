@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
-from conjoin.texts.pairs import Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
+from conjoin.texts.pairs import PART, Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.cache import DataCache, data_digest, key_of, tokenizer_digest
 from conjoin.training.data.examples import IGNORED, Examples, Rows
@@ -102,6 +103,32 @@ def to_examples(data: Any, name: str, making: Making) -> Examples:
         room = room_of(making.arguments, making.pair)
         warn(f"{examples.name}: {examples.cut} of {len(examples)} pairs fill or exceed {_told(room)} and may be cut.")
     return examples
+
+
+SAMPLED = 2000
+"""Pairs that are read to choose the limits of lengths: their 99th percentile is known to a few tokens."""
+
+
+def sample_of(data: Any, name: str, arguments: TrainingArguments) -> Pairs | None:
+    """Return the first pairs of data, or some from all over pairs in memory; None if the data are ids already.
+
+    Args:
+        data: As `to_examples` takes it, but no iterator.
+
+    Raises:
+        DataError: data that cannot be used.
+    """
+    if isinstance(data, Named):
+        data, name = data.data, data.name
+    if isinstance(data, Examples) or not (isinstance(data, str | Path | Pairs) or not _are_ids(data)):
+        return None
+    if isinstance(data, Pairs):
+        rows = [int(row) for row in np.linspace(0, len(data) - 1, min(len(data), SAMPLED))]
+        sources, targets = ([texts[row] for row in rows] for texts in (data.sources, data.targets))
+        return Pairs(data.name, sources, targets, rows)
+    parts = list(islice(PairReader(data, columns_of(arguments), name), -(-SAMPLED // PART)))
+    sources, targets = ([text for part in parts for text in getattr(part, side)] for side in ("sources", "targets"))
+    return Pairs(parts[0].name, sources, targets, range(1, len(sources) + 1))
 
 
 def _read(data: Any, name: str, making: Making) -> Examples:

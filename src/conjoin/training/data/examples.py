@@ -136,6 +136,11 @@ class Examples:
         indices, shifted = list(range(count)), np.roll(np.arange(count), count // 2).tolist()
         return self._recombined(indices, indices), self._recombined(shifted, indices)
 
+    def spread(self, most: int) -> "Examples":
+        """Return at most so many pairs, spread over all of them."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(int)).tolist()
+        return self._recombined(rows, rows)
+
     def _recombined(self, sources: list[int], targets: list[int]) -> "Examples":
         """Return examples that pair these sources with these targets."""
         columns = {name: self.columns[name].take(sources) for name in self.column_names(target=False)}

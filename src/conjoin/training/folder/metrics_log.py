@@ -13,7 +13,7 @@ from conjoin.jsons import JsonError, parse_json
 from conjoin.limits import STEPS
 from conjoin.training.folder.state import TrainerState
 
-Kind = Literal["train", "eval", "sample"]
+Kind = Literal["train", "eval", "sample", "reading", "event"]
 FILE = "metrics.jsonl"
 
 
@@ -81,7 +81,7 @@ class _OddLine(ValueError):
     """A line is JSON, but not one that a run writes."""
 
 
-_TEXTS = {"sample": ("source", "target", "prediction")}
+_TEXTS = {"sample": ("source", "target", "prediction"), "event": ("what",)}
 
 
 def _checked(line: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _checked(line: Any) -> dict[str, Any]:
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < STEPS:
         raise _OddLine(f"step = {shown(step)}; expected a whole number, 0 or more")
     if not isinstance(kind, str):
-        raise _OddLine(f"kind = {shown(kind)}; expected train, eval or sample")
+        raise _OddLine(f"kind = {shown(kind)}; expected train, eval, sample, reading or event")
     for name in ("epoch", "time_s"):
         value = values.get(name)
         if value is not None and not is_number(value):

@@ -17,6 +17,9 @@ from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.terminal import error_console
 
+PARTS = 1000
+"""Parts of a budget of minutes or tokens, which the progress line counts."""
+
 
 class Recorder:
     """Writes the metrics of a run, on the first process only.
@@ -28,14 +31,19 @@ class Recorder:
     def __init__(self, run: RunFolder, state: TrainerState, report_to: str, *, shown: bool) -> None:
         self.state = state
         self._sinks: list[Sink] = open_sinks(run.path, state, report_to) if shown else []
-        self._progress = TrainingProgress(state.max_steps, state.global_step, shown=shown)
+        done = state.global_step if state.max_steps else 0
+        self._progress = TrainingProgress(state.max_steps, done, shown=shown)
         self._clock = time.perf_counter()
         self._logged = (state.tokens_seen, state.seconds)
 
-    def stepped(self) -> None:
-        """Count a step, and add its time."""
+    def stepped(self, share: float) -> None:
+        """Count a step, and add its time.
+
+        Args:
+            share: Part of the run that is done.
+        """
         self.tick()
-        self._progress.step()
+        self._progress.step(share)
 
     def tick(self) -> None:
         """Add the time since the last call to the time of the run."""
@@ -67,6 +75,10 @@ class Recorder:
     def evaluation(self, epoch: float, metrics: dict[str, float]) -> None:
         """Record an evaluation."""
         self._write("eval", epoch, metrics)
+
+    def event(self, epoch: float, kind: Kind, values: dict[str, Any]) -> None:
+        """Record what the run noticed or did."""
+        self._write(kind, epoch, values)
 
     def sample(self, epoch: float, source: str, target: str, prediction: str) -> None:
         """Record the prediction for one pair."""
@@ -180,7 +192,7 @@ class TrainingProgress:
     def __init__(self, total: int, done: int, *, shown: bool) -> None:
         console = error_console()
         self._bar = Progress(
-            TextColumn("step"),
+            TextColumn("step" if total else "0.1 %"),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[speed]} tokens/s"),
@@ -190,13 +202,17 @@ class TrainingProgress:
             console=console,
             disable=not (shown and console.is_terminal),
         )
-        self._task = self._bar.add_task("train", total=total, completed=done, loss="-", speed="-")
+        self._counts_steps = total > 0
+        self._task = self._bar.add_task("train", total=total or PARTS, completed=done, loss="-", speed="-")
         self._bar.start()
 
-    def step(self) -> None:
-        """Count a step."""
+    def step(self, share: float) -> None:
+        """Count a step, after which this part of the run is done."""
         with suppress(OSError):  # the run must go on when its terminal is closed
-            self._bar.advance(self._task)
+            if self._counts_steps:
+                self._bar.advance(self._task)
+            else:
+                self._bar.update(self._task, completed=int(PARTS * share))
 
     def log(self, loss: float, tokens_per_s: float) -> None:
         """Show loss and speed."""

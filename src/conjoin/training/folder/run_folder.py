@@ -150,7 +150,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._contents():
                 self._discard(checkpoint.folder for checkpoint in self.checkpoints())
-                (self.path / "metrics.jsonl").unlink(missing_ok=True)
+                for name in ("metrics.jsonl", "clock.txt"):
+                    (self.path / name).unlink(missing_ok=True)
                 shutil.rmtree(self.path / "events", ignore_errors=True)
         except OSError as error:
             raise FileError(f"{self.path}: cannot be written: {error.strerror or error}.") from None

@@ -18,6 +18,7 @@ class TrainerState:
 
     Args:
         global_step: Optimizer steps taken.
+        max_steps: Steps of the whole run; 0 where minutes or tokens end it.
         epoch: Index of the current pass over the data.
         batches_seen: Number of batches of this pass that are done, over all processes.
         tokens_seen: Source and target tokens trained on, without padding.
@@ -31,6 +32,14 @@ class TrainerState:
         validation: Fingerprint of the validation data.
         words: Settings of the run; a resumed run names those that differ.
         evaluation_due: True if the checkpoint was saved before the evaluation of its step.
+        share, clock: Part of a budget of minutes that is used, and the seconds since the command began, summed over
+            all resumptions.
+        step_s, save_s, evaluation_s: Seconds that a step, a save and an evaluation took lately; 0 if none was measured.
+        restarts, restarted_at: How often the run began again from its first weights, and the part of its budget that
+            was used by then.
+        returns, rate_scale: How often it went back to an earlier step, and the factor of learning rates since then.
+        windows: Mean losses of the last windows of steps, by which a spike is known.
+        window_sum, window_steps: Sum of losses and number of steps of the running window.
     """
 
     global_step: int = 0
@@ -51,11 +60,28 @@ class TrainerState:
     evaluation_due: bool = False
     validation: str | None = None
     words: dict[str, Any] = field(default_factory=dict[str, Any])
+    share: float = 0.0
+    clock: float = 0.0
+    step_s: float = 0.0
+    save_s: float = 0.0
+    evaluation_s: float = 0.0
+    restarts: int = 0
+    restarted_at: float = 0.0
+    returns: int = 0
+    rate_scale: float = 1.0
+    window_sum: float = 0.0
+    window_steps: int = 0
+    windows: list[float] = field(default_factory=list[float])
 
     def forget_evaluation(self, before: "TrainerState") -> None:
         """Restore the fields that an evaluation has changed."""
         self.best_metric, self.best_step = before.best_metric, before.best_step
         self.evaluations_without_progress = before.evaluations_without_progress
+
+    @property
+    def of_all(self) -> str:
+        """The number of all steps, for messages; nothing where minutes or tokens end the run."""
+        return f" of {self.max_steps}" if self.max_steps else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for the checkpoint's JSON."""
@@ -101,6 +127,7 @@ _EXPECTED: dict[Any, str] = {
     bool: "true or false",
     str | None: "text or null",
     list[str]: "a list of texts",
+    list[float]: "a list of finite numbers",
     dict[str, Any]: "an object",
 }
 
@@ -109,6 +136,8 @@ def _has_type(value: Any, kind: Any) -> bool:
     """True if a JSON value has the type of a field."""
     if kind in (bool, dict[str, Any]):
         return isinstance(value, bool if kind is bool else dict)
+    if kind == list[float]:
+        return isinstance(value, list) and all(_has_type(each, float) for each in cast("list[Any]", value))
     if kind == list[str]:
         return isinstance(value, list) and all(isinstance(each, str) for each in cast("list[Any]", value))
     if value is None or isinstance(value, str):

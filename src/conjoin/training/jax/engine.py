@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,12 @@ from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
-from conjoin.training.jax.adamw import Arrays, Settings, zero_moments
+from conjoin.training.jax.adamw import Arrays, Moments, Settings, zero_moments
 from conjoin.training.jax.batches import in_few_shapes
 from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
 from conjoin.training.jax.programs import averaged, gradients_of, sum_of, summed_loss, update
 from conjoin.training.jax.trained import TrainedModel
-from conjoin.training.loop.engine import Losses, out_of_memory
+from conjoin.training.loop.engine import Losses, Terms, out_of_memory
 from conjoin.training.loop.evaluator import evaluation_batches, without_padding
 from conjoin.training.loop.schedules import group_of, group_rate
 from conjoin.training.settings.arguments import GROUPS, TrainingArguments
@@ -66,6 +66,16 @@ def _is_finite(loss: jax.Array, norm: jax.Array) -> bool:
     return bool(np.isfinite(loss) & np.isfinite(norm))
 
 
+class Snapshot(NamedTuple):
+    """A step of a run in main memory, by the names of parameters; first and second are AdamW's moments."""
+
+    weights: dict[str, NDArray[Any]]
+    first: dict[str, NDArray[Any]]
+    second: dict[str, NDArray[Any]]
+    updates: dict[str, int]
+    average: dict[str, NDArray[Any]]
+
+
 class Engine(TrainedModel):
     """Trains and evaluates a model (conjoin.training.loop.engine.Engine).
 
@@ -86,10 +96,12 @@ class Engine(TrainedModel):
         super().__init__(model, arguments)
         self._fresh = set(fresh)
         self._source_pad = source_pad
+        self._total_steps = total_steps
         self._rates = {group: group_rate(arguments, group, total_steps) for group in GROUPS}
         self._key = jax.random.key(arguments.seed)
         self._compile_key = replace(model.key, dtype="bfloat16") if arguments.bf16 else model.key
         self._tally = Tally()
+        self.terms = Terms()
 
     def begin(self, step: int) -> None:
         """Prepare the first step: copy the weights, since the user's own must not be donated."""
@@ -116,7 +128,7 @@ class Engine(TrainedModel):
         losses: list[jax.Array] = []
         divisor = np.int32(counted) if isinstance(counted, int) else np.float32(counted)
         for index, batch in enumerate(batches):
-            key = jax.random.fold_in(jax.random.fold_in(self._key, number), index)
+            key = jax.random.fold_in(jax.random.fold_in(self._key, number), index) if self.terms.dropout else None
             loss, own = gradients_of(self._compile_key, self._options(batch), active, params, batch, key, divisor)
             gradients = own if gradients is None else sum_of(gradients, own)
             losses.append(loss)
@@ -175,7 +187,7 @@ class Engine(TrainedModel):
     def rates_at(self, step: int) -> dict[str, float]:
         """Return the learning rate of every part of the model."""
         used = {group_of(name) for name in self.parameters}
-        return {group: rate(step) for group, rate in self._rates.items() if group in used}
+        return self.terms.rates({group: rate for group, rate in self._rates.items() if group in used}, step)
 
     @contextmanager
     def evaluation_mode(self) -> Generator[None]:
@@ -233,6 +245,28 @@ class Engine(TrainedModel):
         """Load a checkpoint. Dropout needs no state: its keys are arrays of the seed and the step."""
         restore_checkpoint(self, folder)
 
+    def snapshot(self) -> Snapshot | None:
+        """Copy what steps change into main memory; None if a weight is not finite."""
+        weights = _on_host(self.model.flat_params)
+        if not all(np.isfinite(weights[name].astype(np.float32)).all() for name in self.parameters):
+            return None
+        first, second = (_on_host(part) for part in self.moments)
+        return Snapshot(weights, first, second, dict(self.updates), _on_host(self.average or {}))
+
+    def return_to(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        now = self.model.flat_params
+        params = {name: jax.device_put(snapshot.weights[name], value.sharding) for name, value in now.items()}
+        self.model.params, self.updates = params, dict(snapshot.updates)
+        self.moments = Moments(*(_like(part, params) for part in (snapshot.first, snapshot.second)))
+        self.average = _like(snapshot.average, params) if self.average is not None else None
+
+    def start_again(self, arguments: TrainingArguments, first: Snapshot) -> None:
+        """Go back to the first weights, without moments, and train by other arguments from there."""
+        self.arguments = arguments
+        self._rates = {group: group_rate(arguments, group, self._total_steps) for group in GROUPS}
+        self.return_to(first)
+
     def use_final_weights(self) -> None:
         """Give the model its final weights for good."""
         self.model.params = {**self.model.flat_params, **_copies(self.average or {})}
@@ -240,6 +274,15 @@ class Engine(TrainedModel):
     def gather_weights(self) -> Callable[[Staging], None]:
         """Return a function that writes model and tokenizers."""
         return lambda staging: write_pair(self.model, staging, self.model.all_params())
+
+
+def _on_host(params: Mapping[str, jax.Array]) -> dict[str, NDArray[Any]]:
+    return {name: np.array(value) for name, value in params.items()}
+
+
+def _like(values: Mapping[str, NDArray[Any]], params: Arrays) -> Arrays:
+    """Return arrays placed as the parameters of the same names are."""
+    return {name: jax.device_put(value, params[name].sharding) for name, value in values.items()}
 
 
 def _copies(params: Mapping[str, jax.Array]) -> Arrays:

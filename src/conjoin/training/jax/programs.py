@@ -22,7 +22,7 @@ def gradients_of(
     active: tuple[str, ...],
     params: Arrays,
     batch: Any,
-    key: jax.Array,
+    key: jax.Array | None,
     counted: jax.Array | np.number[Any],
 ) -> tuple[jax.Array, Arrays]:
     """Return a batch's part of the step's mean loss, and its gradients.

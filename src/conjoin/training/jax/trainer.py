@@ -14,6 +14,7 @@ from conjoin.training.jax.engine import Engine
 from conjoin.training.jax.trained import trained_names
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.settings.choices import Machine
 from conjoin.training.world import Alone
 
 
@@ -34,6 +35,11 @@ class Seq2SeqTrainer(Trainer[Alone]):
 
     def seed(self) -> None:
         """Nothing: there are keys in place of generators, made of the seed and the step."""
+
+    def machine(self) -> Machine:
+        """Return what computes: XLA's bfloat16 pays on GPUs and TPUs, not on CPUs."""
+        kind = "cpu" if self.args.use_cpu else jax.default_backend()
+        return Machine(bf16=None if kind == "cpu" else f"the {kind} device", is_gpu=kind != "cpu")
 
     def diagnose(self, batch: Mapping[str, NDArray[np.int64]]) -> Diagnosis:
         """The doctor's findings on a batch; what is frozen is said by the arguments."""

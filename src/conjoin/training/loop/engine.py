@@ -21,6 +21,7 @@ from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
+from conjoin.training.settings.arguments import TrainingArguments
 
 
 class Trainable(Protocol):
@@ -57,8 +58,34 @@ class Losses:
     finite: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms the coming steps are taken.
+
+    Args:
+        position: Where they are in the schedule of learning rates, counted from 1; None for the step's own number.
+        rate_scale: Factor of all learning rates.
+        dropout: False leaves dropout out.
+    """
+
+    position: float | None = None
+    rate_scale: float = 1.0
+    dropout: bool = True
+
+    def rates(self, rates: Mapping[str, Callable[[float], float]], step: int) -> dict[str, float]:
+        """Return the learning rate of every part of the model."""
+        at = step if self.position is None else self.position
+        return {part: rate(at) * self.rate_scale for part, rate in rates.items()}
+
+
 class Engine(Protocol):
-    """A model and what trains it."""
+    """A model and what trains it.
+
+    Attributes:
+        terms: Those of the coming steps, which a run sets.
+    """
+
+    terms: Terms
 
     def begin(self, step: int) -> None:
         """Prepare a step, 1 for the first: which parameters it trains, and its learning rates.
@@ -133,6 +160,22 @@ class Engine(Protocol):
 
         Raises:
             TrainingError: it does not fit, or cannot be read.
+        """
+        ...
+
+    def snapshot(self) -> Any:
+        """Copy what steps change into main memory, random states left out; None if a weight is not finite."""
+        ...
+
+    def return_to(self, snapshot: Any) -> None:
+        """Go back to a snapshot."""
+        ...
+
+    def start_again(self, arguments: TrainingArguments, first: Any) -> None:
+        """Go back to the first weights, without moments, and train by other arguments from there.
+
+        Args:
+            first: A snapshot.
         """
         ...
 

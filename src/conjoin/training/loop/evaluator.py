@@ -117,7 +117,9 @@ class Evaluator:
         start = time.perf_counter()
         ids: list[list[int]] = []
         with self.engine.evaluation_mode():
-            metrics = {"loss": self.engine.mean_loss(examples), **self._source_gain(examples)}
+            metrics = {"loss": self.engine.mean_loss(examples)}
+            if (gain := self._gain_of(*examples.exchanged(GAIN_PAIRS))) is not None:
+                metrics["source_gain"] = gain
             if generates:
                 ids = self.engine.predict(examples, self.generation_settings(examples))
         if generates:
@@ -125,12 +127,18 @@ class Evaluator:
         metrics["runtime"] = round(max(time.perf_counter() - start, 0.0), 3)
         return metrics, ids
 
-    def _source_gain(self, examples: Examples) -> dict[str, float]:
-        """Return how much lower the loss is, in nats per label, with a pair's own source than with another pair's."""
-        own, others = examples.exchanged(GAIN_PAIRS)
+    def source_gain(self, examples: Examples) -> float | None:
+        """Return how much lower the loss is, in nats per label, with a pair's own source than with another pair's.
+
+        Pairs from all over the examples are measured, whatever their order; None for a single one.
+        """
+        with self.engine.preserve_random_state(), self.engine.evaluation_mode():
+            return self._gain_of(*examples.spread(GAIN_PAIRS).exchanged(GAIN_PAIRS))
+
+    def _gain_of(self, own: Examples, others: Examples) -> float | None:
         if len(own) < 2:
-            return {}
-        return {"source_gain": self.engine.mean_loss(others) - self.engine.mean_loss(own)}
+            return None
+        return self.engine.mean_loss(others) - self.engine.mean_loss(own)
 
     def _scores(self, examples: Examples, ids: list[list[int]]) -> dict[str, float]:
         scores: dict[str, float] = {}

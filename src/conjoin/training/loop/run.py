@@ -8,20 +8,24 @@ from typing import Any
 from conjoin.checkpoint import write_json
 from conjoin.errors import ConjoinError, TrainingError, warn
 from conjoin.training.data.arrays import counted_labels, tokens_of
+from conjoin.training.facts import pair_facts
 from conjoin.training.folder.recorder import Recorder
 from conjoin.training.folder.run_folder import STATE_FILE, RunFolder, failed_save
+from conjoin.training.loop.budget import make_budget, position
 from conjoin.training.loop.callbacks import TrainerControl
 from conjoin.training.loop.checks import best_model_metric
-from conjoin.training.loop.engine import Engine
+from conjoin.training.loop.costs import Costs
+from conjoin.training.loop.engine import Engine, Terms
 from conjoin.training.loop.evaluator import Evaluator
 from conjoin.training.loop.interrupts import Interrupts, Stopped
 from conjoin.training.loop.metric_numbers import plain_numbers
+from conjoin.training.loop.recovery import UNREAD, UNREAD_STEPS, Recovery
 from conjoin.training.loop.start import Start, Task
+from conjoin.training.settings.choices import safer
+from conjoin.training.terminal import say
 
-UNREAD = 0.01
-"""Source gain, in nats per label, of a model that ignores its sources. Others gain far more, one or two as a rule."""
-UNREAD_STEPS = 200
-"""Steps before which no model reads its sources yet."""
+EVALUATIONS = 4
+"""Evaluations within a budget of minutes or tokens, the one at its end included."""
 
 
 class Run:
@@ -29,6 +33,8 @@ class Run:
 
     Args:
         evaluate: Computes the metrics of the validation data, named eval_...: a trainer's method, which users override.
+        started: When the command started, by the clock of budgets.
+        first: A snapshot of the first weights, to start again from; None if they are not kept.
 
     Attributes:
         state: Its progress.
@@ -42,19 +48,49 @@ class Run:
         engine: Engine,
         evaluator: Evaluator,
         evaluate: Callable[[], Mapping[str, Any]],
+        started: float,
+        first: Any = None,
     ) -> None:
         self.task, self.args, self.world, self.examples = task, task.args, task.world, task.examples
         self.state, self.plan, self._batches = start.state, start.plan, start.batches
         self.folder, self.engine = folder, engine
         self._evaluator, self._evaluate_model = evaluator, evaluate
         self.control = TrainerControl()
+        self._costs = Costs(task, self.state)
+        self._budget = make_budget(
+            self.args, self.state, started=started, reserve=self._reserve, folder=folder.path, world=self.world
+        )
+        self._is_over = self._budget.is_over(self.state)
         self._norm, self._source_gain = 0.0, math.inf
+        self._recovery = self._make_recovery(first) if self.args.recover else None
         self.control.should_training_stop = self._out_of_patience
 
     @property
     def epoch(self) -> float:
         """Passes over the data, the fraction of the running one included."""
         return self.state.epoch + self.state.batches_seen / max(len(self._batches), 1)
+
+    def _make_recovery(self, first: Any) -> Recovery:
+        report = self.task.model.join_report
+        return Recovery(
+            self.engine,
+            self.state,
+            self.folder,
+            first=first,
+            safer=safer(self.args, pair_facts(report, self.task.model.spec)),
+            numbers=sum(numbers for *_, numbers in report.rows()),
+            tell=self._tell,
+        )
+
+    def _tell(self, what: str) -> None:
+        """Print a line, and keep it in the log."""
+        if self.world.first:
+            say(what)
+        self.recorder.event(self.epoch, "event", {"what": what})
+
+    def _reserve(self) -> float:
+        """Return the seconds that the end of the run will take."""
+        return self._costs.at_end()
 
     def _call_back(self, event: str, **kwargs: Any) -> None:
         for callback in self.task.callbacks:
@@ -67,30 +103,41 @@ class Run:
             with Interrupts(watched=not self.world.many) as interrupts:
                 self._call_back("on_train_begin")
                 self._evaluate_if_due()
-                while self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+                while not (self._is_over or self.control.should_training_stop):
                     self._step()
                     self._stop_if(interrupts.name)
                 self._call_back("on_train_end")
         finally:
+            self._budget.close()
             self.recorder.close()
 
     def _step(self) -> None:
         state = self.state
         batches = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
         counted = counted_labels(self.examples, batches)
+        before = self._budget.share(state)
+        self._budget.before_step(state)
+        self.engine.terms = self._terms()
         finite = self.engine.step(state.global_step + 1, self.examples, batches, counted)
         state.global_step += 1
         state.batches_seen += len(batches)
         state.tokens_seen += tokens_of(self.examples, batches)
         if not finite:
-            self._fail(self.examples.where(index for batch in batches for row in batch for index in row))
+            self._not_finite(self.examples.where(index for batch in batches for row in batch for index in row))
         epoch_ends = state.batches_seen >= len(self._batches)
         if epoch_ends:
             state.epoch, state.batches_seen = state.epoch + 1, 0
             self._batches = self.plan.epoch(state.epoch)
-        self.recorder.stepped()
+        self._budget.after_step(state)
+        self._is_over = self._budget.is_over(state)
+        self.recorder.stepped(self._budget.share(state))
         self._call_back("on_step_end")
-        self._after_step(epoch_ends=epoch_ends)
+        self._after_step(epoch_ends=epoch_ends, before=before)
+
+    def _terms(self) -> Terms:
+        """Return the terms of the next step."""
+        at = position(self.state, self._budget)
+        return Terms(at, self.state.rate_scale, dropout=self.epoch >= self.args.dropout_from_epoch)
 
     def _read_losses(self) -> None:
         """Add the losses of the engine to the state.
@@ -100,11 +147,29 @@ class Run:
         """
         losses = self.engine.losses()
         if not losses.finite:
-            self._fail(None)
+            self._not_finite(None)
+            return
+        if self._recovery is not None:
+            self._recovery.add(losses.total, losses.steps)
         self.state.loss_sum += losses.total
         self.state.total_loss += losses.total
         self.state.loss_steps += losses.steps
         self._norm = losses.grad_norm
+
+    def _not_finite(self, where: str | None) -> None:
+        """Go back to the last good step, or fail.
+
+        Args:
+            where: The pairs of the step; None if it is one of several.
+        """
+        if self._recovery is not None and not (where and self.world.many):  # all processes go back together
+            when = f"at step {self.state.global_step} ({where})" if where else f"by step {self.state.global_step}"
+            self.engine.losses()
+            if self._recovery.go_back(f"The loss or its gradient is not a finite number {when}"):
+                return
+        elif self._recovery is not None:
+            return
+        self._fail(where)
 
     def _fail(self, where: str | None) -> None:
         newest = self.folder.newest()
@@ -116,12 +181,14 @@ class Run:
             hint="lower learning_rate, raise warmup_steps, use bf16 rather than fp16, or look at these pairs.",
         )
 
-    def _after_step(self, *, epoch_ends: bool) -> None:
+    def _after_step(self, *, epoch_ends: bool, before: float) -> None:
         state, control = self.state, self.control
-        last = state.global_step >= state.max_steps or control.should_training_stop
+        last = self._is_over or control.should_training_stop
+        if self._recovery is not None:
+            self._watch(self._recovery, before)
         if state.global_step % self.args.logging_steps == 0 or last:
             self._log()
-        evaluates = self._evaluates(epoch_ends, last) or control.should_evaluate
+        evaluates = self._evaluates(epoch_ends, last, before) or control.should_evaluate
         saves = self._saves(epoch_ends, last, evaluates) or control.should_save
         control.should_evaluate = control.should_save = False
         if saves:
@@ -133,6 +200,25 @@ class Run:
                 self.save()
         control.should_evaluate = control.should_save = False
 
+    def _watch(self, recovery: Recovery, before: float) -> None:
+        """Look at the losses of every window, and now and then at what the sources contribute.
+
+        Args:
+            before: Part of the budget that was used before the step.
+        """
+        share = self._budget.share(self.state)
+        if recovery.window_ends:
+            self._read_losses()
+            recovery.end_window()
+        if not recovery.reading_due(before, share):
+            return
+        gain = self._evaluator.source_gain(self.task.eval_examples or self.examples)
+        if gain is not None:
+            self._source_gain = gain
+            self.recorder.event(self.epoch, "reading", {"source_gain": gain})
+            recovery.judge_reading(gain, share)
+        self.recorder.pause()
+
     def _log(self) -> None:
         self._read_losses()
         state = self.state
@@ -141,7 +227,12 @@ class Run:
         state.loss_sum, state.loss_steps = 0.0, 0
         self._call_back("on_log", logs=logs)
 
-    def _evaluates(self, epoch_ends: bool, last: bool) -> bool:
+    def _evaluates(self, epoch_ends: bool, last: bool, before: float) -> bool:
+        """True if the step is to be evaluated.
+
+        Args:
+            before: Part of the budget that was used before the step.
+        """
         if self.task.eval_examples is None:
             return False
         match self.args.eval_strategy:
@@ -151,6 +242,9 @@ class Run:
                 return self.state.global_step % (self.args.eval_steps or self.args.logging_steps) == 0
             case "epoch":
                 return epoch_ends
+            case "auto" if self.args.has_budget:
+                passed = int(before * EVALUATIONS) != int(self._budget.share(self.state) * EVALUATIONS)
+                return last or (passed and self._costs.may_evaluate())
             case "auto":
                 return epoch_ends or last
 
@@ -174,7 +268,7 @@ class Run:
         """
         before = replace(self.state)
         try:
-            with self.engine.preserve_random_state():
+            with self.engine.preserve_random_state(), self._costs.evaluating():
                 self._evaluate()
         except Exception as error:
             self.state.forget_evaluation(before)
@@ -269,10 +363,14 @@ class Run:
         self.recorder.tick()
         self.state.evaluation_due = evaluation_due
         step = self.state.global_step
+        self._budget.tick(self.state)
         try:
-            self.engine.save(self.folder.checkpoint(step), self.state)
+            with self._costs.saving():
+                self.engine.save(self.folder.checkpoint(step), self.state)
         except ConjoinError as error:
             raise failed_save(error, self.folder, step) from error
+        if self._recovery is not None:
+            self._recovery.keep()
         if not evaluation_due:
             self._rotate()
         self.recorder.pause()
@@ -283,7 +381,7 @@ class Run:
             return
         self.save()
         raise Stopped(
-            f"Stopped by {signal_name} after step {self.state.global_step} of {self.state.max_steps}; "
+            f"Stopped by {signal_name} after step {self.state.global_step}{self.state.of_all}; "
             f"{self.folder.checkpoint(self.state.global_step)} is saved.",
             by=signal_name,
             hint="--resume goes on from there.",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from conjoin.join import part_of
 from conjoin.training.settings.arguments import Schedule, TrainingArguments
 
-Factor = Callable[[int], float]
+Factor = Callable[[float], float]
 
 
 def schedule(kind: Schedule, warmup: int, total: int) -> Factor:
@@ -33,7 +33,7 @@ UNWARMED_TIMESCALE = 10_000
 """transformers' default timescale of "inverse_sqrt" without warmup."""
 
 
-def _inverse_sqrt(done: int, warmup: int) -> float:
+def _inverse_sqrt(done: float, warmup: int) -> float:
     timescale = warmup or UNWARMED_TIMESCALE
     return 1.0 / math.sqrt((done + timescale - warmup) / timescale)
 

@@ -61,9 +61,9 @@ class Start:
     def announce(self, folder: RunFolder) -> None:
         """Print where the run resumes, and what has changed since the checkpoint."""
         if not self.resumed:
-            say(f"{folder.path} has no checkpoint yet: the run begins with step 1 of {self.state.max_steps}.")
+            say(f"{folder.path} has no checkpoint yet: the run begins with step 1{self.state.of_all}.")
             return
-        say(f"{folder.path} goes on after step {self.state.global_step} of {self.state.max_steps}.")
+        say(f"{folder.path} goes on after step {self.state.global_step}{self.state.of_all}.")
         if self.changed:
             say(f"Settings that have changed: {', '.join(self.changed)}.")
         if self.other_validation:
@@ -172,6 +172,8 @@ def _make_plan(task: Task, state: TrainerState) -> Plan:
 
 def _max_steps(task: Task, plan: Plan) -> int:
     args = task.args
+    if args.has_budget and plan.steps(0):
+        return 0
     steps = args.max_steps if args.max_steps > 0 else plan.total_steps(args.num_train_epochs)
     if steps < 1 or not plan.steps(0):
         raise ConfigError(

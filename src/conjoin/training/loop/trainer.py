@@ -1,10 +1,10 @@
 """The trainer of all frameworks: a model, a tokenizer, arguments and data; everything else follows from them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,29 @@ from conjoin.join.diagnosis import Diagnosis
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
-from conjoin.training.data.datasets import Making, to_examples
+from conjoin.training.data.datasets import Making, room_of, sample_of, to_examples
 from conjoin.training.data.examples import Examples
+from conjoin.training.facts import example_facts, pair_facts, text_facts
 from conjoin.training.folder.recorder import require_sinks
 from conjoin.training.folder.run_folder import Checkpoint, RunFolder, locked
+from conjoin.training.folder.state import TrainerState
+from conjoin.training.loop import budget
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.loop.checks import check_evaluation_settings, doctor_pairs, refuse_quantized, require_trainable
 from conjoin.training.loop.engine import Engine, Trainable
 from conjoin.training.loop.evaluator import ComputeMetrics, Evaluator, pad_rows
 from conjoin.training.loop.finish import write_final_model
+from conjoin.training.loop.recovery import MOST_NUMBERS
 from conjoin.training.loop.run import Run
 from conjoin.training.loop.start import Task, find_start
 from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.settings.choices import LIMITS, DataFacts, Facts, Machine, choice_table, choose, safer
 from conjoin.training.settings.recipe import Recipe
+from conjoin.training.terminal import show
 from conjoin.training.world import World
 
 Place = TypeVar("Place", bound=World)
+_TRAINING = "the training data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,11 @@ class Trainer(ABC, Generic[Place]):
 
     model: Any
     world: Place
+    args: TrainingArguments
+    started: float | None
+    """When the command started, by `budget.monotonic`; None for the call of `train`."""
+    reasons: dict[str, str]
+    """Setting that the run chose -> why (`TrainingArguments.chosen`)."""
 
     def __init__(
         self,
@@ -93,13 +105,17 @@ class Trainer(ABC, Generic[Place]):
     ) -> None:
         self.args = args or TrainingArguments()
         self.recipe = recipe
+        self.started = None
+        self.reasons = dict(recipe.reasons) if recipe else {}
         self.callbacks = list(callbacks)
         metric_names(self.args.metrics)
         self.model, self.world = self.place(model)
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
-        self.train_examples = self._examples(train_dataset, "the training data", keeps_texts=False)
+        train_dataset = self._choose_limits(train_dataset, validates=eval_dataset is not None)
+        self.train_examples = self._examples(train_dataset, _TRAINING, keeps_texts=False)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
+        self._choose_the_rest()
         self._evaluator = Evaluator(
             self.model, self.tokenizer, self.args, self.world, self._evaluation_engine, compute_metrics
         )
@@ -130,6 +146,41 @@ class Trainer(ABC, Generic[Place]):
     @abstractmethod
     def seed(self) -> None:
         """Seed the framework's random generators, for a new run."""
+
+    @abstractmethod
+    def machine(self) -> Machine:
+        """Return what computes, for the choices of a run."""
+
+    def _choose_limits(self, data: Any, *, validates: bool) -> Any:
+        """Choose what must be known before the data are tokenized; return the data, an iterator as a list."""
+        if data is None or self.tokenizer is None or not set(self.args.to_choose) & set(LIMITS):
+            return data
+        data = list(cast("Iterator[Any]", data)) if isinstance(data, Iterator) else data
+        sample = sample_of(data, _TRAINING, self.args)
+        if sample is not None:
+            room = room_of(self.args, self.model.spec)
+            self._choose(text_facts(sample, self.tokenizer, room, validates=validates), LIMITS)
+        return data
+
+    def _choose_the_rest(self) -> None:
+        """Choose all that is still open, and print every choice with its reason."""
+        if not self.args.to_choose:
+            return
+        examples = self.train_examples
+        if examples is not None:
+            self._choose(example_facts(examples, validates=self.eval_examples is not None))
+        self.args = self.args.copy(auto="none")
+        settings = {name: getattr(self.args, name, None) for name in self.reasons}
+        if self.recipe is not None:
+            self.recipe = self.recipe.with_choices(self.reasons, arguments=self.args)
+            settings = {name: value for name, value in self.recipe.settings().items() if name in settings}
+        if self.world.first and self.reasons:
+            show(choice_table(settings, self.reasons))
+
+    def _choose(self, data: DataFacts, names: Sequence[str] | None = None) -> None:
+        facts = Facts(data=data, pair=pair_facts(self.model.join_report, self.model.spec), machine=self.machine())
+        self.args, choices = choose(self.args, facts, names)
+        self.reasons |= {choice.name: choice.reason for choice in choices}
 
     def _examples(self, data: Any, name: str, *, keeps_texts: bool = True) -> Examples | None:
         """Return the examples of data.
@@ -169,9 +220,10 @@ class Trainer(ABC, Generic[Place]):
             callbacks=self.callbacks,
             recipe=self.recipe,
         )
+        started = budget.monotonic() if self.started is None else self.started
         with locked(self.world, folder.path):
             checkpoint = self._find(folder, "latest" if resume is True else resume)
-            run = self._start(task, folder, checkpoint, announced=bool(resume))
+            run = self._start(task, folder, checkpoint, announced=bool(resume), started=started)
             run.go()
             write_final_model(task, run.state, folder, run.engine)
         run.warn_of_unread_sources()
@@ -194,7 +246,9 @@ class Trainer(ABC, Generic[Place]):
         self.world.on_first(folder.sweep)
         return checkpoint
 
-    def _start(self, task: Task, folder: RunFolder, checkpoint: Checkpoint | None, *, announced: bool) -> Run:
+    def _start(
+        self, task: Task, folder: RunFolder, checkpoint: Checkpoint | None, *, announced: bool, started: float
+    ) -> Run:
         """Check everything, and only then claim the folder of a new run."""
         evaluates = task.evaluates
         check_evaluation_settings(self.args, self._metric_names() if evaluates else None, evaluates=evaluates)
@@ -202,8 +256,12 @@ class Trainer(ABC, Generic[Place]):
         start = find_start(task, checkpoint)
         if checkpoint is None and self.args.doctor:
             self.world.on_first(lambda: self._examine(task.examples, start.batches[0]))
-        engine = self.make_engine(self.args, start.state.max_steps, start.state.fresh)
+        engine = self.make_engine(self.args, start.state.max_steps or budget.SHARES, start.state.fresh)
         engine.begin(start.state.global_step + 1)
+        first = engine.snapshot() if self._may_start_again(start.state) else None
+        if start.state.restarts:
+            safe = safer(self.args, pair_facts(self.model.join_report, self.model.spec))
+            engine.start_again(safe, engine.snapshot())
         if checkpoint is not None:
             with checkpoint.damage_explained():
                 engine.restore(checkpoint.folder, checkpoint.step)
@@ -213,7 +271,12 @@ class Trainer(ABC, Generic[Place]):
         self.world.on_first(lambda: folder.write_recipe(self.recipe))
         if announced and self.world.first:
             start.announce(folder)
-        return Run(task, start, folder, engine, self._evaluator, self.evaluate)
+        return Run(task, start, folder, engine, self._evaluator, self.evaluate, started, first)
+
+    def _may_start_again(self, state: TrainerState) -> bool:
+        """True if the first weights must be kept, because the model may turn out not to read its sources."""
+        numbers = sum(numbers for *_, numbers in self.model.join_report.rows())
+        return self.args.recover and not state.restarts and numbers <= MOST_NUMBERS
 
     def _metric_names(self) -> list[str] | None:
         """Return the names of an evaluation's metrics; None if the user's own code adds some."""

@@ -1,6 +1,7 @@
 """The arguments of a training run: one dataclass, with Hugging Face's field names where it has one."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hints
 
@@ -15,6 +16,52 @@ Sharding = Literal["none", "full"]
 Report = Literal["auto", "tensorboard", "none"]
 GROUPS = ("encoder", "decoder", "cross_attention")
 """Parts of a model that may have a learning rate and a warmup of their own."""
+
+AUTO = "auto"
+"""The value that leaves a setting to the run, on the command line and in recipes."""
+JOIN_CHOICES = ("share", "cross_attention_init")
+"""Settings of a join that `conjoin train` can choose."""
+CHOOSABLE = (
+    "max_source_length",
+    "max_target_length",
+    "tokens_per_batch",
+    "bf16",
+    "num_train_epochs",
+    "learning_rate",
+    "encoder_learning_rate",
+    "decoder_learning_rate",
+    "cross_attention_learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "dropout_from_epoch",
+    "ema_decay",
+    "load_best_model_at_end",
+    "early_stopping_patience",
+    "recover",
+)
+"""Settings of training that a run can choose, in the order in which `choices` chooses them."""
+
+_SETTLES: dict[str, tuple[str, ...]] = {
+    "learning_rate": tuple(f"{group}_learning_rate" for group in GROUPS),
+    "per_device_train_batch_size": ("tokens_per_batch",),
+    "fp16": ("bf16",),
+    "two_optimizers": (
+        "learning_rate",
+        "encoder_learning_rate",
+        "decoder_learning_rate",
+        "warmup_steps",
+        "cross_attention_learning_rate",
+        "lr_scheduler_type",
+    ),
+}
+"""Settings of transformers that, where they are given, mean what they mean there: one rate for all parts, say."""
+
+
+def left_open(given: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return those of the names that a run may choose although these settings are given."""
+    settled = {name for setting in given if given[setting] for name in _SETTLES.get(setting, ())}
+    return [name for name in names if given.get(name) == AUTO or name not in given.keys() | settled]
+
 
 COUNT = Range(lambda value: 1 <= value < math.inf, "1 or more")
 STEPS = Range(lambda value: value == -1 or 1 <= value < math.inf, "1 or more, or -1 for num_train_epochs")
@@ -62,8 +109,17 @@ class TrainingArguments:
     data_cache_dir: str | None = arg(None, "Folder for tokenized data; one in the user's cache folder by default.")
     preprocessing_num_workers: int = arg(1, "Processes that tokenize; one uses all threads of the tokenizer.", COUNT)
 
+    auto: str = arg(
+        "",
+        "Settings that the run chooses by data, model and machine: names separated by commas, or none; "
+        "on the command line, all that are not given by default.",
+    )
     num_train_epochs: float = arg(3.0, "Number of passes over the training data.", POSITIVE)
     max_steps: int = arg(-1, "Number of optimizer steps; overrides num_train_epochs.", STEPS)
+    max_minutes: float | None = arg(
+        None, "Minutes that the whole command may take, joining, evaluating and saving included.", POSITIVE
+    )
+    max_tokens: int | None = arg(None, "Source and target tokens to train on, without padding.", COUNT)
     per_device_train_batch_size: int = arg(8, "Pairs per training batch, unless tokens_per_batch is set.", COUNT)
     per_device_eval_batch_size: int = arg(8, "Pairs per evaluation batch, unless tokens_per_batch is set.", COUNT)
     tokens_per_batch: int | None = arg(
@@ -102,6 +158,9 @@ class TrainingArguments:
         False, "Liu & Lapata 2019: encoder 0.002, 20000 warmup steps; decoder 0.2, 10000; betas 0.9, 0.999; noam."
     )
     fresh_first: int = arg(0, "Train only new parameters for this many steps (T5Gemma: 1000).", NOT_NEGATIVE)
+    dropout_from_epoch: float = arg(
+        0.0, "Passes over the data without dropout, after which the model's own dropout begins.", NOT_NEGATIVE
+    )
     freeze: str = arg("", "Parts to freeze, separated by commas: encoder, decoder.embedding, ...")
     weight_decay: float = arg(0.0, "Weight decay of matrices; norms and biases have none.", NOT_NEGATIVE)
     adam_beta1: float = arg(0.9, "AdamW's beta1.", SHARE)
@@ -150,16 +209,78 @@ class TrainingArguments:
     early_stopping_threshold: float = arg(
         0.0, "Smallest change of the metric that counts as an improvement.", NOT_NEGATIVE
     )
+    recover: bool = arg(
+        False,
+        "Go back to the last good step after a spike of the loss or a number that is not finite, and start again once "
+        "with a safer recipe if the model does not read its sources.",
+    )
     doctor: bool = arg(True, "Check model and first batch before the first step; stop if training is bound to fail.")
     report_to: Report = arg("auto", "Where to log besides metrics.jsonl; by default to TensorBoard if it is installed.")
 
     def __post_init__(self) -> None:
-        """Check the values, and set what two_optimizers stands for."""
-        wrong = [*_wrong_types(self), *_out_of_range(self), *self._contradictions()]
+        """Note what is to be chosen, check the values, and set what two_optimizers stands for."""
+        self._note_auto()
+        wrong = [*_wrong_types(self), *_out_of_range(self), *self._contradictions(), *self._endless()]
         if wrong:
             raise ConfigError(f"These training arguments cannot be used:\n{listing(wrong)}")
         if self.two_optimizers:
             self._as_liu_and_lapata()
+
+    @classmethod
+    def chosen(cls, **given: Any) -> Self:
+        """Return arguments that leave all that is not given here to the run, as `conjoin train` does.
+
+        The trainer chooses when it knows model, data and machine; `trainer.reasons` says why.
+
+        Example:
+            >>> TrainingArguments.chosen(output_dir="run", max_minutes=30).auto.split(",")[0]
+            'max_source_length'
+        """
+        return cls(**given, auto=",".join(left_open(given, CHOOSABLE)))
+
+    def _note_auto(self) -> None:
+        """Replace every "auto" by the field's default, and note the field's name."""
+        defaults = {each.name: each.default for each in fields(self)}
+        named = [name for name in CHOOSABLE if getattr(self, name) == AUTO]
+        for name in named:
+            setattr(self, name, defaults[name])
+        if named or self.to_choose:
+            self.auto = ",".join(dict.fromkeys([*self.to_choose, *named]))
+
+    @property
+    def to_choose(self) -> list[str]:
+        """Names of the settings that are still to be chosen."""
+        names = cast("object", self.auto)  # its type is checked later
+        if not isinstance(names, str) or names == "none":
+            return []
+        return [name.strip().replace("-", "_") for name in names.split(",") if name.strip()]
+
+    def _endless(self) -> list[str]:
+        """Say what does not go with a budget of time or tokens, and which names are not to be chosen."""
+        wrong = [
+            f"auto: {name} is not a setting that a run can choose."
+            for name in self.to_choose
+            if name not in (*CHOOSABLE, *JOIN_CHOICES)
+        ]
+        budgets = [name for name in ("max_steps", "max_minutes", "max_tokens") if getattr(self, name) not in (None, -1)]
+        if len(budgets) > 1:
+            wrong.append(f"{' and '.join(budgets)} are given; expected one of them, which says when the run ends.")
+        if not self.has_budget:
+            return wrong
+        warmups = ("warmup_steps", *(f"{group}_warmup_steps" for group in GROUPS))
+        wrong += [
+            f"{name} = {getattr(self, name)} with {budgets[-1]}; expected a part of the budget, such as 0.05."
+            for name in warmups
+            if (getattr(self, name) or 0) >= 1
+        ]
+        if self.lr_scheduler_type in ("noam", "inverse_sqrt") or self.two_optimizers:
+            wrong.append(f"{budgets[-1]} with a schedule that counts steps; expected linear, cosine or constant.")
+        return wrong
+
+    @property
+    def has_budget(self) -> bool:
+        """True if minutes or tokens, not steps, end the run."""
+        return self.max_minutes is not None or self.max_tokens is not None
 
     def _contradictions(self) -> list[str]:
         wrong: list[str] = []
@@ -168,7 +289,7 @@ class TrainingArguments:
         if self.fsdp != "none" and (self.fp16 or self.fresh_first):
             other = "fp16; use bf16" if self.fp16 else "fresh_first; use neither or DDP (fsdp = none)"
             wrong.append(f"fsdp = {self.fsdp!r} does not go with {other}.")
-        if self.packing and self.tokens_per_batch is None:
+        if self.packing and self.tokens_per_batch is None and "tokens_per_batch" not in self.to_choose:
             wrong.append("packing = True without tokens_per_batch; packed rows are filled up to a number of tokens.")
         if self.metrics and not self.predict_with_generate:
             wrong.append(

@@ -2,20 +2,30 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
 from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import ConfigError, FileError, MissingBackend, listing, shown
 from conjoin.limits import RECIPE_BYTES
-from conjoin.training.settings.arguments import TrainingArguments, arg, expectation, fits
+from conjoin.training.settings.arguments import (
+    AUTO,
+    CHOOSABLE,
+    JOIN_CHOICES,
+    TrainingArguments,
+    arg,
+    expectation,
+    fits,
+    left_open,
+)
 
 RECIPE_FILE = "recipe.yaml"
 SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
 """Short names of arguments on the command line; recipes may use either."""
-_COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir"}
+_COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "auto", "reasons"}
 """Settings of a command: they say where and how a run begins, and nothing about the run itself."""
+_LEFT = {*CHOOSABLE, *JOIN_CHOICES}
 _REPLACES = (
     ({"model"}, {"encoder", "decoder", "share", "cross_attention_init", "encoder_layers", "decoder_layers"}),
     ({"encoder", "decoder"}, {"model"}),
@@ -98,37 +108,53 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Model, data and arguments of a run."""
+    """Model, data and arguments of a run.
+
+    Args:
+        reasons: Setting that a run has chosen -> why it has its value.
+    """
 
     sources: Sources
     arguments: TrainingArguments
+    reasons: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
-        """Build a recipe from settings by name, with dashes or underscores.
+        """Build a recipe from settings by name, with dashes or underscores; a run chooses those that are not given.
 
         Raises:
             ConfigError: names are unknown, or values cannot be used; one error lists all of a kind.
         """
-        plain = normalised(settings)
-        if isinstance(plain.get("resume_from_checkpoint"), bool):
-            plain["resume_from_checkpoint"] = "latest" if plain["resume_from_checkpoint"] else None
+        given = normalised(settings)
+        reasons = _reasons(given.pop("reasons", {}))
+        if isinstance(given.get("resume_from_checkpoint"), bool):
+            given["resume_from_checkpoint"] = "latest" if given["resume_from_checkpoint"] else None
         known = {kind: {each.name for each in fields(kind)} for kind in (Sources, TrainingArguments)}
-        unknown = sorted(set(plain) - known[Sources] - known[TrainingArguments])
+        unknown = sorted(set(given) - known[Sources] - known[TrainingArguments])
         if unknown:
             raise ConfigError(
                 f"Unknown settings in the recipe: {', '.join(map(_short, unknown[:20]))}"
                 f"{f' and {len(unknown) - 20} more' if len(unknown) > 20 else ''}.",
                 hint="conjoin train --print-config prints every setting with its value.",
             )
+        given["auto"] = _auto(given)
+        plain: dict[str, Any] = {name: value for name, value in given.items() if value != AUTO or name not in _LEFT}
         sources, arguments = (kind(**{k: v for k, v in plain.items() if k in known[kind]}) for kind in known)
-        return cls(cast(Sources, sources), cast(TrainingArguments, arguments))
+        return cls(cast(Sources, sources), cast(TrainingArguments, arguments), reasons)
+
+    def with_choices(
+        self, reasons: Mapping[str, str], *, sources: Sources | None = None, arguments: TrainingArguments | None = None
+    ) -> "Recipe":
+        """Return the recipe with what a run has chosen, and why."""
+        return Recipe(sources or self.sources, arguments or self.arguments, {**self.reasons, **reasons})
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting by name, as `of` reads them."""
+        """Return every setting by name, as `of` reads them; those that a run chooses later are "auto"."""
         sources = {each.name: getattr(self.sources, each.name) for each in fields(self.sources)}
+        every = sources | self.arguments.to_dict() | dict.fromkeys(self.arguments.to_choose, AUTO) | {"auto": "none"}
         short = {long: name for name, long in SHORT.items()}
-        return {short.get(name, name): value for name, value in (sources | self.arguments.to_dict()).items()}
+        plain = {short.get(name, name): value for name, value in every.items()}
+        return plain | ({"reasons": dict(self.reasons)} if self.reasons else {})
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML, which `read_recipe` reads."""
@@ -137,7 +163,33 @@ class Recipe:
     def lasting(self) -> "Recipe":
         """Return the recipe without settings that a command applies once: to resume, or to delete an earlier run."""
         once = {name: getattr(TrainingArguments, name) for name in ("resume_from_checkpoint", "overwrite_output_dir")}
-        return Recipe(self.sources, self.arguments.copy(**once))
+        return Recipe(self.sources, self.arguments.copy(**once), self.reasons)
+
+
+def _auto(given: Mapping[str, Any]) -> str:
+    """Return the names of the settings that a run chooses, separated by commas: all that are not given, by default.
+
+    Raises:
+        ConfigError: `auto` names a setting that is given too.
+    """
+    wanted = given.get("auto", "all")
+    joins = () if given.get("model") is not None else JOIN_CHOICES
+    if wanted == "all":
+        return ",".join(left_open(given, (*joins, *CHOOSABLE)))
+    asked = [name for name in (*JOIN_CHOICES, *CHOOSABLE) if given.get(name) == AUTO]
+    if not isinstance(wanted, str) or wanted in ("", "none"):
+        return ",".join(asked)
+    named = [name.strip().replace("-", "_") for name in wanted.split(",")]
+    if twice := [name for name in named if given.get(name, AUTO) != AUTO]:
+        raise ConfigError(f"auto names {', '.join(twice)}, and a value is given too; expected one of them.")
+    return ",".join(dict.fromkeys([*named, *asked]))
+
+
+def _reasons(found: Any) -> dict[str, str]:
+    reasons: dict[Any, Any] = cast("dict[Any, Any]", found) if isinstance(found, dict) else {None: None}
+    if not all(isinstance(text, str) for pair in reasons.items() for text in pair):
+        raise ConfigError(f"reasons = {shown(reasons)}; expected names of settings with a text each.")
+    return reasons
 
 
 def _short(name: str) -> str:
@@ -170,7 +222,13 @@ def over_earlier_recipe(out: str, settings: Mapping[str, Any]) -> dict[str, Any]
     path = Path(out, RECIPE_FILE)
     earlier = read_recipe(path) if path.is_file() else {}
     replaced = {name for names, others in _REPLACES if names & set(settings) for name in others}
-    return {name: value for name, value in earlier.items() if name not in replaced} | dict(settings)
+    return over({name: value for name, value in earlier.items() if name not in replaced}, settings)
+
+
+def over(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe overridden by others, whose values have no reasons of a run."""
+    reasons = {name: why for name, why in earlier.get("reasons", {}).items() if name not in settings}
+    return {**earlier, **settings} | ({"reasons": reasons} if "reasons" in earlier else {})
 
 
 def run_settings(recipe: Recipe | None, arguments: TrainingArguments) -> dict[str, Any]:

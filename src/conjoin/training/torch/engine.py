@@ -19,12 +19,13 @@ from conjoin.torch.pair.saving import write_pair
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
-from conjoin.training.loop.engine import Losses, out_of_memory
+from conjoin.training.loop.engine import Losses, Terms, out_of_memory
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.checkpoints import random_state, restore_checkpoint, save_checkpoint, set_random_state
 from conjoin.training.torch.collate import Collator, batch_loss, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
 from conjoin.training.torch.sharding import reshard, unsynchronised, whole, whole_state, wrap
+from conjoin.training.torch.snapshots import Snapshot, put_back, take
 from conjoin.training.torch.trained import TrainedModel
 from conjoin.training.torch.world import World
 
@@ -96,6 +97,7 @@ class Engine(TrainedModel):
         self._wrapped: nn.Module | None = None
         self._only_fresh = False
         self._memory: KeptMemory | None = None  # while a CPU trains
+        self.terms = Terms()
 
     def begin(self, step: int) -> None:
         """Prepare a step: which parameters it trains, and its learning rates."""
@@ -107,8 +109,8 @@ class Engine(TrainedModel):
                 parameter.requires_grad_(not only_fresh or name in self._fresh)
             self._only_fresh = only_fresh
             self._wrapped = wrap(self.model, self.arguments, self.world)
-        self.optimizing.set_rates(step)
-        self.model.train()
+        self.optimizing.set_rates(self.rates_at(step))
+        self.model.train(self.terms.dropout)
 
     def step(self, number: int, examples: Examples, batches: list[Batch], counted: float) -> bool:
         """Take one step; return False if a CPU finds at once that it is not finite."""
@@ -137,7 +139,7 @@ class Engine(TrainedModel):
 
     def rates_at(self, step: int) -> dict[str, float]:
         """Return the learning rate of every part of the model."""
-        return self.optimizing.rates_at(step)
+        return self.terms.rates(self.optimizing.rates, step)
 
     def _backward(self, share: Share, counted: float, *, last: bool) -> Tensor:
         assert self._wrapped is not None
@@ -208,6 +210,20 @@ class Engine(TrainedModel):
     def restore(self, folder: Path, step: int) -> None:
         """Go on from a checkpoint."""
         restore_checkpoint(self, folder, step)
+
+    def snapshot(self) -> Snapshot | None:
+        """Copy what steps change into main memory; None if a weight is not finite."""
+        return take(self)
+
+    def return_to(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot."""
+        put_back(self, snapshot)
+
+    def start_again(self, arguments: TrainingArguments, first: Snapshot) -> None:
+        """Go back to the first weights, without moments, and train by other arguments from there."""
+        self.arguments = arguments
+        del self.optimizing
+        put_back(self, first)
 
     def use_final_weights(self) -> None:
         """Give the model its final weights for good."""

@@ -35,14 +35,10 @@ class Optimizing:
     optimizer: torch.optim.Optimizer
     rates: Mapping[str, Factor]
 
-    def set_rates(self, step: int) -> None:
-        """Set the learning rates of a step, 1 for the first."""
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Set the learning rate of every part."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[group["name"]](step)
-
-    def rates_at(self, step: int) -> dict[str, float]:
-        """Return the learning rate of every part."""
-        return {name: rate(step) for name, rate in self.rates.items()}
+            group["lr"] = rates[group["name"]]
 
 
 def build_optimizing(

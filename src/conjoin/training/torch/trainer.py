@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from conjoin.torch.cpu.linear_grad import use_products
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.settings.choices import Machine
 from conjoin.training.torch.checkpoints import seed_all
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World, join_world
@@ -24,6 +27,16 @@ class Seq2SeqTrainer(Trainer[World]):
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
         """What trains and evaluates the model."""
         return Engine(self.model, arguments, self.world, total_steps, fresh, self.source_pad)
+
+    def machine(self) -> Machine:
+        """Return what computes: bfloat16 pays on GPUs and on processors with instructions for it."""
+        device = self.world.device
+        if device.type == "cpu":
+            names = {"AMX": "_is_amx_tile_supported", "AVX-512": "_is_avx512_bf16_supported"}
+            found = (name for name, test in names.items() if getattr(torch.cpu, test, bool)())
+            return Machine(bf16=next(found, None), is_gpu=False)
+        native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine(bf16=f"the {device.type} device" if native else None, is_gpu=True)
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train (see Trainer.train); how a resumed run computed its products holds until its end."""

@@ -1,0 +1,78 @@
+"""The facts that a run chooses by: of the checkpoints, of the joined pair and of the data."""
+
+from conjoin import spec
+from conjoin.checkpoint import resolve
+from conjoin.configuration import AutoConfig
+from conjoin.errors import ConjoinError
+from conjoin.families import family
+from conjoin.join import Copied, InMemory, JoinReport, half_spec
+from conjoin.texts.pairs import Pairs
+from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
+from conjoin.training.data.examples import Examples
+from conjoin.training.data.tokenizing import Room, tokenize_pairs
+from conjoin.training.settings.choices import DataFacts, JoinFacts, PairFacts
+
+
+def join_facts(encoder: str, decoder: str) -> JoinFacts | None:
+    """Look at two checkpoints that are to be joined; None if they cannot be, which joining explains.
+
+    Args:
+        encoder, decoder: Folders or hub ids.
+    """
+    try:
+        folders = resolve(encoder), resolve(decoder)
+        configs = [AutoConfig.from_pretrained(folder) for folder in folders]
+        reader, writer = half_spec(configs[0], "encoder"), half_spec(configs[1], "decoder")
+        tokenizers = [AutoTokenizer.from_pretrained(folder) for folder in folders]
+    except ConjoinError:
+        return None
+    tables = [spec.stack_parameters(stack)["embed.words.weight"].shape for stack in (reader, writer)]
+    one = tables[0] == tables[1] and _vocabulary(tokenizers[0]) == _vocabulary(tokenizers[1])
+    return JoinFacts(
+        one_vocabulary=one,
+        writes=_writes(writer),
+        can_gate=all(block.norms.post is None for block in writer.blocks),
+        reads_by_itself=family(writer.family).decoder == "half",
+    )
+
+
+def _vocabulary(tokenizer: Tokenizer | TokenizerPair) -> dict[str, int]:
+    return (tokenizer.source if isinstance(tokenizer, TokenizerPair) else tokenizer).get_vocab()
+
+
+def _writes(decoder: spec.StackSpec) -> bool:
+    """True if checkpoints of the family are language models, and not encoders that read both ways."""
+    return family(decoder.family).encoder != "native"
+
+
+def pair_facts(report: JoinReport, pair: spec.PairSpec) -> PairFacts:
+    """Look at a joined pair."""
+    fresh = frozenset(part for part, copied, _, fresh, _ in report.rows() if fresh and fresh >= copied)
+    offers = {id(origin.offer) for origin in report.origins.values() if isinstance(origin, Copied)}
+    in_memory = bool(report.names(InMemory))
+    return PairFacts(
+        fresh=fresh,
+        writes=_writes(pair.decoder) and not any(part.startswith("decoder.layers") for part in fresh),
+        joined=len(offers) > 1 or in_memory or bool(fresh),
+        width=pair.decoder.hidden_size,
+        dropout=max(_dropout(pair.encoder), _dropout(pair.decoder)),
+        shares_all=pair.share == "all",
+    )
+
+
+def _dropout(stack: spec.StackSpec) -> float:
+    rates = [stack.embedding.dropout, stack.final_dropout]
+    for block in stack.blocks:
+        rates += [block.dropout, block.self_attn.attention.dropout, block.mlp.activation_dropout]
+    return max(rates)
+
+
+def text_facts(sample: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Room, *, validates: bool) -> DataFacts:
+    """Measure some pairs of data that are not tokenized yet."""
+    lengths = tokenize_pairs(sample, tokenizer, room).lengths
+    return DataFacts(pairs=len(sample), lengths=lengths, is_text=True, validates=validates)
+
+
+def example_facts(examples: Examples, *, validates: bool) -> DataFacts:
+    """Measure tokenized pairs, which nothing cuts any more."""
+    return DataFacts(pairs=len(examples), lengths=examples.lengths, is_text=False, validates=validates)
