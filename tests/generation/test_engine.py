@@ -14,6 +14,7 @@ from conjoin.torch.cpu import native
 from conjoin.torch.generation.engine import Details, Progress
 from conjoin.torch.generation.engine.scorer import Scorer
 from conjoin.torch.generation.loops import native as loops
+from generate_models import models, sources
 from lanes import lanes
 from pairs import joined, stir
 
@@ -392,3 +393,22 @@ def test_a_few_requests_wait_for_each_other_while_many_rows_run(tmp_path: Path) 
     for handle in (*late, alone):
         assert torch.equal(handle.result(), model.generate(ids, max_new_tokens=3))  # pyright: ignore
     assert all(handle.done() for handle in many)
+
+
+@pytest.mark.parametrize("name", ["bert-gpt2", "bart", "t5"])
+def test_scores_of_beams_are_the_models_own_for_their_words(name: str) -> None:
+    """What a hypothesis takes over from the one that it continues must be what it would have computed itself."""
+    model, _ = models(name)
+    ids, mask = sources(name, lengths=(7, 7))
+    engine = Engine(model)
+    kept = {"num_beams": 8, "num_return_sequences": 8, "max_new_tokens": 16, "min_new_tokens": 16}
+    handles = [engine.submit(row[None], **kept) for row in ids]
+    engine.run()
+    for row, seen, handle in zip(ids, mask, handles, strict=True):
+        outcome = handle.outcome()
+        words = torch.as_tensor(outcome.sequences)
+        every = {"input_ids": row.expand(8, -1), "attention_mask": seen.expand(8, -1)}
+        with torch.no_grad():
+            logits = model(**every, decoder_input_ids=words[:, :-1]).logits.log_softmax(-1)
+        own = logits.gather(2, words[:, 1:, None])[:, -16:, 0].mean(1)
+        torch.testing.assert_close(outcome.scores, own, rtol=1e-5, atol=1e-5)
