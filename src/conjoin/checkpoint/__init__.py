@@ -18,7 +18,7 @@ from conjoin.checkpoint.files import (
 )
 from conjoin.checkpoint.find import TARGET_FOLDER, resolve
 from conjoin.checkpoint.fingerprint import fingerprints
-from conjoin.checkpoint.forms import H5, MSGPACK, SAFETENSORS, Form, is_weight_file, own_form
+from conjoin.checkpoint.forms import ADAPTER_WEIGHTS, H5, MSGPACK, SAFETENSORS, Form, is_weight_file, own_form
 from conjoin.checkpoint.header import TensorInfo
 from conjoin.checkpoint.layouts import (
     Fused,
@@ -35,6 +35,7 @@ from conjoin.checkpoint.tensors import Checkpoint, check_finite, open_checkpoint
 from conjoin.checkpoint.write import Tensor, parse_size, write_dialect, write_tensors
 
 __all__ = [
+    "ADAPTER_WEIGHTS",
     "FRAMEWORKS",
     "FROM_KEYWORDS",
     "H5",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conjoin.checkpoint.find import DEFAULT_PATTERNS, TARGET_FOLDER
-from conjoin.checkpoint.forms import is_weight_file
+from conjoin.checkpoint.forms import ADAPTER_WEIGHTS, is_weight_file
 from conjoin.checkpoint.tensors import open_checkpoint
 from conjoin.errors import FileError
 
@@ -29,7 +29,7 @@ def fingerprints(folder: str | os.PathLike[str]) -> dict[str, str]:
         for directory in (folder, folder / TARGET_FOLDER)
         for pattern in DEFAULT_PATTERNS
         for path in directory.glob(pattern)
-        if path.is_file() and not is_weight_file(path.name)
+        if path.is_file() and (path.name == ADAPTER_WEIGHTS or not is_weight_file(path.name))
     }
     return {"weights": _digest(folder, weights), "config and tokenizers": _digest(folder, sorted(other_files))}
 

@@ -47,6 +47,8 @@ class Form:
         return next((path for path in (folder / name, folder / index) if path.exists()), None)
 
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+"""peft's name of the weights of an adapter, which may stand beside a model's own."""
 SAFETENSORS = Form("model", "safetensors", ("pt", "tf", "flax"))
 BIN = Form("pytorch_model", "bin", ("pt",))
 H5 = Form("tf_model", "h5", ("tf",))

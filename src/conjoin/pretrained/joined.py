@@ -9,6 +9,7 @@ from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import JoinError, warn
 from conjoin.families import Layers, PretrainedConfig, Role
 from conjoin.join import JoinReport, OneFolder, complete_tokens
+from conjoin.pretrained.adapters import refuse_adapter
 from conjoin.pretrained.dtypes import stored_dtype
 from conjoin.pretrained.keywords import Placing, reject_unsupported_kwargs
 from conjoin.pretrained.model import JoinedModel
@@ -148,6 +149,7 @@ class ArrayModel(JoinedModel):
             warn("seed: no effect, a file holds every parameter.")
         reject_unsupported_kwargs(overrides, cls.placing)
         saved = find_saved(name_or_path, config, overrides)
+        refuse_adapter(saved.folder)
         model = cls.__new__(cls)
         with open_saved(saved) as (pair, plan, checkpoint):
             model._build(saved.config, pair, plan, stored=stored_dtype(list(checkpoint.values())), dtype=dtype)

@@ -228,8 +228,8 @@ def _texts(row: Any, columns: Columns) -> tuple[str, str] | str:
     values: list[str] = []
     cells = cast("Mapping[str, Any]", row)
     for column, side in ((columns.source, "source"), (columns.target, "target")):
-        value = _inner(cells, column)
-        if value is _MISSING:
+        value = inner(cells, column)
+        if value is MISSING:
             return f"has no column {column!r}; it has {quoted(cells) or 'none'}. {_naming(side)}"
         if value is None:
             value = ""
@@ -245,16 +245,18 @@ def _naming(side: str) -> str:
     return f"Name it with --{side}-column ({side}_column=)."
 
 
-_MISSING = object()
+MISSING = object()
+"""What `inner` returns if there is no such column."""
 
 
-def _inner(row: Mapping[str, Any], column: str) -> Any:
+def inner(row: Mapping[str, Any], column: str) -> Any:
+    """Return a cell of a row; dots in the name of the column reach into nested ones."""
     if column in row:
         return row[column]
     value: Any = row
     for key in column.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            return _MISSING
+            return MISSING
         value = cast("Mapping[str, Any]", value)[key]
     return value
 

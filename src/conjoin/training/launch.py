@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError, NoTokenizerError
-from conjoin.texts.pairs import PairReader, load_hub
+from conjoin.texts.pairs import PairReader, Pairs, load_hub, read_pairs
+from conjoin.texts.predictions import candidate_pairs, joined_pairs, pseudo_pairs
 from conjoin.training.data.datasets import Named, columns_of
 from conjoin.training.facts import join_facts
 from conjoin.training.loop.callbacks import TrainerCallback
@@ -125,8 +126,12 @@ def find_data(recipe: Recipe) -> tuple[Named, Named | None]:
     for each in (train, validation):
         if each is not None:
             PairReader(each.data, columns_of(recipe.arguments), each.name).check_start()
-    assert train is not None
-    return train, validation
+    generated = _read_generated(recipe)
+    if generated is not None and train is not None:
+        generated = joined_pairs(read_pairs(train.data, columns_of(recipe.arguments), train.name), generated)
+    data = train if generated is None else Named(generated, generated.name)
+    assert data is not None
+    return data, validation
 
 
 def _split_of(sources: Sources, split: str | None) -> Named | None:
@@ -134,3 +139,13 @@ def _split_of(sources: Sources, split: str | None) -> Named | None:
     if not split or not sources.dataset:
         return None
     return Named(load_hub(sources.dataset, sources.dataset_config, split), f"{sources.dataset} ({split})")
+
+
+def _read_generated(recipe: Recipe) -> Pairs | None:
+    """Read texts that a model generated, if there are some."""
+    sources, columns = recipe.sources, columns_of(recipe.arguments)
+    if sources.calibrate is not None:
+        return candidate_pairs(sources.calibrate, columns)
+    if sources.pseudo_labels is None:
+        return None
+    return pseudo_pairs(sources.pseudo_labels, columns, sources.pseudo_weight)

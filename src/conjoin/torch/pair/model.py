@@ -50,6 +50,7 @@ from conjoin.torch.pair.halves import Decoder, Encoder, chosen
 from conjoin.torch.pair.joining import adopt_parameters, materialise_rest, read_half, source_of
 from conjoin.torch.pair.keywords import pop_device, pop_dtype, reject_saving_kwargs
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
+from conjoin.torch.pair.lora import merge_saved_adapter
 from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
 from conjoin.torch.pair.quantization import fill_quantized, quantize
@@ -183,6 +184,7 @@ class EncoderDecoderModel(PairModules):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         generation_config: Any | None = None,
+        merge_adapter: bool = True,
         **overrides: Any,
     ) -> Self:
         """Load a joined pair or a whole seq2seq checkpoint (BART, T5), saved by conjoin or by transformers.
@@ -190,6 +192,8 @@ class EncoderDecoderModel(PairModules):
         Args:
             dtype: Dtype of the parameters; by default that of the checkpoint.
             generation_config: Replaces the folder's; a GenerationConfig of ours or of transformers, or a dict.
+            merge_adapter: Merge an adapter that was saved beside the weights (`conjoin train --lora`) into them; False
+                leaves it out, as for peft.PeftModel.from_pretrained(model, folder).
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
                 from_flax or from_pt=True to load the weights that this framework wrote, if a folder has several.
 
@@ -211,6 +215,8 @@ class EncoderDecoderModel(PairModules):
                 model.load_generation_config(saved.folder, generation_config, saved.settings)
                 model._fill(plan)
         complete_tokens(saved.config, saved.folder)
+        if merge_adapter:
+            merge_saved_adapter(model, saved.folder)
         return model.eval()
 
     def _load_quantized(self, saved: Saved, dtype: torch.dtype | None, device: torch.device | str | None) -> None:

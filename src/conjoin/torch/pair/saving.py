@@ -13,6 +13,7 @@ from conjoin.errors import WeightError, listing
 from conjoin.families import PretrainedConfig
 from conjoin.join import is_quantized, pair_names, shared_names
 from conjoin.torch.model.sharing import still_shared
+from conjoin.torch.pair.lora import base_parameters, remove_adapter, write_adapter
 from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import plain_state
 from conjoin.torch.pair.quantization import write_quantized
@@ -58,9 +59,15 @@ def write_pair(
     """Write a joined pair into a staging folder; other files in it are left alone.
 
     Args:
-        state: Parameters by canonical name in place of the model's own, which may be sharded.
+        state: Parameters by canonical name in place of the model's own, which may be sharded, with adapters merged;
+            without them, adapters are written beside the weights.
     """
-    state = plain_state(model) if state is None else dict(state)
+    if state is None:
+        write_adapter(model, staging)
+        state = base_parameters(model)
+    else:
+        remove_adapter(staging)
+        state = dict(state)
     config = model.config_to_save(dtype_name(model), state)
     pair = loosen(config, model.spec, state)
     if untied and isinstance(config, EncoderDecoderConfig):

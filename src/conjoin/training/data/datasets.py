@@ -12,8 +12,10 @@ import numpy as np
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
 from conjoin.texts.pairs import PART, Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
+from conjoin.texts.predictions import CandidatePairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.cache import DataCache, data_digest, key_of, tokenizer_digest
+from conjoin.training.data.candidates import with_candidates
 from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.data.lengths import BLOCK, blocks
 from conjoin.training.data.store import Parts, in_memory, read_folder, warn_of, write_folder
@@ -97,6 +99,9 @@ def to_examples(data: Any, name: str, making: Making) -> Examples:
     if isinstance(data, Named):
         data, name = data.data, data.name
     examples = _read(data, name, making)
+    if isinstance(data, CandidatePairs):
+        limit, utility = room_of(making.arguments, making.pair).target, making.arguments.ranking_utility
+        examples = with_candidates(examples, data, making.tokenizer, utility, limit, shown=making.shown)
     _check_vocabulary(examples, making.pair)
     _check_columns(examples, making.pair)
     if examples.cut > MANY_CUT * len(examples):

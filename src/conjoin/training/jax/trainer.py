@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from conjoin.errors import ConfigError
 from conjoin.join.diagnosis import Diagnosis
+from conjoin.training.data.candidates import RankedExamples
 from conjoin.training.jax.engine import Engine
 from conjoin.training.jax.trained import trained_names
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
@@ -31,6 +32,8 @@ class Seq2SeqTrainer(Trainer[Alone]):
 
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
         """What trains and evaluates the model."""
+        if isinstance(self.train_examples, RankedExamples):
+            raise ConfigError("framework = jax cannot rank candidates.", hint="--framework torch does.")
         return Engine(self.model, arguments, total_steps, fresh, self.source_pad)
 
     def seed(self) -> None:
@@ -51,9 +54,12 @@ def _check(args: TrainingArguments) -> None:
     fixes = {
         "fp16": "bf16 computes in half precision and needs no scaled loss.",
         "torch_compile": "leave it out: JAX compiles every step.",
+        "teacher": "train with --framework torch, or on the teacher's texts (--pseudo-labels).",
+        "lora": "train with --framework torch.",
+        "r_drop": "train with --framework torch.",
         "fsdp": "leave it out; conjoin.jax.sharding spreads a model over devices, in a loop of your own.",
     }
-    wrong = [name for name in fixes if getattr(args, name) not in (False, "none")]
+    wrong = [name for name in fixes if getattr(args, name) not in (None, False, 0, "none")]
     if wrong:
         raise ConfigError(
             f"Not possible with framework = jax: {', '.join(wrong)}.", hint=" ".join(fixes[name] for name in wrong)

@@ -113,7 +113,7 @@ class Trainer(ABC, Generic[Place]):
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
         train_dataset = self._choose_limits(train_dataset, validates=eval_dataset is not None)
-        self.train_examples = self._examples(train_dataset, _TRAINING, keeps_texts=False)
+        self.train_examples = self._examples(train_dataset, _TRAINING, keeps_texts=self.args.teacher is not None)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._choose_the_rest()
         self._evaluator = Evaluator(

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast, get_args, get_origin, get_type_hint
 
 from conjoin import limits
 from conjoin.errors import ConfigError, listing, shown
+from conjoin.evaluation.utilities import Utility
 from conjoin.limits import Range
 
 Strategy = Literal["auto", "no", "steps", "epoch"]
@@ -69,6 +70,7 @@ CHECKPOINTS = Range(COUNT.holds, "1 or more, or none for all")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "0 or more")
 POSITIVE = Range(lambda value: 0 < value < math.inf, "a number above 0")
 SHARE = Range(lambda value: 0 <= value < 1, "0 or more, below 1")
+UNIT = Range(lambda value: 0 <= value <= 1, "a number from 0 to 1")
 DECAY = Range(lambda value: 0 < value < 1, "a number between 0 and 1, such as 0.999")
 SEED = Range(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 """What numpy's generators accept; PyTorch's and JAX's accept more."""
@@ -162,12 +164,43 @@ class TrainingArguments:
         0.0, "Passes over the data without dropout, after which the model's own dropout begins.", NOT_NEGATIVE
     )
     freeze: str = arg("", "Parts to freeze, separated by commas: encoder, decoder.embedding, ...")
+    lora: int | None = arg(
+        None,
+        "Rank of LoRA's adapters, which are trained in place of weights; cross-attention is trained in full.",
+        COUNT,
+    )
+    lora_alpha: float | None = arg(None, "Scale of the adapters, over the rank; twice the rank by default.", POSITIVE)
+    lora_dropout: float = arg(0.0, "Dropout of the adapters' inputs.", SHARE)
+    dora: bool = arg(False, "DoRA: the adapters learn magnitudes and directions of weights apart.")
+    lora_targets: str = arg("", "Layers with adapters, of q, k, v, o, up, gate, down; all by default.")
+    lora_merge: bool = arg(True, "Merge the adapters into the final model; else they are files of peft beside it.")
     weight_decay: float = arg(0.0, "Weight decay of matrices; norms and biases have none.", NOT_NEGATIVE)
     adam_beta1: float = arg(0.9, "AdamW's beta1.", SHARE)
     adam_beta2: float = arg(0.999, "AdamW's beta2.", SHARE)
     adam_epsilon: float = arg(1e-8, "AdamW's epsilon.", POSITIVE)
     max_grad_norm: float = arg(1.0, "Clip the gradient norm to this value; 0 disables clipping.", NOT_NEGATIVE)
     label_smoothing_factor: float = arg(0.0, "Label smoothing: probability spread over the whole vocabulary.", SHARE)
+    r_drop: float = arg(
+        0.0, "R-Drop: weight of what two passes with dropout disagree on; the paper has 0.7 to 5.", NOT_NEGATIVE
+    )
+    teacher: str | None = arg(
+        None, "Folder or hub id of a model with the same target vocabulary, whose token probabilities are learnt too."
+    )
+    teacher_alpha: float = arg(0.5, "Share of the teacher in the loss; the rest is cross-entropy.", UNIT)
+    teacher_temperature: float = arg(
+        2.0, "Divides the logits of teacher and model: above 1, unlikely tokens matter more.", POSITIVE
+    )
+    ranking_utility: Utility = arg("rouge", "What orders the candidates of calibrate, by their targets.")
+    ranking_weight: float = arg(10.0, "Weight of the ranking loss of calibrate (BRIO).", POSITIVE)
+    ranking_likelihood: float = arg(0.1, "Weight of the cross-entropy of the targets beside it.", NOT_NEGATIVE)
+    ranking_margin: float = arg(
+        0.1,
+        "Margin between the scores of candidates, for each rank between them; BRIO has 0.001 for long targets.",
+        NOT_NEGATIVE,
+    )
+    ranking_length_penalty: float = arg(
+        0.6, "A candidate's score is its log-probability / length ** this; BRIO has 2.0 for long targets.", NOT_NEGATIVE
+    )
     ema_decay: float | None = arg(
         None, "Keep a moving average of the weights with this decay (0.999, say); evaluate and save it.", DECAY
     )
@@ -299,6 +332,20 @@ class TrainingArguments:
             wrong.append(
                 f"data_cache_dir = {shown(self.data_cache_dir)} with data_cache = False; nothing is kept there."
             )
+        if self.teacher is None:
+            wrong += [
+                f"{name} = {getattr(self, name)} without teacher; it has no effect."
+                for name in ("teacher_alpha", "teacher_temperature")
+                if getattr(self, name) != getattr(type(self), name)
+            ]
+        if self.lora is None:
+            wrong += [
+                f"{name} = {getattr(self, name)} without lora; it has no effect."
+                for name in ("lora_alpha", "lora_dropout", "dora", "lora_targets", "lora_merge")
+                if getattr(self, name) != getattr(type(self), name)
+            ]
+        elif self.fsdp != "none":
+            wrong.append(f"fsdp = {self.fsdp!r} does not go with lora; adapters need little memory without it.")
         if self.load_best_model_at_end and self.save_strategy == "no":
             wrong.append('load_best_model_at_end = True with save_strategy = "no"; the best model would not be kept.')
         return wrong

@@ -1,5 +1,6 @@
 """The settings of a whole run: model, data and training arguments, from a YAML or TOML file and from flags."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -31,8 +32,11 @@ _REPLACES = (
     ({"encoder", "decoder"}, {"model"}),
     ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
     ({"dataset"}, {"train", "validation"}),
+    ({"calibrate"}, {"train", "dataset", "dataset_config", "train_split", "pseudo_labels"}),
+    ({"train", "dataset", "pseudo_labels"}, {"calibrate"}),
 )
 """Pairs: if one of the first settings is given, it replaces all of the second."""
+_DATA_HINT = "--train pairs.jsonl, or --dataset NAME --train-split train."
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,13 @@ class Sources:
     dtype: str = arg("float32", "Dtype of the weights.")
     framework: Literal["torch", "jax"] = arg("torch", "Framework that trains; files and reports are the same.")
     train: str | None = arg(None, "Training pairs: .jsonl, .csv, .tsv (each also .gz) or .parquet.")
+    pseudo_labels: str | None = arg(
+        None, "Sources with texts that a teacher generated, of `conjoin generate`, which are learnt too, or alone."
+    )
+    pseudo_weight: float = arg(1.0, "How many times the generated texts of a source count in the loss, together.")
+    calibrate: str | None = arg(
+        None, "Pairs with candidates, of `conjoin generate`, which the model learns to rank, in place of train."
+    )
     validation: str | None = arg(None, "Validation pairs, in the same formats.")
     dataset: str | None = arg(None, "Data set of the hub, or a folder of one, instead of train and validation.")
     dataset_config: str | None = arg(None, "Configuration of the data set.")
@@ -88,12 +99,28 @@ class Sources:
                 f"Given: {choices}. Expected encoder and decoder, or model alone.",
                 hint="conjoin train --encoder X --decoder Y ..., or --model DIR ...",
             )
-        if bool(self.train) == bool(self.dataset):
-            raise ConfigError(
-                f"{'Both train and dataset are' if self.train else 'Neither train nor dataset is'} given.",
-                hint="--train pairs.jsonl, or --dataset NAME --train-split train.",
-            )
+        self._require_data()
         self._refuse_join_settings()
+
+    def _require_data(self) -> None:
+        if self.train and self.dataset:
+            raise ConfigError("Both train and dataset are given.", hint=_DATA_HINT)
+        others = [name for name in ("train", "dataset", "pseudo_labels") if getattr(self, name)]
+        if self.calibrate and others:
+            raise ConfigError(
+                f"calibrate and {' and '.join(others)} are given; calibration learns from the pairs of its own file.",
+                hint="train first, then calibrate the trained model: conjoin train --model RUN --calibrate FILE.",
+            )
+        if self.calibrate and self.framework != "torch":
+            raise ConfigError(f"framework = {self.framework} cannot calibrate.", hint="--framework torch does.")
+        if not self.calibrate and not others:
+            raise ConfigError("Neither train nor dataset is given.", hint=_DATA_HINT)
+        weight = self.pseudo_weight
+        if weight != 1 and (not self.pseudo_labels or others == ["pseudo_labels"]):
+            lacking = "other training data" if self.pseudo_labels else "pseudo_labels"
+            raise ConfigError(f"pseudo_weight = {weight} without {lacking}; it has no effect.")
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"pseudo_weight = {weight}; expected a number above 0.")
 
     def _refuse_join_settings(self) -> None:
         names = ("share", "cross_attention_init", "encoder_layers", "decoder_layers")

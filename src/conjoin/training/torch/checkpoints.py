@@ -12,7 +12,9 @@ from torch import Tensor
 
 from conjoin.checkpoint import Staging, read_json, replacing_folder, write_json
 from conjoin.errors import FileError, TrainingError, shown, warn
+from conjoin.pretrained.adapters import has_adapter
 from conjoin.torch.cpu.linear_grad import as_products, fastest_products, use_products
+from conjoin.torch.pair.lora import base_parameters, has_adapters, read_adapter
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.torch.pair.pretrained import plain_state
 from conjoin.torch.pair.saving import write_pair
@@ -172,8 +174,11 @@ def read_scale(path: Path) -> dict[str, Any]:
 
 def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
     """Copy a saved model's weights into a model."""
-    saved = plain_state(EncoderDecoderModel.from_pretrained(folder, dtype=model.dtype))
-    ours = plain_state(model)
+    apart = has_adapters(model)
+    if apart and not has_adapter(folder):
+        raise TrainingError(f"{folder} holds no adapter, and the run trains one.", hint="leave --lora as it was.")
+    saved = plain_state(EncoderDecoderModel.from_pretrained(folder, dtype=model.dtype, merge_adapter=not apart))
+    ours = base_parameters(model)
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in saved.items()}:
         raise TrainingError(
             f"{folder} holds another model than the one to be trained.", hint="resume with the run's own model."
@@ -181,6 +186,8 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in ours.items():
             copy_into(tensor, saved[name])
+    if apart:
+        read_adapter(model, folder)
 
 
 def read_random_states(path: Path) -> list[dict[str, Any]]:

@@ -61,6 +61,14 @@ def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tens
     return inputs
 
 
+def needed_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tensor]:
+    """Return decoder inputs as `decoder_inputs`, with mask and positions only if the mask hides something."""
+    inputs = decoder_inputs(model, labels)
+    mask = inputs.get("decoder_attention_mask")
+    hides = mask is not None and _hides(mask, labels, None)
+    return inputs if hides else {"decoder_input_ids": inputs["decoder_input_ids"]}
+
+
 def _hides(mask: Bool[Tensor, "B T"], labels: Tensor, segments: Tensor | None) -> bool:
     """True if a masked position is before, or at, a label of its own pair that counts."""
     if segments is None:

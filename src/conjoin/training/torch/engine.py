@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from conjoin.checkpoint import Staging
 from conjoin.torch.cpu.pages import KeptMemory
+from conjoin.torch.pair.lora import has_adapters, merge_adapters, merged_parameters
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.torch.pair.saving import write_pair
 from conjoin.training.data.batching import Batch
@@ -22,8 +24,9 @@ from conjoin.training.folder.state import TrainerState
 from conjoin.training.loop.engine import Losses, Terms, out_of_memory
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.checkpoints import random_state, restore_checkpoint, save_checkpoint, set_random_state
-from conjoin.training.torch.collate import Collator, batch_loss, to_device
+from conjoin.training.torch.collate import Collator, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
+from conjoin.training.torch.objectives import CrossEntropy, Divisors, Objective
 from conjoin.training.torch.sharding import reshard, unsynchronised, whole, whole_state, wrap
 from conjoin.training.torch.snapshots import Snapshot, put_back, take
 from conjoin.training.torch.trained import TrainedModel
@@ -79,6 +82,7 @@ class Engine(TrainedModel):
         total_steps: Number of steps of the run, for its schedules.
         fresh: Names of the parameters that no checkpoint had.
         source_pad: The id that pads sources.
+        make_objective: Builds what steps minimise, before the first one; cross-entropy by default.
     """
 
     def __init__(
@@ -89,9 +93,11 @@ class Engine(TrainedModel):
         total_steps: int = 1,
         fresh: Sequence[str] = (),
         source_pad: int = 0,
+        make_objective: Callable[[], Objective] | None = None,
     ) -> None:
         super().__init__(model, arguments, world, total_steps)
         self._source_pad = source_pad
+        self._make_objective = make_objective or (lambda: CrossEntropy(arguments.label_smoothing_factor))
         self._tally = Tally(world.device, lossy=arguments.fp16)
         self._fresh = set(fresh)
         self._wrapped: nn.Module | None = None
@@ -99,8 +105,14 @@ class Engine(TrainedModel):
         self._memory: KeptMemory | None = None  # while a CPU trains
         self.terms = Terms()
 
+    @cached_property
+    def objective(self) -> Objective:
+        """What steps minimise; built before the first one, since evaluations need none."""
+        return self._make_objective()
+
     def begin(self, step: int) -> None:
         """Prepare a step: which parameters it trains, and its learning rates."""
+        _ = self.objective
         only_fresh = step <= self.arguments.fresh_first
         if self._wrapped is None and self.world.device.type == "cpu":
             self._memory = KeptMemory()
@@ -116,8 +128,9 @@ class Engine(TrainedModel):
         """Take one step; return False if a CPU finds at once that it is not finite."""
         self.begin(number)
         shares = self._shares(Collator(self.model, examples, self._source_pad), batches)
+        divisors = Divisors(counted, sum(len(row) for batch in batches for row in batch))
         with out_of_memory_explained(shares, number):
-            losses = [self._backward(share, counted, last=share is shares[-1]) for share in shares]
+            losses = [self._backward(share, divisors, last=share is shares[-1]) for share in shares]
             norm = self._update()
         if self._memory is not None:
             self._memory.limit()
@@ -128,9 +141,9 @@ class Engine(TrainedModel):
     def _shares(self, collator: Collator, batches: list[Batch]) -> list[Share]:
         """Return this process's batches of a step; all processes have as many, if need be one of weight 0."""
         size = self.world.size
-        mine = [Share(collator(batch)) for batch in batches[self.world.rank :: size]]
+        mine = [Share(self.objective.inputs(collator, batch)) for batch in batches[self.world.rank :: size]]
         if len(mine) < -(-len(batches) // size):
-            mine.append(Share(collator(batches[0]), weight=0.0))
+            mine.append(Share(self.objective.inputs(collator, batches[0]), weight=0.0))
         return mine
 
     def losses(self) -> Losses:
@@ -141,12 +154,12 @@ class Engine(TrainedModel):
         """Return the learning rate of every part of the model."""
         return self.terms.rates(self.optimizing.rates, step)
 
-    def _backward(self, share: Share, counted: float, *, last: bool) -> Tensor:
+    def _backward(self, share: Share, divisors: Divisors, *, last: bool) -> Tensor:
         assert self._wrapped is not None
         inputs = to_device(share.inputs, self.world.device)
         with contextlib.nullcontext() if last else unsynchronised(self._wrapped):
             with self.autocast():
-                loss = batch_loss(self._wrapped, inputs, counted, self.arguments.label_smoothing_factor)
+                loss = self.objective.loss(self._wrapped, inputs, divisors)
             loss = loss * share.weight
             if self._memory is not None:
                 self._memory.look()
@@ -229,12 +242,17 @@ class Engine(TrainedModel):
         """Give the model its final weights for good."""
         if self.average is not None:
             self.average.apply()
+        if self.arguments.lora_merge:
+            merge_adapters(self.model)
         self.model.eval()
         if self._memory is not None:
             self._memory.give_back()
 
     def gather_weights(self) -> Callable[[Staging], None]:
         """Gather the weights, in every process; return a function that writes model and tokenizers."""
+        if has_adapters(self.model):
+            merged = merged_parameters(self.model) if self.arguments.lora_merge else None
+            return lambda staging: write_pair(self.model, staging, state=merged)
         weights = whole_state(self.model, self.world)
         return lambda staging: write_pair(self.model, staging, state=weights)
 

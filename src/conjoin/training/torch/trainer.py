@@ -6,11 +6,14 @@ from typing import Any
 import torch
 
 from conjoin.torch.cpu.linear_grad import use_products
+from conjoin.torch.pair.lora import add_adapters
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.settings.choices import Machine
 from conjoin.training.torch.checkpoints import seed_all
+from conjoin.training.torch.choose_objective import build_objective
 from conjoin.training.torch.engine import Engine
+from conjoin.training.torch.objectives import Objective
 from conjoin.training.torch.world import World, join_world
 
 
@@ -20,13 +23,26 @@ class Seq2SeqTrainer(Trainer[World]):
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""
         world = join_world(use_cpu=self.args.use_cpu)
+        if self.args.lora is not None:
+            add_adapters(
+                model,
+                rank=self.args.lora,
+                alpha=self.args.lora_alpha,
+                dropout=self.args.lora_dropout,
+                dora=self.args.dora,
+                targets=[name.strip() for name in self.args.lora_targets.split(",") if name.strip()],
+            )
         if self.args.freeze:
             model.freeze(*(part.strip() for part in self.args.freeze.split(",")))
         return model.to(world.device), world
 
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
         """What trains and evaluates the model."""
-        return Engine(self.model, arguments, self.world, total_steps, fresh, self.source_pad)
+        return Engine(self.model, arguments, self.world, total_steps, fresh, self.source_pad, self._objective)
+
+    def _objective(self) -> Objective:
+        assert self.train_examples is not None
+        return build_objective(self.args, self.model, self.tokenizer, self.train_examples)
 
     def machine(self) -> Machine:
         """Return what computes: bfloat16 pays on GPUs and on processors with instructions for it."""
