@@ -184,6 +184,7 @@ def test_the_command_takes_the_word_and_refuses_what_is_torchs(monkeypatch: pyte
     for changes, named in (
         ({"fp16": True}, "fp16"),
         ({"torch_compile": True, "fsdp": "full"}, "torch_compile, fsdp"),
+        ({"teacher": "model", "lora": 4, "r_drop": 1.0}, "teacher, lora, r_drop"),
     ):
         with pytest.raises(ConfigError, match=f"Not possible with framework = jax: {named}"):
             train("jax", "wrong", **changes)

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from command_line import run_fixture  # noqa: F401  (a fixture)
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, WeightError
-from conjoin.checkpoint import fingerprints
+from conjoin.checkpoint import fingerprints, refuse_adapter
 from conjoin.join import part_of
-from conjoin.pretrained.adapters import refuse_adapter
 from conjoin.torch.pair.lora import add_adapters, base_parameters, has_adapters, merge_adapters, merged_parameters
 from training_toys import arguments, toy_model, toy_rows, weights, write_rows
 
@@ -70,7 +69,7 @@ def test_what_is_merged_is_what_the_adapters_compute(dora: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_adapters_beside_the_weights_are_loaded_with_them(dora: bool, tmp_path: Path) -> None:
+def test_adapters_beside_the_weights_are_loaded_with_them(dora: bool, run: Any, tmp_path: Path) -> None:
     model = adapted(dora=dora)
     expected = logits(model)
     model.save_pretrained(tmp_path)
@@ -81,6 +80,9 @@ def test_adapters_beside_the_weights_are_loaded_with_them(dora: bool, tmp_path: 
     torch.testing.assert_close(logits(by_peft), expected, **CLOSE)
     with pytest.raises(ConfigError, match=r"holds an adapter .* which needs PyTorch"):
         refuse_adapter(tmp_path)
+    for words in (("convert", tmp_path, "--to", "flax"), ("average", tmp_path, tmp_path, "--out", tmp_path / "mean")):
+        told = run(*words)
+        assert told.code == 1 and "holds an adapter" in told.err, told.err
     EncoderDecoderModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
     assert not list(tmp_path.glob("adapter*"))
     torch.testing.assert_close(logits(EncoderDecoderModel.from_pretrained(tmp_path)), expected, **CLOSE)

@@ -1,6 +1,7 @@
 """Checkpoint files: find, read, write, rename and audit tensors. No framework, no model."""
 
 from conjoin._lazy import public_dir
+from conjoin.checkpoint.adapters import ADAPTER_CONFIG, has_adapter, refuse_adapter
 from conjoin.checkpoint.audit import Audit, Misshapen, audit
 from conjoin.checkpoint.dialects import FRAMEWORKS, FROM_KEYWORDS, Dialect, Framework, Kind, pop_framework
 from conjoin.checkpoint.dtypes import from_float32, nonfinite, to_float32
@@ -35,6 +36,7 @@ from conjoin.checkpoint.tensors import Checkpoint, check_finite, open_checkpoint
 from conjoin.checkpoint.write import Tensor, parse_size, write_dialect, write_tensors
 
 __all__ = [
+    "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "FRAMEWORKS",
     "FROM_KEYWORDS",
@@ -70,6 +72,7 @@ __all__ = [
     "expanded",
     "fingerprints",
     "from_float32",
+    "has_adapter",
     "is_weight_file",
     "lock_file",
     "nonfinite",
@@ -79,6 +82,7 @@ __all__ = [
     "pop_framework",
     "read_json",
     "reading",
+    "refuse_adapter",
     "replacing_bytes",
     "replacing_file",
     "replacing_folder",

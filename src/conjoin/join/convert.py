@@ -17,6 +17,7 @@ from conjoin.checkpoint import (
     open_checkpoint,
     own_form,
     parse_size,
+    refuse_adapter,
     replacing_folder,
     write_dialect,
     writers_replaced,
@@ -53,6 +54,7 @@ def convert_checkpoint(
             not PyTorch; or the file would replace another framework's weights.
         MissingBackend: TensorFlow's .h5 files need h5py.
     """
+    refuse_adapter(folder)
     config, form = AutoConfig.from_pretrained(folder), form or own_form(framework)
     if framework != "pt" and getattr(config, "quantization_config", None):
         raise ConfigError(

@@ -5,11 +5,11 @@ from os import PathLike
 from typing import Any, ClassVar, Self
 
 from conjoin import spec
+from conjoin.checkpoint import refuse_adapter
 from conjoin.configuration import CrossAttentionInit, Share
 from conjoin.errors import JoinError, warn
 from conjoin.families import Layers, PretrainedConfig, Role
 from conjoin.join import JoinReport, OneFolder, complete_tokens
-from conjoin.pretrained.adapters import refuse_adapter
 from conjoin.pretrained.dtypes import stored_dtype
 from conjoin.pretrained.keywords import Placing, reject_unsupported_kwargs
 from conjoin.pretrained.model import JoinedModel

@@ -13,6 +13,7 @@ from conjoin.checkpoint import (
     Staging,
     Tensor,
     parse_size,
+    refuse_adapter,
     replacing_folder,
     resolve,
     write_tensors,
@@ -55,9 +56,10 @@ def open_model(name: str | os.PathLike[str], doing: str) -> tuple[Path, Pretrain
         doing: What shall be done to it, for errors.
 
     Raises:
-        FileError, ConfigError: there is no such model, its config cannot be read, or it is quantised.
+        FileError, ConfigError: there is no such model, its config cannot be read, or it is quantised or has an adapter.
     """
     folder = resolve(name)
+    refuse_adapter(folder)
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None):
         raise ConfigError(

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.checkpoint import ADAPTER_WEIGHTS, Staging, read_json
+from conjoin.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Staging, has_adapter, read_json
 from conjoin.errors import ConfigError, MissingBackend, WeightError, listing, shown
 from conjoin.join import part_of
-from conjoin.pretrained.adapters import ADAPTER_CONFIG, has_adapter
 from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import plain_state
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conjoin.checkpoint import Staging, read_json, replacing_folder, write_json
+from conjoin.checkpoint import Staging, has_adapter, read_json, replacing_folder, write_json
 from conjoin.errors import FileError, TrainingError, shown, warn
-from conjoin.pretrained.adapters import has_adapter
 from conjoin.torch.cpu.linear_grad import as_products, fastest_products, use_products
 from conjoin.torch.pair.lora import base_parameters, has_adapters, read_adapter
 from conjoin.torch.pair.model import EncoderDecoderModel

@@ -14,7 +14,7 @@ def has_adapter(folder: Path) -> bool:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a model whose adapter only PyTorch can merge.
+    """Refuse a model with an adapter, where weights are read without PyTorch, which merges adapters into them.
 
     Raises:
         ConfigError: its folder holds one.
