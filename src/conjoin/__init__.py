@@ -48,7 +48,7 @@ _NAMES = {
     "generation": ("GenerationConfig",),
     "jax.model": ("FlaxEncoderDecoderModel",),
     "pipelines": ("SummarizationPipeline", "Text2TextGenerationPipeline", "TranslationPipeline", "pipeline"),
-    "surgery": ("average_checkpoints", "shrink"),
+    "surgery": ("average_checkpoints", "shrink", "trim"),
     "tensorflow.model": ("TFEncoderDecoderModel",),
     "tokenizer": (
         *("AutoTokenizer", "BatchEncoding", "PreTrainedTokenizerFast", "Tokenizer", "TokenizerPair"),

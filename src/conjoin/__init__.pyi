@@ -47,6 +47,7 @@ from conjoin.pipelines import TranslationPipeline as TranslationPipeline
 from conjoin.pipelines import pipeline as pipeline
 from conjoin.surgery import average_checkpoints as average_checkpoints
 from conjoin.surgery import shrink as shrink
+from conjoin.surgery import trim as trim
 from conjoin.tensorflow.model import TFEncoderDecoderModel as TFEncoderDecoderModel
 from conjoin.tokenizer import AlbertTokenizer as AlbertTokenizer
 from conjoin.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast

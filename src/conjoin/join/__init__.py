@@ -5,7 +5,7 @@ from conjoin.join.convert import convert_checkpoint
 from conjoin.join.fresh import FreshStart, first_numbers, fresh_names, record, recorded, with_record
 from conjoin.join.languages import set_languages, start_of_language, target_language
 from conjoin.join.layers import LayerNames, keep_layers_of, parameters_of_kept, require_same_layers
-from conjoin.join.names import dialect, half_offer, pair_names, pair_offer
+from conjoin.join.names import dialect, half_offer, names_of_all, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
 from conjoin.join.plan import (
@@ -70,6 +70,7 @@ __all__ = [
     "lacks_tokens",
     "loosen_sharing",
     "may_be_fresh",
+    "names_of_all",
     "never_fresh",
     "pair_names",
     "pair_offer",

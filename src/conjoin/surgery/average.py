@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from conjoin.checkpoint import Checkpoint, Tensor, from_float32, open_checkpoint
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError, WeightError, listing
 from conjoin.families import PretrainedConfig
-from conjoin.surgery.folder import Change, count_numbers, open_model, require_other_folder, write_model
+from conjoin.surgery.folder import Change, copy_companions, count_numbers, open_model, require_other_folder, write_model
 
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
@@ -60,7 +61,7 @@ def average_checkpoints(
         _require_same_tensors(checkpoints)
         count = count_numbers(checkpoints[-1])
         tensors = _means(checkpoints, shares)
-        write_model(out, config, tensors, companions_of=last_folder, max_shard_size=max_shard_size)
+        write_model(out, config, tensors, beside=partial(copy_companions, last_folder), max_shard_size=max_shard_size)
     return Change(out, (count, count), (f"the mean of {len(models)} checkpoints",))
 
 

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from math import prod
 from pathlib import Path
 
@@ -92,26 +93,26 @@ def write_model(
     config: PretrainedConfig,
     tensors: Iterable[Tensor],
     *,
-    companions_of: Path,
+    beside: Callable[[Staging], object],
     max_shard_size: int | str = "5GB",
-    without: frozenset[str] = frozenset(),
 ) -> None:
-    """Write a model's folder, atomically: weights, config and copies of the files beside them.
+    """Write a model's folder, atomically. Companions of an older model there are removed, other files are kept.
 
     Args:
-        companions_of: Folder whose tokenizers and generation settings are copied.
-        without: Names of files that are not copied.
+        beside: Writes the files that loading reads beside config.json and the weights.
     """
     with replacing_folder(out) as staging:
+        for name in staging.names():
+            if name == TARGET_FOLDER or any(fnmatch(name, pattern) for pattern in _COMPANIONS):
+                staging.remove(name)
         write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
-        copy_companions(companions_of, staging, without)
+        beside(staging)
         staging.path("config.json").write_text(config.to_json_string(), encoding="utf-8")
 
 
-def copy_companions(folder: Path, staging: Staging, without: frozenset[str] = frozenset()) -> None:
+def copy_companions(folder: Path, staging: Staging) -> None:
     """Copy the files that loading reads beside config.json and the weights: tokenizers and generation settings."""
     for directory in (folder, folder / TARGET_FOLDER):
         for path in sorted({path for pattern in _COMPANIONS for path in directory.glob(pattern)}):
-            name = path.relative_to(folder).as_posix()
-            if path.is_file() and name not in without:
-                shutil.copyfile(path, staging.path(name))
+            if path.is_file():
+                shutil.copyfile(path, staging.path(path.relative_to(folder).as_posix()))

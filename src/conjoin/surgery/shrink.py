@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from math import prod
 
 from conjoin.checkpoint import Checkpoint, Tensor, open_checkpoint
 from conjoin.errors import WeightError, warn
 from conjoin.families import KeptLayers, Layers, PretrainedConfig
 from conjoin.join import LayerNames, keep_layers_of
-from conjoin.surgery.folder import Change, count_numbers, open_model, require_other_folder, write_model
+from conjoin.surgery.folder import Change, copy_companions, count_numbers, open_model, require_other_folder, write_model
 
 
 def shrink(
@@ -48,7 +49,13 @@ def shrink(
         names = _new_names(config, smaller, kept, checkpoint)
         before = count_numbers(checkpoint)
         after = sum(prod(checkpoint[name].shape) for name in names)
-        write_model(out, smaller, _renamed(checkpoint, names), companions_of=folder, max_shard_size=max_shard_size)
+        write_model(
+            out,
+            smaller,
+            _renamed(checkpoint, names),
+            beside=partial(copy_companions, folder),
+            max_shard_size=max_shard_size,
+        )
     return Change(out, (before, after), tuple(_line(half, prefix) for prefix, half in kept.items()))
 
 

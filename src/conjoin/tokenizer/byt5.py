@@ -32,7 +32,7 @@ class ByT5Tokenizer(WithSentinels):
         """Return a BPE without merges over all bytes; spaces next to the three special tokens are stripped as in T5."""
         sentinels = [AddedToken(text_of(token), special=True) for token in cls.sentinels(cls.sentinels_asked(settings))]
         special = [name_of(settings, name) for name in ("pad_token", "eos_token", "unk_token")]
-        ids = {token: index for index, token in enumerate([*special, *_alphabet()])}
+        ids = {token: index for index, token in enumerate([*special, *byte_alphabet()])}
         backend = Backend(models.BPE(ids, []))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()
@@ -55,14 +55,14 @@ class ByT5Tokenizer(WithSentinels):
         ]
 
     def _decode_valid_bytes(self, row: list[int], skip_special_tokens: bool) -> str:
-        bytes_of = {character: bytes([byte]) for byte, character in enumerate(_alphabet())}
+        bytes_of = {character: bytes([byte]) for byte, character in enumerate(byte_alphabet())}
         skipped = set(self.all_special_ids) if skip_special_tokens else set[int | None]()
         tokens = [self.token_of(index) for index in row if index not in skipped]
         parts = [bytes_of.get(token, token.encode()) for token in tokens if token is not None]
         return b"".join(parts).decode("utf-8", errors="ignore")
 
 
-def _alphabet() -> list[str]:
+def byte_alphabet() -> list[str]:
     """Return GPT-2's character for every byte, in byte order: printable bytes stand for themselves."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
