@@ -425,6 +425,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "adam_beta2": ([0, 0.999], [1]),
     "adam_epsilon": ([1e-12], [0]),
     "ema_decay": ([0.5], [0, 1]),
+    "average_checkpoints": ([2], [1]),
     "label_smoothing_factor": ([0, 0.9], [1]),
     "eval_samples": ([0], [-1]),
     "eval_steps": ([1], [0]),

@@ -48,7 +48,7 @@ def restore_checkpoint(trained: TrainedModel, folder: Path) -> None:
     Raises:
         TrainingError: it does not fit, or cannot be read.
     """
-    trained.model.params = params = _weights(trained.model, folder)
+    trained.model.params = params = load_weights(trained.model, folder)
     kinds = {name: (params[name].shape, params[name].dtype.name) for name in trained.parameters}
     with open_moments(folder, kinds, averaged=trained.average is not None) as saved:
         trained.updates = dict(saved.updates)
@@ -67,7 +67,7 @@ def _like(saved: Mapping[str, Stored], zeros: Arrays, params: Arrays) -> Arrays:
     return {name: loaded[name] if name in loaded else jnp.zeros_like(value) for name, value in zeros.items()}
 
 
-def _weights(model: FlaxEncoderDecoderModel, folder: Path) -> Arrays:
+def load_weights(model: FlaxEncoderDecoderModel, folder: Path) -> Arrays:
     """Load a saved model's weights, in this model's dtype and on its device."""
     ours, saved = model.flat_params, FlaxEncoderDecoderModel.from_pretrained(folder).flat_params
     if {n: x.shape for n, x in ours.items()} != {n: x.shape for n, x in saved.items()}:

@@ -28,7 +28,7 @@ from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.jax.adamw import Arrays, Moments, Settings, zero_moments
 from conjoin.training.jax.batches import in_few_shapes
-from conjoin.training.jax.checkpoints import restore_checkpoint, save_checkpoint
+from conjoin.training.jax.checkpoints import load_weights, restore_checkpoint, save_checkpoint
 from conjoin.training.jax.programs import averaged, gradients_of, sum_of, summed_loss, update
 from conjoin.training.jax.trained import TrainedModel
 from conjoin.training.loop.engine import Losses, Terms, out_of_memory
@@ -266,6 +266,10 @@ class Engine(TrainedModel):
         self.arguments = arguments
         self._rates = {group: group_rate(arguments, group, self._total_steps) for group in GROUPS}
         self.return_to(first)
+
+    def load_weights(self, folder: Path) -> None:
+        """Give the model the weights of a saved model."""
+        self.model.params = load_weights(self.model, folder)
 
     def use_final_weights(self) -> None:
         """Give the model its final weights for good."""

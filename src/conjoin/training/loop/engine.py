@@ -179,6 +179,14 @@ class Engine(Protocol):
         """
         ...
 
+    def load_weights(self, folder: Path) -> None:
+        """Give the model the weights of a saved model, and change nothing else.
+
+        Raises:
+            TrainingError: it is another model.
+        """
+        ...
+
     def use_final_weights(self) -> None:
         """Give the model its final weights for good."""
         ...

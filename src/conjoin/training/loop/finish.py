@@ -1,7 +1,7 @@
 """The end of a run: the final model with its card and recipe, and the report."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,31 +47,48 @@ print(model.tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 """
 
 
-def write_final_model(task: Task, state: TrainerState, folder: RunFolder, engine: Engine) -> None:
-    """Give the model its final weights and write it into the run's folder."""
+def write_final_model(
+    task: Task, state: TrainerState, folder: RunFolder, engine: Engine, average: Callable[[], Mapping[str, float]]
+) -> None:
+    """Give the model its final weights and write it into the run's folder.
+
+    Args:
+        average: Replaces them by a mean of earlier weights, and returns its metrics, if that is better.
+    """
     best = next((c for c in folder.checkpoints() if c.step == state.best_step), None)
     if task.args.load_best_model_at_end and best is not None:
         engine.restore(best.folder, best.step)
     engine.use_final_weights()
+    metrics = average()
     write_pair = engine.gather_weights()
-    task.world.on_first(lambda: _write(task, state, folder, engine, write_pair))
+    task.world.on_first(lambda: _write(task, state, folder, engine, write_pair, metrics))
 
 
 def _write(
-    task: Task, state: TrainerState, folder: RunFolder, engine: Engine, write_pair: Callable[[Staging], None]
+    task: Task,
+    state: TrainerState,
+    folder: RunFolder,
+    engine: Engine,
+    write_pair: Callable[[Staging], None],
+    metrics: Mapping[str, float],
 ) -> None:
     with replacing_folder(folder.path) as staging:
         write_pair(staging)
-        staging.path("README.md").write_text(_card(task, state, folder), encoding="utf-8")
+        staging.path("README.md").write_text(_card(task, state, folder, metrics), encoding="utf-8")
         if task.recipe is not None:
             staging.path(RECIPE_FILE).write_text(task.recipe.lasting().to_yaml(), encoding="utf-8")
     _report(task, folder, engine)
 
 
-def _card(task: Task, state: TrainerState, folder: RunFolder) -> str:
+def _card(task: Task, state: TrainerState, folder: RunFolder, metrics: Mapping[str, float]) -> str:
+    """Return the model card.
+
+    Args:
+        metrics: Of the final weights, if they are those of no evaluation in the log.
+    """
     step = state.best_step if task.args.load_best_model_at_end else None
     evaluations = [line for line in _evaluations(folder) if step in (None, line["step"])]
-    numbers: dict[str, Any] = evaluations[-1] if evaluations else {}
+    numbers: Mapping[str, Any] = metrics or (evaluations[-1] if evaluations else {})
     settings = {name: getattr(task.args, name) for name in SHOWN}
     return model_card(
         folder.path,

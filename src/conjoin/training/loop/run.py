@@ -11,6 +11,7 @@ from conjoin.training.data.arrays import counted_labels, tokens_of
 from conjoin.training.facts import pair_facts
 from conjoin.training.folder.recorder import Recorder
 from conjoin.training.folder.run_folder import STATE_FILE, RunFolder, failed_save
+from conjoin.training.loop.averaging import Snapshots
 from conjoin.training.loop.budget import make_budget, position
 from conjoin.training.loop.callbacks import TrainerControl
 from conjoin.training.loop.checks import best_model_metric
@@ -61,6 +62,8 @@ class Run:
             self.args, self.state, started=started, reserve=self._reserve, folder=folder.path, world=self.world
         )
         self._is_over = self._budget.is_over(self.state)
+        self._snapshots = Snapshots(folder, engine, self.world, self.args.average_checkpoints)
+        self._evaluated: tuple[int, dict[str, float]] | None = None
         self._norm, self._source_gain = 0.0, math.inf
         self._recovery = self._make_recovery(first) if self.args.recover else None
         self.control.should_training_stop = self._out_of_patience
@@ -99,6 +102,7 @@ class Run:
     def go(self) -> None:
         """Take all remaining steps."""
         self.recorder = Recorder(self.folder, self.state, self.args.report_to, shown=self.world.first)
+        self._snapshots.begin(self.state.global_step)
         try:
             with Interrupts(watched=not self.world.many) as interrupts:
                 self._call_back("on_train_begin")
@@ -216,7 +220,10 @@ class Run:
         if gain is not None:
             self._source_gain = gain
             self.recorder.event(self.epoch, "reading", {"source_gain": gain})
+            restarts = self.state.restarts
             recovery.judge_reading(gain, share)
+            if self.state.restarts != restarts:
+                self._snapshots.forget()
         self.recorder.pause()
 
     def _log(self) -> None:
@@ -289,6 +296,8 @@ class Run:
             self.recorder.sample(self.epoch, *sample)
         self._source_gain = metrics.get("eval_source_gain", math.inf)
         self._compare(metrics)
+        self._evaluated = self.state.global_step, metrics
+        self._snapshots.keep(self.state.global_step)
         self.recorder.pause()
         self._call_back("on_evaluate", metrics=metrics)
 
@@ -373,8 +382,20 @@ class Run:
             self._recovery.keep()
         if not evaluation_due:
             self._rotate()
+        if not self.task.evaluates:
+            self._snapshots.keep(step)
         self.recorder.pause()
         self._call_back("on_save")
+
+    def average(self) -> dict[str, float]:
+        """Average the weights of the last evaluations, if that was asked for; return the metrics of the mean."""
+        known, evaluated = None, self._evaluated
+        if self.args.load_best_model_at_end:
+            known = self.state.best_metric
+        elif evaluated is not None and evaluated[0] == self.state.global_step:
+            known = best_model_metric(evaluated[1], self.args.metric_for_best_model)
+        evaluate = self._evaluate_model if self.task.evaluates else None
+        return self._snapshots.average(self.args, evaluate, known)
 
     def _stop_if(self, signal_name: str | None) -> None:
         if signal_name is None:

@@ -225,7 +225,7 @@ class Trainer(ABC, Generic[Place]):
             checkpoint = self._find(folder, "latest" if resume is True else resume)
             run = self._start(task, folder, checkpoint, announced=bool(resume), started=started)
             run.go()
-            write_final_model(task, run.state, folder, run.engine)
+            write_final_model(task, run.state, folder, run.engine, run.average)
         run.warn_of_unread_sources()
         state = run.state
         metrics = {

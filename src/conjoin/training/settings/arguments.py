@@ -46,6 +46,7 @@ _SETTLES: dict[str, tuple[str, ...]] = {
     "learning_rate": tuple(f"{group}_learning_rate" for group in GROUPS),
     "per_device_train_batch_size": ("tokens_per_batch",),
     "fp16": ("bf16",),
+    "average_checkpoints": ("ema_decay",),
     "two_optimizers": (
         "learning_rate",
         "encoder_learning_rate",
@@ -65,6 +66,7 @@ def left_open(given: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
 
 COUNT = Range(lambda value: 1 <= value < math.inf, "1 or more")
+SEVERAL = Range(lambda value: 2 <= value < math.inf, "2 or more")
 STEPS = Range(lambda value: value == -1 or 1 <= value < math.inf, "1 or more, or -1 for num_train_epochs")
 CHECKPOINTS = Range(COUNT.holds, "1 or more, or none for all")
 NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "0 or more")
@@ -205,6 +207,12 @@ class TrainingArguments:
         None, "Keep a moving average of the weights with this decay (0.999, say); evaluate and save it.", DECAY
     )
 
+    average_checkpoints: int | None = arg(
+        None,
+        "Average the weights of the last N evaluations at the end, if that is better on the validation data.",
+        SEVERAL,
+    )
+
     bf16: bool = arg(False, "Compute in bfloat16; weights stay in float32.")
     fp16: bool = arg(False, "Compute in float16 with loss scaling; weights stay in float32.")
     gradient_checkpointing: bool = arg(False, "Recompute activations in the backward pass: less memory, more time.")
@@ -322,6 +330,9 @@ class TrainingArguments:
         if self.fsdp != "none" and (self.fp16 or self.fresh_first):
             other = "fp16; use bf16" if self.fp16 else "fresh_first; use neither or DDP (fsdp = none)"
             wrong.append(f"fsdp = {self.fsdp!r} does not go with {other}.")
+        if self.average_checkpoints is not None and (self.ema_decay is not None or self.fsdp != "none"):
+            other = "ema_decay, which averages too; use one of them" if self.ema_decay is not None else "fsdp"
+            wrong.append(f"average_checkpoints = {self.average_checkpoints} does not go with {other}.")
         if self.packing and self.tokens_per_batch is None and "tokens_per_batch" not in self.to_choose:
             wrong.append("packing = True without tokens_per_batch; packed rows are filled up to a number of tokens.")
         if self.metrics and not self.predict_with_generate:

@@ -23,7 +23,13 @@ from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.loop.engine import Losses, Terms, out_of_memory
 from conjoin.training.settings.arguments import TrainingArguments
-from conjoin.training.torch.checkpoints import random_state, restore_checkpoint, save_checkpoint, set_random_state
+from conjoin.training.torch.checkpoints import (
+    load_weights,
+    random_state,
+    restore_checkpoint,
+    save_checkpoint,
+    set_random_state,
+)
 from conjoin.training.torch.collate import Collator, to_device
 from conjoin.training.torch.evaluating import cross_attention, generate, mean_loss, predict_ids
 from conjoin.training.torch.objectives import CrossEntropy, Divisors, Objective
@@ -237,6 +243,10 @@ class Engine(TrainedModel):
         self.arguments = arguments
         del self.optimizing
         put_back(self, first)
+
+    def load_weights(self, folder: Path) -> None:
+        """Give the model the weights of a saved model."""
+        load_weights(self.model, folder)
 
     def use_final_weights(self) -> None:
         """Give the model its final weights for good."""
