@@ -22,6 +22,7 @@ from conjoin.cli.merge import merge_parts
 from conjoin.cli.options import Once
 from conjoin.cli.serve import serve_models
 from conjoin.cli.shrink import shrink_model
+from conjoin.cli.sweep import sweep_settings
 from conjoin.cli.train import train
 from conjoin.cli.trim import trim_model
 from conjoin.errors import ConjoinError
@@ -47,6 +48,7 @@ app.command("join", cls=Once)(join_halves)
 app.command("merge", cls=Once)(merge_parts)
 app.command("serve", cls=Once)(serve_models)
 app.command("shrink", cls=Once)(shrink_model)
+app.command("sweep", cls=Once)(sweep_settings)
 app.command("train", cls=Once)(train)
 app.command("trim", cls=Once)(trim_model)
 

@@ -53,7 +53,8 @@ class Costs:
         save = self._state.save_s or 3 * final
         saves = save if self._task.args.save_strategy != "no" else 0.0
         evaluates = self.evaluation() if self._task.evaluates else 0.0
-        return MARGIN * (saves + min(final, save) + evaluates) + REPORT_S
+        averages = 2 * min(final, save) + evaluates if self._task.args.average_checkpoints else 0.0
+        return MARGIN * (saves + min(final, save) + evaluates + averages) + REPORT_S
 
     def evaluation(self) -> float:
         """Return the seconds of an evaluation: those of the last one, or an estimate from the speed of training."""
