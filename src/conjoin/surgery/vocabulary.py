@@ -122,8 +122,8 @@ class Side:
         for index in order:
             if len(kept) >= size:
                 break
-            added = self.vocabulary.closed([index])
-            if len(kept | added) <= size:
+            added = set() if index in kept else self.vocabulary.closed([index]) - kept
+            if len(kept) + len(added) <= size:
                 kept |= added
         return kept
 
