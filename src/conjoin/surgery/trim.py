@@ -122,7 +122,7 @@ def _read(texts: Any, columns: Columns) -> tuple[list[str], list[str]]:
     listed: list[Any] = [texts] if isinstance(texts, str | Path) else list(texts)
     if listed and not all(isinstance(each, str | os.PathLike) for each in listed):
         pairs = read_pairs(listed, replace(columns, drop_empty=True), "the texts")
-        return pairs.sources, pairs.targets
+        return list(pairs.sources), list(pairs.targets)
     sources: list[str] = []
     targets: list[str] = []
     for path in map(str, listed):
@@ -134,7 +134,7 @@ def _read(texts: Any, columns: Columns) -> tuple[list[str], list[str]]:
             targets += lines
         else:
             pairs = read_pairs(path, replace(columns, drop_empty=True))
-            sources, targets = sources + pairs.sources, targets + pairs.targets
+            sources, targets = [*sources, *pairs.sources], [*targets, *pairs.targets]
     if not sources:
         raise ConfigError("There are no texts to choose tokens by.", hint="--texts train.jsonl")
     return sources, targets

@@ -122,7 +122,7 @@ class Side:
         for index in order:
             if len(kept) >= size:
                 break
-            added = set() if index in kept else self.vocabulary.closed([index]) - kept
+            added = set[int]() if index in kept else self.vocabulary.closed([index]) - kept
             if len(kept) + len(added) <= size:
                 kept |= added
         return kept
