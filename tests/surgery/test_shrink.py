@@ -243,6 +243,9 @@ def test_what_cannot_be_shrunk_is_refused(tmp_path: Path) -> None:
     save_deep("gpt2", "causal", tmp_path / "gpt2")
     with pytest.raises(ConfigError, match="one stack of layers"):
         shrink(tmp_path / "gpt2", tmp_path / "small", encoder_layers=1, decoder_layers=1)
+    (tmp_path / "deep" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds an adapter"):
+        shrink(tmp_path / "deep", tmp_path / "small", decoder_layers=2)
     model.quantize("int8").save_pretrained(tmp_path / "int8")
     with pytest.raises(ConfigError, match="quantised"):
         shrink(tmp_path / "int8", tmp_path / "small", decoder_layers=2)

@@ -144,6 +144,6 @@ def test_jax_averages_too(tmp_path: Path) -> None:
 
 
 def test_two_averages_at_once_are_refused() -> None:
-    for other in ({"ema_decay": 0.9}, {"fsdp": "full"}):
+    for other in ({"ema_decay": 0.9}, {"fsdp": "full"}, {"lora": 4}):
         with pytest.raises(ConfigError, match="average_checkpoints = 3 does not go with"):
             arguments(Path("x"), average_checkpoints=3, **other)

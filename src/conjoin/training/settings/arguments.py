@@ -330,9 +330,13 @@ class TrainingArguments:
         if self.fsdp != "none" and (self.fp16 or self.fresh_first):
             other = "fp16; use bf16" if self.fp16 else "fresh_first; use neither or DDP (fsdp = none)"
             wrong.append(f"fsdp = {self.fsdp!r} does not go with {other}.")
-        if self.average_checkpoints is not None and (self.ema_decay is not None or self.fsdp != "none"):
-            other = "ema_decay, which averages too; use one of them" if self.ema_decay is not None else "fsdp"
-            wrong.append(f"average_checkpoints = {self.average_checkpoints} does not go with {other}.")
+        if self.average_checkpoints is not None:
+            others = {"ema_decay": self.ema_decay, "lora": self.lora, "fsdp": self.fsdp != "none" or None}
+            wrong += [
+                f"average_checkpoints = {self.average_checkpoints} does not go with {name}."
+                for name, value in others.items()
+                if value is not None
+            ]
         if self.packing and self.tokens_per_batch is None and "tokens_per_batch" not in self.to_choose:
             wrong.append("packing = True without tokens_per_batch; packed rows are filled up to a number of tokens.")
         if self.metrics and not self.predict_with_generate:
