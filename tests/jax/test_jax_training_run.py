@@ -13,6 +13,7 @@ from conjoin import ConfigError, ConjoinWarning, EncoderDecoderModel, FlaxEncode
 from conjoin.training import TrainerCallback
 from conjoin.training.jax import Seq2SeqTrainer, engine
 from conjoin.training.jax.trained import trained_names
+from conjoin.training.loop import recovery
 from conjoin.training.torch import Seq2SeqTrainer as TorchTrainer
 from training_toys import arguments, halves, toy_model, toy_rows
 
@@ -151,3 +152,41 @@ def test_frozen_parts_are_named_and_shared_ones_are_frozen_with_a_word(model: Pa
     twice = FlaxEncoderDecoderModel.from_encoder_decoder_pretrained(*[halves(tmp_path)[0]] * 2, share="all")
     with pytest.warns(ConjoinWarning, match="The halves share parameters: those of encoder.embedding, encoder.layers"):
         assert trained_names(twice, arguments(tmp_path, freeze="decoder")) == []
+
+
+@pytest.mark.slow
+def test_it_goes_back_after_a_number_that_is_not_finite(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step: Any = engine.Engine.step
+    kept: dict[int, Any] = {}
+
+    def broken(self: engine.Engine, number: int, *given: Any) -> bool:
+        kept[number] = weights(self.model)  # before the step
+        finite = step(self, number, *given)
+        if number == 5:
+            self.model.params = {name: value * jnp.nan for name, value in self.model.flat_params.items()}
+        return finite and number != 5
+
+    monkeypatch.setattr(engine.Engine, "step", broken)
+    trainer = trainer_of(model, tmp_path, recover=True, max_steps=7, save_steps=3, ema_decay=0.9)
+    assert trainer.train().global_step == 7
+    for name, value in kept[4].items():  # after step 3, which was saved
+        np.testing.assert_array_equal(kept[6][name], value)
+    assert all(np.isfinite(value).all() for value in weights(trainer.model).values())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("soon")
+def test_it_starts_again_from_its_first_weights(model: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(model, tmp_path, recover=True, max_steps=20, learning_rate=0.0, logging_steps=1)
+    first = weights(trainer.model)
+    assert trainer.train().global_step == 20
+    assert "does not read its sources" in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert any(not np.array_equal(first[name], value) for name, value in weights(trainer.model).items())
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is judged after a few steps."""
+    monkeypatch.setattr(recovery, "UNREAD_STEPS", 2)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from conjoin import ConfigError, Seq2SeqTrainer, TrainingArguments
+from conjoin import ConfigError, ConjoinWarning, Seq2SeqTrainer, TrainingArguments
 from conjoin.training import TrainerCallback
 from conjoin.training.folder.metrics_log import read_log
 from conjoin.training.folder.run_folder import RunFolder
@@ -112,7 +112,10 @@ def test_steps_that_become_slower_end_in_time(tmp_path: Path, clock: Clock) -> N
 
 
 def test_a_budget_that_is_used_up_at_once_takes_one_step(tmp_path: Path, clock: Clock) -> None:
-    assert trainer_of(tmp_path, max_minutes=0.01).train().global_step == 1
+    trainer = trainer_of(tmp_path, max_minutes=1)
+    trainer.started = clock.now - 60
+    with pytest.warns(ConjoinWarning, match="max_minutes = 1, 0 s are left for training: 60 s are used by now"):
+        assert trainer.train().global_step == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_minutes": 1.0}, {"max_tokens": 2000}])

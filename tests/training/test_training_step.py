@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, TrainingError
 from conjoin.training import TrainerCallback
+from conjoin.training.loop.engine import Terms
 from conjoin.training.loop.schedules import group_of
 from conjoin.training.torch.engine import Engine
 from conjoin.training.torch.world import World
@@ -32,16 +33,34 @@ class Gradients(Engine):
         return torch.zeros(())
 
 
-def gradients(model: EncoderDecoderModel, folder: Path, rows: int, **changes: Any) -> dict[str, Tensor]:
+def gradients(
+    model: EncoderDecoderModel, folder: Path, rows: int, terms: Terms | None = None, **changes: Any
+) -> dict[str, Tensor]:
     """Gradients of 16 pairs in one step, in batches of so many rows."""
     args = arguments(folder, **changes)
     trainer = Seq2SeqTrainer(model, args=args, train_dataset=toy_rows(16))
     examples = trainer.train_examples
     assert examples is not None
     engine = Gradients(model, args, ALONE, 10)
+    engine.terms = terms or engine.terms
     batches = [[[index] for index in range(at, at + rows)] for at in range(0, 16, rows)]
     engine.step(1, examples, batches, int(examples.labels.lengths.sum()))
     return engine.found
+
+
+def test_steps_without_dropout_are_those_of_a_model_without_it(tmp_path: Path) -> None:
+    plain = gradients(toy_model(tmp_path), tmp_path, 8)
+    with_dropout = gradients(toy_model(tmp_path, dropout=0.3), tmp_path, 8)
+    without = gradients(toy_model(tmp_path, dropout=0.3), tmp_path, 8, terms=Terms(dropout=False))
+    assert any(not torch.allclose(with_dropout[name], plain[name], **CLOSE) for name in plain)
+    torch.testing.assert_close(without, plain, **CLOSE)
+
+
+def test_terms_scale_and_place_the_rates(tmp_path: Path) -> None:
+    args = arguments(tmp_path, learning_rate=1e-2, encoder_learning_rate=1e-3, warmup_steps=0)
+    engine = Engine(toy_model(tmp_path), args, ALONE, 10)
+    engine.terms = Terms(position=5.5, rate_scale=0.5)
+    assert engine.rates_at(1) == pytest.approx({"encoder": 2.75e-4, "decoder": 2.75e-3, "cross_attention": 2.75e-3})
 
 
 @pytest.mark.parametrize("rows", [8, 2])

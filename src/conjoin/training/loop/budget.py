@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
+from conjoin.errors import warn
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.world import World
@@ -17,6 +18,8 @@ from conjoin.training.world import World
 SHARES = 10_000
 """Parts of a budget of tokens or minutes, which schedules count in place of steps."""
 FILE = "clock.txt"
+LEAST_SHARE = 0.1
+"""Part of a budget of minutes that training has at least, or there is a warning."""
 monotonic = time.monotonic
 """The clock of budgets, in seconds."""
 
@@ -128,6 +131,11 @@ class Minutes:
         self._began, self._left = monotonic(), 0.0
         self._past = _read_record(folder, state.global_step)
         self._record = _open_record(folder, state.global_step) if world.first else None
+        if world.first and not state.global_step and self.left() < LEAST_SHARE * self._seconds:
+            warn(
+                f"Of max_minutes = {minutes:g}, {max(0.0, self.left()):.0f} s are left for training: "
+                f"{self.used():.0f} s are used by now, and the end of the run needs the rest. Give it more minutes."
+            )
 
     def used(self) -> float:
         """Return the seconds that are used by now."""

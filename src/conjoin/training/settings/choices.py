@@ -164,14 +164,14 @@ def choose(
 
 
 def safer(arguments: TrainingArguments, pair: PairFacts) -> TrainingArguments:
-    """Return arguments for a run that did not learn to read: half the rate that is chosen for such a pair, or half the
-    run's own if that is lower; a twentieth of it for the encoder; and twice the warm-up.
+    """Return arguments for a run that did not learn to read: half the rate that is chosen for such a pair, whatever the
+    run's own was, since a rate that is too low does not teach it either; a twentieth for the encoder; a longer warm-up.
     """
     facts = Facts(data=_NO_DATA, pair=pair, machine=Machine(bf16=None, is_gpu=False))
     chosen = _learning_rate(facts, arguments)
     assert chosen is not None
     groups = ("decoder", "cross_attention")
-    rate = _digits(min(chosen[0], *(arguments.of_group("learning_rate", group) for group in groups)) / 2)
+    rate = _digits(chosen[0] / 2)
     warmup = float(arguments.warmup_steps)
     longer = min(0.5, max(LONG_WARMUP, 2 * warmup)) if warmup < 1 else 2 * warmup
     plain = "linear" if arguments.lr_scheduler_type == "noam" else arguments.lr_scheduler_type
