@@ -10,7 +10,8 @@ from conjoin.errors import ConfigError, FileError, listing, near, shown
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys
 
 Share = Literal["none", "embeddings", "all"]
-CrossAttentionInit = Literal["normal", "self_attention", "zero_gate"]
+CrossAttentionInit = Literal["normal", "self_attention", "zero_gate", "merged", "layerwise"]
+EncoderAttention = Literal["bidirectional", "causal"]
 
 PAIR_TYPES = ("encoder-decoder", "conjoin")
 """model_type of a joined pair: Hugging Face's if transformers can load it, else ours, so that transformers refuses."""
@@ -21,9 +22,17 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     Args:
         encoder, decoder: Configs, or the dicts that config.json holds. Both default to BERT.
-        conjoin: Settings that Hugging Face's format has no key for: `share`, `cross_attention_init` and `fresh`, the
-            parts (or parameters) that came from no checkpoint and are not trained yet. Training empties `fresh`; set
-            it to [] to declare them trained.
+        conjoin: Settings that Hugging Face's format has no key for: `share`, `cross_attention_init`,
+            `encoder_attention`, `source_layers` and `fresh`, the parts (or parameters) that came from no checkpoint and
+            are not trained yet. Training empties `fresh`; set it to [] to declare them trained.
+        cross_attention_init: How the decoder reads the encoder. "normal", "self_attention" and "zero_gate" are three
+            starts of cross-attention. "merged" and "layerwise" add no parameters: self-attention reads the source in
+            the same softmax as the target, either the encoder's output or, layer by layer, what the encoder's own
+            layer of that number reads.
+        encoder_attention: "causal" lets the encoder read like a decoder, "bidirectional" both ways. The default is
+            "bidirectional", but for causal language models that are read layer by layer.
+        source_layers: With "layerwise", the layer of the encoder whose input each decoder layer reads; by default, and
+            only if both have as many layers, the one of its own number.
         tie_encoder_decoder: transformers 4's name for `share="all"`; read, never written.
 
     Raises:
@@ -37,6 +46,8 @@ class EncoderDecoderConfig(PretrainedConfig):
     is_encoder_decoder: bool = True
     share: Share = "none"
     cross_attention_init: CrossAttentionInit = "normal"
+    encoder_attention: EncoderAttention = "bidirectional"
+    source_layers: list[int] | None = None
     fresh: list[str] = []  # noqa: RUF012  # each config gets its own
 
     def __init__(self, /, **values: Any) -> None:
@@ -55,6 +66,12 @@ class EncoderDecoderConfig(PretrainedConfig):
         if not _are_names(fresh):
             raise ConfigError(f"EncoderDecoderConfig: fresh = {shown(fresh)}; expected a list of names.")
         values["fresh"] = list(fresh)
+        joined = {**extra, **values}
+        if joined.get("cross_attention_init") == "layerwise" and joined.get("encoder_attention") is None:
+            was_causal = family(encoder.model_type).encoder == "bidirectional"
+            values["encoder_attention"] = "causal" if was_causal else "bidirectional"
+        elif joined.get("encoder_attention") is None:
+            values["encoder_attention"] = "bidirectional"
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
             decoder=decoder.copy(is_decoder=True, add_cross_attention=True),
@@ -80,8 +97,10 @@ class EncoderDecoderConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return what config.json holds; conjoin's own settings are under the key `conjoin`."""
         plain = super().to_dict()
-        own = {key: plain.pop(key) for key in ("share", "cross_attention_init", "fresh")}
+        own = {key: plain.pop(key) for key in _OWN}
         changed = {key: value for key, value in own.items() if value != getattr(EncoderDecoderConfig, key)}
+        if self.cross_attention_init == "layerwise":
+            changed["encoder_attention"] = self.encoder_attention
         if changed:
             plain["conjoin"] = changed
         plain["model_type"] = self.model_type if self.transformers_can_hold else "conjoin"
@@ -96,7 +115,8 @@ class EncoderDecoderConfig(PretrainedConfig):
     def transformers_can_hold(self) -> bool:
         """True if transformers' EncoderDecoderModel computes the same from the same file."""
         encoder, decoder = family(self.encoder.model_type), family(self.decoder.model_type)
-        plain = self.share == "none" and self.cross_attention_init != "zero_gate"
+        plain = self.share == "none" and self.cross_attention_init in ("normal", "self_attention")
+        plain = plain and self.encoder_attention == "bidirectional"
         return plain and encoder.encoder == "native" and decoder.held_by_transformers
 
 
@@ -121,18 +141,31 @@ def _half(value: Any) -> PretrainedConfig:
 
 
 def _extra(values: Mapping[str, Any]) -> dict[str, Any]:
-    allowed = {"share": get_args(Share), "cross_attention_init": get_args(CrossAttentionInit)}
     if not isinstance(cast(Any, values), Mapping):
-        raise ConfigError(f"config.json: the key 'conjoin' holds {values!r}.\nExpected an object: {allowed}.")
-    wrong = [
-        f"{key} = {value!r}"
-        for key, value in values.items()
-        if not (_are_names(value) if key == "fresh" else isinstance(value, str) and value in allowed.get(key, ()))
-    ]
+        raise ConfigError(f"config.json: the key 'conjoin' holds {values!r}.\nExpected an object: {_CHOICES}.")
+    wrong = [f"{key} = {value!r}" for key, value in values.items() if not _is_setting(key, value)]
     if wrong:
-        expected = f"{allowed}, and a list of names as 'fresh'"
+        expected = f"{_CHOICES}, a list of names as 'fresh', and a list of layers as 'source_layers'"
         raise ConfigError(f"config.json: the key 'conjoin' holds {', '.join(wrong)}.\nExpected: {expected}.")
     return dict(values)
+
+
+def _is_setting(key: str, value: Any) -> bool:
+    """True if this may stand under the key 'conjoin'."""
+    if key == "fresh":
+        return _are_names(value)
+    if key == "source_layers":
+        layers: list[Any] = cast("list[Any]", value) if isinstance(value, list | tuple) else [None]
+        return value is None or all(type(layer) is int for layer in layers)
+    return isinstance(value, str) and value in _CHOICES.get(key, ())
+
+
+_OWN = ("share", "cross_attention_init", "encoder_attention", "source_layers", "fresh")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "share": get_args(Share),
+    "cross_attention_init": get_args(CrossAttentionInit),
+    "encoder_attention": get_args(EncoderAttention),
+}
 
 
 def _are_names(value: Any) -> bool:

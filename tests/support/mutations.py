@@ -1,4 +1,4 @@
-"""Forty planted faults, each with the tests that must fail of it: what shows that the tests see."""
+"""Planted faults, each with the tests that must fail of it: what shows that the tests see."""
 
 import os
 import shutil
@@ -193,9 +193,27 @@ FAULTS: dict[str, Fault] = {
     ),
     "query heads read each other's keys where weights are wanted": Fault(
         "torch/cpu/attention.py",
-        "grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])",
-        "grouped = q.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(rows, k.shape[1], -1, q.shape[-1])",
+        "grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])",
+        "grouped = q.unflatten(1, (-1, k.shape[1])).transpose(1, 2).reshape(len(q), k.shape[1], -1, q.shape[-1])",
         (LONG, "weights_of_grouped and mistral"),
+    ),
+    "windows reach as far into the source as if the target stood at its start": Fault(
+        "torch/model/stack.py",
+        "near = prefix.near(queries, window)",
+        "near = prefix.near(queries - prefix.offset, window)",
+        ("tests/join/test_layerwise.py", "is_that_lm and gemma2"),
+    ),
+    "the source's padding moves the target": Fault(
+        "torch/model/prefix.py",
+        "return cls(places, mask.sum(1, keepdim=True).repeat_interleave(beams, 0), size, beams)",
+        "return cls(places, torch.full((1, 1), size, device=device), size, beams)",
+        ("tests/join/test_layerwise.py", "is_that_lm and gpt_neox"),
+    ),
+    "in packed rows the source comes behind its target": Fault(
+        "torch/cpu/packing.py",
+        "return torch.where(at < read[sequence], in_source, in_target)",
+        "return torch.where(at < read[sequence], in_source, in_target).flip(0)",
+        ("tests/join/test_layerwise.py", "packed_rows and gemma2"),
     ),
     "a closed gate lets all through": Fault(
         "torch/model/block.py",

@@ -85,6 +85,7 @@ __all__ = [
     "decoder_logits",
     "encoder_states",
     "greedy",
+    "greedy_of_prompt",
     "legacy_config",
     "model_type",
     "pair_outputs",
@@ -92,7 +93,9 @@ __all__ = [
     "reload_decoder",
     "reload_encoder",
     "reload_pair",
+    "reload_tokenizer",
     "reload_whole",
+    "save_config_of",
     "save_decoder",
     "save_encoder",
     "save_pair",
@@ -207,6 +210,28 @@ def _pair_config(enc_key: str, dec_key: str, **parent: Any) -> EncoderDecoderCon
     for part in (config, config.encoder, config.decoder):
         part._attn_implementation = "eager"
     return config
+
+
+def save_config_of(family: str, fields: dict[str, Any], folder: Path, seed: int = 0) -> Any:
+    """Save a random causal LM of a config of its own."""
+    config = AutoConfig.for_model(family, **fields)
+    config._attn_implementation = "eager"
+    return _finish(AutoModelForCausalLM.from_config(config), folder, seed)
+
+
+def reload_tokenizer(folder: Path) -> Any:
+    """Load a folder's tokenizer."""
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def greedy_of_prompt(model: Any, ids: list[int], count: int) -> list[int]:
+    """The likeliest tokens behind a prompt, without an end."""
+    whole = list(ids)
+    for _ in range(count):
+        logits = decoder_logits(model, torch.tensor([whole]))[0, -1].clone()
+        logits[model.config.eos_token_id] = float("-inf")
+        whole.append(int(logits.argmax()))
+    return whole[len(ids) :]
 
 
 def encoder_states(

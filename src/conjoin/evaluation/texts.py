@@ -265,7 +265,8 @@ def source_limit(model: Any, requested: int | None, tokenizer: Any = None) -> in
         tokenizer: The model's by default.
     """
     tokenizer_limit = (model.tokenizer if tokenizer is None else tokenizer).model_max_length
-    limits = [requested, model.spec.encoder.max_positions, tokenizer_limit if tokenizer_limit < 10**9 else None]
+    new = getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
+    limits = [requested, model.spec.longest_source(new), tokenizer_limit if tokenizer_limit < 10**9 else None]
     return min((limit for limit in limits if limit is not None), default=None)
 
 

@@ -50,6 +50,16 @@ def parse_layers(value: str | Layers | None) -> Layers | None:
     return int(value) if len(parts) == 1 else [int(part) for part in numbers]
 
 
+def parse_indices(value: str | Layers | None) -> Sequence[int] | None:
+    """Return a list of layers as an option or a recipe says it: "0,2,5", or a single number.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    layers = parse_layers(value)
+    return [layers] if isinstance(layers, int) else layers
+
+
 def spread(total: int, count: int) -> tuple[int, ...]:
     """Return the indices of `count` of `total` layers, spread evenly: the first, the last, and equal steps between.
 

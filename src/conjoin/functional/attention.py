@@ -77,8 +77,7 @@ def attend(
     lead = ops.shape(grouped)[:-1]
     products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, transposed=True)
     scores = ops.cast(ops.reshape(products * kind.scale, (*lead, keys)), "float32")
-    if kind.softcap is not None:
-        scores = ops.tanh(scores / kind.softcap) * kind.softcap
+    scores = _capped(ops, kind, scores)
     if bias is not None:
         scores = scores + ops.reshape(ops.cast(bias, "float32"), (ops.shape(bias)[0], groups, 1, shared, length, keys))
     if allowed is not None:
@@ -94,6 +93,61 @@ def attend(
     if not want_weights:
         return mixed, None
     return mixed, ops.reshape(ops.einsum("bkngts->bnkgts", weights), (rows, heads, length, keys))
+
+
+def attend_joint(
+    here: Scope,
+    kind: spec.Attention,
+    q: Float[Array, "R H T E"],
+    source: tuple[Array, Array],
+    own: tuple[Array, Array],
+    allowed: Bool[Array, "X 1 T SN"] | None,
+    bias: Float[Array, "#R H T SN"] | None,
+) -> tuple[Float[Array, "R H T E"], Float[Array, "R H T SN"]]:
+    """Return what `attend` does over a source's keys [B, K, S, E] and, behind them, a target's [R, K, N, E].
+
+    Rows n*N .. n*N + N - 1 read the keys of source n, without copying them.
+    """
+    ops, size = here.ops, here.ops.shape(source[0])[2]
+    products = ops.concat((_products(ops, q, source[0]), _products(ops, q, own[0])), -1)
+    scores = ops.cast(products * kind.scale, "float32")
+    scores = _capped(ops, kind, scores)
+    if bias is not None:
+        scores = scores + ops.cast(bias, "float32")
+    if allowed is not None:
+        scores = ops.where(allowed, scores, _NEVER)
+    weights = ops.softmax(scores)
+    if allowed is not None:
+        weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
+    weights = ops.cast(weights, q.dtype)
+    dropped = here.dropout(weights, kind.dropout, "weights")
+    return _mixed(ops, dropped[..., :size], source[1]) + _mixed(ops, dropped[..., size:], own[1]), weights
+
+
+def _capped(ops: Ops, kind: spec.Attention, scores: Array) -> Array:
+    if kind.softcap is not None:
+        scores = ops.tanh(scores / kind.softcap) * kind.softcap
+    return scores
+
+
+def _products(ops: Ops, q: Float[Array, "R H T E"], k: Float[Array, "B K S E"]) -> Float[Array, "R H T S"]:
+    """Return the products of queries and keys; R / B rows share keys."""
+    (rows, heads, length, size), (sources, groups, keys) = ops.shape(q), ops.shape(k)[:3]
+    shared = heads // groups
+    grouped = ops.einsum("bnkgte->bkngte", ops.reshape(q, (sources, -1, groups, shared, length, size)))
+    products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, transposed=True)
+    products = ops.reshape(products, (sources, groups, -1, shared, length, keys))
+    return ops.reshape(ops.einsum("bkngts->bnkgts", products), (rows, heads, length, keys))
+
+
+def _mixed(ops: Ops, weights: Float[Array, "R H T S"], v: Float[Array, "B K S E"]) -> Float[Array, "R H T E"]:
+    """Return the values mixed by weights; R / B rows share values."""
+    (rows, heads, length, keys), (sources, groups, _, size) = ops.shape(weights), ops.shape(v)
+    shared = heads // groups
+    grouped = ops.einsum("bnkgts->bkngts", ops.reshape(weights, (sources, -1, groups, shared, length, keys)))
+    mixed = ops.matmul(ops.reshape(grouped, (sources, groups, -1, keys)), v)
+    mixed = ops.reshape(mixed, (sources, groups, -1, shared, length, size))
+    return ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, size))
 
 
 def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:

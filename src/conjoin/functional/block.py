@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 
 from conjoin import spec
-from conjoin.functional.attention import attend, keys_values, output, queries
+from conjoin.functional.attention import attend, attend_joint, keys_values, output, queries
 from conjoin.functional.cache import Pair, extended
 from conjoin.functional.layers import is_float16, mlp, norm
 from conjoin.functional.ops import Array
@@ -36,7 +36,9 @@ class LayerContext:
     """Inputs of a layer other than its hidden states.
 
     Args:
-        allowed, source_allowed: [R, 1, T, S], True where a key may be read; None if all may be read.
+        allowed, source_allowed: [R, 1, T, S], True where a key may be read; None if all may be read. Where
+            self-attention reads the source, `allowed` begins with the source's keys.
+        source_angles: Of the source's keys, where self-attention reads them at their positions.
         past: Number of positions that the cached keys and values hold already.
         cached: This layer's keys and values, to be written at `past`; None without a cache.
         cross: The source's keys and values; if None, they are computed from `source`.
@@ -48,6 +50,7 @@ class LayerContext:
     past: Array | int = 0
     cached: Pair | None = None
     source: Array | None = None
+    source_angles: Angles | None = None
     source_allowed: Array | None = None
     cross: Pair | None = None
     record: Record = field(default_factory=Record)
@@ -63,7 +66,7 @@ def run_block(
     """
     written: list[Pair] = []
     branches: list[tuple[str, Callable[[Array], Array]]] = [
-        ("self_attn", lambda h: _read_self(here, kind.self_attn, h, context, written))
+        ("self_attn", lambda h: _read_self(here, kind, h, context, written))
     ]
     if kind.cross_attn is not None:
         cross = kind.cross_attn
@@ -91,8 +94,25 @@ def _drop(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
     return here.dropout(x, kind.dropout, name)
 
 
-def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, context: LayerContext, written: list[Pair]) -> Array:
-    attn, ops = here / "self_attn", here.ops
+def source_heads(here: Scope, block: spec.Block, source: Array, angles: Angles | None) -> Pair:
+    """Return the keys and values of a source that a block's self-attention reads.
+
+    Args:
+        source: The encoder's output: the last state, or several side by side.
+        angles: Of the source's positions, for blocks that read them.
+    """
+    kind, attn = block.self_attn, here / "self_attn"
+    if not isinstance(kind.source, spec.PrefixSource):
+        return keys_values(attn, kind.attention, source)
+    pre, _, _ = block.norms_of("self_attn")
+    width = here.ops.shape(attn["q.weight"])[1]
+    state = source[..., kind.source.state * width : (kind.source.state + 1) * width]
+    k, v = keys_values(attn, kind.attention, _norm(here, pre, state))
+    return (k, v) if angles is None else (rotate(here.ops, k, angles), v)
+
+
+def _read_self(here: Scope, block: spec.Block, x: Array, context: LayerContext, written: list[Pair]) -> Array:
+    attn, ops, kind = here / "self_attn", here.ops, block.self_attn
     q = queries(attn, kind.attention, x)
     k, v = keys_values(attn, kind.attention, x)
     if context.angles is not None and kind.rotary is not None:
@@ -103,9 +123,19 @@ def _read_self(here: Scope, kind: spec.SelfAttention, x: Array, context: LayerCo
         written.append(held)
         k, v = (ops.reshape(x, (*split, *ops.shape(x)[1:])) for x in held)
     collected = context.record.attentions
-    out, weights = attend(
-        attn, kind.attention, q, k, v, context.allowed, context.bias, want_weights=collected is not None
-    )
+    if kind.source is not None:
+        pair = context.cross
+        if pair is None:
+            pair = source_heads(here, block, context.source, context.source_angles)
+        out, weights = attend_joint(attn, kind.attention, q, pair, (k, v), context.allowed, context.bias)
+        if context.record.cross_attentions is not None:
+            size = ops.shape(pair[0])[2]
+            context.record.cross_attentions.append(weights[..., :size])
+            weights = weights[..., size:]
+    else:
+        out, weights = attend(
+            attn, kind.attention, q, k, v, context.allowed, context.bias, want_weights=collected is not None
+        )
     if collected is not None:
         collected.append(weights)
     return output(attn, out)

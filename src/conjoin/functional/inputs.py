@@ -107,9 +107,31 @@ def check_batch(batch: Mapping[str, Any], pair: spec.PairSpec, *, known: bool) -
         target = target_length(batch, pair.decoder)
         check_length(pair.decoder, target, batch.get("decoder_position_ids"), batch.get("decoder_segment_ids"))
     check_companions(batch)
+    if pair.encoder.states and "position_ids" in batch:
+        raise ShapeError(
+            f"{pair.encoder.family}: position_ids of sources that are read layer by layer: the decoder counts their "
+            "positions itself.",
+            hint="leave position_ids out; padding needs no positions.",
+        )
     if known:
         check_ids(batch, pair)
+        _check_table(batch, pair.decoder, source, target)
     return source, target
+
+
+def _check_table(batch: Mapping[str, Any], decoder: spec.StackSpec, source: int | None, target: int | None) -> None:
+    """Refuse targets that continue their sources beyond the position table."""
+    if not decoder.continues_source or decoder.max_positions is None or source is None or target is None:
+        return
+    if source + target <= decoder.max_positions or "segment_ids" in batch:
+        return
+    lengths = [
+        np.full(1, most) if mask is None else (np.asarray(mask) != 0).sum(1)
+        for mask, most in ((batch.get("attention_mask"), source), (batch.get("decoder_attention_mask"), target))
+    ]
+    if "labels" in batch and "decoder_attention_mask" not in batch:
+        lengths[1] = (np.asarray(batch["labels"]) != IGNORED).sum(1)
+    check_length(decoder, int(max(lengths[0]) + max(lengths[1])), None)
 
 
 def widened(
@@ -202,7 +224,7 @@ def check_shapes(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
     Raises:
         ShapeError: with what was given and what was expected.
     """
-    states, width = batch.get("encoder_outputs"), pair.encoder.hidden_size
+    states, width = batch.get("encoder_outputs"), pair.encoder.output_size
     if states is not None and (len(states.shape) != 3 or states.shape[-1] != width or not _is_floating(states)):
         raise ShapeError(
             f"encoder_outputs has shape {tuple(states.shape)} and dtype {states.dtype}; "
@@ -282,7 +304,7 @@ def check_cache(cache: Cache, kind: spec.StackSpec) -> None:
     rows = cache.mask.shape[0]
     found = [(k.shape[0] // rows, k.shape[2]) for k in cache.keys]
     expected = [(each.num_kv_heads, each.head_size) for each in (block.self_attn.attention for block in kind.blocks)]
-    crossing = [block.cross_attn.attention for block in kind.blocks if block.cross_attn is not None]
+    crossing = kind.source_attention
     sources = [(k.shape[1], k.shape[3]) for k, _ in cache.cross]
     if found != expected or sources != [(each.num_kv_heads, each.head_size) for each in crossing]:
         raise ShapeError(

@@ -152,7 +152,7 @@ def decode(
         mask=_bool(model.ops, batch.get("decoder_attention_mask")),
         position_ids=batch.get("decoder_position_ids"),
         token_type_ids=batch.get("decoder_token_type_ids"),
-        source=project(model, key.pair, _cast(model, states)) if reads_source else None,
+        source=_source(model, key.pair, states) if reads_source else None,
         source_mask=_bool(model.ops, batch.get("attention_mask")),
         segments=batch.get("decoder_segment_ids"),
         source_segments=batch.get("segment_ids"),
@@ -166,14 +166,24 @@ def decode(
     return Decoded(score(model / "decoder", decoder.head, hidden), cache, *layers)
 
 
-def start_cache(key: CompileKey, model: Scope, rows: Any, room: int, states: Array, *, padded: bool = True) -> Cache:
+def start_cache(
+    key: CompileKey,
+    model: Scope,
+    rows: Any,
+    room: int,
+    states: Array,
+    source_mask: Array | None = None,
+    *,
+    padded: bool = True,
+) -> Cache:
     """An empty cache that holds the source's keys and values.
 
     Args:
+        source_mask: True at real source tokens, whose positions keys may depend on.
         padded: Whether targets may begin with padding.
     """
     decoder = key.pair.decoder
-    cross = source_pairs(model / "decoder", decoder, project(model, key.pair, _cast(model, states)))
+    cross = source_pairs(model / "decoder", decoder, _source(model, key.pair, states), source_mask)
     return empty_cache(model.ops, decoder, rows, room, _dtype(model), cross, padded=padded)
 
 
@@ -187,7 +197,7 @@ def generate(key: CompileKey, settings: DecodeSettings, model: Scope, batch: Arr
     states = encode(key, ForwardOptions(), model, batch).last_hidden_state
     source_mask, prompt_mask = (_bool(ops, batch.get(name)) for name in ("attention_mask", "prompt_mask"))
     padded = prompt_mask is not None
-    cache = start_cache(key, model, ops.shape(prompt)[0], settings.room, states, padded=padded)
+    cache = start_cache(key, model, ops.shape(prompt)[0], settings.room, states, source_mask, padded=padded)
     reader = Reader(model / "decoder", key.pair.decoder, source_mask)
     limits = Limits(room=settings.room, max_length=batch["max_length"], eos=settings.eos, pad=settings.pad)
     process = build_processors(ops, settings.plan, settings.context(ops, batch, source_mask))
@@ -219,6 +229,12 @@ def _bool(ops: Ops, mask: Array | None) -> Array | None:
 
 def _cast(model: Scope, x: Array | None) -> Array | None:
     return None if x is None else model.ops.cast(x, _dtype(model))
+
+
+def _source(model: Scope, pair: spec.PairSpec, states: Array | None) -> Array:
+    """The encoder's output as the decoder reads it."""
+    assert states is not None
+    return project(model, pair, states if pair.decoder.reads_wide_states else _cast(model, states))
 
 
 def _tuple(collected: list[Array] | None) -> Layers:

@@ -1,16 +1,17 @@
 """One transformer stack, run as its spec says: embedding, blocks, final norm, head."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from jaxtyping import Bool, Float, Int
 
 from conjoin import spec
 from conjoin.functional.attention import keys_values, self_mask
-from conjoin.functional.block import LayerContext, Record, run_block
+from conjoin.functional.block import LayerContext, Record, run_block, source_heads
 from conjoin.functional.cache import Cache, Pair
 from conjoin.functional.embedding import embed, look_up
 from conjoin.functional.layers import is_float16, linear, norm
-from conjoin.functional.ops import Array
+from conjoin.functional.ops import Array, Ops
 from conjoin.functional.positions import (
     Angles,
     first_row,
@@ -58,10 +59,17 @@ def run_stack(here: Scope, kind: spec.StackSpec, inputs: StackInputs) -> tuple[F
     return _Pass(here, kind, inputs).run()
 
 
-def source_pairs(here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"]) -> tuple[Pair, ...]:
-    """Return the source's keys and values for every layer of a decoder; () if it has no cross-attention."""
+def source_pairs(
+    here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"], mask: Bool[Array, "B S"] | None
+) -> tuple[Pair, ...]:
+    """Return the source's keys and values for every layer of a decoder; () if it reads no source."""
     pairs: list[Pair] = []
+    angles = source_angles(here, kind, prefix_of(here.ops, kind, here.ops.shape(source)[1], mask))
     for index, block in zip(kind.weights_of, kind.blocks, strict=True):
+        own = block.self_attn
+        if own.source is not None:
+            turns = None if own.rotary is None else angles.get(own.rotary)
+            pairs.append(source_heads(here / f"blocks.{index}", block, source, turns))
         if block.cross_attn is not None:
             pairs.append(keys_values(here / f"blocks.{index}.cross_attn", block.cross_attn.attention, source))
     return tuple(pairs)
@@ -70,6 +78,51 @@ def source_pairs(here: Scope, kind: spec.StackSpec, source: Float[Array, "B S M"
 def project(model: Scope, pair: spec.PairSpec, states: Float[Array, "B S M"]) -> Float[Array, "B S M2"]:
     """Return the encoder's output in the width that cross-attention reads."""
     return linear(model / "enc_to_dec_proj", states) if pair.projection else states
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The source as a prefix of the target.
+
+    Args:
+        places: [B, S], or one row: positions of the source's tokens.
+        offset: [B, 1] or [B, T], or one row: what is added to positions of the target, which count from 0.
+    """
+
+    places: Int[Array, "B S"]
+    offset: Int[Array, "B T"]
+
+
+def prefix_of(
+    ops: Ops,
+    kind: spec.StackSpec,
+    size: int,
+    mask: Bool[Array, "B S"] | None,
+    segments: Int[Array, "B T"] | None = None,
+    source_segments: Int[Array, "B S"] | None = None,
+) -> Prefix | None:
+    """Return where a source of this size stands before its target; None if it has no positions there."""
+    if not kind.continues_source:
+        return None
+    places = ops.arange(size)[None] if mask is None else places_of(ops, mask)
+    if segments is not None and source_segments is not None:
+        places = ops.broadcast(places, ops.shape(source_segments))
+        places = places - ops.gather(places, segment_starts(ops, source_segments), 1)
+        same = segments[:, :, None] == source_segments[:, None, :]
+        same = same if mask is None else same & mask[:, None, :]
+        return Prefix(places, ops.sum(ops.cast(same, "int32"), 2))
+    if mask is None:
+        return Prefix(places, ops.full((1, 1), size, "int32"))
+    return Prefix(places, ops.sum(ops.cast(mask, "int32"), 1, keepdims=True))
+
+
+def source_angles(here: Scope, kind: spec.StackSpec, prefix: Prefix | None) -> dict[spec.Rotary, Angles]:
+    """Return rotary angles of the source's tokens for every kind of rotary position in a decoder."""
+    if prefix is None:
+        return {}
+    kinds = {block.self_attn.rotary for block in kind.blocks if block.self_attn.rotary is not None}
+    dtype = here["embed.words.weight"].dtype
+    return {each: rotary_angles(here.ops, each, prefix.places, dtype) for each in kinds}
 
 
 class _Pass:
@@ -85,6 +138,13 @@ class _Pass:
         self.past: Array | int = 0 if inputs.cache is None else inputs.cache.length
         self.total = self.length if inputs.cache is None else self.ops.shape(inputs.cache.mask)[1]
         self.padded = inputs.mask is not None if inputs.cache is None else inputs.cache.counts
+        self.sources, self.source_size = 0, 0
+        if kind.merges_source:
+            cached = inputs.cache.cross[0][0] if inputs.cache is not None and inputs.cache.cross else None
+            shape = self.ops.shape(inputs.source if cached is None else cached)
+            self.sources, self.source_size = shape[0], shape[1 if cached is None else 2]
+        sides = (inputs.segments, inputs.source_segments)
+        self.prefix = prefix_of(self.ops, kind, self.source_size, inputs.source_mask, *sides)
 
     def run(self) -> tuple[Array, Cache | None]:
         """Return the last hidden state and the new cache."""
@@ -96,16 +156,19 @@ class _Pass:
         if kind.blocks[0].wide_in_float16 and is_float16(x):
             x = self.ops.cast(x, "float32")
         written: list[Pair | None] = []
+        states: list[Array] = []
         for layer, (index, context) in enumerate(zip(kind.weights_of, contexts, strict=True)):
-            if record.hidden_states is not None:
-                record.hidden_states.append(x)
+            states.append(x)
             x, pair = self._layer(layer, index, x, context)
             written.append(pair)
         if kind.final_norm is not None:
             x = norm(here / "final_norm", kind.final_norm, x)
         x = here.dropout(x, kind.final_dropout, "final")
+        states.append(x)
         if record.hidden_states is not None:
-            record.hidden_states.append(x)
+            record.hidden_states += states
+        if kind.states:
+            x = self.ops.concat([states[index] for index in kind.states], -1)
         return x, self._new_cache([pair for pair in written if pair is not None], counted)
 
     def _layer(self, layer: int, index: int, x: Array, context: LayerContext) -> tuple[Array, Pair | None]:
@@ -131,6 +194,24 @@ class _Pass:
         return real
 
     def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
+        positions, kind = self._own_positions(counted), self.kind.embedding.position
+        if self.prefix is None:
+            return positions
+        behind = positions + self._each_row(self.prefix.offset)
+        if isinstance(kind, spec.LearnedSkippingPads):  # padding stays at its row
+            behind = self.ops.where(positions == kind.padding_position, positions, behind)
+        rows = self.kind.embedding.position_rows
+        return self.ops.minimum(behind, rows - 1) if rows else behind  # padding may stand behind the last row
+
+    def _each_row(self, x: Array) -> Array:
+        """Repeat what is known of every source for each of its rows."""
+        rows, width = self.ops.shape(x)
+        if isinstance(rows, int) and rows == 1:
+            return x
+        wide = self.ops.broadcast(x[:, None], (self.sources, self.rows // self.sources, width))
+        return self.ops.reshape(wide, (self.rows, width))
+
+    def _own_positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
         kind, ids, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
         if ids is not None and not isinstance(kind, spec.NoPosition):
             return ids + first_row(kind)
@@ -144,8 +225,11 @@ class _Pass:
     def _angles(self, positions: Int[Array, "R T"], dtype: object) -> dict[spec.Rotary, Angles]:
         """Return rotary angles, one pair per kind of rotary position in this stack."""
         rows_differ = self.padded or self.inputs.segments is not None
+        if self.prefix is not None:
+            rows_differ = rows_differ or self.inputs.source_mask is not None
         if self.inputs.position_ids is not None:
             positions = self.inputs.position_ids
+            positions = positions if self.prefix is None else positions + self._each_row(self.prefix.offset)
         elif not rows_differ:
             positions = positions[:1]
         kinds = {block.self_attn.rotary for block in self.kind.blocks if block.self_attn.rotary is not None}
@@ -154,8 +238,10 @@ class _Pass:
     def _contexts(self, angles: dict[spec.Rotary, Angles]) -> list[LayerContext]:
         """Return the context of every layer; layers with equal windows share a mask."""
         inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
-        masks = {(b.causal, b.self_attn.window): self._mask(b.causal, b.self_attn.window) for b in blocks}
         bias, source_allowed = self._bias(), self._source_mask()
+        mask = partial(self._joint_mask, source_allowed) if self.kind.merges_source else self._mask
+        masks = {(b.causal, b.self_attn.window): mask(b.causal, b.self_attn.window) for b in blocks}
+        read = source_angles(self.here, self.kind, self.prefix) if inputs.source is not None else {}
         return [
             LayerContext(
                 allowed=masks[block.causal, block.self_attn.window],
@@ -164,6 +250,7 @@ class _Pass:
                 past=self.past,
                 cached=None if cache is None else (cache.keys[layer], cache.values[layer]),
                 source=inputs.source,
+                source_angles=read.get(block.self_attn.rotary) if block.self_attn.rotary else None,
                 source_allowed=source_allowed,
                 cross=cache.cross[layer] if cache is not None and cache.cross else None,
                 record=inputs.record,
@@ -190,6 +277,29 @@ class _Pass:
             places=self._real_places() if self.padded and window is not None else self._indices(),
         )
 
+    def _joint_mask(self, source_allowed: Array | None, causal: bool, window: int | None) -> Array:
+        """The mask over the source and the target behind it."""
+        ops, rows, length, size = self.ops, self.rows, self.length, self.source_size
+        first = ops.full((1, 1, 1, size), True, "bool")
+        if source_allowed is not None:
+            flat = ops.reshape(source_allowed, (self.sources, -1))
+            first = ops.reshape(self._each_row(flat), (-1, 1, ops.shape(source_allowed)[2], size))
+        if self.prefix is not None and window is not None:
+            places, offset = (self._each_row(x) for x in (self.prefix.places, self.prefix.offset))
+            away = (self._target_places()[0] + offset)[:, :, None] - places[:, None, :]
+            first = first & (abs(away) < window)[:, None]
+        own = self._mask(causal, window)
+        own = ops.full((1, 1, 1, self.total), True, "bool") if own is None else own
+        parts = [ops.broadcast(x, (rows, 1, length, ops.shape(x)[3])) for x in (first, own)]
+        return ops.concat(parts, -1)
+
+    def _target_places(self) -> tuple[Int[Array, "#R T"], Int[Array, "#R S"]]:
+        """Positions of queries and of the target's own keys, counted from the target's start."""
+        if self.inputs.segments is not None:
+            places = self._indices()[0] - segment_starts(self.ops, self.inputs.segments)
+            return places, places
+        return self._real_places() if self.padded else self._indices()
+
     def _indices(self) -> tuple[Int[Array, "1 T"], Int[Array, "1 S"]]:
         """Return the positions of queries and keys if there is no padding."""
         return (self.ops.arange(self.length) + self.past)[None], self.ops.arange(self.total)[None]
@@ -206,6 +316,20 @@ class _Pass:
         if kind is None:
             return None
         table = self.here["relative_bias.weight"]
+        if self.prefix is not None:
+            places, offset = (self._each_row(x) for x in (self.prefix.places, self.prefix.offset))
+            asking, own = (x + offset for x in self._target_places())
+            sides = [ops.broadcast(x, (self.rows, ops.shape(x)[1])) for x in (places, own)]
+            return relative_bias(ops, kind, table, asking, ops.concat(sides, 1))
+        own = self._own_bias(kind, table)
+        if not self.kind.merges_source:
+            return own
+        rows, heads, length, _ = ops.shape(own)
+        return ops.concat((ops.full((rows, heads, length, self.source_size), 0.0, own.dtype), own), -1)
+
+    def _own_bias(self, kind: spec.RelativeBias, table: Array) -> Array:
+        """The relative bias between positions of this stack."""
+        ops = self.ops
 
         def bias_of(places: tuple[Array, Array]) -> Array:
             return relative_bias(ops, kind, table, *places)

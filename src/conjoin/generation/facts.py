@@ -14,12 +14,14 @@ class ModelFacts:
     Args:
         vocab_size: Of the decoder.
         max_positions: Longest target that the decoder's position table holds; None where there is no table.
+        source_positions: Positions of that table that the source takes, where the target continues it.
         tokens: The ids that the model's config holds.
     """
 
     vocab_size: int
     max_positions: int | None
     tokens: SpecialTokens
+    source_positions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

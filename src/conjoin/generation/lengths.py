@@ -58,15 +58,19 @@ def _longest(settings: UserSettings, prompt_length: int) -> int:
 
 def _within_table(longest: int, model: ModelFacts, call: CallFacts) -> int:
     """The last token is never read, so a row may be one longer than the table."""
-    if model.max_positions is None or longest <= model.max_positions + 1:
+    if model.max_positions is None or longest <= model.max_positions - model.source_positions + 1:
         return longest
-    fits = model.max_positions + 1
+    fits = model.max_positions - model.source_positions + 1
+    taken = f", of which the source takes {model.source_positions}" if model.source_positions else ""
     if call.prompt_length >= fits:
         raise GenerationError(
-            f"{call.prompt_length} decoder tokens were given, but the decoder has {model.max_positions} positions."
+            f"{call.prompt_length} decoder tokens were given, but the decoder has {model.max_positions} positions"
+            f"{taken}.",
+            hint="shorten the source." if taken else None,
         )
     warn(
-        f"Results may have {longest} tokens, but the decoder has {model.max_positions} positions: they end at {fits}. "
+        f"Results may have {longest} tokens, but the decoder has {model.max_positions} positions{taken}: they end at "
+        f"{fits}. "
         f"Set max_new_tokens to at most {fits - call.prompt_length}."
     )
     return fits

@@ -62,6 +62,10 @@ class ModelInputs:
         """Number of sources."""
         return self.source.shape[0]
 
+    def longest_source(self, to_numpy: Callable[[Any], np.ndarray]) -> int:
+        """Number of tokens of the longest source."""
+        return self.source.shape[1] if self.mask is None else int((to_numpy(self.mask) != 0).sum(1).max())
+
     def cut(self, limit: int | None) -> Self:
         """Sources no longer than the limit."""
         if limit is None or self.encoded is not None:
@@ -229,7 +233,10 @@ def read_request(
         source_ids=inputs.ids is not None,
         **facts,
     )
-    model = ModelFacts(vocab_size=decoder.vocab_size, max_positions=decoder.max_positions, tokens=known)
+    taken = inputs.longest_source(to_numpy) if decoder.continues_source and decoder.max_positions else 0
+    model = ModelFacts(
+        vocab_size=decoder.vocab_size, max_positions=decoder.max_positions, tokens=known, source_positions=taken
+    )
     return resolve_settings(settings, model, call), start
 
 

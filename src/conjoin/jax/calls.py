@@ -138,12 +138,14 @@ def _is_traced(batch: Batch, params: Params) -> bool:
     return any(isinstance(x, Tracer) for x in (*batch.values(), next(iter(params.values()))))
 
 
-def start_cache(model: ParameterModel, rows: int, room: int, states: jax.Array, params: Params) -> Cache:
+def start_cache(
+    model: ParameterModel, rows: int, room: int, states: jax.Array, source_mask: jax.Array | None, params: Params
+) -> Cache:
     """An empty cache that holds the source's keys and values."""
     check_shapes({"encoder_outputs": states}, model.spec)
     if rows % states.shape[0]:
         raise ShapeError(f"{rows} target rows for {states.shape[0]} sources; expected a multiple.")
-    return programs.start_cache_jit(model.key, rows, room, params, states)
+    return programs.start_cache_jit(model.key, rows, room, params, states, source_mask)
 
 
 def forward(

@@ -105,16 +105,23 @@ class FlaxEncoderDecoderModel(ParameterModel):
         return nest(fresh | ({} if params is None else flatten(params)))
 
     def init_cache(
-        self, batch_size: int, max_length: int, encoder_outputs: Any, params: ParamTree | None = None
+        self,
+        batch_size: int,
+        max_length: int,
+        encoder_outputs: Any,
+        params: ParamTree | None = None,
+        attention_mask: Any = None,
     ) -> Cache:
         """An empty cache for `decode`, which holds the source's keys and values, computed once.
 
         Args:
             batch_size: Target rows: a multiple of the sources.
             max_length: Positions to reserve.
+            attention_mask: [B, S] of the sources, whose positions count where they are read layer by layer.
         """
         states = jnp.asarray(encoder_states(encoder_outputs))
-        return calls.start_cache(self, batch_size, max_length, states, self.flat(params))
+        mask = None if attention_mask is None else jnp.asarray(attention_mask) != 0
+        return calls.start_cache(self, batch_size, max_length, states, mask, self.flat(params))
 
     def encode(
         self,

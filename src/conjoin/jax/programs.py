@@ -55,9 +55,11 @@ def decode(
     return DecoderOutput(**programs.decode(key, options, key.scope(OPS, params, rng), batch, states, cache)._asdict())
 
 
-def start_cache(key: CompileKey, rows: int, room: int, params: Arrays, states: jax.Array) -> Cache:
+def start_cache(
+    key: CompileKey, rows: int, room: int, params: Arrays, states: jax.Array, source_mask: jax.Array | None
+) -> Cache:
     """An empty cache that holds the source's keys and values."""
-    return programs.start_cache(key, key.scope(OPS, params), rows, room, states)
+    return programs.start_cache(key, key.scope(OPS, params), rows, room, states, source_mask)
 
 
 def generate(

@@ -4,7 +4,13 @@ from conjoin._lazy import public_dir
 from conjoin.join.convert import convert_checkpoint
 from conjoin.join.fresh import FreshStart, first_numbers, fresh_names, record, recorded, with_record
 from conjoin.join.languages import set_languages, start_of_language, target_language
-from conjoin.join.layers import LayerNames, keep_layers_of, parameters_of_kept, require_same_layers
+from conjoin.join.layers import (
+    LayerNames,
+    keep_layers_of,
+    parameters_of_kept,
+    require_same_layers,
+    sources_of_kept,
+)
 from conjoin.join.names import dialect, half_offer, names_of_all, pair_names, pair_offer
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
@@ -91,6 +97,7 @@ __all__ = [
     "set_languages",
     "shared_names",
     "sinusoids",
+    "sources_of_kept",
     "special_tokens",
     "start_of_language",
     "starts_with_last_label",

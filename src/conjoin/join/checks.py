@@ -293,18 +293,22 @@ def _check_gradients(case: Case) -> Finding:
         return failed(
             "gradients", detail, "check attention_mask and labels; a layer may have been detached or replaced."
         )
+    parts = {part_of(name) for names in layers.values() for name in names}
     target = "fresh parameters" if fresh else "cross-attention"
+    target = "the decoder's layers" if parts == {"decoder.layers"} else target
     return passed("gradients", f"reach {target} ({len(layers) - len(frozen)} layers).")
 
 
 def _checked_layers(names: Collection[str], fresh: set[str], *, closed: bool) -> dict[str, list[str]]:
-    """Return layer -> fresh parameters, or parameters of cross-attention if none is fresh.
+    """Return layer -> fresh parameters; if none is fresh, parameters of cross-attention, or of a decoder without any.
 
     Behind a closed gate, only the gate itself can receive a gradient.
     """
     groups: dict[str, list[str]] = {}
+    crossing = any(part_of(name).endswith("cross_attention") for name in names)
+    part = "decoder.cross_attention" if crossing else "decoder.layers"
     for name in names:
-        chosen = name in fresh if fresh else part_of(name).endswith("cross_attention")
+        chosen = name in fresh if fresh else part_of(name) == part
         if chosen and not (closed and _behind_gate(name)):
             groups.setdefault(".".join(name.split(".")[: 4 if ".blocks." in name else 2]), []).append(name)
     return groups

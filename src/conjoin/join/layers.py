@@ -1,7 +1,8 @@
 """Blocks under new numbers: names of a checkpoint's tensors, and parameters in memory, once layers are dropped."""
 
 import re
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,38 @@ def parameters_of_kept(parameters: Mapping[str, Any], blocks: Mapping[int, int])
     return {name: parameter for name, parameter in new if name is not None}
 
 
+def sources_of_kept(
+    config: EncoderDecoderConfig, before: Sequence[int] | None, kept: Mapping[Role, KeptLayers]
+) -> list[int] | None:
+    """Return the encoder layer that each kept decoder layer reads with, where layers are read one by one.
+
+    A layer that lost its encoder layer reads with the next one that is left, as near as possible to what the lost one
+    would have got.
+
+    Args:
+        config: Of the pair that remains.
+        before: The encoder layers with which all decoder layers read; None for those of their own numbers.
+
+    Returns:
+        None where nothing says which layers belong together.
+    """
+    layers: dict[Role, list[int]] = {}
+    totals: dict[Role, int] = {}
+    halves: dict[Role, PretrainedConfig] = {"encoder": config.encoder, "decoder": config.decoder}
+    for role, half in halves.items():
+        blocks = len(family(half.model_type).stack(half, role).blocks)
+        one = kept.get(role)
+        per_layer = blocks // len(one.layers) if one else 1
+        totals[role] = one.total * per_layer if one else blocks
+        chosen = one.layers if one else range(blocks)
+        layers[role] = [layer * per_layer + inner for layer in chosen for inner in range(per_layer)]
+    if before is None and totals["encoder"] != totals["decoder"]:
+        return None
+    read = range(totals["decoder"]) if before is None else before
+    last = len(layers["encoder"]) - 1
+    return [min(bisect_left(layers["encoder"], read[own]), last) for own in layers["decoder"]]
+
+
 def require_same_layers(share: str, encoder: KeptLayers | None, decoder: KeptLayers | None) -> None:
     """Raise if halves that share all parameters keep different layers."""
     if share == "all" and encoder and decoder and encoder.layers != decoder.layers:
@@ -90,6 +123,8 @@ def keep_layers_of(
         require_same_layers(config.share, kept.get("encoder"), kept.get("decoder"))
         smaller = config.copy(**{role: half.config.to_dict() for role, half in kept.items()})
         _renumber_fresh(smaller, kept)
+        if smaller.cross_attention_init == "layerwise":
+            smaller.source_layers = sources_of_kept(smaller, config.source_layers, kept)
         pair_spec(smaller)
         return smaller, {f"{role}.": half for role, half in kept.items()}
     roles: list[Role] = ["decoder", "encoder"]

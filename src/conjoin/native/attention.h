@@ -19,6 +19,9 @@ struct Call {
   Long q_row, q_head, q_time, k_row, k_head, k_time, v_row, v_head, v_time;
   Long mask_row, mask_time, mask_key, bias_head, bias_time, bias_key;
   float scale, softcap;  // softcap 0: none; else scores become softcap * tanh(scores / softcap)
+  const T *prefix_k, *prefix_v;  // keys and values that are read before the others; null: none
+  Long prefix, prefix_k_head, prefix_k_time, prefix_v_head, prefix_v_time;
+  bool prefix_is_apart;  // bias and window do not count its keys; else they stand before the others
   Long own;              // causal, window: index of the key that belongs to the first query
   bool causal;           // a query reads no key after its own
   Long window;           // a query reads the keys k with |own - k| < window; 0: all
@@ -62,60 +65,69 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
     total[i] = 0;
     std::fill(mixed + i * c.size, mixed + (i + 1) * c.size, 0.0f);
   }
-  const T* k = c.k + source * c.k_row + kv * c.k_head;
-  const T* v = c.v + source * c.v_row + kv * c.v_head;
-  Long keys = c.keys;  // padding at the end of a source is skipped
-  if (c.mask && (!c.mask_time || c.length == 1))
-    while (keys && !c.mask[source * c.mask_row + (keys - 1) * c.mask_key]) --keys;
-  for (Long begin = 0; begin < keys; begin += kKeys) {
-    Long width = std::min(kKeys, keys - begin);
-    const T *some_k = k + begin * c.k_time, *some_v = v + begin * c.v_time;
-    Rows<T>::scores(queries, scales, count, some_k, c.k_time, c.size, width, scores);
-    float v_scales[kKeys];
-    Rows<T>::scales(some_v, c.v_time, c.size, width, v_scales);
-    for (Long i = 0; i < count; ++i) {
-      Long row, time, head;
-      place(i, &row, &time, &head);
-      float* s = scores + i * kKeys;
-      if (c.softcap)
-        for (Long j = 0; j < width; ++j) s[j] = c.softcap * tanh_exp(s[j] / c.softcap);
-      if (c.bias) {
-        const float* b = c.bias + head * c.bias_head + time * c.bias_time + begin * c.bias_key;
-        for (Long j = 0; j < width; ++j) s[j] += b[j * c.bias_key];
-      }
-      if (c.mask) {
-        const uint8_t* m = c.mask + source * c.mask_row + time * c.mask_time + begin * c.mask_key;
-        for (Long j = 0; j < width; ++j)
-          if (!m[j * c.mask_key]) s[j] = kNothing;
-      }
-      if (c.causal || c.window) {
-        Long own = c.own + time, end = c.causal ? own + 1 : own + c.window, low = c.window ? own - c.window + 1 : 0;
-        for (Long j = std::max<Long>(0, end - begin); j < width; ++j) s[j] = kNothing;
-        for (Long j = 0; j < std::min(width, low - begin); ++j) s[j] = kNothing;
-      }
-      float top = most[i];
+  // Keys [first, first + keys) in the order that bias and window count; `placed` if they do. The mask is over all keys, or
+  // over the prefix.
+  auto read = [&](const T* k, Long k_time, const T* v, Long v_time, Long keys, Long first, bool placed, const uint8_t* mask) {
+    if (mask && (!c.mask_time || c.length == 1))  // padding at the end of a source is skipped
+      while (keys && !mask[(keys - 1) * c.mask_key]) --keys;
+    for (Long begin = 0; begin < keys; begin += kKeys) {
+      Long width = std::min(kKeys, keys - begin);
+      const T *some_k = k + begin * k_time, *some_v = v + begin * v_time;
+      Rows<T>::scores(queries, scales, count, some_k, k_time, c.size, width, scores);
+      float v_scales[kKeys];
+      Rows<T>::scales(some_v, v_time, c.size, width, v_scales);
+      for (Long i = 0; i < count; ++i) {
+        Long row, time, head;
+        place(i, &row, &time, &head);
+        float* s = scores + i * kKeys;
+        if (c.softcap)
+          for (Long j = 0; j < width; ++j) s[j] = c.softcap * tanh_exp(s[j] / c.softcap);
+        if (c.bias && placed) {
+          const float* b = c.bias + head * c.bias_head + time * c.bias_time + (first + begin) * c.bias_key;
+          for (Long j = 0; j < width; ++j) s[j] += b[j * c.bias_key];
+        }
+        if (mask) {
+          const uint8_t* m = mask + time * c.mask_time + begin * c.mask_key;
+          for (Long j = 0; j < width; ++j)
+            if (!m[j * c.mask_key]) s[j] = kNothing;
+        }
+        if ((c.causal || c.window) && placed) {
+          Long own = c.own + time - first, end = c.causal ? own + 1 : own + c.window, low = c.window ? own - c.window + 1 : 0;
+          for (Long j = std::max<Long>(0, end - begin); j < width; ++j) s[j] = kNothing;
+          for (Long j = 0; j < std::min(width, low - begin); ++j) s[j] = kNothing;
+        }
+        float top = most[i];
 #pragma omp simd reduction(max : top)
-      for (Long j = 0; j < width; ++j) top = std::max(top, s[j]);
-      float sum = 0, *acc = mixed + i * c.size;
-      if (top == kNothing) {  // no readable key so far
-        std::fill(s, s + width, 0.0f);
-        continue;
-      }
-      float keep = most[i] == top ? 1.0f : exp_negative(most[i] - top);
-      if (keep != 1.0f)
-        for (Long e = 0; e < c.size; ++e) acc[e] *= keep;
-      for (Long j = 0; j < width; ++j)
-        s[j] = s[j] == kNothing ? 0.0f : exp_negative(s[j] - top);
+        for (Long j = 0; j < width; ++j) top = std::max(top, s[j]);
+        float sum = 0, *acc = mixed + i * c.size;
+        if (top == kNothing) {  // no readable key so far
+          std::fill(s, s + width, 0.0f);
+          continue;
+        }
+        float keep = most[i] == top ? 1.0f : exp_negative(most[i] - top);
+        if (keep != 1.0f)
+          for (Long e = 0; e < c.size; ++e) acc[e] *= keep;
+        for (Long j = 0; j < width; ++j)
+          s[j] = s[j] == kNothing ? 0.0f : exp_negative(s[j] - top);
 #pragma omp simd reduction(+ : sum)
-      for (Long j = 0; j < width; ++j) sum += s[j];
-      total[i] = total[i] * keep + sum;
-      most[i] = top;
-      Rows<T>::weigh(s, v_scales, width);
+        for (Long j = 0; j < width; ++j) sum += s[j];
+        total[i] = total[i] * keep + sum;
+        most[i] = top;
+        Rows<T>::weigh(s, v_scales, width);
+      }
+      Long i = 0;
+      for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, some_v, v_time, width, c.size, mixed + i * c.size);
+      for (; i < count; ++i) mix<1>(scores + i * kKeys, some_v, v_time, width, c.size, mixed + i * c.size);
     }
-    Long i = 0;
-    for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, some_v, c.v_time, width, c.size, mixed + i * c.size);
-    for (; i < count; ++i) mix<1>(scores + i * kKeys, some_v, c.v_time, width, c.size, mixed + i * c.size);
+  };
+  const uint8_t* mask = c.mask ? c.mask + source * c.mask_row : nullptr;
+  if (c.prefix_k) {
+    read(c.prefix_k + kv * c.prefix_k_head, c.prefix_k_time, c.prefix_v + kv * c.prefix_v_head, c.prefix_v_time, c.prefix, 0,
+         !c.prefix_is_apart, mask);
+    mask = nullptr;
   }
+  read(c.k + source * c.k_row + kv * c.k_head, c.k_time, c.v + source * c.v_row + kv * c.v_head, c.v_time, c.keys,
+       c.prefix_is_apart ? 0 : c.prefix, true, mask);
   for (Long i = 0; i < count; ++i) {  // out is [rows, length, heads, size], contiguous
     Long row, time, head;
     place(i, &row, &time, &head);

@@ -24,11 +24,12 @@ struct CacheTensor {  // keys or values of one layer: [rows, kv_heads, room, siz
 // The hypotheses of one source, which have the same number of tokens.
 struct Source {
   const CacheTensor *self_k, *self_v, *cross_k, *cross_v;  // one per layer
-  const uint8_t* mask;  // [keys], mask_key apart: nonzero where a key may be read; null: everywhere
+  const uint8_t* mask;  // [keys], mask_key apart: nonzero where a source's key may be read; null: everywhere
   const Long* slots;    // [rows]: row of each hypothesis in self_k and self_v; null: first_slot and those behind it
   const Long* ids;      // [rows, length], rows ids_row apart; null: `x` holds embedded tokens
   const Long* types;    // [length] token types; null: type 0
-  const Long* places;   // [rows, length] positions of the new tokens, contiguous; null: past, past + 1 ...
+  const Long* places;   // [rows, length] positions of the new tokens, contiguous; null: past, past + 1 ...; the length of
+                        // the source is added where they continue it
   Long first_slot, cross_row, ids_row, keys, mask_key, rows, past, length;
 };
 
@@ -38,7 +39,7 @@ struct PassCall {
   const StackSpec* stack;
   const Source* sources;
   float* x;         // [tokens, hidden] embedded tokens, where sources have no ids; null: none
-  float* hidden;    // [tokens, hidden]: the last hidden states; null: not wanted
+  float* hidden;    // [tokens, hidden], or [tokens, states * hidden]: the output; null: not wanted
   float* logits;    // [tokens, vocab], or one row per hypothesis, for its last token; null: not wanted
   double* seconds;  // [kPhases], added to by one thread; null: not measured
   Long count, every_token, threads;
@@ -160,8 +161,8 @@ class Pass {
     last_tokens = arena.take<Long>(most);
   }
 
-  // Set what the next pass reads; by one thread, while the others wait.
-  void begin(const PassCall& next) {
+  // Set what the next pass reads; by one thread, while the others wait. `of_sources`: tokens of sources, for their keys.
+  void begin(const PassCall& next, bool of_sources = false) {
     call = &next, count = total_rows = self_count = cross_count = 0;
     for (Long i = 0; i < call->count; ++i) {
       const Source& source = call->sources[i];
@@ -169,6 +170,8 @@ class Pass {
       for (Long row = 0; row < source.rows; ++row) {
         for (Long time = 0; time < source.length; ++time) {
           Long place = source.places ? source.places[row * source.length + time] : source.past + time;
+          bool is_padding = s.embedding.padding_id >= 0 && place == s.embedding.padding_row;
+          if (s.continues && !of_sources && !is_padding) place += source.keys;
           tokens[count++] = {i, row, time, place};
         }
         for (Long time = 0; time < source.length; time += together)
@@ -189,27 +192,36 @@ class Pass {
   void run(const Team& team, Look look) {
     Scratch<T> scratch(std::max(kQueries, group), size);
     embed(team);
-    for (Long i = 0; i < s.count; ++i) block(team, s.layers[i], i, scratch);
+    for (Long i = 0; i < s.count; ++i) {
+      keep_state(team, i);
+      block(team, s.layers[i], i, scratch);
+    }
+    keep_state(team, s.count);
     for (Long r = team.id; r < count; r += team.count) {
       normalise(s.final_norm, x + r * s.hidden, x + r * s.hidden, s.hidden);
-      if (call->hidden) std::memcpy(call->hidden + r * s.hidden, x + r * s.hidden, s.hidden * sizeof(float));
+      if (call->hidden && !s.state_count)
+        std::memcpy(call->hidden + r * s.hidden, x + r * s.hidden, s.hidden * sizeof(float));
     }
     team.done(kOther);
     if (call->logits) head(team, look);
   }
 
-  // Keys and values of every layer's cross-attention, from the encoder's states [tokens, width of the source].
+  // Keys and values of the source in every layer, from the encoder's states [tokens, width of the source].
   void read_sources(const Team& team, const float* states, Long width) {
     for (Long i = 0; i < s.count; ++i) {
-      const AttentionSpec& a = s.layers[i].cross;
-      if (team.id == 0) input.wide = states;
-      team.wait();
-      convert(team, width, a.k.kind, count);
+      const LayerSpec& layer = s.layers[i];
+      const AttentionSpec& a = layer.source ? layer.self : layer.cross;
+      bool is_prefix = layer.source == 2;
+      for (Long r = team.id; is_prefix && r < count; r += team.count)
+        normalise(layer.self_norms.pre, states + r * width + layer.state * s.hidden, normed + r * s.hidden, s.hidden);
+      if (team.id == 0) input.wide = is_prefix ? normed : states;
+      team.done(kOther);
+      convert(team, is_prefix ? s.hidden : width, a.k.kind, count);
       project(team, a.k, k, count);
       project(team, a.v, v, count);
       team.done(kProducts);
       if (a.norms_projection) norm_keys(team, a);
-      write_to_cache(team, a, a.k_norm, -1, k, i, true, false);
+      write_to_cache(team, a, a.k_norm, is_prefix ? a.rotary : -1, k, i, true, false);
       write_to_cache(team, a, NormSpec{}, -1, v, i, true, true);
       team.done(kOther);
     }
@@ -230,6 +242,14 @@ class Pass {
 
   const Source& source_of(Long token) const { return call->sources[tokens[token].source]; }
   static Long slot(const Source& source, Long row) { return source.slots ? source.slots[row] : source.first_slot + row; }
+
+  // Copy the input of layer `index` to the output, if it is one of the states there; tokens are divided as by `embed`.
+  void keep_state(const Team& team, Long index) {
+    if (!call->hidden) return;
+    for (Long j = 0; j < s.state_count; ++j)
+      for (Long r = team.id; s.states[j] == index && r < count; r += team.count)
+        std::memcpy(call->hidden + (r * s.state_count + j) * s.hidden, x + r * s.hidden, s.hidden * sizeof(float));
+  }
 
   void embed(const Team& team) {
     const EmbeddingSpec& e = s.embedding;
@@ -382,7 +402,9 @@ class Pass {
     const Group* all = cross ? cross_groups : self_groups;  // GCC 12 with UBSan miscomputes (c ? a : b)[i / j]
     for (Long task = team.id; task < groups * a.kv_heads; task += team.count) {
       const Group& some = all[task / a.kv_heads];
-      read_head(attention_call(a, some, index, cross), 0, task % a.kv_heads, scratch);
+      auto head = attention_call(a, some, index, cross);
+      if (layer.source) put_source_before(layer, call->sources[some.source], index, head);
+      read_head(head, 0, task % a.kv_heads, scratch);
     }
     if (team.id == 0) input.wide = mixed;
     team.done(kAttention);
@@ -414,6 +436,20 @@ class Pass {
       r.bias = s.bias.values + s.bias.reach - r.own, r.bias_head = 2 * s.bias.reach + 1, r.bias_time = -1, r.bias_key = 1;
     }
     return r;
+  }
+
+  // Let self-attention read the source before a row's own keys.
+  void put_source_before(const LayerSpec& layer, const Source& source, Long index, Call<typename Rows<T>::Handed, T, float>& r) {
+    const CacheTensor &keys = source.cross_k[index], &values = source.cross_v[index];
+    r.prefix_k = static_cast<const T*>(keys.data) + source.cross_row * keys.row;
+    r.prefix_v = static_cast<const T*>(values.data) + source.cross_row * values.row;
+    r.prefix = source.keys, r.prefix_k_head = keys.head, r.prefix_k_time = keys.time;
+    r.prefix_v_head = values.head, r.prefix_v_time = values.time;
+    r.mask = source.mask, r.mask_key = source.mask_key;
+    r.prefix_is_apart = layer.source == 1;
+    if (r.prefix_is_apart) return;
+    r.own += source.keys;
+    if (r.bias) r.bias -= source.keys;
   }
 
   void norm_keys(const Team& team, const AttentionSpec& a) {
@@ -505,11 +541,11 @@ class Pass {
 
 // Let `threads` threads call work(pass, team) for a pass over a call's sources.
 template <class T, class Work>
-void with_team(const PassCall& call, Work work) {
+void with_team(const PassCall& call, Work work, bool of_sources = false) {
   Long most = 0;
   for (Long i = 0; i < call.count; ++i) most += call.sources[i].rows * call.sources[i].length;
   Pass<T> pass(*call.stack, Arena::own(), most);
-  pass.begin(call);
+  pass.begin(call, of_sources);
   Barrier barrier;
   parallel(static_cast<int>(call.threads), [&](int id, int count) {
     Clock clock(id == 0 ? call.seconds : nullptr);
@@ -522,10 +558,10 @@ void run_pass(const PassCall& call) {
   with_team<T>(call, [](Pass<T>& pass, const Team& team) { pass.run(team); });
 }
 
-// Keys and values of every layer's cross-attention, written to the sources' caches; x is [tokens, width].
+// Keys and values of the sources in every layer, written to their caches; x is [tokens, width].
 template <class T>
 void run_sources(const PassCall& call, Long width) {
-  with_team<T>(call, [&](Pass<T>& pass, const Team& team) { pass.read_sources(team, call.x, width); });
+  with_team<T>(call, [&](Pass<T>& pass, const Team& team) { pass.read_sources(team, call.x, width); }, true);
 }
 
 }  // namespace

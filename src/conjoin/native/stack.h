@@ -43,6 +43,8 @@ struct LayerSpec {
   Long parallel;    // every branch reads the block's input
   Long activation;  // in the order of `activate`
   Long has_cross;
+  Long source;  // self-attention reads the source, too: 0 no, 1 the encoder's output, 2 one of its states, as a prefix
+  Long state;   // which state
 };
 
 struct TableSpec {  // (rows, size), contiguous
@@ -88,7 +90,10 @@ struct StackSpec {
   EmbeddingSpec embedding;
   NormSpec final_norm;
   HeadSpec head;
+  const Long* states;  // hidden states that are the output, side by side: i is the input of layer i
+  Long state_count;    // 0: the output is the last state, after the final norm
   Long count, hidden, causal;
+  Long continues;  // positions of the target continue those of the source
 };
 
 inline void activate(Long kind, float* x, Long count) {

@@ -1,12 +1,12 @@
 """How a model of plain arrays is built: from two checkpoints, from one, or from a config. JAX, TensorFlow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self
 
 from conjoin import spec
 from conjoin.checkpoint import refuse_adapter
-from conjoin.configuration import CrossAttentionInit, Share
+from conjoin.configuration import CrossAttentionInit, EncoderAttention, Share
 from conjoin.errors import JoinError, warn
 from conjoin.families import Layers, PretrainedConfig, Role
 from conjoin.join import JoinReport, OneFolder, complete_tokens
@@ -86,6 +86,9 @@ class ArrayModel(JoinedModel):
         cross_attention_init: CrossAttentionInit = "normal",
         encoder_layers: Layers | None = None,
         decoder_layers: Layers | None = None,
+        encoder_attention: EncoderAttention | None = None,
+        source_layers: Sequence[int] | None = None,
+        source_template: str | None = None,
         dtype: Any = None,
         seed: int = 0,
         **keywords: Any,
@@ -94,9 +97,11 @@ class ArrayModel(JoinedModel):
 
         Args:
             share: "embeddings" ties the word tables, "all" every parameter that both halves have.
-            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate".
+            cross_attention_init: How fresh cross-attention starts: "normal", "self_attention" or "zero_gate"; or, with
+                nothing fresh, "merged" or "layerwise": self-attention reads source and target in one softmax.
             encoder_layers, decoder_layers: Layers of that checkpoint to join: a number, spread evenly with the first
                 and the last (Shleifer & Rush 2020, arXiv:2010.13002), or a list of indices from 0; all by default.
+            encoder_attention, source_layers, source_template: As in the PyTorch class.
             dtype: As the class takes it. Parameters are float32, since a join is there to be trained.
             seed: Of the fresh parameters.
             keywords: `encoder_*` and `decoder_*` go to that half: config values, hub keywords, `encoder_config=`, and
@@ -114,12 +119,15 @@ class ArrayModel(JoinedModel):
         sources = find_sources(*names, keywords, cls._read_half, **layers)
         model = cls.__new__(cls)
         values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
+        values |= {"encoder_attention": encoder_attention, "source_layers": source_layers}
         with open_join(sources, values) as (config, pair, plan):
             given = {**sources[0].parameters, **sources[1].parameters}
             model._build(config, pair, plan, stored="float32", dtype=dtype, seed=seed, given=given)
         model.load_generation_config(None)
         model.note_fresh(model.all_params())
         model._tokenizer_folders = tokenizer_folders(sources)
+        if source_template is not None:
+            model.set_source_template(source_template)
         return model
 
     @classmethod

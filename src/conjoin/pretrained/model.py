@@ -1,6 +1,7 @@
 """What a joined model has beside its arrays: config, generation settings, tokenizers, a record of what is fresh."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 from conjoin import spec as specs
 from conjoin.checkpoint import Staging, write_json
 from conjoin.configuration import EncoderDecoderConfig
-from conjoin.errors import ConfigError, ConjoinError, shown, warn
+from conjoin.errors import ConfigError, ConjoinError, TokenizerError, shown, warn
 from conjoin.families import PretrainedConfig, family
 from conjoin.generation import GENERATION_WORDS, IDS, GenerationConfig
 from conjoin.join import (
@@ -28,6 +29,8 @@ from conjoin.pretrained.settings import FILE, are_ids, warn_of_disagreement, wit
 if TYPE_CHECKING:
     from conjoin.tokenizer import Tokenizer, TokenizerPair
 
+_PROBES = ("a", "The end. ", "7 %")
+"""Sources that end differently."""
 _OF_A_PAIR = ("tokenizer_pair.json", "target_tokenizer")
 
 
@@ -164,6 +167,48 @@ class JoinedModel:
     @tokenizer.setter
     def tokenizer(self, tokenizer: "Tokenizer | TokenizerPair") -> None:
         self._tokenizer = tokenizer
+
+    def set_source_template(self, template: str | None) -> None:
+        """Put a prompt around every source from here on, in training and in generation; saved with the model.
+
+        Where targets continue their sources (`cross_attention_init="layerwise"`), they start with the template's last
+        token: the model then reads template and target as one text.
+
+        Args:
+            template: Text with {source} in it, such as "{source}\\nSummary:", where \\n is a line break; or "chat" for
+                the tokenizer's own chat template, or "chat: " and a text with {source} for the user's turn; None for no
+                prompt.
+
+        Raises:
+            TokenizerError: the template has no {source}, or its last token depends on the source; or the tokenizer has
+                no chat template.
+        """
+        from conjoin.tokenizer import TokenizerPair
+
+        template = None if template is None else template.replace("\\n", "\n")  # as a shell writes a line break
+        old = self.tokenizer
+        source: Any = getattr(old, "source", old)
+        target: Any = getattr(old, "target", old)
+        rules = asdict(old.rules) if isinstance(old, TokenizerPair) else {"target_eos": target.end_token_id is not None}
+        pair = TokenizerPair(source, target, **rules, source_template=template)
+        if template is not None and self.spec.decoder.continues_source:
+            start = self._last_of_template(pair, template)
+            pair = TokenizerPair(source, target, **rules, source_template=template, target_start_id=start)
+            self.config.decoder_start_token_id = start
+        self.tokenizer = pair
+
+    def _last_of_template(self, pair: "TokenizerPair", template: str) -> int:
+        """The id in which every source ends."""
+        vocabularies = [side.get_vocab() for side in (pair.source, pair.target)]
+        if vocabularies[0] != vocabularies[1]:
+            raise TokenizerError("source_template: targets that continue their sources need one vocabulary for both.")
+        last = {row[-1] for row in pair(list(_PROBES))["input_ids"]}
+        if len(last) > 1:
+            raise TokenizerError(
+                f"source_template = {template!r}: the last token depends on the source, but targets start with it.",
+                hint='put text behind {source}, such as "{source}\nSummary:".',
+            )
+        return last.pop()
 
     def _loaded_tokenizer(self) -> "Tokenizer | TokenizerPair":
         if self._tokenizer is None:

@@ -26,6 +26,7 @@ from conjoin.join import (
     plan_join,
     plan_random,
     require_same_layers,
+    sources_of_kept,
     target_tokenizer,
     untie_head,
     untied_head,
@@ -129,6 +130,9 @@ def open_join(
     encoder, decoder = sources
     require_same_layers(values.get("share", "none"), encoder.kept, decoder.kept)
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
+    kept: dict[Role, KeptLayers] = {source.role: source.kept for source in sources if source.kept is not None}
+    if kept and config.cross_attention_init == "layerwise" and config.source_layers is None:
+        config.source_layers = sources_of_kept(config, None, kept)
     pair = pair_spec(config)
     with ExitStack() as files:
         offers = [

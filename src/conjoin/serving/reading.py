@@ -119,8 +119,9 @@ def _source(model: Any, request: Request, limits: Limits) -> tuple[list[int], bo
 def _places(model: Any, request: Request, ids: list[int]) -> tuple[tuple[int, int], ...] | None:
     if request.attention is None or not isinstance(request.source, str):
         return None
-    tokenizer: Any = getattr(model.tokenizer, "source", model.tokenizer)
-    row = tokenizer(request.source, truncation=True, max_length=len(ids), return_offsets_mapping=True, verbose=False)
+    row = model.tokenizer(
+        request.source, truncation=True, max_length=len(ids), return_offsets_mapping=True, verbose=False
+    )
     return tuple(map(tuple, row["offset_mapping"])) if row["input_ids"] == ids else None
 
 

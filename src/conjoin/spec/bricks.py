@@ -145,17 +145,41 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MergedSource:
+    """The encoder's output, read by self-attention in one softmax with the target (T5Gemma 2, arXiv:2512.14856).
+
+    Keys and values are projected by self-attention's own weights. They have no positions, and windows do not apply.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixSource:
+    """A hidden state of the encoder, read by self-attention as if the source stood before the target.
+
+    Keys and values are what the block itself would make of this state: after its first norm, by its own weights, at the
+    source's positions. Target positions continue behind the source, and windows and biases count from there.
+
+    Args:
+        state: Which of the encoder's `StackSpec.states` is read.
+    """
+
+    state: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
     """Self-attention of a block.
 
     Args:
         rotary: Rotary positions of this block, or None.
         window: A query reads keys k with |q - k| < window; None reads all keys.
+        source: What it reads of the source besides the target; None in encoders and beside cross-attention.
     """
 
     attention: Attention
     rotary: Rotary | None = None
     window: int | None = None
+    source: MergedSource | PrefixSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,20 @@
 """The spec of one transformer stack, and of a joined pair of stacks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from conjoin.errors import ConfigError, ShapeError
-from conjoin.spec.bricks import Activation, Block, CrossAttention, Norm, RelativeBias
+from conjoin.spec.bricks import (
+    Activation,
+    Attention,
+    Block,
+    CrossAttention,
+    MergedSource,
+    Norm,
+    PrefixSource,
+    RelativeBias,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +187,8 @@ class StackSpec:
         final_norm: Norm after the last block.
         relative_bias: T5's table, added to the scores of every self-attention.
         head: None for an encoder.
+        states: Of an encoder whose output is several hidden states side by side: their indices, 0 for the embedding and
+            i for the output of block i - 1. Empty where the output is the last state, after the final norm.
 
     Raises:
         ConfigError: there are no blocks.
@@ -192,6 +204,7 @@ class StackSpec:
     final_dropout: float = 0.0
     head: Head | None = None
     init: NormalInit | FanInInit = NormalInit()
+    states: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -220,9 +233,41 @@ class StackSpec:
                 return None
 
     @property
+    def output_size(self) -> int:
+        """Width of the output: several hidden states side by side if `states` says so."""
+        return self.hidden_size * max(1, len(self.states))
+
+    @property
     def has_cross_attention(self) -> bool:
         """True if every block has cross-attention."""
         return bool(self.blocks) and all(block.cross_attn is not None for block in self.blocks)
+
+    @property
+    def merges_source(self) -> bool:
+        """True if self-attention reads the source, too."""
+        return self.blocks[0].self_attn.source is not None
+
+    @property
+    def continues_source(self) -> bool:
+        """True if positions of the target continue those of the source."""
+        return isinstance(self.blocks[0].self_attn.source, PrefixSource)
+
+    @property
+    def reads_wide_states(self) -> bool:
+        """True if it reads inner states of the encoder, which may overflow float16."""
+        return self.continues_source and self.blocks[0].wide_in_float16
+
+    @property
+    def reads_source(self) -> bool:
+        """True if every block reads an encoder's output."""
+        return self.has_cross_attention or self.merges_source
+
+    @property
+    def source_attention(self) -> tuple[Attention, ...]:
+        """The attention with which each layer reads the source; empty if none does."""
+        if self.merges_source:
+            return tuple(block.self_attn.attention for block in self.blocks)
+        return tuple(block.cross_attn.attention for block in self.blocks if block.cross_attn is not None)
 
     def with_vocab_size(self, vocab_size: int) -> Self:
         """Return the stack with another vocabulary size, head included."""
@@ -234,6 +279,21 @@ class StackSpec:
         per_block = cross if isinstance(cross, tuple) else (cross,) * len(self.blocks)
         blocks = tuple(replace(block, cross_attn=c) for block, c in zip(self.blocks, per_block, strict=True))
         return replace(self, blocks=blocks)
+
+    def with_source(self, sources: Sequence[MergedSource | PrefixSource]) -> Self:
+        """Return the stack whose self-attention reads these sources, one per block, and without cross-attention."""
+        blocks = tuple(
+            replace(block, cross_attn=None, self_attn=replace(block.self_attn, source=source))
+            for block, source in zip(self.blocks, sources, strict=True)
+        )
+        return replace(self, blocks=blocks)
+
+    def with_states(self, states: tuple[int, ...]) -> Self:
+        """Return an encoder whose output is these hidden states side by side, without the layers behind the last."""
+        count = max(1, *states)
+        return replace(
+            self, blocks=self.blocks[:count], weights_of=self.weights_of[:count], final_norm=None, states=states
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,3 +311,12 @@ class PairSpec:
     decoder: StackSpec
     projection: bool = False
     share: Literal["none", "embeddings", "all"] = "none"
+
+    def longest_source(self, target: int) -> int | None:
+        """Return the length of the longest source, in tokens; None without a position table.
+
+        Args:
+            target: Positions to leave for a target that continues its source; half of the table at most.
+        """
+        limit = self.encoder.max_positions
+        return limit - min(target, limit // 2) if limit is not None and self.decoder.continues_source else limit

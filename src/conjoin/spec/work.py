@@ -15,7 +15,7 @@ class StackWork:
         weights: Numbers in the matrices that a new position is multiplied by, each read once per pass; a tied head is
             the token embedding.
         products: Multiplications with these matrices per new position: more than `weights` if layers share them.
-        source_products: Multiplications per source token, once, for the keys and values of cross-attention.
+        source_products: Multiplications per source token, once, for the keys and values that the decoder reads.
         self_kept, cross_kept: Numbers kept per position, and per source token: keys and values of all layers.
         self_scores, cross_scores: Multiplications per query and key, of scores and of weighted values, in all layers.
     """
@@ -36,15 +36,16 @@ def stack_work(spec: StackSpec) -> StackWork:
     used = {name: size * _times_used(name, spec) for name, size in sizes.items()}
     blocks = [spec.blocks[index] for index in spec.weights_of]
     self_attn = [block.self_attn.attention for block in blocks]
-    cross_attn = [block.cross_attn.attention for block in blocks if block.cross_attn]
+    source_attn = spec.source_attention
+    merged = sum(size for name, size in used.items() if _makes_self_keys(name)) if spec.merges_source else 0
     return StackWork(
         weights=sum(own.values()),
         products=sum(used[name] for name in own),
-        source_products=sum(used.values()) - sum(used[name] for name in own),
+        source_products=sum(used.values()) - sum(used[name] for name in own) + merged,
         self_kept=sum(map(_kept, self_attn)),
-        cross_kept=sum(map(_kept, cross_attn)),
+        cross_kept=sum(map(_kept, source_attn)),
         self_scores=sum(map(_scores, self_attn)),
-        cross_scores=sum(map(_scores, cross_attn)),
+        cross_scores=sum(map(_scores, source_attn)),
     )
 
 
@@ -63,6 +64,10 @@ def _times_used(name: str, spec: StackSpec) -> int:
 
 def _reads_source(name: str) -> bool:
     return name.endswith(("cross_attn.k.weight", "cross_attn.v.weight"))
+
+
+def _makes_self_keys(name: str) -> bool:
+    return name.endswith(("self_attn.k.weight", "self_attn.v.weight"))
 
 
 def _kept(attention: Attention) -> int:

@@ -15,6 +15,7 @@ from conjoin.tokenizer.limits import LimitArguments, LimitDefaults, Limits, reso
 from conjoin.tokenizer.pad import array_kind, as_columns, as_lists, fill_row, pad_columns, target_size
 from conjoin.tokenizer.registry import class_for
 from conjoin.tokenizer.run import Columns, EncodeOptions
+from conjoin.tokenizer.template import SourceTemplate
 from conjoin.tokenizer.texts import is_many
 from conjoin.tokenizer.tokenizer import Tokenizer
 
@@ -48,6 +49,32 @@ class LabelRules:
             kind, expected = (int, "an id") if name == "label_pad_token_id" else (bool, "true or false")
             if type(value) is not kind or abs(value) >= 1 << 31:
                 raise TokenizerError(f"{name} = {str(value)[:40]!r}, expected {expected}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRules:
+    """How source texts become ids.
+
+    Attributes:
+        source_template: prompt around every source: text with {source} in it; or "chat", the tokenizer's own chat
+            template; or "chat: " and such a text, for the user's turn of it.
+        target_start_id: the id that starts targets. A source that ends in it leaves it to the target, so that a model
+            which reads both as one text reads it once.
+    """
+
+    source_template: str | None = None
+    target_start_id: int | None = None
+
+    def check(self) -> None:
+        """Check the types of all values, which may come from a file.
+
+        Raises:
+            TokenizerError: a value has the wrong type.
+        """
+        for name, kind in (("source_template", str), ("target_start_id", int)):
+            value = getattr(self, name)
+            if value is not None and type(value) is not kind:
+                raise TokenizerError(f"{name} = {str(value)[:40]!r}, expected {kind.__name__} or null.")
 
 
 class _TargetToken(Generic[T]):
@@ -84,13 +111,18 @@ class TokenizerPair:
         target_eos: bool = True,
         target_bos: bool = False,
         label_pad_token_id: int = -100,
+        source_template: str | None = None,
+        target_start_id: int | None = None,
     ) -> None:
-        """See `LabelRules` for the options.
+        """See `LabelRules` and `SourceRules` for the options.
 
         Raises:
-            TokenizerError: `target_eos` is True, but the target has neither eos nor sep.
+            TokenizerError: `target_eos` is True, but the target has neither eos nor sep; or the template is unusable.
         """
         self.source, self.target = source, target
+        self.source_rules = SourceRules(source_template=source_template, target_start_id=target_start_id)
+        self.source_rules.check()
+        self.template = None if source_template is None else SourceTemplate.of(source_template, source)
         self.rules = LabelRules(target_eos=target_eos, target_bos=target_bos, label_pad_token_id=label_pad_token_id)
         self.rules.check()
         if target_eos and target.end_token_id is None:
@@ -115,7 +147,7 @@ class TokenizerPair:
         """Load a pair that `save_pretrained` wrote.
 
         Args:
-            overrides: `target_eos`, `target_bos` or `label_pad_token_id`, which win over the file.
+            overrides: options of `LabelRules` and `SourceRules`, which win over the file.
         Raises:
             FileError: the folder holds no pair.
         """
@@ -134,7 +166,12 @@ class TokenizerPair:
         folder = Path(save_directory)
         written = self.source.save_pretrained(folder) + self.target.save_pretrained(folder / TARGET_FOLDER)
         # written last, so that an incomplete folder has no such file
-        return (*written, write_text(folder / PAIR_FILE, to_json({"version": 1, **asdict(self.rules)})))
+        return (*written, write_text(folder / PAIR_FILE, to_json({"version": 1, **self._options()})))
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options that the pair's file holds."""
+        more = {name: value for name, value in asdict(self.source_rules).items() if value is not None}
+        return {**asdict(self.rules), **more}
 
     def __call__(
         self,
@@ -174,13 +211,12 @@ class TokenizerPair:
         )
         batch = BatchEncoding()
         if text is not None:
-            batch = self.source(
-                text,
-                text_pair,
-                add_special_tokens=add_special_tokens,
-                is_split_into_words=is_split_into_words,
-                **asdict(limits) | kwargs,
-            )
+            settings: dict[str, Any] = {"add_special_tokens": add_special_tokens, **kwargs}
+            settings["is_split_into_words"] = is_split_into_words
+            if self.source_rules == SourceRules():
+                batch = self.source(text, text_pair, **asdict(limits) | settings)
+            else:
+                batch = self._sources(text, text_pair, limits, settings)
         if text_target is not None:
             call = EncodeOptions(
                 limits=limits if max_target_length is None else replace(limits, max_length=max_target_length),
@@ -252,8 +288,87 @@ class TokenizerPair:
         return self.source.model_input_names
 
     def __repr__(self) -> str:
-        rules = ", ".join(f"{name}={value!r}" for name, value in asdict(self.rules).items())
+        rules = ", ".join(f"{name}={value!r}" for name, value in self._options().items())
         return f"TokenizerPair(source={self.source!r}, target={self.target!r}, {rules})"
+
+    def _sources(self, text: Any, text_pair: Any, arguments: LimitArguments, settings: dict[str, Any]) -> BatchEncoding:
+        """Tokenize texts in their template, cut at the limit, without the id that starts the target."""
+        limits = resolve_limits(arguments, self.source.limit_defaults())
+        template, is_batch = self.template, is_many(text, is_split_into_words=settings["is_split_into_words"])
+        odd = [name for name in ("is_split_into_words", "return_overflowing_tokens") if settings.get(name)]
+        if template is not None and (text_pair is not None or odd):
+            raise TokenizerError(
+                f"A source_template takes plain texts; it got {', '.join(odd) or 'text_pair'}.",
+                hint="pair.source(...) tokenizes without the template.",
+            )
+        if template is not None and not template.add_special_tokens:
+            settings = {**settings, "add_special_tokens": False}
+        texts: list[Any] = list(text) if is_batch else [text]
+        room = limits.max_length if limits.truncates else None
+        if room is None or template is None:
+            more = {"truncation": arguments.truncation, "max_length": None if room is None else room + 1}
+            read = texts if template is None else [template.render(each) for each in texts]
+            columns = self._columns(read, text_pair, settings | (more if room is not None else {}))
+        else:
+            texts = [self._cut(each, room, settings) for each in texts]
+            columns = self._columns([template.render(each) for each in texts], None, settings)
+        if template is not None and "offset_mapping" in columns:
+            columns["offset_mapping"] = [
+                [template.place(each, *span) for span in row]
+                for each, row in zip(texts, columns["offset_mapping"], strict=True)
+            ]
+        padded = self.source.pad(
+            columns,
+            arguments.padding,
+            max_length=arguments.max_length,
+            pad_to_multiple_of=arguments.pad_to_multiple_of,
+        )
+        return padded if is_batch else BatchEncoding({name: rows[0] for name, rows in padded.items()})
+
+    def _columns(self, texts: list[Any], text_pair: Any, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns of texts, rows without padding, each without a last id that is the target's first."""
+        pairs = [text_pair] if isinstance(text_pair, str) else text_pair
+        plain: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
+        columns = dict(self.source(texts, pairs, **plain | settings))
+        start, ids = self.source_rules.target_start_id, columns["input_ids"]
+        keeps = [len(row) - (len(row) > 1 and row[-1] == start) for row in ids]
+        limit = settings.get("max_length")
+        if settings.get("truncation") and limit is not None:  # one id more was read, in case the last one leaves
+            keeps = [min(keep, limit - 1) for keep in keeps]
+        return {
+            name: [row[:keep] for row, keep in zip(rows, keeps, strict=True)] if isinstance(rows[0], list) else rows
+            for name, rows in columns.items()
+        }
+
+    def _cut(self, text: str, room: int, settings: dict[str, Any]) -> str:
+        """Return a text, cut so that its row is no longer than `room` in its template.
+
+        Raises:
+            TokenizerError: the template alone is longer.
+        """
+        excess = self._length(text, settings) - room
+        if excess <= 0:
+            return text
+        own = self.source(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans, keep, cut = own["offset_mapping"], len(own["input_ids"]), text
+        while excess > 0:
+            keep -= excess
+            if keep < 1:
+                raise TokenizerError(
+                    f"max_length = {room} leaves no room for a source in its template "
+                    f"{self.source_rules.source_template!r}.",
+                    hint="raise it, or shorten the template.",
+                )
+            is_left = self.source.truncation_side == "left"
+            cut = text[spans[len(spans) - keep][0] :] if is_left else text[: spans[keep - 1][1]]
+            excess = self._length(cut, settings) - room
+        return cut
+
+    def _length(self, text: str, settings: dict[str, Any]) -> int:
+        """Return the number of ids of a text in its template."""
+        assert self.template is not None
+        plain = {**settings, "return_offsets_mapping": False}
+        return len(self._columns([self.template.render(text)], None, plain)["input_ids"][0])
 
     def _targets(self, text: Any, text_pair: Any, call: EncodeOptions, *, as_labels: bool) -> dict[str, Any]:
         with self.target.lock:  # no other thread may change the target between reading its frame and encoding
@@ -351,7 +466,7 @@ def load_pair(folder: Path, overrides: Mapping[str, Any]) -> TokenizerPair:
     if options.pop("version", 1) != 1:
         raise TokenizerError(f"{path}: written by a later conjoin.", hint="pip install --upgrade conjoin")
     options |= overrides
-    known = [field.name for field in fields(LabelRules)]
+    known = [field.name for kind in (LabelRules, SourceRules) for field in fields(kind)]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise TokenizerError(

@@ -52,6 +52,39 @@ def attend(
     return out, weights
 
 
+def attend_joint(
+    q: Float[Tensor, "R H T E"],
+    k: native.Kept,
+    v: native.Kept,
+    kind: spec.Attention,
+    *,
+    source: tuple[Tensor, Tensor],
+    mask: Mask,
+    bias: Float[Tensor, "#R H T SN"] | None = None,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T SN"] | None]:
+    """Return what `attend` does over a source's keys [B, K, S, E] and, behind them, a target's [R, K, N, E].
+
+    Rows n*N .. n*N + N - 1 (beams) read the keys of source n, without copying them.
+    """
+    source_k, source_v = source
+    if len(source_k) == len(k):
+        joint_k, joint_v = torch.cat((source_k, k), 2), torch.cat((source_v, v), 2)
+        return attend(q, joint_k, joint_v, kind, mask=mask, bias=bias, dropout=dropout, want_weights=want_weights)
+    if k.dtype == torch.int8:
+        source_k, source_v, k, v = (from_bytes(x, q.shape[-1], q.dtype) for x in (source_k, source_v, k, v))
+    beams, size = len(k) // len(source_k), source_k.shape[2]
+    together = torch.unflatten(q, 0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+    source_scores = torch.unflatten(_products(together, source_k), 2, (beams, -1)).transpose(1, 2).flatten(0, 1)
+    scores = torch.cat((source_scores, _products(q, k)), -1) * kind.scale
+    weights = _weights(scores, kind, mask.allowed, bias, q.dtype)
+    read = F.dropout(weights, dropout)
+    from_source = torch.unflatten(read[..., :size], 0, (-1, beams)).transpose(1, 2).flatten(2, 3)
+    mixed = torch.unflatten(_mixed(from_source, source_v), 2, (beams, -1)).transpose(1, 2).flatten(0, 1)
+    return mixed + _mixed(read[..., size:], v), weights if want_weights else None
+
+
 _MOST_QUERIES = 64
 """Queries per key, above which PyTorch's attention is used."""
 
@@ -107,19 +140,38 @@ def _attend_in_operations(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, kind: spec.Attention, bias: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
     """Attend in separate operations; the query heads of a group are adjacent, so keys need not be repeated."""
-    rows, heads, length = q.shape[:3]
-    grouped = q.reshape(rows, k.shape[1], -1, q.shape[-1])
-    scores = torch.matmul(grouped, k.transpose(-1, -2)).view(rows, heads, length, -1) * kind.scale
+    scores = _products(q, k) * kind.scale
+    weights = _weights(scores, kind, _causal(q, k) if mask.causal else mask.allowed, bias, q.dtype)
+    return _mixed(F.dropout(weights, dropout), v), weights
+
+
+def _products(q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"]) -> Float[Tensor, "R H T S"]:
+    """Return the products of queries and keys."""
+    grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+    return torch.matmul(grouped, k.transpose(-1, -2)).view(*q.shape[:3], -1)
+
+
+def _mixed(weights: Float[Tensor, "R H T S"], v: Float[Tensor, "R K S E"]) -> Float[Tensor, "R H T E"]:
+    """Return the values mixed by weights."""
+    grouped = weights.reshape(len(weights), v.shape[1], -1, v.shape[2])
+    return torch.matmul(grouped, v).view(*weights.shape[:3], v.shape[-1])
+
+
+def _weights(
+    scores: Float[Tensor, "R H T S"],
+    kind: spec.Attention,
+    allowed: Bool[Tensor, "..."] | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Float[Tensor, "R H T S"]:
+    """Return the softmax over the allowed keys; zeros where a query may read none."""
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
         scores = scores + bias
-    allowed = _causal(q, k) if mask.causal else mask.allowed
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     weights = scores.softmax(-1, dtype=torch.float32)
     if allowed is not None:
         weights = weights.masked_fill(~allowed.any(-1, keepdim=True), 0.0)
-    weights = weights.to(q.dtype)
-    mixed = torch.matmul(F.dropout(weights, dropout).view(rows, k.shape[1], -1, k.shape[2]), v)
-    return mixed.view(q.shape[:3] + v.shape[-1:]), weights
+    return weights.to(dtype)

@@ -54,6 +54,38 @@ def self_mask(
     return Mask(allowed, causal=causal and length > 1 and allowed is None)
 
 
+def joint_mask(
+    source: Bool[Tensor, "B 1 #T S"] | None,
+    near: Bool[Tensor, "#R 1 #T S"] | None,
+    own: Mask,
+    sizes: tuple[int, int, int, int],
+    device: torch.device,
+) -> Mask:
+    """Return the mask over the keys of a source and, behind them, those of the target.
+
+    Args:
+        source: True at source tokens that may be read, each row for R / B rows of the target.
+        near: True at source tokens in the window of a query.
+        own: Mask over the target's own positions.
+        sizes: R, T, S and the number of the target's positions.
+    """
+    rows, length, size, total = sizes
+    if source is not None and rows != len(source):
+        source = source.repeat_interleave(rows // len(source), 0)
+    first = source if near is None else near if source is None else source & near
+    last = own.allowed
+    if own.causal:
+        last = readable(length, total, causal=True, window=None, device=device)[None, None]
+    if first is None and last is None:
+        return Mask()
+    parts = [
+        torch.ones(1, 1, 1, width, dtype=torch.bool, device=device) if part is None else part
+        for part, width in ((first, size), (last, total))
+    ]
+    shape = (max(len(part) for part in parts), 1, max(part.shape[2] for part in parts))
+    return Mask(torch.cat([part.expand(*shape, -1) for part in parts], -1))
+
+
 def readable(
     queries: int, keys: int, *, causal: bool, window: int | None, device: torch.device
 ) -> Bool[Tensor, "queries keys"]:

@@ -48,6 +48,11 @@ class Group:
         return cls(tokens, len(lengths), longest, None if tokens == real.numel() else real)
 
     @cached_property
+    def counts(self) -> Int[Tensor, " sequences"]:
+        """Number of tokens of each sequence."""
+        return torch.full((self.sequences,), self.length) if self.real is None else self.real.sum(1)
+
+    @cached_property
     def places(self) -> Int[Tensor, " tokens"] | None:
         """Index of each token in the padded, flattened group; None if there is no padding."""
         return None if self.real is None else self.real.flatten().nonzero().squeeze(1)
@@ -91,9 +96,23 @@ class PackedMask:
     def _mask(self, own: Group, read: Group) -> Mask:
         if not self.causal and self.window is None:
             return Mask(None if read.real is None else read.real[:, None, None])
+        if own.length != read.length or own.tokens != read.tokens:
+            return self._mask_behind(own, read)
         return self_mask(
             own.real, causal=self.causal, window=self.window, past=0, length=own.length, device=self.own.device
         )
+
+    def _mask_behind(self, own: Group, read: Group) -> Mask:
+        """The mask of queries that belong to the last keys of their sequences."""
+        device = self.own.device
+        key = torch.arange(read.length, device=device)
+        before = (read.counts - own.counts)[:, None]
+        query = before + torch.arange(own.length, device=device)
+        away = query[:, :, None] - key
+        allowed = away >= 0 if self.causal else torch.ones_like(away, dtype=torch.bool)
+        if self.window is not None:
+            allowed = allowed & (away.abs() < self.window)
+        return Mask((allowed if read.real is None else allowed & read.real[:, None])[:, None])
 
 
 @dataclass(frozen=True)
@@ -164,6 +183,20 @@ class Packing:
         """Return the mask of cross-attention, in which every sequence reads its source; both are in one order."""
         return PackedMask(self.sequences, source.sequences)
 
+    def mask_behind(self, source: "Packing", *, causal: bool, window: int | None) -> PackedMask:
+        """Return the mask with which every sequence reads its source and, behind it, its own tokens."""
+        return PackedMask(self.sequences, source.sequences + self.sequences, causal, window)
+
+    def order_behind(self, source: "Packing") -> Int[Tensor, " N"]:
+        """Return indices that put every sequence behind its source, in a row of all sources and then all sequences."""
+        own, read = self.sequences, source.sequences
+        both = own + read
+        sequence = torch.arange(len(both)).repeat_interleave(both)
+        at = torch.arange(len(sequence)) - (both.cumsum(0) - both)[sequence]
+        in_source = (read.cumsum(0) - read)[sequence] + at
+        in_target = read.sum() + (own.cumsum(0) - own - read)[sequence] + at
+        return torch.where(at < read[sequence], in_source, in_target)
+
 
 def _groups(own: Int[Tensor, " B"], read: Int[Tensor, " B"]) -> list[tuple[Group, Group]]:
     """Group neighbours that attend together, and the keys that they read; empty sequences are left out.
@@ -216,6 +249,34 @@ def attend_packed(
         out, _ = attend(*heads, kind, mask=allowed, bias=corner, dropout=dropout)
         mixed.append(group.tokens_of(out))
     return torch.cat(mixed).transpose(0, 1)[None], None
+
+
+def attend_packed_joint(
+    q: Float[Tensor, "1 H P E"],
+    k: Float[Tensor, "1 K P E"],
+    v: Float[Tensor, "1 K P E"],
+    kind: spec.Attention,
+    *,
+    source: tuple[Float[Tensor, "1 K Q E"], Float[Tensor, "1 K Q E"]],
+    mask: PackedMask,
+    order: Int[Tensor, " N"],
+    bias: None = None,
+    dropout: float = 0.0,
+    want_weights: bool = False,
+) -> tuple[Float[Tensor, "1 H P E"], None]:
+    """Return what `attend_packed` does where every sequence reads its source and, behind it, its own tokens.
+
+    Args:
+        source: Keys and values of the packed source.
+        order: See `Packing.order_behind`.
+    """
+    k, v = (_reordered(*pair, order) for pair in zip(source, (k, v), strict=True))
+    return attend_packed(q, k, v, kind, mask=mask, bias=bias, dropout=dropout, want_weights=want_weights)
+
+
+def _reordered(source: Tensor, own: Tensor, order: Int[Tensor, " N"]) -> Float[Tensor, "1 K N E"]:
+    tokens = torch.cat((source.transpose(1, 2)[0], own.transpose(1, 2)[0]))
+    return collect(tokens, order).transpose(0, 1)[None]
 
 
 def collect(x: Shaped[Tensor, "N *any"], places: Int[Tensor, " R"], filler: int = 0) -> Shaped[Tensor, "P *any"]:

@@ -231,12 +231,10 @@ class Run:
         kind, number = self.model.decoder.spec, self.model.decoder.embed.words.weight.element_size()
         number = 1 if self.request.cache == "quantized" else number
         rows, total = len(self.prompt) * self.request.rows_per_source, 0
-        for block in (kind.blocks[index] for index in kind.weights_of):
-            attention = block.self_attn.attention
+        for attention in (kind.blocks[index].self_attn.attention for index in kind.weights_of):
             total += 2 * attention.num_kv_heads * attention.head_size * rows * self.limits.max_length
-            if block.cross_attn is not None:
-                attention = block.cross_attn.attention
-                total += 2 * attention.num_kv_heads * attention.head_size * self.source_tokens
+        for attention in kind.source_attention:
+            total += 2 * attention.num_kv_heads * attention.head_size * self.source_tokens
         return total * number
 
     @property

@@ -87,8 +87,8 @@ def encode(
         output = model.encoder(ids, mask, **inputs.keywords, **wanted)
         _count(model, output, mask)
     assert isinstance(output, EncoderOutput) and output.last_hidden_state is not None
-    size, like = model.encoder.spec.hidden_size, model.decoder.embed.words.weight
-    states = as_states(output.last_hidden_state, size, like)
+    size, like = model.encoder.spec.output_size, model.decoder.embed.words.weight
+    states = as_states(output.last_hidden_state, size, like, wide=model.decoder.spec.reads_wide_states)
     if mask is not None and tuple(mask.shape) != tuple(states.shape[:2]):
         raise ShapeError(
             f"attention_mask has shape {tuple(mask.shape)}; expected {tuple(states.shape[:2])}, as the source."

@@ -100,7 +100,7 @@ class Reader:
         """
         self._begin(ids, mask)
         if self.steps is not None:
-            places = self.decoder.places(ids, self.cache)
+            places = self.decoder.places(ids, self.cache, self.steps.longest_source)
             result = self.steps.run(self.cache, ids=ids, places=places, want=want)
             self.cache.advance(ids.shape[1])
             return result.to(self.decoder.embed.words.weight.dtype) if want == "hidden" else result
@@ -160,12 +160,14 @@ class Reader:
             rows: Hypotheses per source.
             limit: Tokens of a hypothesis at most; the last one is not read.
         """
-        most = self.decoder.spec.max_positions
-        if most is not None and limit - 1 > most:
+        kind, taken = self.decoder.spec, 0
+        if kind.continues_source and self.sources is not None:
+            taken = int(self.sources.packed()[1].max())
+        if kind.max_positions is not None and limit - 1 + taken > kind.max_positions:
             return None
         self._begin(prompt, None, rows)
         if self.steps is not None:
-            self.steps.stack.reach(limit)
+            self.steps.reach(limit)
         return self.steps
 
     def _begin(self, ids: Int[Tensor, "R T"], mask: Tensor | None, rows_per_source: int = 1) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,11 @@ from torch import Tensor
 from conjoin import spec
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.dropout import dropout
-from conjoin.torch.model.attention import CrossAttention, SelfAttention, apply_rotary
+from conjoin.torch.model.attention import Attention, CrossAttention, SelfAttention, apply_rotary
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.mlp import build_mlp
 from conjoin.torch.model.norm import build_norm
-from conjoin.torch.model.positions import Angles
+from conjoin.torch.model.positions import Angles, rotate
 from conjoin.torch.model.sharing import Brick
 
 _MOST = torch.finfo(torch.float16).max
@@ -39,9 +40,28 @@ class Attend(Protocol):
         ...
 
 
+class AttendJoint(Protocol):
+    """`attend_joint` over what a layer may read of a source and of its own positions: the mask is bound."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        kind: spec.Attention,
+        *,
+        source: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        dropout: float,
+        want_weights: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the mixed values, and the weights if asked for, those of the source first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The encoder's output as cross-attention reads it.
+    """The encoder's output, or one of the states in it, as attention reads it.
 
     Args:
         states: [B, S, M]; packed, the real tokens only, [1, P, M].
@@ -51,10 +71,15 @@ class Source:
     states: Tensor
     restore: Callable[[Tensor], Tensor] | None = None
 
-    def heads(self, attn: CrossAttention) -> tuple[Tensor, Tensor]:
-        """Return key and value heads."""
-        k, v = attn.keys_values(self.states)
+    def heads(self, attn: Attention, norm: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return key and value heads; `norm` is applied to the states first."""
+        k, v = attn.keys_values(self.states if norm is None else norm(self.states))
         return (k, v) if self.restore is None else (self.restore(k), self.restore(v))
+
+    def split(self, size: int) -> tuple["Source", ...]:
+        """Return the hidden states that stand side by side, each of this width."""
+        parts = cast("tuple[Tensor, ...]", self.states.split(size, -1))
+        return tuple(Source(part, self.restore) for part in parts)
 
 
 @dataclass(slots=True)
@@ -64,14 +89,18 @@ class LayerContext:
     Args:
         layer: Index of the layer (not of its weights), for the cache.
         attend, attend_source: Self- and cross-attention over what this layer may read.
-        source: None if the cache holds its keys and values, or if there is none.
+        attend_joint: In place of both, where self-attention reads the source, too.
+        source: What this layer reads of the source. None if the cache holds its keys and values, or if there is none.
+        source_angles: Of the source's keys, where self-attention reads them at their positions.
         attentions, cross_attentions: Lists that collect weights, or None.
     """
 
     layer: int
-    attend: Attend
+    attend: Attend | None
     attend_source: Attend
+    attend_joint: AttendJoint | None = None
     angles: Angles | None = None
+    source_angles: Angles | None = None
     bias: Tensor | None = None
     source: Source | None = None
     cache: KVCache | None = None
@@ -127,23 +156,39 @@ class Block(Brick):
         q, k = apply_rotary(q, k, context.angles)
         if context.cache is not None:
             k, v = context.cache.append(context.layer, k, v)
-        want = context.attentions is not None
-        out, weights = context.attend(
-            q, k, v, attn.kind, bias=context.bias, dropout=attn.dropout_now, want_weights=want
-        )
+        bias, dropout, want = context.bias, attn.dropout_now, context.attentions is not None
+        if context.attend_joint is None:
+            assert context.attend is not None
+            out, weights = context.attend(q, k, v, attn.kind, bias=bias, dropout=dropout, want_weights=want)
+        else:
+            source = self._source_heads(attn, context)
+            out, weights = context.attend_joint(
+                q, k, v, attn.kind, source=source, bias=bias, dropout=dropout, want_weights=want
+            )
+            if weights is not None:
+                size = source[0].shape[2]
+                _collect(context.cross_attentions, weights[..., :size])
+                weights = weights[..., size:]
         _collect(context.attentions, weights)
         return attn.output(out)
 
-    def _read_source(self, x: Tensor, context: LayerContext) -> Tensor:
-        attn, cache = self.cross_attn, context.cache
-        assert attn is not None
+    def _source_heads(self, attn: Attention, context: LayerContext) -> tuple[Tensor, Tensor]:
+        """Key and value heads of the source, computed once if there is a cache."""
+        cache = context.cache
         if cache is not None and len(cache.cross) > context.layer:
-            k, v = cache.cross[context.layer]
-        else:
-            assert context.source is not None
-            k, v = context.source.heads(attn)
-            if cache is not None:
-                k, v = cache.add_source(k, v)
+            return cache.cross[context.layer]
+        assert context.source is not None
+        continues = isinstance(self.kind.self_attn.source, spec.PrefixSource)
+        pre = self._norms["self_attn"][0]
+        k, v = context.source.heads(attn, partial(self._norm, pre) if continues else None)
+        if context.source_angles is not None:
+            k = rotate(k, context.source_angles)
+        return (k, v) if cache is None else cache.add_source(k, v)
+
+    def _read_source(self, x: Tensor, context: LayerContext) -> Tensor:
+        attn = self.cross_attn
+        assert attn is not None
+        k, v = self._source_heads(attn, context)
         q, want = attn.queries(x), context.cross_attentions is not None
         out, weights = context.attend_source(q, k, v, attn.kind, bias=None, dropout=attn.dropout_now, want_weights=want)
         _collect(context.cross_attentions, weights)

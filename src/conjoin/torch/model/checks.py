@@ -42,12 +42,13 @@ def as_ids(name: str, ids: Tensor | None) -> Tensor | None:
     return ids if ids.dtype in _INDEX else ids.long()
 
 
-def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]:
+def as_states(states: Tensor, size: int, like: Tensor, *, wide: bool = False) -> Float[Tensor, "B S M"]:
     """Check an encoder's output and return it in the decoder's dtype.
 
     Args:
-        size: The encoder's hidden size.
+        size: Width of the encoder's output.
         like: A parameter of the decoder.
+        wide: Leave float32 as it is for a decoder in float16, which its inner states would overflow.
 
     Raises:
         ShapeError: the rank or hidden size is another, or the dtype is not a floating one.
@@ -59,15 +60,17 @@ def as_states(states: Tensor, size: int, like: Tensor) -> Float[Tensor, "B S M"]
             hint="give what model.encoder(...) of this model returns.",
         )
     check_not_empty("encoder_outputs", states.shape)
-    return states if autocasts(states.device.type) or states.dtype == like.dtype else states.to(like.dtype)
+    wide = wide and states.dtype == torch.float32 and like.dtype == torch.float16
+    as_it_is = wide or autocasts(states.device.type) or states.dtype == like.dtype
+    return states if as_it_is else states.to(like.dtype)
 
 
-def as_readable(encoder_outputs: Any, size: int, like: Tensor) -> EncoderOutput:
+def as_readable(encoder_outputs: Any, size: int, like: Tensor, *, wide: bool = False) -> EncoderOutput:
     """Check a caller's encoder_outputs and return them in the decoder's dtype; see `as_states`."""
     encoded = as_encoder_output(encoder_outputs)
     if encoded.last_hidden_state is None:
         return encoded
-    states = as_states(encoded.last_hidden_state, size, like)
+    states = as_states(encoded.last_hidden_state, size, like, wide=wide)
     return EncoderOutput(states, encoded.hidden_states, encoded.attentions)
 
 

@@ -8,7 +8,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,14 +16,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from conjoin import spec
 from conjoin.spec import LearnedSkippingPads, Position
-from conjoin.torch.cpu.attention import attend
+from conjoin.torch.cpu.attention import attend, attend_joint
 from conjoin.torch.cpu.masks import Mask
 from conjoin.torch.cpu.mode import is_eager, mode_of
 from conjoin.torch.cpu.native import NativeStack, Steps, encode, native_stack
 from conjoin.torch.cpu.native.stack import MOST_PLACES
-from conjoin.torch.cpu.packing import Packing, attend_packed
-from conjoin.torch.model.block import Attend, Source
+from conjoin.torch.cpu.packing import Packing, attend_packed, attend_packed_joint
+from conjoin.torch.model.block import Attend, AttendJoint, Source
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.stack_inputs import StackInputs
 
@@ -50,18 +51,27 @@ class Padded:
         """Return the self-attention of a kind of block; `mask` builds its mask of a padded batch."""
         return partial(attend, mask=mask(causal=causal, window=window))
 
+    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> AttendJoint:
+        """Return the self-attention of a kind of block that reads the source, too."""
+        return partial(attend_joint, mask=mask(causal=causal, window=window))
+
     def leave(self, x: Tensor) -> Tensor:
         """Return what the bricks computed, as a batch."""
         return x
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Packed:
-    """The real tokens of a batch in one row."""
+    """The real tokens of a batch in one row.
+
+    Args:
+        source_packing: Of the source, where self-attention reads it, too.
+    """
 
     packing: Packing
     source: Source | None
     attend_source: Attend
+    source_packing: Packing | None = None
 
     def enter(self, inputs: StackInputs, positions: Tensor) -> tuple[StackInputs, Tensor]:
         """Return the inputs and positions that the bricks see."""
@@ -77,6 +87,17 @@ class Packed:
     def attend_self(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> Attend:
         """Return the self-attention of a kind of block."""
         return partial(attend_packed, mask=self.packing.mask(causal=causal, window=window))
+
+    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> AttendJoint:
+        """Return the self-attention of a kind of block that reads the source, too."""
+        assert self.source_packing is not None
+        behind = self.packing.mask_behind(self.source_packing, causal=causal, window=window)
+        return partial(attend_packed_joint, mask=behind, order=self._joint_order)
+
+    @cached_property
+    def _joint_order(self) -> Int[Tensor, " N"]:
+        assert self.source_packing is not None
+        return self.packing.order_behind(self.source_packing)
 
     def leave(self, x: Tensor) -> Tensor:
         """Return what the bricks computed, as a batch."""
@@ -192,7 +213,8 @@ def route_of(
     assert tokens is not None
     source_packing = Packing.of(tokens, packing.order)
     read = partial(attend_packed, mask=packing.mask_reading(source_packing))
-    return Packed(packing, Source(source_packing.pack(states)), read)
+    source = Source(source_packing.pack(states))
+    return Packed(packing, source, read, source_packing if stack.spec.merges_source else None)
 
 
 def can_pack(stack: nn.Module, mask: Tensor) -> bool:
@@ -227,22 +249,31 @@ def _packing(stack: Any, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | No
     tokens = _needed_tokens(stack, inputs, key_mask)
     if tokens is None:
         return None
-    if not stack.spec.has_cross_attention:
+    if not stack.spec.reads_source:
         packing = Packing.of(tokens)
         return None if packing.is_empty else packing
     sources = inputs.source_tokens
-    if sources is None or len(sources) != len(tokens):
+    if sources is None or len(sources) != len(tokens) or not _can_merge_packed(stack.spec, tokens.shape[1]):
         return None
     read, own = sources.sum(1), tokens.sum(1)
     order = (read * (tokens.shape[1] + 1) + own).argsort(stable=True)
     return Packing.of(tokens, order) if bool((read > 0).all() & (own > 0).all()) else None
 
 
+def _can_merge_packed(kind: spec.StackSpec, length: int) -> bool:
+    """False where self-attention reads the source by distances that packed rows do not have."""
+    if not kind.merges_source:
+        return True
+    windows = [block.self_attn.window for block in kind.blocks if block.self_attn.window is not None]
+    counts_apart = not kind.continues_source and any(window < length for window in windows)
+    return kind.relative_bias is None and not counts_apart
+
+
 def _needed_tokens(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> Bool[Tensor, "R T"] | None:
     """True at tokens whose states enter a result; None if that is unknown, or if other tokens must stay too."""
     blocks = stack.spec.blocks
     causal = all(block.causal for block in blocks)
-    encodes = not stack.spec.has_cross_attention and not any(block.causal for block in blocks)
+    encodes = bool(stack.spec.states) or not (stack.spec.reads_source or any(block.causal for block in blocks))
     tokens = inputs.wanted if causal else key_mask if encodes else None
     if tokens is None and encodes and torch.is_grad_enabled():
         tokens = inputs.every_token
@@ -272,8 +303,9 @@ def _native_steps(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> S
     if (
         tokens.shape[0] * tokens.shape[1] > _MOST_TOKENS
         or not _are_tabulated(inputs.position_ids, kind.max_positions)
-        or len(cache.cross) != (len(kind.weights_of) if kind.has_cross_attention else 0)
+        or len(cache.cross) != len(kind.source_attention)
         or mode_of(stack.embed.words.weight, tokens, inputs.encoder_attention_mask) != "inference"
+        or (kind.continues_source and not _are_places_known(stack, inputs))
     ):
         return None
     owner, steps = _STEPS.get(cache, (None, None))
@@ -285,10 +317,15 @@ def _native_steps(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> S
     return steps
 
 
+def _are_places_known(stack: Any, inputs: StackInputs) -> bool:
+    """True if the kernels can tell where a source and the target behind it stand: by indices, without padding."""
+    return inputs.encoder_attention_mask is None and _are_indices(stack, inputs)
+
+
 def _native_encoding(stack: Any, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None) -> NativeEncoding | None:
     """The kernels for an encoder's pass; None if this is no such pass, or one that they do not know."""
     kind, tokens = stack.spec, inputs.tokens
-    if any(block.causal for block in kind.blocks) or kind.has_cross_attention:
+    if (any(block.causal for block in kind.blocks) and not kind.states) or kind.reads_source:
         return None
     counts_places = kind.relative_bias is not None or any(block.self_attn.window for block in kind.blocks)
     if (

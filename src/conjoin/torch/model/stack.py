@@ -11,9 +11,9 @@ from torch.utils import checkpoint
 from conjoin import spec
 from conjoin.errors import ShapeError
 from conjoin.torch.cpu.dropout import dropout
-from conjoin.torch.cpu.masks import Mask, self_mask
+from conjoin.torch.cpu.masks import Mask, joint_mask, self_mask
 from conjoin.torch.cpu.mode import is_eager
-from conjoin.torch.model.block import Block, LayerContext
+from conjoin.torch.model.block import Block, LayerContext, Source
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.embedding import Embedding
 from conjoin.torch.model.norm import build_norm
@@ -24,6 +24,7 @@ from conjoin.torch.model.positions import (
     stands_together,
     token_positions,
 )
+from conjoin.torch.model.prefix import Prefix
 from conjoin.torch.model.route import NativeEncoding, NativeSteps, Packed, Padded, route_of, skips_padding_ids
 from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.model.sharing import Brick
@@ -52,7 +53,7 @@ class Stack(Brick):
         )
         layers = [kind.blocks[index] for index in kind.weights_of]
         self._heads = [_kept_heads(layer.self_attn.attention) for layer in layers]
-        self._cross_heads = [_kept_heads(layer.cross_attn.attention) for layer in layers if layer.cross_attn]
+        self._cross_heads = [_kept_heads(attention) for attention in kind.source_attention]
         self.final_norm = build_norm(kind.final_norm, kind.hidden_size) if kind.final_norm else None
 
     def run(self, inputs: StackInputs) -> Float[Tensor, "R T D"]:
@@ -67,10 +68,17 @@ class Stack(Brick):
             raise ShapeError(
                 f"{self.spec.family}: position_ids has shape {tuple(where.shape)}; expected {(rows, length)}."
             )
+        if where is not None and self.spec.states:
+            raise ShapeError(
+                f"{self.spec.family}: position_ids of sources that are read layer by layer: the decoder counts their "
+                "positions itself.",
+                hint="leave position_ids out; padding needs no positions.",
+            )
         self._check_segments(inputs, rows, length)
         key_mask = self._key_mask(inputs, rows, length, past)
-        positions = self._positions(inputs, key_mask, rows, length, past)
         source_mask = self._source_mask(inputs, rows)
+        prefix = self._prefix(inputs, rows)
+        positions = self._positions(inputs, key_mask, rows, length, past, prefix)
         route = route_of(self, inputs, key_mask, source_mask)
         if isinstance(route, NativeSteps):
             assert inputs.cache is not None
@@ -79,17 +87,26 @@ class Stack(Brick):
             return x
         if isinstance(route, NativeEncoding):
             return route.run(self, inputs, positions)
+        prefix = None if prefix is None else prefix.entering(route)
         packed, positions = route.enter(inputs, positions)
         x = self._embed(packed, positions)
-        x = self._run_blocks(x, self._contexts(route, packed, key_mask, positions, x), record.hidden_states)
+        states = [] if record.hidden_states is None and self.spec.states else record.hidden_states
+        x = self._run_blocks(x, self._contexts(route, packed, key_mask, source_mask, prefix, positions, x), states)
         if self.final_norm is not None:
             x = self.final_norm(x)
         x = dropout(x, self.spec.final_dropout, self.training)
-        if record.hidden_states is not None:
-            record.hidden_states.append(x)
+        if states is not None:
+            states.append(x)
         if inputs.cache:
             inputs.cache.advance(length)
-        return route.leave(x)
+        return route.leave(self._output(x, states))
+
+    def _output(self, x: Tensor, states: list[Tensor] | None) -> Float[Tensor, "R T M"]:
+        """The last state, or those that a decoder reads layer by layer, side by side."""
+        if not self.spec.states:
+            return x
+        assert states is not None
+        return torch.cat([states[index] for index in self.spec.states], -1)
 
     def _run_blocks(self, x: Tensor, contexts: list[LayerContext], states: list[Tensor] | None) -> Tensor:
         for context, index in zip(contexts, self.spec.weights_of, strict=True):
@@ -139,8 +156,43 @@ class Stack(Brick):
             cache.mask = mask
         return mask
 
+    def _prefix(self, inputs: StackInputs, rows: int) -> Prefix | None:
+        """Where the source stands before the target; None if it has no positions there."""
+        if not self.spec.continues_source:
+            return None
+        cache, states, mask = inputs.cache, inputs.encoder_hidden_states, inputs.encoder_attention_mask
+        held = cache.cross[0][0] if cache and cache.cross else None
+        shape = (held.shape[0], held.shape[2]) if held is not None else states.shape[:2]  # pyright: ignore
+        mask = None if mask is None else mask.bool()
+        device = self.embed.words.weight.device
+        return Prefix.of(mask, shape, rows, inputs.segments, inputs.source_segments, device)
+
     def _positions(
-        self, inputs: StackInputs, key_mask: Tensor | None, rows: int, length: int, past: int
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        rows: int,
+        length: int,
+        past: int,
+        prefix: Prefix | None = None,
+    ) -> Int[Tensor, "R T"]:
+        positions = self._own_positions(inputs, key_mask, rows, length, past, prefix)
+        if prefix is None:
+            return positions
+        kind, rows = self.spec.embedding.position, self.spec.embedding.position_rows
+        behind = positions + prefix.offset
+        if isinstance(kind, spec.LearnedSkippingPads):  # padding stays at its row
+            behind = positions.where(positions == kind.padding_position, behind)
+        return behind.clamp(max=rows - 1) if rows else behind  # padding may stand behind the last row
+
+    def _own_positions(
+        self,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        rows: int,
+        length: int,
+        past: int,
+        prefix: Prefix | None,
     ) -> Int[Tensor, "R T"]:
         kind = self.spec.embedding.position
         counted = key_mask
@@ -155,18 +207,25 @@ class Stack(Brick):
             starts = segment_starts(inputs.segments)
             if limit is not None and used > limit:
                 used = int((torch.arange(length, device=starts.device) - starts).max()) + 1
+        if limit is not None and prefix is not None:
+            used += prefix.size
+            if used > limit and inputs.segments is None:
+                used = prefix.longest(None if counted is None else counted.sum(1, keepdim=True), past + length)
         self._check_length(used)
         device = self.embed.words.weight.device
         return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
 
-    def places(self, input_ids: Int[Tensor, "R T"], cache: KVCache) -> Int[Tensor, "R T"] | None:
+    def places(self, input_ids: Int[Tensor, "R T"], cache: KVCache, source: int = 0) -> Int[Tensor, "R T"] | None:
         """Return the positions of new ids behind those of a cache; None if they are the indices in the cache.
+
+        Args:
+            source: Positions that the longest source takes before them. They are not counted in the result.
 
         Raises:
             ShapeError: there are more positions than this checkpoint's position table has.
         """
         rows, length = input_ids.shape
-        self._check_length(cache.length + length)
+        self._check_length(source + cache.length + length)
         kind = self.spec.embedding.position
         if not skips_padding_ids(kind):
             return None
@@ -184,7 +243,7 @@ class Stack(Brick):
 
     def _check_segments(self, inputs: StackInputs, rows: int, length: int) -> None:
         check_segments(inputs.segments, (rows, length), "segment_ids")
-        one_sided = self.spec.has_cross_attention and (inputs.segments is None) != (inputs.source_segments is None)
+        one_sided = self.spec.reads_source and (inputs.segments is None) != (inputs.source_segments is None)
         if one_sided or (inputs.cache is not None and inputs.segments is not None):
             raise ShapeError(
                 f"{self.spec.family}: segment ids are given "
@@ -207,11 +266,14 @@ class Stack(Brick):
             cache.counted = whole
         return whole
 
-    def _where(self, inputs: StackInputs, positions: Tensor, key_mask: Tensor | None) -> Int[Tensor, "A T"]:
+    def _where(
+        self, inputs: StackInputs, positions: Tensor, key_mask: Tensor | None, prefix: Prefix | None
+    ) -> Int[Tensor, "A T"]:
         """Positions for rotary angles: one row where all rows have the same."""
         if inputs.position_ids is not None:
-            return inputs.position_ids
-        return positions[:1] if inputs.segments is None and key_mask is None else positions
+            return inputs.position_ids if prefix is None else inputs.position_ids + prefix.offset
+        alike = inputs.segments is None and key_mask is None and (prefix is None or prefix.is_alike)
+        return positions[:1] if alike else positions
 
     def _places(
         self, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | None, past: int
@@ -242,7 +304,14 @@ class Stack(Brick):
         return x.float() if x.dtype == torch.float16 and self.spec.blocks[0].wide_in_float16 else x
 
     def _contexts(
-        self, route: Padded | Packed, inputs: StackInputs, key_mask: Tensor | None, positions: Tensor, x: Tensor
+        self,
+        route: Padded | Packed,
+        inputs: StackInputs,
+        key_mask: Tensor | None,
+        source_mask: Mask,
+        prefix: Prefix | None,
+        positions: Tensor,
+        x: Tensor,
     ) -> list[LayerContext]:
         """The context of each layer; masks and angles are built once per kind."""
         past, length, kinds = inputs.cache.length if inputs.cache else 0, route.longest(x), self.spec.blocks
@@ -252,21 +321,31 @@ class Stack(Brick):
         masks = partial(
             self_mask, key_mask, past=past, length=length, device=x.device, together=together, places=places
         )
-        where, dtype = self._where(inputs, positions, key_mask), self.embed.words.weight.dtype
-        angles = {kind: rotary_angles(kind, where, dtype) for kind in {b.self_attn.rotary for b in kinds} if kind}
-        attends = {
-            (causal, window): route.attend_self(masks, causal=causal, window=window)
-            for causal, window in {(b.causal, b.self_attn.window) for b in kinds}
+        sizes, merges = (len(x), length, past), self.spec.merges_source
+        where, dtype = self._where(inputs, positions, key_mask, prefix), self.embed.words.weight.dtype
+        rotaries = {b.self_attn.rotary for b in kinds if b.self_attn.rotary}
+        angles = {kind: rotary_angles(kind, where, dtype) for kind in rotaries}
+        source_angles = {
+            kind: rotary_angles(kind, prefix.places, dtype)
+            for kind in rotaries
+            if prefix is not None and route.source is not None
         }
-        bias = None if self.relative_bias is None else self.relative_bias(length, past + length, places)
+        joint = partial(self._joint_mask, masks, inputs, source_mask, prefix, sizes, key_mask)
+        reaches = {(b.causal, b.self_attn.window) for b in kinds}
+        attends = {r: route.attend_self(masks, causal=r[0], window=r[1]) for r in reaches if not merges}
+        joints = {r: route.attend_joint(joint, causal=r[0], window=r[1]) for r in reaches if merges}
+        bias = self._bias(inputs, prefix, places, key_mask, sizes)
+        states = None if route.source is None or prefix is None else route.source.split(self.spec.hidden_size)
         return [
             LayerContext(
                 layer=layer,
-                attend=attends[block.causal, block.self_attn.window],
+                attend=attends.get((block.causal, block.self_attn.window)),
+                attend_joint=joints.get((block.causal, block.self_attn.window)),
                 attend_source=route.attend_source,
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
+                source_angles=source_angles.get(block.self_attn.rotary) if block.self_attn.rotary else None,
                 bias=bias,
-                source=route.source,
+                source=_source_of(block.self_attn.source, route.source, states),
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
                 cross_attentions=inputs.record.cross_attentions,
@@ -274,8 +353,72 @@ class Stack(Brick):
             for layer, block in enumerate(kinds)
         ]
 
+    def _joint_mask(
+        self,
+        masks: partial[Mask],
+        inputs: StackInputs,
+        source_mask: Mask,
+        prefix: Prefix | None,
+        sizes: tuple[int, int, int],
+        key_mask: Tensor | None,
+        *,
+        causal: bool,
+        window: int | None,
+    ) -> Mask:
+        """The mask over the source and the target behind it; `sizes` are rows, new and past positions."""
+        rows, length, past = sizes
+        near = None
+        if prefix is not None and window is not None and prefix.size + past + length > window:
+            queries = self._target_places(inputs, key_mask, past + length)[:, past:] + prefix.offset
+            near = prefix.near(queries, window)
+        own = masks(causal=causal, window=window)
+        size = self._source_size(inputs)
+        return joint_mask(source_mask.allowed, near, own, (rows, length, size, past + length), self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.embed.words.weight.device
+
+    def _source_size(self, inputs: StackInputs) -> int:
+        cache, states = inputs.cache, inputs.encoder_hidden_states
+        if cache and cache.cross:
+            return cache.cross[0][0].shape[2]
+        assert states is not None
+        return states.shape[1]
+
+    def _target_places(self, inputs: StackInputs, key_mask: Tensor | None, total: int) -> Int[Tensor, "#R S"]:
+        """Positions of the target's tokens, past and new ones, counted from its own start."""
+        if inputs.position_ids is not None and key_mask is not None and key_mask.shape[1] == inputs.tokens.shape[1]:
+            return inputs.position_ids
+        indices = torch.arange(total, device=self._device)[None]
+        if inputs.segments is not None:
+            return indices - segment_starts(inputs.segments)
+        return indices if key_mask is None else places_of(key_mask)
+
+    def _bias(
+        self,
+        inputs: StackInputs,
+        prefix: Prefix | None,
+        places: Tensor | None,
+        key_mask: Tensor | None,
+        sizes: tuple[int, int, int],
+    ) -> Float[Tensor, "#R H T S"] | None:
+        """The relative bias over all that self-attention reads; `sizes` are rows, new and past positions."""
+        if self.relative_bias is None:
+            return None
+        _, length, past = sizes
+        if not self.spec.merges_source:
+            return self.relative_bias(length, past + length, places)
+        if prefix is None:
+            own = self.relative_bias(length, past + length, places)
+            return torch.cat((own.new_zeros(*own.shape[:3], self._source_size(inputs)), own), -1)
+        if prefix.is_alike and key_mask is None and inputs.segments is None:
+            return self.relative_bias(length, prefix.size + past + length)
+        places = prefix.before(self._target_places(inputs, key_mask, past + length))
+        return self.relative_bias(length, places.shape[1], places)
+
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
-        if not self.spec.has_cross_attention:
+        if not self.spec.reads_source:
             return Mask()
         source, mask, cache = inputs.encoder_hidden_states, inputs.encoder_attention_mask, inputs.cache
         if source is None and not (cache and cache.cross):
@@ -298,6 +441,15 @@ class Stack(Brick):
             apart = same_segment(inputs.segments, inputs.source_segments)
             allowed = apart if allowed is None else apart & allowed
         return Mask(allowed)
+
+
+def _source_of(
+    kind: spec.MergedSource | spec.PrefixSource | None, source: Source | None, states: tuple[Source, ...] | None
+) -> Source | None:
+    """What a layer reads of the encoder's output."""
+    if not isinstance(kind, spec.PrefixSource):
+        return source
+    return None if states is None else states[kind.state]
 
 
 def _kept_heads(kind: spec.Attention) -> tuple[int, int]:

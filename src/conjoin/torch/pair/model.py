@@ -1,6 +1,6 @@
 """EncoderDecoderModel: any encoder joined to any decoder."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any, Self
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin.checkpoint import open_checkpoint
-from conjoin.configuration import CrossAttentionInit, EncoderDecoderConfig, Share
+from conjoin.configuration import CrossAttentionInit, EncoderAttention, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import Layers, PretrainedConfig
 from conjoin.join import (
@@ -141,6 +141,9 @@ class EncoderDecoderModel(PairModules):
         cross_attention_init: CrossAttentionInit = "normal",
         encoder_layers: Layers | None = None,
         decoder_layers: Layers | None = None,
+        encoder_attention: EncoderAttention | None = None,
+        source_layers: Sequence[int] | None = None,
+        source_template: str | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         **keywords: Any,
@@ -151,9 +154,17 @@ class EncoderDecoderModel(PairModules):
             share: "embeddings" ties the token embeddings, "all" every parameter that both halves have.
             cross_attention_init: Initialisation of fresh cross-attention: "normal", "self_attention" (a copy of the
                 block's self-attention where widths permit) or "zero_gate" (its output scaled by a gate that starts at
-                0).
+                0). Or a join without fresh parameters, in which self-attention reads source and target in one softmax:
+                "merged" (it reads the encoder's output; equal widths) or "layerwise" (each layer reads what the
+                encoder's layer of its number reads, as a prefix of the target, so that a causal LM joined to itself
+                stays that LM; equal blocks).
             encoder_layers, decoder_layers: Layers of that checkpoint to join: a number, spread evenly with the first
                 and the last (Shleifer & Rush 2020, arXiv:2010.13002), or a list of indices from 0; all by default.
+            encoder_attention: "causal" or "bidirectional"; by default bidirectional, but causal for a causal LM that is
+                read layer by layer.
+            source_layers: With "layerwise", the encoder layer that each decoder layer reads with, where the halves have
+                different numbers of layers.
+            source_template: Prompt around every source; see `set_source_template`.
             dtype: Dtype of the parameters; float32 by default, since a joined model will be trained.
             keywords: `encoder_*` and `decoder_*` go to that half: `encoder_model=` (a loaded one), `encoder_config=`,
                 config values such as `encoder_hidden_dropout_prob=0.2`, and hub keywords such as `decoder_revision=`.
@@ -172,7 +183,10 @@ class EncoderDecoderModel(PairModules):
         sources = find_sources(*names, keywords, read_half, **layers)
         model = cls._empty()
         values = keywords | {"share": share, "cross_attention_init": cross_attention_init}
+        values |= {"encoder_attention": encoder_attention, "source_layers": source_layers}
         model._join(sources, values, wanted, device)
+        if source_template is not None:
+            model.set_source_template(source_template)
         return model
 
     @classmethod
@@ -340,7 +354,8 @@ class EncoderDecoderModel(PairModules):
                 return_dict=True,
                 segment_ids=segment_ids,
             )
-        encoded = as_readable(encoder_outputs, self.encoder.spec.hidden_size, self.decoder.embed.words.weight)
+        like, wide = self.decoder.embed.words.weight, self.decoder.spec.reads_wide_states
+        encoded = as_readable(encoder_outputs, self.encoder.spec.output_size, like, wide=wide)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_segment_ids)
             if decoder_attention_mask is None and isinstance(self.config, EncoderDecoderConfig):

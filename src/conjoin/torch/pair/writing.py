@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Staging, parse_size, replacing_folder, write_tensors
+from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig, Role, family
 from conjoin.torch.pair.pretrained import plain_state
 
@@ -23,10 +24,17 @@ def save_half(
     max_shard_size: int | str,
 ) -> None:
     """Write one half as a standalone checkpoint."""
+    if stack.states:
+        raise ConfigError(
+            "This encoder lacks its last layer, which no decoder layer reads, so it is no checkpoint of its own.",
+            hint="save the pair: model.save_pretrained(folder).",
+        )
     record = family(config.model_type)
     architecture = record.encoder_architecture if role == "encoder" else record.decoder_architecture
     written = config.copy(architectures=[architecture] if architecture else None, dtype=dtype_name(model))
     cross = stack.blocks[0].cross_attn
+    if stack.merges_source:  # alone it is the language model that it was
+        written.add_cross_attention = False
     if cross is not None and record.decoder == "grafted":
         written.cross_attention_hidden_size = cross.source_size
     if cross is not None and cross.gated:

@@ -217,7 +217,9 @@ def tokenizer_digest(tokenizer: Tokenizer | TokenizerPair | None) -> list[Any]:
     if tokenizer is None:
         return []
     if isinstance(tokenizer, TokenizerPair):
-        return [*map(tokenizer_digest, (tokenizer.source, tokenizer.target)), asdict(tokenizer.rules)]
+        rules = [asdict(tokenizer.rules), asdict(tokenizer.source_rules)]
+        template = None if tokenizer.template is None else asdict(tokenizer.template)  # a chat template as it reads now
+        return [*map(tokenizer_digest, (tokenizer.source, tokenizer.target)), *rules, template]
     pipeline = hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()
     probe = tokenizer(text_target="a", verbose=False)["input_ids"]  # which shows the target's language
     ends = [tokenizer.start_token_id, tokenizer.end_token_id, tokenizer.pad_token_id]

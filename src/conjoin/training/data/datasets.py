@@ -40,10 +40,11 @@ def columns_of(arguments: TrainingArguments) -> Columns:
 
 def room_of(arguments: TrainingArguments, pair: PairSpec) -> Room:
     """Return the longest source and target: the arguments' limits, within the model's position tables."""
-    return Room(
-        _least(arguments.max_source_length, pair.encoder.max_positions),
-        _least(arguments.max_target_length, pair.decoder.max_positions),
-    )
+    target = _least(arguments.max_target_length, pair.decoder.max_positions)
+    source = _least(arguments.max_source_length, pair.longest_source(target or 0))
+    if pair.decoder.continues_source and pair.decoder.max_positions is not None:
+        target = _least(target, pair.decoder.max_positions - (source or 0))
+    return Room(source, target)
 
 
 def _told(room: Room) -> str:

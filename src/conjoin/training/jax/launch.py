@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import jax
 
 from conjoin.errors import ConfigError
-from conjoin.families import parse_layers
+from conjoin.families import parse_indices, parse_layers
 from conjoin.jax.model import FlaxEncoderDecoderModel
 from conjoin.training.settings.recipe import Recipe
 
@@ -22,6 +22,8 @@ def build_model(recipe: Recipe) -> FlaxEncoderDecoderModel:
         if sources.model is not None:
             model = FlaxEncoderDecoderModel.from_pretrained(sources.model)
             model.params = model.to_fp32(model.params)
+            if sources.source_template is not None:
+                model.set_source_template(sources.source_template)
             return model
         return FlaxEncoderDecoderModel.from_encoder_decoder_pretrained(
             sources.encoder,
@@ -30,5 +32,8 @@ def build_model(recipe: Recipe) -> FlaxEncoderDecoderModel:
             cross_attention_init=sources.cross_attention_init,
             encoder_layers=parse_layers(sources.encoder_layers),
             decoder_layers=parse_layers(sources.decoder_layers),
+            encoder_attention=sources.encoder_attention,
+            source_layers=parse_indices(sources.source_layers),
+            source_template=sources.source_template,
             seed=arguments.seed,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
-from conjoin.configuration import CrossAttentionInit, Share
+from conjoin.configuration import CrossAttentionInit, EncoderAttention, Share
 from conjoin.errors import ConfigError, FileError, MissingBackend, listing, shown
 from conjoin.limits import RECIPE_BYTES
 from conjoin.training.settings.arguments import (
@@ -27,8 +27,10 @@ SHORT = {"out": "output_dir", "resume": "resume_from_checkpoint"}
 _COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "auto", "reasons"}
 """Settings of a command: they say where and how a run begins, and nothing about the run itself."""
 _LEFT = {*CHOOSABLE, *JOIN_CHOICES}
+_LAYERS = ("encoder_layers", "decoder_layers", "source_layers")
+_OF_JOINS = ("share", "cross_attention_init", "encoder_attention", *_LAYERS)
 _REPLACES = (
-    ({"model"}, {"encoder", "decoder", "share", "cross_attention_init", "encoder_layers", "decoder_layers"}),
+    ({"model"}, {"encoder", "decoder", *_OF_JOINS}),
     ({"encoder", "decoder"}, {"model"}),
     ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
     ({"dataset"}, {"train", "validation"}),
@@ -51,7 +53,18 @@ class Sources:
     decoder: str | None = arg(None, "Folder or hub id of the decoder's checkpoint.")
     model: str | None = arg(None, "Folder or hub id of a joined model, instead of encoder and decoder.")
     share: Share = arg("none", "Parameters that encoder and decoder share: none, embeddings or all.")
-    cross_attention_init: CrossAttentionInit = arg("normal", "Initial values of new cross-attention.")
+    cross_attention_init: CrossAttentionInit = arg(
+        "normal", "Initial values of new cross-attention; or merged or layerwise, which read the source without any."
+    )
+    encoder_attention: EncoderAttention | None = arg(
+        None, "Let the encoder read both ways or causally; causal by default for a causal LM that is read layerwise."
+    )
+    source_layers: str | int | None = arg(
+        None, "With layerwise: the encoder layer that each decoder layer reads with, such as 0,2,5."
+    )
+    source_template: str | None = arg(
+        None, 'Prompt around every source: text with {source} in it, or "chat" for the tokenizer\'s chat template.'
+    )
     encoder_layers: str | int | None = arg(
         None, "Layers of the encoder to join: a number, spread evenly, or indices such as 0,2,5; all by default."
     )
@@ -74,7 +87,7 @@ class Sources:
 
     def __post_init__(self) -> None:
         """Check the types of all values; lists of layers become text."""
-        for name in ("encoder_layers", "decoder_layers"):
+        for name in _LAYERS:
             if isinstance(layers := getattr(self, name), list):
                 setattr(self, name, "".join(f"{layer}," for layer in cast("list[Any]", layers)))
         kinds = get_type_hints(type(self))
@@ -123,8 +136,9 @@ class Sources:
             raise ConfigError(f"pseudo_weight = {weight}; expected a number above 0.")
 
     def _refuse_join_settings(self) -> None:
-        names = ("share", "cross_attention_init", "encoder_layers", "decoder_layers")
-        changed = [f"{name} = {getattr(self, name)}" for name in names if getattr(self, name) != getattr(Sources, name)]
+        changed = [
+            f"{name} = {getattr(self, name)}" for name in _OF_JOINS if getattr(self, name) != getattr(Sources, name)
+        ]
         if self.model is not None and changed:
             raise ConfigError(
                 f"{' and '.join(changed)} with model = {self.model}: a joined model stays as it was joined.",

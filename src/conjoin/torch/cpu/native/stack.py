@@ -55,7 +55,7 @@ class _Layer(Structure):
         ("cross_attn", _Attention),
         *((name, _Branch) for name in ("self_norms", "cross_norms", "mlp_norms")),
         *((name, _Linear) for name in ("up", "gate", "down")),
-        *_fields(whole="parallel activation has_cross"),
+        *_fields(whole="parallel activation has_cross source state"),
     )
 
 
@@ -103,7 +103,7 @@ class _Stack(Structure):
         ("embedding", _Embedding),
         ("final_norm", _Norm),
         ("head", _Head),
-        *_fields(whole="count hidden causal"),
+        *_fields("states", "state_count count hidden causal continues"),
     )
 
 
@@ -182,8 +182,12 @@ class NativeStack:
             raise Unsupported("some blocks are causal and others are not")
         self._layers = (_Layer * fields.count)()
         fields.layers = self._layers
-        for layer, index in zip(self._layers, kind.weights_of, strict=True):
+        for layer, index, block in zip(self._layers, kind.weights_of, kind.blocks, strict=True):
             self._fill(layer, stack.blocks[index])
+            _read_source(layer, block.self_attn.source)
+        fields.continues = kind.continues_source
+        self._states = torch.tensor(kind.states, dtype=torch.long)
+        fields.states, fields.state_count = self._states.data_ptr(), len(kind.states)
         self._norm(fields.final_norm, stack.final_norm, kind.hidden_size)
         if stack.relative_bias is not None:
             self._watch(stack.relative_bias, "weight")
@@ -244,6 +248,14 @@ class NativeStack:
         return self._fields.hidden
 
     @property
+    def source_size(self) -> int:
+        """Width of what the stack reads of a source."""
+        if self.spec.continues_source:
+            return self.hidden_size * (1 + max(layer.state for layer in self._layers))
+        first = self._layers[0]
+        return (first.self_attn if first.source else first.cross_attn).k.n
+
+    @property
     def address(self) -> int:
         """Address of the stack's description, for native loops."""
         return addressof(self._fields)
@@ -282,14 +294,14 @@ class NativeStack:
             sources: Entries of SOURCE_DTYPE, whose pointers and sizes the caller vouches for.
             dtype: Of the cache's tensors.
             x: Embedded tokens in float32, where the sources have no ids.
-            hidden: Takes the last hidden states.
+            hidden: Takes the output: the last hidden states, or several side by side.
             logits: Takes the logits of every hypothesis' last token, or of every token.
         """
         tokens = int((sources["rows"] * sources["length"]).sum())
         rows = tokens if every_token else int(sources["rows"].sum())
         if not (
             _takes(x, tokens, self.hidden_size)
-            and _takes(hidden, tokens, self.hidden_size)
+            and _takes(hidden, tokens, self.spec.output_size)
             and _takes(logits, rows, self._fields.head.vocab.m)
         ):
             refuse("pass", x=x, hidden=hidden, logits=logits)
@@ -300,9 +312,9 @@ class NativeStack:
 
         Args:
             sources: As for `run`, `length` tokens each in one row, to be written at positions `past` and behind.
-            states: What cross-attention reads, in float32.
+            states: The encoder's output, as this stack reads it, in float32.
         """
-        tokens, width = int((sources["rows"] * sources["length"]).sum()), self._layers[0].cross_attn.k.n
+        tokens, width = int((sources["rows"] * sources["length"]).sum()), self.source_size
         if not _takes(states, tokens, width):
             refuse("read_sources", states=states)
         self._call(f"conjoin_read_sources_{CACHES[dtype]}", sources, states, None, None, False, width)
@@ -482,6 +494,17 @@ class NativeStack:
         self._parameters.append(parameter)
         self._held.append(parameter.detach())
         return self._held[-1]
+
+
+def _read_source(layer: _Layer, source: spec.MergedSource | spec.PrefixSource | None) -> None:
+    """Tell a layer what its self-attention reads of the source."""
+    match source:
+        case None:
+            layer.source = 0
+        case spec.MergedSource():
+            layer.source = 1
+        case spec.PrefixSource(state=state):
+            layer.source, layer.state = 2, state
 
 
 def reason_against(stack: Any) -> str | None:

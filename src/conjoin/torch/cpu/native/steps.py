@@ -44,7 +44,7 @@ def encode(
     types: Int[Tensor, " tokens"] | None = None,
     places: Int[Tensor, " tokens"] | None = None,
 ) -> Float[Tensor, "tokens D"]:
-    """Return the last hidden states of sequences of a stack that keeps no cache, one sequence behind the other.
+    """Return the output of a stack that keeps no cache for sequences, one sequence behind the other.
 
     Args:
         lengths: Tokens of each sequence.
@@ -53,7 +53,7 @@ def encode(
         places: Positions; by default, indices in the sequence.
     """
     total = int(lengths.sum())
-    hidden = torch.empty(total, stack.hidden_size)
+    hidden = torch.empty(total, stack.spec.output_size)
     if not total:
         return hidden
     stack.reach(int(lengths.max()) if places is None else int(places.max()) + 1)
@@ -137,7 +137,7 @@ class Steps:
         """Give an empty cache room for the rows' keys and values, and for the sources'; `read_sources` fills in these.
 
         Args:
-            states: What cross-attention reads, of the real tokens of all sources, one source behind the other; kept
+            states: What the decoder reads, of the real tokens of all sources, one source behind the other; kept
                 until `read_sources` is called.
             lengths: Number of real tokens of each source.
         """
@@ -148,13 +148,13 @@ class Steps:
             shape = (rows, attention.num_kv_heads, cache.room, kept_width(attention.head_size, dtype))
             cache.keys.append(torch.empty(shape, dtype=dtype))
             cache.values.append(torch.empty(shape, dtype=dtype))
-            if block.cross_attn is not None:
-                attention = block.cross_attn.attention
-                width = kept_width(attention.head_size, dtype)
-                shape = (len(lengths), attention.num_kv_heads, int(lengths.max()), width)
-                cache.cross.append((torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)))
+        for attention in kind.source_attention:
+            width = kept_width(attention.head_size, dtype)
+            shape = (len(lengths), attention.num_kv_heads, int(lengths.max()), width)
+            cache.cross.append((torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)))
         self._lengths = lengths
         self._point_at(cache)
+        self.reach(0)  # keys of the sources stand at their positions
         self._states = states if cache.cross else states[:0]
 
     def unread(self) -> tuple[np.ndarray, Float[Tensor, "tokens M"]]:
@@ -195,6 +195,15 @@ class Steps:
         """Number of source tokens that are read."""
         return int(self._sources["keys"].sum())
 
+    @property
+    def longest_source(self) -> int:
+        """Positions that a source takes before the target, at most; 0 where the target does not continue it."""
+        return int(self._sources["keys"].max()) if self.stack.spec.continues_source else 0
+
+    def reach(self, places: int) -> None:
+        """Prepare the kernels for target positions below `places`."""
+        self.stack.reach(places + self.longest_source)
+
     def keep(self, order: list[int]) -> None:
         """Tell which sources are left, in their new order."""
         self._lengths = None if self._lengths is None else self._lengths[order]
@@ -215,7 +224,7 @@ class Steps:
             cache: `takes` has returned True for it, or `begin` has filled it, and only its own methods have changed it
                 since.
             ids: Ids of the vocabulary; or, in their place, embedded tokens `x`.
-            places: Positions of the new tokens; by default, indices in the cache.
+            places: Positions of the new tokens, counted from the target's start; by default, indices in the cache.
             source_mask: True where a source may be read.
             want: "hidden" returns the last hidden states, [R, T, D]; "logits" those of every row's last token, [R, V];
                 "all logits" those of all, [R, T, V]. All are float32.
@@ -228,7 +237,7 @@ class Steps:
         tensors = cache.tensors
         if len(tensors) != len(self._cache) or not all(map(is_, tensors, self._cache)):
             self._point_at(cache)
-        self.stack.reach(cache.length + length if places is None else int(places.max()) + 1)
+        self.reach(cache.length + length if places is None else int(places.max()) + 1)
         sources, dtype = self._sources, cache.keys[0].dtype
         sources["past"], sources["length"], sources["ids_row"] = cache.length, length, length
         ids, places = (None if t is None else t.long().expand(rows, length).contiguous() for t in (ids, places))

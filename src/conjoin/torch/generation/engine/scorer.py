@@ -33,9 +33,9 @@ class Details:
         Raises:
             GenerationError: it has no such layer or head.
         """
-        blocks = [block.cross_attn for block in decoder.blocks if block.cross_attn is not None]
-        heads = blocks[0].attention.num_heads if blocks else 0
-        for name, value, count in (("layer", self.layer, len(blocks)), ("head", self.head, heads)):
+        layers = decoder.source_attention
+        heads = layers[0].num_heads if layers else 0
+        for name, value, count in (("layer", self.layer, len(layers)), ("head", self.head, heads)):
             if value is not None and not 0 <= value < count:
                 raise GenerationError(f"attention.{name} = {value}; expected 0 to {count - 1}.")
         if self.top < 0:
@@ -49,7 +49,8 @@ class TokenScore:
     Args:
         logprob: Its log-probability (natural logarithm) by the model itself: no processor, temperature or warper.
         top: The likeliest ids at its place and their log-probabilities, best first.
-        attention: Share of the cross-attention that each source token gets when this token is chosen.
+        attention: Share of the cross-attention that each source token gets when this token is chosen. The sum is
+            below 1 where one softmax reads source and target.
     """
 
     id: int

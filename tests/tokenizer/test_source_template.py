@@ -1,0 +1,167 @@
+"""Prompts around sources: rendered as transformers does, kept whole where sources are cut, saved with the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer as Rust
+from tokenizers import decoders, models, pre_tokenizers
+
+import oracle
+from conjoin import AutoTokenizer, TokenizerPair
+from conjoin.errors import TokenizerError
+from conjoin.evaluation.texts import generate_texts, tokenize_sources
+from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.training.data.cache import tokenizer_digest
+from tokenizer_samples import write_json
+
+CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + "
+    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEXTS = ["a black cat", " it rains\n", "Über 7 %"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level tokenizer of single bytes, with a chat template, and a tiny Llama beside it."""
+    path = tmp_path_factory.mktemp("chat")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    rust = Rust(models.BPE({piece: index for index, piece in enumerate([*special, *alphabet])}, []))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = decoders.ByteLevel()
+    rust.add_special_tokens(special)
+    rust.save(str(path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT, "bos_token": "<|im_start|>"}
+    write_json(path / "tokenizer_config.json", config | {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"})
+    size = len(special) + len(alphabet)
+    tiny = {**oracle.TINY["llama"], "vocab_size": size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    oracle.save_config_of("llama", tiny, path)
+    return path
+
+
+def pair_of(folder: Path, template: str, **options: Any) -> TokenizerPair:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return TokenizerPair(tokenizer, tokenizer, source_template=template, **options)
+
+
+def test_a_text_with_the_source_in_it(folder: Path) -> None:
+    plain, pair = AutoTokenizer.from_pretrained(folder), pair_of(folder, "Text: {source}\nSummary:")
+    expected = plain([f"Text: {text}\nSummary:" for text in TEXTS], padding=True)
+    assert dict(pair(TEXTS, padding=True)) == dict(expected)
+    assert pair(TEXTS[0])["input_ids"] == plain(f"Text: {TEXTS[0]}\nSummary:")["input_ids"]
+
+
+def test_the_chat_template_is_rendered_as_transformers_does(folder: Path) -> None:
+    theirs = oracle.reload_tokenizer(folder)
+    for template, turn in (("chat", "{}"), ("chat: Shorten this: {source} Thanks.", "Shorten this: {} Thanks.")):
+        pair = pair_of(folder, template)
+        for text in TEXTS:
+            messages = [{"role": "user", "content": turn.format(text)}]
+            rendered = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            expected = theirs(rendered, add_special_tokens=False)["input_ids"]
+            assert pair(text)["input_ids"] == expected, (template, text)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_source_is_cut_and_never_the_template(folder: Path, side: str) -> None:
+    pair = pair_of(folder, "Text: {source}\nSummary:")
+    pair.source.truncation_side = side
+    alone = len(pair("")["input_ids"])
+    text = "abcdefghij"
+    ids = pair([text, "ab"], truncation=True, max_length=alone + 4)["input_ids"]
+    cut = text[:4] if side == "right" else text[-4:]
+    assert pair.source.batch_decode(ids) == [f"Text: {cut}\nSummary:", "Text: ab\nSummary:"]
+    assert len(ids[0]) == alone + 4
+    with pytest.raises(TokenizerError, match=f"max_length = {alone} leaves no room"):
+        pair([text], truncation=True, max_length=alone)
+    (source,) = tokenize_sources(pair, [(0, text)], alone + 4)
+    assert source.cut
+    assert source.ids == ids[0]
+
+
+def test_offsets_are_those_of_the_source(folder: Path) -> None:
+    pair = pair_of(folder, "> {source}\n")
+    spans = pair("a cat", return_offsets_mapping=True)["offset_mapping"]
+    assert [tuple(span) for span in spans] == [(0, 0), (0, 0), *((at, at + 1) for at in range(5)), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("Summary:", r"has \{source\} 0 times"),
+        ("{source} {source}", r"has \{source\} 2 times"),
+        ("chat: Summarise.", r"has \{source\} 0 times"),
+        (7, "source_template = '7', expected str"),
+    ],
+)
+def test_bad_templates_are_refused(folder: Path, template: Any, problem: str) -> None:
+    with pytest.raises(TokenizerError, match=problem):
+        pair_of(folder, template)
+
+
+def test_chat_needs_a_chat_template(folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.init_kwargs.pop("chat_template")
+    with pytest.raises(TokenizerError, match="has no chat template"):
+        TokenizerPair(tokenizer, tokenizer, source_template="chat")
+    tokenizer.init_kwargs["chat_template"] = "{{ raise_exception('only tools') }}"
+    with pytest.raises(TokenizerError, match="cannot be used: only tools"):
+        TokenizerPair(tokenizer, tokenizer, source_template="chat")
+
+
+def test_another_template_makes_other_training_data(folder: Path) -> None:
+    digests = [tokenizer_digest(pair_of(folder, template)) for template in ("{source}\n", "{source}:", "{source}:")]
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_it_is_saved_with_the_pair(folder: Path, tmp_path: Path) -> None:
+    pair = pair_of(folder, "chat", target_start_id=40)
+    pair.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_pair.json").read_text())["source_template"] == "chat"
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.source_rules == pair.source_rules
+    assert again(TEXTS) == pair(TEXTS)
+
+
+def joined(folder: Path, template: str) -> EncoderDecoderModel:
+    return EncoderDecoderModel.from_encoder_decoder_pretrained(
+        folder, folder, cross_attention_init="layerwise", share="all", source_template=template
+    )
+
+
+@pytest.mark.parametrize("template", ["{source}\\nSummary:", "chat"])
+def test_a_layerwise_pair_reads_template_and_target_as_one_text(folder: Path, tmp_path: Path, template: str) -> None:
+    """The template's last token starts the target, so that source and start are what the LM would read."""
+    pair = joined(folder, template)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = TokenizerPair(tokenizer, tokenizer, source_template=template.replace("\\n", "\n"))(TEXTS)["input_ids"]
+    start = pair.config.decoder_start_token_id
+    assert {row[-1] for row in whole} == {start}
+    assert pair.tokenizer(TEXTS)["input_ids"] == [row[:-1] for row in whole]
+    lengths = [len(row) for row in pair.tokenizer(TEXTS, truncation=True, max_length=60)["input_ids"]]
+    assert lengths == [min(len(row) - 1, 60) for row in whole]
+    theirs = oracle.reload_decoder(folder)
+    written = generate_texts(pair, TEXTS)
+    pair.save_pretrained(tmp_path / "pair")
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "pair")
+    assert again.generation_config.decoder_start_token_id in (None, start)
+    assert generate_texts(again, TEXTS) == written
+    batch = again.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    ours = again.generate(**batch, max_new_tokens=5, min_new_tokens=5)
+    for row, ids in zip(ours.tolist(), whole, strict=True):
+        expected = oracle.greedy_of_prompt(theirs, ids, 5)
+        assert row == [ids[-1], *expected]
+
+
+def test_the_last_token_must_not_depend_on_the_source(folder: Path) -> None:
+    with pytest.raises(TokenizerError, match="the last token depends on the source"):
+        joined(folder, "Text: {source}")
+
+
+def test_other_pairs_keep_their_start(folder: Path) -> None:
+    pair = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder, source_template="{source}\nSummary:")
+    assert pair.config.decoder_start_token_id == 1
+    assert pair.tokenizer("ab")["input_ids"] == pair.tokenizer.source("ab\nSummary:")["input_ids"]
