@@ -161,6 +161,19 @@ def test_the_best_checkpoint_comes_back_with_its_adapters(tmp_path: Path) -> Non
     )
 
 
+def test_adapters_are_drawn_from_the_seed_of_the_run(tmp_path: Path) -> None:
+    drawn: list[dict[str, Tensor]] = []
+    for state, seed in ((1, 5), (2, 5), (1, 6)):
+        model = toy_model(tmp_path)
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        Seq2SeqTrainer(model, args=arguments(tmp_path / "run", lora=2, seed=seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        drawn.append({name: value for name, value in weights(model).items() if ".lora_A" in name})
+    assert all(torch.equal(value, drawn[1][name]) for name, value in drawn[0].items())
+    assert not any(torch.equal(value, drawn[2][name]) for name, value in drawn[0].items())
+
+
 @pytest.mark.parametrize("merge", ["--lora-merge", "--no-lora-merge"])
 def test_the_command_line_trains_adapters_and_generates_with_them(merge: str, run: Any, tmp_path: Path) -> None:
     toy_model(tmp_path / "tokenizers").save_pretrained(tmp_path / "start")

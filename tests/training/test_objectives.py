@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from command_line import run_fixture  # noqa: F401  (a fixture)
 from conjoin import ConfigError, EncoderDecoderConfig, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments
 from conjoin.tokenizer import AutoTokenizer, TokenizerPair
 from conjoin.training.torch.choose_objective import build_objective
@@ -27,6 +28,7 @@ from training_toys import (
     toy_model,
     toy_rows,
     weights,
+    write_rows,
     write_tokenizer,
 )
 
@@ -361,3 +363,18 @@ def test_dropout_makes_two_passes_of_r_drop_differ(tmp_path: Path) -> None:
         objective = TokenObjective(r_drop=r_drop)
         losses.append(objective.loss(trainer.model, objective.inputs(collator, [[0], [1]]), divisors).item())
     assert math.isfinite(losses[1]) and losses[1] > losses[0] + 1e-3
+
+
+def test_pairs_of_a_file_are_encoded_for_the_teacher_too(run: Any, tmp_path: Path) -> None:
+    """Texts of training files are kept on the disk only, and for a teacher with other tokens."""
+    teacher_of(tmp_path)
+    toy_model(tmp_path / "tokenizers").save_pretrained(tmp_path / "student")
+    data = write_rows(tmp_path / "train.jsonl", toy_rows(16))
+    told = run(
+        *("train", "--model", tmp_path / "student", "--train", data, "--out", tmp_path / "run", "--use-cpu"),
+        *("--teacher", tmp_path / "teacher", "--max-steps", "2", "--no-doctor", "--report-to", "none"),
+        *("--data-cache-dir", tmp_path / "cache", "--no-recover", "--warmup-steps", "0"),
+    )
+    assert told.code == 0, told.err
+    before, after = (EncoderDecoderModel.from_pretrained(tmp_path / name) for name in ("student", "run"))
+    assert any(not torch.equal(one, other) for one, other in zip(before.parameters(), after.parameters(), strict=True))

@@ -7,6 +7,7 @@ import torch
 
 from conjoin.torch.cpu.linear_grad import use_products
 from conjoin.torch.pair.lora import add_adapters
+from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.settings.choices import Machine
@@ -24,17 +25,23 @@ class Seq2SeqTrainer(Trainer[World]):
         """Join the processes, and put the model on this one's device."""
         world = join_world(use_cpu=self.args.use_cpu)
         if self.args.lora is not None:
+            self._add_adapters(model, self.args.lora)
+        if self.args.freeze:
+            model.freeze(*(part.strip() for part in self.args.freeze.split(",")))
+        return model.to(world.device), world
+
+    def _add_adapters(self, model: EncoderDecoderModel, rank: int) -> None:
+        """Put adapters into the model, drawn from the run's seed; the caller's random state stays."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed)
             add_adapters(
                 model,
-                rank=self.args.lora,
+                rank=rank,
                 alpha=self.args.lora_alpha,
                 dropout=self.args.lora_dropout,
                 dora=self.args.dora,
                 targets=[name.strip() for name in self.args.lora_targets.split(",") if name.strip()],
             )
-        if self.args.freeze:
-            model.freeze(*(part.strip() for part in self.args.freeze.split(",")))
-        return model.to(world.device), world
 
     def make_engine(self, arguments: TrainingArguments, total_steps: int, fresh: Sequence[str]) -> Engine:
         """What trains and evaluates the model."""
