@@ -52,7 +52,8 @@ class Costs:
         final = 4 * self._numbers / DISK_BYTES_PER_S
         save = self._state.save_s or 3 * final
         saves = save if self._task.args.save_strategy != "no" else 0.0
-        evaluates = self.evaluation() if self._task.evaluates else 0.0
+        evaluations = 2 if self._task.args.average_checkpoints else 1  # a mean of weights is evaluated too
+        evaluates = evaluations * self.evaluation() if self._task.evaluates else 0.0
         averages = 2 * min(final, save) + evaluates if self._task.args.average_checkpoints else 0.0
         return MARGIN * (saves + min(final, save) + evaluates + averages) + REPORT_S
 
