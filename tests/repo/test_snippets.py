@@ -33,7 +33,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 def is_quick(page: Path) -> bool:
     """True unless a page trains, or compiles with JAX or TensorFlow; `make docs` and the slow lane run those too."""
-    return page.name not in ("better.md", "training.md", "jax.md", "tensorflow.md")
+    return page.name not in ("adapt.md", "better.md", "training.md", "jax.md", "tensorflow.md")
 
 
 @pytest.fixture

@@ -306,6 +306,7 @@ def start(path: Path, tmp_path: Path, kill_at: int = -1) -> "subprocess.Popen[st
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_read_and_two_at_once_tokenize_once(
     folder: Path, tmp_path: Path, spec: Any
 ) -> None:

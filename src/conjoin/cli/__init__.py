@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from conjoin.cli import streams, talk
+from conjoin.cli.adapt import adapt_model
 from conjoin.cli.average import average_models
 from conjoin.cli.compare import compare_runs
 from conjoin.cli.convert import convert_folder
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command("average", cls=Once)(average_models)
 app.command("compare", cls=Once)(compare_runs)
+app.command("adapt", cls=Once)(adapt_model)
 app.command("convert", cls=Once)(convert_folder)
 app.command("demo", cls=Once)(run_demo)
 app.command("evaluate", cls=Once)(evaluate_model)

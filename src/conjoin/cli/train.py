@@ -3,7 +3,7 @@
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -24,17 +24,26 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
     What is not set is chosen by the data, the pair and the machine, and printed with
     its reason; --auto none leaves everything at transformers' defaults instead.
     """
+    run_recipe(config, print_config, resume, options)
+
+
+def run_recipe(config: str | None, print_config: bool, resume: bool, options: Mapping[str, Any]) -> None:
+    """Train as a recipe says, whose settings flags override.
+
+    Raises:
+        BadParameter: flags that contradict each other, or no folder for the run.
+    """
     started = time.monotonic()
-    flags = normalised({name: value for name, value in options.items() if value is not None})
-    if resume and "resume_from_checkpoint" in flags:
+    given = normalised({name: value for name, value in options.items() if value not in (None, [])})
+    if resume and "resume_from_checkpoint" in given:
         raise typer.BadParameter("cannot be combined with --resume-from-checkpoint.", param_hint="--resume")
-    flags |= {"resume_from_checkpoint": "latest"} if resume else {}
-    recipe = Recipe.of(_settings(config, flags))
+    given |= {"resume_from_checkpoint": "latest"} if resume else {}
+    recipe = Recipe.of(_settings(config, given))
     if print_config:
         typer.echo(_decided(recipe).to_yaml(), nl=False)
         return
     recipe.sources.require()
-    if "output_dir" not in flags and recipe.arguments.output_dir == TrainingArguments.output_dir:
+    if "output_dir" not in given and recipe.arguments.output_dir == TrainingArguments.output_dir:
         raise typer.BadParameter("give --out, the folder of the run", param_hint="--out")
     from conjoin.training.launch import launch
 
@@ -46,7 +55,9 @@ def train(config: str | None = None, print_config: bool = False, resume: bool = 
 def _decided(recipe: Recipe) -> Recipe:
     """Return a recipe with the run's choices in it, if it names model and data; they are read for that."""
     sources = recipe.sources
-    named = (sources.model or (sources.encoder and sources.decoder)) and (sources.train or sources.dataset)
+    named = (sources.model or (sources.encoder and sources.decoder)) and (
+        sources.train or sources.dataset or sources.text
+    )
     if not named or not recipe.arguments.to_choose:
         return recipe
     from conjoin.training.launch import make_trainer
@@ -63,7 +74,7 @@ def _settings(config: str | None, flags: dict[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def _flags() -> Iterator[inspect.Parameter]:
+def flags() -> Iterator[inspect.Parameter]:
     """Yield one flag per field, after three that cannot be in a recipe."""
     yield _parameter("config", str | None, None, "Recipe file: .yaml or .toml.")
     yield _parameter("print_config", bool, False, "Print the complete recipe and exit.")
@@ -113,12 +124,11 @@ def _number_or_auto(kind: Any) -> Callable[[str], Any]:
     return parse
 
 
-def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+def with_signature(command: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
     """Give a command the signature that typer reads."""
-    parameters = list(_flags())
     command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-train = _with_flags(train)
+train = with_signature(train, list(flags()))

@@ -10,6 +10,7 @@ from conjoin._lazy import lazy_names, public_dir
 if TYPE_CHECKING:
     from conjoin.texts.pairs import Pairs as Pairs
     from conjoin.texts.pairs import read_pairs as read_pairs
+    from conjoin.training.data.corpus import RawText as RawText
     from conjoin.training.data.examples import Examples as Examples
     from conjoin.training.data.tokenizing import tokenize_pairs as tokenize_pairs
     from conjoin.training.folder.state import TrainerState as TrainerState
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Examples": "data.examples",
     "Pairs": ".texts.pairs",
+    "RawText": "data.corpus",
     "Recipe": "settings.recipe",
     "SavesPretrained": "torch.saving",
     "Seq2SeqTrainer": "torch.trainer",

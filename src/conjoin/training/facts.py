@@ -8,6 +8,7 @@ from conjoin.families import family
 from conjoin.join import Copied, InMemory, JoinReport, half_spec
 from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
+from conjoin.training.data.corpus import Corpus
 from conjoin.training.data.examples import Examples
 from conjoin.training.data.tokenizing import Room, tokenize_pairs
 from conjoin.training.settings.choices import DataFacts, JoinFacts, PairFacts
@@ -73,6 +74,6 @@ def text_facts(sample: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Room, 
     return DataFacts(pairs=len(sample), lengths=lengths, is_text=True, validates=validates)
 
 
-def example_facts(examples: Examples, *, validates: bool) -> DataFacts:
+def example_facts(examples: Examples | Corpus, *, validates: bool) -> DataFacts:
     """Measure tokenized pairs, which nothing cuts any more."""
     return DataFacts(pairs=len(examples), lengths=examples.lengths, is_text=False, validates=validates)

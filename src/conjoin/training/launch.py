@@ -10,6 +10,7 @@ from conjoin.checkpoint import read_json
 from conjoin.errors import ConfigError, NoTokenizerError
 from conjoin.texts.pairs import PairReader, Pairs, load_hub, read_pairs
 from conjoin.texts.predictions import candidate_pairs, joined_pairs, pseudo_pairs
+from conjoin.training.data.corpus import RawText
 from conjoin.training.data.datasets import Named, columns_of
 from conjoin.training.facts import join_facts
 from conjoin.training.loop.callbacks import TrainerCallback
@@ -109,23 +110,20 @@ def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], 
     return build_model, Seq2SeqTrainer
 
 
-def find_data(recipe: Recipe) -> tuple[Named, Named | None]:
+def find_data(recipe: Recipe) -> tuple[Named | RawText, Named | RawText | None]:
     """Return the training and validation data of a recipe; their first rows are read, all others by the trainer.
 
     Raises:
         DataError: data that cannot be used.
     """
     sources = recipe.sources
+    if sources.text:
+        validation = _raw_text(sources, sources.validation_text) if sources.validation_text else None
+        return _raw_text(sources, sources.text), validation
     train, validation = (
-        _split_of(sources, split) if sources.dataset else None if path is None else Named(path, path)
-        for path, split in (
-            (sources.train, sources.train_split),
-            (sources.validation, sources.validation_split),
-        )
+        _pairs(recipe, path, split)
+        for path, split in ((sources.train, sources.train_split), (sources.validation, sources.validation_split))
     )
-    for each in (train, validation):
-        if each is not None:
-            PairReader(each.data, columns_of(recipe.arguments), each.name).check_start()
     generated = _read_generated(recipe)
     if generated is not None and train is not None:
         generated = joined_pairs(read_pairs(train.data, columns_of(recipe.arguments), train.name), generated)
@@ -134,11 +132,32 @@ def find_data(recipe: Recipe) -> tuple[Named, Named | None]:
     return data, validation
 
 
-def _split_of(sources: Sources, split: str | None) -> Named | None:
-    """Return a split of the recipe's data set; None without a split."""
-    if not split or not sources.dataset:
+def _raw_text(sources: Sources, files: list[str]) -> RawText:
+    """Return raw text of which the beginning can be read."""
+    paths = [Path(file) for file in files]
+    for path in paths:
+        next(iter(RawText([path], column=sources.text_column).documents), None)
+    return RawText(
+        paths,
+        sources.objective,
+        sources.text_column,
+        mode_tokens=sources.mode_tokens,
+        mlm_probability=sources.mlm_probability,
+        mean_noise_span_length=sources.mean_noise_span_length,
+    )
+
+
+def _pairs(recipe: Recipe, path: str | None, split: str | None) -> Named | None:
+    """Return pairs of which the first rows can be read; None without a file or a split."""
+    sources = recipe.sources
+    if sources.dataset is not None and split:
+        data = Named(load_hub(sources.dataset, sources.dataset_config, split), f"{sources.dataset} ({split})")
+    elif sources.dataset is None and path:
+        data = Named(path, path)
+    else:
         return None
-    return Named(load_hub(sources.dataset, sources.dataset_config, split), f"{sources.dataset} ({split})")
+    PairReader(data.data, columns_of(recipe.arguments), data.name).check_start()
+    return data
 
 
 def _read_generated(recipe: Recipe) -> Pairs | None:

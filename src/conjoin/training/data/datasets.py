@@ -1,7 +1,7 @@
 """From a user's data to examples: files, rows of text, rows of ids."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,18 +11,32 @@ import numpy as np
 
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
+from conjoin.texts.documents import Documents
 from conjoin.texts.pairs import PART, Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
 from conjoin.texts.predictions import CandidatePairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.cache import DataCache, data_digest, key_of, tokenizer_digest
 from conjoin.training.data.candidates import with_candidates
+from conjoin.training.data.corpus import (
+    Corpus,
+    Ratios,
+    RawText,
+    Segments,
+    characters_of,
+    cut_segments,
+    measure,
+    objective_of,
+    read_segments,
+    segments_in_memory,
+    write_segments,
+)
 from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.data.lengths import BLOCK, blocks
 from conjoin.training.data.store import Parts, in_memory, read_folder, warn_of, write_folder
 from conjoin.training.data.tokenized import TokenizedRows, from_ids
 from conjoin.training.data.tokenizing import PairsInMemory, Reader, Room, TokenizedPairs
 from conjoin.training.settings.arguments import TrainingArguments
-from conjoin.training.terminal import counting
+from conjoin.training.terminal import counting, say
 
 MANY_CUT = 0.05
 """Fraction of truncated pairs above which there is a warning."""
@@ -137,9 +151,55 @@ def sample_of(data: Any, name: str, arguments: TrainingArguments) -> Pairs | Non
     return Pairs(parts[0].name, sources, targets, range(1, len(sources) + 1))
 
 
+def to_corpus(raw: RawText, name: str, making: Making) -> Corpus:
+    """Cut raw text into segments, of which pairs are made later.
+
+    Raises:
+        DataError: text that cannot be used.
+        ConfigError: there is no tokenizer.
+        FileError: the cache cannot be written.
+    """
+    texts: Any = raw.data
+    if isinstance(texts, Iterator):  # they are read more than once
+        raw = replace(raw, data=[*cast("Iterator[Any]", texts)])
+    documents = raw.documents
+    if (paths := documents.paths) is not None:
+        name = ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    _require_tokenizer(name, making)
+    assert making.tokenizer is not None
+    room = room_of(making.arguments, making.pair)
+    ratios = measure((paragraph.text for paragraph in documents), making.tokenizer)
+    objective = objective_of(raw, making.tokenizer, ratios)
+    size = characters_of(objective, room, ratios)
+    found = _segments(raw, documents, size, ratios, making)
+    if making.shown:
+        say(f"{name}: {len(found.texts):,} segments of up to {size:,} characters. {objective.describe()}")
+    return Corpus(found, objective, making.tokenizer, room, seed=making.arguments.seed, name=name)
+
+
+def _segments(raw: RawText, documents: Documents, size: int, ratios: Ratios, making: Making) -> Segments:
+    """Return the segments of raw text: in files of the cache, unless they are in memory already."""
+    files = [*documents.paths] if documents.paths is not None else [documents.data]
+    is_large = documents.paths is not None or _is_of_datasets(documents.data)
+    if not is_large or not making.arguments.data_cache:
+        return segments_in_memory(cut_segments(documents, size), ratios)
+    digests = [data_digest(each) for each in files]
+    contents = {"data": digests, "column": raw.column, "size": size, "ratios": asdict(ratios)}
+
+    def write(folder: Path) -> None:
+        with counting("reading the text", shown=making.shown) as advance:
+            write_segments(cut_segments(documents, size), ratios, folder, advance)
+
+    key = None if None in digests else key_of(contents)
+    return DataCache.of(making.arguments.data_cache_dir).get(key, write, read_segments, shown=making.shown)
+
+
 def _read(data: Any, name: str, making: Making) -> Examples:
     if isinstance(data, Examples):
         return data
+    if isinstance(data, RawText):
+        corpus = to_corpus(data, name, making)
+        data = corpus.pairs(0, range(len(corpus)))
     is_file = isinstance(data, str | Path)
     if (is_file or _is_of_datasets(data)) and making.arguments.data_cache:
         return _stored(data, name, making)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conjoin.texts.pairs import Pairs
+from conjoin.training.data.batching import Batch
 from conjoin.training.data.lengths import BLOCK, Lengths, blocks
 
 IGNORED = -100
@@ -118,6 +119,14 @@ class Examples:
             for at in range(0, len(self), BLOCK):
                 lengths[at : at + BLOCK, side] = np.diff(rows.starts[at : at + BLOCK + 1])
         return lengths
+
+    def drawn(self, epoch: int, batches: Sequence[Batch]) -> tuple["Examples", list[Batch]]:
+        """Return the examples of batches of an epoch, and the batches with their numbers among these."""
+        return self, list(batches)
+
+    def beginning(self, most: int) -> "Examples":
+        """Return at least this many of the first examples, if there are so many."""
+        return self
 
     def counted(self, rows: Iterable[int]) -> int | float:
         """Return the weighted number of labels in these rows that are not ignored."""

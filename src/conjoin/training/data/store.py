@@ -18,6 +18,7 @@ from conjoin.texts.columns import WEIGHT
 from conjoin.texts.mapped import MappedTexts
 from conjoin.texts.pairs import Pairs
 from conjoin.training.data.examples import Examples, Rows, extent_of
+from conjoin.training.data.lengths import BLOCK
 
 SOURCE, LABELS = "input_ids", "labels"
 FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
@@ -232,7 +233,8 @@ class ExamplesWriter:
         for column, value in FILLED.items():
             owner = owner_of(column)
             if column in columns and column not in self._ends and self._count:
-                self._append_ids(column, np.full(self._ends[owner], value, np.int32))
+                for at in range(0, self._ends[owner], BLOCK):  # all earlier parts at once may not fit into memory
+                    self._append_ids(column, np.full(min(BLOCK, self._ends[owner] - at), value, np.int32))
             elif column in self._ends and column not in columns:
                 self._append_ids(column, np.full(len(columns[owner].ids), value, np.int32))
 

@@ -8,6 +8,7 @@ from typing import Any
 from conjoin.checkpoint import Staging, replacing_folder
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConjoinError, warn
+from conjoin.training.data.corpus import Corpus
 from conjoin.training.folder.metrics_log import is_number, read_log
 from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.folder.state import TrainerState
@@ -90,10 +91,11 @@ def _card(task: Task, state: TrainerState, folder: RunFolder, metrics: Mapping[s
     evaluations = [line for line in _evaluations(folder) if step in (None, line["step"])]
     numbers: Mapping[str, Any] = metrics or (evaluations[-1] if evaluations else {})
     settings = {name: getattr(task.args, name) for name in SHOWN}
+    unit = "segments" if isinstance(task.examples, Corpus) else "pairs"
     return model_card(
         folder.path,
         origin=_origin(task),
-        data=f"{len(task.examples):,} pairs ({task.examples.name})",
+        data=f"{len(task.examples):,} {unit} ({task.examples.name})",
         steps=state.global_step,
         metrics={name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)},
         settings={name: value for name, value in settings.items() if value is not None},

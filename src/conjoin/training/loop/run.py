@@ -17,7 +17,7 @@ from conjoin.training.loop.callbacks import TrainerControl
 from conjoin.training.loop.checks import best_model_metric
 from conjoin.training.loop.costs import Costs
 from conjoin.training.loop.engine import Engine, Terms
-from conjoin.training.loop.evaluator import Evaluator
+from conjoin.training.loop.evaluator import GAIN_PAIRS, Evaluator
 from conjoin.training.loop.interrupts import Interrupts, Stopped
 from conjoin.training.loop.metric_numbers import plain_numbers
 from conjoin.training.loop.recovery import UNREAD, UNREAD_STEPS, Recovery
@@ -117,17 +117,18 @@ class Run:
 
     def _step(self) -> None:
         state = self.state
-        batches = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
-        counted = counted_labels(self.examples, batches)
+        planned = self._batches[state.batches_seen : state.batches_seen + self.plan.batches_per_step]
+        examples, batches = self.examples.drawn(state.epoch, planned)
+        counted = counted_labels(examples, batches)
         before = self._budget.share(state)
         self._budget.before_step(state)
         self.engine.terms = self._terms()
-        finite = self.engine.step(state.global_step + 1, self.examples, batches, counted)
+        finite = self.engine.step(state.global_step + 1, examples, batches, counted)
         state.global_step += 1
         state.batches_seen += len(batches)
-        state.tokens_seen += tokens_of(self.examples, batches)
+        state.tokens_seen += tokens_of(examples, batches)
         if not finite:
-            self._not_finite(self.examples.where(index for batch in batches for row in batch for index in row))
+            self._not_finite(self.examples.where(index for batch in planned for row in batch for index in row))
         epoch_ends = state.batches_seen >= len(self._batches)
         if epoch_ends:
             state.epoch, state.batches_seen = state.epoch + 1, 0
@@ -216,7 +217,7 @@ class Run:
             recovery.end_window()
         if not recovery.reading_due(before, share):
             return
-        gain = self._evaluator.source_gain(self.task.eval_examples or self.examples)
+        gain = self._evaluator.source_gain(self.task.eval_examples or self.examples.beginning(GAIN_PAIRS))
         if gain is not None:
             self._source_gain = gain
             self.recorder.event(self.epoch, "reading", {"source_gain": gain})

@@ -7,6 +7,7 @@ from typing import Any
 from conjoin.errors import ConfigError, TrainingError, shown, warn
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.batching import Batches, Plan, choose_batching
+from conjoin.training.data.corpus import Corpus
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.run_folder import STATE_FILE, Checkpoint, RunFolder
 from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
@@ -29,7 +30,7 @@ class Task:
     tokenizer: Tokenizer | TokenizerPair | None
     args: TrainingArguments
     world: World
-    examples: Examples
+    examples: Examples | Corpus
     eval_examples: Examples | None
     callbacks: Sequence[TrainerCallback]
     recipe: Recipe | None

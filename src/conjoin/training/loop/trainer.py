@@ -18,7 +18,8 @@ from conjoin.join.diagnosis import Diagnosis
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
-from conjoin.training.data.datasets import Making, room_of, sample_of, to_examples
+from conjoin.training.data.corpus import Corpus, RawText
+from conjoin.training.data.datasets import Making, room_of, sample_of, to_corpus, to_examples
 from conjoin.training.data.examples import Examples
 from conjoin.training.facts import example_facts, pair_facts, text_facts
 from conjoin.training.folder.recorder import require_sinks
@@ -75,7 +76,7 @@ class Trainer(ABC, Generic[Place]):
         train_dataset, eval_dataset: Rows with the columns that `args` names; or with `input_ids`, `labels` and other
             arguments of forward: attention_mask, token_type_ids, position_ids, the same for the decoder (decoder_...),
             and decoder_input_ids. A `weight` says how many times a row's labels count in the loss. Lists,
-            `datasets.Dataset`s, paths of files, or ready `Examples`.
+            `datasets.Dataset`s, paths of files, `RawText`, or ready `Examples`.
         compute_metrics: Called with the generated ids and labels of every evaluation; sets predict_with_generate.
         recipe: Written into the run's folder, if the run was started from one.
 
@@ -113,7 +114,7 @@ class Trainer(ABC, Generic[Place]):
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
         train_dataset = self._choose_limits(train_dataset, validates=eval_dataset is not None)
-        self.train_examples = self._examples(train_dataset, _TRAINING, keeps_texts=self.args.teacher is not None)
+        self.train_examples = self._training_data(train_dataset)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._choose_the_rest()
         self._evaluator = Evaluator(
@@ -153,7 +154,9 @@ class Trainer(ABC, Generic[Place]):
 
     def _choose_limits(self, data: Any, *, validates: bool) -> Any:
         """Choose what must be known before the data are tokenized; return the data, an iterator as a list."""
-        if data is None or self.tokenizer is None or not set(self.args.to_choose) & set(LIMITS):
+        if data is None or isinstance(data, RawText) or self.tokenizer is None:
+            return data
+        if not set(self.args.to_choose) & set(LIMITS):
             return data
         data = list(cast("Iterator[Any]", data)) if isinstance(data, Iterator) else data
         sample = sample_of(data, _TRAINING, self.args)
@@ -182,6 +185,15 @@ class Trainer(ABC, Generic[Place]):
         self.args, choices = choose(self.args, facts, names)
         self.reasons |= {choice.name: choice.reason for choice in choices}
 
+    def _training_data(self, data: Any) -> Examples | Corpus | None:
+        """Return training data: examples, or raw text of which they are made when a step needs them."""
+        if isinstance(data, RawText):
+            return to_corpus(data, _TRAINING, self._making())
+        return self._examples(data, _TRAINING, keeps_texts=self.args.teacher is not None)
+
+    def _making(self, *, keeps_texts: bool = True) -> Making:
+        return Making(self.args, self.model.spec, self.tokenizer, shown=self.world.first, keeps_texts=keeps_texts)
+
     def _examples(self, data: Any, name: str, *, keeps_texts: bool = True) -> Examples | None:
         """Return the examples of data.
 
@@ -190,8 +202,7 @@ class Trainer(ABC, Generic[Place]):
         """
         if data is None:
             return None
-        making = Making(self.args, self.model.spec, self.tokenizer, shown=self.world.first, keeps_texts=keeps_texts)
-        return to_examples(data, name, making)
+        return to_examples(data, name, self._making(keeps_texts=keeps_texts))
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
         """Train, evaluate, save checkpoints, write the final model.
@@ -284,13 +295,14 @@ class Trainer(ABC, Generic[Place]):
         overridden = type(self).evaluate is not Trainer[Any].evaluate
         return None if overridden else self._evaluator.metric_names(self.eval_examples)
 
-    def _examine(self, examples: Examples, batch: Batch) -> None:
+    def _examine(self, data: Examples | Corpus, batch: Batch) -> None:
         """Let the doctor look at the model and the first batch.
 
         Raises:
             TrainingError: training is bound to fail.
         """
-        arrays = batch_arrays(examples, doctor_pairs(batch), self.source_pad, self._evaluator.target_pad)
+        examples, (batch,) = data.drawn(0, [doctor_pairs(batch)])
+        arrays = batch_arrays(examples, batch, self.source_pad, self._evaluator.target_pad)
         require_trainable(self.model.join_report, self.diagnose(arrays))
 
     def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:

@@ -15,6 +15,7 @@ Schedule = Literal["linear", "constant", "constant_with_warmup", "cosine", "inve
 Sampling = Literal["group_by_length", "random", "sequential"]
 Sharding = Literal["none", "full"]
 Report = Literal["auto", "tensorboard", "none"]
+Objective = Literal["prefixlm", "ul2", "denoise"]
 GROUPS = ("encoder", "decoder", "cross_attention")
 """Parts of a model that may have a learning rate and a warmup of their own."""
 
@@ -261,7 +262,7 @@ class TrainingArguments:
     def __post_init__(self) -> None:
         """Note what is to be chosen, check the values, and set what two_optimizers stands for."""
         self._note_auto()
-        wrong = [*_wrong_types(self), *_out_of_range(self), *self._contradictions(), *self._endless()]
+        wrong = [*_wrong_types(self), *out_of_range(self), *self._contradictions(), *self._endless()]
         if wrong:
             raise ConfigError(f"These training arguments cannot be used:\n{listing(wrong)}")
         if self.two_optimizers:
@@ -411,7 +412,7 @@ def _wrong_types(arguments: Any) -> list[str]:
     return wrong
 
 
-def _out_of_range(arguments: Any) -> list[str]:
+def out_of_range(arguments: Any) -> list[str]:
     """Describe every number that is out of its field's range; values that are no numbers are checked elsewhere."""
     wrong: list[str] = []
     for each in fields(arguments):
@@ -430,6 +431,8 @@ def fits(value: Any, kind: Any) -> bool:
     """True if a value has the annotated type; integers count as floats, booleans not as numbers."""
     if get_origin(kind) is Literal:
         return any(type(value) is type(each) and value == each for each in get_args(kind))
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(fits(each, get_args(kind)[0]) for each in cast("list[Any]", value))
     if args := get_args(kind):
         return any(fits(value, each) for each in args)
     if isinstance(value, bool):
@@ -441,6 +444,8 @@ def expectation(kind: Any) -> str:
     """Describe an annotated type in an error."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
+    if get_origin(kind) is list:
+        return f"a list of {expectation(get_args(kind)[0])}s"
     if args := get_args(kind):
         return " or ".join(expectation(each) for each in args)
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}

@@ -13,12 +13,16 @@ from conjoin.limits import RECIPE_BYTES
 from conjoin.training.settings.arguments import (
     AUTO,
     CHOOSABLE,
+    COUNT,
+    DECAY,
     JOIN_CHOICES,
+    Objective,
     TrainingArguments,
     arg,
     expectation,
     fits,
     left_open,
+    out_of_range,
 )
 
 RECIPE_FILE = "recipe.yaml"
@@ -29,16 +33,22 @@ _COMMAND_SETTINGS = {"output_dir", "resume_from_checkpoint", "overwrite_output_d
 _LEFT = {*CHOOSABLE, *JOIN_CHOICES}
 _LAYERS = ("encoder_layers", "decoder_layers", "source_layers")
 _OF_JOINS = ("share", "cross_attention_init", "encoder_attention", *_LAYERS)
+_TEXT = (
+    *("text", "validation_text", "text_column", "objective", "mode_tokens", "mlm_probability"),
+    "mean_noise_span_length",
+)
 _REPLACES = (
     ({"model"}, {"encoder", "decoder", *_OF_JOINS}),
     ({"encoder", "decoder"}, {"model"}),
-    ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split"}),
-    ({"dataset"}, {"train", "validation"}),
-    ({"calibrate"}, {"train", "dataset", "dataset_config", "train_split", "pseudo_labels"}),
+    ({"train", "validation"}, {"dataset", "dataset_config", "train_split", "validation_split", *_TEXT}),
+    ({"dataset"}, {"train", "validation", *_TEXT}),
+    ({"calibrate"}, {"train", "dataset", "dataset_config", "train_split", "pseudo_labels", *_TEXT}),
     ({"train", "dataset", "pseudo_labels"}, {"calibrate"}),
+    ({"text"}, {"train", "validation", "dataset", "dataset_config", "train_split", "validation_split"}),
+    ({"text"}, {"pseudo_labels", "pseudo_weight", "calibrate"}),
 )
 """Pairs: if one of the first settings is given, it replaces all of the second."""
-_DATA_HINT = "--train pairs.jsonl, or --dataset NAME --train-split train."
+_DATA_HINT = "--train pairs.jsonl, or --dataset NAME --train-split train; or --text FILE to adapt to raw text."
 
 
 @dataclass(kw_only=True)
@@ -84,6 +94,17 @@ class Sources:
     dataset_config: str | None = arg(None, "Configuration of the data set.")
     train_split: str = arg("train", "Split of the data set to train on.")
     validation_split: str | None = arg(None, "Split of the data set to evaluate on; none by default.")
+    text: list[str] | None = arg(
+        None, "Raw text to adapt to, instead of pairs: plain text, .jsonl, .csv, .tsv (each also .gz) or .parquet."
+    )
+    validation_text: list[str] | None = arg(None, "Raw text to evaluate on, in the same formats.")
+    text_column: str = arg("text", "Column of the raw text, in files that have columns.")
+    objective: Objective = arg(
+        "prefixlm", "How raw text becomes pairs: cut in halves, UL2's mixture, or with spans taken out."
+    )
+    mode_tokens: bool = arg(False, "Put UL2's mode tokens ([NLU], [S2S], [NLG]) before the sources.")
+    mlm_probability: float = arg(0.15, "Share of the tokens that objective=denoise takes out.", DECAY)
+    mean_noise_span_length: float = arg(3.0, "Mean number of tokens of a span of objective=denoise.", COUNT)
 
     def __post_init__(self) -> None:
         """Check the types of all values; lists of layers become text."""
@@ -96,6 +117,7 @@ class Sources:
             for each in fields(self)
             if not fits(getattr(self, each.name), kinds[each.name])
         ]
+        problems += out_of_range(self)
         if problems:
             raise ConfigError(f"This recipe cannot be used:\n{listing(problems)}")
 
@@ -116,6 +138,13 @@ class Sources:
         self._refuse_join_settings()
 
     def _require_data(self) -> None:
+        self._refuse_without_effect()
+        if self.text:
+            others = [name for name in ("train", "dataset", "pseudo_labels", "calibrate") if getattr(self, name)]
+            if others:
+                hint = "leave one out; raw text comes first, and pairs in a run of their own."
+                raise ConfigError(f"Both {', '.join(others)} and text are given.", hint=hint)
+            return
         if self.train and self.dataset:
             raise ConfigError("Both train and dataset are given.", hint=_DATA_HINT)
         others = [name for name in ("train", "dataset", "pseudo_labels") if getattr(self, name)]
@@ -134,6 +163,21 @@ class Sources:
             raise ConfigError(f"pseudo_weight = {weight} without {lacking}; it has no effect.")
         if not 0 < weight < math.inf:
             raise ConfigError(f"pseudo_weight = {weight}; expected a number above 0.")
+
+    def _refuse_without_effect(self) -> None:
+        """Refuse settings of raw text without raw text, and settings of another objective."""
+        used = {"text_column", "objective", "mode_tokens", "mlm_probability", "mean_noise_span_length"}
+        own = {"ul2": {"mode_tokens"}, "denoise": {"mlm_probability", "mean_noise_span_length"}}
+        if self.text:
+            used -= {"text_column", "objective"} | own.get(self.objective, set())
+        else:
+            used |= {"validation_text"}
+        changed = [name for name in sorted(used) if getattr(self, name) != getattr(Sources, name)]
+        if changed:
+            without = f"objective = {self.objective}" if self.text else "pairs of texts"
+            raise ConfigError(f"{', '.join(changed)} with {without}: without effect.", hint="leave these settings out.")
+        if self.text and self.validation:
+            raise ConfigError("validation with text: the validation data are pairs.", hint="--validation-text FILE")
 
     def _refuse_join_settings(self) -> None:
         changed = [

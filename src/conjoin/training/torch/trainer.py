@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 
+from conjoin.errors import ConfigError
 from conjoin.torch.cpu.linear_grad import use_products
 from conjoin.torch.pair.lora import add_adapters
 from conjoin.torch.pair.model import EncoderDecoderModel
+from conjoin.training.data.corpus import Corpus
 from conjoin.training.loop.trainer import PredictionOutput, Trainer, TrainOutput
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.settings.choices import Machine
@@ -49,7 +51,15 @@ class Seq2SeqTrainer(Trainer[World]):
 
     def _objective(self) -> Objective:
         assert self.train_examples is not None
-        return build_objective(self.args, self.model, self.tokenizer, self.train_examples)
+        examples = self.train_examples
+        if isinstance(examples, Corpus):
+            if self.args.teacher is not None:
+                raise ConfigError(
+                    f"teacher = {self.args.teacher} with raw text: a teacher goes with pairs.",
+                    hint="adapt without it, and give it when the adapted model is trained on pairs.",
+                )
+            examples = examples.beginning(1)
+        return build_objective(self.args, self.model, self.tokenizer, examples)
 
     def machine(self) -> Machine:
         """Return what computes: bfloat16 pays on GPUs and on processors with instructions for it."""
