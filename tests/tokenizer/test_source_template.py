@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 
 import oracle
-from conjoin import AutoTokenizer, TokenizerPair
+from conjoin import AutoTokenizer, TokenizerPair, trim
 from conjoin.errors import TokenizerError
 from conjoin.evaluation.texts import generate_texts, tokenize_sources
 from conjoin.torch.pair.model import EncoderDecoderModel
@@ -29,14 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("chat")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    rust = Rust(models.BPE({piece: index for index, piece in enumerate([*special, *alphabet])}, []))
+    merges = [("t", "h"), ("th", "e"), ("a", "t")]
+    pieces = [*special, *map("".join, merges), *alphabet]
+    rust = Rust(models.BPE({piece: index for index, piece in enumerate(pieces)}, merges))
     rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     rust.decoder = decoders.ByteLevel()
     rust.add_special_tokens(special)
     rust.save(str(path / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT, "bos_token": "<|im_start|>"}
     write_json(path / "tokenizer_config.json", config | {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"})
-    size = len(special) + len(alphabet)
+    size = len(pieces)
     tiny = {**oracle.TINY["llama"], "vocab_size": size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     oracle.save_config_of("llama", tiny, path)
     return path
@@ -84,7 +86,7 @@ def test_the_source_is_cut_and_never_the_template(folder: Path, side: str) -> No
 
 def test_offsets_are_those_of_the_source(folder: Path) -> None:
     pair = pair_of(folder, "> {source}\n")
-    spans = pair("a cat", return_offsets_mapping=True)["offset_mapping"]
+    spans = pair("a cow", return_offsets_mapping=True)["offset_mapping"]
     assert [tuple(span) for span in spans] == [(0, 0), (0, 0), *((at, at + 1) for at in range(5)), (0, 0)]
 
 
@@ -154,6 +156,20 @@ def test_a_layerwise_pair_reads_template_and_target_as_one_text(folder: Path, tm
     for row, ids in zip(ours.tolist(), whole, strict=True):
         expected = oracle.greedy_of_prompt(theirs, ids, 5)
         assert row == [ids[-1], *expected]
+
+
+def test_trim_renumbers_the_start_and_keeps_the_template(folder: Path, tmp_path: Path) -> None:
+    pair = joined(folder, "the text: {source}\nSummary:")
+    pair.save_pretrained(tmp_path / "pair")
+    trim(tmp_path / "pair", tmp_path / "small", [{"source": "black", "target": "bird"}])
+    small = EncoderDecoderModel.from_pretrained(tmp_path / "small")
+    assert small.spec.decoder.vocab_size == pair.spec.decoder.vocab_size - 1  # "at" is gone, "the" is the template's
+    start = small.config.decoder_start_token_id
+    assert small.tokenizer.target.decode([start]) == ":"
+    assert small.tokenizer.source_rules.target_start_id == start != pair.config.decoder_start_token_id
+    ids, before = small.tokenizer("black")["input_ids"], pair.tokenizer("black")["input_ids"]
+    assert small.tokenizer.source.decode(ids) == pair.tokenizer.source.decode(before)
+    assert len(ids) == len(before)
 
 
 def test_the_last_token_must_not_depend_on_the_source(folder: Path) -> None:

@@ -92,6 +92,8 @@ def trim(
     out = require_other_folder(out, folder)
     tokenizer = OneFolder(folder).load()
     sources, targets = _read(texts, Columns(source=source_column, target=target_column, prefix=source_prefix))
+    if isinstance(tokenizer, TokenizerPair) and tokenizer.template is not None:
+        sources = [tokenizer.template.render(source) for source in sources]
     with open_checkpoint(folder) as checkpoint:
         path = folder / GENERATION_FILE
         settings = read_json(path) if path.is_file() else None
@@ -102,6 +104,7 @@ def trim(
             new: dict[Role, dict[int, int]] = {
                 role: {old: index for index, old in enumerate(side.kept)} for role, side in sides.items()
             }
+            _renumber_start(Path(scratch), new["decoder"])
             smaller = _smaller_config(config, new)
             _require_same_positions(config, smaller)
 
@@ -247,6 +250,14 @@ def _write_tokenizers(
         f"The smaller tokenizer reads {some[:60]!r} differently, whatever is kept; nothing was written.",
         hint="this is a bug of conjoin: report it with the tokenizer.json.",
     )
+
+
+def _renumber_start(folder: Path, new: Mapping[int, int]) -> None:
+    """Give the id with which targets continue their sources its new number, where a pair of tokenizers has one."""
+    path = folder / "tokenizer_pair.json"
+    options = read_json(path) if path.is_file() else {}
+    if (start := options.get("target_start_id")) is not None:
+        write_json(path, {**options, "target_start_id": new[start]})
 
 
 def _half(tokenizer: Tokenizer | TokenizerPair, role: Role) -> Tokenizer:
