@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <random>
 
+#include "permission.h"
 #include "rows.h"
 #include "softmax.h"
 #include "tiles.h"
@@ -219,6 +220,9 @@ void check_rows(double near) {
 }  // namespace
 
 int main() {
+#if defined(HAS_AMX)
+  check(may_use_tiles(), "permission to use tiles");
+#endif
   check_dots<Wide<float>>("float32", 0);
   check_dots<Brain>("bfloat16", 0);
   check_dots<Bytes>("int8", Bytes::zero);

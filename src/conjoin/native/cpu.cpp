@@ -1,6 +1,7 @@
 // Which levels of `levels.py` the processor has, and the operating system saves the registers of. Compiled without flags.
 
 #include "level.h"
+#include "permission.h"
 
 #if defined(__x86_64__)
 
@@ -50,6 +51,8 @@ extern "C" int conjoin_levels() {
   levels |= 4;
   if (has(seven.c, {11})) levels |= 8;                     // AVX512-VNNI
   if (has(seven.c, {11}) && has(vnni, {5})) levels |= 16;  // AVX512-BF16
+  // AMX-BF16, AMX-TILE, AMX-INT8; shapes and contents of tiles
+  if (levels & 16 && has(seven.d, {22, 24, 25}) && (saved() & 0x60000) == 0x60000 && may_use_tiles()) levels |= 32;
   return levels;
 }
 

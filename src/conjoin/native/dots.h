@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "packed.h"
+#include "amx.h"
 
 namespace {
 
@@ -76,12 +76,6 @@ auto many_functions(std::integer_sequence<int, R...>) {
   return functions;
 }
 
-template <class S, class Finish>
-inline void finish_group(const S* sums, Long row, Long rows, Long first, Long last, const Finish& finish) {
-  for (Long r = 0; r < rows; ++r)
-    for (Long o = first; o < last; ++o) finish(row + r, o, sums[r * kGroupStride + o - first]);
-}
-
 template <class D, class Finish>
 void few_dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n,
               Long first, Long last, const Finish& finish) {
@@ -134,6 +128,9 @@ void many_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
 template <class D, class Finish>
 void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
           Long last, const Finish& finish) {
+#if defined(HAS_AMX)
+  if constexpr (OnTiles<D>::value) return tile_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
+#endif
   if (rows <= kFewRows)
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
   else

@@ -20,6 +20,7 @@ BASE = Level("base")
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mmovbe", "-mpopcnt")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl")
+_AVX512_BF16 = (*_AVX512, "-mavx512vnni", "-mavx512bf16")
 
 _LEVELS = {
     "x86_64": (
@@ -27,7 +28,8 @@ _LEVELS = {
         Level("x86-64-v3-vnni", (*_AVX2, "-mavxvnni")),
         Level("x86-64-v4", _AVX512),
         Level("x86-64-v4-vnni", (*_AVX512, "-mavx512vnni")),
-        Level("x86-64-v4-bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
+        Level("x86-64-v4-bf16", _AVX512_BF16),
+        Level("x86-64-v4-amx", (*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8")),
     ),
     "aarch64": (
         Level("aarch64"),

@@ -130,4 +130,10 @@ inline void group_sums(const Step<D>* x, const typename D::W* w, Long w_stride, 
   }
 }
 
+template <class S, class Finish>
+inline void finish_group(const S* sums, Long row, Long rows, Long first, Long last, const Finish& finish) {
+  for (Long r = 0; r < rows; ++r)
+    for (Long o = first; o < last; ++o) finish(row + r, o, sums[r * kGroupStride + o - first]);
+}
+
 }  // namespace
