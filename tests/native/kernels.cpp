@@ -1,6 +1,9 @@
 // The kernels of one instruction set against plain loops, without a framework. Prints what differs; returns 1 if anything
 // does. Tests of the backends check the same kernels through PyTorch, where there is a PyTorch for the processor.
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <random>
 
@@ -46,31 +49,89 @@ double value_of(int8_t x, int) { return x; }
 double value_of(int16_t x, int) { return x; }
 double value_of(uint8_t x, int zero) { return x - (128 - zero); }
 
-// Every number of rows gives the right sums, and the same bits in each row.
+// Memory whose end is the end of a page, behind which nothing can be read.
+template <class T>
+class Fenced {
+ public:
+  explicit Fenced(const std::vector<T>& values) {
+    const Long page = sysconf(_SC_PAGESIZE), bytes = values.size() * sizeof(T), all = (bytes + page - 1) / page * page;
+    pages_ = static_cast<char*>(mmap(nullptr, all + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    size_ = all + page;
+    mprotect(pages_ + all, page, PROT_NONE);
+    start_ = reinterpret_cast<T*>(pages_ + all - bytes);
+    std::memcpy(start_, values.data(), bytes);
+  }
+  Fenced(const Fenced&) = delete;
+  ~Fenced() { munmap(pages_, size_); }
+  const T* data() const { return start_; }
+
+ private:
+  char* pages_;
+  size_t size_;
+  T* start_;
+};
+
+template <class T>
+T not_a_number() {
+  if constexpr (std::is_same<T, float>::value) return NAN;
+  if constexpr (std::is_same<T, bf16>::value) return narrow(NAN);
+  return std::numeric_limits<T>::max();
+}
+
+// Products of matrices whose rows are `gap` numbers apart: right for every number of rows, and the same bits in each row.
+// What lies between and behind rows is not read. In `odd` ones some numbers are infinite or NaN, and reach their sums only.
 template <class D>
-void check_dots(const char* name, int zero) {
-  for (Long n : {1, 7, 16, 33, 64, 100, 257, 770}) {
-    for (Long m : {1, 4, 13, 70}) {
-      const Long most = 20, stride = n + 3;
-      auto x = numbers<typename D::X>(most * stride);
-      auto w = numbers<typename D::W>(m * stride);
-      if (D::exact) std::fill(w.begin(), w.begin() + n, static_cast<typename D::W>(-128));
-      if (D::exact) std::fill(x.begin(), x.begin() + n, std::numeric_limits<typename D::X>::max());
-      if (std::is_same<typename D::X, int16_t>::value) std::fill(x.begin(), x.begin() + n, static_cast<typename D::X>(9999));
-      std::vector<typename D::Sum> whole(most * m);
-      for (Long rows = most; rows > 0; --rows) {
-        std::vector<typename D::Sum> found(most * m);
-        dots<D>(x.data(), rows, stride, w.data(), stride, n, 0, m, [&](Long r, Long o, typename D::Sum sum) { found[r * m + o] = sum; });
-        if (rows == most) whole = found;
-        for (Long i = 0; i < rows * m; ++i) {
-          double sum = 0;
-          for (Long k = 0; k < n; ++k) sum += value_of(x[i / m * stride + k], zero) * value_of(w[i % m * stride + k], 0);
-          check(close(found[i], sum, D::exact ? 0 : 1e-5 * n), name, n, m, rows);
-          check(found[i] == whole[i], "bits of a row in batches", n, m, rows);
-        }
-      }
+void check_matrices(const char* name, int zero, Long n, Long m, const std::vector<Long>& heights, Long gap, bool odd) {
+  const Long most = heights.back(), stride = n + gap;
+  auto x = numbers<typename D::X>(most * stride);
+  auto w = numbers<typename D::W>(m * stride);
+  if (D::exact) std::fill(w.begin(), w.begin() + n, static_cast<typename D::W>(-128));
+  if (D::exact) std::fill(x.begin(), x.begin() + n, std::numeric_limits<typename D::X>::max());
+  if (std::is_same<typename D::X, int16_t>::value) std::fill(x.begin(), x.begin() + n, static_cast<typename D::X>(9999));
+  if constexpr (!D::exact) {
+    if (odd) {
+      x[n / 2] = not_a_number<typename D::X>(), store(&x[(most - 1) * stride + n - 1], INFINITY);
+      w[(m - 1) * stride] = not_a_number<typename D::W>(), store(&w[(m / 2) * stride + n - 1], -INFINITY);
     }
   }
+  for (Long k = n; k < stride; ++k) {
+    for (Long r = 0; r < most; ++r) x[r * stride + k] = not_a_number<typename D::X>();
+    for (Long o = 0; o < m; ++o) w[o * stride + k] = not_a_number<typename D::W>();
+  }
+  x.resize(x.size() - gap), w.resize(w.size() - gap);
+  Fenced<typename D::X> fenced_x(x);
+  Fenced<typename D::W> fenced_w(w);
+  std::vector<double> expected(most * m);
+  for (Long i = 0; i < most * m; ++i)
+    for (Long k = 0; k < n; ++k) expected[i] += value_of(x[i / m * stride + k], zero) * value_of(w[i % m * stride + k], 0);
+  std::vector<typename D::Sum> whole;
+  for (auto rows = heights.rbegin(); rows != heights.rend(); ++rows) {
+    std::vector<typename D::Sum> found(*rows * m);
+    dots<D>(fenced_x.data(), *rows, stride, fenced_w.data(), stride, n, 0, m, [&](Long r, Long o, typename D::Sum sum) { found[r * m + o] = sum; });
+    if (whole.empty()) whole = found;
+    for (Long i = 0; i < *rows * m; ++i) {
+      check(found[i] == expected[i] || close(found[i], expected[i], D::exact ? 0 : 1e-5 * n), name, n, m, *rows);
+      check(!std::memcmp(&found[i], &whole[i], sizeof(found[i])), "bits of a row in batches", n, m, *rows);
+    }
+    const Long first = m / 3, last = m - m / 4;  // a thread's share
+    dots<D>(fenced_x.data(), *rows, stride, fenced_w.data(), stride, n, first, last, [&](Long r, Long o, typename D::Sum sum) {
+      check(o >= first && o < last && !std::memcmp(&sum, &whole[r * m + o], sizeof(sum)), "bits of a share", n, m, *rows);
+      found[r * m + o] = 0;
+    });
+    for (Long i = 0; i < *rows * m; ++i)
+      check(i % m < first || i % m >= last || found[i] == 0, "a share is whole", n, m, *rows);
+  }
+}
+
+template <class D>
+void check_dots(const char* name, int zero) {
+  std::vector<Long> heights;
+  for (Long rows = 1; rows <= 20; ++rows) heights.push_back(rows);
+  for (Long rows : {31, 32, 33, 40, 48, 49}) heights.push_back(rows);
+  for (Long n : {1, 7, 16, 33, 64, 100, 257, 770})
+    for (Long m : {1, 4, 13, 70, 130}) check_matrices<D>(name, zero, n, m, heights, m % 3, n == 100);
+  if (std::is_same<typename D::X, int16_t>::value) return;  // sums of more products do not fit
+  check_matrices<D>(name, zero, 4100, 45, {1, 7, 17, 97, 260}, 0, false);  // larger than what is held in a cache
 }
 
 void check_vectors() {

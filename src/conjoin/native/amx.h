@@ -46,7 +46,7 @@ struct OnTiles<Bytes> {
 
 constexpr int kTile = 16;        // rows of a tile
 constexpr Long kTileLine = 64;   // bytes of each: one step, also one cache line
-constexpr Long kTilesHeld = 1024 * 1024, kWeightsHeld = 320 * 1024;  // bytes of x and of weights in the L2 cache
+constexpr Long kTilesHeld = 1024 * 1024, kWeightsHeld = 320 * 1024;
 
 template <int T>
 inline void load_tile(const void* p, Long stride) {
@@ -221,7 +221,7 @@ void tile_dots(const typename D::X* x, Long rows, Long x_stride, const typename 
   const Long tiles = (rows + kTile - 1) / kTile, width = (rows + tiles - 1) / tiles;
   const Long fitting = std::max<Long>(2, kTilesHeld / (kTile * length + 1) / 2 * 2), pieces = (tiles + fitting - 1) / fitting;
   const Long held = pieces == 1 ? tiles : ((tiles + pieces - 1) / pieces + 1) / 2 * 2;
-  const Long group = tiles > 1 && 2 * most * n * size > kWeightsHeld ? most / 2 : most;
+  const Long group = tiles == 1 || 2 * most * n * size > kWeightsHeld ? most / 2 : most;
   TileCall c{reinterpret_cast<const char*>(w), w_stride * size, width * length, n * size / kTileLine, n * size % kTileLine,
              std::min<Long>(kTile, last - first), width};
   char* xs = reinterpret_cast<char*>(buffer<D>(held * c.x_tile / kTileLine + 1));

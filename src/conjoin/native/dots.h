@@ -129,7 +129,8 @@ template <class D, class Finish>
 void dots(const typename D::X* x, Long rows, Long x_stride, const typename D::W* w, Long w_stride, Long n, Long first,
           Long last, const Finish& finish) {
 #if defined(HAS_AMX)
-  if constexpr (OnTiles<D>::value) return tile_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
+  if constexpr (OnTiles<D>::value)
+    if (!D::exact || rows > kFewOnVectors) return tile_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
 #endif
   if (rows <= kFewRows)
     few_dots<D>(x, rows, x_stride, w, w_stride, n, first, last, finish);
