@@ -44,9 +44,10 @@ struct OnTiles<Bytes> {
   }
 };
 
-constexpr int kTile = 16;        // rows of a tile
-constexpr Long kTileLine = 64;   // bytes of each: one step, also one cache line
-constexpr Long kTilesHeld = 1024 * 1024, kWeightsHeld = 320 * 1024;
+constexpr int kTile = 16;          // rows of a tile
+constexpr Long kTileLine = 64;     // bytes of each: one step, also one cache line
+constexpr Long kFewOnVectors = 4;  // for so few rows, exact sums, which may come in any order, are faster on vectors
+constexpr Long kTilesHeld = 1024 * 1024, kWeightsHeld = 320 * 1024;  // bytes of x and of weights in the L2 cache
 
 template <int T>
 inline void load_tile(const void* p, Long stride) {
