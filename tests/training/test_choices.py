@@ -194,6 +194,11 @@ def test_how_checkpoints_are_joined() -> None:
     assert values(replace(JOIN, writes=True, can_gate=True))["cross_attention_init"] == "zero_gate"
     assert "cross_attention_init" not in values(replace(JOIN, reads_by_itself=True))
     assert choose_join((), JOIN) == []
+    itself = replace(JOIN, writes=True, can_gate=True, is_itself=True)
+    assert values(itself) == {"share": "all", "cross_attention_init": "layerwise"}
+    assert [choice.value for choice in choose_join(("share",), itself, "zero_gate")] == ["embeddings"]
+    assert [choice.value for choice in choose_join(("share",), itself, "layerwise")] == ["all"]
+    assert values(replace(JOIN, is_itself=True))["cross_attention_init"] == "normal"
 
 
 def test_facts_of_checkpoints_and_pairs(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def join_facts(encoder: str, decoder: str) -> JoinFacts | None:
         writes=_writes(writer),
         can_gate=all(block.norms.post is None for block in writer.blocks),
         reads_by_itself=family(writer.family).decoder == "half",
+        is_itself=folders[0].resolve() == folders[1].resolve(),
     )
 
 
@@ -46,15 +47,19 @@ def _writes(decoder: spec.StackSpec) -> bool:
     return family(decoder.family).encoder != "native"
 
 
-def pair_facts(report: JoinReport, pair: spec.PairSpec) -> PairFacts:
-    """Look at a joined pair."""
+def pair_facts(report: JoinReport, pair: spec.PairSpec, *, joined: bool = False) -> PairFacts:
+    """Look at a joined pair.
+
+    Args:
+        joined: True if it was joined just now, which the report does not say where the halves share all parameters.
+    """
     fresh = frozenset(part for part, copied, _, fresh, _ in report.rows() if fresh and fresh >= copied)
     offers = {id(origin.offer) for origin in report.origins.values() if isinstance(origin, Copied)}
     in_memory = bool(report.names(InMemory))
     return PairFacts(
         fresh=fresh,
         writes=_writes(pair.decoder) and not any(part.startswith("decoder.layers") for part in fresh),
-        joined=len(offers) > 1 or in_memory or bool(fresh),
+        joined=joined or len(offers) > 1 or in_memory or bool(fresh),
         width=pair.decoder.hidden_size,
         dropout=max(_dropout(pair.encoder), _dropout(pair.decoder)),
         shares_all=pair.share == "all",

@@ -72,7 +72,9 @@ def with_join_choices(recipe: Recipe) -> Recipe:
     if not open_names or sources.encoder is None or sources.decoder is None:
         return recipe
     facts = join_facts(sources.encoder, sources.decoder)
-    choices = choose_join(open_names, facts) if facts is not None else []
+    if facts is not None and (sources.encoder_layers is not None or sources.decoder_layers is not None):
+        facts = replace(facts, is_itself=False)
+    choices = choose_join(open_names, facts, sources.cross_attention_init) if facts is not None else []
     return recipe.with_choices(
         {choice.name: choice.reason for choice in choices},
         sources=replace(sources, **{choice.name: choice.value for choice in choices}),

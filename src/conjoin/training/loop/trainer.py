@@ -181,7 +181,9 @@ class Trainer(ABC, Generic[Place]):
             show(choice_table(settings, self.reasons))
 
     def _choose(self, data: DataFacts, names: Sequence[str] | None = None) -> None:
-        facts = Facts(data=data, pair=pair_facts(self.model.join_report, self.model.spec), machine=self.machine())
+        joined = self.recipe is not None and self.recipe.sources.model is None
+        pair = pair_facts(self.model.join_report, self.model.spec, joined=joined)
+        facts = Facts(data=data, pair=pair, machine=self.machine())
         self.args, choices = choose(self.args, facts, names)
         self.reasons |= {choice.name: choice.reason for choice in choices}
 

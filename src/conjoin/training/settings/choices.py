@@ -89,12 +89,14 @@ class JoinFacts:
         writes: True if the decoder is a language model already.
         can_gate: True if a gate that starts at 0 leaves the decoder as it was.
         reads_by_itself: True if the decoder's checkpoint has cross-attention of its own, or needs none.
+        is_itself: True if encoder and decoder are one checkpoint, all of whose layers are joined.
     """
 
     one_vocabulary: bool
     writes: bool
     can_gate: bool
     reads_by_itself: bool
+    is_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,17 +199,23 @@ def choice_table(settings: Mapping[str, Any], reasons: Mapping[str, str]) -> Any
     return table
 
 
-def choose_join(left: Iterable[str], facts: JoinFacts) -> list[Choice]:
+def choose_join(left: Iterable[str], facts: JoinFacts, given: str = "normal") -> list[Choice]:
     """Choose how two checkpoints are joined.
 
     Args:
         left: Settings that are left to the run.
+        given: The start of cross-attention, where that is not left to the run.
     """
-    found: dict[str, Chosen] = {"share": _share(facts), "cross_attention_init": _cross_attention_init(facts)}
+    left = list(left)
+    start = _cross_attention_init(facts)
+    init = start[0] if start is not None and "cross_attention_init" in left else given
+    found: dict[str, Chosen] = {"share": _share(facts, init), "cross_attention_init": start}
     return [Choice(name, *chosen) for name in left if (chosen := found.get(name)) is not None]
 
 
-def _share(facts: JoinFacts) -> Chosen:
+def _share(facts: JoinFacts, init: str) -> Chosen:
+    if facts.is_itself and init == "layerwise":
+        return "all", "one language model reads the source and writes behind it"
     if facts.one_vocabulary:
         return "embeddings", "both halves have one vocabulary, and one table of it is less to learn"
     return "none", "the halves have different vocabularies"
@@ -216,6 +224,8 @@ def _share(facts: JoinFacts) -> Chosen:
 def _cross_attention_init(facts: JoinFacts) -> Chosen:
     if facts.reads_by_itself:
         return None
+    if facts.writes and facts.is_itself:
+        return "layerwise", "the pair starts as the language model that it was, with the source as its prefix"
     if facts.writes and facts.can_gate:
         return "zero_gate", "the decoder starts as the language model that it was"
     return "normal", "the decoder has to learn to write anyway"
