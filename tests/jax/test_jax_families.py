@@ -23,7 +23,7 @@ def whole(key: CompileKey, params: Any, batch: Any) -> Any:
 def stepped(key: CompileKey, params: Any, batch: Any) -> tuple[Any, list[Any]]:
     """One pass over the batch, and the targets once more in pieces."""
     full = forward(key, ForwardOptions(), params, batch, None)
-    cache, pieces = start_cache(key, 2, 13, params, full.encoder_last_hidden_state), []
+    cache, pieces = start_cache(key, 2, 13, params, full.encoder_last_hidden_state, None), []
     for start, end in PIECES:
         decoded = decode(key, ForwardOptions(), params, step_inputs(batch, start, end), None, cache, None)
         cache = decoded.past_key_values

@@ -114,6 +114,6 @@ def _is_ready(server: Server) -> bool:
     server.url = rest.split("\n", 1)[0].strip()
     try:
         server.get("/ready")
-    except urllib.error.URLError:  # 503, or not yet accepting
+    except (urllib.error.URLError, ConnectionError):  # 503, not yet accepting, or ended meanwhile
         return False
     return True

@@ -178,7 +178,8 @@ def test_candidates_are_ranked_as_plain_arithmetic_says(margin: float, length_pe
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)
-    assert exact.grad.abs().max() > 1e-3
+    if margin:  # without one, candidates may stand in the right order by themselves
+        assert exact.grad.abs().max() > 1e-3
 
 
 def test_in_evaluation_r_drop_is_one_pass() -> None:
