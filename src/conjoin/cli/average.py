@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from conjoin.cli.options import MaxShardSize, OverwriteModel
 from conjoin.cli.outputs import claim_folder
 from conjoin.cli.streams import emit
 from conjoin.cli.talk import say
@@ -19,12 +20,8 @@ def average_models(
         str | None,
         typer.Option(help="Weight of each checkpoint, separated by commas, such as 1,2,1; equal by default."),
     ] = None,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")
-    ] = "5GB",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
-    ] = False,
+    max_shard_size: MaxShardSize = "5GB",
+    overwrite: OverwriteModel = False,
 ) -> None:
     """Write the mean of several checkpoints' weights as one model. Needs no framework.
 

@@ -45,11 +45,11 @@ def compare_runs(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the --page if it exists.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT pairs.")] = None,
     source_column: options.SourceColumn = "source",
-    target_column: Annotated[str, typer.Option(help="JSON key or table column of the target.")] = "target",
+    target_column: options.TargetColumn = "target",
     prediction_column: Annotated[
         str, typer.Option(help="JSON key or table column of the texts in files of generated texts.")
     ] = "prediction",
-    source_prefix: Annotated[str, typer.Option(help="Text to put before every source.")] = "",
+    source_prefix: options.SourcePrefix = "",
     batch_size: options.BatchSize = 32,
     source_language: options.SourceLanguage = None,
     target_language: options.TargetLanguage = None,

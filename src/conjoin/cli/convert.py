@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conjoin.checkpoint import SAFETENSORS, Framework, resolve
+from conjoin.cli.options import MaxShardSize
 from conjoin.cli.streams import emit
 
 
@@ -41,9 +42,7 @@ def convert_folder(
     safetensors: Annotated[
         bool, typer.Option("--safetensors", help="Write model.safetensors, with the framework's tensor names.")
     ] = False,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")
-    ] = "5GB",
+    max_shard_size: MaxShardSize = "5GB",
 ) -> None:
     """Convert a checkpoint to PyTorch, TensorFlow or Flax weights. Needs none of the three frameworks."""
     from conjoin.join import convert_checkpoint

@@ -48,8 +48,8 @@ def evaluate_model(
     ] = Method.bootstrap,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first LIMIT pairs.")] = None,
     source_column: options.SourceColumn = "source",
-    target_column: Annotated[str, typer.Option(help="JSON key or table column of the target.")] = "target",
-    source_prefix: Annotated[str, typer.Option(help="Text to put before every source.")] = "",
+    target_column: options.TargetColumn = "target",
+    source_prefix: options.SourcePrefix = "",
     drop_empty: Annotated[
         bool, typer.Option("--drop-empty", help="Skip pairs with an empty source or target.")
     ] = False,

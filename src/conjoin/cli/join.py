@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conjoin.cli.options import DecoderLayers, EncoderLayers
+from conjoin.cli.options import DecoderLayers, EncoderLayers, OverwriteModel
 from conjoin.cli.outputs import claim_folder
 from conjoin.cli.streams import emit
 
@@ -67,9 +67,7 @@ def join_halves(
     encoder_layers: EncoderLayers = None,
     decoder_layers: DecoderLayers = None,
     dtype: Annotated[str, typer.Option(help="Data type of the parameters.")] = "float32",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
-    ] = False,
+    overwrite: OverwriteModel = False,
 ) -> None:
     """Join an encoder and a decoder into one sequence-to-sequence model, which must then be trained."""
     claim_folder(out, inputs=[encoder, decoder], overwrite=overwrite)

@@ -41,6 +41,8 @@ MaxSourceLength = Annotated[
     typer.Option(min=1, help="Truncate sources to this many tokens; by default to the longest that the model reads."),
 ]
 SourceColumn = Annotated[str, typer.Option(help="JSON key or table column of the source.")]
+TargetColumn = Annotated[str, typer.Option(help="JSON key or table column of the target.")]
+SourcePrefix = Annotated[str, typer.Option(help="Text to put before every source.")]
 SourceLanguage = Annotated[
     str | None, typer.Option(help="Language code of the sources, such as en_XX; the tokenizer's by default.")
 ]
@@ -75,6 +77,10 @@ Set = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default a GPU if there is one.")]
+MaxShardSize = Annotated[str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")]
+OverwriteModel = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
+]
 EncoderLayers = Annotated[
     str | None,
     typer.Option(

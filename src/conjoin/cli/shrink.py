@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from conjoin.cli.options import DecoderLayers, EncoderLayers
+from conjoin.cli.options import DecoderLayers, EncoderLayers, MaxShardSize, OverwriteModel
 from conjoin.cli.outputs import claim_folder
 from conjoin.cli.streams import emit
 from conjoin.cli.talk import say
@@ -21,12 +21,8 @@ def shrink_model(
     out: Annotated[Path, typer.Option(help="Folder to write the smaller model to.", show_default=False)],
     encoder_layers: EncoderLayers = None,
     decoder_layers: DecoderLayers = None,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")
-    ] = "5GB",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
-    ] = False,
+    max_shard_size: MaxShardSize = "5GB",
+    overwrite: OverwriteModel = False,
 ) -> None:
     """Drop layers of a trained model, spread evenly; the result must be fine-tuned: conjoin train --model OUT.
 

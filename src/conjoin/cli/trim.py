@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conjoin.cli.options import AsJson
+from conjoin.cli.options import AsJson, MaxShardSize, OverwriteModel, SourcePrefix
 from conjoin.cli.outputs import claim_folder
 from conjoin.cli.streams import emit
 from conjoin.cli.talk import say
@@ -29,7 +29,7 @@ def trim_model(
     out: Annotated[Path, typer.Option(help="Folder to write the smaller model to.", show_default=False)],
     source_column: Annotated[str, typer.Option(help="Column of the source texts.")] = "source",
     target_column: Annotated[str, typer.Option(help="Column of the target texts.")] = "target",
-    source_prefix: Annotated[str, typer.Option(help="Text to put before every source.")] = "",
+    source_prefix: SourcePrefix = "",
     min_count: Annotated[int, typer.Option(min=1, help="Drop tokens that occur less often than this.")] = 1,
     keep: Annotated[
         list[str] | None,
@@ -41,12 +41,8 @@ def trim_model(
     pad_to_multiple_of: Annotated[
         int, typer.Option(min=1, help="Keep a few more tokens, so that their number is a multiple of this.")
     ] = 1,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Maximum size of a weight file; larger models are split into shards.")
-    ] = "5GB",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing model in --out; other files are kept.")
-    ] = False,
+    max_shard_size: MaxShardSize = "5GB",
+    overwrite: OverwriteModel = False,
     as_json: AsJson = False,
 ) -> None:
     """Cut the vocabularies of a model to the tokens of some texts. Needs no framework.
