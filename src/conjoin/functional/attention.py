@@ -1,5 +1,7 @@
 """Attention, top to bottom: masks, scores, and the projections around them."""
 
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 
 from conjoin import spec
@@ -76,17 +78,11 @@ def attend(
     grouped = ops.einsum("bnkgte->bkngte", ops.reshape(q, (sources, -1, groups, shared, length, size)))
     lead = ops.shape(grouped)[:-1]
     products = ops.matmul(ops.reshape(grouped, (sources, groups, -1, size)), k, transposed=True)
-    scores = ops.cast(ops.reshape(products * kind.scale, (*lead, keys)), "float32")
-    scores = _capped(ops, kind, scores)
     if bias is not None:
-        scores = scores + ops.reshape(ops.cast(bias, "float32"), (ops.shape(bias)[0], groups, 1, shared, length, keys))
+        bias = ops.reshape(bias, (ops.shape(bias)[0], groups, 1, shared, length, keys))
     if allowed is not None:
         allowed = allowed[:, :, None, None]
-        scores = ops.where(allowed, scores, _NEVER)
-    weights = ops.softmax(scores)
-    if allowed is not None:
-        weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
-    weights = ops.cast(weights, q.dtype)
+    weights = _weights(ops, kind, ops.reshape(products, (*lead, keys)), allowed, bias, q.dtype)
     dropped = here.dropout(weights, kind.dropout, "weights")
     mixed = ops.reshape(ops.matmul(ops.reshape(dropped, (sources, groups, -1, keys)), v), (*lead, width))
     mixed = ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, width))
@@ -110,8 +106,22 @@ def attend_joint(
     """
     ops, size = here.ops, here.ops.shape(source[0])[2]
     products = ops.concat((_products(ops, q, source[0]), _products(ops, q, own[0])), -1)
+    weights = _weights(ops, kind, products, allowed, bias, q.dtype)
+    dropped = here.dropout(weights, kind.dropout, "weights")
+    return _mixed(ops, dropped[..., :size], source[1]) + _mixed(ops, dropped[..., size:], own[1]), weights
+
+
+def _weights(
+    ops: Ops, kind: spec.Attention, products: Array, allowed: Array | None, bias: Array | None, dtype: Any
+) -> Array:
+    """Return the weights of products of queries and keys: 0 in rows that may read nothing.
+
+    Args:
+        allowed, bias: Of the products' shape, up to axes of 1.
+    """
     scores = ops.cast(products * kind.scale, "float32")
-    scores = _capped(ops, kind, scores)
+    if kind.softcap is not None:
+        scores = ops.tanh(scores / kind.softcap) * kind.softcap
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
     if allowed is not None:
@@ -119,15 +129,7 @@ def attend_joint(
     weights = ops.softmax(scores)
     if allowed is not None:
         weights = ops.where(ops.any(allowed, -1, keepdims=True), weights, 0.0)
-    weights = ops.cast(weights, q.dtype)
-    dropped = here.dropout(weights, kind.dropout, "weights")
-    return _mixed(ops, dropped[..., :size], source[1]) + _mixed(ops, dropped[..., size:], own[1]), weights
-
-
-def _capped(ops: Ops, kind: spec.Attention, scores: Array) -> Array:
-    if kind.softcap is not None:
-        scores = ops.tanh(scores / kind.softcap) * kind.softcap
-    return scores
+    return ops.cast(weights, dtype)
 
 
 def _products(ops: Ops, q: Float[Array, "R H T E"], k: Float[Array, "B K S E"]) -> Float[Array, "R H T S"]:
