@@ -34,7 +34,7 @@ from conjoin.training.data.examples import IGNORED, Examples, Rows
 from conjoin.training.data.lengths import BLOCK, blocks
 from conjoin.training.data.store import Parts, in_memory, read_folder, warn_of, write_folder
 from conjoin.training.data.tokenized import TokenizedRows, from_ids
-from conjoin.training.data.tokenizing import PairsInMemory, Reader, Room, TokenizedPairs
+from conjoin.training.data.tokenizing import PairsInMemory, Room, TokenizedPairs
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.terminal import counting, say
 
@@ -231,7 +231,7 @@ def _stored(data: Any, name: str, making: Making) -> Examples:
     return _of_cache(cache, _tokenized(reader, making), contents, making)
 
 
-def _of_cache(cache: DataCache, parts: Parts, contents: dict[str, Any], making: Making) -> Examples:
+def _of_cache(cache: DataCache, parts: Parts[Examples], contents: dict[str, Any], making: Making) -> Examples:
     key = None if contents["data"] is None else key_of(contents)
     examples, summary = cache.get(
         key,
@@ -243,7 +243,7 @@ def _of_cache(cache: DataCache, parts: Parts, contents: dict[str, Any], making: 
     return examples
 
 
-def _tokenized(reader: Reader, making: Making) -> TokenizedPairs:
+def _tokenized(reader: Parts[Pairs], making: Making) -> TokenizedPairs:
     assert making.tokenizer is not None
     return TokenizedPairs(
         reader,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ SOURCE, LABELS = "input_ids", "labels"
 FILLED = {"attention_mask": 1, "token_type_ids": 0, "decoder_token_type_ids": 0}
 """Values of a column in rows that lack it: forward's defaults. Any other column is in every row or in none."""
 SUMMARY_FILE = "examples.json"
+Part_co = TypeVar("Part_co", covariant=True)
 
 
 def owner_of(column: str) -> str:
@@ -288,8 +289,8 @@ def _extent_of_default(column: str) -> tuple[int, int] | None:
     return (0, 0) if column in FILLED else None
 
 
-class Parts(Protocol):
-    """Examples that are read part by part.
+class Parts(Protocol[Part_co]):
+    """Examples, or pairs of texts, that are read part by part.
 
     Attributes:
         name: Name of the data in messages.
@@ -299,12 +300,12 @@ class Parts(Protocol):
     name: str
     notes: list[str]
 
-    def __iter__(self) -> Iterator[Examples]:
-        """Yield examples in memory."""
+    def __iter__(self) -> Iterator[Part_co]:
+        """Yield parts in memory."""
         ...
 
 
-def in_memory(parts: Parts, texts: Pairs | None = None) -> Examples:
+def in_memory(parts: Parts[Examples], texts: Pairs | None = None) -> Examples:
     """Read all parts into memory, and give the warnings about them.
 
     Args:
@@ -322,7 +323,7 @@ def warn_of(summary: Summary, name: str) -> None:
         warn(f"{name}: {note}")
 
 
-def write_parts(parts: Parts, sink: Sink, *, keeps_texts: bool = False) -> Summary:
+def write_parts(parts: Parts[Examples], sink: Sink, *, keeps_texts: bool = False) -> Summary:
     """Write all parts."""
     writer = ExamplesWriter(sink, parts.name, keeps_texts=keeps_texts)
     for part in parts:
@@ -330,7 +331,7 @@ def write_parts(parts: Parts, sink: Sink, *, keeps_texts: bool = False) -> Summa
     return writer.summary(parts.notes)
 
 
-def write_folder(parts: Parts, folder: Path, *, keeps_texts: bool) -> None:
+def write_folder(parts: Parts[Examples], folder: Path, *, keeps_texts: bool) -> None:
     """Write all parts into the files of a folder; the last file written is the summary.
 
     Raises:

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from conjoin.texts.pairs import PART, Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.examples import Examples, Rows
-from conjoin.training.data.store import in_memory
+from conjoin.training.data.store import Parts, in_memory
 from conjoin.training.data.workers import Workers
 
 Progress = Callable[[int], None]
@@ -23,22 +23,6 @@ class Room:
 
     source: int | None
     target: int | None
-
-
-class Reader(Protocol):
-    """Pairs that are read part by part.
-
-    Attributes:
-        name: Name of the data in messages.
-        notes: Warnings about the data, without their name, once all are read.
-    """
-
-    name: str
-    notes: list[str]
-
-    def __iter__(self) -> Iterator[Pairs]:
-        """Yield pairs in memory."""
-        ...
 
 
 class PairsInMemory:
@@ -67,7 +51,7 @@ class TokenizedPairs:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Parts[Pairs],
         tokenizer: Tokenizer | TokenizerPair,
         room: Room,
         *,
