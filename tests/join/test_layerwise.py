@@ -12,7 +12,6 @@ import oracle
 from conjoin import EncoderDecoderConfig, Engine, ShapeError, shrink, spec
 from conjoin.errors import GenerationError, JoinError
 from conjoin.join import shared_names
-from conjoin.torch.generation import reader
 from conjoin.torch.generation.engine import Details
 from conjoin.torch.model import route
 from conjoin.torch.pair.halves import Decoder
@@ -21,16 +20,6 @@ from lanes import lanes_of_keys
 from source_readers import KEYS, SOURCES, TARGETS, ids_of, language_model, layerwise, rows_of
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@pytest.fixture(params=["kernels", pytest.param("operators", marks=pytest.mark.slow)])
-def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Compute encoders and steps by kernels, and by PyTorch's operators."""
-    if request.param == "operators":
-        for module in (route, reader):
-            monkeypatch.setattr(module, "kernels_of", lambda *_: None)
-        monkeypatch.setattr(route, "_native_steps", lambda *_: None)
-    return request.param
 
 
 @pytest.mark.parametrize("key", lanes_of_keys(KEYS))

@@ -11,22 +11,11 @@ from torch import Tensor, nn
 import oracle
 from conjoin import spec
 from conjoin.errors import JoinError
-from conjoin.torch.generation import reader
 from conjoin.torch.model import route
 from conjoin.torch.pair.model import EncoderDecoderModel
 from source_readers import SOURCES, TARGETS, ids_of, language_model, rows_of
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@pytest.fixture(params=["kernels", pytest.param("operators", marks=pytest.mark.slow)])
-def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Compute encoders and steps by kernels, and by PyTorch's operators."""
-    if request.param == "operators":
-        for module in (route, reader):
-            monkeypatch.setattr(module, "kernels_of", lambda *_: None)
-        monkeypatch.setattr(route, "_native_steps", lambda *_: None)
-    return request.param
 
 
 PLAIN = ("llama/biases", "qwen3", "gemma2", "olmo2/grouped", "gpt_neox", "mistral", "distilbert")
