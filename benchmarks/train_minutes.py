@@ -8,8 +8,9 @@
 
 DATA is a folder of {task}.{train,test}.jsonl.gz, synopsis by default (--task en-de for translation). Every contender
 trains for the same minutes on --threads threads (2) in bfloat16, then writes the first --limit test sources (500) in
-beams of 4, in bfloat16, with its own library, and is scored by the same metric. Ours counts the whole command, from its
-start to the saved model; the others count from their first step to the last. What they are:
+beams of 4, in bfloat16, with its own library, and is scored by the same metric. On a processor without products in
+bfloat16, where it slows everybody, --precision float32 trains the others and writes all; ours chooses for itself. Ours
+counts the whole command, from its start to the saved model; the others count from their first step to the last:
 
 - ours: `conjoin train --encoder MINILM --decoder MINILM --train FILE --out DIR --max-minutes N`, and --flags.
 - transformers: its EncoderDecoderModel of the same two files, batches of 32 of similar length, AdamW, 200 steps of
@@ -92,12 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--minutes", type=float, default=30)
     one.add_argument("--limit", type=int, default=500, help="number of test pairs")
     one.add_argument("--name", help="folder below --out; the contender and its rate by default")
-    one.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of writing")
+    one.add_argument(
+        "--precision",
+        choices=("bfloat16", "float32"),
+        default="bfloat16",
+        help="of writing, and of the peers' training",
+    )
     commands = parser.add_subparsers(required=True)
     ours = commands.add_parser("ours", parents=[one], help="conjoin train, with defaults only")
     ours.add_argument("--flags", default="", help="more flags of conjoin train, in one text")
-    ours.add_argument("--encoder", help="folder instead of MiniLM")
-    ours.add_argument("--decoder", help="folder instead of MiniLM; smollm2 for SmolLM2-135M")
+    for half in ("--encoder", "--decoder"):
+        ours.add_argument(half, help="folder instead of MiniLM; smollm2 for SmolLM2-135M")
     ours.set_defaults(run=run_ours)
     for name, run in (("transformers", run_transformers), ("lm", run_lm)):
         peer = commands.add_parser(name, parents=[one])
@@ -113,9 +119,10 @@ def _parser() -> argparse.ArgumentParser:
 def run_ours(args: argparse.Namespace) -> None:
     """Train by the command line, and write."""
     folder, work = _folder(args, "ours"), args.out / "checkpoints"
-    own = _plain_minilm()
-    decoder = str(smollm2(work)) if args.decoder == "smollm2" else args.decoder or own
-    words = ["train", "--encoder", args.encoder or own, "--decoder", decoder, "--out", str(folder / "model")]
+    halves = [
+        str(smollm2(work)) if half == "smollm2" else half or _plain_minilm() for half in (args.encoder, args.decoder)
+    ]
+    words = ["train", "--encoder", halves[0], "--decoder", halves[1], "--out", str(folder / "model")]
     words += ["--train", str(args.data / f"{args.task}.train.jsonl.gz"), "--max-minutes", f"{args.minutes:g}"]
     words += ["--overwrite-output-dir", *shlex.split(args.flags)]
     threads = {"OMP_NUM_THREADS": str(args.threads)}
@@ -271,7 +278,7 @@ def _train(peer: Peer, args: argparse.Namespace) -> dict[str, Any]:
         factor = min(1.0, (steps + 1) / peer.warmup) * 0.5 * (1 + math.cos(math.pi * used))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * factor
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bfloat16"):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -338,13 +345,13 @@ def write_page(args: argparse.Namespace) -> None:
 
     found = [json.loads(path.read_text()) for path in sorted((args.out / args.task).glob("*/result.json"))]
     facts, metrics = machine(), METRICS[args.task]
-    columns = ("name", "minutes", "threads", "steps", *metrics, "write_s", "test_pairs")
+    columns = ("name", "minutes", "threads", "precision", "steps", *metrics, "write_s", "test_pairs")
     rows = [[str(result.get(column, "")) for column in columns] for result in found]
     lines = [
         f"# {args.task}: what minutes of training give",
         "",
         f"Machine: {facts['cpu']}, {facts['cores']} cores; torch {facts['torch']}, transformers "
-        f"{facts['transformers']}, Python {facts['python']}. Training and writing in bfloat16; beams of {BEAMS}. "
+        f"{facts['transformers']}, Python {facts['python']}. Beams of {BEAMS}. "
         "Written by `benchmarks/train_minutes.py report`.",
         "",
         f"| {' | '.join(columns)} |",
