@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer, TrainingArguments, TrainingError
+from conjoin.errors import ConjoinWarning
 from conjoin.training import TrainerCallback
 from conjoin.training.loop.engine import Terms
 from conjoin.training.loop.schedules import group_of
@@ -267,3 +268,9 @@ def test_a_model_learns(tmp_path: Path) -> None:
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.85 * before
+
+
+def test_a_run_whose_warm_up_leaves_it_no_rate_says_so_before_it_starts(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "run", max_steps=1, warmup_steps=0.1)
+    with pytest.warns(ConjoinWarning, match=r"the run has 1 step, and with warmup_steps = 0\.1"):
+        Seq2SeqTrainer(toy_model(tmp_path), args=args, train_dataset=toy_rows(8)).train()

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 
-from conjoin.errors import ConfigError, TrainingError
+from conjoin.errors import ConfigError, TrainingError, warn
 from conjoin.join import JoinReport
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.data.batching import Batch
-from conjoin.training.settings.arguments import TrainingArguments
+from conjoin.training.loop.schedules import group_rate
+from conjoin.training.settings.arguments import GROUPS, TrainingArguments
 from conjoin.training.terminal import show
 
 LOSS = "eval_loss"
@@ -49,6 +50,16 @@ def require_trainable(report: JoinReport, diagnosis: Diagnosis) -> None:
         lines = "\n".join(f"  {finding.check}: {finding.detail}\n    fix: {finding.fix}" for finding in fatal)
         raise TrainingError(
             f"The doctor found what makes this training useless:\n{lines}", hint="--no-doctor trains all the same."
+        )
+
+
+def warn_if_nothing_learns(args: TrainingArguments, steps: int) -> None:
+    """Warn that the warm-up, which begins with a rate of 0, leaves no other rate to a run of so few steps."""
+    rates = [group_rate(args, group, steps) for group in GROUPS if args.of_group("learning_rate", group) > 0]
+    if rates and not any(rate(step) > 0 for rate in rates for step in range(1, min(steps, 2) + 1)):
+        warn(
+            f"Nothing will be learnt: the run has {steps} step, and with warmup_steps = {args.warmup_steps:g} its "
+            "learning rate is 0. Take more steps, or warmup_steps = 0."
         )
 
 

@@ -14,7 +14,7 @@ from conjoin.training.folder.run_folder import STATE_FILE, RunFolder, failed_sav
 from conjoin.training.loop.averaging import Snapshots
 from conjoin.training.loop.budget import make_budget, position
 from conjoin.training.loop.callbacks import TrainerControl
-from conjoin.training.loop.checks import best_model_metric
+from conjoin.training.loop.checks import best_model_metric, warn_if_nothing_learns
 from conjoin.training.loop.costs import Costs
 from conjoin.training.loop.engine import Engine, Terms
 from conjoin.training.loop.evaluator import GAIN_PAIRS, Evaluator
@@ -62,6 +62,8 @@ class Run:
             self.args, self.state, started=started, reserve=self._reserve, folder=folder.path, world=self.world
         )
         self._is_over = self._budget.is_over(self.state)
+        if not self.args.has_budget:
+            warn_if_nothing_learns(self.args, self.state.max_steps)
         self._snapshots = Snapshots(folder, engine, self.world, self.args.average_checkpoints)
         self._evaluated: tuple[int, dict[str, float]] | None = None
         self._norm, self._source_gain = 0.0, math.inf
