@@ -69,8 +69,9 @@ check: $(READY)  ## check lint, format, types and import rules
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	PYTHONPATH=src $(BIN)/lint-imports
 
-fix: $(READY)  ## fix lint and format automatically, and rewrite the type stub of `import conjoin`
+fix: $(READY)  ## fix lint and format; rewrite the type stub of `import conjoin` and the table of families
 	PYTHONPATH=src $(BIN)/python tests/support/public_stub.py
+	PYTHONPATH=src $(BIN)/python docs/families_table.py
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

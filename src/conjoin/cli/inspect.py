@@ -31,6 +31,7 @@ from conjoin.join import (
     with_record,
 )
 from conjoin.native.build import wanted_level
+from conjoin.spec.native import reason_against
 from conjoin.training.settings.recipe import RECIPE_FILE, read_recipe
 
 
@@ -46,7 +47,7 @@ def inspect_folder(
         "folder": str(folder),
         "model_type": config.model_type,
         "quantization": _quantization(config),
-        "runs_on": _runs_on(folder),
+        "runs_on": _runs_on(folder, stacks),
         **{role: _facts(stack) for role, stack in stacks.items()},
         "special_tokens": _ids(config),
         "tokenizers": _tokenizers(folder),
@@ -112,7 +113,7 @@ def _quantization(config: PretrainedConfig) -> str | None:
     return "int8" if method == QUANTIZED else method
 
 
-def _runs_on(folder: Path) -> str:
+def _runs_on(folder: Path, stacks: dict[str, spec.StackSpec]) -> str:
     """Return what computes the model's passes on this machine's CPU, and why where it is not our kernels."""
     level = wanted_level()
     if level is None:
@@ -123,6 +124,10 @@ def _runs_on(folder: Path) -> str:
     unknown = sorted(dtype for dtype in dtypes & {"float16", "float64"})
     if unknown:
         return f"PyTorch's operators: weights in {' and '.join(unknown)}; load with dtype=float32 or bfloat16"
+    lacking = {role: reason for role, stack in stacks.items() if (reason := reason_against(stack))}
+    if lacking:
+        reasons = " and ".join(f"{reason} ({role})" for role, reason in lacking.items())
+        return f"kernels for {level}, and PyTorch's operators where they lack {reasons}"
     return f"kernels for {level}"
 
 

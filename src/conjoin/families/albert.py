@@ -112,4 +112,5 @@ FAMILY = Family(
     body=body,
     head=head,
     prefixes=("albert.",),
+    known=("albert/albert-base-v2",),
 )

@@ -146,6 +146,8 @@ def _family(
     name: str,
     stack: Callable[[Any, Role], spec.StackSpec],
     start: Literal["id", "last_label"],
+    *,
+    known: tuple[str, ...],
 ) -> Family:
     return Family(
         config=config,
@@ -171,10 +173,23 @@ def _family(
             words="tied",
             start=start,
         ),
+        known=known,
     )
 
 
 FAMILIES = (
-    _family(BartConfig, "Bart", bart_stack, start="id"),
-    _family(MBartConfig, "MBart", mbart_stack, start="last_label"),
+    _family(
+        BartConfig,
+        "Bart",
+        bart_stack,
+        start="id",
+        known=("facebook/bart-base", "facebook/bart-large-cnn", "sshleifer/distilbart-cnn-12-6"),
+    ),
+    _family(
+        MBartConfig,
+        "MBart",
+        mbart_stack,
+        start="last_label",
+        known=("facebook/mbart-large-50", "facebook/mbart-large-cc25"),
+    ),
 )

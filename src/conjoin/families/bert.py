@@ -173,4 +173,17 @@ FAMILY = Family(
     body=body,
     head=head,
     prefixes=("bert.",),
+    known=(
+        "google-bert/bert-base-uncased",
+        "intfloat/e5-base-v2",
+        "BAAI/bge-small-en-v1.5",
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "allenai/scibert_scivocab_uncased",
+        "dmis-lab/biobert-v1.1",
+        "emilyalsentzer/Bio_ClinicalBERT",
+        "nlpaueb/legal-bert-base-uncased",
+        "ProsusAI/finbert",
+        "aubmindlab/bert-base-arabertv02",
+        "dbmdz/bert-base-german-cased",
+    ),
 )

@@ -129,4 +129,5 @@ FAMILY = Family(
     body=body,
     head=head,
     prefixes=("distilbert.",),
+    known=("distilbert/distilbert-base-uncased",),
 )

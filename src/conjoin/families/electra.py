@@ -61,4 +61,5 @@ FAMILY = Family(
     body=body,
     head=head,
     prefixes=("electra.",),
+    known=("google/electra-base-discriminator",),
 )

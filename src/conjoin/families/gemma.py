@@ -120,6 +120,12 @@ NORMS = {
 
 
 FAMILIES = (
-    llama.family(Gemma2Config, "Gemma2", stack2, partial(llama.body, norms=NORMS)),
-    llama.family(Gemma3TextConfig, "Gemma3Text", stack3, partial(llama.body, norms=NORMS)),
+    llama.family(Gemma2Config, "Gemma2", stack2, partial(llama.body, norms=NORMS), known=("google/gemma-2-2b",)),
+    llama.family(
+        Gemma3TextConfig,
+        "Gemma3Text",
+        stack3,
+        partial(llama.body, norms=NORMS),
+        known=("google/gemma-3-270m", "google/gemma-3-1b-pt", "google/embeddinggemma-300m"),
+    ),
 )

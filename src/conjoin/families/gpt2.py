@@ -144,4 +144,8 @@ FAMILY = Family(
     build=stack,
     body=body,
     prefixes=("transformer.",),
+    known=(
+        "openai-community/gpt2",
+        "distilbert/distilgpt2",
+    ),
 )

@@ -114,4 +114,5 @@ FAMILY = Family(
     body=body,
     head=head,
     prefixes=("gpt_neox.",),
+    known=("EleutherAI/pythia-160m",),
 )

@@ -142,6 +142,8 @@ def family(
     name: str,
     build: Callable[[Any, Role], spec.StackSpec],
     body: Callable[[spec.StackSpec], NameTable] = body,
+    *,
+    known: tuple[str, ...] = (),
 ) -> Family:
     """Return a family whose checkpoints are causal LMs in Llama's layout; `name` begins its classes in transformers."""
     return Family(
@@ -153,7 +155,19 @@ def family(
         build=build,
         body=body,
         prefixes=("model.",),
+        known=known,
     )
 
 
-FAMILY = family(LlamaConfig, "Llama", stack)
+FAMILY = family(
+    LlamaConfig,
+    "Llama",
+    stack,
+    known=(
+        "HuggingFaceTB/SmolLM2-135M",
+        "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "tiiuae/Falcon3-1B-Base",
+        "h2oai/h2o-danube3-500m-base",
+        "meta-llama/Llama-3.2-1B",
+    ),
+)

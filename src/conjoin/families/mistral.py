@@ -26,4 +26,4 @@ def stack(config: MistralConfig, role: Role) -> spec.StackSpec:
     return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = llama.family(MistralConfig, "Mistral", stack)
+FAMILY = llama.family(MistralConfig, "Mistral", stack, known=("mistralai/Mistral-7B-v0.1",))

@@ -171,6 +171,12 @@ FAMILIES = (
         body=body,
         head=head,
         prefixes=("model.",),
+        known=(
+            "answerdotai/ModernBERT-base",
+            "jhu-clsp/mmBERT-base",
+            "jhu-clsp/ettin-encoder-150m",
+            "almanach/moderncamembert-base",
+        ),
     ),
     Family(
         config=ModernBertDecoderConfig,
@@ -182,5 +188,6 @@ FAMILIES = (
         body=causal_body,
         head=causal_head,
         prefixes=("model.",),
+        known=("jhu-clsp/ettin-decoder-150m",),
     ),
 )

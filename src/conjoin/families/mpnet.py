@@ -75,4 +75,8 @@ FAMILY = Family(
     build=stack,
     body=body,
     prefixes=("mpnet.",),
+    known=(
+        "microsoft/mpnet-base",
+        "sentence-transformers/all-mpnet-base-v2",
+    ),
 )

@@ -29,4 +29,4 @@ def stack(config: Olmo2Config, role: Role) -> spec.StackSpec:
 
 
 NORMS = {"post_attention_layernorm": "self_attn_post_norm", "post_feedforward_layernorm": "mlp_post_norm"}
-FAMILY = llama.family(Olmo2Config, "Olmo2", stack, partial(llama.body, norms=NORMS))
+FAMILY = llama.family(Olmo2Config, "Olmo2", stack, partial(llama.body, norms=NORMS), known=("allenai/OLMo-2-0425-1B",))

@@ -142,4 +142,5 @@ FAMILY = Family(
     body=body,
     prefixes=("model.decoder.", "decoder."),
     encoder_prefix="decoder.",
+    known=("facebook/opt-125m",),
 )

@@ -35,4 +35,4 @@ def stack(config: Qwen2Config, role: Role) -> spec.StackSpec:
     return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = llama.family(Qwen2Config, "Qwen2", stack)
+FAMILY = llama.family(Qwen2Config, "Qwen2", stack, known=("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2-0.5B"))

@@ -22,4 +22,4 @@ def stack(config: Qwen3Config, role: Role) -> spec.StackSpec:
     return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = llama.family(Qwen3Config, "Qwen3", stack)
+FAMILY = llama.family(Qwen3Config, "Qwen3", stack, known=("Qwen/Qwen3-0.6B", "Qwen/Qwen3-Embedding-0.6B"))

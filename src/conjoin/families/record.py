@@ -68,6 +68,7 @@ class Family:
         word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
         num_layers: Field of the config that holds each role's number of layers.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
+        known: Hub ids of checkpoints that are known to be of it.
     """
 
     config: type[PretrainedConfig]
@@ -86,6 +87,7 @@ class Family:
         default_factory=lambda: {"encoder": "num_hidden_layers", "decoder": "num_hidden_layers"}
     )
     whole: Whole | None = None
+    known: tuple[str, ...] = ()
 
     def stack(self, config: PretrainedConfig, role: Role) -> spec.StackSpec:
         """Return the spec of one role.

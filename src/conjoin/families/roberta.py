@@ -71,7 +71,7 @@ def head(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def _family(config: type[RobertaConfig], name: str) -> Family:
+def _family(config: type[RobertaConfig], name: str, *known: str) -> Family:
     return Family(
         config=config,
         encoder="native",
@@ -82,11 +82,29 @@ def _family(config: type[RobertaConfig], name: str) -> Family:
         body=bert.body,
         head=head,
         prefixes=("roberta.",),
+        known=known,
     )
 
 
 FAMILIES = (
-    _family(RobertaConfig, "Roberta"),
-    _family(XLMRobertaConfig, "XLMRoberta"),
-    _family(CamembertConfig, "Camembert"),
+    _family(
+        RobertaConfig,
+        "Roberta",
+        "FacebookAI/roberta-base",
+        "distilbert/distilroberta-base",
+        "microsoft/codebert-base",
+        "microsoft/graphcodebert-base",
+        "microsoft/unixcoder-base",
+        "vinai/bertweet-base",
+        "vinai/phobert-base",
+    ),
+    _family(
+        XLMRobertaConfig,
+        "XLMRoberta",
+        "FacebookAI/xlm-roberta-base",
+        "intfloat/multilingual-e5-base",
+        "BAAI/bge-m3",
+        "Snowflake/snowflake-arctic-embed-l-v2.0",
+    ),
+    _family(CamembertConfig, "Camembert", "almanach/camembert-base"),
 )

@@ -153,7 +153,7 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-def _family(config: type[T5Config], name: str) -> Family:
+def _family(config: type[T5Config], name: str, *known: str) -> Family:
     return Family(
         config=config,
         encoder="half",
@@ -171,7 +171,21 @@ def _family(config: type[T5Config], name: str) -> Family:
             decoder="decoder.",
             shared="shared.weight",
         ),
+        known=known,
     )
 
 
-FAMILIES = (_family(T5Config, "T5"), _family(MT5Config, "MT5"))
+FAMILIES = (
+    _family(
+        T5Config,
+        "T5",
+        "google-t5/t5-small",
+        "google/t5-v1_1-small",
+        "google/flan-t5-base",
+        "google/madlad400-3b-mt",
+        "Salesforce/codet5-base",
+        "google/ul2",
+        "google/byt5-small",
+    ),
+    _family(MT5Config, "MT5", "google/mt5-small", "bigscience/mt0-small", "CohereLabs/aya-101"),
+)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.spec.native import ACTIVATIONS, reason_against_blocks, reason_against_embedding, reason_against_head
 from conjoin.torch.cpu.clock import NativeSeconds, running
 from conjoin.torch.cpu.native.checks import is_vector, refuse
 from conjoin.torch.cpu.native.kernels import has
@@ -130,7 +131,6 @@ SOURCE_DTYPE = np.dtype([(name, np.int64) for name in SOURCE])
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 CACHES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
-_ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
 _LINEARS = (
     "torch.nn.modules.linear.Linear",
     "conjoin.torch.cpu.linear.Linear",
@@ -178,8 +178,7 @@ class NativeStack:
         kind, fields = self.spec, _Stack()
         self._fields = fields
         fields.count, fields.hidden, fields.causal = len(kind.weights_of), kind.hidden_size, kind.blocks[0].causal
-        if any(block.causal != kind.blocks[0].causal for block in kind.blocks):
-            raise Unsupported("some blocks are causal and others are not")
+        _require(reason_against_blocks(kind))
         self._layers = (_Layer * fields.count)()
         fields.layers = self._layers
         for layer, index, block in zip(self._layers, kind.weights_of, kind.blocks, strict=True):
@@ -360,7 +359,7 @@ class NativeStack:
         self._norms(layer.mlp_norms, block, "mlp")
         if block.cross_attn is not None:
             self._norms(layer.cross_norms, block, "cross_attn")
-        layer.activation = _activation(kind.mlp.activation)
+        layer.activation = ACTIVATIONS.index(kind.mlp.activation)
         inner, hidden = kind.mlp.intermediate_size, self.hidden_size
         self._linear(layer.up, block.mlp.up, inner, hidden)
         self._linear(layer.down, block.mlp.down, hidden, inner)
@@ -389,6 +388,7 @@ class NativeStack:
 
     def _embedding(self, fields: _Embedding, brick: Any) -> None:
         kind: spec.Embedding = brick.kind
+        _require(reason_against_embedding(kind))
         self._table(fields.words, brick.words)
         if brick.positions is not None:
             self._table(fields.positions, brick.positions)
@@ -409,12 +409,13 @@ class NativeStack:
 
     def _head(self, fields: _Head, brick: Any, embed: Any) -> None:
         kind: spec.Head = brick.kind
+        _require(reason_against_head(kind))
         if brick.projection is not None:
             self._linear(fields.projection, brick.projection, kind.size, self.hidden_size)
         if brick.dense is not None and kind.transform is not None:
             self._linear(fields.dense, brick.dense, kind.size, self.hidden_size)
             self._norm(fields.norm, brick.norm, kind.size)
-            fields.activation = _activation(kind.transform.activation)
+            fields.activation = ACTIVATIONS.index(kind.transform.activation)
         if brick.vocab is not None:
             self._linear(fields.vocab, brick.vocab, kind.vocab_size, kind.size)
         elif type(embed.words) is nn.Embedding:
@@ -526,10 +527,9 @@ def cache_tensors(tensors: list[Tensor]) -> Any:
     return array
 
 
-def _activation(name: spec.Activation) -> int:
-    if name not in _ACTIVATIONS:
-        raise Unsupported(f"the activation {name}")
-    return _ACTIVATIONS.index(name)
+def _require(reason: str | None) -> None:
+    if reason is not None:
+        raise Unsupported(reason)
 
 
 def _takes(x: Tensor | None, rows: int, width: int) -> bool:
