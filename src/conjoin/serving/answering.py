@@ -59,12 +59,15 @@ class Answering:
         Raises:
             Refusal: the call cannot be answered.
         """
-        served, running = await self._start(http, call)
-        if running is None:
-            return Response(status_code=_LEFT)
-        answers = await unless_gone(_all(running), http.receive)
+        served, running = await self.models.get(call.model), list[Running]()
+
+        async def answer() -> list[Answer]:
+            running.extend(await served.start(call.requests, _client(http)))
+            return await _all(running)
+
+        answers = await unless_gone(answer(), http.receive)
         if answers is None:
-            self._left(served, running)
+            self._left(served, running, call)
             return Response(status_code=_LEFT)
         self._count(http, served, answers)
         return JSONResponse(write(answers, served))
@@ -87,8 +90,10 @@ class Answering:
         Raises:
             Refusal: the call cannot be honoured; what goes wrong later is told in the stream.
         """
-        served, running = await self._start(http, call)
+        served = await self.models.get(call.model)
+        running = await unless_gone(served.start(call.requests, _client(http)), http.receive)
         if running is None:
+            self._left(served, [], call)
             return Response(status_code=_LEFT)
         stream = make(served)
 
@@ -118,22 +123,15 @@ class Answering:
             if is_marked:
                 yield DONE
 
-        return EventStream(events(), lambda: self._left(served, running))
+        return EventStream(events(), lambda: self._left(served, running, call))
 
-    async def _start(self, http: HttpRequest, call: Call) -> tuple[Served, list[Running] | None]:
-        """Start the requests of a call; None if the client has left meanwhile."""
-        served = await self.models.get(call.model)
-        client = http.scope["state"].get("client", "")
-        running = await unless_gone(served.start(call.requests, client), http.receive)
-        if running is None:
-            self.metrics.count("cancelled", served.name, "disconnect", by=len(call.requests))
-        return served, running
-
-    def _left(self, served: Served, running: Sequence[Running]) -> None:
-        for each in running:
-            if not each.is_done:
-                each.cancel()
-                self.metrics.count("cancelled", served.name, "disconnect")
+    def _left(self, served: Served, running: Sequence[Running], call: Call) -> None:
+        """Give up what runs for a client that has left; where nothing runs yet, all of its requests are given up."""
+        open_ones = [each for each in running if not each.is_done]
+        for each in open_ones:
+            each.cancel()
+        if given_up := len(open_ones) if running else len(call.requests):
+            self.metrics.count("cancelled", served.name, "disconnect", by=given_up)
 
     def _count(self, http: HttpRequest, served: Served, answers: Sequence[Answer]) -> None:
         for answer in answers:
@@ -144,6 +142,10 @@ class Answering:
             "tokens": sum(answer.num_tokens for answer in answers),
             "queue_s": max((answer.queue_s for answer in answers), default=0.0),
         }
+
+
+def _client(http: HttpRequest) -> str:
+    return http.scope["state"].get("client", "")
 
 
 async def _all(running: Sequence[Running]) -> list[Answer]:

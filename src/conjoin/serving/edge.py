@@ -173,7 +173,8 @@ class _Body:
         if self._is_whole:
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.001, self._end - time.monotonic()))
+            async with asyncio.timeout(max(0.001, self._end - time.monotonic())):
+                message = await self._receive()
         except TimeoutError:
             raise HTTPException(408, f"The body was not there after {self._seconds:g} seconds.") from None
         if message["type"] == "http.request":
@@ -191,7 +192,8 @@ class _Body:
         end = min(self._end, time.monotonic() + _DRAIN_SECONDS)
         while not self._is_whole and not self._is_held_back and self._size < _DRAINED and time.monotonic() < end:
             try:
-                message = await asyncio.wait_for(self._receive(), end - time.monotonic())
+                async with asyncio.timeout(end - time.monotonic()):
+                    message = await self._receive()
             except TimeoutError:
                 break
             self._size += len(message.get("body", b""))

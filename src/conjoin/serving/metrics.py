@@ -66,6 +66,7 @@ class Metrics:
         self._models = models
         kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
         self._made: dict[str, Any] = {}
+        self._ones: dict[tuple[str, ...], Any] = {}
         for name, metric in METRICS.items():
             if name in _LIVE:
                 continue
@@ -78,7 +79,14 @@ class Metrics:
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Raise a counter."""
-        self._made[f"conjoin_{name}"].labels(*labels).inc(by)
+        self._one(name, *labels).inc(by)
+
+    def _one(self, name: str, *labels: str) -> Any:
+        """Return the counter or the histogram of these labels; prometheus-client's own way to it takes 25 us."""
+        found = self._ones.get((name, *labels))
+        if found is None:
+            found = self._ones[name, *labels] = self._made[f"conjoin_{name}"].labels(*labels)
+        return found
 
     def answered(self, model: str, answer: Answer) -> None:
         """Count an answer."""
@@ -95,7 +103,7 @@ class Metrics:
             ("request_prompt_tokens", answer.source_tokens),
             ("request_generation_tokens", answer.num_tokens),
         ):
-            self._made[f"conjoin_{name}"].labels(model).observe(value)
+            self._one(name, model).observe(value)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text form."""

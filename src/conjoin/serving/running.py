@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import cached_property
 from typing import Any
 
 from conjoin.serving.growth import Growth
@@ -146,7 +147,7 @@ class Running:
 
     def _tokens(self, ids: list[int], scores: Any, before: list[int], *, is_end: bool = False) -> list[Token]:
         texts = token_texts(self._target, ids, [*self.prompt.prefix, *before], is_end=is_end)
-        special = set(self._target.all_special_ids)
+        special = self._special
         tops = likeliest(self._target, [score.top for score in scores]) if scores else [()] * len(ids)
         return [
             Token(
@@ -188,9 +189,12 @@ class Running:
 
     def _prefix(self) -> tuple[Token, ...]:
         ids = self.prompt.prefix
-        special = set(self._target.all_special_ids)
         texts = token_texts(self._target, ids)
-        return tuple(Token(id=id, text=text, special=id in special) for id, text in zip(ids, texts, strict=True))
+        return tuple(Token(id=id, text=text, special=id in self._special) for id, text in zip(ids, texts, strict=True))
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset(self._target.all_special_ids)
 
     def _stopped(self, row: int) -> Result:
         growth, tokens = self._growths[row], self._seen.get(row, [])

@@ -35,5 +35,6 @@ GenerateFields: type[Body] = create_model("GenerateFields", __base__=Body, **_FI
 
 def settings_of(body: Body) -> dict[str, Any]:
     """Return the settings that a body sets, by name."""
-    values = {name: getattr(body, name) for name in GenerateFields.model_fields}
+    given = body.model_fields_set
+    values = {name: getattr(body, name) for name in _FIELDS if name in given}
     return {name: value for name, value in values.items() if value is not None}
