@@ -14,7 +14,7 @@ counts the whole command, from its start to the saved model; the others count fr
 
 - ours: `conjoin train --encoder MINILM --decoder MINILM --train FILE --out DIR --max-minutes N`, and --flags.
 - transformers: its EncoderDecoderModel of the same two files, batches of 32 of similar length, AdamW, 200 steps of
-  warm-up, then a cosine to 0 over the minutes, clipped at 1, without dropout.
+  warm-up (or a twentieth of the time), then a cosine to 0 over the minutes, clipped at 1, without dropout.
 - lm: its causal LM SmolLM2-135M, fine-tuned on source, "\\nSynopsis: " and target, with the loss on the target; batches
   of 16, AdamW, 50 steps of warm-up, then the cosine.
 
@@ -51,6 +51,8 @@ BEAMS = 4
 METRICS = {"synopsis": ("rouge1", "rouge2", "rougeL"), "en-de": ("bleu", "chrf")}
 PROMPTS = {"synopsis": "\nSynopsis: ", "en-de": "\nGerman: "}
 SEED = 42
+WARMUP = 0.05
+"""Part of the time after which a warm-up ends at the latest: a slow machine takes few steps."""
 WINDOW = 100
 """Batches that are shuffled and sorted by length together, as transformers' group_by_length does with 50."""
 Pairs = list[dict[str, str]]
@@ -275,7 +277,8 @@ def _train(peer: Peer, args: argparse.Namespace) -> dict[str, Any]:
         used = (time.monotonic() - start) / seconds
         if used >= 1:
             break
-        factor = min(1.0, (steps + 1) / peer.warmup) * 0.5 * (1 + math.cos(math.pi * used))
+        warm = min(1.0, max((steps + 1) / peer.warmup, used / WARMUP))  # whichever comes first
+        factor = warm * 0.5 * (1 + math.cos(math.pi * used))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * factor
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bfloat16"):
