@@ -95,6 +95,23 @@ def test_smollm2_gives_transformers_logits_and_words(smollm: Unpacked) -> None:
         assert torch.equal(written(decoder, ids, 20), oracle_real.continue_text(smollm.theirs, ids, 20))
 
 
+@pytest.mark.slow
+@needs_smollm
+@needs_data
+def test_smollm2s_gguf_file_is_read_as_transformers_reads_it(smollm: Unpacked) -> None:
+    assert SMOLLM is not None
+    (file,) = SMOLLM.glob("*.gguf")
+    ours, theirs = AutoTokenizer.from_pretrained(file), AutoTokenizer.from_pretrained(smollm.folder)
+    texts = [pair[side] for pair in pairs(50) for side in ("source", "target")]
+    assert [ours(text)["input_ids"] for text in texts] == [theirs(text)["input_ids"] for text in texts]
+    ids = ours(texts[0], return_tensors="pt")["input_ids"][:, :48]
+    with torch.no_grad():
+        found = Decoder.from_pretrained(file)(ids).logits
+    expected = oracle.decoder_logits(smollm.theirs, ids)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found / scale, expected / scale, **CLOSE)
+
+
 def written(decoder: Decoder, ids: torch.Tensor, count: int) -> torch.Tensor:
     """The likeliest tokens after a text, step by step through the cache, but for an end of text."""
     with torch.no_grad():

@@ -11,6 +11,7 @@ from conjoin.checkpoint.dialects import Framework
 from conjoin.checkpoint.files import expanded, inside, reading
 from conjoin.checkpoint.forms import is_weight_file, own_form
 from conjoin.errors import FileError
+from conjoin.gguf import SUFFIX, unpacked
 
 DEFAULT_PATTERNS = (
     "config.json",
@@ -50,7 +51,8 @@ def resolve(
 ) -> Path:
     """Find the folder that holds a checkpoint, downloading it if it is on the hub and not yet in the cache.
 
-    A folder on this machine takes precedence over a hub id of the same name.
+    A folder on this machine takes precedence over a hub id of the same name. A GGUF file, alone or as all that a folder
+    has of a model, is found as a temporary folder with the same contents in Hugging Face's words.
 
     Args:
         local_files_only: None follows HF_HUB_OFFLINE.
@@ -63,13 +65,26 @@ def resolve(
     inner = inside(subfolder) if subfolder else ""
     folder = expanded(name)
     with reading(name):
+        if name and folder.is_file() and folder.suffix == SUFFIX:
+            return unpacked(folder)
         exchange.repair(folder)
         if not name or not folder.is_dir():
             _check_hub_id(name, folder)
             offline = _offline() if local_files_only is None else local_files_only
             hub = _Hub(name, revision, cache_dir, offline, token)
             folder = hub.fetch(inner, allow_patterns, framework)
-        return _inner_folder(folder, inner)
+        return _in_our_words(_inner_folder(folder, inner))
+
+
+def _in_our_words(folder: Path) -> Path:
+    """Return the folder itself, unless all that it has of a model is one GGUF file."""
+    files = [] if (folder / "config.json").exists() else sorted(folder.glob(f"*{SUFFIX}"))
+    if len(files) > 1:
+        raise FileError(
+            f"{folder} has no config.json, but {len(files)} GGUF files: {', '.join(file.name for file in files)}.",
+            hint="name one of the files",
+        )
+    return unpacked(files[0]) if files else folder
 
 
 def _inner_folder(folder: Path, subfolder: str) -> Path:

@@ -53,20 +53,22 @@ SAFETENSORS = Form("model", "safetensors", ("pt", "tf", "flax"))
 BIN = Form("pytorch_model", "bin", ("pt",))
 H5 = Form("tf_model", "h5", ("tf",))
 MSGPACK = Form("flax_model", "msgpack", ("flax",))
+GGUF = Form("model", "gguf", ("pt",))
+"""Never written: the link to a GGUF file in the folder that stands for it."""
 
 
 def is_weight_file(name: str) -> bool:
     """True if a file holds weights, or is an index of such files, whatever its stem."""
-    return name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".index.json"))
+    return name.endswith((".safetensors", ".bin", ".h5", ".msgpack", ".gguf", ".index.json"))
 
 
 def search_order(framework: Framework | None) -> tuple[Form, ...]:
     """Return the forms in the order in which they are searched: a framework's own form before the common one."""
     match framework:
         case None:
-            return (SAFETENSORS, BIN, H5, MSGPACK)
+            return (SAFETENSORS, BIN, H5, MSGPACK, GGUF)
         case "pt":
-            return (SAFETENSORS, BIN)
+            return (SAFETENSORS, BIN, GGUF)
         case "tf":
             return (H5, SAFETENSORS)
         case "flax":
@@ -85,6 +87,6 @@ def replaces(form: Form) -> tuple[Form, ...]:
 
 def expected_files(framework: Framework | None) -> str:
     """Return the names of the files that are searched, for an error."""
-    names = [form.file for form in search_order(framework)]
+    names = [form.file for form in search_order(framework) if form != GGUF]
     owner = f" of {FRAMEWORKS[framework]}" if framework else ""
     return f"{', '.join(names[:-1])} or {names[-1]}{owner}, or an index beside shards"

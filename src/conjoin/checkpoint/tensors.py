@@ -19,6 +19,7 @@ from conjoin.checkpoint.dialects import FRAMEWORKS, Framework, torch_names
 from conjoin.checkpoint.dtypes import BY_NAME, nonfinite
 from conjoin.checkpoint.files import reading, require_file
 from conjoin.checkpoint.forms import Form, expected_files, replaces, search_order
+from conjoin.checkpoint.ggufs import GgufFile
 from conjoin.checkpoint.hdf5 import H5File
 from conjoin.checkpoint.header import BadHeader, Header, TensorInfo, read_header
 from conjoin.checkpoint.index import Index, read_index
@@ -254,6 +255,8 @@ def _opened_part(path: Path) -> Part:
             return H5File(path)
         case ".msgpack":
             return MsgpackFile(path)
+        case ".gguf":
+            return GgufFile(path)
         case _:
             return SafetensorsFile(path)
 

@@ -63,7 +63,7 @@ def find_files(source: Source) -> Files:
 
     path = expanded(source.name)
     with reading(source.name):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".gguf":
             return Files(path.parent, only=path.name)
     from conjoin.checkpoint.find import resolve
 
