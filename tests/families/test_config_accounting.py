@@ -57,7 +57,9 @@ SKIPPED: dict[str, dict[str, str]] = {
 
 NOT_FIELDS: dict[str, dict[str, str]] = {
     "bart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
+    "gemma": {"use_bidirectional_attention": "the role decides"},
     "gemma2": {"use_bidirectional_attention": "the role decides"},
+    "gpt_neo": {"classifier_dropout": ANOTHER_HEAD},
     "gpt_neox": {"classifier_dropout": ANOTHER_HEAD},
     "llama": {"pretraining_tp": "a way to compute the same numbers in slices"},
     "mbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
@@ -82,6 +84,7 @@ CANDIDATES: dict[str, list[Any]] = {"rope_parameters": [STRETCHED], "rope_scalin
 
 MORE_BASES: list[dict[str, Any]] = [
     {"rope_parameters": STRETCHED},
+    {"use_sliding_window": True, "sliding_window": 3},
     {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
 ]
 """Settings under which keys have an effect that have none under the defaults; tried where a class has all of them."""

@@ -17,18 +17,21 @@ LAYERS = {
     "gpt2": "n_layer",
     "bart": "decoder_layers",
     "mbart": "decoder_layers",
+    "gpt_neo": "num_layers",
     "t5": "num_decoder_layers",
     "mt5": "num_decoder_layers",
 }
 HEADS = {
     "distilbert": ("dim", "n_heads"),
     "gpt2": ("n_embd", "n_head"),
+    "gpt_neo": ("hidden_size", "num_heads"),
     "bart": ("d_model", "decoder_attention_heads"),
     "mbart": ("d_model", "decoder_attention_heads"),
 }
 ACTIVATION = {
     "distilbert": "activation",
     "gpt2": "activation_function",
+    "gpt_neo": "activation_function",
     "opt": "activation_function",
     "bart": "activation_function",
     "mbart": "activation_function",
@@ -37,7 +40,7 @@ ACTIVATION = {
     "modernbert": "hidden_activation",
     "modernbert-decoder": "hidden_activation",
 }
-WITH_HEAD_SIZE = {"t5", "mt5", "gemma2", "gemma3_text", "qwen3"}
+WITH_HEAD_SIZE = {"t5", "mt5", "gemma", "gemma2", "gemma3_text", "qwen3"}
 """Families whose configs name the size of a head."""
 
 

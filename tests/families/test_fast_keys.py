@@ -9,7 +9,7 @@ from conjoin.families import family
 from family_pairs import DECODER, ENCODER, KEYS
 from lanes import FAST_KEYS
 
-FREQUENCIES = {"Llama3Scaling"}
+FREQUENCIES = {"Llama3Scaling", "LongRope"}
 """Held to PyTorch's by `test_rotary_frequencies.py`, without a model."""
 
 

@@ -9,15 +9,22 @@ from hypothesis import strategies as st
 
 import oracle
 from conjoin import spec
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import config_from_dict, family
 from conjoin.torch.model.positions import rotary_angles, rotary_frequencies, rotate
-from oracle_rope import frequencies
+from oracle_rope import frequencies, turns
 
 Fields = dict[str, Any]
 
 SIZE = 16
 THETA = 777.0
+LONGROPE: Fields = {
+    "rope_type": "longrope",
+    "factor": 3.0,
+    "original_max_position_embeddings": 21,
+    "short_factor": [1.0 + 0.1 * n for n in range(SIZE // 2)],
+    "long_factor": [2.0 + 0.7 * n for n in range(SIZE // 2)],
+}
 YARN: Fields = {"rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 21}
 KINDS: dict[str, Fields] = {
     "default": {"rope_type": "default"},
@@ -29,6 +36,9 @@ KINDS: dict[str, Fields] = {
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 500,  # waves of 6 to 3000 positions: short, between and long ones
     },
+    "longrope": LONGROPE,
+    "longrope, temperature": {**LONGROPE, "attention_factor": 1.7},
+    "longrope, no stretch": {**LONGROPE, "factor": 1.0},
     "yarn": YARN,
     "yarn, betas": {**YARN, "beta_fast": 8.0, "beta_slow": 0.5},
     "yarn, untruncated": {**YARN, "truncate": False},
@@ -51,8 +61,7 @@ def our_rotary(key: str, layer: int = 0, **changes: Any) -> spec.Rotary:
 def same(ours: spec.Rotary, theirs: tuple[torch.Tensor, float]) -> None:
     """Hold our frequencies and temperature to theirs."""
     torch.testing.assert_close(rotary_frequencies(ours, torch.device("cpu")), theirs[0], rtol=1e-6, atol=0)
-    temperature = ours.scaling.attention_factor if isinstance(ours.scaling, spec.YarnScaling) else 1.0
-    assert temperature == pytest.approx(theirs[1], rel=1e-12)
+    assert ours.attention_factor == pytest.approx(theirs[1], rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,6 +77,27 @@ def test_every_kind_in_the_older_words_gives_transformers_frequencies(kind: str,
     older = {word if name == "rope_type" else name: value for name, value in KINDS[kind].items()}
     theirs = frequencies("llama", head_dim=SIZE, rope_parameters={"rope_theta": THETA, **KINDS[kind]})
     same(our_rotary("llama", head_dim=SIZE, rope_theta=THETA, rope_scaling=older), theirs)
+
+
+@pytest.mark.parametrize(("count", "stated"), [(21, None), (21, 21), (22, 22), (50, 99)])
+def test_longrope_turns_as_transformers_turns_sequences_of_the_stated_length(count: int, stated: int | None) -> None:
+    words = {"rope_theta": THETA, **LONGROPE}
+    ours = our_rotary("llama", head_dim=SIZE, rope_parameters=words, longrope_length=stated)
+    positions = torch.arange(count)[None]
+    expected = turns("llama", positions, head_dim=SIZE, rope_parameters=dict(words))
+    for one, other in zip(rotary_angles(ours, positions, torch.float32), expected, strict=True):
+        torch.testing.assert_close(one[:, 0], other, rtol=1e-5, atol=1e-5)
+
+
+def test_longropes_short_factors_are_for_no_more_positions_than_there_were_originally() -> None:
+    words = {"rope_theta": THETA, **LONGROPE}
+    assert our_rotary("llama", head_dim=SIZE, rope_parameters=words).max_positions == 21
+    assert our_rotary("llama", head_dim=SIZE, rope_parameters=words, longrope_length=22).max_positions is None
+    config = config_from_dict({"model_type": "phi3", **oracle.TINY["phi3/short"]})
+    stack = family("phi3").stack(config, "decoder")
+    stack.require_length(64)
+    with pytest.raises(ShapeError, match=r"(?s)phi3: 65 positions, but this checkpoint's rotation has 64.*longrope_l"):
+        stack.require_length(65)
 
 
 @settings(deadline=None, max_examples=40)
@@ -166,6 +196,7 @@ def test_modernberts_local_layers_take_the_global_base_where_theirs_is_null() ->
         ({"type": "dynamic", "factor": 2.0}, 'rope_type = "dynamic", which conjoin does not know.*up to 64 positions'),
         ({"rope_type": "spiral"}, 'rope_type = "spiral", which conjoin does not know.\nExpected: default, linear'),
         ({"rope_type": "llama3", "factor": 2.0}, "\"llama3\" needs 'low_freq_factor', which the config lacks"),
+        ({"rope_type": "longrope", "short_factor": [1.0]}, r"short_factor = \[1.0\]; expected 2 numbers"),
         ({"type": "linear"}, "\"linear\" needs 'factor', which the config lacks"),
         ({"partial_rotary_factor": 0.8}, "llama: 3 of 4 head dimensions would turn; expected an even number"),
     ],

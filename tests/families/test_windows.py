@@ -1,12 +1,14 @@
 """Which keys a window admits, in every family and role that has one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import oracle
+from conjoin.errors import ConfigError
 from conjoin.families import Role, config_from_dict, family
 from conjoin.torch.pair.halves import Decoder, Encoder
 
@@ -37,6 +39,17 @@ def windows(key: str, role: Role = "decoder", **changes: object) -> list[int | N
         ("modernbert", {"layer_types": None, "global_attn_every_n_layers": 2, "local_attention": 9}, [None, 5, None]),
         ("modernbert-decoder", {}, [None, 2, None]),
         ("modernbert-decoder", {"local_attention": None}, [None, None, None]),
+        ("smollm3", {}, [None, None, 3]),
+        ("smollm3", {"layer_types": None}, [3, None, 3]),
+        ("smollm3", {"layer_types": None, "use_sliding_window": False}, [None, None, None]),
+        ("olmo3", {"layer_types": None}, [3, 3, 3]),
+        ("exaone4", {"layer_types": None, "sliding_window_pattern": 2}, [3, None, 3]),
+        ("exaone4", {"layer_types": None, "sliding_window_pattern": "LG"}, [3, None, None]),
+        ("exaone4", {"layer_types": None, "sliding_window_pattern": None}, [None, None, None]),
+        ("starcoder2", {}, [3, 3, 3]),
+        ("phi3", {}, [3, 3, 3]),
+        ("gpt_neo", {}, [3, None, 3]),
+        ("gpt_neo/wide", {}, [None, 3, None]),
         ("llama", {}, [None, None, None]),
         ("gpt_neox", {}, [None, None, None]),
     ],
@@ -46,6 +59,24 @@ def test_windows_are_what_the_config_says_in_both_roles(
 ) -> None:
     assert windows(key, "decoder", **changes) == expected
     assert windows(key, "encoder", **changes) == expected
+
+
+def test_layers_without_positions_are_what_the_config_says() -> None:
+    def turns(key: str, **changes: Any) -> list[bool]:
+        config = config_from_dict({"model_type": oracle.model_type(key), **{**oracle.TINY[key], **changes}})
+        blocks = family(config.model_type).stack(config, "decoder").blocks
+        return [block.self_attn.rotary is not None for block in blocks]
+
+    assert turns("smollm3") == [False, True, False]
+    assert turns("smollm3/full") == [True, False, True]
+    assert turns("exaone4") == [True, False, True]
+    assert turns("exaone4/full") == [True, True, True]
+    with pytest.raises(ConfigError, match="no_rope_layers has 2 entries for 3 layers"):
+        turns("smollm3", no_rope_layers=[1, 0])
+    with pytest.raises(ConfigError, match="expected letters L"):
+        turns("exaone4", layer_types=None, sliding_window_pattern="LXG")
+    with pytest.raises(ConfigError, match=r"attention_types = .* and num_layers = 3; expected"):
+        turns("gpt_neo", attention_types=[[["global"], 2]])
 
 
 def causal_masks(visible: Tensor, reach: int) -> dict[str, Tensor]:

@@ -91,6 +91,12 @@ FAULTS: dict[str, Fault] = {
         "ops.concat((second, -first), -1)",
         (JAX, "decoder and gpt_neox and not tied and not sequential"),
     ),
+    "branches of a Granite are added whole where programs are compiled": Fault(
+        "functional/block.py",
+        "return x if kind.residual_scale == 1.0 else",
+        "return x if kind.residual_scale else",
+        (JAX, "decoder and granite/grouped"),
+    ),
     "a token stands after itself": Fault(
         "functional/positions.py",
         'ops.cast(distance > 0, "int32")',
@@ -215,6 +221,12 @@ FAULTS: dict[str, Fault] = {
         "return torch.where(at < read[sequence], in_source, in_target).flip(0)",
         ("tests/join/test_layerwise.py", "packed_rows and gemma2"),
     ),
+    "branches of a Granite are added whole": Fault(
+        "torch/model/block.py",
+        "return x if self.kind.residual_scale == 1.0 else",
+        "return x if self.kind.residual_scale else",
+        (FAMILIES, "decoder_without and granite/grouped"),
+    ),
     "a closed gate lets all through": Fault(
         "torch/model/block.py",
         "x = x * self.cross_attn.gate",
@@ -300,6 +312,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "steps forget that a gemma's norms add 1": Fault(
         "native/stack.h", "norm.weight[i] + norm.offset", "norm.weight[i]", ("tests/torch/test_native_steps.py", "")
+    ),
+    "steps add branches of a Granite whole": Fault(
+        "native/pass.h",
+        "static_cast<float>(layer.residual_scale) * (gate",
+        "(gate",
+        ("tests/torch/test_native_steps.py", "bricks_do and granite"),
     ),
     "steps forget the gate": Fault(
         "native/pass.h",

@@ -8,7 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["legacy_config"]
+__all__ = ["LISTED_FROM_THE_START", "legacy_config"]
+
+LISTED_FROM_THE_START = ("exaone4", "olmo3", "smollm3")
+"""Families that are younger than `layer_types`, which their files of 4.x have."""
 
 Fields = dict[str, Any]
 
@@ -32,6 +35,9 @@ def _legacy(config: Fields) -> Fields:
     match old["model_type"]:
         case "gpt_neox":
             _unfold_neox(old)
+        case "stablelm" | "phi3":
+            old["partial_rotary_factor"] = old["rope_parameters"].pop("partial_rotary_factor", 1.0)
+            _unfold_rope(old)
         case "modernbert" | "modernbert-decoder":
             _unfold_modernbert(old)
         case "gemma3_text":
@@ -42,6 +48,10 @@ def _legacy(config: Fields) -> Fields:
         case "qwen2" | "qwen3":
             old.pop("layer_types")  # layers from max_window_layers on slide
             _unfold_rope(old)
+        case "olmo3":
+            rope = old.pop("rope_parameters")["full_attention"]
+            old["rope_theta"] = rope.pop("rope_theta")
+            old["rope_scaling"] = _scaling(rope)  # of the layers that read everything
         case _:
             _unfold_rope(old)
     return old

@@ -18,7 +18,10 @@ from torch import Tensor
 __all__ = ["bidirectional_mask", "bidirectional_states", "causal_logits"]
 
 # Models that pick one mask per layer by its type; the others have one mask for all layers.
-_MASKED_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder")
+_MASKED_BY_LAYER_TYPE = (
+    "qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder", "smollm3",
+    "olmo3", "exaone4",
+)  # fmt: skip
 
 
 def bidirectional_states(
@@ -33,7 +36,7 @@ def bidirectional_states(
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": _mask_for(model.config, visible)}
     if model.config.model_type == "opt":
         inputs["position_ids"] = visible.cumsum(dim=1) * visible - 1  # OPT counts real tokens, and cannot in 4-D
-    with torch.no_grad(), _without_projection(model.base_model):
+    with torch.no_grad(), _without_projection(model.base_model), _seeing_ahead(model.base_model):
         outputs = model.base_model(**inputs, use_cache=False, output_hidden_states=every_layer)
     return outputs.hidden_states if every_layer else outputs.last_hidden_state
 
@@ -49,6 +52,18 @@ def _without_projection(model: Any) -> Iterator[None]:
     decoder.project_out = None
     yield
     decoder.project_out = projection
+
+
+@contextmanager
+def _seeing_ahead(model: Any) -> Iterator[None]:
+    """Open the masks that GPT-Neo's layers hold themselves, of what is before a token, to what is after it."""
+    layers = [module for module in model.modules() if type(module).__name__ == "GPTNeoSelfAttention"]
+    held = [layer.bias for layer in layers]
+    for layer in layers:
+        layer.bias = layer.bias | layer.bias.transpose(-1, -2)
+    yield
+    for layer, mask in zip(layers, held, strict=True):
+        layer.bias = mask
 
 
 def _mask_for(config: Any, visible: Tensor) -> Tensor | dict[str, Tensor]:

@@ -228,6 +228,90 @@ _GEMMA3: Fields = {
 }
 
 
+_GPT_NEO: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "num_layers": 3,
+    "num_heads": 3,
+    "intermediate_size": 29,
+    "max_position_embeddings": 64,
+    "attention_types": [[["local", "global", "local"], 1]],
+    "window_size": 3,
+    "activation_function": "relu",
+    "resid_dropout": 0.0,
+    "embed_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "layer_norm_epsilon": 0.01,
+    **DECODER_SPECIALS,
+}
+
+# Families of Llama's layout whose norms are layer norms.
+_LAYER_NORMED: Fields = {name: value for name, value in _LLAMA_LIKE.items() if name != "rms_norm_eps"}
+
+_STABLELM: Fields = {
+    **_LAYER_NORMED,
+    "hidden_size": 24,
+    "layer_norm_eps": 0.01,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0, "partial_rotary_factor": 0.5},
+}
+
+_SMOLLM3: Fields = {
+    **_LLAMA_LIKE,
+    "use_sliding_window": True,
+    "sliding_window": 3,
+    "no_rope_layers": [0, 1, 0],
+    "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+}
+
+
+_LAYERS_WITH_WINDOWS: Fields = {
+    "sliding_window": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+
+# 5.23 reads the older words of a base for one kind of layer, and takes the default, which is this, for the other.
+_OLMO3: Fields = {
+    **_LLAMA_LIKE,
+    **_LAYERS_WITH_WINDOWS,
+    "rope_parameters": {
+        "full_attention": {
+            "rope_type": "yarn",
+            "rope_theta": 500000.0,
+            "factor": 3.0,
+            "original_max_position_embeddings": 21,
+            "attention_factor": 1.3,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 500000.0},
+    },
+}
+
+_GRANITE: Fields = {
+    **_LLAMA_LIKE,
+    "embedding_multiplier": 1.7,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 1.4,
+}
+
+
+def _phi3(original: int, share: float) -> Fields:
+    """A head's share turns in two pairs, with factors of their own above `original` positions; 64 are to come."""
+    return {
+        **_LLAMA_LIKE,
+        "hidden_size": 24,
+        "max_position_embeddings": 2 * original,
+        "original_max_position_embeddings": original,
+        "longrope_length": 64,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 77.0,
+            "partial_rotary_factor": share,
+            "short_factor": [1.1, 1.7],
+            "long_factor": [2.3, 5.9],
+        },
+    }
+
+
 def _rope(**parameters: Any) -> Fields:
     return {**_LLAMA_LIKE, "head_dim": 8, "rope_parameters": {"rope_theta": 77.0, **parameters}}
 
@@ -293,6 +377,16 @@ TINY: dict[str, Fields] = {
     "gpt_neox": _GPT_NEOX,
     "gpt_neox/sequential": {**_GPT_NEOX, "use_parallel_residual": False, "hidden_act": "gelu"},
     "gpt_neox/tied": {**_GPT_NEOX, "tie_word_embeddings": True, "attention_bias": False},
+    "gpt_neo": _GPT_NEO,
+    "gpt_neo/wide": {
+        **_GPT_NEO,
+        "hidden_size": 20,
+        "num_heads": 5,
+        "intermediate_size": None,
+        "attention_types": [[["global", "local"], 1], [["global"], 1]],
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": False,
+    },
     "llama": {**_LLAMA_LIKE, "hidden_act": "gelu"},
     "llama/tied": {**_LLAMA_LIKE, "tie_word_embeddings": True},
     "llama/biases": {**_LLAMA_LIKE, **_GROUPED, "attention_bias": True, "mlp_bias": True},
@@ -310,10 +404,61 @@ TINY: dict[str, Fields] = {
     "mistral/full": {**_LLAMA_LIKE, **_GROUPED, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
     "olmo2": {**_LLAMA_LIKE, "hidden_act": "gelu"},
     "olmo2/grouped": {**_LLAMA_LIKE, **_GROUPED, "attention_bias": True, "tie_word_embeddings": True},
+    "olmo3": {**_OLMO3, "hidden_act": "gelu"},
+    "olmo3/grouped": {**_OLMO3, **_GROUPED, "attention_bias": True, "tie_word_embeddings": True},
+    "exaone4": {**_LLAMA_LIKE, **_LAYERS_WITH_WINDOWS, "hidden_act": "gelu"},
+    "exaone4/full": {
+        **_LLAMA_LIKE,
+        **_GROUPED,
+        "head_dim": 6,
+        "sliding_window": None,
+        "layer_types": ["full_attention"] * 3,
+        "tie_word_embeddings": True,
+    },
+    "granite": {**_GRANITE, "hidden_act": "gelu"},
+    "granite/grouped": {
+        **_GRANITE,
+        **_GROUPED,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "phi3": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
+    "phi3/short": {**_phi3(64, 1.0), **_GROUPED, "tie_word_embeddings": True},
+    "phi3/long": {**_phi3(3, 0.5), "hidden_act": "relu"},
     "qwen2": {**_QWEN, "hidden_act": "gelu"},
     "qwen2/full": {**_LLAMA_LIKE, **_GROUPED, "use_sliding_window": False, "tie_word_embeddings": True},
     "qwen3": {**_QWEN, "head_dim": 6, "hidden_act": "gelu"},
     "qwen3/full": {**_LLAMA_LIKE, **_GROUPED, "head_dim": 6, "attention_bias": True, "tie_word_embeddings": True},
+    "smollm3": {**_SMOLLM3, "hidden_act": "gelu"},
+    "smollm3/full": {
+        **_LLAMA_LIKE,
+        **_GROUPED,
+        "no_rope_layer_interval": 2,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "stablelm": {**_STABLELM, "hidden_act": "gelu"},
+    "stablelm/grouped": {**_STABLELM, **_GROUPED, "use_qkv_bias": True, "tie_word_embeddings": True},
+    "starcoder2": {**_LAYER_NORMED, "norm_epsilon": 0.01, "sliding_window": 3, "hidden_act": "relu"},
+    "starcoder2/bare": {
+        **_LAYER_NORMED,
+        **_GROUPED,
+        "norm_epsilon": 0.01,
+        "use_bias": False,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    },
+    "gemma": {**_LLAMA_LIKE, "head_dim": 6, "hidden_act": "gelu"},
+    "gemma/grouped": {
+        **_LLAMA_LIKE,
+        **_GROUPED,
+        "head_dim": 8,
+        "hidden_act": "relu",
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
     "gemma2": _GEMMA2,
     "gemma2/uncapped": {
         **_GEMMA2,

@@ -20,9 +20,11 @@ from conjoin import (
     FileError,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     JoinError,
     ModernBertConfig,
     Qwen2Config,
+    SmolLM3Config,
     T5Config,
     shrink,
 )
@@ -87,6 +89,14 @@ def test_patterns_of_layers_are_written_out() -> None:
     assert gemma.layers == (0, 6, 11) and gemma.config.layer_types == [sliding, sliding, full]
     qwen = Qwen2Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=8, max_window_layers=2)
     assert keep_layers(qwen, "decoder", [1, 3]).config.layer_types == [full, sliding]
+    smol = keep_layers(SmolLM3Config(num_hidden_layers=8), "decoder", [2, 3, 7])
+    assert smol.config.no_rope_layers == [1, 0, 0]
+    neo = GPTNeoConfig(
+        num_layers=4, attention_types=[[["global", "local"], 2]], attention_layers=["global", "local"] * 2
+    )
+    kept = keep_layers(neo, "decoder", [1, 2, 3]).config
+    assert kept.attention_types == [[["local", "global", "local"], 1]]
+    assert kept.attention_layers == ["local", "global", "local"]
 
 
 def test_layers_that_depend_on_their_place_are_refused() -> None:

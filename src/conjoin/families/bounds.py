@@ -34,7 +34,8 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "word_embed_proj_dim"), _WIDTH),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads"), _WIDTH),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "global_attn_every_n_layers"), _WIDTH),
-    **dict.fromkeys(("relative_attention_num_buckets", "sliding_window_pattern"), _WIDTH),
+    **dict.fromkeys(("relative_attention_num_buckets", "no_rope_layer_interval"), _WIDTH),
+    "sliding_window_pattern": Bounds(0, WIDTH),  # 0: transformers' word for no windows in an EXAONE 4
     "vocab_size": Bounds(1, VOCAB),
     "type_vocab_size": Bounds(0, WIDTH),
     **dict.fromkeys(
@@ -44,7 +45,9 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("rope_theta", "global_rope_theta", "local_rope_theta", "rope_local_base_freq"), _POSITIVE),
     **dict.fromkeys(("rotary_emb_base", "query_pre_attn_scalar"), _POSITIVE),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _POSITIVE),
-    "rotary_pct": _SHARE,
+    **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _SHARE),
+    **dict.fromkeys(("longrope_length", "original_max_position_embeddings"), Bounds(2, POSITIONS)),
+    "logits_scaling": _POSITIVE,
 }
 """Field -> its bounds; the rest by the rules of `bounds_of`."""
 

@@ -1,5 +1,6 @@
-"""Gemma 2 (arXiv:2408.00118) and the text models of Gemma 3 (arXiv:2503.19786): norms on both sides of every branch."""
+"""Gemma (arXiv:2403.08295), Gemma 2 (arXiv:2408.00118) and the text models of Gemma 3 (arXiv:2503.19786)."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,31 @@ from conjoin.families.builders import lm_head, word_embedding
 from conjoin.families.layer_types import LayerType, every_nth, layer_types
 from conjoin.families.record import Role
 from conjoin.families.rope import older_words, rotary
+
+
+class GemmaConfig(llama.LlamaFields):
+    """Fields of a Gemma config.json.
+
+    Args:
+        hidden_activation: Name of the activation in files of transformers 4, which then left `hidden_act` unread.
+    """
+
+    model_type = "gemma"
+    vocab_size: int = 256000
+    hidden_size: int = 3072
+    intermediate_size: int = 24576
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 16
+    num_key_value_heads: int | None = 16
+    head_dim: int | None = 256
+    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_activation: str | None = None
+    max_position_embeddings: int = 8192
+    attention_bias: bool = False
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 1
+    bos_token_id: int | None = 2
 
 
 class Gemma2Config(llama.LlamaFields):
@@ -49,7 +75,7 @@ class Gemma3TextConfig(Gemma2Config):
     use_bidirectional_attention: bool = False
 
 
-def _norm(config: Gemma2Config) -> spec.RMSNorm:
+def _norm(config: llama.LlamaFields) -> spec.RMSNorm:
     return spec.RMSNorm(eps=config.rms_norm_eps, offset=1.0, scale_in_float32=True)
 
 
@@ -57,8 +83,21 @@ def _heads(config: Gemma2Config, **more: Any) -> spec.Attention:
     return llama.grouped_heads(config, bias=config.attention_bias, scale=config.query_pre_attn_scalar**-0.5, **more)
 
 
+def _scaled_words(config: llama.LlamaFields) -> spec.Embedding:
+    return word_embedding(config, scale=config.hidden_size**0.5, round_scale=True)
+
+
+def stack(config: GemmaConfig, role: Role) -> spec.StackSpec:
+    """Gemma's stack: Llama's with Gemma's norm. The first files say "gelu" where tanh's approximation is meant."""
+    mlp = llama.gated_mlp(config, "hidden_activation" if config.hidden_activation else "hidden_act")
+    if mlp.activation == "gelu" and not config.hidden_activation:
+        mlp = replace(mlp, activation="gelu_tanh")
+    layers = llama.rotary_layers(config, llama.grouped_heads(config, bias=config.attention_bias))
+    return llama.decoder_stack(config, role, layers, mlp=mlp, norm=_norm(config), embedding=_scaled_words(config))
+
+
 def _sandwich_stack(config: Gemma2Config, role: Role, self_attn: list[spec.SelfAttention]) -> spec.StackSpec:
-    """What both generations share.
+    """What Gemma 2 and 3 share: norms on both sides of every branch.
 
     Args:
         self_attn: Of every layer.
@@ -71,7 +110,7 @@ def _sandwich_stack(config: Gemma2Config, role: Role, self_attn: list[spec.SelfA
         mlp=llama.gated_mlp(config, "hidden_activation"),
         norm=norm,
         norms=spec.Branch(pre=norm, out=norm),
-        embedding=word_embedding(config, scale=config.hidden_size**0.5, round_scale=True),
+        embedding=_scaled_words(config),
         head=lm_head(config, softcap=config.final_logit_softcapping),
     )
 
@@ -120,12 +159,13 @@ NORMS = {
 
 
 FAMILIES = (
+    llama.family(GemmaConfig, "Gemma", stack, known=("google/gemma-2b", "google/gemma-7b-it")),
     llama.family(Gemma2Config, "Gemma2", stack2, partial(llama.body, norms=NORMS), known=("google/gemma-2-2b",)),
     llama.family(
         Gemma3TextConfig,
         "Gemma3Text",
         stack3,
         partial(llama.body, norms=NORMS),
-        known=("google/gemma-3-270m", "google/gemma-3-1b-pt", "google/embeddinggemma-300m"),
+        known=("google/gemma-3-270m", "google/gemma-3-1b-pt", "google/embeddinggemma-300m", "google/gemma-3-4b-it"),
     ),
 )

@@ -37,5 +37,11 @@ def layer_types(config: PretrainedConfig, slides: Callable[[int], bool]) -> list
 
 
 def every_nth(n: int, first: int) -> Callable[[int], bool]:
-    """The older pattern in which one layer of `n` reads everything, beginning with number `first`; the others slide."""
+    """The older pattern in which one layer of `n` reads everything, beginning with number `first`; the others slide.
+
+    Raises:
+        ConfigError: `n` is 0.
+    """
+    if not n:
+        raise ConfigError("sliding_window_pattern = 0; expected one layer of so many that reads everything.")
     return lambda layer: layer % n != first

@@ -87,7 +87,7 @@ def keep_layers(config: PretrainedConfig, role: Role, layers: Layers) -> KeptLay
     kept = _indices(layers, total, f"{role}_layers")
     per_layer = len(before.blocks) // total
     order = [layer * per_layer + inner for layer in kept for inner in range(per_layer)]
-    changes = _changes(config, field, kept, [before.weights_of[i] for i in order])
+    changes = _changes(config, field, kept, before, order)
     changed = config.copy(**changes)
     after = kind.stack(changed, role)
     if "layer_types" not in changes and after.blocks != tuple(before.blocks[i] for i in order):
@@ -119,13 +119,25 @@ def _indices(layers: Layers, total: int, name: str) -> tuple[int, ...]:
     return tuple(kept)
 
 
-def _changes(config: PretrainedConfig, field: str, kept: Sequence[int], weights: Sequence[int]) -> dict[str, Any]:
-    """Return the changes of the config that follow from the indices alone."""
+def _changes(
+    config: PretrainedConfig, field: str, kept: Sequence[int], before: spec.StackSpec, order: Sequence[int]
+) -> dict[str, Any]:
+    """Return the changes of the config that follow from the indices and from what the kept layers compute.
+
+    Args:
+        order: Indices of the blocks of the kept layers.
+    """
     changes: dict[str, Any] = {field: len(kept)}
-    if (types := getattr(config, "layer_types", None)) is not None:
-        changes["layer_types"] = [types[i] for i in kept]
+    for name in ("layer_types", "attention_layers"):
+        if (types := getattr(config, name, None)) is not None:
+            changes[name] = [types[i] for i in kept]
     if (inner := getattr(config, "inner_group_num", None)) is not None:
-        changes["num_hidden_groups"] = len({block // inner for block in weights})
+        changes["num_hidden_groups"] = len({before.weights_of[i] // inner for i in order})
+    readings = [before.blocks[i].self_attn for i in order]
+    if hasattr(config, "no_rope_layers"):
+        changes["no_rope_layers"] = [int(each.rotary is not None) for each in readings]
+    if hasattr(config, "attention_types"):
+        changes["attention_types"] = [[["local" if each.window else "global" for each in readings], 1]]
     return changes
 
 

@@ -9,11 +9,11 @@ from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
 from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
 from conjoin.families.record import Family, Role
-from conjoin.families.rope import RopeFields, rotary
+from conjoin.families.rope import RopeFields, Words, rotary
 
 
-class LlamaFields(RopeFields):
-    """Fields of a Llama config.json that the families built on Llama have too."""
+class DecoderFields(RopeFields):
+    """Fields of a Llama config.json that the families of its layout have too, whatever their norms."""
 
     vocab_size: int = 32000
     hidden_size: int = 4096
@@ -23,10 +23,15 @@ class LlamaFields(RopeFields):
     num_key_value_heads: int | None = None
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
     attention_dropout: float = 0.0
     rope_theta: float | None = None
     tie_word_embeddings: bool = False
+
+
+class LlamaFields(DecoderFields):
+    """Fields of a Llama config.json that the families built on Llama have too."""
+
+    rms_norm_eps: float = 1e-6
 
 
 class LlamaConfig(LlamaFields):
@@ -45,30 +50,39 @@ Window = Callable[[int], int | None]
 
 
 def decoder_stack(
-    config: LlamaFields,
+    config: DecoderFields,
     role: Role,
     self_attn: Iterable[spec.SelfAttention],
     *,
     mlp: spec.MLP,
     norm: spec.Norm | None = None,
     norms: spec.Branch | None = None,
+    blocks: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> spec.StackSpec:
     """Return the stack that Llama and its kin share: no table of positions, no dropout, a norm at the end.
 
     Args:
         self_attn: Of every layer.
-        norm: The final norm; RMSNorm by default.
+        norm: The final norm; RMSNorm by default, of a config that has its epsilon.
         norms: Of every branch; `norm` before it by default.
+        blocks: Fields of every block that differ from the usual.
         more: Fields of the stack that differ from the usual.
     """
-    norm = norm or spec.RMSNorm(eps=config.rms_norm_eps)
-    block = partial(spec.Block, norms=norms or spec.Branch(pre=norm), causal=role == "decoder", mlp=mlp)
+    norm = norm or _rms_norm(config)
+    block = partial(
+        spec.Block, norms=norms or spec.Branch(pre=norm), causal=role == "decoder", mlp=mlp, **(blocks or {})
+    )
     usual: dict[str, Any] = {"embedding": word_embedding(config), "head": lm_head(config), "final_norm": norm}
     return stack_spec(config, role, blocks=tuple(block(self_attn=each) for each in self_attn), **{**usual, **more})
 
 
-def gated_mlp(config: LlamaFields, activation_key: str = "hidden_act", *, bias: bool = False) -> spec.GatedMLP:
+def _rms_norm(config: DecoderFields) -> spec.RMSNorm:
+    assert isinstance(config, LlamaFields)
+    return spec.RMSNorm(eps=config.rms_norm_eps)
+
+
+def gated_mlp(config: DecoderFields, activation_key: str = "hidden_act", *, bias: bool = False) -> spec.GatedMLP:
     """Return the MLP that Llama and its kin share."""
     return spec.GatedMLP(
         intermediate_size=config.intermediate_size,
@@ -78,20 +92,23 @@ def gated_mlp(config: LlamaFields, activation_key: str = "hidden_act", *, bias: 
     )
 
 
-def rotary_layers(config: LlamaFields, heads: spec.Attention, window: Window | None = None) -> list[spec.SelfAttention]:
+def rotary_layers(
+    config: DecoderFields, heads: spec.Attention, window: Window | None = None, older: Words | None = None
+) -> list[spec.SelfAttention]:
     """Return the self-attention of every layer.
 
     Args:
         window: Layer -> how far it sees; None: every layer sees everything.
+        older: What the config's older keys say of the rotation, as in `rope.rotary`.
     """
-    rotation = rotary(config, heads.head_size)
+    rotation = rotary(config, heads.head_size, older=older)
     return [
         spec.SelfAttention(attention=heads, rotary=rotation, window=window(layer) if window else None)
         for layer in range(config.num_hidden_layers)
     ]
 
 
-def grouped_heads(config: LlamaFields, **more: Any) -> spec.Attention:
+def grouped_heads(config: DecoderFields, **more: Any) -> spec.Attention:
     """The attention of a config with num_key_value_heads and head_dim.
 
     Args:
@@ -116,21 +133,22 @@ def stack(config: LlamaConfig, role: Role) -> spec.StackSpec:
 
 
 NORMS = {"input_layernorm": "self_attn_norm", "post_attention_layernorm": "mlp_norm"}
+MLP = {f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")}
 
 
-def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS) -> NameTable:
-    """LlamaModel's names; the families built on Llama name other norms."""
+def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS, mlp: Mapping[str, str] = MLP) -> NameTable:
+    """LlamaModel's names; the families built on Llama name other norms, and some another MLP."""
     theirs, ours = "layers.{i}", "blocks.{i}"
     layer = {
         **{f"self_attn.{letter}_proj": f"self_attn.{letter}" for letter in "qkvo"},
         **{f"self_attn.{letter}_norm": f"self_attn.{letter}_norm" for letter in "qk"},
-        **{f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")},
+        **mlp,
         **norms,
     }
     return NameTable(
         (
             Rule("embed_tokens.weight", "embed.words.weight"),
-            Rule("norm.weight", "final_norm.weight"),
+            *linears({"norm": "final_norm"}),
             *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
         ),
         ignored=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
@@ -138,7 +156,7 @@ def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS) -> NameTable:
 
 
 def family(
-    config: type[LlamaFields],
+    config: type[DecoderFields],
     name: str,
     build: Callable[[Any, Role], spec.StackSpec],
     body: Callable[[spec.StackSpec], NameTable] = body,

@@ -26,4 +26,6 @@ def stack(config: MistralConfig, role: Role) -> spec.StackSpec:
     return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config))
 
 
-FAMILY = llama.family(MistralConfig, "Mistral", stack, known=("mistralai/Mistral-7B-v0.1",))
+FAMILY = llama.family(
+    MistralConfig, "Mistral", stack, known=("mistralai/Mistral-7B-v0.1", "mistralai/Mistral-Small-3.1-24B-Base-2503")
+)

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from conjoin import spec
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, shown
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.layer_types import LAYER_TYPES, LayerType
 
 Words = Mapping[str, Any]
 
-KNOWN = ("default", "linear", "llama3", "yarn")
+KNOWN = ("default", "linear", "llama3", "longrope", "yarn")
 
 
 class RopeFields(PretrainedConfig):
@@ -41,7 +41,7 @@ def rotary(
         raise ConfigError(
             f"{config.model_type}: {turning} of {size} head dimensions would turn; expected an even number."
         )
-    return spec.Rotary(base=base, rotary_size=turning, scaling=_scaling(config, words))
+    return spec.Rotary(base=base, rotary_size=turning, scaling=_scaling(config, words, turning))
 
 
 def older_words(config: RopeFields, theta: str = "rope_theta", fallback: float | None = None) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _newer_words(config: RopeFields, layer_type: LayerType | None) -> dict[str, 
     return {name: value for name, value in words.items() if value is not None}
 
 
-def _scaling(config: PretrainedConfig, words: Words) -> spec.PlainScaling | spec.Llama3Scaling | spec.YarnScaling:
+def _scaling(config: PretrainedConfig, words: Words, turning: int) -> spec.RotaryScaling:
     kind = words.get("rope_type") or words.get("type") or "default"
     try:
         match kind:
@@ -79,6 +79,8 @@ def _scaling(config: PretrainedConfig, words: Words) -> spec.PlainScaling | spec
                 )
             case "yarn":
                 return _yarn(config, words)
+            case "longrope":
+                return _longrope(config, words, turning // 2)
             case _:
                 raise _unknown(config, kind)
     except KeyError as missing:
@@ -121,6 +123,35 @@ def _yarn(config: PretrainedConfig, words: Words) -> spec.YarnScaling:
         original_max_positions=original,
         attention_factor=float(attention_factor),
         truncate=bool(words.get("truncate", True)),
+    )
+
+
+def _longrope(config: PretrainedConfig, words: Words, pairs: int) -> spec.LongRope:
+    """The short or the long factors, once for all sequences: keys cached under one table do not fit the other.
+
+    Args:
+        pairs: Of turning dimensions.
+
+    Raises:
+        ConfigError: there is not one number per pair, or less than two original positions.
+    """
+    original = _original_max_positions(config, words)
+    if original < 2:
+        raise ConfigError(f"{config.model_type}: original_max_position_embeddings = {original}; expected 2 or more.")
+    length: int = getattr(config, "longrope_length", None) or original
+    name = "long_factor" if length > original else "short_factor"
+    given: Any = words[name]
+    factors = cast("list[float]", given) if isinstance(given, list | tuple) else []
+    if len(factors) != pairs:
+        raise ConfigError(f"{config.model_type}: {name} = {shown(words[name])}; expected {pairs} numbers.")
+    stretch = float(words.get("factor") or config.max_position_embeddings / original)
+    attention_factor = words.get("attention_factor")
+    if attention_factor is None:
+        attention_factor = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+    return spec.LongRope(
+        factors=tuple(map(float, factors)),
+        attention_factor=float(attention_factor),
+        max_positions=None if length > original else original,
     )
 
 

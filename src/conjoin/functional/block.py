@@ -59,7 +59,7 @@ class LayerContext:
 def run_block(
     here: Scope, kind: spec.Block, x: Float[Array, "R T D"], context: LayerContext
 ) -> tuple[Float[Array, "R T D"], Pair | None]:
-    """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec.
+    """Run every branch: y = out(f(pre(x))), then x = post(x + scale * dropout(gate * y)), as the spec says.
 
     Returns:
         The output, and the cached keys and values with the new positions.
@@ -86,12 +86,13 @@ def _norm(here: Scope, named: spec.NamedNorm, x: Array) -> Array:
 
 
 def _drop(here: Scope, kind: spec.Block, name: str, x: Array) -> Array:
-    """Apply the gate of a branch, if it has one, and dropout to its output."""
+    """Apply the gate of a branch, if it has one, dropout and the block's scale to its output."""
     if name == "cross_attn" and kind.cross_attn is not None and kind.cross_attn.gated:
         x = x * here["cross_attn.gate"]
     if kind.wide_in_float16 and is_float16(x):
         x = here.ops.cast(here.ops.maximum(here.ops.minimum(x, _MOST), -_MOST), "float32")
-    return here.dropout(x, kind.dropout, name)
+    x = here.dropout(x, kind.dropout, name)
+    return x if kind.residual_scale == 1.0 else x * kind.residual_scale
 
 
 def source_heads(here: Scope, block: spec.Block, source: Array, angles: Angles | None) -> Pair:

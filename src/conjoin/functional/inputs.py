@@ -169,13 +169,8 @@ def target_length(batch: Mapping[str, Any], decoder: spec.StackSpec) -> int:
 
 def check_length(kind: spec.StackSpec, length: int | None, position_ids: Any, segments: Any = None) -> None:
     """Refuse positions that the table does not have: compiled programs do not."""
-    limit = kind.max_positions
-    if limit is not None and length is not None and length > limit and position_ids is None and segments is None:
-        raise ShapeError(
-            f"{kind.family}: {length} positions, but this checkpoint's position table has {limit}.",
-            hint=f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
-            "--max-source-length or --max-target-length.",
-        )
+    if length is not None and position_ids is None and segments is None:
+        kind.require_length(length)
 
 
 def check_ids(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:

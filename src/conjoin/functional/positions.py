@@ -25,6 +25,10 @@ def rotary_frequencies(kind: spec.Rotary) -> np.ndarray:
             return _llama3_frequencies(scaling, plain)
         case spec.YarnScaling() as scaling:
             return _yarn_frequencies(kind, scaling, plain)
+        case spec.LongRope(factors=factors):
+            return (np.float32(1.0) / (np.asarray(factors, np.float32) * np.float32(kind.base) ** exponents)).astype(
+                np.float32
+            )
 
 
 def _llama3_frequencies(scaling: spec.Llama3Scaling, frequencies: np.ndarray) -> np.ndarray:
@@ -54,8 +58,7 @@ def rotary_angles(ops: Ops, kind: spec.Rotary, positions: Int[Array, "R T"], dty
     """Return cos and sin of every position, computed in float32 and cast."""
     frequencies = ops.constant(rotary_frequencies(kind))
     angles = (ops.cast(positions, "float32")[..., None] * frequencies)[:, None]
-    factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
-    cos, sin = ops.cos(angles) * factor, ops.sin(angles) * factor
+    cos, sin = ops.cos(angles) * kind.attention_factor, ops.sin(angles) * kind.attention_factor
     return ops.cast(ops.concat((cos, cos), -1), dtype), ops.cast(ops.concat((sin, sin), -1), dtype)
 
 

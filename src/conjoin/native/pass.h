@@ -311,9 +311,9 @@ class Pass {
   }
 
   // Add a branch's output to x, and apply the norms of the output and of the sum.
-  void add_residual(const Team& team, const BranchSpec& norms, const float* gate) {
+  void add_residual(const Team& team, const LayerSpec& layer, const BranchSpec& norms, const float* gate) {
     team.done(kProducts);
-    float factor = gate ? *gate : 1.0f;
+    float factor = static_cast<float>(layer.residual_scale) * (gate ? *gate : 1.0f);
     for (Long r = team.id; r < count; r += team.count) {
       float *sum = x + r * s.hidden, *y = out + r * s.hidden;
       normalise(norms.out, y, y, s.hidden);
@@ -374,7 +374,7 @@ class Pass {
     team.wait();
     convert(team, inner, layer.down.kind, count);
     project(team, layer.down, out, count);
-    add_residual(team, layer.mlp_norms, nullptr);
+    add_residual(team, layer, layer.mlp_norms, nullptr);
   }
 
   void attend(const Team& team, const LayerSpec& layer, const AttentionSpec& a, const BranchSpec& norms, Long index,
@@ -410,7 +410,7 @@ class Pass {
     team.done(kAttention);
     convert(team, a.heads * a.size, a.o.kind, count);
     project(team, a.o, out, count);
-    add_residual(team, norms, a.gate);
+    add_residual(team, layer, norms, a.gate);
   }
 
   Call<typename Rows<T>::Handed, T, float> attention_call(const AttentionSpec& a, const Group& some, Long index, bool cross) {

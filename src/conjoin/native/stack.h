@@ -23,7 +23,7 @@ struct NormSpec {
   Long kind;  // 0 none, 1 layer norm, 2 root mean square
 };
 
-struct BranchSpec {  // y = out(f(pre(x))), then x = post(x + gate * y)
+struct BranchSpec {  // y = out(f(pre(x))), then x = post(x + scale * gate * y)
   NormSpec pre, out, post;
 };
 
@@ -45,6 +45,7 @@ struct LayerSpec {
   Long has_cross;
   Long source;  // self-attention reads the source, too: 0 no, 1 the encoder's output, 2 one of its states, as a prefix
   Long state;   // which state
+  double residual_scale;  // factor of what every branch adds
 };
 
 struct TableSpec {  // (rows, size), contiguous

@@ -77,6 +77,24 @@ class YarnScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LongRope:
+    """LongRoPE (Ding et al. 2024, arXiv:2402.13753): every frequency is divided by a factor of its own.
+
+    Args:
+        factors: One per pair of turning dimensions.
+        attention_factor: Factor of cos and sin.
+        max_positions: Length of the longest sequence that these factors are for; None for any.
+    """
+
+    factors: tuple[float, ...]
+    attention_factor: float
+    max_positions: int | None = None
+
+
+RotaryScaling = PlainScaling | Llama3Scaling | YarnScaling | LongRope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rotary:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves layout.
 
@@ -87,7 +105,17 @@ class Rotary:
 
     base: float
     rotary_size: int
-    scaling: PlainScaling | Llama3Scaling | YarnScaling = PlainScaling()
+    scaling: RotaryScaling = PlainScaling()
+
+    @property
+    def attention_factor(self) -> float:
+        """Factor of cos and sin."""
+        return self.scaling.attention_factor if isinstance(self.scaling, YarnScaling | LongRope) else 1.0
+
+    @property
+    def max_positions(self) -> int | None:
+        """Length of the longest sequence; None for any."""
+        return self.scaling.max_positions if isinstance(self.scaling, LongRope) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +252,7 @@ MLP = PlainMLP | GatedMLP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branch:
-    """Norms around a branch f of a block: y = out(f(pre(x))), then x = post(x + dropout(gate * y)).
+    """Norms around a branch f of a block: y = out(f(pre(x))), then x = post(x + scale * dropout(gate * y)).
 
     Args:
         pre: Applied to the branch's input (GPT-2, Llama); None applies no norm here.
@@ -253,6 +281,7 @@ class Block:
         parallel: Every branch reads the block's input, not the sum so far (GPT-NeoX).
         causal: A position reads itself and the positions before it only.
         dropout: Dropout rate of every branch's output, before it is added.
+        residual_scale: Factor of every branch's output, before it is added (Granite).
         cross_attn: None in encoders and in decoders that stand alone.
         wide_in_float16: With float16 weights, compute the sum of the branches and the MLP's last projection in float32,
             because the values of a model that was trained in bfloat16 overflow float16.
@@ -266,6 +295,7 @@ class Block:
     self_attn_norms: Branch | None = None
     parallel: bool = False
     dropout: float = 0.0
+    residual_scale: float = 1.0
     wide_in_float16: bool = False
 
     def norms_of(self, branch: str) -> tuple[NamedNorm, NamedNorm, NamedNorm]:

@@ -225,12 +225,13 @@ class StackSpec:
 
     @property
     def max_positions(self) -> int | None:
-        """Length of the longest sequence; None without a position table."""
+        """Length of the longest sequence; None without a position table, and without rotation that ends."""
         match self.embedding.position:
             case Learned(max_positions=n) | LearnedSkippingPads(max_positions=n) | Sinusoidal(max_positions=n):
                 return n
             case NoPosition():
-                return None
+                rotations = (block.self_attn.rotary for block in self.blocks)
+                return min((n for each in rotations if each and (n := each.max_positions) is not None), default=None)
 
     @property
     def output_size(self) -> int:
@@ -268,6 +269,21 @@ class StackSpec:
         if self.merges_source:
             return tuple(block.self_attn.attention for block in self.blocks)
         return tuple(block.cross_attn.attention for block in self.blocks if block.cross_attn is not None)
+
+    def require_length(self, used: int) -> None:
+        """Raise ShapeError if a sequence of so many positions is longer than the longest."""
+        limit = self.max_positions
+        if limit is None or used <= limit:
+            return
+        hint = (
+            f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
+            "--max-source-length or --max-target-length."
+        )
+        what = "position table"
+        if not self.embedding.position_rows:
+            what = "rotation"
+            hint += " Or load the model with longrope_length=..., the length of its longest sequence."
+        raise ShapeError(f"{self.family}: {used} positions, but this checkpoint's {what} has {limit}.", hint=hint)
 
     def with_vocab_size(self, vocab_size: int) -> Self:
         """Return the stack with another vocabulary size, head included."""

@@ -126,7 +126,7 @@ class Block(Brick):
                     self.add_module(name, build_norm(norm, hidden_size))
 
     def forward(self, x: Float[Tensor, "R T D"], context: LayerContext) -> Float[Tensor, "R T D"]:
-        """Run every branch: y = out(f(pre(x))), then x = post(x + dropout(gate * y)), with the norms of the spec."""
+        """Run every branch: y = out(f(pre(x))), then x = post(x + scale * dropout(gate * y)), as the spec says."""
         branches: list[tuple[str, Callable[[Tensor], Tensor]]] = [("self_attn", lambda h: self._read_self(h, context))]
         if self.cross_attn is not None:
             branches.append(("cross_attn", lambda h: self._read_source(h, context)))
@@ -142,12 +142,13 @@ class Block(Brick):
         return x if name is None else getattr(self, name)(x)
 
     def _drop(self, name: str, x: Tensor) -> Tensor:
-        """Apply the gate of a branch, if it has one, and dropout to its output."""
+        """Apply the gate of a branch, if it has one, dropout and the block's scale to its output."""
         if name == "cross_attn" and self.cross_attn is not None and self.cross_attn.gate is not None:
             x = x * self.cross_attn.gate
         if self.kind.wide_in_float16 and x.dtype == torch.float16:
             x = x.clamp(-_MOST, _MOST)
-        return dropout(x, self.kind.dropout, self.training)
+        x = dropout(x, self.kind.dropout, self.training)
+        return x if self.kind.residual_scale == 1.0 else x * self.kind.residual_scale
 
     def _read_self(self, x: Tensor, context: LayerContext) -> Tensor:
         attn = self.self_attn

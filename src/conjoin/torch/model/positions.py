@@ -49,6 +49,8 @@ def rotary_frequencies(kind: spec.Rotary, device: torch.device) -> Float[Tensor,
             frequencies = _llama3_frequencies(scaling, plain)
         case spec.YarnScaling() as scaling:
             frequencies = _yarn_frequencies(kind, scaling, plain)
+        case spec.LongRope(factors=factors):
+            frequencies = 1.0 / (torch.tensor(factors, dtype=torch.float32) * kind.base**exponents)
     return frequencies.to(device)
 
 
@@ -56,8 +58,7 @@ def rotary_angles(kind: spec.Rotary, position_ids: Int[Tensor, "R T"], dtype: to
     """Return cos and sin, each [R, 1, T, rotary_size], computed in float32 and cast to `dtype`."""
     frequencies = rotary_frequencies(kind, position_ids.device)
     angles = (position_ids[..., None].float() * frequencies).unsqueeze(1)
-    factor = kind.scaling.attention_factor if isinstance(kind.scaling, spec.YarnScaling) else 1.0
-    cos, sin = angles.cos() * factor, angles.sin() * factor
+    cos, sin = angles.cos() * kind.attention_factor, angles.sin() * kind.attention_factor
     return torch.cat((cos, cos), -1).to(dtype), torch.cat((sin, sin), -1).to(dtype)
 
 

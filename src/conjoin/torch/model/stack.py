@@ -211,7 +211,7 @@ class Stack(Brick):
             used += prefix.size
             if used > limit and inputs.segments is None:
                 used = prefix.longest(None if counted is None else counted.sum(1, keepdim=True), past + length)
-        self._check_length(used)
+        self.spec.require_length(used)
         device = self.embed.words.weight.device
         return token_positions(kind, counted, rows=rows, length=length, past=past, device=device, starts=starts)
 
@@ -225,21 +225,12 @@ class Stack(Brick):
             ShapeError: there are more positions than this checkpoint's position table has.
         """
         rows, length = input_ids.shape
-        self._check_length(source + cache.length + length)
+        self.spec.require_length(source + cache.length + length)
         kind = self.spec.embedding.position
         if not skips_padding_ids(kind):
             return None
         inputs = StackInputs(input_ids=input_ids, cache=cache)
         return self._positions(inputs, None, rows, length, cache.length) - self.spec.embedding.first_row
-
-    def _check_length(self, used: int) -> None:
-        limit = self.spec.max_positions
-        if limit is not None and used > limit:
-            raise ShapeError(
-                f"{self.spec.family}: {used} positions, but this checkpoint's position table has {limit}.",
-                hint=f"shorten the input: tokenizer(..., truncation=True, max_length={limit}); on the command line, "
-                "--max-source-length or --max-target-length.",
-            )
 
     def _check_segments(self, inputs: StackInputs, rows: int, length: int) -> None:
         check_segments(inputs.segments, (rows, length), "segment_ids")

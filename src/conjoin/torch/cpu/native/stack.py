@@ -57,6 +57,7 @@ class _Layer(Structure):
         *((name, _Branch) for name in ("self_norms", "cross_norms", "mlp_norms")),
         *((name, _Linear) for name in ("up", "gate", "down")),
         *_fields(whole="parallel activation has_cross source state"),
+        ("residual_scale", c_double),
     )
 
 
@@ -348,7 +349,7 @@ class NativeStack:
 
     def _fill(self, layer: _Layer, block: Any) -> None:
         kind: spec.Block = block.kind
-        layer.parallel = kind.parallel
+        layer.parallel, layer.residual_scale = kind.parallel, kind.residual_scale
         self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
         layer.has_cross = block.cross_attn is not None
         if block.cross_attn is not None:

@@ -1,0 +1,135 @@
+"""GPT-Neo (Black et al. 2021): GPT-2 whose layers read everything and a window by turns, with unscaled scores."""
+
+from typing import Any, ClassVar, cast
+
+from conjoin import spec
+from conjoin.checkpoint import NameTable, Rule
+from conjoin.errors import ConfigError
+from conjoin.families.builders import (
+    activation,
+    attention,
+    head_size,
+    linears,
+    lm_head,
+    stack_spec,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
+
+
+class GPTNeoConfig(PretrainedConfig):
+    """Fields of a GPT-Neo config.json.
+
+    Args:
+        attention_types: Which layers read everything ("global") and which a window ("local"): [[types, times], ...].
+    """
+
+    model_type = "gpt_neo"
+    attribute_map: ClassVar[dict[str, str]] = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
+    vocab_size: int = 50257
+    max_position_embeddings: int = 2048
+    hidden_size: int = 2048
+    num_layers: int = 24
+    attention_types: list[Any] | None = None
+    num_heads: int = 16
+    intermediate_size: int | None = None
+    window_size: int = 256
+    activation_function: str = "gelu_new"
+    resid_dropout: float = 0.0
+    embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+
+
+def _types(config: GPTNeoConfig) -> list[str]:
+    """The type of every layer.
+
+    Raises:
+        ConfigError: `attention_types` does not name one of two types for each.
+    """
+    given = config.attention_types or [[["global", "local"], 12]]
+    pairs = [cast("list[Any]", each) if isinstance(each, list | tuple) else [] for each in given]
+    whole = all(len(pair) == 2 and isinstance(pair[0], list | tuple) and isinstance(pair[1], int) for pair in pairs)
+    types = [kind for names, times in pairs for kind in [*names] * times] if whole else []
+    if len(types) != config.num_layers or not {*types} <= {"global", "local"}:
+        raise ConfigError(
+            f"gpt_neo: config.json has attention_types = {given} and num_layers = {config.num_layers}; expected "
+            '[[types, times], ...] that make "global" or "local" of each layer.'
+        )
+    return types
+
+
+def block(config: GPTNeoConfig, role: Role, window: int | None) -> spec.Block:
+    """One block, which sees as far as `window`."""
+    size = head_size(config, "hidden_size", "num_heads")
+    heads = attention(
+        heads=config.num_heads, size=size, bias=False, o_bias=True, dropout=config.attention_dropout, scale=1.0
+    )
+    return spec.Block(
+        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads, window=window),
+        mlp=spec.PlainMLP(
+            intermediate_size=config.intermediate_size or 4 * config.hidden_size,
+            activation=activation(config, "activation_function"),
+        ),
+        dropout=config.resid_dropout,
+    )
+
+
+def stack(config: GPTNeoConfig, role: Role) -> spec.StackSpec:
+    """GPT-Neo's stack; as an encoder windows open to both sides."""
+    windows = (config.window_size if kind == "local" else None for kind in _types(config))
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(
+            config,
+            position=spec.Learned(max_positions=config.max_position_embeddings),
+            padding_id=None,
+            token_types="words",
+            dropout=config.embed_dropout,
+        ),
+        blocks=tuple(block(config, role, window) for window in windows),
+        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        head=lm_head(config),
+    )
+
+
+def body(stack: spec.StackSpec) -> NameTable:
+    """GPTNeoModel's names."""
+    theirs, ours = "h.{i}", "blocks.{i}"
+    layer = {
+        "ln_1": "self_attn_norm",
+        **{f"attn.attention.{letter}_proj": f"self_attn.{letter}" for letter in "qkv"},
+        "attn.attention.out_proj": "self_attn.o",
+        "ln_2": "mlp_norm",
+        "mlp.c_fc": "mlp.up",
+        "mlp.c_proj": "mlp.down",
+    }
+    return NameTable(
+        (
+            Rule("wte.weight", "embed.words.weight"),
+            Rule("wpe.weight", "embed.positions.weight"),
+            *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
+            *linears({"ln_f": "final_norm"}),
+        ),
+        ignored=(r"h\.\d+\.attn\.attention\.(masked_)?bias",),
+    )
+
+
+FAMILY = Family(
+    config=GPTNeoConfig,
+    encoder="bidirectional",
+    decoder="grafted",
+    encoder_architecture="GPTNeoModel",
+    decoder_architecture="GPTNeoForCausalLM",
+    build=stack,
+    body=body,
+    prefixes=("transformer.",),
+    known=("EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"),
+)
