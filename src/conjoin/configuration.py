@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from conjoin.checkpoint import SAFETENSORS, read_json, resolve
 from conjoin.errors import ConfigError, FileError, listing, near, shown
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys, text_part
 
 Share = Literal["none", "embeddings", "all"]
 CrossAttentionInit = Literal["normal", "self_attention", "zero_gate", "merged", "layerwise"]
@@ -204,7 +204,7 @@ class AutoConfig:
         values = read_json(folder / "config.json")
         if values.get("model_type") in PAIR_TYPES:
             return EncoderDecoderConfig.from_dict(values, **overrides)
-        return cls.from_dict({**values, **overrides})
+        return cls.from_dict({**text_part(values), **overrides})
 
 
 def _require_config(folder: Path) -> None:

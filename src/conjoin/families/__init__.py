@@ -7,12 +7,14 @@ from conjoin.families.known_keys import GENERATION_KEYS, known_keys
 from conjoin.families.layers import KeptLayers, Layers, keep_layers, parse_indices, parse_layers, spread
 from conjoin.families.record import Family, Role, Whole, whole_names
 from conjoin.families.registry import config_from_dict, families, family
+from conjoin.families.wrappers import WRAPPERS, text_part
 from conjoin.model_types import MODULES
 
 __all__ = [
     "GENERATION_KEYS",
     "HUB_KEYWORDS",
     "MODULES",
+    "WRAPPERS",
     "Family",
     "KeptLayers",
     "Layers",
@@ -30,6 +32,7 @@ __all__ = [
     "parse_layers",
     "parts_hidden",
     "spread",
+    "text_part",
     "whole_names",
     "without_negative",
 ]

@@ -14,6 +14,8 @@ Role = Literal["encoder", "decoder"]
 
 WORDS = "embed.words.weight"
 HEAD = "head.vocab.weight"
+_TEXT = "language_model."
+"""What multimodal checkpoints put before the names of their text part (`wrappers.py`)."""
 LM_HEAD = NameTable((Rule("lm_head.weight", HEAD),))
 """The usual name of the vocabulary matrix; files lack it where it is tied."""
 
@@ -131,7 +133,7 @@ class Family:
         """
         body, table = self.body(stack), NameTable()
         half = self.whole.half(role) if self.whole else ""
-        for prefix in (*self.prefixes, ""):
+        for prefix in self._places:
             candidate = body.with_prefix(prefix + half, "")
             if any(candidate.match(name) for name in found):
                 table = candidate
@@ -140,7 +142,14 @@ class Family:
         lacking = not any(match.canonical == (WORDS,) for match in table.canonical(found).matches)
         first = (Rule(head, WORDS),) if head and lacking and not found.intersection(tables) else ()
         others = tuple(Rule(name, WORDS) for name in tables)
-        return NameTable(first) + table + self.head(stack) + graft_names(stack, self) + NameTable(others)
+        heads = self.head(stack) + self.head(stack).with_prefix(_TEXT, "")
+        return NameTable(first) + table + heads + graft_names(stack, self) + NameTable(others)
+
+    @property
+    def _places(self) -> tuple[str, ...]:
+        """What may stand before body names: in a file of this family, and in one of which it is the text part."""
+        own = (*self.prefixes, "")
+        return (*own, *(_TEXT + prefix for prefix in own), f"model.{_TEXT}")
 
     def _other_tables(self, body: NameTable, role: Role, tied: bool) -> tuple[str, ...]:
         """Other names of a half's word table, which count where it does not stand under its own."""

@@ -8,6 +8,7 @@ from typing import Any
 from conjoin.errors import ConfigError
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.record import Family
+from conjoin.families.wrappers import text_part
 from conjoin.model_types import MODULES
 
 
@@ -34,11 +35,12 @@ def families() -> dict[str, Family]:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
-    """The config object of what a single model's config.json holds.
+    """The config object of what a single model's config.json holds; of a multimodal one's, that of its text part.
 
     Raises:
         ConfigError: no model_type, or an unknown one.
     """
+    values = text_part(values)
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise ConfigError(

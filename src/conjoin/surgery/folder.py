@@ -14,6 +14,7 @@ from conjoin.checkpoint import (
     Staging,
     Tensor,
     parse_size,
+    read_json,
     refuse_adapter,
     replacing_folder,
     resolve,
@@ -21,7 +22,7 @@ from conjoin.checkpoint import (
 )
 from conjoin.configuration import AutoConfig
 from conjoin.errors import ConfigError, FileError
-from conjoin.families import PretrainedConfig
+from conjoin.families import WRAPPERS, PretrainedConfig
 
 _COMPANIONS = (
     *("generation_config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.spm", "bpe.codes"),
@@ -57,7 +58,8 @@ def open_model(name: str | os.PathLike[str], doing: str) -> tuple[Path, Pretrain
         doing: What shall be done to it, for errors.
 
     Raises:
-        FileError, ConfigError: there is no such model, its config cannot be read, or it is quantised or has an adapter.
+        FileError, ConfigError: there is no such model, its config cannot be read, or it is quantised, has an adapter or
+            is the text part of a multimodal one.
     """
     folder = resolve(name)
     refuse_adapter(folder)
@@ -66,6 +68,11 @@ def open_model(name: str | os.PathLike[str], doing: str) -> tuple[Path, Pretrain
         raise ConfigError(
             f"{folder} is quantised; {doing} needs the weights as they were trained.",
             hint="take the model that this one was made from, and quantise the result.",
+        )
+    if (kind := read_json(folder / "config.json").get("model_type")) in WRAPPERS:
+        raise ConfigError(
+            f"{folder} holds a multimodal model ({kind}); {doing} works on text models.",
+            hint="join its text part first: a saved pair holds that alone.",
         )
     return folder, config
 
