@@ -1,0 +1,388 @@
+"""What config.json files of decoders on the hub hold beside their sizes, and how their tensors are named."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A checkpoint on the hub.
+
+    Args:
+        config: What its config.json holds, but for sizes and special ids.
+        sizes: Sizes that go with the config, where those of `SIZES` do not.
+        bare: Its tensors have the names of the model without a head.
+    """
+
+    model_type: str
+    config: Fields
+    sizes: Fields = field(default_factory=dict[str, Any])
+    bare: bool = False
+
+
+SIZES: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 48,
+    "intermediate_size": 29,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 64,
+    "pad_token_id": 3,
+    "bos_token_id": 5,
+    "eos_token_id": 7,
+}
+ONE_HEAD_EACH: Fields = {"num_key_value_heads": 6}
+_LLAMA: Fields = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rope_scaling": None,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+_PHI3: Fields = {
+    "architectures": ["Phi3ForCausalLM"],
+    "attention_dropout": 0.0,
+    "auto_map": {
+        "AutoConfig": "configuration_phi3.Phi3Config",
+        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    },
+    "embd_pdrop": 0.0,
+    "hidden_act": "silu",
+    "resid_pdrop": 0.0,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "torch_dtype": "bfloat16",
+}
+
+KNOWN: dict[str, Known] = {
+    "Qwen/Qwen2.5-0.5B": Known(
+        model_type="qwen2",
+        config={
+            "architectures": ["Qwen2ForCausalLM"],
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "max_window_layers": 24,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "sliding_window": 32768,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "transformers_version": "4.40.1",
+            "use_mrope": False,
+            "use_sliding_window": False,
+        },
+    ),
+    "Qwen/Qwen3-Embedding-0.6B": Known(
+        model_type="qwen3",
+        bare=True,
+        config={
+            "architectures": ["Qwen3ForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "head_dim": 10,
+            "hidden_act": "silu",
+            "max_window_layers": 28,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_sliding_window": False,
+        },
+    ),
+    "HuggingFaceTB/SmolLM2-135M": Known(
+        model_type="llama",
+        config={
+            **_LLAMA,
+            "initializer_range": 0.041666666666666664,
+            "is_llama_config": True,
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-5,
+            "rope_interleaved": False,
+            "rope_theta": 100000,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": Known(
+        model_type="llama",
+        config={
+            **_LLAMA,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "tiiuae/Falcon3-1B-Base": Known(
+        model_type="llama",
+        config={
+            **_LLAMA,
+            "activation": "swiglu",
+            "head_dim": 14,
+            "mlp_bias": False,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000042,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "h2oai/h2o-danube3-500m-base": Known(
+        model_type="llama",
+        config={**_LLAMA, "head_dim": 8, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": False},
+    ),
+    "EleutherAI/pythia-70m-deduped": Known(
+        model_type="gpt_neox",
+        config={
+            "architectures": ["GPTNeoXForCausalLM"],
+            "hidden_act": "gelu",
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-5,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 0.25,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "use_parallel_residual": True,
+        },
+    ),
+    "jhu-clsp/ettin-decoder-17m": Known(
+        model_type="modernbert-decoder",
+        config={
+            "architectures": ["ModernBertDecoderForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "classifier_bias": False,
+            "decoder_bias": True,
+            "embedding_dropout": 0.0,
+            "global_attn_every_n_layers": 3,
+            "global_rope_theta": 160000.0,
+            "hidden_activation": "gelu",
+            "is_causal": True,
+            "local_attention": 4,
+            "local_rope_theta": 160000.0,
+            "mlp_bias": False,
+            "mlp_dropout": 0.0,
+            "norm_bias": False,
+            "norm_eps": 1e-5,
+            "position_embedding_type": "sans_pos",
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+        },
+        sizes={"cls_token_id": 5, "sep_token_id": 7},
+    ),
+    "google/gemma-2b": Known(
+        model_type="gemma",
+        config={
+            "architectures": ["GemmaForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "head_dim": 10,
+            "hidden_act": "gelu",
+            "hidden_activation": None,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "torch_dtype": "bfloat16",
+        },
+        sizes={"num_key_value_heads": 1},
+    ),
+    "HuggingFaceTB/SmolLM3-3B": Known(
+        model_type="smollm3",
+        config={
+            "architectures": ["SmolLM3ForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "layer_types": ["full_attention"] * 4,
+            "max_window_layers": 28,
+            "mlp_bias": False,
+            "no_rope_layer_interval": 4,
+            "no_rope_layers": [1, 1, 1, 0],
+            "pretraining_tp": 2,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": None,
+            "rope_theta": 5000000.0,
+            "sliding_window": None,
+            "torch_dtype": "bfloat16",
+            "use_sliding_window": False,
+        },
+    ),
+    "bigcode/starcoder2-3b": Known(
+        model_type="starcoder2",
+        config={
+            "architectures": ["Starcoder2ForCausalLM"],
+            "activation_function": "gelu",
+            "attention_dropout": 0.1,
+            "attention_softmax_in_fp32": True,
+            "embedding_dropout": 0.1,
+            "hidden_act": "gelu_pytorch_tanh",
+            "initializer_range": 0.018042,
+            "layer_norm_epsilon": 1e-5,
+            "mlp_type": "default",
+            "norm_epsilon": 1e-5,
+            "norm_type": "layer_norm",
+            "residual_dropout": 0.1,
+            "rope_theta": 999999.4420358813,
+            "scale_attention_softmax_in_fp32": True,
+            "scale_attn_weights": True,
+            "sliding_window": 4,
+            "use_bias": True,
+        },
+    ),
+    "stabilityai/stablelm-2-1_6b": Known(
+        model_type="stablelm",
+        config={
+            "architectures": ["StableLmForCausalLM"],
+            "hidden_act": "silu",
+            "layer_norm_eps": 1e-5,
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 10000,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "use_qkv_bias": True,
+        },
+        sizes=ONE_HEAD_EACH,
+    ),
+    "EleutherAI/gpt-neo-125m": Known(
+        model_type="gpt_neo",
+        config={
+            "activation_function": "gelu_new",
+            "architectures": ["GPTNeoForCausalLM"],
+            "attention_dropout": 0,
+            "attention_layers": ["global", "local"] * 2,
+            "attention_types": [[["global", "local"], 2]],
+            "embed_dropout": 0,
+            "gradient_checkpointing": False,
+            "initializer_range": 0.02,
+            "intermediate_size": None,
+            "layer_norm_epsilon": 1e-5,
+            "resid_dropout": 0,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+            "window_size": 5,
+        },
+        sizes={"num_layers": 4, "num_heads": 6},
+    ),
+    "ibm-granite/granite-3.1-2b-base": Known(
+        model_type="granite",
+        config={
+            "architectures": ["GraniteForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.1,
+            "attention_multiplier": 0.015625,
+            "embedding_multiplier": 12.0,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "logits_scaling": 8.0,
+            "mlp_bias": False,
+            "residual_multiplier": 0.22,
+            "rms_norm_eps": 1e-5,
+            "rope_scaling": None,
+            "rope_theta": 5000000.0,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        },
+    ),
+    "microsoft/Phi-3-mini-4k-instruct": Known(
+        model_type="phi3",
+        config={
+            **_PHI3,
+            "attention_bias": False,
+            "original_max_position_embeddings": 64,
+            "rope_scaling": None,
+            "sliding_window": 5,
+            "tie_word_embeddings": False,
+        },
+        sizes=ONE_HEAD_EACH,
+    ),
+    "microsoft/Phi-3-mini-128k-instruct": Known(
+        model_type="phi3",
+        config={
+            **_PHI3,
+            "original_max_position_embeddings": 32,
+            "rope_scaling": {
+                "long_factor": [1.08, 1.11, 1.14, 1.34],
+                "short_factor": [1.0, 1.02, 1.03, 1.05],
+                "type": "longrope",
+            },
+            "sliding_window": 262144,
+            "tie_word_embeddings": False,
+        },
+        sizes=ONE_HEAD_EACH,
+    ),
+    "microsoft/Phi-4-mini-instruct": Known(
+        model_type="phi3",
+        config={
+            **_PHI3,
+            "attention_bias": False,
+            "full_attn_mod": 1,
+            "interpolate_factor": 1,
+            "lm_head_bias": False,
+            "mlp_bias": False,
+            "original_max_position_embeddings": 32,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {"long_factor": [1, 1.12, 3.4], "short_factor": [1.0, 1.0, 1.1], "type": "longrope"},
+            "sliding_window": 262144,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "allenai/Olmo-3-1025-7B": Known(
+        model_type="olmo3",
+        config={
+            "architectures": ["Olmo3ForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "hidden_act": "silu",
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": {
+                "attention_factor": 1.2079441541679836,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 8.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "yarn",
+            },
+            "rope_theta": 500000,
+            "sliding_window": 5,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+        },
+        sizes=ONE_HEAD_EACH,
+    ),
+    "LGAI-EXAONE/EXAONE-4.0-1.2B": Known(
+        model_type="exaone4",
+        config={
+            "architectures": ["Exaone4ForCausalLM"],
+            "attention_dropout": 0.0,
+            "head_dim": 10,
+            "hidden_act": "silu",
+            "layer_types": ["full_attention"] * 4,
+            "rms_norm_eps": 1e-5,
+            "rope_scaling": {
+                "factor": 16.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+            "rope_theta": 1000000,
+            "sliding_window": None,
+            "sliding_window_pattern": None,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        },
+    ),
+}
+"""Hub id -> what its folder holds. Sizes, numbers of positions and windows are small, factors as many as fit them."""
