@@ -48,6 +48,8 @@ from conjoin.families.stablelm import StableLmConfig as StableLmConfig
 from conjoin.families.starcoder2 import Starcoder2Config as Starcoder2Config
 from conjoin.families.t5 import MT5Config as MT5Config
 from conjoin.families.t5 import T5Config as T5Config
+from conjoin.families.t5gemma import T5GemmaConfig as T5GemmaConfig
+from conjoin.families.t5gemma2 import T5Gemma2Config as T5Gemma2Config
 from conjoin.generation import GenerationConfig as GenerationConfig
 from conjoin.jax.model import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel
 from conjoin.pipelines import SummarizationPipeline as SummarizationPipeline

@@ -106,11 +106,6 @@ class EncoderDecoderConfig(PretrainedConfig):
         plain["model_type"] = self.model_type if self.transformers_can_hold else "conjoin"
         return plain
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return only the values that differ from the defaults, in the halves as well."""
-        halves = {"encoder": self.encoder.to_diff_dict(), "decoder": self.decoder.to_diff_dict()}
-        return {**super().to_diff_dict(), **halves}
-
     @property
     def transformers_can_hold(self) -> bool:
         """True if transformers' EncoderDecoderModel computes the same from the same file."""

@@ -37,6 +37,8 @@ MODULES = {
     "stablelm": "stablelm.StableLmConfig",
     "starcoder2": "starcoder2.Starcoder2Config",
     "t5": "t5.T5Config",
+    "t5gemma": "t5gemma.T5GemmaConfig",
+    "t5gemma2": "t5gemma2.T5Gemma2Config",
     "xlm-roberta": "roberta.XLMRobertaConfig",
 }
 """model_type -> module and config class, sorted."""

@@ -5,13 +5,14 @@ A key that nobody reads is how a port drops `hidden_act` silently.
 
 import copy
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import pytest
 
 from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families import MODULES, PretrainedConfig, family
-from conjoin.families.config import _defaults
+from conjoin.families.config import _defaults, nested
 from conjoin.join import half_spec
 from oracle_configs import default_fields
 from oracle_tiny import TINY, keys_of
@@ -38,6 +39,11 @@ OF_DECODERS = ("add_cross_attention", "tie_word_embeddings")
 ANOTHER_HEAD = "of a head that conjoin does not have"
 SUMMARY = ("summary_type", "summary_use_proj", "summary_activation")
 
+OF_THE_WHOLE = "the config around it decides for both halves"
+DECIDED = ("attention_dropout", "add_cross_attention", "tie_word_embeddings")
+IMAGES = ("boi_token_index", "image_token_index", "initializer_range", "mm_tokens_per_image", "vision_config")
+T5GEMMA2 = ("encoder", "encoder.text_config", "decoder")
+
 SKIPPED: dict[str, dict[str, str]] = {
     "albert": dict.fromkeys(("classifier_dropout", "classifier_dropout_prob"), ANOTHER_HEAD),
     "bert": {"classifier_dropout": ANOTHER_HEAD},
@@ -51,6 +57,22 @@ SKIPPED: dict[str, dict[str, str]] = {
     },
     "mpnet": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "MPNet has no token types"},
     "roberta": {"classifier_dropout": ANOTHER_HEAD},
+    "t5gemma": {
+        "classifier_dropout_rate": ANOTHER_HEAD,
+        "vocab_size": "each half has its own",
+        "encoder.final_logit_softcapping": "an encoder has no head",
+        **{f"{half}.{name}": OF_THE_WHOLE for half in ("encoder", "decoder") for name in DECIDED},
+    },
+    "t5gemma2": {
+        "classifier_dropout_rate": ANOTHER_HEAD,
+        "initializer_range": "each half has its own",
+        "eoi_token_index": "the encoder's config says it",
+        **dict.fromkeys(("image_token_index", *(f"encoder.{name}" for name in IMAGES)), "of images"),
+        "encoder.text_config.final_logit_softcapping": "an encoder has no head",
+        **{f"{half}.{name}": OF_THE_WHOLE for half in T5GEMMA2 for name in DECIDED[half == "encoder" :]},
+        **{f"{half}.attn_logit_softcapping": "transformers reads it and never uses it" for half in T5GEMMA2[1:]},
+        **{f"{half}.use_bidirectional_attention": "the role decides" for half in T5GEMMA2[1:]},
+    },
     "xlm-roberta": {"classifier_dropout": ANOTHER_HEAD},
 }
 """Keys that a family's class names, and why they change nothing."""
@@ -90,17 +112,40 @@ MORE_BASES: list[dict[str, Any]] = [
 """Settings under which keys have an effect that have none under the defaults; tried where a class has all of them."""
 
 
+def parts(kind: type[PretrainedConfig], path: str = "") -> Iterator[tuple[str, type[PretrainedConfig]]]:
+    """A class of configs and those of configs within it, each with what stands before the names of its fields."""
+    yield path, kind
+    for name, inner in nested(kind).items():
+        yield from parts(inner, f"{path}{name}.")
+
+
 def fields(model_type: str) -> list[str]:
-    return sorted(_defaults(family(model_type).config))
+    return sorted(path + name for path, kind in parts(family(model_type).config) for name in _defaults(kind))
+
+
+def with_value(config: PretrainedConfig, name: str, value: Any) -> PretrainedConfig:
+    """A copy with another value of a field, which may be one of a config within it."""
+    values = inner = config.to_dict()
+    *path, field = name.split(".")
+    for each in path:
+        inner = inner[each]
+    inner[field] = value
+    return type(config).from_dict(values)
 
 
 def bases(model_type: str) -> Iterator[PretrainedConfig]:
     """The class's defaults and every tiny variant, as halves that do and do not read an encoder."""
     config = family(model_type).config
-    more = [values for values in MORE_BASES if set(values) <= set(fields(model_type))]
-    for values in ({}, *more, *(TINY[key] for key in keys_of(model_type))):
+    plain: list[PretrainedConfig] = [config(), *(config(**copy.deepcopy(TINY[key])) for key in keys_of(model_type))]
+    for path, kind in parts(config):
+        for values in (values for values in MORE_BASES if values.keys() <= _defaults(kind).keys()):
+            changed = config()
+            for name, value in values.items():
+                changed = with_value(changed, path + name, value)
+            plain.append(changed)
+    for base in plain:
         for crossing in (False, True):
-            yield config(**{**copy.deepcopy(values), "add_cross_attention": crossing})
+            yield base.copy(add_cross_attention=crossing)
 
 
 def candidates(name: str, value: Any) -> list[Any]:
@@ -133,25 +178,31 @@ def specs(config: PretrainedConfig) -> list[Any]:
 def changes(model_type: str, name: str) -> bool:
     """Whether some other value of this key changes a spec, or is refused or warned about by name."""
     return any(
-        _changes(base, name, value) for base in bases(model_type) for value in candidates(name, getattr(base, name))
+        _changes(base, name, value)
+        for base in bases(model_type)
+        for value in candidates(name.rpartition(".")[2], attrgetter(name)(base))
     )
 
 
 def _changes(base: PretrainedConfig, name: str, value: Any) -> bool:
     try:
-        changed = base.copy(**{name: value})
+        changed = with_value(base, name, value)
     except ConfigError:
         return False  # a value of another type says nothing about the key
     try:
         return specs(changed) != specs(base)
     except (ConfigError, ConjoinWarning) as refusal:
-        return name in str(refusal)
+        return name.rpartition(".")[2] in str(refusal)
 
 
 @pytest.mark.parametrize("model_type", sorted(MODULES))
 def test_every_key_of_a_config_changes_the_spec_or_is_skipped_for_a_reason(model_type: str) -> None:
     skipped = {*EVERYWHERE, *SKIPPED.get(model_type, {}), *(OF_DECODERS if family(model_type).decoder is None else ())}
-    silent = [name for name in fields(model_type) if name not in skipped and not changes(model_type, name)]
+    silent = [
+        name
+        for name in fields(model_type)
+        if name not in skipped and name.rpartition(".")[2] not in EVERYWHERE and not changes(model_type, name)
+    ]
     assert not silent, (
         f"{model_type}: no effect, and no reason given: {silent}.\n"
         "Let the family read the key, or refuse or warn of other values by its name; or let a TINY variant set "
@@ -169,12 +220,14 @@ def test_what_is_skipped_is_a_key_of_the_family_and_has_no_effect(model_type: st
 
 @pytest.mark.parametrize("model_type", sorted(MODULES))
 def test_a_config_class_has_transformers_fields_with_transformers_defaults(model_type: str) -> None:
-    ours, theirs = family(model_type).config(), default_fields(model_type)
-    missing = {name for name in theirs if not hasattr(ours, name)}
+    missing: set[str] = set()
+    for path, kind in parts(family(model_type).config):
+        ours, theirs = kind(), default_fields(kind.model_type)
+        known = [name for name in theirs if hasattr(ours, name)]
+        missing |= {path + name for name in theirs if name not in known}
+        known = [name for name in known if name not in nested(kind)]
+        assert {name: getattr(ours, name) for name in known} == {name: theirs[name] for name in known}
     assert missing == set(NOT_FIELDS.get(model_type, {}))
-    assert {name: getattr(ours, name) for name in theirs if name not in missing} == {
-        name: default for name, default in theirs.items() if name not in missing
-    }
 
 
 def test_only_families_that_exist_are_excused() -> None:

@@ -1,6 +1,8 @@
-"""Whole seq2seq checkpoints (BART, mBART, T5, mT5): read, run, trained, stepped and written as transformers does."""
+"""Whole seq2seq checkpoints (BART, mBART, T5, T5Gemma): read, run, trained, stepped and written as by transformers."""
 
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import oracle
-from conjoin.errors import ConjoinWarning
+from conjoin import shrink
+from conjoin.errors import ConfigError, ConjoinWarning
 from conjoin.families import family
 from conjoin.join import pair_names
 from conjoin.torch.pair.halves import Decoder, Encoder
 from conjoin.torch.pair.model import EncoderDecoderModel
+from tokenizer_samples import raw_folder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 BART_KEYS = [key for key in oracle.WHOLE_KEYS if "bart" in key]
-T5_KEYS = [key for key in oracle.WHOLE_KEYS if "t5" in key]
+T5_KEYS = [key for key in oracle.WHOLE_KEYS if oracle.model_type(key) in ("t5", "mt5")]
+ONE_TABLE_KEYS = [*BART_KEYS, *T5_KEYS]
 ENCODERS = ("bert", "bert/small")  # as wide as the decoder halves, and narrower
 WRITES = {"add_cross_attention": True}
 
@@ -83,12 +88,14 @@ def test_labels_alone_give_transformers_decoder_inputs_and_loss(key: str, hole: 
     theirs = oracle.save_whole(key, tmp_path)
     batch = oracle.batch_for(key)
     labels = batch["labels"].clone()
-    if hole and not key.startswith("mbart"):  # mBART looks for the last label where the row would end without holes
-        labels[:, 2] = -100
+    t5gemma = oracle.model_type(key) == "t5gemma"  # whose decoder never reads pads, which stand for -100
+    if hole and not key.startswith("mbart") and not t5gemma:
+        labels[:, 2] = -100  # mBART looks for the last label where the row would end without holes
     given = source_of(batch) | {"labels": labels}
     expected = oracle.pair_outputs(theirs, given)
     out = EncoderDecoderModel.from_pretrained(tmp_path)(**given)
-    torch.testing.assert_close(out.logits, expected.logits, **CLOSE)
+    counted = labels != -100 if t5gemma else torch.ones_like(labels, dtype=torch.bool)
+    torch.testing.assert_close(out.logits[counted], expected.logits[counted], **CLOSE)
     torch.testing.assert_close(out.loss, expected.loss, **CLOSE)
 
 
@@ -152,14 +159,15 @@ def test_transformers_reads_what_we_save(key: str, tmp_path: Path) -> None:
     back = oracle.reload_whole(tmp_path / "ours")
     batch = oracle.batch_for(key)
     torch.testing.assert_close(logits_of(back, batch), logits_of(theirs, batch), rtol=0, atol=0)
-    stored = [load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs")]
+    files = [load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs")]
+    stored = [{n: t for n, t in file.items() if not n.startswith(oracle.VISION)} for file in files]
     assert stored[0].keys() == stored[1].keys()
     torch.testing.assert_close(stored[0], stored[1], rtol=0, atol=0)
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert config["architectures"] == [type(theirs).__name__]
 
 
-@pytest.mark.parametrize("key", oracle.WHOLE_KEYS)
+@pytest.mark.parametrize("key", [*ONE_TABLE_KEYS, "t5gemma", "t5gemma2"])
 def test_a_file_of_the_bare_class_loads_whole(key: str, tmp_path: Path) -> None:
     oracle.save_encoder(key, tmp_path)  # BartModel, T5Model: no prefix, no head, no final_logits_bias
     theirs = oracle.reload_whole(tmp_path)
@@ -172,7 +180,7 @@ def test_a_file_of_the_bare_class_loads_whole(key: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("key", oracle.WHOLE_KEYS)
+@pytest.mark.parametrize("key", ONE_TABLE_KEYS)
 @pytest.mark.parametrize("kept", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"])
 def test_the_word_table_is_found_under_whichever_name_a_file_kept(key: str, kept: str, tmp_path: Path) -> None:
     theirs = oracle.save_whole(key, tmp_path)
@@ -184,10 +192,11 @@ def test_the_word_table_is_found_under_whichever_name_a_file_kept(key: str, kept
     torch.testing.assert_close(logits_of(ours, batch), logits_of(theirs, batch), **CLOSE)
 
 
-@pytest.mark.parametrize("key", oracle.WHOLE_KEYS)
+@pytest.mark.parametrize("key", [*ONE_TABLE_KEYS, "t5gemma", "t5gemma2"])
 def test_a_head_of_its_own_is_kept_where_the_config_denies_it(key: str, tmp_path: Path) -> None:
-    oracle.save_whole(key, tmp_path)
-    rewrite(tmp_path, {"lm_head.weight": torch.randn(53, 20)})
+    head = oracle.save_whole(key, tmp_path).get_output_embeddings().weight
+    name = "lm_head.out_proj.weight" if "gemma" in key else "lm_head.weight"
+    rewrite(tmp_path, {name: torch.randn_like(head) * (0.2 if "gemma" in key else 1.0)})
     theirs = oracle.reload_whole(tmp_path)
     batch = oracle.batch_for(key)
     with pytest.warns(ConjoinWarning, match="two different matrices"):
@@ -233,14 +242,16 @@ def test_a_bart_whose_config_ties_no_words_has_three_tables(key: str, tmp_path: 
 def test_a_decoder_half_gives_transformers_logits_from_given_states(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_whole(key, tmp_path)
     batch = oracle.batch_for(key)
-    states = torch.randn(2, 7, 20)
+    half = Decoder.from_pretrained(tmp_path, **WRITES)
+    states = torch.randn(2, 7, half.spec.source_size)
     with torch.no_grad():
         expected = theirs(
-            encoder_outputs=(states,), attention_mask=batch["attention_mask"], **target_of(batch), use_cache=False
+            encoder_outputs=oracle.as_read(states),
+            attention_mask=batch["attention_mask"],
+            **target_of(batch),
+            use_cache=False,
         ).logits
-        ours = Decoder.from_pretrained(tmp_path, **WRITES)(
-            batch["decoder_input_ids"], batch["decoder_attention_mask"], states, batch["attention_mask"]
-        ).logits
+        ours = half(batch["decoder_input_ids"], batch["decoder_attention_mask"], states, batch["attention_mask"]).logits
     extra = getattr(theirs, "final_logits_bias", 0.0)  # the whole model's, which the half has not
     torch.testing.assert_close(ours + extra, expected, **CLOSE)
 
@@ -299,7 +310,7 @@ def test_another_encoder_before_a_decoder_half_keeps_its_cross_attention(
     states = oracle.encoder_states(encoder, **source_of(batch))
     with torch.no_grad():
         expected = decoder(
-            encoder_outputs=(ours.project(states),),
+            encoder_outputs=oracle.as_read(ours.project(states)),
             attention_mask=batch["attention_mask"],
             **target_of(batch),
             use_cache=False,
@@ -330,9 +341,8 @@ def test_an_encoder_half_joins_another_decoder_and_comes_back(enc_key: str, dec_
 @pytest.mark.parametrize("key", oracle.WHOLE_KEYS)
 def test_the_halves_of_one_file_join_into_the_whole(key: str, tmp_path: Path) -> None:
     whole = oracle.save_whole(key, tmp_path / "whole")
-    ours = EncoderDecoderModel.from_encoder_decoder_pretrained(
-        tmp_path / "whole", tmp_path / "whole", share="embeddings"
-    )
+    share = EncoderDecoderModel.from_pretrained(tmp_path / "whole").spec.share
+    ours = EncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "whole", tmp_path / "whole", share=share)
     assert not ours.join_report.fresh
     batch = oracle.batch_for(key)
     extra = getattr(whole, "final_logits_bias", 0.0)
@@ -414,3 +424,94 @@ def test_positions_beside_a_mask_with_holes_are_the_places_of_the_bias(key: str,
     real = mask.bool()
     torch.testing.assert_close(given[real], expected[real], **CLOSE)
     assert not torch.allclose(counted[real], expected[real], atol=1e-3)
+
+
+T5GEMMA_KEYS = [key for key in oracle.WHOLE_KEYS if "gemma" in key]
+
+
+@pytest.mark.parametrize("key", ["t5gemma", "t5gemma2"])
+def test_labels_end_in_eos_and_do_not_repeat_the_start_though_gemmas_tokenizer_does_otherwise(
+    key: str, tmp_path: Path
+) -> None:
+    raw_folder("gemma", tmp_path)
+    made = family(key).config(**oracle.TINY[key])
+    for role in ("encoder", "decoder"):
+        made = family(key).with_half(made, role, vocab_size=600)
+    made = made.copy(pad_token_id=0, eos_token_id=1, bos_token_id=2, decoder_start_token_id=2)
+    EncoderDecoderModel(config=made).save_pretrained(tmp_path / "whole")
+    for file in tmp_path.glob("*.*"):
+        file.rename(tmp_path / "whole" / file.name)
+    ours = EncoderDecoderModel.from_pretrained(tmp_path / "whole")
+    batch = ours.tokenizer(["a text"], text_target=["another"], return_tensors="pt")
+    labels = batch["labels"][0].tolist()
+    assert labels[-1] == 1 and 2 not in labels
+    assert ours.prepare_decoder_input_ids_from_labels(batch["labels"])[0].tolist() == [2, *labels[:-1]]
+    ours.save_pretrained(tmp_path / "again")
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "again").tokenizer
+    assert again(["a text"], text_target=["another"])["labels"] == [labels]
+
+
+def test_the_config_of_a_t5gemma_has_configs_in_it(tmp_path: Path) -> None:
+    oracle.save_whole("t5gemma", tmp_path)
+    config = EncoderDecoderModel.from_pretrained(tmp_path).config
+    assert (config.encoder.hidden_size, config.decoder.hidden_size) == (20, 12)
+    assert config.decoder_start_token_id == config.decoder.bos_token_id == config.bos_token_id
+    changed = config.copy()
+    changed.encoder.hidden_size = 28
+    assert config.encoder.hidden_size == 20
+    assert config.copy(**{"decoder": {**config.decoder.to_dict(), "hidden_size": 24}}).decoder.hidden_size == 24
+    with pytest.raises(ConfigError, match="hidden_size = 'wide'"):
+        config.copy(encoder={"model_type": "t5_gemma_module", "hidden_size": "wide"})
+    with pytest.raises(ConfigError, match="encoder = 3"):
+        config.copy(encoder=3)
+
+
+def test_vision_is_named_as_unused_and_said_to_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    oracle.save_whole("t5gemma2", tmp_path / "theirs")
+    ours = EncoderDecoderModel.from_pretrained(tmp_path / "theirs")
+    (unused,) = ours.join_report.unused.values()
+    assert unused and all("vision_tower" in name or "multi_modal_projector" in name for name in unused)
+    ours.save_pretrained(tmp_path / "ours")
+    assert "saved without the vision tower" in caplog.text
+
+
+def test_the_names_that_a_t5gemma2s_encoder_has_in_memory_are_read(tmp_path: Path) -> None:
+    theirs = oracle.save_whole("t5gemma2", tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    text = re.compile(r"^model\.encoder\.(?=(embed_tokens|layers|norm)\.)")
+    newer = {text.sub("model.encoder.text_model.", name): tensor for name, tensor in stored.items()}
+    assert newer.keys() != stored.keys()
+    save_file(newer, tmp_path / "model.safetensors")
+    batch = oracle.batch_for("t5gemma2")
+    ours = EncoderDecoderModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(ours, batch), logits_of(theirs, batch), **CLOSE)
+    half = Encoder.from_pretrained(tmp_path)(**source_of(batch)).last_hidden_state
+    torch.testing.assert_close(half, ours.encoder(**source_of(batch)).last_hidden_state, rtol=0, atol=0)
+
+
+def test_the_end_of_an_image_has_a_vector_of_its_own_in_the_embedding_alone(tmp_path: Path) -> None:
+    oracle.save_whole("t5gemma2", tmp_path)
+    ours = EncoderDecoderModel.from_pretrained(tmp_path)
+    image_end = ours.config.encoder.eoi_token_index
+    rows = ours.encoder.embed.look_up(torch.tensor([[image_end, image_end + 1]]))[0]
+    assert torch.equal(rows[0], ours.decoder.embed.replacement)
+    assert torch.equal(rows[1], ours.encoder.embed.words.weight[image_end + 1] * 20**0.5)
+    assert ours.decoder.embed.replacement is ours.encoder.embed.replacement
+    assert ours.decoder.get_output_embeddings().weight is ours.encoder.embed.words.weight
+
+
+@pytest.mark.parametrize("key", T5GEMMA_KEYS)
+def test_a_t5gemma_loses_layers_and_gets_words(key: str, tmp_path: Path) -> None:
+    oracle.save_whole(key, tmp_path / "whole")
+    leaves_out = pytest.warns(ConjoinWarning, match="vision_tower") if "gemma2" in key else nullcontext()
+    with leaves_out:
+        shrink(tmp_path / "whole", tmp_path / "small", decoder_layers=[0, 1])
+    small = EncoderDecoderModel.from_pretrained(tmp_path / "small")
+    assert small.spec.decoder.num_layers == 2
+    assert small.config.decoder.num_hidden_layers == len(small.config.decoder.layer_types) == 2
+    small.resize_token_embeddings(encoder=64, decoder=64)
+    small.save_pretrained(tmp_path / "wide")
+    wide = EncoderDecoderModel.from_pretrained(tmp_path / "wide")
+    assert (wide.spec.encoder.vocab_size, wide.spec.decoder.vocab_size) == (64, 64)
+    batch = oracle.batch_for(key)
+    torch.testing.assert_close(logits_of(wide, batch), logits_of(small, batch), rtol=0, atol=0)

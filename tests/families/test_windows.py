@@ -79,6 +79,18 @@ def test_layers_without_positions_are_what_the_config_says() -> None:
         turns("gpt_neo", attention_types=[[["global"], 2]])
 
 
+@pytest.mark.parametrize(
+    ("key", "width", "encoder"),
+    [("t5gemma", 4, (5, 5)), ("t5gemma", 3, (4, 4)), ("t5gemma2", 4, (2, 3)), ("t5gemma2", 3, (2, 2))],
+)
+def test_the_halves_of_a_t5gemma_mean_other_things_by_a_window(key: str, width: int, encoder: tuple[int, int]) -> None:
+    made = family(key)
+    config = made.config(**oracle.TINY[key])
+    for role, sides in (("encoder", encoder), ("decoder", (width, width))):
+        stack = made.stack(made.with_half(config, role, sliding_window=width), role)
+        assert {block.self_attn.sides for block in stack.blocks} == {None, sides}
+
+
 def causal_masks(visible: Tensor, reach: int) -> dict[str, Tensor]:
     """transformers' additive masks of a ModernBERT turned causal.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FAMILIES = "tests/families/test_families.py"
 LONG = "tests/families/test_long_passes.py"
+WHOLE = "tests/families/test_whole.py"
 JAX = "tests/jax/test_jax_families.py"
 PROCESSORS = "tests/generation/test_processors.py"
 WARPERS = "functional/processors_warpers.py"
@@ -69,14 +70,47 @@ FAULTS: dict[str, Fault] = {
         "head = self.head",
         ("tests/torch/test_resize.py", ""),
     ),
+    "a window's sides change places": Fault(
+        "spec/bricks.py",
+        "(away < self.before) & (away > -self.ahead)",
+        "(away < self.ahead) & (away > -self.before)",
+        (FAMILIES, "encoder_gives and t5gemma2 and none"),
+    ),
+    "a projection has the decoder's width": Fault(
+        "spec/parameters.py",
+        "spec.encoder.hidden_size, spec.decoder.source_size",
+        "spec.encoder.hidden_size, spec.decoder.hidden_size",
+        (WHOLE, "another_encoder and t5gemma and small"),
+    ),
+    "the window of T5Gemma's encoder counts a query's own key": Fault(
+        "families/t5gemma.py",
+        "window=window and window + 1",
+        "window=window",
+        (FAMILIES, "encoder_gives and t5gemma and none"),
+    ),
+    "the halves of a T5Gemma share their words": Fault(
+        "families/t5gemma.py", 'words="own"', 'words="tied"', (WHOLE, "every_gradient and t5gemma")
+    ),
+    "a T5Gemma's labels have no end": Fault(
+        "join/tokenizers.py",
+        "return TokenizerPair(tokenizer, tokenizer)",
+        "return tokenizer",
+        (WHOLE, "labels_end"),
+    ),
     # functional, on JAX
+    "a replaced token is scaled": Fault(
+        "functional/embedding.py",
+        'here["replacement"], embeds)',
+        'here["replacement"] * kind.scale, embeds)',
+        (JAX, "encoder and t5gemma2"),
+    ),
     "a position reads the ones before it only": Fault(
         "functional/attention.py", "(keys <= queries)", "(keys < queries)", (JAX, "decoder and t5/gated")
     ),
     "a window is one wider": Fault(
         "functional/attention.py",
-        "key_places[:, None, :]) < window",
-        "key_places[:, None, :]) <= window",
+        "window.hold(query_places[:, :, None]",
+        "window.hold(query_places[:, :, None] - 1",
         (JAX, "decoder and gemma2"),
     ),
     "capped scores are not scaled back": Fault(
@@ -157,8 +191,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "a window of PyTorch is one wider": Fault(
         "torch/cpu/masks.py",
-        "((query - key).abs() < window)",
-        "((query - key).abs() <= window)",
+        "window.hold(query - key)",
+        "window.hold(query - key - 1)",
         (FAMILIES, "decoder_without and mistral"),
     ),
     "roberta's first token stands on the row of padding": Fault(
@@ -238,6 +272,12 @@ FAULTS: dict[str, Fault] = {
         "(real != pad).sum(1, keepdim=True) - 1",
         "(real != pad).sum(1, keepdim=True) - 2",
         ("tests/families/test_whole.py", "labels_alone and mbart"),
+    ),
+    "a token that has a vector of its own keeps its row": Fault(
+        "torch/model/embedding.py",
+        "(input_ids == self.kind.replaced)[..., None]",
+        "(input_ids < 0)[..., None]",
+        (FAMILIES, "encoder_gives and t5gemma2 and none"),
     ),
     # PyTorch on a CPU
     "packed sequences forget their window": Fault(
@@ -357,6 +397,15 @@ FAULTS: dict[str, Fault] = {
     ),
     "a kernel's repetition penalty raises negative scores": Fault(
         "native/rules.h", "own < 0 ? own * penalty", "own < 0 ? own / penalty", (PROCESSORS, "RepetitionPenalty")
+    ),
+    "a window of kernels reaches ahead as far as back": Fault(
+        "native/attention.h", "own + c.ahead", "own + c.window", (LONG, "encoder_gives and t5gemma2")
+    ),
+    "a window of training reaches ahead as far as back": Fault(
+        "native/training.h", "own + ahead : span", "own + window : span", ("tests/torch/test_packing.py", "t5gemma2")
+    ),
+    "kernels read the row of a token that has a vector of its own": Fault(
+        "native/pass.h", "if (e.replacement && id == e.replaced)", "if (false)", (LONG, "encoder_gives and t5gemma2")
     ),
     "a window of training is one wider": Fault(
         "native/training.h", "own - window + 1", "own - window", ("tests/torch/test_training_kernel.py", "")

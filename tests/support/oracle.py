@@ -41,6 +41,7 @@ from transformers import (
     EncoderDecoderModel,
     PreTrainedConfig,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from oracle_configs import can_hold
 from oracle_legacy import legacy_config
@@ -74,6 +75,7 @@ __all__ = [
     "Batch",
     "KeyMismatch",
     "PairOutputs",
+    "as_read",
     "batch",
     "batch_for",
     "beams",
@@ -105,6 +107,8 @@ __all__ = [
 Head = Literal["none", "mlm"]
 Batch = dict[str, Tensor]
 POSITIONS = ("wpe", "embed_positions", "position_embeddings", "relative_attention_bias")
+VISION = tuple(f"{at}encoder.{part}." for at in ("model.", "") for part in ("vision_tower", "multi_modal_projector"))
+"""T5Gemma 2's tensors that text does not need; conjoin's files lack them."""
 IGNORED = -100  # torch.nn.functional.cross_entropy's ignore_index, transformers' label padding
 
 transformers.logging.set_verbosity_error()
@@ -138,7 +142,7 @@ def _learned_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _centre(name: str, module: nn.Module) -> float:
     kind = type(module).__name__
-    return 1.0 if name == "weight" and "Norm" in kind and not kind.startswith("Gemma") else 0.0
+    return 1.0 if name == "weight" and "Norm" in kind and "Gemma" not in kind else 0.0
 
 
 def _spread(path: str, name: str, module: nn.Module, tensor: Tensor) -> float:
@@ -246,6 +250,11 @@ def encoder_states(
     with torch.no_grad():
         outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=every_layer, **kw)
     return outputs.hidden_states if every_layer else outputs.last_hidden_state
+
+
+def as_read(states: Tensor) -> Any:
+    """Encoder outputs in the form that every whole model takes as `encoder_outputs`."""
+    return BaseModelOutput(last_hidden_state=states)
 
 
 def _encoder_of(model: Any) -> Any:
@@ -357,7 +366,7 @@ def _reload(kind: Any, folder: Path, allow: Iterable[str], **config: Any) -> Any
     """
     with _quiet():
         model, told = kind.from_pretrained(folder, attn_implementation="eager", output_loading_info=True, **config)
-    allowed = tuple(allow)
+    allowed = (*allow, *VISION)
     wrong = {
         kind: sorted(str(key) for key in told[kind] if not (allowed and str(key).startswith(allowed)))
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")

@@ -17,7 +17,7 @@ Fields = dict[str, Any]
 
 
 def legacy_config(folder: Path) -> Fields:
-    """Rewrite `folder/config.json`, and the configs of a pair inside it, in the words of 4.x; return it."""
+    """Rewrite `folder/config.json`, and the configs of halves inside it, in the words of 4.x; return it."""
     path = Path(folder) / "config.json"
     config = _legacy(json.loads(path.read_text()))
     path.write_text(json.dumps(config, indent=2, sort_keys=True))
@@ -26,7 +26,7 @@ def legacy_config(folder: Path) -> Fields:
 
 def _legacy(config: Fields) -> Fields:
     old = dict(config)
-    for part in ("encoder", "decoder"):
+    for part in ("encoder", "decoder", "text_config"):
         if isinstance(old.get(part), dict):
             old[part] = _legacy(old[part])
     if "dtype" in old:
@@ -40,7 +40,7 @@ def _legacy(config: Fields) -> Fields:
             _unfold_rope(old)
         case "modernbert" | "modernbert-decoder":
             _unfold_modernbert(old)
-        case "gemma3_text":
+        case "gemma3_text" | "t5gemma2_text" | "t5gemma2_decoder":
             _unfold_gemma3(old)
         case "gemma2":
             old.pop("layer_types")  # every even layer slides

@@ -312,6 +312,61 @@ def _phi3(original: int, share: float) -> Fields:
     }
 
 
+_T5GEMMA_ENCODER: Fields = {
+    **_GEMMA2,
+    "vocab_size": 61,
+    "hidden_size": 20,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_types": ["full_attention", "sliding_attention"],
+}
+
+
+_T5GEMMA2: Fields = {
+    **_GEMMA3,
+    "hidden_size": 20,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "sliding_window": 4,
+}
+
+_T5GEMMA2_ENCODER: Fields = {
+    "text_config": {
+        **_T5GEMMA2,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "vision_config": {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+    "mm_tokens_per_image": 4,
+    "boi_token_index": 1,
+    "eoi_token_index": 12,  # an id that `oracle.batch` draws on either side
+    "image_token_index": 2,
+}
+
+
+def _two_halves(encoder: Fields, decoder: Fields, **whole: Any) -> Fields:
+    """A config with one config per half."""
+    return {
+        "encoder": encoder,
+        "decoder": decoder,
+        "vocab_size": 53,
+        "dropout_rate": 0.0,
+        "attention_dropout": 0.0,
+        **DECODER_SPECIALS,
+        **whole,
+    }
+
+
 def _rope(**parameters: Any) -> Fields:
     return {**_LLAMA_LIKE, "head_dim": 8, "rope_parameters": {"rope_theta": 77.0, **parameters}}
 
@@ -478,6 +533,26 @@ TINY: dict[str, Fields] = {
         "hidden_activation": "gelu",
         "tie_word_embeddings": False,
     },
+    "t5gemma": _two_halves(_T5GEMMA_ENCODER, _GEMMA2),
+    "t5gemma/uncapped": _two_halves(
+        {**_T5GEMMA_ENCODER, "vocab_size": 53, "attn_logit_softcapping": None, "attention_bias": True},
+        {
+            **_GEMMA2,
+            **_GROUPED,
+            "hidden_size": 24,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "hidden_activation": "gelu",
+            "attention_bias": True,
+        },
+        tie_word_embeddings=False,
+    ),
+    "t5gemma2": _two_halves(_T5GEMMA2_ENCODER, {**_T5GEMMA2, "final_logit_softcapping": 1.5}),
+    "t5gemma2/odd": _two_halves(
+        {**_T5GEMMA2_ENCODER, "text_config": {**_T5GEMMA2, "sliding_window": 3, "attention_bias": True}},
+        {**_T5GEMMA2, "attention_bias": True, "hidden_activation": "gelu"},
+        tie_word_embeddings=False,
+    ),
 }
 
 _FAMILIES = families().items()

@@ -18,6 +18,8 @@ from conjoin import (
     FileError,
     RobertaConfig,
     T5Config,
+    T5Gemma2Config,
+    T5GemmaConfig,
     TokenizerError,
     TokenizerPair,
     trim,
@@ -149,6 +151,28 @@ def test_a_whole_model_has_one_vocabulary(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(trimmed(**after).logits, model(**before).logits[..., kept], rtol=0, atol=0)
     assert trimmed.config.vocab_size == len(kept) < config.vocab_size
     assert trimmed.generation_config.forced_eos_token_id == kept.index(2)
+
+
+@pytest.mark.parametrize("kind", [T5GemmaConfig, T5Gemma2Config])
+def test_configs_within_a_config_get_new_ids_and_sizes(tmp_path: Path, kind: Any) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(raw_folder("gemma", tmp_path / "raw"))
+    half: dict[str, Any] = {"vocab_size": len(tokenizer) + PADDED, "hidden_size": 20, "intermediate_size": 9}
+    half |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+    image_end = tokenizer("e")["input_ids"][-1]
+    around = {"text_config": half, "eoi_token_index": image_end, "boi_token_index": 4, "image_token_index": 5}
+    model = stir(EncoderDecoderModel(config=kind(encoder=half if kind is T5GemmaConfig else around, decoder=half)), 0.5)
+    model.tokenizer = TokenizerPair(tokenizer, tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    trim(tmp_path / "model", tmp_path / "small", rows())
+    trimmed = EncoderDecoderModel.from_pretrained(tmp_path / "small")
+    kept = kept_ids(tokenizer, trimmed.tokenizer.source)
+    assert trimmed.spec.encoder.vocab_size == trimmed.spec.decoder.vocab_size == len(kept) < half["vocab_size"]
+    if kind is T5Gemma2Config:
+        assert trimmed.config.encoder.eoi_token_index == kept.index(image_end)
+    before, after = (
+        each.tokenizer(SEEN, text_target=SEEN, padding=True, return_tensors="pt") for each in (model, trimmed)
+    )
+    torch.testing.assert_close(trimmed(**after).logits, model(**before).logits[..., kept], rtol=0, atol=0)
 
 
 def test_ids_in_settings_get_new_numbers_and_rules_about_dropped_tokens_go() -> None:

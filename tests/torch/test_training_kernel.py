@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from conjoin.spec import Sides
 from conjoin.torch.cpu import attention_grad, native
 from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_plainly
 from kernel_inputs import close, gradients
@@ -15,13 +16,19 @@ SPANS = {
     "many of many blocks": [(300, 300), (1, 1), (190, 190), (64, 64)],
     "targets and sources": [(41, 282), (3, 1100), (0, 5), (130, 0), (9, 64)],
 }
-READS: list[dict[str, Any]] = [{}, {"causal": True}, {"window": 70}, {"causal": True, "window": 130}]
+READS: list[dict[str, Any]] = [
+    {},
+    {"causal": True},
+    {"window": Sides(70, 70)},
+    {"window": Sides(40, 90)},
+    {"causal": True, "window": Sides(130, 130)},
+]
 HEADS = [(64, 4), (24, 2), (80, 1), (128, 4)]
 """Sizes of heads, and how many of keys and values."""
 
 
 @pytest.mark.skipif(not native.has("float32"), reason="groups take padded rows")
-@pytest.mark.parametrize(("reads", "heads", "kind"), thinned(5, READS, HEADS, SPANS))
+@pytest.mark.parametrize(("reads", "heads", "kind"), thinned(7, READS, HEADS, SPANS))
 def test_a_packed_row_attends_as_its_sequences_do(reads: dict[str, Any], heads: tuple[int, int], kind: str) -> None:
     torch.manual_seed(0)
     (size, kv_heads), spans = heads, SPANS[kind]
@@ -40,7 +47,8 @@ def test_a_packed_row_attends_as_its_sequences_do(reads: dict[str, Any], heads: 
         ordered.tolist(), kept.split([4 * n * m for n, m in spans]), strict=True
     ):
         apart = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
-        allowed = (apart >= 0 if "causal" in reads else apart > -(10**6)) & (apart.abs() < reads.get("window", 10**6))
+        before, ahead = reads.get("window", (10**6, 10**6))
+        allowed = (apart < before) & (apart > (-1 if "causal" in reads else -ahead))
         own, read = (..., slice(query, query + queries), slice(None)), (..., slice(key, key + keys), slice(None))
         corner = bias[..., :queries, :keys]
         expected[own] = attend_plainly(q[own], k[read], v[read], allowed, corner, how, drawn.view(1, 4, queries, keys))

@@ -50,6 +50,7 @@ class PretrainedConfig:
 
     def __init__(self, /, **values: Any) -> None:
         values = {self.attribute_map.get(name, name): value for name, value in values.items()}
+        values |= {field: _part(kind, values.get(field)) for field, kind in nested(type(self)).items()}
         if "torch_dtype" in values:  # the name until transformers 5
             values.setdefault("dtype", values.pop("torch_dtype"))
             values.pop("torch_dtype", None)
@@ -132,10 +133,13 @@ class PretrainedConfig:
         return {**plain, **(words.said() if words else {}), "model_type": self.model_type}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Only what differs from the defaults."""
+        """Only what differs from the defaults, in configs within it as well."""
         defaults = _defaults(type(self))
+        inner = {
+            name: value.to_diff_dict() for name, value in vars(self).items() if isinstance(value, PretrainedConfig)
+        }
         return {
-            name: value
+            name: inner.get(name, value)
             for name, value in self.to_dict().items()
             if name == "model_type" or name not in defaults or value != defaults[name]
         }
@@ -199,6 +203,23 @@ def parts_hidden(cls: type, keys: Iterable[str], fields: Collection[str]) -> str
     """
     hidden = [key for key in keys if key not in fields and (hasattr(cls, key) or key[:2] == "__" == key[-2:])]
     return f"no value can have the name {quoted(hidden)}, which the class itself uses." if hidden else None
+
+
+def nested(cls: type[PretrainedConfig]) -> dict[str, type[PretrainedConfig]]:
+    """Fields of a config that are configs themselves, with their classes (the halves of a T5Gemma)."""
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if isinstance(hint, type)}
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if issubclass(hint, PretrainedConfig) and hint is not PretrainedConfig
+    }
+
+
+def _part(kind: type[PretrainedConfig], value: Any) -> Any:
+    """The config that a file holds as an object; another kind of value is left for the check of types."""
+    if value is None or isinstance(value, Mapping):
+        return kind.from_dict(cast("Mapping[str, Any]", value or {}))
+    return value.copy() if isinstance(value, kind) else value
 
 
 def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:

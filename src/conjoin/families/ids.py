@@ -6,8 +6,11 @@ from conjoin.limits import VOCAB
 
 
 def is_id_field(name: str) -> bool:
-    """Whether a config's key holds ids of tokens: pad_token_id, eos_token_id, decoder_start_token_id ..."""
-    return name.endswith(("_token_id", "_token_ids"))
+    """Whether a config's key holds ids of tokens: pad_token_id, eos_token_id, decoder_start_token_id ...
+
+    Models of images call them indices: image_token_index.
+    """
+    return name.endswith(("_token_id", "_token_ids", "_token_index"))
 
 
 def is_id(value: Any) -> bool:

@@ -82,17 +82,18 @@ def keep_layers(config: PretrainedConfig, role: Role, layers: Layers) -> KeptLay
     """
     kind = family(config.model_type)
     before = kind.stack(config, role)
-    field = kind.num_layers[role]
-    total = getattr(config, field) or len(before.blocks)
+    field, half = kind.num_layers[role], kind.half(config, role)
+    total = getattr(half, field) or len(before.blocks)
     kept = _indices(layers, total, f"{role}_layers")
     per_layer = len(before.blocks) // total
     order = [layer * per_layer + inner for layer in kept for inner in range(per_layer)]
-    changes = _changes(config, field, kept, before, order)
-    changed = config.copy(**changes)
+    changes = _changes(half, field, kept, before, order)
+    changed = kind.with_half(config, role, **changes)
     after = kind.stack(changed, role)
     if "layer_types" not in changes and after.blocks != tuple(before.blocks[i] for i in order):
         types = _layer_types(config, role, before)
-        changed = config.copy(**changes, **({"layer_types": [types[i] for i in kept]} if types else {}))
+        typed = {"layer_types": [types[i] for i in kept]} if types else {}
+        changed = kind.with_half(config, role, **changes, **typed)
         after = kind.stack(changed, role)
     _require_same(config, role, kept, [before.blocks[i] for i in order], before, after)
     blocks = _renumbered(config, [before.weights_of[i] for i in order], after.weights_of)
@@ -146,11 +147,12 @@ def _layer_types(config: PretrainedConfig, role: Role, before: spec.StackSpec) -
 
     The pattern counts layers, so it would mean other layers once some are dropped.
     """
-    if not hasattr(config, "layer_types"):
+    known = family(config.model_type)
+    if not hasattr(known.half(config, role), "layer_types"):
         return None
     count = len(before.blocks)
     stacks = {
-        kind: family(config.model_type).stack(config.copy(layer_types=[kind] * count), role) for kind in LAYER_TYPES
+        kind: known.stack(known.with_half(config, role, layer_types=[kind] * count), role) for kind in LAYER_TYPES
     }
     return [next((t for t in LAYER_TYPES if stacks[t].blocks[i] == block), "") for i, block in enumerate(before.blocks)]
 

@@ -13,6 +13,7 @@ from conjoin.families.config import PretrainedConfig
 Role = Literal["encoder", "decoder"]
 
 WORDS = "embed.words.weight"
+REPLACEMENT = "embed.replacement"
 HEAD = "head.vocab.weight"
 _TEXT = "language_model."
 """What multimodal checkpoints put before the names of their text part (`wrappers.py`)."""
@@ -27,27 +28,37 @@ class Whole:
     Args:
         architecture: Class name that transformers gives it.
         encoder, decoder: Prefix of each half's body.
-        shared: Name of the word table that both halves read.
+        configs: Where config.json has the config of each half: names of objects within objects, with dots. A role that
+            is not named is described by the config itself.
+        shared: Name of the word table that both halves read; None where it has the names of the halves' own alone.
         prefix: What the class with a head puts before bodies and the word table ("model."), and the bare one does not.
         head: Table of the head, with canonical names as in a decoder.
+        unsaved: What transformers' class has besides and our files lack, in words ("the vision tower").
         fixed_bias: The head adds a stored bias that is never trained (BART).
-        words: "shared" if both halves always read one word table, "tied" if they do where the config ties words.
+        words: "shared" if both halves always read one word table, "tied" if they do where the config ties words, "own"
+            if they never do.
         start: What a target starts with: the pair's start id, or its own last label (mBART's language code).
     """
 
     architecture: str
     encoder: str
     decoder: str
-    shared: str
+    configs: Mapping[Role, str] = field(default_factory=dict[Role, str])
+    shared: str | None = None
     prefix: str = ""
     head: NameTable = LM_HEAD
+    unsaved: str = ""
     fixed_bias: bool = False
-    words: Literal["shared", "tied"] = "shared"
+    words: Literal["shared", "tied", "own"] = "shared"
     start: Literal["id", "last_label"] = "id"
 
     def half(self, role: Role) -> str:
         """Prefix of one half's body."""
         return self.encoder if role == "encoder" else self.decoder
+
+    def has_one_table(self, config: PretrainedConfig) -> bool:
+        """True if both halves read one word table."""
+        return self.words == "shared" or (self.words == "tied" and config.tie_word_embeddings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +79,7 @@ class Family:
         encoder_prefix, decoder_prefix: What transformers' AutoModel and AutoModelForCausalLM put there; the latter is
             the first of `prefixes` if None.
         word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
-        num_layers: Field of the config that holds each role's number of layers.
+        num_layers: Field of the half's config that holds each role's number of layers.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
         known: Hub ids of checkpoints that are known to be of it.
     """
@@ -115,12 +126,32 @@ class Family:
         """The name in config.json."""
         return self.config.model_type
 
+    def half(self, config: PretrainedConfig, role: Role) -> PretrainedConfig:
+        """The config of one half: an object within a whole model's config, or that config itself."""
+        for name in self._path(role):
+            config = getattr(config, name)
+        return config
+
+    def with_half(self, config: PretrainedConfig, role: Role, **changes: Any) -> PretrainedConfig:
+        """A copy of a config in which some fields of one half have changed."""
+        if not self._path(role):
+            return config.copy(**changes)
+        values = inner = config.to_dict()
+        for name in self._path(role):
+            inner = inner[name]
+        inner |= changes
+        return type(config).from_dict(values)
+
+    def _path(self, role: Role) -> list[str]:
+        where = self.whole.configs.get(role, "") if self.whole else ""
+        return where.split(".") if where else []
+
     def names(self, stack: spec.StackSpec, role: Role) -> NameTable:
         """The names that transformers' classes give this role, for writing and for composite checkpoints."""
         prefix = self.encoder_prefix if role == "encoder" else self.decoder_prefix
         prefix = next(iter(self.prefixes), "") if prefix is None else prefix
         table = self.body(stack).with_prefix(prefix, "")
-        if self.whole and role == "encoder":
+        if self.whole and self.whole.shared and role == "encoder":
             table = NameTable((Rule(self.whole.shared, "embed.words.weight"),)) + table
         table = table + self.head(stack) if role == "decoder" else table
         return table + graft_names(stack, self)
@@ -138,10 +169,10 @@ class Family:
             if any(candidate.match(name) for name in found):
                 table = candidate
                 break
-        tables, head = self._other_tables(body, role, tied), self._head_name(stack, role, tied)
+        others, head = self._others(body, role, tied), self._head_name(stack, role, tied)
+        tables = {rule.checkpoint for rule in others if rule.parts == (WORDS,)}
         lacking = not any(match.canonical == (WORDS,) for match in table.canonical(found).matches)
-        first = (Rule(head, WORDS),) if head and lacking and not found.intersection(tables) else ()
-        others = tuple(Rule(name, WORDS) for name in tables)
+        first = (Rule(head, WORDS),) if head and lacking and not found & tables else ()
         heads = self.head(stack) + self.head(stack).with_prefix(_TEXT, "")
         return NameTable(first) + table + heads + graft_names(stack, self) + NameTable(others)
 
@@ -151,17 +182,19 @@ class Family:
         own = (*self.prefixes, "")
         return (*own, *(_TEXT + prefix for prefix in own), f"model.{_TEXT}")
 
-    def _other_tables(self, body: NameTable, role: Role, tied: bool) -> tuple[str, ...]:
-        """Other names of a half's word table, which count where it does not stand under its own."""
-        if self.whole is None or not (tied or self.whole.words == "shared"):
-            return self.word_aliases
+    def _others(self, body: NameTable, role: Role, tied: bool) -> tuple[Rule, ...]:
+        """Other names of what halves share, which count where it does not stand under its own: words, mostly."""
+        aliases = tuple(Rule(name, WORDS) for name in self.word_aliases)
+        if self.whole is None or self.whole.words == "own" or not (tied or self.whole.words == "shared"):
+            return aliases
         other = self.whole.half("decoder" if role == "encoder" else "encoder")
-        own = next(rule.checkpoint for rule in body.rules if rule.parts == (WORDS,))
-        return (*self.word_aliases, *(f"{prefix}{other}{own}" for prefix in (*self.prefixes, "")))
+        shared = [rule for rule in body.rules if rule.parts in ((WORDS,), (REPLACEMENT,))]
+        places = [prefix + other for prefix in (*self.prefixes, "")]
+        return (*aliases, *(Rule(place + rule.checkpoint, rule.canonical) for rule in shared for place in places))
 
     def _head_name(self, stack: spec.StackSpec, role: Role, tied: bool) -> str | None:
         """The head's matrix, where it is the word table too."""
-        if not tied or (self.whole is None and role == "encoder"):
+        if not tied or (role == "encoder" and (self.whole is None or self.whole.words == "own")):
             return None
         table = self.whole.head if self.whole else self.head(stack)
         return next((rule.checkpoint for rule in table.rules if rule.parts == (HEAD,)), None)
@@ -181,24 +214,23 @@ def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = No
     encoder = family.body(pair.encoder).with_prefix(prefix + whole.encoder, "encoder.")
     decoder = family.body(pair.decoder).with_prefix(prefix + whole.decoder, "decoder.")
     table = encoder + decoder + whole.head.with_prefix("", "decoder.")
-    shared = prefix + whole.shared
+    shared = () if whole.shared is None else (prefix + whole.shared, whole.shared)
     if pair.share == "none":
-        return NameTable(ignored=(re.escape(shared),)) + table
+        return NameTable(ignored=tuple(map(re.escape, shared[:1]))) + table
     words = f"encoder.{WORDS}"
     if found is None:
-        return NameTable((Rule(shared, words),)) + table
-    kept = _word_name(
-        table, (shared, whole.shared), found, tied=pair.decoder.head is not None and pair.decoder.head.tied
-    )
-    return NameTable((Rule(kept, words),)) + table + NameTable((Rule(shared, words), Rule(whole.shared, words)))
+        return NameTable(tuple(Rule(name, words) for name in shared[:1])) + table
+    kept = _word_name(table, shared, found, tied=pair.decoder.head is not None and pair.decoder.head.tied)
+    return NameTable((Rule(kept, words),)) + table + NameTable(tuple(Rule(name, words) for name in shared))
 
 
-def _word_name(table: NameTable, shared: tuple[str, str], found: set[str], *, tied: bool) -> str:
+def _word_name(table: NameTable, shared: tuple[str, ...], found: set[str], *, tied: bool) -> str:
     """Where the word table of a whole checkpoint stands: files keep one of its names, not always the first."""
     names = {match.canonical[0]: match.name for match in table.canonical(found).matches}
     encoder, decoder, head = (names.get(f"{where}.weight") for where in ("encoder.embed.words", *_IN_DECODER))
     every = (encoder, *(name for name in shared if name in found), decoder, head if tied else None)
-    return next((name for name in every if name is not None), shared[0])
+    first = shared or [rule.checkpoint for rule in table.rules if rule.parts == (f"encoder.{WORDS}",)]
+    return next((name for name in every if name is not None), first[0])
 
 
 _IN_DECODER = ("decoder.embed.words", "decoder.head.vocab")

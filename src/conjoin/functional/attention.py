@@ -19,7 +19,7 @@ def self_mask(
     key_mask: Bool[Array, "R S"] | None,
     *,
     causal: bool,
-    window: int | None,
+    window: spec.Sides | None,
     past: Array | int,
     length: int,
     total: int,
@@ -30,7 +30,7 @@ def self_mask(
 
     Args:
         key_mask: True at real tokens. Positions of the cache that are still empty come after every query.
-        window: Queries read keys k with |q - k| < window; None means all keys.
+        window: How far queries read to both sides; None means all keys.
         places: Positions of queries and keys that windows count.
     """
     queries, keys = (ops.arange(length) + past)[:, None], ops.arange(total)[None]
@@ -38,7 +38,7 @@ def self_mask(
     masks: list[Array] = []
     if window is not None:
         query_places, key_places = places
-        masks.append((abs(query_places[:, :, None] - key_places[:, None, :]) < window)[:, None])
+        masks.append(window.hold(query_places[:, :, None] - key_places[:, None, :])[:, None])
     if segments is not None:
         masks.append(same_segment(segments, segments))
     if key_mask is not None:

@@ -11,10 +11,13 @@ from conjoin.functional.scope import Scope
 def look_up(here: Scope, kind: spec.Embedding, input_ids: Int[Array, "R T"]) -> Float[Array, "R T C"]:
     """Return scaled token embeddings."""
     embeds = here.ops.take(here["words.weight"], input_ids)
-    if kind.scale == 1.0:
+    if kind.scale != 1.0:
+        embeds = embeds * (
+            here.ops.cast(here.ops.constant(kind.scale), embeds.dtype) if kind.round_scale else kind.scale
+        )
+    if kind.replaced is None:
         return embeds
-    scale = here.ops.cast(here.ops.constant(kind.scale), embeds.dtype) if kind.round_scale else kind.scale
-    return embeds * scale
+    return here.ops.where((input_ids == kind.replaced)[..., None], here["replacement"], embeds)
 
 
 def embed(

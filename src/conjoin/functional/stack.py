@@ -240,11 +240,11 @@ class _Pass:
         inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
         bias, source_allowed = self._bias(), self._source_mask()
         mask = partial(self._joint_mask, source_allowed) if self.kind.merges_source else self._mask
-        masks = {(b.causal, b.self_attn.window): mask(b.causal, b.self_attn.window) for b in blocks}
+        masks = {(b.causal, b.self_attn.sides): mask(b.causal, b.self_attn.sides) for b in blocks}
         read = source_angles(self.here, self.kind, self.prefix) if inputs.source is not None else {}
         return [
             LayerContext(
-                allowed=masks[block.causal, block.self_attn.window],
+                allowed=masks[block.causal, block.self_attn.sides],
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=bias,
                 past=self.past,
@@ -264,7 +264,7 @@ class _Pass:
             return self.inputs.mask
         return self.ops.write_at(self.cache.mask, self._new_mask(), self.past, 1)
 
-    def _mask(self, causal: bool, window: int | None) -> Array | None:
+    def _mask(self, causal: bool, window: spec.Sides | None) -> Array | None:
         return self_mask(
             self.ops,
             self._key_mask(),
@@ -277,7 +277,7 @@ class _Pass:
             places=self._real_places() if self.padded and window is not None else self._indices(),
         )
 
-    def _joint_mask(self, source_allowed: Array | None, causal: bool, window: int | None) -> Array:
+    def _joint_mask(self, source_allowed: Array | None, causal: bool, window: spec.Sides | None) -> Array:
         """The mask over the source and the target behind it."""
         ops, rows, length, size = self.ops, self.rows, self.length, self.source_size
         first = ops.full((1, 1, 1, size), True, "bool")
@@ -287,7 +287,7 @@ class _Pass:
         if self.prefix is not None and window is not None:
             places, offset = (self._each_row(x) for x in (self.prefix.places, self.prefix.offset))
             away = (self._target_places()[0] + offset)[:, :, None] - places[:, None, :]
-            first = first & (abs(away) < window)[:, None]
+            first = first & window.hold(away)[:, None]
         own = self._mask(causal, window)
         own = ops.full((1, 1, 1, self.total), True, "bool") if own is None else own
         parts = [ops.broadcast(x, (rows, 1, length, ops.shape(x)[3])) for x in (first, own)]

@@ -35,7 +35,14 @@ from conjoin.join.plan import (
 from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized
 from conjoin.join.sinusoids import sinusoids
 from conjoin.join.stored import joining_offer, loosen_sharing, untie_head
-from conjoin.join.tokenizers import OneFolder, TwoFolders, complete_tokens, has_tokenizer, target_tokenizer
+from conjoin.join.tokenizers import (
+    OneFolder,
+    TwoFolders,
+    complete_tokens,
+    has_tokenizer,
+    target_tokenizer,
+    with_ends,
+)
 from conjoin.join.tokens import (
     SpecialTokens,
     fill_special_tokens,
@@ -106,6 +113,7 @@ __all__ = [
     "unshared",
     "untie_head",
     "untied_head",
+    "with_ends",
     "with_record",
 ]
 

@@ -27,12 +27,11 @@ def pair_spec(config: PretrainedConfig) -> spec.PairSpec:
             "`conjoin join ENCODER DECODER`.",
         )
     decoder_config = config.copy(is_decoder=True, add_cross_attention=True)
-    one_table = kind.whole.words == "shared" or config.tie_word_embeddings
     own: Mapping[str, Any] = getattr(config, "conjoin", None) or {}
     return spec.PairSpec(
         encoder=kind.stack(config, "encoder"),
         decoder=with_whole_head(kind.stack(decoder_config, "decoder")),
-        share="embeddings" if one_table and own.get("share") != "none" else "none",
+        share="embeddings" if kind.whole.has_one_table(config) and own.get("share") != "none" else "none",
     )
 
 
@@ -49,7 +48,7 @@ def half_spec(config: PretrainedConfig, role: Role) -> spec.StackSpec:
     stack = family(config.model_type).stack(config, role)
     if role == "encoder" or not config.add_cross_attention:
         return stack
-    if stack.has_cross_attention:
+    if stack.reads_source:
         return _gate(stack) if is_gated(config) else stack
     return graft(stack, config.cross_attention_hidden_size or config.hidden_size, gated=is_gated(config))
 
@@ -76,8 +75,8 @@ def _joined(config: EncoderDecoderConfig) -> spec.PairSpec:
             decoder = read_merged(encoder, decoder)
         case "layerwise":
             encoder, decoder = read_layerwise(encoder, decoder, config.source_layers)
-        case init if decoder.has_cross_attention:
-            projection = encoder.hidden_size != decoder.hidden_size
+        case init if decoder.reads_source:
+            projection = encoder.hidden_size != decoder.source_size
             decoder = _gate(decoder) if init == "zero_gate" else decoder
         case init:
             decoder = graft(decoder, encoder.hidden_size, gated=init == "zero_gate")
@@ -204,6 +203,12 @@ def _gate(decoder: spec.StackSpec) -> spec.StackSpec:
 
 
 def _check_gate(decoder: spec.StackSpec) -> None:
+    if decoder.merges_source:
+        raise JoinError(
+            f'cross_attention_init="zero_gate": {decoder.family} reads source and target in one softmax, which has no '
+            "branch that a gate could close.",
+            hint="leave cross_attention_init out.",
+        )
     if any(block.norms.post is not None for block in decoder.blocks):
         raise JoinError(
             f'cross_attention_init="zero_gate": {decoder.family} normalises after every branch, so even a closed gate '
@@ -240,7 +245,9 @@ def shared_names(pair: spec.PairSpec) -> list[str]:
         case "none":
             return []
         case "embeddings":
-            return ["embed.words.weight"]
+            both = pair.encoder.embedding, pair.decoder.embedding
+            replaced = all(each.replaced is not None for each in both)
+            return ["embed.words.weight", *["embed.replacement"] * replaced]
         case "all":
             decoder = spec.stack_parameters(pair.decoder)
             return [name for name in spec.stack_parameters(pair.encoder) if name in decoder]

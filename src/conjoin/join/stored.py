@@ -26,7 +26,7 @@ def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
     )
     if isinstance(config, EncoderDecoderConfig):
         config.decoder.tie_word_embeddings = False
-    elif (whole := family(config.model_type).whole) and whole.words == "shared":
+    elif (whole := family(config.model_type).whole) and whole.words != "tied":
         config.tie_word_embeddings = False
     return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
 

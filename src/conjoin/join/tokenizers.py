@@ -61,6 +61,22 @@ class TwoFolders:
         return TokenizerPair(source, target, target_eos=target.end_token_id is not None)
 
 
+def with_ends(tokenizer: "Tokenizer | TokenizerPair", config: PretrainedConfig) -> "Tokenizer | TokenizerPair":
+    """Return the tokenizer of a finished model, as a pair where it would leave a whole model's labels without an end.
+
+    Gemma's adds none (and puts bos before targets, with which T5Gemma's decoder starts anyway), so that a T5Gemma that
+    is trained on its ids never stops.
+    """
+    from conjoin.tokenizer import TokenizerPair
+
+    if isinstance(tokenizer, TokenizerPair) or isinstance(config, EncoderDecoderConfig):
+        return tokenizer
+    end = tokenizer.end_token_id
+    if end is None or end in tokenizer(text_target="a", verbose=False)["input_ids"]:
+        return tokenizer
+    return TokenizerPair(tokenizer, tokenizer)
+
+
 def has_tokenizer(folder: Path | None) -> bool:
     """True if a folder holds tokenizer files, or names a tokenizer that needs none."""
     if folder is None:

@@ -24,7 +24,7 @@ struct Call {
   bool prefix_is_apart;  // bias and window do not count its keys; else they stand before the others
   Long own;              // causal, window: index of the key that belongs to the first query
   bool causal;           // a query reads no key after its own
-  Long window;           // a query reads the keys k with |own - k| < window; 0: all
+  Long window, ahead;    // a query reads the keys k with own - k < window and k - own < ahead; window 0: all
 
   Long queries() const { return beams * length * (heads / kv_heads); }
 };
@@ -92,7 +92,7 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
             if (!m[j * c.mask_key]) s[j] = kNothing;
         }
         if ((c.causal || c.window) && placed) {
-          Long own = c.own + time - first, end = c.causal ? own + 1 : own + c.window, low = c.window ? own - c.window + 1 : 0;
+          Long own = c.own + time - first, end = c.causal ? own + 1 : own + c.ahead, low = c.window ? own - c.window + 1 : 0;
           for (Long j = std::max<Long>(0, end - begin); j < width; ++j) s[j] = kNothing;
           for (Long j = 0; j < std::min(width, low - begin); ++j) s[j] = kNothing;
         }

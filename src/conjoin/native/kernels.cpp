@@ -89,8 +89,8 @@ Training<T> make_training(const void* const* tensors, Numbers& n, float scale, u
   Training<T> c{};
   c.spans = static_cast<const Span*>(tensors[3]), c.mask = static_cast<const uint8_t*>(tensors[4]);
   c.bias = static_cast<const float*>(tensors[5]), c.scale = scale, c.dropout.seed = seed;
-  Long* numbers[] = {&c.sequences, &c.heads,    &c.kv_heads,  &c.size,       &c.value_size, &c.causal,    &c.window,
-                     &c.dropout.kept, &c.mask_row, &c.mask_head, &c.mask_query, &c.bias_head,  &c.bias_query};
+  Long* numbers[] = {&c.sequences, &c.heads,        &c.kv_heads, &c.size,      &c.value_size, &c.causal,    &c.window,
+                     &c.ahead,     &c.dropout.kept, &c.mask_row, &c.mask_head, &c.mask_query, &c.bias_head, &c.bias_query};
   for (Long* number : numbers) *number = n.one();
   c.q = n.heads<const T>(tensors[0]), c.k = n.heads<const T>(tensors[1]), c.v = n.heads<const T>(tensors[2]);
   return c;

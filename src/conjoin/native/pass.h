@@ -264,7 +264,11 @@ class Pass {
     for (Long r = team.id; r < count; r += team.count) {
       const Source& source = source_of(r);
       float* to = words + r * e.words.size;
-      read_row(e.words, source.ids[tokens[r].row * source.ids_row + tokens[r].time], static_cast<float>(e.scale), false, to);
+      Long id = source.ids[tokens[r].row * source.ids_row + tokens[r].time];
+      if (e.replacement && id == e.replaced)
+        std::memcpy(to, e.replacement, e.words.size * sizeof(float));
+      else
+        read_row(e.words, id, static_cast<float>(e.scale), false, to);
       if (e.types.rows) read_row(e.types, source.types ? source.types[tokens[r].time] : 0, 1.0f, true, to);
     }
     if (early) project_words(team, words, x);
@@ -430,7 +434,7 @@ class Pass {
       r.keys = source.keys, r.mask = source.mask, r.mask_key = source.mask_key;
       return r;
     }
-    r.own = source.past + some.time, r.causal = s.causal, r.window = a.window;
+    r.own = source.past + some.time, r.causal = s.causal, r.window = a.window, r.ahead = a.ahead;
     r.keys = s.causal ? r.own + some.count : source.past + source.length;
     if (s.bias.values) {
       r.bias = s.bias.values + s.bias.reach - r.own, r.bias_head = 2 * s.bias.reach + 1, r.bias_time = -1, r.bias_key = 1;

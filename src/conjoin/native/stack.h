@@ -31,7 +31,7 @@ struct AttentionSpec {
   LinearSpec q, k, v, o;
   NormSpec q_norm, k_norm;
   const float* gate;  // null: none
-  Long heads, kv_heads, size, window, rotary;  // rotary: index of the angles, -1 for none
+  Long heads, kv_heads, size, window, ahead, rotary;  // rotary: index of the angles, -1 for none
   Long norms_projection;  // q_norm and k_norm normalise all heads of a token together
   double scale, softcap;  // softcap 0: none
 };
@@ -58,6 +58,8 @@ struct EmbeddingSpec {  // words * scale + types + positions, then norm and proj
   TableSpec words, positions, types;
   NormSpec norm;
   LinearSpec projection;
+  const float* replacement;  // instead of the words of `replaced`, not scaled; null: none
+  Long replaced;
   Long projects;       // 0 nothing, 1 words and types before positions are added, 2 the sum
   Long first_position;  // row of the position table for the first token
   Long padding_id;      // positions are counted over other ids, from the row behind padding_row; -1: over all

@@ -33,7 +33,8 @@ struct Training {
   const float* bias;    // per head and query, with strides; null: none
   Long sequences, heads, kv_heads, size, value_size;
   Long mask_row, mask_head, mask_query, bias_head, bias_query;
-  Long causal, window;  // causal: no later keys; window: only keys less than `window` away; 0: all
+  Long causal;         // no later keys
+  Long window, ahead;  // a query reads only the keys k with own - k < window and k - own < ahead; window 0: all
   float scale;
   Dropout dropout;
 
@@ -43,7 +44,7 @@ struct Training {
   Reach reach(const Span& span, Long t) const {
     Long own = t + span.keys - span.queries;
     return {window ? std::max<Long>(0, own - window + 1) : 0,
-            std::max<Long>(0, std::min(causal ? own + 1 : span.keys, window ? own + window : span.keys))};
+            std::max<Long>(0, std::min(causal ? own + 1 : span.keys, window ? own + ahead : span.keys))};
   }
 };
 

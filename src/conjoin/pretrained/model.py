@@ -1,5 +1,6 @@
 """What a joined model has beside its arrays: config, generation settings, tokenizers, a record of what is fresh."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from conjoin.join import (
     part_of,
     record,
     recorded,
+    with_ends,
 )
 from conjoin.pretrained.settings import FILE, are_ids, warn_of_disagreement, without_generation_settings
 
@@ -80,9 +82,9 @@ class JoinedModel:
         old, new = self._generation_config, settings.belong_to(self.config)
         self._generation_config = new
         held: dict[str, Any] = {}
-        if isinstance(self.config, EncoderDecoderConfig):
-            self.config.encoder.bind_generation(GENERATION_WORDS, new, writes=False, instead_of=old)
-            held = self.config.decoder.bind_generation(GENERATION_WORDS, new, instead_of=old)
+        for name, part in vars(self.config).items():
+            if isinstance(part, PretrainedConfig):
+                held |= part.bind_generation(GENERATION_WORDS, new, writes=name != "encoder", instead_of=old)
         return held | self.config.bind_generation(GENERATION_WORDS, new, instead_of=old)
 
     def load_generation_config(
@@ -140,6 +142,13 @@ class JoinedModel:
             config.fresh = self.fresh_record(parameters)
         elif whole := family(config.model_type).whole:
             config.architectures = [whole.architecture]
+            if whole.unsaved:
+                logging.getLogger(__name__).warning(
+                    "%s: saved without %s, which is not read: transformers fills it with random numbers, and reads the "
+                    "file for text.",
+                    config.model_type,
+                    whole.unsaved,
+                )
         return config
 
     def save_settings(self, staging: Staging, config: PretrainedConfig) -> None:
@@ -212,7 +221,7 @@ class JoinedModel:
 
     def _loaded_tokenizer(self) -> "Tokenizer | TokenizerPair":
         if self._tokenizer is None:
-            self._tokenizer = self._tokenizer_folders.load()
+            self._tokenizer = with_ends(self._tokenizer_folders.load(), self.config)
         return self._tokenizer
 
     def __getattr__(self, name: str) -> Any:

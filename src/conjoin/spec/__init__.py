@@ -25,6 +25,7 @@ from conjoin.spec.bricks import (
     Rotary,
     RotaryScaling,
     SelfAttention,
+    Sides,
     YarnScaling,
 )
 from conjoin.spec.parameters import Parameter, pair_parameters, stack_parameters
@@ -80,6 +81,7 @@ __all__ = [
     "Rotary",
     "RotaryScaling",
     "SelfAttention",
+    "Sides",
     "Sinusoidal",
     "StackSpec",
     "YarnScaling",

@@ -4,7 +4,7 @@ Letters: D hidden, H heads, K kv heads, E head size, F intermediate, V vocab, M 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh"]
 
@@ -194,6 +194,22 @@ class PrefixSource:
     state: int
 
 
+class Sides(NamedTuple):
+    """How far a window reaches: a query q reads keys k with q - k < before and k - q < ahead."""
+
+    before: int
+    ahead: int
+
+    @property
+    def least(self) -> int:
+        """A sequence of so many tokens is read whole."""
+        return min(self)
+
+    def hold(self, away: Any) -> Any:
+        """Return where keys are in the window, for an array of distances q - k of any framework."""
+        return (away < self.before) & (away > -self.ahead)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAttention:
     """Self-attention of a block.
@@ -201,13 +217,22 @@ class SelfAttention:
     Args:
         rotary: Rotary positions of this block, or None.
         window: A query reads keys k with |q - k| < window; None reads all keys.
+        window_ahead: The window's other side, where it differs: later keys are read where k - q < window_ahead.
         source: What it reads of the source besides the target; None in encoders and beside cross-attention.
     """
 
     attention: Attention
     rotary: Rotary | None = None
     window: int | None = None
+    window_ahead: int | None = None
     source: MergedSource | PrefixSource | None = None
+
+    @property
+    def sides(self) -> Sides | None:
+        """Both sides of the window; None reads all keys."""
+        if self.window is None:
+            return None
+        return Sides(self.window, self.window if self.window_ahead is None else self.window_ahead)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

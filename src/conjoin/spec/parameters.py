@@ -72,7 +72,7 @@ def pair_parameters(spec: PairSpec) -> dict[str, Parameter]:
     table = {f"encoder.{name}": p for name, p in stack_parameters(spec.encoder).items()}
     table |= {f"decoder.{name}": p for name, p in stack_parameters(spec.decoder).items()}
     if spec.projection:
-        sizes = (spec.encoder.hidden_size, spec.decoder.hidden_size)
+        sizes = (spec.encoder.hidden_size, spec.decoder.source_size)
         fresh = dict(_linear("enc_to_dec_proj", *sizes, True, "source", "hidden"))
         table |= {name: replace(p, std=_std(name, p, spec.decoder)) for name, p in fresh.items()}
     return table
@@ -117,6 +117,8 @@ def _embedding(embedding: Embedding, hidden_size: int) -> Named:
         "embed.words.weight",
         Parameter(shape=(embedding.vocab_size, size), kind="embedding", axes=("vocab", "hidden")),
     )
+    if embedding.replaced is not None:
+        yield "embed.replacement", Parameter(shape=(size,), kind="bias", axes=("hidden",))
     if rows := embedding.position_rows:
         computed = isinstance(embedding.position, Sinusoidal)
         kind = "sinusoid" if computed else "embedding"

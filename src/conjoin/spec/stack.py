@@ -79,6 +79,8 @@ class Embedding:
     Args:
         size: Width of the token embeddings; differs from hidden_size only if there is a projection.
         round_scale: Round the scale to the weights' dtype before multiplying (Gemma).
+        replaced: Id of a token whose embedding is a vector of its own, which is not scaled, instead of its row (the end
+            of an image in T5Gemma 2).
         token_types: Rows of the token type table, 0 for none. "words": a type is the id of a token, whose embedding is
             added if types are passed.
     """
@@ -89,6 +91,7 @@ class Embedding:
     padding_id: int | None = None
     scale: float = 1.0
     round_scale: bool = False
+    replaced: int | None = None
     token_types: int | Literal["words"] = 0
     norm: Norm | None = None
     projection: Projection | None = None
@@ -264,6 +267,12 @@ class StackSpec:
         return self.has_cross_attention or self.merges_source
 
     @property
+    def source_size(self) -> int:
+        """Width of the states that it reads: the encoder's output, or what a projection makes of it."""
+        cross = self.blocks[0].cross_attn
+        return self.hidden_size if cross is None else cross.source_size
+
+    @property
     def source_attention(self) -> tuple[Attention, ...]:
         """The attention with which each layer reads the source; empty if none does."""
         if self.merges_source:
@@ -317,7 +326,7 @@ class PairSpec:
     """An encoder and a decoder that reads its output.
 
     Args:
-        projection: Linear layer with bias from the encoder's output to the decoder's width, before cross-attention
+        projection: Linear layer with bias from the encoder's output to the width that the decoder reads
             (`enc_to_dec_proj` in Hugging Face's files).
         share: "embeddings" ties the two token embeddings, "all" also every other parameter that both stacks have
             (Rothe et al. 2020, arXiv:1907.12461, BERTSHARE).

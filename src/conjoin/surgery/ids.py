@@ -9,6 +9,8 @@ _FILTERED = ("suppress_tokens", "begin_suppress_tokens")
 """Lists of ids that are never written: one without a row is never written anyway."""
 _SEQUENCES = ("bad_words_ids",)
 """Lists of sequences that are never written: likewise for a sequence with such an id."""
+_HALVES = ("encoder", "decoder", "text_config")
+"""Configs within a config."""
 _FORCED = ("force_words_ids", "forced_decoder_ids")
 """Nested lists of ids that must be written."""
 
@@ -21,6 +23,8 @@ def ids_in_use(settings: Mapping[str, Any]) -> set[int]:
             found |= set(_numbers(value))
         elif name == "forced_decoder_ids":
             found |= {index for _, index in cast("list[tuple[int, int]]", value or [])}
+        elif name in _HALVES and isinstance(value, dict):
+            found |= ids_in_use(cast(dict[str, Any], value))
         elif name == "task_specific_params" and isinstance(value, dict):
             for task in cast(dict[str, Any], value).values():
                 found |= ids_in_use(cast(dict[str, Any], task)) if isinstance(task, dict) else set()
@@ -39,6 +43,10 @@ def with_new_ids(settings: Mapping[str, Any], new: Mapping[int, int]) -> dict[st
 def _renumbered(name: str, value: Any, new: Mapping[int, int]) -> Any:
     if value is None:
         return None
+    if name.endswith("_token_index"):  # of an image, whose token may have no row
+        return new.get(value, value)
+    if name in _HALVES and isinstance(value, dict):
+        return with_new_ids(cast(dict[str, Any], value), new)
     if name == "task_specific_params" and isinstance(value, dict):
         tasks = cast(dict[str, Any], value)
         return {

@@ -164,8 +164,11 @@ def _sides(
         one = pair.share != "none" or source is target
     else:
         read = write = ids_in_use(plain)
-        stack = _single(config)
-        stacks = {"encoder": stack, "decoder": stack}
+        whole = family(config.model_type).whole is not None
+        stacks = {
+            "encoder": half_spec(config, "encoder") if whole else _single(config),
+            "decoder": half_spec(config, "decoder") if whole else _single(config),
+        }
         one = True
     write = write | ids_in_use(generation)
     halves: dict[Role, Side] = {}
@@ -270,13 +273,19 @@ def _smaller_config(config: PretrainedConfig, new: Mapping[Role, Mapping[int, in
     """Return the config with the new sizes of vocabularies and the new ids."""
     plain = config.to_dict()
     if not isinstance(config, EncoderDecoderConfig):
-        return type(config).from_dict({**with_new_ids(plain, new["decoder"]), "vocab_size": len(new["decoder"])})
+        return _with_words(config, new["decoder"], "encoder", "decoder")
     parts: dict[Role, PretrainedConfig] = {"encoder": config.encoder, "decoder": config.decoder}
-    halves = {
-        role: {**with_new_ids(half.to_dict(), new[role]), "vocab_size": len(new[role])} for role, half in parts.items()
-    }
+    halves = {role: _with_words(half, new[role], role).to_dict() for role, half in parts.items()}
     plain = {name: value for name, value in plain.items() if name not in halves}
     return EncoderDecoderConfig.from_dict({**with_new_ids(plain, new["decoder"]), **halves})
+
+
+def _with_words(config: PretrainedConfig, new: Mapping[int, int], *roles: Role) -> PretrainedConfig:
+    """Return a config with new ids, and as many words as there are ids in these roles."""
+    changed = type(config).from_dict({**with_new_ids(config.to_dict(), new), "vocab_size": len(new)})
+    for role in roles:
+        changed = family(config.model_type).with_half(changed, role, vocab_size=len(new))
+    return changed
 
 
 def _require_same_positions(before: PretrainedConfig, after: PretrainedConfig) -> None:

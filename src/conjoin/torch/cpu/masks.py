@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from conjoin import spec
+
 
 @dataclass(frozen=True, slots=True)
 class Mask:
@@ -24,7 +26,7 @@ def self_mask(
     key_mask: Bool[Tensor, "R S"] | None,
     *,
     causal: bool,
-    window: int | None,
+    window: spec.Sides | None,
     past: int,
     length: int,
     device: torch.device,
@@ -40,7 +42,7 @@ def self_mask(
         places: Positions of each row's tokens that windows count; by default their indices.
     """
     total = past + length
-    narrow = window is not None and total > window
+    narrow = window is not None and total > window.least
     allowed = None
     by_index = narrow and places is None
     if by_index or (causal and length > 1 and (past or key_mask is not None or together is not None)):
@@ -87,20 +89,20 @@ def joint_mask(
 
 
 def readable(
-    queries: int, keys: int, *, causal: bool, window: int | None, device: torch.device
+    queries: int, keys: int, *, causal: bool, window: spec.Sides | None, device: torch.device
 ) -> Bool[Tensor, "queries keys"]:
     """Return a mask, True where one of the last `queries` of `keys` positions may read a key.
 
     Args:
         causal: Queries read no later keys.
-        window: Queries read keys k with |q - k| < window; None means all keys.
+        window: How far queries read to both sides; None means all keys.
     """
     query = torch.arange(keys - queries, keys, device=device)[:, None]
     key = torch.arange(keys, device=device)[None]
     allowed = key <= query if causal else torch.ones(queries, keys, dtype=torch.bool, device=device)
-    return allowed if window is None else allowed & ((query - key).abs() < window)
+    return allowed if window is None else allowed & window.hold(query - key)
 
 
-def _near(places: Int[Tensor, "R S"], past: int, window: int) -> Bool[Tensor, "R 1 T S"]:
+def _near(places: Int[Tensor, "R S"], past: int, window: spec.Sides) -> Bool[Tensor, "R 1 T S"]:
     """Return a mask, True where a key is in the window of a query; queries are the positions after `past`."""
-    return ((places[:, past:, None] - places[:, None, :]).abs() < window)[:, None]
+    return window.hold(places[:, past:, None] - places[:, None, :])[:, None]

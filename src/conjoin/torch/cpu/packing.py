@@ -80,7 +80,7 @@ class PackedMask:
     own: Int[Tensor, " B"]
     read: Int[Tensor, " B"]
     causal: bool = False
-    window: int | None = None
+    window: spec.Sides | None = None
 
     @cached_property
     def reads(self) -> native.Reads:
@@ -111,7 +111,7 @@ class PackedMask:
         away = query[:, :, None] - key
         allowed = away >= 0 if self.causal else torch.ones_like(away, dtype=torch.bool)
         if self.window is not None:
-            allowed = allowed & (away.abs() < self.window)
+            allowed = allowed & self.window.hold(away)
         return Mask((allowed if read.real is None else allowed & read.real[:, None])[:, None])
 
 
@@ -175,7 +175,7 @@ class Packing:
         """Unpack the heads of the packed tokens into heads of the batch."""
         return self.unpack(x.transpose(1, 2)).transpose(1, 2)
 
-    def mask(self, *, causal: bool, window: int | None) -> PackedMask:
+    def mask(self, *, causal: bool, window: spec.Sides | None) -> PackedMask:
         """Return the mask of self-attention, in which every sequence reads its own tokens; see `self_mask`."""
         return PackedMask(self.sequences, self.sequences, causal, window)
 
@@ -183,7 +183,7 @@ class Packing:
         """Return the mask of cross-attention, in which every sequence reads its source; both are in one order."""
         return PackedMask(self.sequences, source.sequences)
 
-    def mask_behind(self, source: "Packing", *, causal: bool, window: int | None) -> PackedMask:
+    def mask_behind(self, source: "Packing", *, causal: bool, window: spec.Sides | None) -> PackedMask:
         """Return the mask with which every sequence reads its source and, behind it, its own tokens."""
         return PackedMask(self.sequences, source.sequences + self.sequences, causal, window)
 

@@ -59,7 +59,6 @@ class SelfAttention(Attention):
     def __init__(self, kind: spec.SelfAttention, hidden_size: int) -> None:
         super().__init__(kind.attention, hidden_size, hidden_size)
         self.rotary = kind.rotary
-        self.window = kind.window
 
 
 class CrossAttention(Attention):

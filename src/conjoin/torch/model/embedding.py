@@ -21,6 +21,7 @@ class Embedding(Brick):
         early = kind.projection is not None and kind.projection.when == "words"
         inner = hidden_size if early else kind.size
         self.words = _table(kind.vocab_size, kind.size)
+        self.replacement = None if kind.replaced is None else nn.Parameter(torch.empty(kind.size))
         self.positions = _table(kind.position_rows, inner) if kind.position_rows else None
         if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
             self.positions.weight.requires_grad_(False)
@@ -104,10 +105,11 @@ class Embedding(Brick):
         except IndexError:
             self.check_ids(input_ids)
             raise
-        if self.kind.scale == 1.0:
+        if self.kind.scale != 1.0:
+            embeds = embeds * (embeds.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale)
+        if self.replacement is None:
             return embeds
-        scale = embeds.new_tensor(self.kind.scale) if self.kind.round_scale else self.kind.scale
-        return embeds * scale
+        return torch.where((input_ids == self.kind.replaced)[..., None], self.replacement, embeds)
 
 
 def _table(rows: int, size: int) -> nn.Embedding:

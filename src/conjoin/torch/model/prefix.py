@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from conjoin import spec
 from conjoin.torch.model.positions import places_of
 from conjoin.torch.model.segments import segment_starts
 
@@ -70,9 +71,9 @@ class Prefix:
         """
         return int((self.offset + (length if counts is None else counts)).max())
 
-    def near(self, queries: Int[Tensor, "#R T"], window: int) -> Bool[Tensor, "#R 1 T S"]:
+    def near(self, queries: Int[Tensor, "#R T"], window: spec.Sides) -> Bool[Tensor, "#R 1 T S"]:
         """Return a mask, True where a source token is in the window of a query at this position."""
-        return ((queries[:, :, None] - self._each_row()[:, None, :]).abs() < window)[:, None]
+        return window.hold(queries[:, :, None] - self._each_row()[:, None, :])[:, None]
 
     def before(self, target: Int[Tensor, "#R T"]) -> Int[Tensor, "R ST"]:
         """Return the positions of the source's tokens and, behind them, of the target's, which count from 0."""

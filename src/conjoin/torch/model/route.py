@@ -47,11 +47,11 @@ class Padded:
         """Return the number of new tokens of the longest sequence in x."""
         return x.shape[1]
 
-    def attend_self(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> Attend:
+    def attend_self(self, mask: Callable[..., Mask], *, causal: bool, window: spec.Sides | None) -> Attend:
         """Return the self-attention of a kind of block; `mask` builds its mask of a padded batch."""
         return partial(attend, mask=mask(causal=causal, window=window))
 
-    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> AttendJoint:
+    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: spec.Sides | None) -> AttendJoint:
         """Return the self-attention of a kind of block that reads the source, too."""
         return partial(attend_joint, mask=mask(causal=causal, window=window))
 
@@ -84,11 +84,11 @@ class Packed:
         """Return the number of tokens of the longest sequence in x."""
         return self.packing.longest
 
-    def attend_self(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> Attend:
+    def attend_self(self, mask: Callable[..., Mask], *, causal: bool, window: spec.Sides | None) -> Attend:
         """Return the self-attention of a kind of block."""
         return partial(attend_packed, mask=self.packing.mask(causal=causal, window=window))
 
-    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: int | None) -> AttendJoint:
+    def attend_joint(self, mask: Callable[..., Mask], *, causal: bool, window: spec.Sides | None) -> AttendJoint:
         """Return the self-attention of a kind of block that reads the source, too."""
         assert self.source_packing is not None
         behind = self.packing.mask_behind(self.source_packing, causal=causal, window=window)
@@ -264,8 +264,8 @@ def _can_merge_packed(kind: spec.StackSpec, length: int) -> bool:
     """False where self-attention reads the source by distances that packed rows do not have."""
     if not kind.merges_source:
         return True
-    windows = [block.self_attn.window for block in kind.blocks if block.self_attn.window is not None]
-    counts_apart = not kind.continues_source and any(window < length for window in windows)
+    windows = [sides for block in kind.blocks if (sides := block.self_attn.sides) is not None]
+    counts_apart = not kind.continues_source and any(window.least < length for window in windows)
     return kind.relative_bias is None and not counts_apart
 
 

@@ -276,9 +276,7 @@ class Stack(Brick):
         Whether they do is asked only where asking is cheap: not while tracing, nor of a GPU at every step.
         """
         total = 0 if key_mask is None else key_mask.shape[1]
-        narrow = any(
-            block.self_attn.window is not None and total > block.self_attn.window for block in self.spec.blocks
-        )
+        narrow = any((sides := block.self_attn.sides) is not None and total > sides.least for block in self.spec.blocks)
         if key_mask is None or not (narrow or self.relative_bias is not None):
             return None
         if inputs.position_ids is not None and not past:
@@ -322,7 +320,7 @@ class Stack(Brick):
             if prefix is not None and route.source is not None
         }
         joint = partial(self._joint_mask, masks, inputs, source_mask, prefix, sizes, key_mask)
-        reaches = {(b.causal, b.self_attn.window) for b in kinds}
+        reaches = {(b.causal, b.self_attn.sides) for b in kinds}
         attends = {r: route.attend_self(masks, causal=r[0], window=r[1]) for r in reaches if not merges}
         joints = {r: route.attend_joint(joint, causal=r[0], window=r[1]) for r in reaches if merges}
         bias = self._bias(inputs, prefix, places, key_mask, sizes)
@@ -330,8 +328,8 @@ class Stack(Brick):
         return [
             LayerContext(
                 layer=layer,
-                attend=attends.get((block.causal, block.self_attn.window)),
-                attend_joint=joints.get((block.causal, block.self_attn.window)),
+                attend=attends.get((block.causal, block.self_attn.sides)),
+                attend_joint=joints.get((block.causal, block.self_attn.sides)),
                 attend_source=route.attend_source,
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 source_angles=source_angles.get(block.self_attn.rotary) if block.self_attn.rotary else None,
@@ -354,12 +352,12 @@ class Stack(Brick):
         key_mask: Tensor | None,
         *,
         causal: bool,
-        window: int | None,
+        window: spec.Sides | None,
     ) -> Mask:
         """The mask over the source and the target behind it; `sizes` are rows, new and past positions."""
         rows, length, past = sizes
         near = None
-        if prefix is not None and window is not None and prefix.size + past + length > window:
+        if prefix is not None and window is not None and prefix.size + past + length > window.least:
             queries = self._target_places(inputs, key_mask, past + length)[:, past:] + prefix.offset
             near = prefix.near(queries, window)
         own = masks(causal=causal, window=window)

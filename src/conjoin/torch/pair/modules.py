@@ -31,11 +31,11 @@ class PairModules(JoinedModel, Pretrained):
         with torch.device("meta"):
             self.encoder = Encoder(config.encoder if joined else config, pair.encoder)
             self.decoder = Decoder(config.decoder if joined else config, pair.decoder)
-            sizes = (pair.encoder.hidden_size, pair.decoder.hidden_size)
+            sizes = (pair.encoder.hidden_size, pair.decoder.source_size)
             self.enc_to_dec_proj = Linear(*sizes) if pair.projection else None
 
     def project(self, encoder_hidden_states: Tensor | None) -> Tensor | None:
-        """Return the encoder's output in the width that cross-attention reads."""
+        """Return the encoder's output in the width that the decoder reads."""
         if self.enc_to_dec_proj is None or encoder_hidden_states is None:
             return encoder_hidden_states
         return over_rounded_rows(self.enc_to_dec_proj, encoder_hidden_states)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conjoin import spec as specs
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConfigError
-from conjoin.families import Role
+from conjoin.families import Role, family
 from conjoin.join import is_quantized, shared_names
 from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.pair.halves import Decoder, Half
@@ -44,7 +44,7 @@ def resize(
     for role, size in sizes.items():
         half = model.encoder if role == "encoder" else model.decoder
         _resize_half(half, size, new_rows)
-        half.config.vocab_size = size
+        family(half.config.model_type).half(half.config, role).vocab_size = size
         model.spec = replace(model.spec, **{role: half.spec})
     if not isinstance(model.config, EncoderDecoderConfig):
         model.config.vocab_size = next(iter(sizes.values()), model.config.vocab_size)

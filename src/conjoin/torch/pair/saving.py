@@ -89,7 +89,7 @@ def loosen(config: PretrainedConfig, pair: spec.PairSpec, state: dict[str, Tenso
     shared = still_shared(pair, state)
     if len(shared) == len(shared_names(pair)):
         return pair
-    share: Share = "embeddings" if "embed.words.weight" in shared else "none"
+    share: Share = "embeddings" if {*shared_names(replace(pair, share="embeddings"))} <= {*shared} else "none"
     if isinstance(config, EncoderDecoderConfig):
         config.share = share
     else:

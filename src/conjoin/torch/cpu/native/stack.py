@@ -44,7 +44,7 @@ class _Attention(Structure):
         *((name, _Linear) for name in ("q", "k", "v", "o")),
         ("q_norm", _Norm),
         ("k_norm", _Norm),
-        *_fields("gate", "heads kv_heads size window rotary norms_projection"),
+        *_fields("gate", "heads kv_heads size window ahead rotary norms_projection"),
         ("scale", c_double),
         ("softcap", c_double),
     )
@@ -72,7 +72,7 @@ class _Embedding(Structure):
         ("types", _Table),
         ("norm", _Norm),
         ("projection", _Linear),
-        *_fields(whole="projects first_position padding_id padding_row"),
+        *_fields("replacement", "replaced projects first_position padding_id padding_row"),
         ("scale", c_double),
     )
 
@@ -350,7 +350,7 @@ class NativeStack:
     def _fill(self, layer: _Layer, block: Any) -> None:
         kind: spec.Block = block.kind
         layer.parallel, layer.residual_scale = kind.parallel, kind.residual_scale
-        self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, block.self_attn.window)
+        self._attention(layer.self_attn, block.self_attn, block.self_attn.rotary, kind.self_attn.sides)
         layer.has_cross = block.cross_attn is not None
         if block.cross_attn is not None:
             self._attention(layer.cross_attn, block.cross_attn, None, None)
@@ -367,7 +367,7 @@ class NativeStack:
         if isinstance(kind.mlp, spec.GatedMLP):
             self._linear(layer.gate, block.mlp.gate, inner, hidden)
 
-    def _attention(self, fields: _Attention, brick: Any, rotary: spec.Rotary | None, window: int | None) -> None:
+    def _attention(self, fields: _Attention, brick: Any, rotary: spec.Rotary | None, sides: spec.Sides | None) -> None:
         kind: spec.Attention = brick.kind
         inner, kv_inner = kind.num_heads * kind.head_size, kind.num_kv_heads * kind.head_size
         for name, outputs, inputs in (
@@ -382,7 +382,8 @@ class NativeStack:
             self._norm(fields.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
             self._norm(fields.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
         fields.heads, fields.kv_heads, fields.size = kind.num_heads, kind.num_kv_heads, kind.head_size
-        fields.scale, fields.softcap, fields.window = kind.scale, kind.softcap or 0.0, window or 0
+        fields.scale, fields.softcap = kind.scale, kind.softcap or 0.0
+        fields.window, fields.ahead = sides or (0, 0)
         if rotary is not None and rotary not in self.rotary:
             self.rotary.append(rotary)
         fields.rotary = -1 if rotary is None else self.rotary.index(rotary)
@@ -404,6 +405,8 @@ class NativeStack:
         fields.first_position, fields.padding_id = kind.first_row, -1
         if isinstance(kind.position, spec.LearnedSkippingPads) and kind.position.pads == "ids":
             fields.padding_id, fields.padding_row = kind.position.padding_id, kind.position.padding_position
+        if kind.replaced is not None:
+            fields.replacement, fields.replaced = self._float32_address(brick, "replacement", kind.size), kind.replaced
         weight = brick.words.weight
         rounded = torch.tensor(kind.scale, dtype=weight.dtype) if kind.round_scale else kind.scale
         fields.scale = float(rounded)

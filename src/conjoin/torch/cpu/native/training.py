@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from conjoin import spec
 from conjoin.torch.cpu.native.checks import on_cpu, refuse
 from conjoin.torch.cpu.native.kernels import SUFFIX, compiled_function
 
@@ -24,13 +25,13 @@ class Reads:
             its keys. Spans do not overlap and cover the row.
         allowed: Mask with one row per sequence; None if one row holds all sequences, or if everything may be read.
         causal: The last query of a sequence is at its last key, and no query reads later keys.
-        window: Keys k with |q - k| < window are read; None reads all.
+        window: How far queries read to both sides; None reads all.
     """
 
     spans: Int[Tensor, "n 4"]
     allowed: Bool[Tensor, "..."] | None = None
     causal: bool = False
-    window: int | None = None
+    window: spec.Sides | None = None
 
     @classmethod
     def of_rows(cls, q: Float[Tensor, "R H T E"], k: Float[Tensor, "R K S E"], allowed: Tensor | None) -> "Reads":
@@ -129,7 +130,7 @@ class Call:
         bias, bias_strides = _with_strides(self.bias, self.k.shape[2])
         whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
         sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
-        numbers = [*sizes, int(self.reads.causal), self.reads.window or 0, self.kept]
+        numbers = [*sizes, int(self.reads.causal), *(self.reads.window or (0, 0)), self.kept]
         numbers += [*mask_strides, *bias_strides[1:], *(stride for x in whole for stride in _strides(x))]
         return [*whole, self.reads.spans, mask, bias], numbers
 
