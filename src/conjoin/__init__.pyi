@@ -19,6 +19,9 @@ from conjoin.families.albert import AlbertConfig as AlbertConfig
 from conjoin.families.bart import BartConfig as BartConfig
 from conjoin.families.bart import MBartConfig as MBartConfig
 from conjoin.families.bert import BertConfig as BertConfig
+from conjoin.families.biogpt import BioGptConfig as BioGptConfig
+from conjoin.families.blenderbot import BlenderbotConfig as BlenderbotConfig
+from conjoin.families.blenderbot import BlenderbotSmallConfig as BlenderbotSmallConfig
 from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
 from conjoin.families.electra import ElectraConfig as ElectraConfig
 from conjoin.families.exaone4 import Exaone4Config as Exaone4Config
@@ -30,6 +33,8 @@ from conjoin.families.gpt_neo import GPTNeoConfig as GPTNeoConfig
 from conjoin.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
 from conjoin.families.granite import GraniteConfig as GraniteConfig
 from conjoin.families.llama import LlamaConfig as LlamaConfig
+from conjoin.families.m2m_100 import M2M100Config as M2M100Config
+from conjoin.families.marian import MarianConfig as MarianConfig
 from conjoin.families.mistral import MistralConfig as MistralConfig
 from conjoin.families.modernbert import ModernBertConfig as ModernBertConfig
 from conjoin.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig
@@ -37,7 +42,10 @@ from conjoin.families.mpnet import MPNetConfig as MPNetConfig
 from conjoin.families.olmo2 import Olmo2Config as Olmo2Config
 from conjoin.families.olmo3 import Olmo3Config as Olmo3Config
 from conjoin.families.opt import OPTConfig as OPTConfig
+from conjoin.families.pegasus import PegasusConfig as PegasusConfig
 from conjoin.families.phi3 import Phi3Config as Phi3Config
+from conjoin.families.plbart import MvpConfig as MvpConfig
+from conjoin.families.plbart import PLBartConfig as PLBartConfig
 from conjoin.families.qwen2 import Qwen2Config as Qwen2Config
 from conjoin.families.qwen3 import Qwen3Config as Qwen3Config
 from conjoin.families.roberta import CamembertConfig as CamembertConfig
@@ -50,6 +58,7 @@ from conjoin.families.t5 import MT5Config as MT5Config
 from conjoin.families.t5 import T5Config as T5Config
 from conjoin.families.t5gemma import T5GemmaConfig as T5GemmaConfig
 from conjoin.families.t5gemma2 import T5Gemma2Config as T5Gemma2Config
+from conjoin.families.xglm import XGLMConfig as XGLMConfig
 from conjoin.generation import GenerationConfig as GenerationConfig
 from conjoin.jax.model import FlaxEncoderDecoderModel as FlaxEncoderDecoderModel
 from conjoin.pipelines import SummarizationPipeline as SummarizationPipeline
@@ -76,12 +85,12 @@ from conjoin.tokenizer import DistilBertTokenizer as DistilBertTokenizer
 from conjoin.tokenizer import DistilBertTokenizerFast as DistilBertTokenizerFast
 from conjoin.tokenizer import ElectraTokenizer as ElectraTokenizer
 from conjoin.tokenizer import ElectraTokenizerFast as ElectraTokenizerFast
-from conjoin.tokenizer import GemmaTokenizer as GemmaTokenizer
-from conjoin.tokenizer import GemmaTokenizerFast as GemmaTokenizerFast
 from conjoin.tokenizer import GPT2Tokenizer as GPT2Tokenizer
 from conjoin.tokenizer import GPT2TokenizerFast as GPT2TokenizerFast
 from conjoin.tokenizer import GPTNeoXTokenizer as GPTNeoXTokenizer
 from conjoin.tokenizer import GPTNeoXTokenizerFast as GPTNeoXTokenizerFast
+from conjoin.tokenizer import GemmaTokenizer as GemmaTokenizer
+from conjoin.tokenizer import GemmaTokenizerFast as GemmaTokenizerFast
 from conjoin.tokenizer import LlamaTokenizer as LlamaTokenizer
 from conjoin.tokenizer import LlamaTokenizerFast as LlamaTokenizerFast
 from conjoin.tokenizer import MBart50Tokenizer as MBart50Tokenizer

@@ -74,7 +74,7 @@ class EncoderDecoderConfig(PretrainedConfig):
             values["encoder_attention"] = "bidirectional"
         super().__init__(
             encoder=encoder.copy(is_decoder=False, add_cross_attention=False),
-            decoder=decoder.copy(is_decoder=True, add_cross_attention=True),
+            decoder=family(decoder.model_type).with_own_words(decoder).copy(is_decoder=True, add_cross_attention=True),
             **{**extra, **values},
         )
 

@@ -37,6 +37,7 @@ EVERYWHERE = {
 OF_DECODERS = ("add_cross_attention", "tie_word_embeddings")
 """Fields of the base class that mean nothing to a family that cannot decode."""
 ANOTHER_HEAD = "of a head that conjoin does not have"
+OF_GENERATION = "a setting of generation"
 SUMMARY = ("summary_type", "summary_use_proj", "summary_activation")
 
 OF_THE_WHOLE = "the config around it decides for both halves"
@@ -47,6 +48,7 @@ T5GEMMA2 = ("encoder", "encoder.text_config", "decoder")
 SKIPPED: dict[str, dict[str, str]] = {
     "albert": dict.fromkeys(("classifier_dropout", "classifier_dropout_prob"), ANOTHER_HEAD),
     "bert": {"classifier_dropout": ANOTHER_HEAD},
+    "biogpt": {"layer_norm_eps": "transformers reads it and never uses it"},
     "camembert": {"classifier_dropout": ANOTHER_HEAD},
     "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
     "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *SUMMARY), ANOTHER_HEAD),
@@ -78,13 +80,16 @@ SKIPPED: dict[str, dict[str, str]] = {
 """Keys that a family's class names, and why they change nothing."""
 
 NOT_FIELDS: dict[str, dict[str, str]] = {
-    "bart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
+    "bart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": OF_GENERATION},
+    "blenderbot": dict.fromkeys(("forced_eos_token_id", "encoder_no_repeat_ngram_size"), OF_GENERATION),
+    "blenderbot-small": {"forced_eos_token_id": OF_GENERATION},
     "gemma": {"use_bidirectional_attention": "the role decides"},
     "gemma2": {"use_bidirectional_attention": "the role decides"},
     "gpt_neo": {"classifier_dropout": ANOTHER_HEAD},
     "gpt_neox": {"classifier_dropout": ANOTHER_HEAD},
     "llama": {"pretraining_tp": "a way to compute the same numbers in slices"},
-    "mbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": "a setting of generation"},
+    "marian": {"forced_eos_token_id": OF_GENERATION},
+    "mbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": OF_GENERATION},
     "modernbert": {
         **dict.fromkeys(("classifier_pooling", "classifier_dropout"), ANOTHER_HEAD),
         **dict.fromkeys(("sparse_prediction", "sparse_pred_ignore_index"), "a shortcut of its masked LM's loss"),
@@ -96,6 +101,12 @@ NOT_FIELDS: dict[str, dict[str, str]] = {
         "initializer_cutoff_factor": "cuts the tails of fresh weights; ours are never cut",
     },
     "mt5": {"classifier_dropout": ANOTHER_HEAD},
+    "mvp": {
+        "classifier_dropout": ANOTHER_HEAD,
+        **dict.fromkeys(("prompt_length", "prompt_mid_dim"), "of prompts, which are refused"),
+    },
+    "pegasus": {"forced_eos_token_id": OF_GENERATION},
+    "plbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": OF_GENERATION},
     "t5": {"classifier_dropout": ANOTHER_HEAD},
 }
 """Fields of transformers' class that ours keeps as extra keys only, and why."""

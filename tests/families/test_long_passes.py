@@ -45,7 +45,7 @@ def test_an_encoder_gives_transformers_states(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", DECODERS)
 def test_a_decoder_gives_transformers_logits(key: str, tmp_path: Path) -> None:
-    batch = long_batch(key)
+    batch = oracle.batch(oracle.target_words(key), enc_pad=oracle.TINY[key]["pad_token_id"], S=50, T=50)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     if oracle.model_type(key) in oracle.WITHOUT_CAUSAL_LM:
         expected = causal_logits(oracle.save_encoder(key, tmp_path, head="mlm"), ids, mask)

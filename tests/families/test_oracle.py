@@ -110,6 +110,8 @@ def test_no_parameter_is_left_at_a_value_that_hides_a_mistake(key: str, tmp_path
     model = oracle.save_encoder(key, tmp_path, head="mlm")
     learned = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if "final_logits" in n}}
     for name, tensor in learned.items():
+        if name.endswith("embed_positions.weight") and model_type(key) == "marian":
+            continue  # computed, and in no file
         assert not torch.isin(tensor, torch.tensor([0.0, 1.0])).any(), name
         assert tensor.std() > 0.03, name
 

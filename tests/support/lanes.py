@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 FAST_KEYS = (
-    "albert", "distilbert/sinusoidal", "t5/gated", "gemma2", "qwen3/full", "llama/yarn", "gpt_neox", "olmo2/grouped",
+    "albert", "m2m_100", "t5/gated", "gemma2", "qwen3/full", "llama/yarn", "gpt_neox", "olmo2/grouped",
     "opt/bare", "modernbert/biases",
 )  # fmt: skip
 """Of TINY: between them they have every kind of brick (`test_fast_keys.py`)."""

@@ -18,6 +18,7 @@ What surprised us in transformers 5.23, and what is done about it here:
 | gemma3_text, rope_scaling | the older word `type` is dropped: plain rotation, silently | `rope_type` is written |
 | opt | positions count the real tokens of the mask: not possible in 4-D | position_ids are passed |
 | windows | causal w keys; ModernBERT abs(q - k) <= local_attention // 2 | see oracle_masks.py |
+| marian | files with a head lack the table of positions, which is computed | left as it is |
 | padding_idx | no gradient at the pad row of embeddings that have one | left as it is |
 """
 
@@ -60,6 +61,7 @@ from oracle_tiny import (
     WITHOUT_CAUSAL_LM,
     can_decode,
     model_type,
+    target_words,
 )
 
 __all__ = [
@@ -102,6 +104,7 @@ __all__ = [
     "save_encoder",
     "save_pair",
     "save_whole",
+    "target_words",
 ]
 
 Head = Literal["none", "mlm"]
@@ -131,6 +134,8 @@ def randomise(model: nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for path, module in model.named_modules():
+        if type(module).__name__ == "MarianSinusoidalPositionalEmbedding":
+            continue
         for name, tensor in [*module.named_parameters(recurse=False), *_learned_buffers(module)]:
             noise = torch.randn(tensor.shape, generator=generator)
             tensor.copy_(noise * _spread(path, name, module, tensor) + _centre(name, module))
@@ -414,7 +419,7 @@ def batch_for(enc_key: str, dec_key: str | None = None, seed: int = 0, **kw: Any
     """Draw a batch whose vocabularies and pad ids are those of two TINY keys; one key is a whole seq2seq model."""
     encoder, decoder = TINY[enc_key], TINY[dec_key or enc_key]
     pads = {"enc_pad": encoder["pad_token_id"], "dec_pad": decoder["pad_token_id"]}
-    return batch(encoder["vocab_size"], decoder["vocab_size"], seed, **pads, **kw)
+    return batch(encoder["vocab_size"], target_words(dec_key or enc_key), seed, **pads, **kw)
 
 
 @contextmanager

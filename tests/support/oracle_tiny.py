@@ -85,6 +85,42 @@ _BART_LIKE: Fields = {
     **DECODER_SPECIALS,
 }
 
+# Targets start with the padding id.
+_MARIAN: Fields = {
+    **_BART_LIKE,
+    "decoder_vocab_size": 53,
+    "scale_embedding": True,
+    "activation_function": "silu",
+    "decoder_start_token_id": 3,
+}
+
+_M2M100: Fields = {**_BART_LIKE, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+_PEGASUS: Fields = {**_BART_LIKE, "decoder_start_token_id": 3}
+
+_XGLM: Fields = {
+    "vocab_size": 53,
+    "d_model": 12,
+    "ffn_dim": 29,
+    "num_layers": 3,
+    "attention_heads": 3,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    **DECODER_SPECIALS,
+}
+
+_BIOGPT: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 29,
+    "max_position_embeddings": 64,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    **DECODER_SPECIALS,
+}
+
 _T5_LIKE: Fields = {
     "vocab_size": 53,
     "d_model": 20,
@@ -425,6 +461,27 @@ TINY: dict[str, Fields] = {
     "bart/deep_decoder": {**_BART_LIKE, "encoder_layers": 2, "decoder_layers": 3},
     "mbart": {**_BART_LIKE, "scale_embedding": True, "activation_function": "relu"},
     "mbart/unscaled": _BART_LIKE,
+    "marian": _MARIAN,
+    "marian/two_vocabularies": {
+        **_MARIAN,
+        "vocab_size": 61,
+        "share_encoder_decoder_embeddings": False,
+        "scale_embedding": False,
+        "activation_function": "relu",
+    },
+    "m2m_100": {**_M2M100, "scale_embedding": False},
+    "m2m_100/scaled": {**_M2M100, "activation_function": "silu", "encoder_layers": 2, "decoder_layers": 3},
+    "pegasus": {**_PEGASUS, "scale_embedding": True, "activation_function": "relu"},
+    "pegasus/unscaled": _PEGASUS,
+    "blenderbot": {**_BART_LIKE, "encoder_no_repeat_ngram_size": 0, "activation_function": "relu"},
+    "blenderbot/scaled": {**_BART_LIKE, "encoder_no_repeat_ngram_size": 0, "scale_embedding": True},
+    "blenderbot-small": {**_BART_LIKE, "scale_embedding": True, "activation_function": "relu"},
+    "plbart": {**_BART_LIKE, "scale_embedding": False, "activation_function": "relu"},
+    "mvp": {**_BART_LIKE, "scale_embedding": True, "activation_function": "relu"},
+    "xglm": {**_XGLM, "activation_function": "relu"},
+    "xglm/unscaled": {**_XGLM, "scale_embedding": False},
+    "biogpt": {**_BIOGPT, "hidden_act": "relu"},
+    "biogpt/unscaled": {**_BIOGPT, "scale_embedding": False},
     "t5": {**_T5_LIKE, "feed_forward_proj": "relu"},
     "t5/gated": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "mt5": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
@@ -575,6 +632,11 @@ def keys_of(*families: str) -> list[str]:
     return [key for key in TINY if model_type(key) in families]
 
 
+def target_words(key: str) -> int:
+    """Return the size of the vocabulary that a key writes with."""
+    return TINY[key].get("decoder_vocab_size", TINY[key]["vocab_size"])
+
+
 def can_decode(key: str) -> bool:
     """Return whether the family of a key may be a decoder; MPNet may not."""
     return families()[model_type(key)].decoder is not None
@@ -583,4 +645,7 @@ def can_decode(key: str) -> bool:
 ENCODER_KEYS = keys_of(*ENCODER_FAMILIES)
 CAUSAL_KEYS = keys_of(*CAUSAL_FAMILIES)
 WHOLE_KEYS = keys_of(*WHOLE_FAMILIES)
-DECODER_KEYS = CAUSAL_KEYS + keys_of(*MADE_CAUSAL_FAMILIES)
+# transformers reads a half of two vocabularies as a causal LM, but scores it as if it had the other one.
+DECODER_KEYS = CAUSAL_KEYS + [
+    key for key in keys_of(*MADE_CAUSAL_FAMILIES) if target_words(key) == TINY[key]["vocab_size"]
+]

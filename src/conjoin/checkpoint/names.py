@@ -112,19 +112,22 @@ class NameTable:
 
     Args:
         ignored: Regular expressions (full match) of checkpoint names that we do not need.
+        computed: Canonical names that are read where files hold them, and never written: they can be computed.
     """
 
     rules: tuple[Rule, ...] = ()
     ignored: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
 
     def __add__(self, other: "NameTable") -> "NameTable":
-        return NameTable(self.rules + other.rules, self.ignored + other.ignored)
+        return NameTable(self.rules + other.rules, self.ignored + other.ignored, self.computed + other.computed)
 
     def with_prefix(self, checkpoint_prefix: str, canonical_prefix: str) -> "NameTable":
         """Return the table with prefixes before both sides of every rule."""
         return NameTable(
             tuple(rule.with_prefix(checkpoint_prefix, canonical_prefix) for rule in self.rules),
             tuple(f"{re.escape(checkpoint_prefix)}(?:{pattern})" for pattern in self.ignored),
+            tuple(canonical_prefix + name for name in self.computed),
         )
 
     def match(self, name: str) -> Match | None:
@@ -172,12 +175,12 @@ class NameTable:
     def undo(self, canonical: Iterable[str]) -> list[Undo]:
         """Plan how to write canonical tensors under the checkpoint's names, sorted by these.
 
-        A checkpoint tensor without any of its parts (a tied head, an absent bias) is left out.
+        Left out are `computed` tensors, and those of the checkpoint without any part (a tied head, an absent bias).
 
         Raises:
             WeightError: no rule can write a name, or a checkpoint tensor lacks some of its parts.
         """
-        names = dict.fromkeys(canonical)
+        names = dict.fromkeys(name for name in canonical if name not in self.computed)
         undo_of = {name: self._source(name) for name in names}
         unknown = [name for name, undo in undo_of.items() if undo is None]
         if unknown:

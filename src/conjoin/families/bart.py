@@ -1,7 +1,7 @@
 """BART (Lewis et al. 2019, arXiv:1910.13461) and mBART (Liu et al. 2020, arXiv:2001.08210): whole, or as two halves."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Row, Rule
@@ -62,7 +62,16 @@ class MBartConfig(BartConfig):
     decoder_start_token_id: int | None = None
 
 
-_NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
+NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
+
+
+def mlp(config: Any, size: int) -> spec.PlainMLP:
+    """The feed-forward part of a block."""
+    return spec.PlainMLP(
+        intermediate_size=size,
+        activation=activation(config, "activation_function"),
+        activation_dropout=config.activation_dropout,
+    )
 
 
 def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
@@ -75,42 +84,45 @@ def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=own_cross_attention(config, role, heads),
-        mlp=spec.PlainMLP(
-            intermediate_size=getattr(config, f"{role}_ffn_dim"),
-            activation=activation(config, "activation_function"),
-            activation_dropout=config.activation_dropout,
-        ),
+        mlp=mlp(config, getattr(config, f"{role}_ffn_dim")),
         dropout=config.dropout,
     )
 
 
-def half(config: BartConfig, role: Role, norms: spec.Branch, final_norm: spec.Norm | None) -> spec.StackSpec:
-    """Either half: they differ in sizes only."""
+def half(config: BartConfig, role: Role, *, prenorm: bool, **embedding: Any) -> spec.StackSpec:
+    """Either half: they differ in sizes only.
+
+    Args:
+        prenorm: Norms before every branch, and one at the end; else norms after every branch.
+        embedding: Fields of the embedding that differ from BART's.
+    """
     warn_no_effect(config, f"{role}_layerdrop")
+    usual: dict[str, Any] = {
+        "position": spec.Learned(max_positions=config.max_position_embeddings, offset=2),
+        "scale": config.d_model**0.5 if config.scale_embedding else 1.0,
+        "norm": NORM,
+        "dropout": config.dropout,
+    }
+    norms = spec.Branch(pre=NORM) if prenorm else spec.Branch(post=NORM)
+    words = word_embedding(config, **{**usual, **embedding})
     return stack_spec(
         config,
         role,
-        embedding=word_embedding(
-            config,
-            position=spec.Learned(max_positions=config.max_position_embeddings, offset=2),
-            scale=config.d_model**0.5 if config.scale_embedding else 1.0,
-            norm=_NORM,
-            dropout=config.dropout,
-        ),
+        embedding=words,
         blocks=repeat(block(config, role, norms), getattr(config, f"{role}_layers")),
-        final_norm=final_norm,
-        head=lm_head(config),
+        final_norm=NORM if prenorm else None,
+        head=lm_head(config, vocab_size=words.vocab_size),
     )
 
 
 def bart_stack(config: BartConfig, role: Role) -> spec.StackSpec:
     """BART's half: norms after every branch."""
-    return half(config, role, spec.Branch(post=_NORM), None)
+    return half(config, role, prenorm=False)
 
 
 def mbart_stack(config: MBartConfig, role: Role) -> spec.StackSpec:
     """mBART's half: norms before every branch, and one at the end."""
-    return half(config, role, spec.Branch(pre=_NORM), _NORM)
+    return half(config, role, prenorm=True)
 
 
 LAYER = {
@@ -138,58 +150,58 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
+def body_without_positions(stack: spec.StackSpec) -> NameTable:
+    """Names of M2M100 and XGLM, whose positions are computed; files of transformers 4 may hold their table."""
+    return body(stack) + NameTable(ignored=(r"embed_positions\.weights",), computed=("embed.positions.weight",))
+
+
 WHOLE_HEAD = LM_HEAD + NameTable((Rule("final_logits_bias", "head.bias", Row()),))
 
 
-def _family(
-    config: type[BartConfig],
-    name: str,
-    stack: Callable[[Any, Role], spec.StackSpec],
-    start: Literal["id", "last_label"],
-    *,
-    known: tuple[str, ...],
+def whole(architecture: str, **more: Any) -> Whole:
+    """Layout of a whole checkpoint as BART has it; `more` are fields that a family adds or changes."""
+    usual: dict[str, Any] = {
+        "encoder": "encoder.",
+        "decoder": "decoder.",
+        "shared": "shared.weight",
+        "prefix": "model.",
+        "head": WHOLE_HEAD,
+        "fixed_bias": True,
+        "words": "tied",
+    }
+    return Whole(architecture=architecture, **{**usual, **more})
+
+
+def seq2seq(
+    config: type[BartConfig], name: str, stack: Callable[[Any, Role], spec.StackSpec], layout: Whole, **more: Any
 ) -> Family:
-    return Family(
-        config=config,
-        encoder="half",
-        decoder="half",
-        encoder_architecture=f"{name}Model",
-        decoder_architecture=f"{name}ForCausalLM",
-        build=stack,
-        body=body,
-        prefixes=("model.",),
-        encoder_prefix="encoder.",
-        decoder_prefix="model.decoder.",
-        word_aliases=("model.shared.weight", "shared.weight"),
-        num_layers={"encoder": "encoder_layers", "decoder": "decoder_layers"},
-        whole=Whole(
-            architecture=f"{name}ForConditionalGeneration",
-            encoder="encoder.",
-            decoder="decoder.",
-            shared="shared.weight",
-            prefix="model.",
-            head=WHOLE_HEAD,
-            fixed_bias=True,
-            words="tied",
-            start=start,
-        ),
-        known=known,
-    )
+    """A family whose files have BART's names; `more` are fields that it adds or changes."""
+    usual: dict[str, Any] = {
+        "encoder_architecture": f"{name}Model",
+        "decoder_architecture": f"{name}ForCausalLM",
+        "body": body,
+        "prefixes": ("model.",),
+        "encoder_prefix": "encoder.",
+        "decoder_prefix": "model.decoder.",
+        "word_aliases": ("model.shared.weight", "shared.weight"),
+        "num_layers": {"encoder": "encoder_layers", "decoder": "decoder_layers"},
+    }
+    return Family(config=config, encoder="half", decoder="half", build=stack, whole=layout, **{**usual, **more})
 
 
 FAMILIES = (
-    _family(
+    seq2seq(
         BartConfig,
         "Bart",
         bart_stack,
-        start="id",
+        whole("BartForConditionalGeneration"),
         known=("facebook/bart-base", "facebook/bart-large-cnn", "sshleifer/distilbart-cnn-12-6"),
     ),
-    _family(
+    seq2seq(
         MBartConfig,
         "MBart",
         mbart_stack,
-        start="last_label",
+        whole("MBartForConditionalGeneration", start="last_label"),
         known=("facebook/mbart-large-50", "facebook/mbart-large-cc25"),
     ),
 )

@@ -34,9 +34,10 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "word_embed_proj_dim"), _WIDTH),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads"), _WIDTH),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "global_attn_every_n_layers"), _WIDTH),
+    "attention_heads": _WIDTH,
     **dict.fromkeys(("relative_attention_num_buckets", "no_rope_layer_interval"), _WIDTH),
     "sliding_window_pattern": Bounds(0, WIDTH),  # 0: transformers' word for no windows in an EXAONE 4
-    "vocab_size": Bounds(1, VOCAB),
+    **dict.fromkeys(("vocab_size", "decoder_vocab_size"), Bounds(1, VOCAB)),
     "type_vocab_size": Bounds(0, WIDTH),
     **dict.fromkeys(
         ("max_position_embeddings", "n_positions", "relative_attention_max_distance"), Bounds(1, POSITIONS)

@@ -131,6 +131,6 @@ def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
 
 
 def warn_no_effect(config: PretrainedConfig, key: str) -> None:
-    """Warn that a setting which is not 0 changes nothing."""
-    if value := getattr(config, key):
+    """Warn that a setting which is not 0, nor the family's default (M2M100 has one), changes nothing."""
+    if (value := getattr(config, key)) and value != getattr(type(config), key):
         warn(f"{config.model_type}: config.json has {key} = {value}; conjoin never drops layers, so it has no effect.")

@@ -37,6 +37,8 @@ class Whole:
         fixed_bias: The head adds a stored bias that is never trained (BART).
         words: "shared" if both halves always read one word table, "tied" if they do where the config ties words, "own"
             if they never do.
+        sharing: Field of the config that can deny the one word table, whatever `words` says (Marian).
+        computed: Names within a half that files with a head lack, because they can be computed (Marian's positions).
         start: What a target starts with: the pair's start id, or its own last label (mBART's language code).
     """
 
@@ -51,6 +53,8 @@ class Whole:
     fixed_bias: bool = False
     words: Literal["shared", "tied", "own"] = "shared"
     start: Literal["id", "last_label"] = "id"
+    sharing: str | None = None
+    computed: tuple[str, ...] = ()
 
     def half(self, role: Role) -> str:
         """Prefix of one half's body."""
@@ -58,7 +62,12 @@ class Whole:
 
     def has_one_table(self, config: PretrainedConfig) -> bool:
         """True if both halves read one word table."""
-        return self.words == "shared" or (self.words == "tied" and config.tie_word_embeddings)
+        told = self.words == "shared" or (self.words == "tied" and config.tie_word_embeddings)
+        return told and self.may_share(config)
+
+    def may_share(self, config: PretrainedConfig) -> bool:
+        """True if a config does not deny the one word table."""
+        return self.sharing is None or bool(getattr(config, self.sharing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +89,7 @@ class Family:
             the first of `prefixes` if None.
         word_aliases: Other names of the word table, in checkpoints that hold more than this stack.
         num_layers: Field of the half's config that holds each role's number of layers.
+        vocab_size: Field of the half's config that holds each role's number of tokens.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
         known: Hub ids of checkpoints that are known to be of it.
     """
@@ -99,6 +109,7 @@ class Family:
     num_layers: Mapping[Role, str] = field(
         default_factory=lambda: {"encoder": "num_hidden_layers", "decoder": "num_hidden_layers"}
     )
+    vocab_size: Mapping[Role, str] = field(default_factory=lambda: {"encoder": "vocab_size", "decoder": "vocab_size"})
     whole: Whole | None = None
     known: tuple[str, ...] = ()
 
@@ -115,6 +126,16 @@ class Family:
                 hint="`conjoin families` lists what each family can be.",
             )
         return self.build(config, role)
+
+    def vocab_size_of(self, config: PretrainedConfig, role: Role) -> int:
+        """The number of tokens of one role, where a config may leave the decoder's to the encoder's."""
+        half = self.half(config, role)
+        return getattr(half, self.vocab_size[role]) or getattr(half, self.vocab_size["encoder"])
+
+    def with_own_words(self, config: PretrainedConfig) -> PretrainedConfig:
+        """The config of a decoder alone: its number of tokens is the only one, as transformers' causal LMs have it."""
+        sizes = dict.fromkeys(self.vocab_size.values(), self.vocab_size_of(config, "decoder"))
+        return config.copy(**sizes) if len(sizes) > 1 else config
 
     @property
     def held_by_transformers(self) -> bool:
@@ -146,22 +167,25 @@ class Family:
         where = self.whole.configs.get(role, "") if self.whole else ""
         return where.split(".") if where else []
 
-    def names(self, stack: spec.StackSpec, role: Role) -> NameTable:
+    def names(self, stack: spec.StackSpec, role: Role, config: PretrainedConfig) -> NameTable:
         """The names that transformers' classes give this role, for writing and for composite checkpoints."""
         prefix = self.encoder_prefix if role == "encoder" else self.decoder_prefix
         prefix = next(iter(self.prefixes), "") if prefix is None else prefix
         table = self.body(stack).with_prefix(prefix, "")
-        if self.whole and self.whole.shared and role == "encoder":
+        if self.whole and self.whole.shared and role == "encoder" and self.whole.may_share(config):
             table = NameTable((Rule(self.whole.shared, "embed.words.weight"),)) + table
         table = table + self.head(stack) if role == "decoder" else table
         return table + graft_names(stack, self)
 
-    def names_in(self, stack: spec.StackSpec, role: Role, found: set[str], *, tied: bool = False) -> NameTable:
+    def names_in(
+        self, stack: spec.StackSpec, role: Role, found: set[str], *, config: PretrainedConfig | None = None
+    ) -> NameTable:
         """The names to read a standalone (or a whole) checkpoint with, whichever of its prefixes it uses.
 
         Args:
-            tied: The config ties the head to the word table, so that either stands for both.
+            config: Tells if one tensor stands for several: the head for the word table, or one half's for the other's.
         """
+        tied = config is not None and config.tie_word_embeddings
         body, table = self.body(stack), NameTable()
         half = self.whole.half(role) if self.whole else ""
         for prefix in self._places:
@@ -169,7 +193,7 @@ class Family:
             if any(candidate.match(name) for name in found):
                 table = candidate
                 break
-        others, head = self._others(body, role, tied), self._head_name(stack, role, tied)
+        others, head = self._others(body, role, config), self._head_name(stack, role, tied)
         tables = {rule.checkpoint for rule in others if rule.parts == (WORDS,)}
         lacking = not any(match.canonical == (WORDS,) for match in table.canonical(found).matches)
         first = (Rule(head, WORDS),) if head and lacking and not found & tables else ()
@@ -182,12 +206,13 @@ class Family:
         own = (*self.prefixes, "")
         return (*own, *(_TEXT + prefix for prefix in own), f"model.{_TEXT}")
 
-    def _others(self, body: NameTable, role: Role, tied: bool) -> tuple[Rule, ...]:
+    def _others(self, body: NameTable, role: Role, config: PretrainedConfig | None) -> tuple[Rule, ...]:
         """Other names of what halves share, which count where it does not stand under its own: words, mostly."""
         aliases = tuple(Rule(name, WORDS) for name in self.word_aliases)
-        if self.whole is None or self.whole.words == "own" or not (tied or self.whole.words == "shared"):
+        whole = self.whole
+        if whole is None or not (whole.words == "shared" if config is None else whole.has_one_table(config)):
             return aliases
-        other = self.whole.half("decoder" if role == "encoder" else "encoder")
+        other = whole.half("decoder" if role == "encoder" else "encoder")
         shared = [rule for rule in body.rules if rule.parts in ((WORDS,), (REPLACEMENT,))]
         places = [prefix + other for prefix in (*self.prefixes, "")]
         return (*aliases, *(Rule(place + rule.checkpoint, rule.canonical) for rule in shared for place in places))
@@ -214,14 +239,24 @@ def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = No
     encoder = family.body(pair.encoder).with_prefix(prefix + whole.encoder, "encoder.")
     decoder = family.body(pair.decoder).with_prefix(prefix + whole.decoder, "decoder.")
     table = encoder + decoder + whole.head.with_prefix("", "decoder.")
+    table += NameTable(computed=tuple(f"{half}.{name}" for half in ("encoder", "decoder") for name in whole.computed))
     shared = () if whole.shared is None else (prefix + whole.shared, whole.shared)
     if pair.share == "none":
-        return NameTable(ignored=tuple(map(re.escape, shared[:1]))) + table
+        ignored = NameTable(ignored=tuple(map(re.escape, shared[:1])))
+        return _head_for_words(table, pair, found or set()) + ignored + table
     words = f"encoder.{WORDS}"
     if found is None:
         return NameTable(tuple(Rule(name, words) for name in shared[:1])) + table
     kept = _word_name(table, shared, found, tied=pair.decoder.head is not None and pair.decoder.head.tied)
     return NameTable((Rule(kept, words),)) + table + NameTable(tuple(Rule(name, words) for name in shared))
+
+
+def _head_for_words(table: NameTable, pair: spec.PairSpec, found: set[str]) -> NameTable:
+    """The head as the decoder's words, where it is tied to them and a file kept its name alone."""
+    names = {match.canonical[0]: match.name for match in table.canonical(found).matches}
+    words, head = (f"{where}.weight" for where in _IN_DECODER)
+    tied = pair.decoder.head is not None and pair.decoder.head.tied
+    return NameTable((Rule(names[head], words),) if tied and head in names and words not in names else ())
 
 
 def _word_name(table: NameTable, shared: tuple[str, ...], found: set[str], *, tied: bool) -> str:

@@ -92,8 +92,7 @@ def empty_cache(
     Args:
         padded: True if there may be masks; if False, real tokens are not counted.
     """
-    position = kind.embedding.position
-    by_ids = isinstance(position, spec.LearnedSkippingPads) and position.pads == "ids"
+    by_ids = spec.skips_padding_ids(kind.embedding.position)
     shapes = [(rows * a.num_kv_heads, room, a.head_size) for a in (b.self_attn.attention for b in kind.blocks)]
     return Cache(
         length=ops.constant(0, "int32"),

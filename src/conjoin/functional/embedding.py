@@ -41,9 +41,11 @@ def embed(
         x = x + ops.take(here["words.weight"], token_type_ids)
     if kind.projection is not None and kind.projection.when == "words":
         x = linear(here / "projection", x)
+    if kind.norm is not None and kind.norm_of == "words":
+        x = norm(here / "norm", kind.norm, x)
     if kind.position_rows:
         x = x + ops.take(here["positions.weight"], positions)
-    if kind.norm is not None:
+    if kind.norm is not None and kind.norm_of == "sum":
         x = norm(here / "norm", kind.norm, x)
     x = here.dropout(x, kind.dropout, "sum")
     if kind.projection is not None and kind.projection.when == "sum":

@@ -11,7 +11,6 @@ from conjoin.errors import ShapeError, listing
 from conjoin.families import PretrainedConfig
 from conjoin.functional.cache import Cache
 from conjoin.functional.loss import IGNORED, TargetRules
-from conjoin.functional.positions import first_row
 from conjoin.join import require_pad, require_start, special_tokens, starts_with_last_label
 
 SOURCE = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "inputs_embeds", "segment_ids")
@@ -65,10 +64,8 @@ def bucket(length: int, size: int, limit: int | None) -> int:
 
 def padding_filler(kind: spec.StackSpec) -> int:
     """What is written behind the end: where ids tell what positions count, the id that they do not count."""
-    position = kind.embedding.position
-    if isinstance(position, spec.LearnedSkippingPads) and position.pads == "ids":
-        return position.padding_id
-    return 0
+    skipped = spec.skipped_pads(kind.embedding.position)
+    return skipped.padding_id if skipped is not None and skipped.pads == "ids" else 0
 
 
 def check_integers(name: str, shape: Sequence[int | None], dtype: Any) -> None:
@@ -190,7 +187,7 @@ def check_ids(batch: Mapping[str, Any], pair: spec.PairSpec) -> None:
 
 def _rows_outside(batch: Mapping[str, Any], prefix: str, kind: spec.StackSpec) -> list[str]:
     """Positions and token types that this half's tables do not have."""
-    embedding, first = kind.embedding, first_row(kind.embedding.position)
+    embedding, first = kind.embedding, kind.embedding.first_row
     tables = {"position_ids": (-first, embedding.position_rows - first), "token_type_ids": (0, embedding.type_rows)}
     wrong: list[str] = []
     for name, (low, end) in tables.items():

@@ -61,7 +61,7 @@ def label_positions(
 
     None if the decoder counts for itself what is no padding (RoBERTa, OPT).
     """
-    if isinstance(position, spec.LearnedSkippingPads):
+    if spec.skipped_pads(position) is not None:
         return None
     places = ops.arange(ops.shape(labels)[1])[None]
     return places if segments is None else places - segment_starts(ops, segments)

@@ -108,17 +108,6 @@ def relative_bias(
     return ops.einsum("rtsh->rhts", ops.take(table, near + start))
 
 
-def first_row(kind: spec.Position) -> int:
-    """Return the row of the position table for position id 0; RoBERTa's position ids are rows already."""
-    match kind:
-        case spec.Learned(offset=offset):
-            return offset
-        case spec.LearnedSkippingPads(pads="mask", padding_position=padding):
-            return padding + 1
-        case _:
-            return 0
-
-
 def token_positions(
     ops: Ops,
     kind: spec.Position,
@@ -137,13 +126,9 @@ def token_positions(
     """
     place = places_of(ops, counted)
     place = place + before if starts is None else place - ops.gather(place, starts, 1)
-    match kind:
-        case spec.Learned(offset=offset):
-            return place + offset
-        case spec.LearnedSkippingPads(padding_position=start):
-            return ops.where(counted, place + start + 1, start)
-        case _:
-            return place
+    if (skipped := spec.skipped_pads(kind)) is None:
+        return place + spec.first_row(kind)
+    return ops.where(counted, place + skipped.padding_position + 1, skipped.padding_position)
 
 
 def places_of(ops: Ops, real: Bool[Array, "R T"]) -> Int[Array, "R T"]:

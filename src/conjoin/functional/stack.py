@@ -14,7 +14,6 @@ from conjoin.functional.layers import is_float16, linear, norm
 from conjoin.functional.ops import Array, Ops
 from conjoin.functional.positions import (
     Angles,
-    first_row,
     places_of,
     relative_bias,
     rotary_angles,
@@ -187,19 +186,19 @@ class _Pass:
 
     def _counted(self) -> Bool[Array, "R T"]:
         """True at new tokens that advance the position: all but padding ids in RoBERTa, otherwise all real tokens."""
-        kind, ids = self.kind.embedding.position, self.inputs.input_ids
+        skipped, ids = spec.skipped_pads(self.kind.embedding.position), self.inputs.input_ids
         real = self._new_mask()
-        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids" and ids is not None:
-            return real & (ids != kind.padding_id)
+        if skipped is not None and skipped.pads == "ids" and ids is not None:
+            return real & (ids != skipped.padding_id)
         return real
 
     def _positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
-        positions, kind = self._own_positions(counted), self.kind.embedding.position
+        positions, skipped = self._own_positions(counted), spec.skipped_pads(self.kind.embedding.position)
         if self.prefix is None:
             return positions
         behind = positions + self._each_row(self.prefix.offset)
-        if isinstance(kind, spec.LearnedSkippingPads):  # padding stays at its row
-            behind = self.ops.where(positions == kind.padding_position, positions, behind)
+        if skipped is not None:  # padding stays at its row
+            behind = self.ops.where(positions == skipped.padding_position, positions, behind)
         rows = self.kind.embedding.position_rows
         return self.ops.minimum(behind, rows - 1) if rows else behind  # padding may stand behind the last row
 
@@ -214,7 +213,7 @@ class _Pass:
     def _own_positions(self, counted: Bool[Array, "R T"]) -> Int[Array, "R T"]:
         kind, ids, ops = self.kind.embedding.position, self.inputs.position_ids, self.ops
         if ids is not None and not isinstance(kind, spec.NoPosition):
-            return ids + first_row(kind)
+            return ids + spec.first_row(kind)
         before = self.past
         if self.cache is not None and self.cache.counts:
             before = ops.sum(ops.cast(self.cache.counted, "int32"), 1, keepdims=True)

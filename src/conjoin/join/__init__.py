@@ -15,6 +15,7 @@ from conjoin.join.names import dialect, half_offer, names_of_all, pair_names, pa
 from conjoin.join.pair import graft, half_spec, pair_spec, shared_names
 from conjoin.join.parts import parts_named
 from conjoin.join.plan import (
+    Computed,
     Copied,
     CopiedFresh,
     Drawn,
@@ -55,6 +56,7 @@ from conjoin.join.tokens import (
 
 __all__ = [
     "QUANTIZED",
+    "Computed",
     "Copied",
     "CopiedFresh",
     "Drawn",

@@ -20,8 +20,8 @@ def pair_names(config: PretrainedConfig, pair: spec.PairSpec, stored: set[str] |
     """
     if not isinstance(config, EncoderDecoderConfig):
         return whole_names(family(config.model_type), pair, stored)
-    encoder = family(config.encoder.model_type).names(pair.encoder, "encoder")
-    decoder = family(config.decoder.model_type).names(pair.decoder, "decoder")
+    encoder = family(config.encoder.model_type).names(pair.encoder, "encoder", config.encoder)
+    decoder = family(config.decoder.model_type).names(pair.decoder, "decoder", config.decoder)
     return encoder.with_prefix("encoder.", "encoder.") + decoder.with_prefix("decoder.", "decoder.") + PROJECTION
 
 
@@ -32,8 +32,7 @@ def pair_offer(config: PretrainedConfig, pair: spec.PairSpec, checkpoint: Checkp
 
 def half_offer(config: PretrainedConfig, stack: spec.StackSpec, role: Role, checkpoint: Checkpoint) -> Offer:
     """Return the tensors that a standalone checkpoint offers to one half."""
-    tied = config.tie_word_embeddings
-    table = family(stack.family).names_in(stack, role, set(checkpoint), tied=tied)
+    table = family(stack.family).names_in(stack, role, set(checkpoint), config=config)
     return Offer(f"{role} {checkpoint.folder}", checkpoint, table, prefix=f"{role}.")
 
 

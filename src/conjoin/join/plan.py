@@ -42,6 +42,11 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """Computed, since no checkpoint holds it: the sines and cosines of positions."""
+
+
+@dataclass(frozen=True, slots=True)
 class CopiedFresh:
     """Fresh: initialised as a copy of another parameter of the new model."""
 
@@ -53,7 +58,7 @@ class InMemory:
     """The same array as in a module that is in memory already."""
 
 
-Origin = InMemory | Copied | Tied | Drawn | CopiedFresh
+Origin = InMemory | Copied | Tied | Drawn | Computed | CopiedFresh
 
 
 class Offer:
@@ -257,6 +262,8 @@ def never_fresh(name: str) -> bool:
 
 
 def _fresh(name: str, parameters: Mapping[str, spec.Parameter], init: CrossAttentionInit) -> Origin:
+    if parameters[name].kind == "sinusoid":
+        return Computed()
     twin = name.replace(".cross_attn", ".self_attn")
     alike = twin != name and twin in parameters and parameters[twin].shape == parameters[name].shape
     return CopiedFresh(twin) if init == "self_attention" and alike else Drawn()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import ConjoinError, NoTokenizerError, warn
-from conjoin.families import PretrainedConfig
+from conjoin.families import PretrainedConfig, Role, family
 from conjoin.join.tokens import fill_special_tokens, lacks_tokens
 
 if TYPE_CHECKING:
@@ -131,10 +131,10 @@ def complete_tokens(config: PretrainedConfig, folder: Path) -> None:
     fill_special_tokens(config, None)
     if not lacks_tokens(config) or not has_tokenizer(folder):
         return
-    one_vocabulary = not isinstance(config, EncoderDecoderConfig) or (
-        config.encoder.vocab_size == config.decoder.vocab_size
-    )
-    if one_vocabulary or (folder / "tokenizer_pair.json").is_file():
+    halves = (config.encoder, config.decoder) if isinstance(config, EncoderDecoderConfig) else (config, config)
+    roles: tuple[Role, Role] = ("encoder", "decoder")
+    sizes = {family(half.model_type).vocab_size_of(half, role) for half, role in zip(halves, roles, strict=True)}
+    if len(sizes) == 1 or (folder / "tokenizer_pair.json").is_file():
         fill_special_tokens(config, target_tokenizer(folder))
 
 

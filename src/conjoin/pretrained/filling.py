@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 from conjoin import spec
-from conjoin.join import CopiedFresh, Drawn, InMemory, JoinReport, Tied, sinusoids
+from conjoin.join import Computed, CopiedFresh, Drawn, InMemory, JoinReport, Tied, sinusoids
 from conjoin.pretrained.copies import copies
 from conjoin.pretrained.dtypes import numpy_dtype, with_meaning
 
@@ -45,6 +45,8 @@ def fill(
         match origin:
             case Drawn():
                 params[name] = make(_drawn(name, plan.parameters[name], seed).astype(numpy_dtype(dtype)))
+            case Computed():
+                params[name] = make(sinusoids(plan.parameters[name]).astype(numpy_dtype(dtype)))
             case InMemory():
                 assert given is not None
                 params[name] = given[name]
@@ -58,8 +60,6 @@ def fill(
 
 
 def _drawn(name: str, kind: spec.Parameter, seed: int) -> np.ndarray:
-    if kind.kind == "sinusoid":
-        return sinusoids(*kind.shape)
     if not kind.std:
         return np.full(kind.shape, kind.start, np.float32)
     noise = np.random.default_rng((seed, crc32(name.encode()))).standard_normal(kind.shape, np.float32)

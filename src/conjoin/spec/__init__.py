@@ -42,7 +42,12 @@ from conjoin.spec.stack import (
     Position,
     Projection,
     Sinusoidal,
+    SkippedPads,
     StackSpec,
+    first_row,
+    padding_of_table,
+    skipped_pads,
+    skips_padding_ids,
 )
 
 __all__ = [
@@ -83,9 +88,14 @@ __all__ = [
     "SelfAttention",
     "Sides",
     "Sinusoidal",
+    "SkippedPads",
     "StackSpec",
     "YarnScaling",
+    "first_row",
+    "padding_of_table",
     "pair_parameters",
+    "skipped_pads",
+    "skips_padding_ids",
     "stack_parameters",
 ]
 

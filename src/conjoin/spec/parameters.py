@@ -29,6 +29,7 @@ class Parameter:
 
     Args:
         kind: Decides its initialisation (a sinusoid is computed) and whether weight decay applies.
+        waves: What a sinusoid is computed from.
         axes: A logical name per dimension, for sharding.
         std: Standard deviation of its initialisation; 0 for norms, biases and gates.
         start: Mean of its initialisation: 1 for norms, else 0.
@@ -43,6 +44,7 @@ class Parameter:
     start: float = 0.0
     trained: bool = True
     part: Part = "layers"
+    waves: Sinusoidal | None = None
 
 
 Named = Iterator[tuple[str, Parameter]]
@@ -120,10 +122,10 @@ def _embedding(embedding: Embedding, hidden_size: int) -> Named:
     if embedding.replaced is not None:
         yield "embed.replacement", Parameter(shape=(size,), kind="bias", axes=("hidden",))
     if rows := embedding.position_rows:
-        computed = isinstance(embedding.position, Sinusoidal)
-        kind = "sinusoid" if computed else "embedding"
+        waves = embedding.position if isinstance(embedding.position, Sinusoidal) else None
+        kind = "sinusoid" if waves else "embedding"
         shape = (rows, positions_size)
-        table = Parameter(shape=shape, kind=kind, axes=("position", "hidden"), trained=not computed)
+        table = Parameter(shape=shape, kind=kind, axes=("position", "hidden"), trained=not waves, waves=waves)
         yield "embed.positions.weight", table
     if embedding.type_rows:
         shape = (embedding.type_rows, size)

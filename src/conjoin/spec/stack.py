@@ -31,25 +31,48 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedSkippingPads:
-    """A learned vector per position, counted over the tokens that are not padding (RoBERTa, OPT).
+class SkippedPads:
+    """Positions are counted over the tokens that are not padding.
 
     Args:
         padding_position: Table row of every padding token; the first real token has the next row.
         pads: What marks padding: ids equal to `padding_id`, or the attention mask.
     """
 
-    max_positions: int
     padding_position: int
     pads: Literal["ids", "mask"]
     padding_id: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sinusoidal:
-    """Fixed sines and cosines, read from the checkpoint (an option of DistilBERT) or computed if it has none."""
+class LearnedSkippingPads(SkippedPads):
+    """A learned vector per position, counted over the tokens that are not padding (RoBERTa, OPT)."""
 
     max_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sinusoidal:
+    """Fixed sines and cosines (Vaswani et al. 2017, arXiv:1706.03762, 3.5) of angles row * frequency.
+
+    A checkpoint's own table is used; one that it lacks is computed.
+
+    Args:
+        max_positions: Length of the longest sequence, which is the one that the model was made for. No file limits a
+            computed table: a config that says more has more.
+        layout: Sine and cosine of a frequency stand side by side ("pairs", as published and in DistilBERT), or all
+            sines stand before all cosines ("halves": Marian, Pegasus, M2M100, XGLM).
+        style: "vaswani": frequency i of width D is 10000^(-2i / D); "tensor2tensor": 10000^(-i / (D / 2 - 1)), so that
+            the last one is 1 / 10000 (M2M100, XGLM).
+        counts: Rows of the table before position 0, where every token is counted; or how padding is not (M2M100).
+        zero_row: Row of zeros, that of the padding id.
+    """
+
+    max_positions: int
+    layout: Literal["pairs", "halves"] = "pairs"
+    style: Literal["vaswani", "tensor2tensor"] = "vaswani"
+    counts: int | SkippedPads = 0
+    zero_row: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +81,39 @@ class NoPosition:
 
 
 Position = Learned | LearnedSkippingPads | Sinusoidal | NoPosition
+
+
+def skipped_pads(position: Position) -> SkippedPads | None:
+    """Return how positions are counted that skip padding; None if every token counts."""
+    match position:
+        case Sinusoidal(counts=SkippedPads() as skipped) | (LearnedSkippingPads() as skipped):
+            return skipped
+        case _:
+            return None
+
+
+def skips_padding_ids(position: Position) -> bool:
+    """True if positions are counted over ids that are not padding; a user's position ids are then rows of the table."""
+    skipped = skipped_pads(position)
+    return skipped is not None and skipped.pads == "ids"
+
+
+def padding_of_table(position: Position) -> int:
+    """Return the id of padding on which the rows of the position table depend; -1 if they do on none."""
+    if isinstance(position, Sinusoidal) and position.zero_row is not None:
+        return position.zero_row
+    skipped = skipped_pads(position)
+    return -1 if skipped is None else skipped.padding_id
+
+
+def first_row(position: Position) -> int:
+    """Return the row of the position table that a user's position 0 means; RoBERTa's users count as its table does."""
+    match position:
+        case Learned(offset=offset) | Sinusoidal(counts=int() as offset):
+            return offset
+        case _:
+            skipped = skipped_pads(position)
+            return skipped.padding_position + 1 if skipped is not None and skipped.pads == "mask" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +139,7 @@ class Embedding:
             of an image in T5Gemma 2).
         token_types: Rows of the token type table, 0 for none. "words": a type is the id of a token, whose embedding is
             added if types are passed.
+        norm_of: The norm is of the sum, or of what stands before positions are added (Blenderbot Small's decoder).
     """
 
     vocab_size: int
@@ -94,6 +151,7 @@ class Embedding:
     replaced: int | None = None
     token_types: int | Literal["words"] = 0
     norm: Norm | None = None
+    norm_of: Literal["sum", "words"] = "sum"
     projection: Projection | None = None
     dropout: float = 0.0
 
@@ -110,26 +168,16 @@ class Embedding:
     @property
     def position_rows(self) -> int:
         """Rows of the position table; 0 if there is none."""
-        match self.position:
-            case Learned(max_positions=n, offset=offset):
-                return n + offset
-            case LearnedSkippingPads(max_positions=n, padding_position=padding):
-                return n + padding + 1
-            case Sinusoidal(max_positions=n):
-                return n
-            case NoPosition():
-                return 0
+        if isinstance(self.position, NoPosition):
+            return 0
+        skipped = skipped_pads(self.position)
+        before = self.first_row if skipped is None else skipped.padding_position + 1
+        return self.position.max_positions + before
 
     @property
     def first_row(self) -> int:
-        """Row of the position table that a user's position 0 means; RoBERTa's users count as its table does."""
-        match self.position:
-            case Learned(offset=offset):
-                return offset
-            case LearnedSkippingPads(pads="mask", padding_position=padding):
-                return padding + 1
-            case _:
-                return 0
+        """Row of the position table that a user's position 0 means; see `first_row`."""
+        return first_row(self.position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,12 +277,10 @@ class StackSpec:
     @property
     def max_positions(self) -> int | None:
         """Length of the longest sequence; None without a position table, and without rotation that ends."""
-        match self.embedding.position:
-            case Learned(max_positions=n) | LearnedSkippingPads(max_positions=n) | Sinusoidal(max_positions=n):
-                return n
-            case NoPosition():
-                rotations = (block.self_attn.rotary for block in self.blocks)
-                return min((n for each in rotations if each and (n := each.max_positions) is not None), default=None)
+        if not isinstance(self.embedding.position, NoPosition):
+            return self.embedding.position.max_positions
+        rotations = (block.self_attn.rotary for block in self.blocks)
+        return min((n for each in rotations if each and (n := each.max_positions) is not None), default=None)
 
     @property
     def output_size(self) -> int:

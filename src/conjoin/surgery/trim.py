@@ -178,8 +178,7 @@ def _sides(
     ]
     for role, own, texts, used in roles:
         rows, position = stacks[role].vocab_size, stacks[role].embedding.position
-        # positions of RoBERTa are counted from the id of padding, which must stay the same
-        below = range(position.padding_id + 1) if isinstance(position, spec.LearnedSkippingPads) else ()
+        below = range(spec.padding_of_table(position) + 1)  # on which the table depends, so it must stay the same
         ids = {index for index in (*used, *below) if 0 <= index < rows}
         halves[role] = Side("source" if role == "encoder" else "target", own, own, *texts, rows=rows, in_use=ids)
     if not one:
@@ -196,8 +195,17 @@ def _sides(
 
 
 def _single(config: PretrainedConfig) -> spec.StackSpec:
-    """Return a stack of a config that is not a pair's; both halves of a whole model have one vocabulary."""
+    """Return a stack of a config that is not a pair's; both halves of a whole model have one vocabulary.
+
+    Raises:
+        ConfigError: they have not, and one pad id cannot have a new number in each.
+    """
     kind = family(config.model_type)
+    if kind.whole and kind.vocab_size_of(config, "encoder") != kind.vocab_size_of(config, "decoder"):
+        raise ConfigError(
+            f"{config.model_type}: a model of two vocabularies cannot be trimmed: its config has one pad id for both.",
+            hint="join its halves first: conjoin join MODEL MODEL; a pair has ids for each half.",
+        )
     return half_spec(config, "encoder" if kind.decoder is None or kind.whole else "decoder")
 
 
@@ -282,9 +290,11 @@ def _smaller_config(config: PretrainedConfig, new: Mapping[Role, Mapping[int, in
 
 def _with_words(config: PretrainedConfig, new: Mapping[int, int], *roles: Role) -> PretrainedConfig:
     """Return a config with new ids, and as many words as there are ids in these roles."""
+    kind = family(config.model_type)
     changed = type(config).from_dict({**with_new_ids(config.to_dict(), new), "vocab_size": len(new)})
     for role in roles:
-        changed = family(config.model_type).with_half(changed, role, vocab_size=len(new))
+        sizes = dict.fromkeys(kind.vocab_size.values(), len(new))
+        changed = kind.with_half(changed, role, **sizes)
     return changed
 
 

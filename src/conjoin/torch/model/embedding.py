@@ -52,9 +52,11 @@ class Embedding(Brick):
             x = x + self.words(token_type_ids)
         if self.projection is not None and kind.projection is not None and kind.projection.when == "words":
             x = self.projection(x)
+        if self.norm is not None and kind.norm_of == "words":
+            x = self.norm(x)
         if self.positions is not None:
             x = x + self.positions(positions)
-        if self.norm is not None:
+        if self.norm is not None and kind.norm_of == "sum":
             x = self.norm(x)
         x = dropout(x, kind.dropout, self.training)
         if self.projection is not None and kind.projection is not None and kind.projection.when == "sum":

@@ -59,7 +59,7 @@ def label_inputs(
     longer than its position table, which the stack refuses.
     """
     mask = {"decoder_attention_mask": label_mask(labels, tokens, segments)}
-    if isinstance(decoder.embedding.position, spec.LearnedSkippingPads):
+    if spec.skipped_pads(decoder.embedding.position) is not None:
         return mask
     places = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
     if segments is not None:

@@ -134,14 +134,10 @@ def token_positions(
     else:
         place = places_of(counted)
         place = (place if starts is None else place - place.gather(1, starts))[:, past:]
-    match kind:
-        case spec.Learned(offset=offset):
-            return place + offset
-        case spec.LearnedSkippingPads(padding_position=start):
-            row = place + start + 1
-            return row if counted is None else row.where(counted[:, past:], start)
-        case _:
-            return place
+    if (skipped := spec.skipped_pads(kind)) is None:
+        return place + spec.first_row(kind)
+    row = place + skipped.padding_position + 1
+    return row if counted is None else row.where(counted[:, past:], skipped.padding_position)
 
 
 def places_of(real: Bool[Tensor, "R T"]) -> Int[Tensor, "R T"]:

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.spec import LearnedSkippingPads, Position
 from conjoin.torch.cpu.attention import attend, attend_joint
 from conjoin.torch.cpu.masks import Mask
 from conjoin.torch.cpu.mode import is_eager, mode_of
@@ -171,18 +170,13 @@ class NativeEncoding:
 
 def _are_indices(stack: Any, inputs: StackInputs) -> bool:
     """True if the positions of new tokens are their indices in the cache."""
-    return inputs.position_ids is None and not skips_padding_ids(stack.spec.embedding.position)
+    return inputs.position_ids is None and not spec.skips_padding_ids(stack.spec.embedding.position)
 
 
 def _places(stack: Any, inputs: StackInputs, positions: Int[Tensor, "#R T"]) -> Int[Tensor, "R T"]:
     """Return the positions of new tokens, counted from 0, as rotary angles take them."""
     places = positions - stack.spec.embedding.first_row if inputs.position_ids is None else inputs.position_ids
     return places.expand(inputs.tokens.shape[:2])
-
-
-def skips_padding_ids(kind: Position) -> bool:
-    """True if positions are counted over ids that are not padding."""
-    return isinstance(kind, LearnedSkippingPads) and kind.pads == "ids"
 
 
 def route_of(

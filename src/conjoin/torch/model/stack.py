@@ -25,7 +25,7 @@ from conjoin.torch.model.positions import (
     token_positions,
 )
 from conjoin.torch.model.prefix import Prefix
-from conjoin.torch.model.route import NativeEncoding, NativeSteps, Packed, Padded, route_of, skips_padding_ids
+from conjoin.torch.model.route import NativeEncoding, NativeSteps, Packed, Padded, route_of
 from conjoin.torch.model.segments import check_segments, same_segment, segment_starts
 from conjoin.torch.model.sharing import Brick
 from conjoin.torch.model.stack_inputs import StackInputs, check_not_empty
@@ -179,10 +179,10 @@ class Stack(Brick):
         positions = self._own_positions(inputs, key_mask, rows, length, past, prefix)
         if prefix is None:
             return positions
-        kind, rows = self.spec.embedding.position, self.spec.embedding.position_rows
+        skipped, rows = spec.skipped_pads(self.spec.embedding.position), self.spec.embedding.position_rows
         behind = positions + prefix.offset
-        if isinstance(kind, spec.LearnedSkippingPads):  # padding stays at its row
-            behind = positions.where(positions == kind.padding_position, behind)
+        if skipped is not None:  # padding stays at its row
+            behind = positions.where(positions == skipped.padding_position, behind)
         return behind.clamp(max=rows - 1) if rows else behind  # padding may stand behind the last row
 
     def _own_positions(
@@ -195,9 +195,9 @@ class Stack(Brick):
         prefix: Prefix | None,
     ) -> Int[Tensor, "R T"]:
         kind = self.spec.embedding.position
-        counted = key_mask
-        if isinstance(kind, spec.LearnedSkippingPads) and kind.pads == "ids":
-            counted = self._counted(kind.padding_id, inputs, rows, length, past)
+        counted, skipped = key_mask, spec.skipped_pads(kind)
+        if skipped is not None and skipped.pads == "ids":
+            counted = self._counted(skipped.padding_id, inputs, rows, length, past)
             counted = counted if key_mask is None else counted & key_mask
         if not isinstance(kind, spec.NoPosition) and inputs.position_ids is not None:
             return inputs.position_ids + self.spec.embedding.first_row
@@ -226,8 +226,7 @@ class Stack(Brick):
         """
         rows, length = input_ids.shape
         self.spec.require_length(source + cache.length + length)
-        kind = self.spec.embedding.position
-        if not skips_padding_ids(kind):
+        if not spec.skips_padding_ids(self.spec.embedding.position):
             return None
         inputs = StackInputs(input_ids=input_ids, cache=cache)
         return self._positions(inputs, None, rows, length, cache.length) - self.spec.embedding.first_row

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conjoin import spec
 from conjoin.checkpoint import TensorInfo
 from conjoin.errors import ConfigError
-from conjoin.join import CopiedFresh, Drawn, JoinReport, Tied, sinusoids
+from conjoin.join import Computed, CopiedFresh, Drawn, JoinReport, Tied, sinusoids
 from conjoin.pretrained.copies import copies
 from conjoin.torch.cpu.pages import weight_memory
 from conjoin.torch.model.sharing import tie
@@ -70,6 +70,8 @@ def fill(model: nn.Module, plan: JoinReport, *, prefix: str = "") -> None:
             parameters[name].copy_(part)
         for name in plan.names(Drawn):
             _draw(parameters[name], plan.parameters[name])
+        for name in plan.names(Computed):
+            parameters[name].copy_(torch.from_numpy(sinusoids(plan.parameters[name])))
         for name in plan.names(CopiedFresh):
             origin = plan.origins[name]
             assert isinstance(origin, CopiedFresh)
@@ -90,9 +92,7 @@ def as_tensor(array: object, dtype: str) -> Tensor:
 
 
 def _draw(parameter: Tensor, kind: spec.Parameter) -> None:
-    if kind.kind == "sinusoid":
-        parameter.copy_(torch.from_numpy(sinusoids(*parameter.shape)))
-    elif kind.std:
+    if kind.std:
         parameter.normal_(kind.start, kind.std)
     else:
         parameter.fill_(kind.start)

@@ -44,10 +44,12 @@ def resize(
     for role, size in sizes.items():
         half = model.encoder if role == "encoder" else model.decoder
         _resize_half(half, size, new_rows)
-        family(half.config.model_type).half(half.config, role).vocab_size = size
+        kind, joined = family(half.config.model_type), isinstance(model.config, EncoderDecoderConfig)
+        for name in kind.vocab_size.values() if joined else (kind.vocab_size[role],):
+            setattr(kind.half(half.config, role), name, size)
+        if not joined and kind.half(half.config, role) is not half.config:
+            half.config.vocab_size = size
         model.spec = replace(model.spec, **{role: half.spec})
-    if not isinstance(model.config, EncoderDecoderConfig):
-        model.config.vocab_size = next(iter(sizes.values()), model.config.vocab_size)
     if shares_table:
         model.decoder.embed.words.weight = model.encoder.embed.words.weight
     model.join_report = replace(model.join_report, parameters=specs.pair_parameters(model.spec))

@@ -40,7 +40,7 @@ def save_half(
     if cross is not None and cross.gated:
         written.update({"conjoin": {"cross_attention_init": "zero_gate"}})
     with replacing_folder(Path(folder)) as staging:
-        write_state(staging, plain_state(model), record.names(stack, role), max_shard_size)
+        write_state(staging, plain_state(model), record.names(stack, role, config), max_shard_size)
         staging.path("config.json").write_text(written.to_json_string(), encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from conjoin.errors import ConfigError, DataError, warn
-from conjoin.spec import LearnedSkippingPads, PairSpec, StackSpec
+from conjoin.spec import PairSpec, StackSpec, skips_padding_ids
 from conjoin.texts.documents import Documents
 from conjoin.texts.pairs import PART, Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
 from conjoin.texts.predictions import CandidatePairs
@@ -309,7 +309,8 @@ def _check_columns(examples: Examples, pair: PairSpec) -> None:
     for stem, kind in (("", pair.encoder), ("decoder_", pair.decoder)):
         types, positions = (examples.columns.get(f"{stem}{name}") for name in ("token_type_ids", "position_ids"))
         limit = kind.vocab_size if kind.embedding.token_types == "words" else kind.embedding.token_types
-        table = kind.embedding.position_rows if _counts_as_its_table(kind) else kind.max_positions
+        as_table = skips_padding_ids(kind.embedding.position)  # position ids count from 0 elsewhere
+        table = kind.embedding.position_rows if as_table else kind.max_positions
         for name, rows, known in (("token_type_ids", types, limit), ("position_ids", positions, table)):
             lowest, highest = (0, -1) if rows is None else rows.range()
             if known is not None and (highest >= known or lowest < 0):
@@ -318,9 +319,3 @@ def _check_columns(examples: Examples, pair: PairSpec) -> None:
                     f"but the {'decoder' if stem else 'encoder'} ({kind.family}) has {known or 'none'}.",
                     hint="leave the column out, or give the ids of the model's own tokenizer.",
                 )
-
-
-def _counts_as_its_table(kind: StackSpec) -> bool:
-    """True if position ids are rows of the position table, as RoBERTa's, and do not count from 0."""
-    position = kind.embedding.position
-    return isinstance(position, LearnedSkippingPads) and position.pads == "ids"

@@ -403,8 +403,9 @@ class NativeStack:
             self._linear(fields.projection, brick.projection, self.hidden_size, kind.size)
             fields.projects = 1 if kind.projection.when == "words" else 2
         fields.first_position, fields.padding_id = kind.first_row, -1
-        if isinstance(kind.position, spec.LearnedSkippingPads) and kind.position.pads == "ids":
-            fields.padding_id, fields.padding_row = kind.position.padding_id, kind.position.padding_position
+        skipped = spec.skipped_pads(kind.position)
+        if skipped is not None and skipped.pads == "ids":
+            fields.padding_id, fields.padding_row = skipped.padding_id, skipped.padding_position
         if kind.replaced is not None:
             fields.replacement, fields.replaced = self._float32_address(brick, "replacement", kind.size), kind.replaced
         weight = brick.words.weight

@@ -1,0 +1,100 @@
+"""XGLM (Lin et al. 2021, arXiv:2112.10668): a causal LM of M2M100's decoder, without an encoder."""
+
+from typing import ClassVar
+
+from conjoin import spec
+from conjoin.families import bart
+from conjoin.families.builders import (
+    attention,
+    head_size,
+    lm_head,
+    own_cross_attention,
+    repeat,
+    stack_spec,
+    warn_no_effect,
+    word_embedding,
+)
+from conjoin.families.config import PretrainedConfig
+from conjoin.families.record import Family, Role
+
+
+class XGLMConfig(PretrainedConfig):
+    """Fields of an XGLM config.json. Layer drop is read, warned of and not applied.
+
+    Args:
+        max_position_embeddings: Length of the longest sequence; no file holds the table, so a larger number gives more.
+    """
+
+    model_type = "xglm"
+    attribute_map: ClassVar[dict[str, str]] = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "attention_heads",
+        "num_hidden_layers": "num_layers",
+        "initializer_range": "init_std",
+    }
+    vocab_size: int = 256008
+    max_position_embeddings: int = 2048
+    d_model: int = 1024
+    ffn_dim: int = 4096
+    num_layers: int = 24
+    attention_heads: int = 16
+    activation_function: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    layerdrop: float = 0.0
+    init_std: float = 0.02
+    scale_embedding: bool = True
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 2
+
+
+def block(config: XGLMConfig, role: Role) -> spec.Block:
+    """One block; it reads an encoder where the config asks for it."""
+    size = head_size(config, "d_model", "attention_heads")
+    heads = attention(heads=config.attention_heads, size=size, bias=True, dropout=config.attention_dropout)
+    return spec.Block(
+        norms=spec.Branch(pre=bart.NORM),
+        causal=role == "decoder",
+        self_attn=spec.SelfAttention(attention=heads),
+        cross_attn=own_cross_attention(config, role, heads),
+        mlp=bart.mlp(config, config.ffn_dim),
+        dropout=config.dropout,
+    )
+
+
+def stack(config: XGLMConfig, role: Role) -> spec.StackSpec:
+    """XGLM's stack; every token counts, from row 2 of a table whose row of the padding id is zero."""
+    warn_no_effect(config, "layerdrop")
+    position = spec.Sinusoidal(
+        max_positions=config.max_position_embeddings,
+        layout="halves",
+        style="tensor2tensor",
+        counts=2,
+        zero_row=config.pad_token_id,
+    )
+    scale = config.d_model**0.5 if config.scale_embedding else 1.0
+    return stack_spec(
+        config,
+        role,
+        embedding=word_embedding(config, position=position, scale=scale, dropout=config.dropout),
+        blocks=repeat(block(config, role), config.num_layers),
+        final_norm=bart.NORM,
+        head=lm_head(config),
+    )
+
+
+FAMILY = Family(
+    config=XGLMConfig,
+    encoder="bidirectional",
+    decoder="own",
+    encoder_architecture="XGLMModel",
+    decoder_architecture="XGLMForCausalLM",
+    build=stack,
+    body=bart.body_without_positions,
+    prefixes=("model.",),
+    num_layers={"encoder": "num_layers", "decoder": "num_layers"},
+    known=("facebook/xglm-564M",),
+)
