@@ -85,12 +85,12 @@ from conjoin.tokenizer import DistilBertTokenizer as DistilBertTokenizer
 from conjoin.tokenizer import DistilBertTokenizerFast as DistilBertTokenizerFast
 from conjoin.tokenizer import ElectraTokenizer as ElectraTokenizer
 from conjoin.tokenizer import ElectraTokenizerFast as ElectraTokenizerFast
+from conjoin.tokenizer import GemmaTokenizer as GemmaTokenizer
+from conjoin.tokenizer import GemmaTokenizerFast as GemmaTokenizerFast
 from conjoin.tokenizer import GPT2Tokenizer as GPT2Tokenizer
 from conjoin.tokenizer import GPT2TokenizerFast as GPT2TokenizerFast
 from conjoin.tokenizer import GPTNeoXTokenizer as GPTNeoXTokenizer
 from conjoin.tokenizer import GPTNeoXTokenizerFast as GPTNeoXTokenizerFast
-from conjoin.tokenizer import GemmaTokenizer as GemmaTokenizer
-from conjoin.tokenizer import GemmaTokenizerFast as GemmaTokenizerFast
 from conjoin.tokenizer import LlamaTokenizer as LlamaTokenizer
 from conjoin.tokenizer import LlamaTokenizerFast as LlamaTokenizerFast
 from conjoin.tokenizer import MBart50Tokenizer as MBart50Tokenizer

@@ -195,7 +195,7 @@ def test_transformers_reads_what_we_save(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [*ONE_TABLE_KEYS, *TWO_VOCABULARIES, "t5gemma", "t5gemma2"])
 def test_a_file_of_the_bare_class_loads_whole(key: str, tmp_path: Path) -> None:
     oracle.save_encoder(key, tmp_path)  # BartModel, T5Model: no prefix, no head, no final_logits_bias
-    theirs = oracle.reload_whole(tmp_path)
+    theirs = oracle.reload_whole(tmp_path, allow=("final_logits_bias",))  # MVP's says so
     ours = EncoderDecoderModel.from_pretrained(tmp_path)
     batch = oracle.batch_for(key)
     torch.testing.assert_close(logits_of(ours, batch), logits_of(theirs, batch), **CLOSE)
