@@ -1,11 +1,72 @@
-"""Write the table of docs/families.md: what `conjoin families` prints, made by `make fix`."""
+"""Write the generated parts of docs/families.md: what `conjoin families` prints, and what part of the hub that is."""
 
 from pathlib import Path
 
 from conjoin.cli.families import COLUMNS, rows
+from conjoin.families import MODULES
 
 PAGE = Path(__file__).with_name("families.md")
 BEGIN, END = "<!-- written by `make fix` -->\n", "<!-- end of the table -->\n"
+SHARES, END_OF_SHARES = "<!-- shares, written by `make fix` -->\n", "<!-- end of the shares -->\n"
+TEXT_TO_TEXT = {
+    "marian": 8.61,
+    "m2m_100": 2.55,
+    "mbart": 0.70,
+    "pegasus": 0.44,
+    "encoder-decoder": 0.18,
+    "fsmt": 0.14,
+    "umt5": 0.12,
+    "plbart": 0.12,
+    "blenderbot": 0.12,
+    "blenderbot-small": 0.11,
+    "prophetnet": 0.11,
+    "longt5": 0.05,
+    "t5gemma": 0.04,
+    "t5gemma2": 0.04,
+    "led": 0.03,
+    "switch_transformers": 0.014,
+    "bigbird_pegasus": 0.009,
+    "pegasus_x": 0.003,
+}
+"""Architecture -> millions of downloads in a month, of models with 500 or more."""
+CAUSAL = {
+    "lfm2": 1.54,
+    "smollm3": 1.1,
+    "cohere2": 1.09,
+    "xlnet": 0.80,
+    "openai-gpt": 0.71,
+    "glm4": 0.58,
+    "falcon_h1": 0.55,
+    "starcoder2": 0.50,
+    "biogpt": 0.45,
+    "xglm": 0.22,
+    "exaone4": 0.16,
+    "ernie4_5": 0.08,
+    "ministral": 0.002,
+}
+"""The same, of causal language models of all sizes."""
+CAUSAL_MODELS = {
+    "phi3": 85,
+    "bloom": 65,
+    "qwen3_5": 65,
+    "gptj": 59,
+    "gpt_neo": 52,
+    "gemma": 45,
+    "olmo3": 39,
+    "falcon": 39,
+    "phi": 30,
+    "codegen": 30,
+    "granitemoehybrid": 30,
+    "gpt_bigcode": 26,
+    "olmo2": 22,
+    "granite": 22,
+    "xglm": 18,
+    "stablelm": 16,
+    "apertus": 15,
+    "cohere": 14,
+    "smollm3": 8,
+}
+"""Architecture -> causal language models with 500 downloads or more in a month."""
 
 
 def table() -> str:
@@ -14,10 +75,33 @@ def table() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def shares() -> str:
+    """Return which of the architectures in the scans conjoin opens, and their part of the downloads or models."""
+    lines = (
+        ("text-to-text, other than BART, T5 and mT5", TEXT_TO_TEXT, "million downloads"),
+        ("causal, of the architectures whose downloads are given", CAUSAL, "million downloads"),
+        ("causal, of the architectures whose models are counted", CAUSAL_MODELS, "models"),
+    )
+    return "".join(f"- {name}: {_share(numbers, unit)}\n" for name, numbers, unit in lines)
+
+
+def _share(numbers: dict[str, float], unit: str) -> str:
+    opened = [name for name in numbers if name in (*MODULES, "encoder-decoder")]
+    part, whole = sum(numbers[name] for name in opened), sum(numbers.values())
+    lacking = ", ".join(f"`{name}`" for name in numbers if name not in opened)
+    return (
+        f"{len(opened)} of {len(numbers)} architectures, {part:.4g} of {whole:.4g} {unit} ({part / whole:.0%}); "
+        f"not {lacking or 'one of them'}"
+    )
+
+
 def written() -> str:
-    """Return the page with the table in its place."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    """Return the page with the generated parts in their places."""
+    page = PAGE.read_text()
+    for begin, end, text in ((BEGIN, END, table()), (SHARES, END_OF_SHARES, shares())):
+        before, rest = page.split(begin)
+        page = before + begin + text + end + rest.split(end)[1]
+    return page
 
 
 def _marked(row: tuple[str, ...]) -> tuple[str, ...]:
