@@ -15,6 +15,8 @@ EncoderAttention = Literal["bidirectional", "causal"]
 
 PAIR_TYPES = ("encoder-decoder", "conjoin")
 """model_type of a joined pair: Hugging Face's if transformers can load it, else ours, so that transformers refuses."""
+FOREIGN = "conjoin-foreign"
+"""model_type of a pair whose encoder is a module of the caller's."""
 
 
 class EncoderDecoderConfig(PretrainedConfig):
@@ -183,6 +185,14 @@ class AutoConfig:
         """Build the config object from what config.json holds."""
         if values.get("model_type") in PAIR_TYPES:
             return EncoderDecoderConfig.from_dict(values)
+        if values.get("model_type") == FOREIGN:
+            encoder: Any = values.get("encoder")
+            said: Any = cast("Mapping[str, Any]", encoder).get("class") if isinstance(encoder, Mapping) else encoder
+            raise ConfigError(
+                f"This model's encoder is a {shown(said)}, which conjoin does not build: only PyTorch's "
+                "EncoderDecoderModel loads it, around a module that you give.",
+                hint="EncoderDecoderModel.from_pretrained(folder, encoder=module)",
+            )
         return config_from_dict(values)
 
     @classmethod

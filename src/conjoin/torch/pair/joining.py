@@ -1,6 +1,6 @@
 """Joining halves in memory: the new model uses their parameters without copying them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 from conjoin.errors import ConfigError, JoinError
 from conjoin.families import PretrainedConfig, Role
 from conjoin.join import InMemory, JoinReport
-from conjoin.pretrained.sources import Source, Sources
+from conjoin.pretrained.sources import Source
 from conjoin.torch.model.sharing import tie
 from conjoin.torch.pair.halves import Decoder, Encoder, Half
 
@@ -35,7 +35,7 @@ def source_of(half: Half) -> Source:
     return Source(half.role, config, parameters=parameters)
 
 
-def adopt_parameters(model: nn.Module, sources: Sources, plan: JoinReport) -> None:
+def adopt_parameters(model: nn.Module, sources: Sequence[Source], plan: JoinReport) -> None:
     """Tie the model's parameters to those of halves in memory.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from os import PathLike
 from typing import Any, Self
 
@@ -66,7 +67,11 @@ class EncoderDecoderModel(PairModules):
 
     Args:
         config: A pair's config; built from the halves if they are given.
-        encoder, decoder: Models to join. The decoder must have cross-attention of the encoder's width.
+        encoder, decoder: Models to join. The decoder must have cross-attention of the encoder's width. The encoder may
+            be any module (a vision or speech model); the decoder may then be a name, and gets cross-attention.
+        foreign: Of an encoder that is any module: `encoder_width`, the size of its states; `encoder_input`, the name of
+            its input ("pixel_values"); `encoder_mask`, a function of input and states that tells which states are real;
+            and settings of the pair such as `cross_attention_init`.
 
     Attributes:
         join_report: Where every parameter came from; print it.
@@ -75,10 +80,25 @@ class EncoderDecoderModel(PairModules):
 
     accepts_loss_kwargs = True
 
+    def __new__(cls, config: Any = None, encoder: Any = None, *_: Any, **__: Any) -> Self:
+        """Choose the class: that of pairs whose encoder is a module of the caller's differs."""
+        foreign = isinstance(encoder, nn.Module) and not isinstance(encoder, Encoder)
+        return super().__new__(_foreign() if foreign else cls)
+
     def __init__(
-        self, config: PretrainedConfig | None = None, encoder: Encoder | None = None, decoder: Decoder | None = None
+        self,
+        config: PretrainedConfig | None = None,
+        encoder: Encoder | nn.Module | None = None,
+        decoder: Decoder | str | PathLike[str] | None = None,
+        **foreign: Any,
     ) -> None:
         super().__init__()
+        if foreign or not isinstance(encoder, Encoder | None) or not isinstance(decoder, Decoder | None):
+            raise ConfigError(
+                f"EncoderDecoderModel: {', '.join(foreign) or 'these halves'}: only with an encoder that is a module "
+                "of your own.",
+                hint="EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder) joins two checkpoints.",
+            )
         if (encoder is None) != (decoder is None) or (config is None and encoder is None):
             raise ConfigError("EncoderDecoderModel: give a config, or both an encoder and a decoder.")
         if encoder is not None and decoder is not None:
@@ -209,12 +229,15 @@ class EncoderDecoderModel(PairModules):
             merge_adapter: Merge an adapter that was saved beside the weights (`conjoin train --lora`) into them; False
                 leaves it out, as for peft.PeftModel.from_pretrained(model, folder).
             overrides: Config values; revision, cache_dir, local_files_only, token, subfolder for the hub; and from_tf,
-                from_flax or from_pt=True to load the weights that this framework wrote, if a folder has several.
+                from_flax or from_pt=True to load the weights that this framework wrote, if a folder has several. Or
+                `encoder`, a module of yours that the saved state of its class is loaded into, and its `encoder_mask`.
 
         Raises:
             WeightError: missing, misshapen, truncated or non-finite tensors, all of them in one error.
             ConfigError, FileError: unreadable or unknown config, no such folder or hub id.
         """
+        if "encoder" in overrides:
+            return _foreign().load(name_or_path, dtype=dtype, device=device, **overrides)
         wanted, device = pop_dtype(dtype, overrides), pop_device(device, overrides)
         saved = find_saved(name_or_path, config, overrides)
         model = cls._empty()
@@ -643,3 +666,8 @@ class EncoderDecoderModel(PairModules):
             Findings; print them. `.ok` is True if all checks passed, and each failed one has its `fix`.
         """
         return examine(self, batch)
+
+
+def _foreign() -> Any:
+    """Return the class of pairs with a foreign encoder, whose module imports this one."""
+    return import_module("conjoin.torch.pair.foreign").ForeignPair
