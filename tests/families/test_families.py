@@ -9,6 +9,7 @@ from torch import Tensor
 import oracle
 from conjoin.families import MODULES, families
 from conjoin.torch.pair.halves import Decoder, Encoder
+from lanes import lanes_of_families
 
 SUPPORTED = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
 CAUSAL = [key for key in SUPPORTED if families()[oracle.model_type(key)].encoder == "bidirectional"]
@@ -23,7 +24,7 @@ def real(states: Tensor, mask: Tensor) -> Tensor:
     return states * mask[..., None]
 
 
-@pytest.mark.parametrize("key", NATIVE)
+@pytest.mark.parametrize("key", lanes_of_families(NATIVE))
 @pytest.mark.parametrize("head", ["none", "mlm"])
 def test_an_encoder_gives_transformers_states_on_a_padded_batch(key: str, head: oracle.Head, tmp_path: Path) -> None:
     theirs = oracle.save_encoder(key, tmp_path, head=head)
@@ -34,7 +35,7 @@ def test_an_encoder_gives_transformers_states_on_a_padded_batch(key: str, head: 
     torch.testing.assert_close(real(ours.last_hidden_state, mask), real(expected, mask), **CLOSE)
 
 
-@pytest.mark.parametrize("key", CAUSAL)
+@pytest.mark.parametrize("key", lanes_of_families(CAUSAL))
 def test_a_causal_lm_becomes_an_encoder_that_reads_both_ways(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_decoder(key, tmp_path)
     batch = oracle.batch_for(key)
@@ -44,7 +45,7 @@ def test_a_causal_lm_becomes_an_encoder_that_reads_both_ways(key: str, tmp_path:
     torch.testing.assert_close(real(ours.last_hidden_state, mask), real(expected, mask), **CLOSE)
 
 
-@pytest.mark.parametrize("key", STANDALONE)
+@pytest.mark.parametrize("key", lanes_of_families(STANDALONE))
 def test_a_decoder_without_an_encoder_is_transformers_causal_lm(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_decoder(key, tmp_path)
     batch = oracle.batch_for("bert", key)
@@ -54,7 +55,7 @@ def test_a_decoder_without_an_encoder_is_transformers_causal_lm(key: str, tmp_pa
     torch.testing.assert_close(real(ours(ids, mask).logits, mask), real(expected, mask), **CLOSE)
 
 
-@pytest.mark.parametrize("key", STANDALONE)
+@pytest.mark.parametrize("key", lanes_of_families(STANDALONE))
 def test_cached_steps_give_what_one_full_pass_gives(key: str, tmp_path: Path) -> None:
     oracle.save_decoder(key, tmp_path)
     ids = oracle.batch_for("bert", key)["decoder_input_ids"]
@@ -68,7 +69,7 @@ def test_cached_steps_give_what_one_full_pass_gives(key: str, tmp_path: Path) ->
     torch.testing.assert_close(torch.cat(pieces, 1), full, **CLOSE)
 
 
-@pytest.mark.parametrize("key", SUPPORTED)
+@pytest.mark.parametrize("key", lanes_of_families(SUPPORTED))
 def test_a_config_written_by_transformers_4_gives_the_same_encoder(key: str, tmp_path: Path) -> None:
     oracle.save_encoder(key, tmp_path)
     batch = oracle.batch_for(key)
@@ -78,7 +79,7 @@ def test_a_config_written_by_transformers_4_gives_the_same_encoder(key: str, tmp
     assert torch.equal(newer.last_hidden_state, older.last_hidden_state)
 
 
-@pytest.mark.parametrize("key", NATIVE)
+@pytest.mark.parametrize("key", lanes_of_families(NATIVE))
 def test_transformers_reads_the_encoder_that_we_save(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_encoder(key, tmp_path / "theirs")
     Encoder.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
@@ -88,7 +89,9 @@ def test_transformers_reads_the_encoder_that_we_save(key: str, tmp_path: Path) -
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("key", [key for key in STANDALONE if oracle.model_type(key) not in oracle.WHOLE_FAMILIES])
+@pytest.mark.parametrize(
+    "key", lanes_of_families([key for key in STANDALONE if oracle.model_type(key) not in oracle.WHOLE_FAMILIES])
+)
 def test_transformers_reads_the_decoder_that_we_save(key: str, tmp_path: Path) -> None:
     theirs = oracle.save_decoder(key, tmp_path / "theirs")
     Decoder.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")

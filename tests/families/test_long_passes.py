@@ -10,6 +10,7 @@ import oracle
 from conjoin.families import MODULES, family
 from conjoin.torch.pair.halves import Decoder, Encoder
 from conjoin.torch.pair.model import EncoderDecoderModel
+from lanes import lanes_of_families
 from oracle_masks import causal_logits
 
 KEYS = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
@@ -31,7 +32,7 @@ def long_batch(key: str) -> oracle.Batch:
     return oracle.batch_for(key, S=50, T=50)
 
 
-@pytest.mark.parametrize("key", ENCODERS)
+@pytest.mark.parametrize("key", lanes_of_families(ENCODERS))
 def test_an_encoder_gives_transformers_states(key: str, tmp_path: Path) -> None:
     batch = long_batch(key)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -43,7 +44,7 @@ def test_an_encoder_gives_transformers_states(key: str, tmp_path: Path) -> None:
         assert_close(Encoder.from_pretrained(tmp_path)(ids, mask).last_hidden_state, expected, mask)
 
 
-@pytest.mark.parametrize("key", DECODERS)
+@pytest.mark.parametrize("key", lanes_of_families(DECODERS))
 def test_a_decoder_gives_transformers_logits(key: str, tmp_path: Path) -> None:
     batch = oracle.batch(oracle.target_words(key), enc_pad=oracle.TINY[key]["pad_token_id"], S=50, T=50)
     ids, mask = batch["input_ids"], batch["attention_mask"]

@@ -22,16 +22,16 @@ from lanes import lanes
 from tokenizer_samples import raw_folder
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-SLOW = ("marian", "m2m_100", "pegasus", "blenderbot", "blenderbot-small", "plbart", "mvp")
+FAST = ("bart", "mbart", "t5/gated", "mt5", "marian", "marian/two_vocabularies", "m2m_100", "t5gemma", "t5gemma2")
 
 
 def is_fast(key: str) -> bool:
-    return oracle.model_type(key) not in SLOW
+    return key in FAST
 
 
 WHOLE_KEYS = lanes(oracle.WHOLE_KEYS, is_fast)
 TWO_VOCABULARIES = lanes(["marian/two_vocabularies"], is_fast)
-T5_KEYS = [key for key in oracle.WHOLE_KEYS if oracle.model_type(key) in ("t5", "mt5")]
+T5_KEYS = lanes([key for key in oracle.WHOLE_KEYS if oracle.model_type(key) in ("t5", "mt5")], is_fast)
 BART_KEYS = lanes([k for k in oracle.WHOLE_KEYS if "t5" not in k and k != "marian/two_vocabularies"], is_fast)
 ONE_TABLE_KEYS = [*BART_KEYS, *T5_KEYS]
 HELD_KEYS = lanes([key for key in oracle.WHOLE_KEYS if key in oracle.DECODER_KEYS], is_fast)

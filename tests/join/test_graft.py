@@ -15,6 +15,7 @@ from conjoin.families import MODULES, config_from_dict, family
 from conjoin.torch.model.block import Block
 from conjoin.torch.pair.halves import Decoder
 from conjoin.torch.pair.model import EncoderDecoderModel
+from lanes import lanes_of_keys
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 GRAFTED = [
@@ -180,7 +181,7 @@ def unreached(found: dict[str, float]) -> list[str]:
     return [name for name, size in found.items() if size < 1e-7 and not name.endswith("cross_attn.k.bias")]
 
 
-@pytest.mark.parametrize("key", GRAFTED)
+@pytest.mark.parametrize("key", lanes_of_keys(GRAFTED))
 def test_gradients_reach_every_grafted_parameter(key: str, tmp_path: Path) -> None:
     model = joined(key, tmp_path, decoder_start_token_id=oracle.START_ID)
     fresh = [name for name in model.join_report.fresh if not name.startswith("decoder.head.")]
@@ -189,7 +190,7 @@ def test_gradients_reach_every_grafted_parameter(key: str, tmp_path: Path) -> No
     assert unreached(gradients(model, key)) == []
 
 
-@pytest.mark.parametrize("key", GATED)
+@pytest.mark.parametrize("key", lanes_of_keys(GATED))
 def test_behind_a_closed_gate_the_decoder_is_the_language_model_that_it_was(key: str, tmp_path: Path) -> None:
     model = joined(key, tmp_path, cross_attention_init="zero_gate")
     batch = inputs_for(key)
@@ -200,7 +201,7 @@ def test_behind_a_closed_gate_the_decoder_is_the_language_model_that_it_was(key:
     assert torch.equal(decode(model, batch), alone)
 
 
-@pytest.mark.parametrize("key", GATED)
+@pytest.mark.parametrize("key", lanes_of_keys(GATED))
 def test_a_closed_gate_can_learn_to_open_and_an_open_one_lets_gradients_through(key: str, tmp_path: Path) -> None:
     start = {"decoder_start_token_id": oracle.START_ID}
     model = joined(key, tmp_path, cross_attention_init="zero_gate", **start)
