@@ -13,6 +13,8 @@ from conjoin.checkpoint import (
     HeadFused,
     Layout,
     NameTable,
+    PairedRotary,
+    Parts,
     Reshaped,
     Row,
     Rule,
@@ -45,6 +47,7 @@ def stored_layouts(draw: st.DrawFn) -> tuple[Layout, tuple[int, ...], int]:
     rows, width = draw(sizes), draw(sizes)
     parts = tuple(draw(st.lists(sizes, min_size=1, max_size=4)))
     heads, head_size, count = draw(sizes), draw(sizes), draw(st.integers(1, 4))
+    turning = draw(st.integers(0, head_size))
     matrix = draw(st.booleans())
     tail = (width,) if matrix else ()
     return draw(
@@ -56,6 +59,10 @@ def stored_layouts(draw: st.DrawFn) -> tuple[Layout, tuple[int, ...], int]:
                 (Fused(parts, transposed=True), (width, sum(parts)) if matrix else (sum(parts),), len(parts)),
                 (Fused(), (rows * count, *tail), count),
                 (HeadFused(heads, head_size, count), (heads * count * head_size, *tail), count),
+                (HeadFused(heads, head_size, count, rows), (heads * (rows + count - 1) * head_size, *tail), count),
+                (PairedRotary(2 * head_size + 1, 2 * turning), (rows * (2 * head_size + 1), *tail), 1),
+                (Parts(Fused(), (PairedRotary(2, 2), Same())), (4 * rows, *tail), 2),
+                (Parts(Reshaped((rows, 2), (-1,)), (PairedRotary(2, 2),)), (rows, 2), 1),
                 (Row(), (1, rows), 1),
                 (Reshaped((rows, 1, width), (rows, -1)), (rows, 1, width), 1),
                 (Shifted(1.0), (rows, *tail), 1),
@@ -119,6 +126,18 @@ def test_head_fused_takes_each_heads_rows() -> None:
     table = _table(HeadFused(num_heads=2, head_size=3), 3)
     _, parts = _there_and_back(table, np.array(rows))
     assert parts[1][1].tolist() == ["k00", "k01", "k02", "k10", "k11", "k12"]
+
+
+def test_head_fused_takes_the_query_heads_that_share_a_key() -> None:
+    rows = [f"{name}{group}" for group in range(2) for name in ("q0", "q1", "k", "v")]
+    _, parts = _there_and_back(_table(HeadFused(num_heads=2, head_size=1, shared=2), 3), np.array(rows))
+    assert [part.tolist() for _, part in parts] == [["q00", "q10", "q01", "q11"], ["k0", "k1"], ["v0", "v1"]]
+
+
+def test_paired_rotary_takes_pairs_apart_in_every_head() -> None:
+    rows = [f"{name}{head}" for head in range(2) for name in ("x0", "y0", "x1", "y1", "rest")]
+    _, parts = _there_and_back(_table(PairedRotary(head_size=5, rotary_size=4), 1), np.array(rows))
+    assert parts[0][1].tolist() == ["x00", "x10", "y00", "y10", "rest0", "x01", "x11", "y01", "y11", "rest1"]
 
 
 def test_shifted_widens_half_precision_and_narrows_on_the_way_back() -> None:

@@ -38,11 +38,35 @@ class Fused:
 
 @dataclass(frozen=True, slots=True)
 class HeadFused:
-    """Weights or biases whose rows are ordered [head][q, k, v][head_size], as in GPT-NeoX and BLOOM."""
+    """Weights or biases whose rows are ordered [head][q, k, v][head_size], as in GPT-NeoX and BLOOM.
+
+    Args:
+        shared: Heads of the first part that stand before each head of the others (Falcon 40B's grouped queries).
+    """
 
     num_heads: int
     head_size: int
     parts: int = 3
+    shared: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRotary:
+    """Rows of queries or keys that turn in pairs stored side by side: x0, y0, x1, y1 ... (GPT-J).
+
+    Ours are in halves, x0, x1 ... y0, y1 ...: the leading `rotary_size` of every head's `head_size` rows.
+    """
+
+    head_size: int
+    rotary_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A layout whose canonical arrays have layouts of their own, each of one array."""
+
+    whole: "Layout"
+    each: tuple["Layout", ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +92,7 @@ class Shifted:
     by: float
 
 
-Layout = Same | Transposed | Fused | HeadFused | Row | Reshaped | Shifted
+Layout = Same | Transposed | Fused | HeadFused | PairedRotary | Parts | Row | Reshaped | Shifted
 
 
 def part_count(layout: Layout) -> int | None:
@@ -80,6 +104,8 @@ def part_count(layout: Layout) -> int | None:
             return len(sizes)
         case HeadFused(parts=parts):
             return parts
+        case Parts(each=each):
+            return len(each)
         case _:
             return 1
 
@@ -100,6 +126,10 @@ def split(layout: Layout, stored: Array, count: int) -> list[Array]:
             return _cut(rows, sizes or _equal(rows, count))
         case HeadFused():
             return _unfuse_heads(layout, stored)
+        case PairedRotary(rotary_size=turning):
+            return [_reordered(layout, stored, [*range(0, turning, 2), *range(1, turning, 2)])]
+        case Parts(whole=whole, each=each):
+            return [split(own, part, 1)[0] for own, part in zip(each, split(whole, stored, count), strict=True)]
         case Row():
             return [_only_row(stored)]
         case Reshaped(stored=before, canonical=after):
@@ -119,9 +149,13 @@ def join(layout: Layout, arrays: Sequence[Array]) -> Array:
         case Fused(transposed=transposed):
             rows = _concatenate(arrays)
             return _rows_of(rows) if transposed else rows
-        case HeadFused(num_heads=heads, head_size=size, parts=parts):
-            split_heads = [array.reshape(heads, 1, size, *array.shape[1:]) for array in arrays]
-            return _concatenate(split_heads, axis=1).reshape(heads * parts * size, *first.shape[1:])
+        case HeadFused(num_heads=heads, head_size=size):
+            split_heads = [array.reshape(heads, -1, size, *array.shape[1:]) for array in arrays]
+            return _concatenate(split_heads, axis=1).reshape(-1, *first.shape[1:])
+        case PairedRotary(rotary_size=turning):
+            return _reordered(layout, first, [i // 2 + i % 2 * (turning // 2) for i in range(turning)])
+        case Parts(whole=whole, each=each):
+            return join(whole, [join(own, [array]) for own, array in zip(each, arrays, strict=True)])
         case Row():
             return first[None]
         case Reshaped(stored=before, canonical=after):
@@ -133,8 +167,18 @@ def join(layout: Layout, arrays: Sequence[Array]) -> Array:
 def shapes_of(layout: Layout, stored: Sequence[int], count: int) -> list[tuple[int, ...]]:
     """Return the shapes that `split` would return; needs no memory, whatever the size."""
     stand_in = np.broadcast_to(np.uint8(0), tuple(stored))
-    layout = Same() if isinstance(layout, Shifted) else layout  # `Shifted` would compute
-    return [tuple(part.shape) for part in split(layout, stand_in, count)]
+    return [tuple(part.shape) for part in split(_unmoved(layout), stand_in, count)]
+
+
+def _unmoved(layout: Layout) -> Layout:
+    """Return a layout of the same shapes that computes and copies nothing."""
+    match layout:
+        case Shifted() | PairedRotary():
+            return Same()
+        case Parts(whole=whole, each=each):
+            return Parts(_unmoved(whole), tuple(map(_unmoved, each)))
+        case _:
+            return layout
 
 
 def _transposed(array: Array) -> Array:
@@ -171,11 +215,23 @@ def _need_rows(array: Array) -> None:
 def _unfuse_heads(layout: HeadFused, stored: Array) -> list[Array]:
     _need_rows(stored)
     heads, size, rest = layout.num_heads, layout.head_size, tuple(stored.shape[1:])
-    if stored.shape[0] != heads * layout.parts * size:
-        expected = f"{heads * layout.parts * size} rows ({heads} heads x {layout.parts} parts x {size})"
+    counts = (layout.shared, *[1] * (layout.parts - 1))
+    if stored.shape[0] != heads * sum(counts) * size:
+        expected = f"{heads * sum(counts) * size} rows ({heads} heads x {sum(counts)} parts x {size})"
         raise WeightError(f"expected {expected}, found {stored.shape[0]}")
-    by_part = stored.reshape(heads, layout.parts, size, *rest)
-    return [by_part[:, part].reshape(heads * size, *rest) for part in range(layout.parts)]
+    by_part = stored.reshape(heads, sum(counts), size, *rest)
+    ends = itertools.accumulate(counts)
+    return [by_part[:, end - n : end].reshape(heads * n * size, *rest) for n, end in zip(counts, ends, strict=True)]
+
+
+def _reordered(layout: PairedRotary, rows: Array, order: list[int]) -> Array:
+    """Return rows with the leading ones of every head in another order."""
+    _need_rows(rows)
+    size, rest = layout.head_size, tuple(rows.shape[1:])
+    if rows.shape[0] % size:
+        raise WeightError(f"expected heads of {size} rows, found {rows.shape[0]} rows")
+    heads = rows.reshape(-1, size, *rest)
+    return heads[:, [*order, *range(len(order), size)]].reshape(rows.shape)
 
 
 def _only_row(stored: Array) -> Array:

@@ -154,7 +154,7 @@ class NameTable:
     def apply(self, match: Match, array: Array) -> list[tuple[str, Array]]:
         """Split a checkpoint tensor into canonical arrays.
 
-        They are views of the array, except for `HeadFused`, which copies, and `Shifted`, which computes and converts
+        They are views of the array, except for `HeadFused` and `PairedRotary`, which copy, and `Shifted`: it converts
         half precision to float32 (pass torch tensors of the true dtype, or numpy arrays with uint16 for bfloat16).
 
         Raises:
