@@ -21,22 +21,25 @@ NORMS = [
     )
 ]
 """The second is BERT's placement, the third OLMo 2's, the fifth GPT-2's, the seventh Gemma 2's."""
-CASES = list(product(NORMS, (False, True)))
-IDS = [
-    "+".join(slot for slot in ("pre", "out", "post") if getattr(norms, slot)) + ("-parallel" if parallel else "")
-    for norms, parallel in CASES
-]
-every_case = pytest.mark.parametrize(("norms", "parallel"), CASES, ids=IDS)
+TOGETHER: dict[str, dict[str, bool]] = {
+    "": {},
+    "-parallel": {"parallel": True},
+    "-parallel-shared": {"parallel": True, "shared_norm": True},
+}
+"""How branches stand to each other."""
+CASES = [(norms, name) for norms, name in product(NORMS, TOGETHER) if norms.pre is not None or "shared" not in name]
+IDS = ["+".join(slot for slot in ("pre", "out", "post") if getattr(norms, slot)) + name for norms, name in CASES]
+every_case = pytest.mark.parametrize(("norms", "together"), CASES, ids=IDS)
 heads = spec.Attention(
     num_heads=3, num_kv_heads=1, head_size=4, scale=0.5, q_bias=True, k_bias=False, v_bias=True, o_bias=True
 )
 
 
-def stack_spec(norms: spec.Branch, parallel: bool) -> spec.StackSpec:
+def stack_spec(norms: spec.Branch, together: str) -> spec.StackSpec:
     """Two blocks that read a source; the first has no norms around self-attention."""
     block = spec.Block(
         norms=norms,
-        parallel=parallel,
+        **TOGETHER[together],
         causal=True,
         self_attn=spec.SelfAttention(attention=heads, rotary=spec.Rotary(base=100.0, rotary_size=4)),
         cross_attn=spec.CrossAttention(attention=heads, source_size=20, gated=True),
@@ -61,8 +64,8 @@ def numbers(*shape: int) -> Tensor:
 ids, source = torch.arange(10, 24).reshape(2, 7), numbers(2, 5, 20)
 
 
-def build(norms: spec.Branch, parallel: bool) -> Stack:
-    stack = Stack(stack_spec(norms, parallel)).eval()
+def build(norms: spec.Branch, together: str) -> Stack:
+    stack = Stack(stack_spec(norms, together)).eval()
     for number, parameter in enumerate(stack.parameters()):
         nn.init.normal_(parameter, std=0.4, generator=torch.Generator().manual_seed(number))
     return stack
@@ -83,8 +86,8 @@ def in_and_out(block: Block, stack: Stack) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 @every_case
-def test_a_block_computes_the_formula(norms: spec.Branch, parallel: bool) -> None:
-    stack = build(norms, parallel)
+def test_a_block_computes_the_formula(norms: spec.Branch, together: str) -> None:
+    stack = build(norms, together)
     block = stack.blocks[1]
     assert isinstance(block, Block) and block.cross_attn is not None and block.cross_attn.gate is not None
     seen = in_and_out(block, stack)
@@ -93,25 +96,25 @@ def test_a_block_computes_the_formula(norms: spec.Branch, parallel: bool) -> Non
     with torch.inference_mode():
         for branch, (first, last) in {**branches, "mlp": ("mlp.up", "mlp.down")}.items():
             pre, out, post = (
-                block.get_submodule(name) if kind else nn.Identity() for name, kind in norms.named(branch)
+                block.get_submodule(name) if kind else nn.Identity() for name, kind in block.kind.norms_of(branch)
             )
-            torch.testing.assert_close(seen[first][0], pre(start if parallel else x))
+            torch.testing.assert_close(seen[first][0], pre(start if block.kind.parallel else x))
             gate = block.cross_attn.gate if branch == "cross_attn" else 1.0
             x = post(x + gate * out(seen[last][1]))
     torch.testing.assert_close(seen[""][1], x)
 
 
 @every_case
-def test_the_parameters_are_those_of_the_table(norms: spec.Branch, parallel: bool) -> None:
-    stack = build(norms, parallel)
+def test_the_parameters_are_those_of_the_table(norms: spec.Branch, together: str) -> None:
+    stack = build(norms, together)
     table = spec.stack_parameters(stack.spec)
     assert {name: tuple(p.shape) for name, p in stack.named_parameters()} == {n: p.shape for n, p in table.items()}
 
 
 @pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
 @every_case
-def test_the_step_kernels_compute_what_the_bricks_do(norms: spec.Branch, parallel: bool) -> None:
-    stack, cache = build(norms, parallel), KVCache()
+def test_the_step_kernels_compute_what_the_bricks_do(norms: spec.Branch, together: str) -> None:
+    stack, cache = build(norms, together), KVCache()
     expected = run(stack, ids)
     run(stack, ids[:, :4], cache)
     by_kernels = torch.cat([run(stack, ids[:, 4:6], cache), run(stack, ids[:, 6:], cache)], 1)
@@ -120,14 +123,14 @@ def test_the_step_kernels_compute_what_the_bricks_do(norms: spec.Branch, paralle
 
 
 @every_case
-def test_the_functional_core_computes_what_the_bricks_do(norms: spec.Branch, parallel: bool) -> None:
+def test_the_functional_core_computes_what_the_bricks_do(norms: spec.Branch, together: str) -> None:
     pytest.importorskip("jax")
     from conjoin.functional import stack as functional
     from conjoin.functional.scope import Scope
     from conjoin.jax.ops import OPS
     from jax_models import arrays_of, as_array, assert_close
 
-    stack = build(norms, parallel)
+    stack = build(norms, together)
     inputs = functional.StackInputs(input_ids=as_array(ids), source=as_array(source))
     states, _ = functional.run_stack(Scope(OPS, arrays_of(stack)), stack.spec, inputs)
     assert_close(states, run(stack, ids), atol=1e-4)

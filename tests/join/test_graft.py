@@ -39,6 +39,7 @@ GATED = [key for key in GRAFTED if not normalises_after(key)]
 
 PLAIN = (
     "llama", "llama/biases", "qwen3", "gemma2", "gemma3_text", "gpt_neox", "modernbert", "distilbert", "olmo2/grouped",
+    "cohere/normed",
 )  # fmt: skip
 """Decoders whose grafted block is held to a plain reference: every place of a norm, and what attention varies in."""
 
@@ -54,11 +55,11 @@ class Plain:
         out = x @ self.p[f"cross_attn.{name}.weight"].T
         return out + self.p[f"cross_attn.{name}.bias"] if f"cross_attn.{name}.bias" in self.p else out
 
-    def norm(self, name: str, kind: spec.Norm | None, x: Tensor) -> Tensor:
+    def norm(self, name: str, kind: spec.Norm | None, x: Tensor, part: slice = slice(None)) -> Tensor:
         if kind is None:
             return x
         assert not isinstance(kind, spec.BareLayerNorm)
-        weight, bias = self.p[f"{name}.weight"], self.p.get(f"{name}.bias", 0.0)
+        weight, bias = self.p[f"{name}.weight"][part], self.p.get(f"{name}.bias", torch.zeros(1))
         if isinstance(kind, spec.RMSNorm):
             return x / (x.pow(2).mean(-1, keepdim=True) + kind.eps).sqrt() * (weight + kind.offset)
         centred = x - x.mean(-1, keepdim=True)
@@ -71,11 +72,12 @@ class Plain:
         if kind.qk_norm is not None and kind.qk_norm.over == "projection":
             q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q)
             k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k)
-        q = q[:, number * size : (number + 1) * size]
-        k, v = (x[:, group * size : (group + 1) * size] for x in (k, v))
-        if kind.qk_norm is not None and kind.qk_norm.over == "head":
-            q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q)
-            k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k)
+        asking, read = (slice(n * size, (n + 1) * size) for n in (number, group))
+        q, k, v = q[:, asking], k[:, read], v[:, read]
+        if kind.qk_norm is not None and kind.qk_norm.over != "projection":
+            same = slice(None) if kind.qk_norm.over == "head" else None
+            q = self.norm("cross_attn.q_norm", kind.qk_norm.norm, q, same or asking)
+            k = self.norm("cross_attn.k_norm", kind.qk_norm.norm, k, same or read)
         scores = q @ k.T * kind.scale
         if kind.softcap is not None:
             scores = kind.softcap * torch.tanh(scores / kind.softcap)
@@ -178,7 +180,8 @@ def gradients(model: EncoderDecoderModel, key: str) -> dict[str, float]:
 
 def unreached(found: dict[str, float]) -> list[str]:
     """Fresh parameters without gradient; a bias of the keys shifts all scores of a query alike, so it never has one."""
-    return [name for name, size in found.items() if size < 1e-7 and not name.endswith("cross_attn.k.bias")]
+    shifts = ("cross_attn.k.bias", "cross_attn.k_norm.bias")
+    return [name for name, size in found.items() if size < 1e-7 and not name.endswith(shifts)]
 
 
 @pytest.mark.parametrize("key", lanes_of_keys(GRAFTED))

@@ -58,6 +58,24 @@ FAULTS: dict[str, Fault] = {
         "start = 1.0 if",
         ("tests/families/test_start_values.py", "norm"),
     ),
+    "heads past a power of two get the slopes of the others": Fault(
+        "spec/bricks.py",
+        "2.0 ** (-4 * (2 * i + 1) / whole)",
+        "2.0 ** (-8 * (i + 1) / whole)",
+        ("tests/families/test_alibi.py", "slopes"),
+    ),
+    "the MLP of a block with one norm reads what is not normalised": Fault(
+        "spec/bricks.py",
+        'pre = self.norms_of("self_attn")[0]',
+        "pre = pre[0], None",
+        (FAMILIES, "decoder_without and gptj"),
+    ),
+    "rotated dimensions stay in pairs": Fault(
+        "checkpoint/layouts.py",
+        "[*range(0, turning, 2), *range(1, turning, 2)]",
+        "[*range(turning)]",
+        (FAMILIES, "decoder_without and gptj"),
+    ),
     "fresh queries of T5 are as large as its keys": Fault(
         "spec/parameters.py",
         "head_size ** -0.5 if unscaled_query else std",
@@ -373,8 +391,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "biases of kernels are those of the next distance": Fault(
         "native/pass.h",
-        "s.bias.reach - r.own,",
-        "s.bias.reach - r.own + 1,",
+        "bias.reach - r.own,",
+        "bias.reach - r.own + 1,",
         ("tests/torch/test_native_steps.py", "bricks_do and t5"),
     ),
     "hypotheses do not take over what the one that they continue holds": Fault(

@@ -176,5 +176,6 @@ def _heads(here: Scope, name: str, kind: spec.Attention, count: int, x: Array) -
     heads, qk = linear(here / name, x), None if name == "v" else kind.qk_norm
     heads = heads if qk is not None and qk.over == "projection" else ops.reshape(heads, shape)
     if qk is not None:
-        heads = ops.reshape(norm(here / f"{name}_norm", qk.norm, heads), shape)
+        own = shape[-2:] if qk.over == "each_head" else None
+        heads = ops.reshape(norm(here / f"{name}_norm", qk.norm, heads, own), shape)
     return ops.einsum("rthe->rhte", heads)

@@ -29,25 +29,31 @@ def is_float16(x: Array) -> bool:
     return x.dtype.name == "float16"
 
 
-def norm(here: Scope, kind: spec.Norm, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
-    """Normalise over the last axis, in float32."""
+def norm(
+    here: Scope, kind: spec.Norm, x: Float[Array, "*lead D"], own: tuple[int, int] | None = None
+) -> Float[Array, "*lead D"]:
+    """Normalise over the last axis, in float32.
+
+    Args:
+        own: Shape of the weights of a LayerNorm that has some for each entry of the axis before it.
+    """
     match kind:
         case spec.RMSNorm():
             return _rms_norm(here, kind, x)
         case spec.LayerNorm(eps=eps) | spec.BareLayerNorm(eps=eps):
-            return _layer_norm(here, eps, x)
+            return _layer_norm(here, eps, x, own or (-1,))
 
 
-def _layer_norm(here: Scope, eps: float, x: Array) -> Array:
+def _layer_norm(here: Scope, eps: float, x: Array, shape: tuple[int, ...]) -> Array:
     ops = here.ops
     wide = ops.cast(x, "float32")
     centred = wide - ops.mean(wide, -1, keepdims=True)
     normed = centred * ops.rsqrt(ops.mean(centred * centred, -1, keepdims=True) + eps)
     weight, bias = here.get("weight"), here.get("bias")
     if weight is not None:
-        normed = normed * ops.cast(weight, "float32")
+        normed = normed * ops.reshape(ops.cast(weight, "float32"), shape)
     if bias is not None:
-        normed = normed + ops.cast(bias, "float32")
+        normed = normed + ops.reshape(ops.cast(bias, "float32"), shape)
     return ops.cast(normed, x.dtype)
 
 

@@ -108,6 +108,18 @@ def relative_bias(
     return ops.einsum("rtsh->rhts", ops.take(table, near + start))
 
 
+def alibi(
+    ops: Ops, kind: spec.Alibi, heads: int, queries: Int[Array, "#R T"], keys: Int[Array, "#R S"]
+) -> Float[Array, "#R H T S"]:
+    """Return the bias that falls with the distance between queries and keys at these positions."""
+    slopes = ops.constant(np.array(kind.slopes(heads), np.float32)[:, None, None])
+    asking, read = (ops.cast(x, "float32") for x in (queries[:, None, :, None], keys[:, None, None, :]))
+    if not kind.rounded:
+        return -abs(asking - read) * slopes * kind.scale
+    asking, read = (ops.bfloat16_of(ops.bfloat16_of(slopes) * ops.bfloat16_of(x)) for x in (asking, read))
+    return -abs(asking - read) * kind.scale
+
+
 def token_positions(
     ops: Ops,
     kind: spec.Position,

@@ -14,6 +14,7 @@ from conjoin.functional.layers import is_float16, linear, norm
 from conjoin.functional.ops import Array, Ops
 from conjoin.functional.positions import (
     Angles,
+    alibi,
     places_of,
     relative_bias,
     rotary_angles,
@@ -237,7 +238,7 @@ class _Pass:
     def _contexts(self, angles: dict[spec.Rotary, Angles]) -> list[LayerContext]:
         """Return the context of every layer; layers with equal windows share a mask."""
         inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
-        bias, source_allowed = self._bias(), self._source_mask()
+        biases, source_allowed = self._biases(), self._source_mask()
         mask = partial(self._joint_mask, source_allowed) if self.kind.merges_source else self._mask
         masks = {(b.causal, b.self_attn.sides): mask(b.causal, b.self_attn.sides) for b in blocks}
         read = source_angles(self.here, self.kind, self.prefix) if inputs.source is not None else {}
@@ -245,7 +246,7 @@ class _Pass:
             LayerContext(
                 allowed=masks[block.causal, block.self_attn.sides],
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
-                bias=bias,
+                bias=biases[layer],
                 past=self.past,
                 cached=None if cache is None else (cache.keys[layer], cache.values[layer]),
                 source=inputs.source,
@@ -310,32 +311,44 @@ class _Pass:
         keys = places_of(self.ops, self._key_mask())
         return keys if self.cache is None else self.ops.slice_at(keys, self.past, self.length, 1), keys
 
-    def _bias(self) -> Array | None:
-        kind, ops = self.kind.relative_bias, self.ops
-        if kind is None:
-            return None
-        table = self.here["relative_bias.weight"]
+    def _biases(self) -> list[Array | None]:
+        """The bias of every layer."""
+        kind, layers = self.kind.relative_bias, self.kind.weights_of
+        if isinstance(kind, spec.RelativeBias) and kind.per_block:
+            return [self._bias(self.here / f"blocks.{index}") for index in layers]
+        return [None if kind is None else self._bias(self.here)] * len(layers)
+
+    def _bias(self, here: Scope) -> Array:
+        ops = self.ops
         if self.prefix is not None:
             places, offset = (self._each_row(x) for x in (self.prefix.places, self.prefix.offset))
             asking, own = (x + offset for x in self._target_places())
             sides = [ops.broadcast(x, (self.rows, ops.shape(x)[1])) for x in (places, own)]
-            return relative_bias(ops, kind, table, asking, ops.concat(sides, 1))
-        own = self._own_bias(kind, table)
+            return self._bias_between(here, asking, ops.concat(sides, 1))
+        own = self._own_bias(here)
         if not self.kind.merges_source:
             return own
         rows, heads, length, _ = ops.shape(own)
         return ops.concat((ops.full((rows, heads, length, self.source_size), 0.0, own.dtype), own), -1)
 
-    def _own_bias(self, kind: spec.RelativeBias, table: Array) -> Array:
+    def _bias_between(self, here: Scope, queries: Int[Array, "#R T"], keys: Int[Array, "#R S"]) -> Array:
+        kind = self.kind.relative_bias
+        if isinstance(kind, spec.Alibi):
+            return alibi(self.ops, kind, self.kind.blocks[0].self_attn.attention.num_heads, queries, keys)
+        assert kind is not None
+        return relative_bias(self.ops, kind, here["relative_bias.weight"], queries, keys)
+
+    def _own_bias(self, here: Scope) -> Array:
         """The relative bias between positions of this stack."""
-        ops = self.ops
+        ops, kind = self.ops, self.kind.relative_bias
 
         def bias_of(places: tuple[Array, Array]) -> Array:
-            return relative_bias(ops, kind, table, *places)
+            return self._bias_between(here, *places)
 
         if not self.padded:
             return bias_of(self._indices())
-        if self.cache is not None or self.inputs.position_ids is not None:
+        is_of_places = isinstance(kind, spec.Alibi) and kind.rounded
+        if self.cache is not None or self.inputs.position_ids is not None or is_of_places:
             return bias_of(self._real_places())
         heads = self.kind.blocks[0].self_attn.attention.num_heads
         shape = (self.rows, heads, self.length, self.total)

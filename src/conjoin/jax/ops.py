@@ -76,6 +76,10 @@ class JaxOps:
         return x.astype(dtype)
 
     @staticmethod
+    def bfloat16_of(x: jax.Array) -> jax.Array:
+        return lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+    @staticmethod
     def linear(x: jax.Array, matrix: jax.Array, *, transposed: bool = False) -> jax.Array:
         return jnp.einsum("...n,nm->...m" if transposed else "...n,mn->...m", x, matrix)
 

@@ -220,7 +220,7 @@ class Pass {
       project(team, a.k, k, count);
       project(team, a.v, v, count);
       team.done(kProducts);
-      if (a.norms_projection) norm_keys(team, a);
+      if (a.norms_over == 1) norm_keys(team, a);
       write_to_cache(team, a, a.k_norm, is_prefix ? a.rotary : -1, k, i, true, false);
       write_to_cache(team, a, NormSpec{}, -1, v, i, true, true);
       team.done(kOther);
@@ -390,7 +390,7 @@ class Pass {
       project(team, a.v, v, count);
     }
     team.done(kProducts);
-    if (a.norms_projection) {
+    if (a.norms_over == 1) {
       for (Long r = team.id, queries = a.heads * a.size; r < count; r += team.count)
         normalise(a.q_norm, q + r * queries, q + r * queries, queries);
       if (!cross) norm_keys(team, a);
@@ -436,8 +436,9 @@ class Pass {
     }
     r.own = source.past + some.time, r.causal = s.causal, r.window = a.window, r.ahead = a.ahead;
     r.keys = s.causal ? r.own + some.count : source.past + source.length;
-    if (s.bias.values) {
-      r.bias = s.bias.values + s.bias.reach - r.own, r.bias_head = 2 * s.bias.reach + 1, r.bias_time = -1, r.bias_key = 1;
+    if (const BiasTable& bias = s.layers[index].bias; bias.values) {
+      r.bias = bias.values, r.bias_head = bias.width, r.bias_key = 1;
+      if (bias.reach) r.bias += bias.reach - r.own, r.bias_time = -1;
     }
     return r;
   }
@@ -453,7 +454,7 @@ class Pass {
     r.prefix_is_apart = layer.source == 1;
     if (r.prefix_is_apart) return;
     r.own += source.keys;
-    if (r.bias) r.bias -= source.keys;
+    if (r.bias && layer.bias.reach) r.bias -= source.keys;
   }
 
   void norm_keys(const Team& team, const AttentionSpec& a) {
@@ -462,9 +463,11 @@ class Pass {
     team.wait();
   }
 
-  // Normalise and rotate one head of one token, in place.
-  void rotate(const AttentionSpec& a, const NormSpec& norm, Long rotary, float* head, Long token) {
-    if (norm.kind && !a.norms_projection) normalise(norm, head, head, a.size);
+  // Normalise and rotate one head of one token, in place; `index` is the head's number.
+  void rotate(const AttentionSpec& a, NormSpec norm, Long rotary, float* head, Long index, Long token) {
+    if (a.norms_over == 2 && norm.weight) norm.weight += index * a.size;
+    if (a.norms_over == 2 && norm.bias) norm.bias += index * a.size;
+    if (norm.kind && a.norms_over != 1) normalise(norm, head, head, a.size);
     if (rotary < 0) return;
     const Angles& angles = s.angles[rotary];
     Long half = angles.width / 2;
@@ -479,7 +482,7 @@ class Pass {
   void rotate_queries(const Team& team, const AttentionSpec& a) {
     for (Long i = team.id; i < count * a.heads; i += team.count) {
       float* head = q + i * a.size;
-      rotate(a, a.q_norm, a.rotary, head, i / a.heads);
+      rotate(a, a.q_norm, a.rotary, head, i % a.heads, i / a.heads);
       for (Long e = 0; e < a.size; ++e) ::store(converted_q + i * a.size + e, head[e]);
     }
   }
@@ -492,7 +495,7 @@ class Pass {
       const CacheTensor& cache = (cross ? values ? source.cross_v : source.cross_k : values ? source.self_v : source.self_k)[index];
       Long row = cross ? source.cross_row : slot(source, token.row);
       float* head = from + i * a.size;
-      rotate(a, norm, rotary, head, i / a.kv_heads);
+      rotate(a, norm, rotary, head, i % a.kv_heads, i / a.kv_heads);
       T* to = static_cast<T*>(cache.data) + row * cache.row + i % a.kv_heads * cache.head +
               (source.past + token.time) * cache.time;
       Rows<T>::write(to, head, a.size);

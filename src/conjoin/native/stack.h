@@ -32,8 +32,15 @@ struct AttentionSpec {
   NormSpec q_norm, k_norm;
   const float* gate;  // null: none
   Long heads, kv_heads, size, window, ahead, rotary;  // rotary: index of the angles, -1 for none
-  Long norms_projection;  // q_norm and k_norm normalise all heads of a token together
+  Long norms_over;  // q_norm and k_norm: 0 every head, 1 all heads of a token together, 2 every head by its own weights
   double scale, softcap;  // softcap 0: none
+};
+
+// Relative biases, (heads, width). Usually by distance, 2 * reach + 1 of them: the middle of each row is for a query's own
+// key, entries behind it are for keys behind. Where reach is 0, by the position of the key, the same for every query.
+struct BiasTable {
+  const float* values;  // null: none
+  Long reach, width;
 };
 
 struct LayerSpec {
@@ -46,6 +53,7 @@ struct LayerSpec {
   Long source;  // self-attention reads the source, too: 0 no, 1 the encoder's output, 2 one of its states, as a prefix
   Long state;   // which state
   double residual_scale;  // factor of what every branch adds
+  BiasTable bias;
 };
 
 struct TableSpec {  // (rows, size), contiguous
@@ -79,17 +87,9 @@ struct Angles {  // cosines and sines of rotary positions, (count, width); width
   Long count, width;
 };
 
-// Relative biases, (heads, 2 * reach + 1): the middle of each row is for a query's own key, entries behind it are for
-// keys behind.
-struct BiasTable {
-  const float* values;  // null: none
-  Long reach;
-};
-
 struct StackSpec {
   const LayerSpec* layers;
   const Angles* angles;
-  BiasTable bias;
   EmbeddingSpec embedding;
   NormSpec final_norm;
   HeadSpec head;

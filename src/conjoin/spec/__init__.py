@@ -4,6 +4,7 @@ from conjoin._lazy import public_dir
 from conjoin.spec.bricks import (
     MLP,
     Activation,
+    Alibi,
     Attention,
     BareLayerNorm,
     Block,
@@ -53,6 +54,7 @@ from conjoin.spec.stack import (
 __all__ = [
     "MLP",
     "Activation",
+    "Alibi",
     "Attention",
     "BareLayerNorm",
     "Block",

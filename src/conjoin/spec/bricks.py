@@ -120,15 +120,38 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelativeBias:
-    """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1), one table per stack.
+    """Learned bias per head and bucketed distance (Raffel et al. 2020, arXiv:1910.10683, 2.1).
 
     Args:
         bidirectional: Half of the buckets are for keys after the query; otherwise all such keys share bucket 0.
+        per_block: Every block has a table of its own (UMT5); otherwise one serves the stack.
     """
 
     num_buckets: int
     max_distance: int
     bidirectional: bool
+    per_block: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alibi:
+    """A bias of -slope * distance with a slope per head, without parameters (Press et al. 2021, arXiv:2108.12409).
+
+    Args:
+        scale: Factor of the bias; Falcon scales it as it scales products.
+        rounded: Slopes, positions and their products are rounded to bfloat16, as when Falcon was trained: the bias
+            depends on where a key stands. Of causal stacks only.
+    """
+
+    scale: float = 1.0
+    rounded: bool = False
+
+    def slopes(self, heads: int) -> tuple[float, ...]:
+        """Return the slope of every head: a geometric series, and from its middles what a power of two lacks."""
+        whole = 1 << (heads.bit_length() - 1)
+        first = [2.0 ** (-8 * (i + 1) / whole) for i in range(whole)]
+        between = [2.0 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
+        return tuple(first + between)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +159,18 @@ class QKNorm:
     """Normalise queries and keys before they are rotated.
 
     Args:
-        over: "head" normalises every head on its own (Qwen3, Gemma 3), "projection" all heads of a token at once (OLMo
-            2).
+        over: "head" normalises every head on its own (Qwen3, Gemma 3), "each_head" too, by weights of its own (Cohere;
+            a LayerNorm), "projection" all heads of a token at once (OLMo 2).
     """
 
-    norm: RMSNorm
-    over: Literal["head", "projection"] = "head"
+    norm: RMSNorm | LayerNorm
+    over: Literal["head", "each_head", "projection"] = "head"
+
+    def __post_init__(self) -> None:
+        assert self.over != "each_head" or isinstance(self.norm, LayerNorm)
 
     def size(self, heads: int, head_size: int) -> int:
-        """Return the number of values that are normalised together."""
+        """Return the number of weights."""
         return head_size if self.over == "head" else heads * head_size
 
 
@@ -304,6 +330,7 @@ class Block:
         self_attn_norms: Norms around self-attention if they differ: the embedding before ModernBERT's first block is
             already normalised.
         parallel: Every branch reads the block's input, not the sum so far (GPT-NeoX).
+        shared_norm: The MLP's first norm is self-attention's (GPT-J, Phi); cross-attention has its own in any case.
         causal: A position reads itself and the positions before it only.
         dropout: Dropout rate of every branch's output, before it is added.
         residual_scale: Factor of every branch's output, before it is added (Granite).
@@ -319,6 +346,7 @@ class Block:
     cross_attn: CrossAttention | None = None
     self_attn_norms: Branch | None = None
     parallel: bool = False
+    shared_norm: bool = False
     dropout: float = 0.0
     residual_scale: float = 1.0
     wide_in_float16: bool = False
@@ -326,4 +354,7 @@ class Block:
     def norms_of(self, branch: str) -> tuple[NamedNorm, NamedNorm, NamedNorm]:
         """Return the norms of a branch (`pre`, `out`, `post`), each with its canonical name."""
         replaced = self.self_attn_norms if branch == "self_attn" else None
-        return (replaced or self.norms).named(branch)
+        pre, out, post = (replaced or self.norms).named(branch)
+        if branch == "mlp" and self.shared_norm:
+            pre = self.norms_of("self_attn")[0]
+        return pre, out, post

@@ -3,7 +3,7 @@
 A brick that they lack is named here: one that is merely left out there would be computed wrongly.
 """
 
-from conjoin.spec.bricks import Activation
+from conjoin.spec.bricks import Activation, Alibi
 from conjoin.spec.stack import Embedding, Head, StackSpec
 
 ACTIVATIONS: tuple[Activation, ...] = ("gelu", "gelu_tanh", "relu", "silu", "quick_gelu", "tanh")
@@ -20,6 +20,8 @@ def reason_against_blocks(stack: StackSpec) -> str | None:
     """Return what they lack of a stack's blocks; without it, the stack runs as PyTorch modules."""
     if any(block.causal != stack.blocks[0].causal for block in stack.blocks):
         return "some blocks are causal and others are not"
+    if isinstance(stack.relative_bias, Alibi) and stack.relative_bias.rounded and not stack.blocks[0].causal:
+        return "a bias by positions of keys is read both ways"
     return next(filter(None, (_reason_against_activation(block.mlp.activation) for block in stack.blocks)), None)
 
 

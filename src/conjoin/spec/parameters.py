@@ -12,6 +12,7 @@ from conjoin.spec.bricks import (
     GatedMLP,
     LayerNorm,
     Norm,
+    RelativeBias,
     RMSNorm,
 )
 from conjoin.spec.stack import Embedding, FanInInit, Head, PairSpec, Sinusoidal, StackSpec
@@ -56,12 +57,14 @@ def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
     The vocabulary matrix of a tied head is the token embedding and does not appear.
     """
     table: dict[str, Parameter] = dict(_in_part("embedding", _embedding(spec.embedding, spec.hidden_size)))
-    if spec.relative_bias:
-        heads = spec.blocks[0].self_attn.attention.num_heads
-        shape = (spec.relative_bias.num_buckets, heads)
-        table["relative_bias.weight"] = Parameter(shape=shape, kind="embedding", axes=("other", "heads"))
+    bias = spec.relative_bias if isinstance(spec.relative_bias, RelativeBias) else None
+    if bias and not bias.per_block:
+        table |= dict(_relative_bias(bias, spec.blocks[0]))
     for index in sorted(set(spec.weights_of)):
-        table |= {f"blocks.{index}.{name}": p for name, p in _block(spec.blocks[index], spec.hidden_size)}
+        block = dict(_block(spec.blocks[index], spec.hidden_size))
+        if bias and bias.per_block:
+            block |= dict(_relative_bias(bias, spec.blocks[index]))
+        table |= {f"blocks.{index}.{name}": p for name, p in block.items()}
     if spec.final_norm:
         table |= dict(_norm("final_norm", spec.final_norm, spec.hidden_size))
     if spec.head:
@@ -159,6 +162,11 @@ def _branch_norms(name: str, block: Block, hidden_size: int) -> Named:
     for parameter, norm in block.norms_of(name):
         if norm is not None:
             yield from _norm(parameter, norm, hidden_size)
+
+
+def _relative_bias(bias: RelativeBias, block: Block) -> Named:
+    shape = (bias.num_buckets, block.self_attn.attention.num_heads)
+    yield "relative_bias.weight", Parameter(shape=shape, kind="embedding", axes=("other", "heads"))
 
 
 def _block(block: Block, hidden_size: int) -> Named:

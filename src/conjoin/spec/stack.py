@@ -7,6 +7,7 @@ from typing import Literal, Self
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.spec.bricks import (
     Activation,
+    Alibi,
     Attention,
     Block,
     CrossAttention,
@@ -236,7 +237,7 @@ class StackSpec:
         blocks: One entry per layer.
         weights_of: `weights_of[i]` is the block whose weights layer i uses; the identity except in ALBERT.
         final_norm: Norm after the last block.
-        relative_bias: T5's table, added to the scores of every self-attention.
+        relative_bias: Added to the scores of every self-attention, by the distance of key and query.
         head: None for an encoder.
         states: Of an encoder whose output is several hidden states side by side: their indices, 0 for the embedding and
             i for the output of block i - 1. Empty where the output is the last state, after the final norm.
@@ -250,7 +251,7 @@ class StackSpec:
     embedding: Embedding
     blocks: tuple[Block, ...]
     weights_of: tuple[int, ...] = ()
-    relative_bias: RelativeBias | None = None
+    relative_bias: RelativeBias | Alibi | None = None
     final_norm: Norm | None = None
     final_dropout: float = 0.0
     head: Head | None = None

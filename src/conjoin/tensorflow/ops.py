@@ -96,6 +96,10 @@ class TFOps:
         return tf.einsum(equation, *arrays)
 
     @staticmethod
+    def bfloat16_of(x: Array) -> Array:
+        return tf.cast(tf.cast(x, tf.bfloat16), tf.float32)
+
+    @staticmethod
     def linear(x: Array, matrix: Array, *, transposed: bool = False) -> Array:
         """As one product of matrices."""
         if x.shape.rank == 2:

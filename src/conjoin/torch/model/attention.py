@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.torch.cpu.linear import Linear
-from conjoin.torch.model.norm import build_norm
+from conjoin.torch.model.norm import build_qk_norm
 from conjoin.torch.model.positions import Angles, rotate
 from conjoin.torch.model.sharing import Brick
 
@@ -23,8 +23,8 @@ class Attention(Brick):
         self.v = Linear(source_size, keys, bias=kind.v_bias)
         self.o = Linear(queries, hidden_size, bias=kind.o_bias)
         qk = kind.qk_norm
-        self.q_norm = build_norm(qk.norm, qk.size(kind.num_heads, kind.head_size)) if qk else None
-        self.k_norm = build_norm(qk.norm, qk.size(kind.num_kv_heads, kind.head_size)) if qk else None
+        self.q_norm = build_qk_norm(qk, kind.num_heads, kind.head_size) if qk else None
+        self.k_norm = build_qk_norm(qk, kind.num_kv_heads, kind.head_size) if qk else None
 
     @property
     def dropout_now(self) -> float:

@@ -16,7 +16,7 @@ from conjoin.torch.model.attention import Attention, CrossAttention, SelfAttenti
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.mlp import build_mlp
 from conjoin.torch.model.norm import build_norm
-from conjoin.torch.model.positions import Angles, rotate
+from conjoin.torch.model.positions import Angles, RelativeBias, rotate
 from conjoin.torch.model.sharing import Brick
 
 _MOST = torch.finfo(torch.float16).max
@@ -111,9 +111,10 @@ class LayerContext:
 class Block(Brick):
     """One block, as its spec says."""
 
-    def __init__(self, kind: spec.Block, hidden_size: int) -> None:
+    def __init__(self, kind: spec.Block, hidden_size: int, bias: spec.RelativeBias | None = None) -> None:
         super().__init__()
         self.kind = kind
+        self.relative_bias = RelativeBias(bias, kind.self_attn.attention.num_heads) if bias else None
         self.self_attn = SelfAttention(kind.self_attn, hidden_size)
         self.cross_attn = CrossAttention(kind.cross_attn, hidden_size) if kind.cross_attn else None
         self.mlp = build_mlp(kind.mlp, hidden_size, wide=kind.wide_in_float16)

@@ -45,3 +45,21 @@ def build_norm(kind: spec.Norm, size: int) -> nn.Module:
             return nn.LayerNorm(size, eps=eps, elementwise_affine=False)
         case spec.RMSNorm():
             return RMSNorm(kind, size)
+
+
+class LayerNormOfHeads(LayerNorm):
+    """Layer normalisation of every head by weights of its own, which stand one head behind the other."""
+
+    def forward(self, input: Float[Tensor, "*lead H E"]) -> Float[Tensor, "*lead H E"]:
+        """Normalise over the last axis, then scale and shift."""
+        heads, bias = input.shape[-2:], self._parameters["bias"]
+        normed = F.layer_norm(input, heads[-1:], eps=self.eps) * self.weight.view(heads)
+        return normed if bias is None else normed + bias.view(heads)
+
+
+def build_qk_norm(kind: spec.QKNorm, heads: int, head_size: int) -> nn.Module:
+    """Return the norm of the queries or the keys."""
+    size = kind.size(heads, head_size)
+    if kind.over == "each_head" and isinstance(kind.norm, spec.LayerNorm):
+        return LayerNormOfHeads(kind.norm, size)
+    return build_norm(kind.norm, size)

@@ -80,17 +80,9 @@ class RelativeBias(nn.Module):
         self.kind = kind
         self.weight = nn.Parameter(torch.empty(kind.num_buckets, num_heads))
 
-    def forward(
-        self, num_queries: int, num_keys: int, places: Int[Tensor, "R S"] | None = None
-    ) -> Float[Tensor, "#R H T S"]:
-        """Return the bias between the last `num_queries` of `num_keys` positions and all of them.
-
-        Args:
-            places: Positions of each row's tokens, which give every row its own bias; by default their indices.
-        """
-        if places is None:
-            places = torch.arange(num_keys, device=self.weight.device)[None]
-        distance = places[:, None, :] - places[:, num_keys - num_queries :, None]
+    def forward(self, num_queries: int, places: Int[Tensor, "R S"], dtype: torch.dtype) -> Float[Tensor, "R H T S"]:
+        """Return the bias between the last `num_queries` of these positions and all of them, in the weight's dtype."""
+        distance = places[:, None, :] - places[:, places.shape[1] - num_queries :, None]
         return self.weight[self._buckets(distance)].permute(0, 3, 1, 2)
 
     def by_distance(self, reach: int) -> Float[Tensor, "H distances"]:
@@ -108,6 +100,40 @@ class RelativeBias(nn.Module):
         ratio = torch.log(distance.float() / exact) / math.log(self.kind.max_distance / exact)
         far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
         return start + torch.where(distance < exact, distance, far)
+
+
+class Alibi(nn.Module):
+    """A bias that falls with the distance of a key (Press et al. 2021, arXiv:2108.12409)."""
+
+    def __init__(self, kind: spec.Alibi, num_heads: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self._slopes = kind.slopes(num_heads)
+
+    def forward(self, num_queries: int, places: Int[Tensor, "R S"], dtype: torch.dtype) -> Float[Tensor, "R H T S"]:
+        """Return the bias between the last `num_queries` of these positions and all of them."""
+        if self.kind.rounded:
+            heights = self.heights(places)
+            away = heights[:, :, None, :] - heights[:, :, places.shape[1] - num_queries :, None]
+        else:
+            distance = places[:, None, :] - places[:, places.shape[1] - num_queries :, None]
+            away = torch.unflatten(self.heights(distance.flatten(1)), -1, distance.shape[1:])
+        return -away.abs().to(dtype)
+
+    def heights(self, places: Int[Tensor, "R S"]) -> Float[Tensor, "R H S"]:
+        """Return slope * position."""
+        dtype = torch.bfloat16 if self.kind.rounded else torch.float32
+        slopes = torch.tensor(self._slopes, dtype=dtype, device=places.device)[:, None]
+        return (slopes * places[:, None].to(dtype)).float() * self.kind.scale
+
+    def by_distance(self, reach: int) -> Float[Tensor, "H distances"]:
+        """Return the bias by the distance of a key from its query, from -reach to reach."""
+        return -self.heights(torch.arange(-reach, reach + 1)[None])[0].abs()
+
+
+def build_relative_bias(kind: spec.RelativeBias | spec.Alibi, num_heads: int) -> RelativeBias | Alibi:
+    """Return the module of a bias."""
+    return RelativeBias(kind, num_heads) if isinstance(kind, spec.RelativeBias) else Alibi(kind, num_heads)
 
 
 def token_positions(

@@ -18,7 +18,9 @@ from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.embedding import Embedding
 from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import (
+    Alibi,
     RelativeBias,
+    build_relative_bias,
     places_of,
     rotary_angles,
     stands_together,
@@ -47,9 +49,10 @@ class Stack(Brick):
         self.embed = Embedding(kind.embedding, kind.hidden_size)
         heads = kind.blocks[0].self_attn.attention.num_heads
         bias = kind.relative_bias
-        self.relative_bias = RelativeBias(bias, heads) if bias else None
+        own = bias if isinstance(bias, spec.RelativeBias) and bias.per_block else None
+        self.relative_bias = build_relative_bias(bias, heads) if bias and not own else None
         self.blocks = nn.ModuleList(
-            Block(kind.blocks[index], kind.hidden_size) for index in sorted(set(kind.weights_of))
+            Block(kind.blocks[index], kind.hidden_size, own) for index in sorted(set(kind.weights_of))
         )
         layers = [kind.blocks[index] for index in kind.weights_of]
         self._heads = [_kept_heads(layer.self_attn.attention) for layer in layers]
@@ -276,11 +279,13 @@ class Stack(Brick):
         """
         total = 0 if key_mask is None else key_mask.shape[1]
         narrow = any((sides := block.self_attn.sides) is not None and total > sides.least for block in self.spec.blocks)
-        if key_mask is None or not (narrow or self.relative_bias is not None):
+        bias = self.spec.relative_bias
+        if key_mask is None or not (narrow or bias is not None):
             return None
         if inputs.position_ids is not None and not past:
             return inputs.position_ids.expand(len(key_mask), -1)
         cheap = is_eager(key_mask) and (not past or key_mask.device.type == "cpu")
+        cheap = cheap and not (isinstance(bias, spec.Alibi) and bias.rounded)  # which is of places, not of distances
         return None if cheap and stands_together(key_mask) else places_of(key_mask)
 
     def _embed(self, inputs: StackInputs, positions: Tensor) -> Float[Tensor, "R T D"]:
@@ -322,7 +327,7 @@ class Stack(Brick):
         reaches = {(b.causal, b.self_attn.sides) for b in kinds}
         attends = {r: route.attend_self(masks, causal=r[0], window=r[1]) for r in reaches if not merges}
         joints = {r: route.attend_joint(joint, causal=r[0], window=r[1]) for r in reaches if merges}
-        bias = self._bias(inputs, prefix, places, key_mask, sizes)
+        biases = self._biases(inputs, prefix, places, key_mask, sizes)
         states = None if route.source is None or prefix is None else route.source.split(self.spec.hidden_size)
         return [
             LayerContext(
@@ -332,7 +337,7 @@ class Stack(Brick):
                 attend_source=route.attend_source,
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 source_angles=source_angles.get(block.self_attn.rotary) if block.self_attn.rotary else None,
-                bias=bias,
+                bias=biases[layer],
                 source=_source_of(block.self_attn.source, route.source, states),
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
@@ -383,27 +388,35 @@ class Stack(Brick):
             return indices - segment_starts(inputs.segments)
         return indices if key_mask is None else places_of(key_mask)
 
-    def _bias(
+    def _biases(
         self,
         inputs: StackInputs,
         prefix: Prefix | None,
         places: Tensor | None,
         key_mask: Tensor | None,
         sizes: tuple[int, int, int],
-    ) -> Float[Tensor, "#R H T S"] | None:
-        """The relative bias over all that self-attention reads; `sizes` are rows, new and past positions."""
-        if self.relative_bias is None:
-            return None
+    ) -> list[Tensor | None]:
+        """The bias of every layer over all that its self-attention reads; `sizes` are rows, new and past positions."""
         _, length, past = sizes
-        if not self.spec.merges_source:
-            return self.relative_bias(length, past + length, places)
-        if prefix is None:
-            own = self.relative_bias(length, past + length, places)
-            return torch.cat((own.new_zeros(*own.shape[:3], self._source_size(inputs)), own), -1)
-        if prefix.is_alike and key_mask is None and inputs.segments is None:
-            return self.relative_bias(length, prefix.size + past + length)
-        places = prefix.before(self._target_places(inputs, key_mask, past + length))
-        return self.relative_bias(length, places.shape[1], places)
+        if self.spec.relative_bias is None:
+            return [None] * self.spec.num_layers
+        indices = torch.arange(past + length, device=self._device)[None]
+        before = 0
+        if prefix is not None and prefix.is_alike and key_mask is None and inputs.segments is None:
+            places = torch.arange(prefix.size + past + length, device=self._device)[None]
+        elif prefix is not None:
+            places = prefix.before(self._target_places(inputs, key_mask, past + length))
+        elif self.spec.merges_source:
+            before = self._source_size(inputs)
+        places = indices if places is None else places
+
+        def bias_of(module: RelativeBias | Alibi) -> Float[Tensor, "#R H T S"]:
+            own = module(length, places, self.embed.words.weight.dtype)
+            return torch.cat((own.new_zeros(*own.shape[:3], before), own), -1) if before else own
+
+        if self.relative_bias is not None:
+            return [bias_of(self.relative_bias)] * self.spec.num_layers
+        return [bias_of(self.blocks[index].relative_bias) for index in self.spec.weights_of]  # pyright: ignore
 
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
         if not self.spec.reads_source:

@@ -44,10 +44,14 @@ class _Attention(Structure):
         *((name, _Linear) for name in ("q", "k", "v", "o")),
         ("q_norm", _Norm),
         ("k_norm", _Norm),
-        *_fields("gate", "heads kv_heads size window ahead rotary norms_projection"),
+        *_fields("gate", "heads kv_heads size window ahead rotary norms_over"),
         ("scale", c_double),
         ("softcap", c_double),
     )
+
+
+class _Bias(Structure):
+    _fields_ = _fields("values", "reach width")
 
 
 class _Layer(Structure):
@@ -58,6 +62,7 @@ class _Layer(Structure):
         *((name, _Linear) for name in ("up", "gate", "down")),
         *_fields(whole="parallel activation has_cross source state"),
         ("residual_scale", c_double),
+        ("bias", _Bias),
     )
 
 
@@ -93,15 +98,10 @@ class _Angles(Structure):
     _fields_ = _fields("cos sin", "count width")
 
 
-class _Bias(Structure):
-    _fields_ = _fields("values", "reach")
-
-
 class _Stack(Structure):
     _fields_ = (
         ("layers", POINTER(_Layer)),
         ("angles", POINTER(_Angles)),
-        ("bias", _Bias),
         ("embedding", _Embedding),
         ("final_norm", _Norm),
         ("head", _Head),
@@ -152,7 +152,7 @@ class _Tables:
 
     count: int
     angles: list[tuple[Tensor, Tensor]]
-    bias: Tensor | None
+    biases: list[Tensor]
 
 
 class NativeStack:
@@ -174,7 +174,7 @@ class NativeStack:
         self._copied: list[Tensor] = []
         self.rotary: list[spec.Rotary] = []
         self.spec: spec.StackSpec = stack.spec
-        self._relative_bias = stack.relative_bias
+        self._biases = [stack.blocks[index].relative_bias or stack.relative_bias for index in self.spec.weights_of]
         self._rotary_angles = stack.rotary_angles
         kind, fields = self.spec, _Stack()
         self._fields = fields
@@ -189,9 +189,10 @@ class NativeStack:
         self._states = torch.tensor(kind.states, dtype=torch.long)
         fields.states, fields.state_count = self._states.data_ptr(), len(kind.states)
         self._norm(fields.final_norm, stack.final_norm, kind.hidden_size)
-        if stack.relative_bias is not None:
-            self._watch(stack.relative_bias, "weight")
-            self._copied.append(stack.relative_bias.weight)
+        for bias in self._biases:
+            if isinstance(getattr(bias, "kind", None), spec.RelativeBias):
+                self._watch(bias, "weight")
+                self._copied.append(bias.weight)
         self.embeds = self._try(self._embedding, fields.embedding, stack.embed)
         head = getattr(stack, "head", None)
         self.scores = head is not None and self._try(self._head, fields.head, head, stack.embed)
@@ -200,7 +201,7 @@ class NativeStack:
         self._module_slots = [(each._modules, name) for each in stack.modules() for name in each._modules]
         self._modules = [modules[name] for modules, name in self._module_slots]
         self._hooks = [hooks for each in stack.modules() for hooks in (each._forward_hooks, each._forward_pre_hooks)]
-        self._tables = _Tables(0, [], None)
+        self._tables = _Tables(0, [], [])
 
     @classmethod
     def of(cls, stack: Any) -> "NativeStack | None":
@@ -262,7 +263,7 @@ class NativeStack:
 
     def reach(self, places: int) -> None:
         """Tabulate rotary angles and relative biases for positions below `places`."""
-        if places <= self._tables.count or not (self.rotary or self._relative_bias is not None):
+        if places <= self._tables.count or not (self.rotary or any(self._biases)):
             return
         count = max(64, 1 << (places - 1).bit_length())
         positions = torch.arange(count)[None]
@@ -271,12 +272,14 @@ class NativeStack:
         array = (_Angles * max(1, len(angles)))()
         for fields, (cos, sin) in zip(array, angles, strict=False):
             fields.cos, fields.sin, (fields.count, fields.width) = cos.data_ptr(), sin.data_ptr(), cos.shape
-        bias = None
-        if self._relative_bias is not None:
-            bias = self._relative_bias.by_distance(count).float().contiguous()
-            self._fields.bias.values, self._fields.bias.reach = bias.data_ptr(), count
+        biases = {bias: _bias_table(bias, count) for bias in self._biases if bias is not None}
+        for layer, bias in zip(self._layers, self._biases, strict=True):
+            if bias is not None:
+                values = biases[bias]
+                layer.bias.values, layer.bias.width = values.data_ptr(), values.shape[1]
+                layer.bias.reach = 0 if _is_by_key(bias) else count
         self._fields.angles = array
-        self._tables = _Tables(count, angles, bias)  # pyright: ignore[reportArgumentType]
+        self._tables = _Tables(count, angles, list(biases.values()))  # pyright: ignore[reportArgumentType]
 
     def run(
         self,
@@ -378,7 +381,7 @@ class NativeStack:
         ):
             self._linear(getattr(fields, name), getattr(brick, name), outputs, inputs)
         if kind.qk_norm is not None:
-            fields.norms_projection = kind.qk_norm.over == "projection"
+            fields.norms_over = ("head", "projection", "each_head").index(kind.qk_norm.over)
             self._norm(fields.q_norm, brick.q_norm, kind.qk_norm.size(kind.num_heads, kind.head_size))
             self._norm(fields.k_norm, brick.k_norm, kind.qk_norm.size(kind.num_kv_heads, kind.head_size))
         fields.heads, fields.kv_heads, fields.size = kind.num_heads, kind.num_kv_heads, kind.head_size
@@ -500,6 +503,18 @@ class NativeStack:
         self._parameters.append(parameter)
         self._held.append(parameter.detach())
         return self._held[-1]
+
+
+def _is_by_key(bias: Any) -> bool:
+    """True if a bias depends on positions of keys, not on distances alone."""
+    return isinstance(bias.kind, spec.Alibi) and bias.kind.rounded
+
+
+def _bias_table(bias: Any, count: int) -> Tensor:
+    """Return a bias per head by the position of a key below `count`, or by distances up to it."""
+    if _is_by_key(bias):
+        return bias.heights(torch.arange(count)[None])[0].contiguous()
+    return bias.by_distance(count).float().contiguous()
 
 
 def _read_source(layer: _Layer, source: spec.MergedSource | spec.PrefixSource | None) -> None:
