@@ -57,6 +57,12 @@ SKIPPED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("summary_proj_to_labels", "summary_first_dropout", *SUMMARY), ANOTHER_HEAD),
         "reorder_and_upcast_attn": "a way to compute the same numbers in half precision",
     },
+    "bloom": dict.fromkeys(("pretraining_tp", "slow_but_exact"), "a way to compute the same numbers in slices"),
+    "codegen": {
+        "n_positions": "rotations have no table",
+        "n_ctx": "transformers computes a number of rotated dimensions from it that it never uses",
+    },
+    "gptj": {"n_positions": "rotations have no table"},
     "mpnet": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "MPNet has no token types"},
     "roberta": {"classifier_dropout": ANOTHER_HEAD},
     "t5gemma": {
@@ -108,11 +114,16 @@ NOT_FIELDS: dict[str, dict[str, str]] = {
     "pegasus": {"forced_eos_token_id": OF_GENERATION},
     "plbart": {"classifier_dropout": ANOTHER_HEAD, "forced_eos_token_id": OF_GENERATION},
     "t5": {"classifier_dropout": ANOTHER_HEAD},
+    "umt5": {"classifier_dropout": ANOTHER_HEAD},
 }
 """Fields of transformers' class that ours keeps as extra keys only, and why."""
 
 STRETCHED = {"rope_type": "yarn", "factor": 3.0}  # measured from max_position_embeddings
-CANDIDATES: dict[str, list[Any]] = {"rope_parameters": [STRETCHED], "rope_scaling": [STRETCHED]}
+CANDIDATES: dict[str, list[Any]] = {
+    "rope_parameters": [STRETCHED],
+    "rope_scaling": [STRETCHED],
+    "partial_rotary_factor": [0.75],
+}
 """Values to try where the kind of the present one does not tell."""
 
 MORE_BASES: list[dict[str, Any]] = [

@@ -15,16 +15,23 @@ from oracle_tiny import TINY
 LAYERS = {
     "distilbert": "n_layers",
     "gpt2": "n_layer",
+    "gptj": "n_layer",
+    "codegen": "n_layer",
+    "bloom": "n_layer",
     "bart": "decoder_layers",
     "mbart": "decoder_layers",
     "gpt_neo": "num_layers",
     "t5": "num_decoder_layers",
     "mt5": "num_decoder_layers",
+    "umt5": "num_decoder_layers",
 }
 HEADS = {
     "distilbert": ("dim", "n_heads"),
     "gpt2": ("n_embd", "n_head"),
     "gpt_neo": ("hidden_size", "num_heads"),
+    "gptj": ("n_embd", "n_head"),
+    "codegen": ("n_embd", "n_head"),
+    "bloom": ("hidden_size", "n_head"),
     "bart": ("d_model", "decoder_attention_heads"),
     "mbart": ("d_model", "decoder_attention_heads"),
 }
@@ -32,6 +39,9 @@ ACTIVATION = {
     "distilbert": "activation",
     "gpt2": "activation_function",
     "gpt_neo": "activation_function",
+    "gptj": "activation_function",
+    "codegen": "activation_function",
+    "falcon": "activation",
     "opt": "activation_function",
     "bart": "activation_function",
     "mbart": "activation_function",
@@ -40,7 +50,7 @@ ACTIVATION = {
     "modernbert": "hidden_activation",
     "modernbert-decoder": "hidden_activation",
 }
-WITH_HEAD_SIZE = {"t5", "mt5", "gemma", "gemma2", "gemma3_text", "qwen3"}
+WITH_HEAD_SIZE = {"t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "qwen3"}
 """Families whose configs name the size of a head."""
 
 
@@ -78,7 +88,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(model_type: str) -> None
     )
 
 
-@pytest.mark.parametrize("model_type", sorted({*MODULES} - {"t5", "mt5"}))
+@pytest.mark.parametrize("model_type", sorted({*MODULES} - {"t5", "mt5", "umt5", "bloom"}))
 def test_an_unknown_activation_is_refused(model_type: str) -> None:
     key = ACTIVATION.get(model_type, "hidden_act")
     assert refusal(model_type, **{key: "gelu_fast_v2"}) == (
@@ -191,3 +201,31 @@ def test_a_spec_without_blocks_cannot_be_written() -> None:
     stack = family("bert").stack(tiny("bert"), "decoder")
     with pytest.raises(ConfigError, match="bert: the config has no layers; a stack needs at least one"):
         replace(stack, blocks=())
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"new_decoder_architecture": True, "parallel_attn": False}, "parallel_attn = False"),
+        ({"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn = 2"),
+        ({"multi_query": False, "num_kv_heads": 1}, "num_kv_heads = 1"),
+        ({"new_decoder_architecture": True, "num_kv_heads": 2}, "num_kv_heads = 2"),
+    ],
+)
+def test_falcons_that_nobody_makes_are_refused(changes: dict[str, Any], key: str) -> None:
+    told = refusal("falcon", **changes)
+    assert told.startswith(f"falcon: config.json has {key} with ") and told.endswith("of which no Falcon is made.")
+
+
+def test_gptj_turns_an_even_part_of_a_head() -> None:
+    for size in (0, 5, 10):
+        assert f"rotary_dim = {size}" in refusal("gptj", rotary_dim=size)
+
+
+def test_codegen_needs_heads_for_each_shard() -> None:
+    assert refusal("codegen", n_head=6) == "codegen: n_head = 6; expected a multiple of 4."
+
+
+def test_bloom_knows_its_width_by_an_older_name_too() -> None:
+    config = tiny("bloom", hidden_size=64, n_embed=20)
+    assert config.hidden_size == 20 and family("bloom").stack(config, "decoder").hidden_size == 20

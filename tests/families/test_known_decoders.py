@@ -26,7 +26,8 @@ def published(name: str, folder: Path) -> Any:
     if known.bare:
         weights = load_file(folder / "model.safetensors")
         save_file(
-            {name.removeprefix("model."): weight for name, weight in weights.items()}, folder / "model.safetensors"
+            {name.removeprefix("model.").removeprefix("transformer."): weight for name, weight in weights.items()},
+            folder / "model.safetensors",
         )
     return theirs
 

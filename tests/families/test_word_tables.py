@@ -14,7 +14,7 @@ from conjoin.errors import ConjoinWarning, WeightError
 from conjoin.torch.pair.halves import Decoder, Encoder
 from pairs import fresh
 
-PREFIX = {"bart": "model.", "mbart": "model.", "t5": "", "mt5": ""}
+PREFIX = {"bart": "model.", "mbart": "model.", "t5": "", "mt5": "", "umt5": ""}
 NAMES = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
 FAMILIES = tuple(next(key for key in oracle.WHOLE_KEYS if oracle.model_type(key) == name) for name in PREFIX)
 

@@ -26,6 +26,7 @@ def plain_attention(
 DECODERS = (
     "bert", "roberta", "electra", "albert", "distilbert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3",
     "gemma2", "gemma3_text", "granite", "modernbert", "olmo2", "olmo2/grouped", "opt", "bart", "t5",
+    "umt5", "bloom", "falcon/alibi_parallel", "cohere/normed",
 )  # fmt: skip
 """Between them they have every brick."""
 

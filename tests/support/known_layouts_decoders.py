@@ -60,6 +60,38 @@ _PHI3: Fields = {
     "torch_dtype": "bfloat16",
 }
 
+_FALCON: Fields = {
+    "apply_residual_connection_post_layernorm": False,
+    "architectures": ["FalconForCausalLM"],
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-5,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+_GPTJ_SIZES: Fields = {"n_embd": 48, "n_layer": 4, "n_head": 6, "n_positions": 64}
+_GPTJ: Fields = {
+    "activation_function": "gelu_new",
+    "architectures": ["GPTJForCausalLM"],
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "gradient_checkpointing": False,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-5,
+    "n_inner": None,
+    "resid_pdrop": 0.0,
+    "rotary_dim": 4,
+    "scale_attn_weights": True,
+    "summary_activation": None,
+    "summary_first_dropout": 0.1,
+    "summary_proj_to_labels": True,
+    "summary_type": "cls_index",
+    "summary_use_proj": True,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+}
+
 KNOWN: dict[str, Known] = {
     "Qwen/Qwen2.5-0.5B": Known(
         model_type="qwen2",
@@ -383,6 +415,77 @@ KNOWN: dict[str, Known] = {
             "tie_word_embeddings": True,
             "torch_dtype": "bfloat16",
         },
+    ),
+    "microsoft/phi-2": Known(
+        model_type="phi",
+        sizes={"hidden_size": 60, **ONE_HEAD_EACH},
+        config={
+            "architectures": ["PhiForCausalLM"],
+            "attention_dropout": 0.0,
+            "embd_pdrop": 0.0,
+            "hidden_act": "gelu_new",
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-5,
+            "partial_rotary_factor": 0.4,
+            "qk_layernorm": False,
+            "resid_pdrop": 0.1,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+        },
+    ),
+    "tiiuae/falcon-7b": Known(
+        model_type="falcon",
+        config={
+            **_FALCON,
+            "alibi": False,
+            "bias": False,
+            "multi_query": True,
+            "new_decoder_architecture": False,
+            "parallel_attn": True,
+        },
+    ),
+    "tiiuae/falcon-rw-1b": Known(
+        model_type="falcon",
+        config={
+            **_FALCON,
+            "alibi": True,
+            "bias": True,
+            "multi_query": False,
+            "new_decoder_architecture": False,
+            "parallel_attn": False,
+        },
+    ),
+    "bigscience/bloom-560m": Known(
+        model_type="bloom",
+        sizes={"n_embed": 48, "n_layer": 4},
+        bare=True,
+        config={
+            "apply_residual_connection_post_layernorm": False,
+            "architectures": ["BloomForCausalLM"],
+            "attention_dropout": 0.0,
+            "attention_softmax_in_fp32": True,
+            "bias_dropout_fusion": True,
+            "hidden_dropout": 0.0,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-5,
+            "masked_softmax_fusion": True,
+            "offset_alibi": 100,
+            "pretraining_tp": 1,
+            "seq_length": 2048,
+            "skip_bias_add": True,
+            "skip_bias_add_qkv": False,
+            "slow_but_exact": False,
+            "unk_token_id": 0,
+            "use_cache": True,
+        },
+    ),
+    "EleutherAI/gpt-j-6b": Known(model_type="gptj", sizes=_GPTJ_SIZES, config=_GPTJ),
+    "Salesforce/codegen-350M-mono": Known(
+        model_type="codegen",
+        sizes={**_GPTJ_SIZES, "n_head": 4, "num_attention_heads": 4},
+        config={**_GPTJ, "architectures": ["CodeGenForCausalLM"], "n_ctx": 2048, "torch_dtype": "float16"},
     ),
 }
 """Hub id -> what its folder holds. Sizes, numbers of positions and windows are small, factors as many as fit them."""

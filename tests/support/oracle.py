@@ -19,6 +19,8 @@ What surprised us in transformers 5.23, and what is done about it here:
 | opt | positions count the real tokens of the mask: not possible in 4-D | position_ids are passed |
 | windows | causal w keys; ModernBERT abs(q - k) <= local_attention // 2 | see oracle_masks.py |
 | marian | files with a head lack the table of positions, which is computed | left as it is |
+| falcon with alibi, eager | adds the bias to scores and to the mask: twice | `sdpa` |
+| falcon and bloom with a 4-D mask | count positions of a 2-D one | the bias is replaced, see oracle_masks.py |
 | padding_idx | no gradient at the pad row of embeddings that have one | left as it is |
 """
 
@@ -121,8 +123,12 @@ transformers.logging.disable_progress_bar()
 def build_config(key: str, **changes: Any) -> PreTrainedConfig:
     """Build transformers' config of a TINY key, with eager attention."""
     config = AutoConfig.for_model(model_type(key), **{**TINY[key], **changes})
-    config._attn_implementation = "eager"
+    config._attn_implementation = _attention_of(config)
     return config
+
+
+def _attention_of(config: PreTrainedConfig) -> str:
+    return "sdpa" if getattr(config, "alibi", False) else "eager"
 
 
 @torch.no_grad()
@@ -224,7 +230,7 @@ def _pair_config(enc_key: str, dec_key: str, **parent: Any) -> EncoderDecoderCon
 def save_config_of(family: str, fields: dict[str, Any], folder: Path, seed: int = 0) -> Any:
     """Save a random causal LM of a config of its own."""
     config = AutoConfig.for_model(family, **fields)
-    config._attn_implementation = "eager"
+    config._attn_implementation = _attention_of(config)
     return _finish(AutoModelForCausalLM.from_config(config), folder, seed)
 
 
@@ -370,7 +376,8 @@ def _reload(kind: Any, folder: Path, allow: Iterable[str], **config: Any) -> Any
         KeyMismatch: a parameter was missing, left over or of another shape.
     """
     with _quiet():
-        model, told = kind.from_pretrained(folder, attn_implementation="eager", output_loading_info=True, **config)
+        how = _attention_of(AutoConfig.from_pretrained(folder))
+        model, told = kind.from_pretrained(folder, attn_implementation=how, output_loading_info=True, **config)
     allowed = (*allow, *VISION)
     wrong = {
         kind: sorted(str(key) for key in told[kind] if not (allowed and str(key).startswith(allowed)))

@@ -35,7 +35,7 @@ def _legacy(config: Fields) -> Fields:
     match old["model_type"]:
         case "gpt_neox":
             _unfold_neox(old)
-        case "stablelm" | "phi3":
+        case "glm" | "glm4" | "phi" | "phi3" | "stablelm":
             old["partial_rotary_factor"] = old["rope_parameters"].pop("partial_rotary_factor", 1.0)
             _unfold_rope(old)
         case "modernbert" | "modernbert-decoder":

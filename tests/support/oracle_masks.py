@@ -8,14 +8,16 @@ transformers itself disagrees on this: its `sliding_window_bidirectional_overlay
 w = local_attention // 2, and Gemma 3's `use_bidirectional_attention` halves the window first.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["bidirectional_mask", "bidirectional_states", "causal_logits"]
+__all__ = ["alibi_of", "bidirectional_mask", "bidirectional_states", "causal_logits"]
 
 # Models that pick one mask per layer by its type; the others have one mask for all layers.
 _MASKED_BY_LAYER_TYPE = (
@@ -36,8 +38,9 @@ def bidirectional_states(
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": _mask_for(model.config, visible)}
     if model.config.model_type == "opt":
         inputs["position_ids"] = visible.cumsum(dim=1) * visible - 1  # OPT counts real tokens, and cannot in 4-D
-    with torch.no_grad(), _without_projection(model.base_model), _seeing_ahead(model.base_model):
-        outputs = model.base_model(**inputs, use_cache=False, output_hidden_states=every_layer)
+    base = model.base_model
+    with torch.no_grad(), _without_projection(base), _seeing_ahead(base), _alibi_both_ways(base, visible):
+        outputs = base(**inputs, use_cache=False, output_hidden_states=every_layer)
     return outputs.hidden_states if every_layer else outputs.last_hidden_state
 
 
@@ -64,6 +67,32 @@ def _seeing_ahead(model: Any) -> Iterator[None]:
     yield
     for layer, mask in zip(layers, held, strict=True):
         layer.bias = mask
+
+
+def alibi_of(family: str, heads: int, mask: Tensor) -> Tensor:
+    """Return the ALiBi of BLOOM or Falcon by the position of the key, [B, heads, 1, S]."""
+    module = import_module(f"transformers.models.{family}.modeling_{family}")
+    return module.build_alibi_tensor(mask, heads, torch.float32).unflatten(0, (len(mask), heads))
+
+
+@contextmanager
+def _alibi_both_ways(model: Any, visible: Tensor) -> Iterator[None]:
+    """Let BLOOM's and Falcon's bias fall on both sides of a token; theirs rises with the position of the key."""
+    module = sys.modules[type(model).__module__]
+    original = getattr(module, "build_alibi_tensor", None)
+    if original is None:
+        yield
+        return
+
+    def both_ways(mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+        slopes = original(torch.ones(1, 2), num_heads, torch.float32)[:, 0, 1]
+        places = visible.cumsum(1) - 1
+        away = (places[:, :, None] - places[:, None, :]).abs()
+        return -(slopes[:, None, None] * away[:, None]).flatten(0, 1).to(dtype)
+
+    module.build_alibi_tensor = both_ways  # pyright: ignore[reportAttributeAccessIssue]
+    yield
+    module.build_alibi_tensor = original  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _mask_for(config: Any, visible: Tensor) -> Tensor | dict[str, Tensor]:

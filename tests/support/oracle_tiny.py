@@ -403,6 +403,78 @@ def _two_halves(encoder: Fields, decoder: Fields, **whole: Any) -> Fields:
     }
 
 
+_HALF_TURNED: Fields = {
+    "hidden_size": 24,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0, "partial_rotary_factor": 0.5},
+}
+
+_PHI: Fields = {
+    **_LAYER_NORMED,
+    **_HALF_TURNED,
+    "hidden_act": "relu",
+    "layer_norm_eps": 0.01,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+}
+
+_COHERE: Fields = {**_LAYER_NORMED, "layer_norm_eps": 0.01, "logit_scale": 0.3, "hidden_act": "gelu"}
+
+_GLM: Fields = {**_LLAMA_LIKE, **_HALF_TURNED, "head_dim": 12, "hidden_act": "gelu"}
+
+_GPTJ: Fields = {
+    "vocab_size": 53,
+    "n_positions": 64,
+    "n_embd": 24,
+    "n_layer": 3,
+    "n_head": 3,
+    "n_inner": 29,
+    "rotary_dim": 6,
+    "activation_function": "relu",
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "layer_norm_epsilon": 0.01,
+    **DECODER_SPECIALS,
+}
+
+_FALCON: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 12,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "ffn_hidden_size": 29,
+    "activation": "relu",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "max_position_embeddings": 64,
+    "layer_norm_epsilon": 0.01,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0},
+    **DECODER_SPECIALS,
+}
+
+
+# 5 heads: three slopes more than the power of two below.
+_FALCON_RW: Fields = {
+    **{name: value for name, value in _FALCON.items() if name != "rope_parameters"},
+    "alibi": True,
+    "multi_query": False,
+    "bias": True,
+    "hidden_size": 20,
+    "num_attention_heads": 5,
+}
+
+_BLOOM: Fields = {
+    "vocab_size": 53,
+    "hidden_size": 20,
+    "n_layer": 3,
+    "n_head": 5,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "layer_norm_epsilon": 0.01,
+    **DECODER_SPECIALS,
+}
+
+
 def _rope(**parameters: Any) -> Fields:
     return {**_LLAMA_LIKE, "head_dim": 8, "rope_parameters": {"rope_theta": 77.0, **parameters}}
 
@@ -485,6 +557,8 @@ TINY: dict[str, Fields] = {
     "t5": {**_T5_LIKE, "feed_forward_proj": "relu"},
     "t5/gated": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "mt5": {**_T5_LIKE, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "umt5": _T5_LIKE,
+    "umt5/plain": {**_T5_LIKE, "feed_forward_proj": "relu"},
     "mt5/plain": {**_T5_LIKE, "feed_forward_proj": "gelu", "tie_word_embeddings": True},
     "gpt_neox": _GPT_NEOX,
     "gpt_neox/sequential": {**_GPT_NEOX, "use_parallel_residual": False, "hidden_act": "gelu"},
@@ -514,6 +588,47 @@ TINY: dict[str, Fields] = {
     "llama/dynamic": {**_rope(rope_type="dynamic", factor=3.0), "max_position_embeddings": 8},
     "mistral": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
     "mistral/full": {**_LLAMA_LIKE, **_GROUPED, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
+    "gptj": _GPTJ,
+    "gptj/tied": {**_GPTJ, "n_inner": None, "activation_function": "gelu_new", "tie_word_embeddings": True},
+    "codegen": {**_GPTJ, "n_head": 4, "rotary_dim": 4},
+    "codegen/shards": {**_GPTJ, "n_embd": 40, "n_head": 8, "rotary_dim": 4, "n_inner": None},
+    "phi": _PHI,
+    "phi/normed": {**_PHI, **_GROUPED, "qk_layernorm": True, "hidden_act": "gelu_new", "tie_word_embeddings": True},
+    "cohere": _COHERE,
+    "cohere/normed": {
+        **_COHERE,
+        **_GROUPED,
+        "hidden_size": 24,
+        "use_qk_norm": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "glm": _GLM,
+    "glm/tied": {**_GLM, **_GROUPED, "attention_bias": False, "tie_word_embeddings": True},
+    "glm4": _GLM,
+    "glm4/tied": {**_GLM, **_GROUPED, "attention_bias": False, "tie_word_embeddings": True},
+    "falcon": _FALCON,
+    "falcon/grouped": {
+        **_FALCON,
+        "new_decoder_architecture": True,
+        "num_attention_heads": 6,
+        "num_kv_heads": 3,
+        "tie_word_embeddings": False,
+    },
+    "falcon/one_norm": {
+        **_FALCON,
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "num_attention_heads": 6,
+        "num_kv_heads": 3,
+        "bias": True,
+        "ffn_hidden_size": None,
+    },
+    "falcon/sequential": {**_FALCON, "parallel_attn": False, "multi_query": False, "activation": "gelu"},
+    "falcon/alibi": {**_FALCON_RW, "parallel_attn": False},
+    "falcon/alibi_parallel": {**_FALCON_RW, "num_attention_heads": 6, "hidden_size": 24},
+    "bloom": _BLOOM,
+    "bloom/untied": {**_BLOOM, "hidden_size": 24, "n_head": 4, "tie_word_embeddings": False},
     "olmo2": {**_LLAMA_LIKE, "hidden_act": "gelu"},
     "olmo2/grouped": {**_LLAMA_LIKE, **_GROUPED, "attention_bias": True, "tie_word_embeddings": True},
     "olmo3": {**_OLMO3, "hidden_act": "gelu"},
@@ -552,6 +667,7 @@ TINY: dict[str, Fields] = {
         "tie_word_embeddings": False,
     },
     "stablelm": {**_STABLELM, "hidden_act": "gelu"},
+    "stablelm/parallel": {**_STABLELM, **_GROUPED, "use_parallel_residual": True},
     "stablelm/grouped": {**_STABLELM, **_GROUPED, "use_qkv_bias": True, "tie_word_embeddings": True},
     "starcoder2": {**_LAYER_NORMED, "norm_epsilon": 0.01, "sliding_window": 3, "hidden_act": "relu"},
     "starcoder2/bare": {

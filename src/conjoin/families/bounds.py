@@ -38,6 +38,7 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("relative_attention_num_buckets", "no_rope_layer_interval"), _WIDTH),
     "sliding_window_pattern": Bounds(0, WIDTH),  # 0: transformers' word for no windows in an EXAONE 4
     **dict.fromkeys(("vocab_size", "decoder_vocab_size"), Bounds(1, VOCAB)),
+    **dict.fromkeys(("num_kv_heads", "ffn_hidden_size", "rotary_dim", "n_embed"), _WIDTH),
     "type_vocab_size": Bounds(0, WIDTH),
     **dict.fromkeys(
         ("max_position_embeddings", "n_positions", "relative_attention_max_distance"), Bounds(1, POSITIONS)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import Rule
+from conjoin.checkpoint import Layout, PairedRotary, Rule, Same
 from conjoin.errors import ConfigError, warn
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.record import Role
@@ -128,6 +128,27 @@ def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
         for old, kind in (("gamma", "weight"), ("beta", "bias"))
     ]
     return (*plain, *older)
+
+
+def rotary_pairs(stack: spec.StackSpec) -> PairedRotary:
+    """Return the layout of queries and keys whose rotated dimensions are stored in pairs."""
+    self_attn = stack.blocks[0].self_attn
+    assert self_attn.rotary is not None
+    return PairedRotary(self_attn.attention.head_size, self_attn.rotary.rotary_size)
+
+
+def paired_projections(stack: spec.StackSpec, layer: str) -> tuple[Rule, ...]:
+    """Rules for projections called q_proj, k_proj and v_proj whose rotated dimensions are stored in pairs.
+
+    Args:
+        layer: Where their names begin.
+    """
+    layouts: dict[str, Layout] = {"q": rotary_pairs(stack), "k": rotary_pairs(stack), "v": Same()}
+    return tuple(
+        Rule(f"{layer}.{letter}_proj.{kind}", f"blocks.{{i}}.self_attn.{letter}.{kind}", layout)
+        for letter, layout in layouts.items()
+        for kind in ("weight", "bias")
+    )
 
 
 def warn_no_effect(config: PretrainedConfig, key: str) -> None:

@@ -21,6 +21,11 @@ LM_HEAD = NameTable((Rule("lm_head.weight", HEAD),))
 """The usual name of the vocabulary matrix; files lack it where it is tied."""
 
 
+def biased_lm_head(stack: spec.StackSpec) -> NameTable:
+    """Return the usual names of a vocabulary matrix with a bias."""
+    return LM_HEAD + NameTable((Rule("lm_head.bias", "head.bias"),))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
     """How a whole seq2seq checkpoint (BART, T5) is laid out.

@@ -28,8 +28,8 @@ class StableLmConfig(llama.DecoderFields):
 
 
 def _require_known(config: StableLmConfig) -> None:
-    """Raise ConfigError for what StableLM 2 12B has, and for a dropout that only the MLP's output gets."""
-    for key in ("qk_layernorm", "use_parallel_residual", "hidden_dropout"):
+    """Raise ConfigError for StableLM 2 12B's file of a norm per head, and for a dropout of the MLP's output alone."""
+    for key in ("qk_layernorm", "hidden_dropout"):
         if value := getattr(config, key):
             hint = "set it to 0 to load the model." if key == "hidden_dropout" else None
             raise ConfigError(f"stablelm: config.json has {key} = {value}, which conjoin does not know.", hint=hint)
@@ -42,7 +42,8 @@ def stack(config: StableLmConfig, role: Role) -> spec.StackSpec:
     older = {"partial_rotary_factor": config.partial_rotary_factor, **older_words(config)}
     layers = llama.rotary_layers(config, heads, older=older)
     norm = spec.LayerNorm(eps=config.layer_norm_eps)
-    return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config), norm=norm)
+    together = {"parallel": config.use_parallel_residual, "shared_norm": config.use_parallel_residual}
+    return llama.decoder_stack(config, role, layers, mlp=llama.gated_mlp(config), norm=norm, blocks=together)
 
 
 FAMILY = llama.family(

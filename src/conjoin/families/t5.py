@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2019, arXiv:1910.10683) and mT5 (Xue et al. 2020, arXiv:2010.11934): whole, or as two halves."""
+"""T5 (arXiv:1910.10683), mT5 (arXiv:2010.11934) and UMT5 (arXiv:2304.09151): whole, or as two halves."""
 
 from typing import Any, ClassVar
 
@@ -70,6 +70,18 @@ class MT5Config(T5Config):
     decoder_start_token_id: int | None = 0
 
 
+class UMT5Config(T5Config):
+    """Fields of a UMT5 config.json, whose blocks have a relative bias each."""
+
+    model_type = "umt5"
+    vocab_size: int = 250112
+    d_ff: int = 1024
+    num_layers: int = 8
+    feed_forward_proj: str = "gated-gelu"
+    num_heads: int = 6
+    decoder_start_token_id: int | None = 0
+
+
 def mlp(config: T5Config) -> spec.MLP:
     """The feed-forward brick that `feed_forward_proj` names: "relu", "gated-gelu", "gated-silu" ...
 
@@ -120,6 +132,7 @@ def stack(config: T5Config, role: Role) -> spec.StackSpec:
             num_buckets=config.relative_attention_num_buckets,
             max_distance=config.relative_attention_max_distance,
             bidirectional=role == "encoder",
+            per_block=config.model_type == "umt5",
         ),
         final_norm=spec.RMSNorm(eps=config.layer_norm_epsilon),
         final_dropout=config.dropout_rate,
@@ -142,10 +155,13 @@ def body(stack: spec.StackSpec) -> NameTable:
     }
     if stack.blocks[0].causal:
         layer["1.layer_norm"] = "cross_attn_norm"
+    bias = stack.relative_bias
+    layer_of, ours_of = ("{i}", "blocks.{i}.") if isinstance(bias, spec.RelativeBias) and bias.per_block else ("0", "")
+    theirs = f"block.{layer_of}.layer.0.SelfAttention.relative_attention_bias.weight"
     return NameTable(
         (
             Rule("embed_tokens.weight", "embed.words.weight"),
-            Rule("block.0.layer.0.SelfAttention.relative_attention_bias.weight", "relative_bias.weight"),
+            Rule(theirs, f"{ours_of}relative_bias.weight"),
             Rule("final_layer_norm.weight", "final_norm.weight"),
             *(Rule(f"block.{{i}}.layer.{k}.weight", f"blocks.{{i}}.{ours}.weight") for k, ours in layer.items()),
         ),
@@ -188,4 +204,5 @@ FAMILIES = (
         "google/byt5-small",
     ),
     _family(MT5Config, "MT5", "google/mt5-small", "bigscience/mt0-small", "CohereLabs/aya-101"),
+    _family(UMT5Config, "UMT5", "google/umt5-small", "google/umt5-base"),
 )
