@@ -19,6 +19,11 @@ from conjoin.families.albert import AlbertConfig as AlbertConfig
 from conjoin.families.bart import BartConfig as BartConfig
 from conjoin.families.bart import MBartConfig as MBartConfig
 from conjoin.families.bert import BertConfig as BertConfig
+from conjoin.families.bert_generation import BertGenerationConfig as BertGenerationConfig
+from conjoin.families.bert_prenorm import MegatronBertConfig as MegatronBertConfig
+from conjoin.families.bert_prenorm import RobertaPreLayerNormConfig as RobertaPreLayerNormConfig
+from conjoin.families.bert_prenorm import XLMRobertaXLConfig as XLMRobertaXLConfig
+from conjoin.families.big_bird import BigBirdConfig as BigBirdConfig
 from conjoin.families.biogpt import BioGptConfig as BioGptConfig
 from conjoin.families.blenderbot import BlenderbotConfig as BlenderbotConfig
 from conjoin.families.blenderbot import BlenderbotSmallConfig as BlenderbotSmallConfig
@@ -26,6 +31,8 @@ from conjoin.families.bloom import BloomConfig as BloomConfig
 from conjoin.families.cohere import CohereConfig as CohereConfig
 from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
 from conjoin.families.electra import ElectraConfig as ElectraConfig
+from conjoin.families.ernie import ErnieConfig as ErnieConfig
+from conjoin.families.eurobert import EuroBertConfig as EuroBertConfig
 from conjoin.families.exaone4 import Exaone4Config as Exaone4Config
 from conjoin.families.falcon import FalconConfig as FalconConfig
 from conjoin.families.gemma import Gemma2Config as Gemma2Config
@@ -39,6 +46,8 @@ from conjoin.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
 from conjoin.families.gptj import CodeGenConfig as CodeGenConfig
 from conjoin.families.gptj import GPTJConfig as GPTJConfig
 from conjoin.families.granite import GraniteConfig as GraniteConfig
+from conjoin.families.gte import GteConfig as GteConfig
+from conjoin.families.jina_embeddings import JinaEmbeddingsV3Config as JinaEmbeddingsV3Config
 from conjoin.families.llama import LlamaConfig as LlamaConfig
 from conjoin.families.m2m_100 import M2M100Config as M2M100Config
 from conjoin.families.marian import MarianConfig as MarianConfig
@@ -46,6 +55,7 @@ from conjoin.families.mistral import MistralConfig as MistralConfig
 from conjoin.families.modernbert import ModernBertConfig as ModernBertConfig
 from conjoin.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig
 from conjoin.families.mpnet import MPNetConfig as MPNetConfig
+from conjoin.families.nomic_bert import NomicBertConfig as NomicBertConfig
 from conjoin.families.olmo2 import Olmo2Config as Olmo2Config
 from conjoin.families.olmo3 import Olmo3Config as Olmo3Config
 from conjoin.families.opt import OPTConfig as OPTConfig

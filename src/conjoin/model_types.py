@@ -8,6 +8,8 @@ MODULES = {
     "albert": "albert.AlbertConfig",
     "bart": "bart.BartConfig",
     "bert": "bert.BertConfig",
+    "bert-generation": "bert_generation.BertGenerationConfig",
+    "big_bird": "big_bird.BigBirdConfig",
     "biogpt": "biogpt.BioGptConfig",
     "blenderbot": "blenderbot.BlenderbotConfig",
     "blenderbot-small": "blenderbot.BlenderbotSmallConfig",
@@ -17,6 +19,8 @@ MODULES = {
     "cohere": "cohere.CohereConfig",
     "distilbert": "distilbert.DistilBertConfig",
     "electra": "electra.ElectraConfig",
+    "ernie": "ernie.ErnieConfig",
+    "eurobert": "eurobert.EuroBertConfig",
     "exaone4": "exaone4.Exaone4Config",
     "falcon": "falcon.FalconConfig",
     "gemma": "gemma.GemmaConfig",
@@ -29,16 +33,20 @@ MODULES = {
     "gpt_neox": "gpt_neox.GPTNeoXConfig",
     "gptj": "gptj.GPTJConfig",
     "granite": "granite.GraniteConfig",
+    "gte": "gte.GteConfig",
+    "jina_embeddings_v3": "jina_embeddings.JinaEmbeddingsV3Config",
     "llama": "llama.LlamaConfig",
     "m2m_100": "m2m_100.M2M100Config",
     "marian": "marian.MarianConfig",
     "mbart": "bart.MBartConfig",
+    "megatron-bert": "bert_prenorm.MegatronBertConfig",
     "mistral": "mistral.MistralConfig",
     "modernbert": "modernbert.ModernBertConfig",
     "modernbert-decoder": "modernbert.ModernBertDecoderConfig",
     "mpnet": "mpnet.MPNetConfig",
     "mt5": "t5.MT5Config",
     "mvp": "plbart.MvpConfig",
+    "nomic_bert": "nomic_bert.NomicBertConfig",
     "olmo2": "olmo2.Olmo2Config",
     "olmo3": "olmo3.Olmo3Config",
     "opt": "opt.OPTConfig",
@@ -49,6 +57,7 @@ MODULES = {
     "qwen2": "qwen2.Qwen2Config",
     "qwen3": "qwen3.Qwen3Config",
     "roberta": "roberta.RobertaConfig",
+    "roberta-prelayernorm": "bert_prenorm.RobertaPreLayerNormConfig",
     "smollm3": "smollm3.SmolLM3Config",
     "stablelm": "stablelm.StableLmConfig",
     "starcoder2": "starcoder2.Starcoder2Config",
@@ -58,5 +67,12 @@ MODULES = {
     "umt5": "t5.UMT5Config",
     "xglm": "xglm.XGLMConfig",
     "xlm-roberta": "roberta.XLMRobertaConfig",
+    "xlm-roberta-xl": "bert_prenorm.XLMRobertaXLConfig",
 }
 """model_type -> module and config class, sorted."""
+
+ALIASES = {"new": "gte"}
+"""Other names that config.json files have for a model_type: those of code beside the models on the hub."""
+
+ROTARY = {"xlm-roberta": "jina_embeddings_v3"}
+"""model_type -> the one that is meant where config.json has position_embedding_type = "rotary"."""

@@ -49,9 +49,16 @@ SKIPPED: dict[str, dict[str, str]] = {
     "albert": dict.fromkeys(("classifier_dropout", "classifier_dropout_prob"), ANOTHER_HEAD),
     "bert": {"classifier_dropout": ANOTHER_HEAD},
     "biogpt": {"layer_norm_eps": "transformers reads it and never uses it"},
+    "bert-generation": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "BertGeneration has no token types"},
+    "big_bird": {"classifier_dropout": ANOTHER_HEAD},
     "camembert": {"classifier_dropout": ANOTHER_HEAD},
     "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
     "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *SUMMARY), ANOTHER_HEAD),
+    "ernie": {"classifier_dropout": ANOTHER_HEAD},
+    "eurobert": {
+        "mask_token_id": "an id of masked language modelling",
+        "classifier_pooling": ANOTHER_HEAD,
+    },
     "gemma3_text": {"attn_logit_softcapping": "transformers reads it and never uses it (test_oracle.py)"},
     "gpt2": {
         **dict.fromkeys(("summary_proj_to_labels", "summary_first_dropout", *SUMMARY), ANOTHER_HEAD),
@@ -63,8 +70,13 @@ SKIPPED: dict[str, dict[str, str]] = {
         "n_ctx": "transformers computes a number of rotated dimensions from it that it never uses",
     },
     "gptj": {"n_positions": "rotations have no table"},
+    "gte": {"classifier_dropout": ANOTHER_HEAD},
+    "jina_embeddings_v3": {"classifier_dropout": ANOTHER_HEAD},
+    "megatron-bert": {"classifier_dropout": ANOTHER_HEAD},
     "mpnet": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "MPNet has no token types"},
+    "nomic_bert": {"classifier_dropout": ANOTHER_HEAD},
     "roberta": {"classifier_dropout": ANOTHER_HEAD},
+    "roberta-prelayernorm": {"classifier_dropout": ANOTHER_HEAD},
     "t5gemma": {
         "classifier_dropout_rate": ANOTHER_HEAD,
         "vocab_size": "each half has its own",
@@ -82,6 +94,7 @@ SKIPPED: dict[str, dict[str, str]] = {
         **{f"{half}.use_bidirectional_attention": "the role decides" for half in T5GEMMA2[1:]},
     },
     "xlm-roberta": {"classifier_dropout": ANOTHER_HEAD},
+    "xlm-roberta-xl": {"classifier_dropout": ANOTHER_HEAD},
 }
 """Keys that a family's class names, and why they change nothing."""
 
@@ -90,6 +103,7 @@ NOT_FIELDS: dict[str, dict[str, str]] = {
     "blenderbot": dict.fromkeys(("forced_eos_token_id", "encoder_no_repeat_ngram_size"), OF_GENERATION),
     "blenderbot-small": {"forced_eos_token_id": OF_GENERATION},
     "gemma": {"use_bidirectional_attention": "the role decides"},
+    "eurobert": {"pretraining_tp": "a way to compute the same numbers in slices"},
     "gemma2": {"use_bidirectional_attention": "the role decides"},
     "gpt_neo": {"classifier_dropout": ANOTHER_HEAD},
     "gpt_neox": {"classifier_dropout": ANOTHER_HEAD},

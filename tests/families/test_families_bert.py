@@ -19,7 +19,7 @@ from oracle_masks import causal_logits
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 ENCODERS = [key for key in oracle.ENCODER_KEYS if oracle.model_type(key) in MODULES]
 DECODERS = [key for key in oracle.DECODER_KEYS if family(oracle.model_type(key)).decoder == "own"]
-ROBERTAS = ["roberta", "xlm-roberta", "camembert"]
+ROBERTAS = ["roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl"]
 MASKED_LM_ONLY = [
     key
     for key in ENCODERS

@@ -50,7 +50,7 @@ ACTIVATION = {
     "modernbert": "hidden_activation",
     "modernbert-decoder": "hidden_activation",
 }
-WITH_HEAD_SIZE = {"t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "qwen3"}
+WITH_HEAD_SIZE = {"t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "nomic_bert", "qwen3"}
 """Families whose configs name the size of a head."""
 
 

@@ -14,9 +14,16 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from oracle_tiny import model_type
+from oracle_tiny import WITHOUT_MASKED_LM, model_type
 
 __all__ = ["can_hold", "default_fields", "listed"]
+
+
+BROKEN_PAIRS = ("big_bird", "megatron-bert")
+"""Decoders whose classes take a source and do not read it as one, in transformers 5.23.
+
+BigBird's self-attention reads the source in place of the target, and Megatron-BERT gives keys the shape of queries.
+"""
 
 
 def default_fields(model_type: str) -> dict[str, Any]:
@@ -53,7 +60,10 @@ def listed(family: str) -> Listed:
 def can_hold(enc_key: str, dec_key: str) -> bool:
     """Return whether transformers' EncoderDecoderModel can hold, save and reload such a pair."""
     encoder, decoder = listed(model_type(enc_key)), listed(model_type(dec_key))
-    if encoder.masked_lm is None or encoder.whole is not None or decoder.causal_lm is None:
+    reads_both_ways = encoder.masked_lm is not None or model_type(enc_key) in WITHOUT_MASKED_LM
+    if not reads_both_ways or encoder.whole is not None or decoder.causal_lm is None:
+        return False
+    if model_type(dec_key) in BROKEN_PAIRS:
         return False
     forward = getattr(transformers, decoder.causal_lm).forward
     return "encoder_hidden_states" in signature(forward).parameters

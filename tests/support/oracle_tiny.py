@@ -35,6 +35,8 @@ _BERT_LIKE: Fields = {
     **ENCODER_SPECIALS,
 }
 
+_TYPELESS: Fields = {name: value for name, value in _BERT_LIKE.items() if name != "type_vocab_size"}
+
 _LLAMA_LIKE: Fields = {
     "vocab_size": 53,
     "hidden_size": 12,
@@ -230,6 +232,22 @@ _MODERNBERT_DECODER: Fields = {
     "sep_token_id": 7,
     **DECODER_SPECIALS,
 }
+
+_EUROBERT: Fields = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 0.01,
+    "attention_dropout": 0.0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 77.0},
+    **ENCODER_SPECIALS,
+}
+
+_ROTARY_BERT: Fields = {**_BERT_LIKE, "rope_parameters": {"rope_type": "default", "rope_theta": 77.0}}
 
 _QWEN: Fields = {
     **_LLAMA_LIKE,
@@ -514,11 +532,28 @@ TINY: dict[str, Fields] = {
         "decoder_bias": False,
         "tie_word_embeddings": False,
     },
-    "mpnet": {
-        **{name: value for name, value in _BERT_LIKE.items() if name != "type_vocab_size"},
-        "hidden_act": "relu",
-        "pad_token_id": 1,
+    "bert-generation": {**_TYPELESS, "hidden_act": "relu"},
+    "bert-generation/untied": {**_TYPELESS, "tie_word_embeddings": False},
+    "roberta-prelayernorm": {**_BERT_LIKE, "hidden_act": "relu"},
+    "megatron-bert": {**_BERT_LIKE, "hidden_act": "silu"},
+    "xlm-roberta-xl": {**_BERT_LIKE, "type_vocab_size": 1, "hidden_act": "relu"},
+    "ernie": {**_BERT_LIKE, "use_task_id": True, "task_type_vocab_size": 4, "hidden_act": "relu"},
+    "ernie/taskless": _BERT_LIKE,
+    "big_bird": {**_BERT_LIKE, "attention_type": "original_full", "rescale_embeddings": True, "hidden_act": "relu"},
+    "big_bird/biasless": {**_BERT_LIKE, "attention_type": "original_full", "use_bias": False},
+    "jina_embeddings_v3": {**_ROTARY_BERT, "hidden_act": "relu"},
+    "nomic_bert": {**_ROTARY_BERT, "hidden_act": "relu", "head_dim": 6},
+    "nomic_bert/untied": {
+        **_ROTARY_BERT,
+        "hidden_act": "gelu",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 77.0, "factor": 3.0},
+        "tie_word_embeddings": False,
     },
+    "gte": {**_ROTARY_BERT, "hidden_act": "relu"},
+    "gte/untyped": {**_ROTARY_BERT, "type_vocab_size": 0, "tie_word_embeddings": False},
+    "eurobert": {**_EUROBERT, "hidden_act": "gelu"},
+    "eurobert/biases": {**_EUROBERT, **_GROUPED, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "mpnet": {**_TYPELESS, "hidden_act": "relu", "pad_token_id": 1},
     "gpt2": _GPT2,
     "gpt2/wide": {**_GPT2, "n_embd": 20, "n_head": 5, "n_inner": None, "activation_function": "gelu_new"},
     "gpt2/untied": {**_GPT2, "tie_word_embeddings": False},
@@ -734,6 +769,8 @@ ENCODER_FAMILIES = tuple(name for name, family in _FAMILIES if family.encoder ==
 CAUSAL_FAMILIES = tuple(name for name, family in _FAMILIES if family.encoder in ("bidirectional", None))
 WHOLE_FAMILIES = tuple(name for name, family in _FAMILIES if family.whole is not None)
 WITHOUT_CAUSAL_LM = tuple(name for name, family in _FAMILIES if family.decoder_architecture is None)
+# Encoders that read both ways as trained, though transformers has no masked LM of them.
+WITHOUT_MASKED_LM = ("bert-generation",)
 # Autoencoding families and seq2seq halves that transformers also offers as a causal LM.
 MADE_CAUSAL_FAMILIES = tuple(name for name, _ in _FAMILIES if name not in (*CAUSAL_FAMILIES, *WITHOUT_CAUSAL_LM))
 

@@ -1,12 +1,15 @@
 """`conjoin families`: list the checkpoint families."""
 
 import json
+import warnings
 from typing import Annotated, Any
 
 import typer
 
 from conjoin.cli.streams import emit
+from conjoin.errors import ConjoinWarning
 from conjoin.families import Family, Role, families
+from conjoin.spec import StackSpec
 from conjoin.spec.native import reason_against
 
 _ENCODER = {"native": "as trained", "bidirectional": "mask lifted", "half": "the encoder half", None: "no"}
@@ -60,9 +63,16 @@ def _facts(name: str, family: Family) -> dict[str, Any]:
         "encoder": family.encoder,
         "decoder": family.decoder,
         "whole": whole,
-        "kernels": [role for role in _roles(family) if reason_against(family.stack(family.config(), role)) is None],
+        "kernels": [role for role in _roles(family) if reason_against(_default_stack(family, role)) is None],
         "known": list(family.known),
     }
+
+
+def _default_stack(family: Family, role: Role) -> StackSpec:
+    """Return the stack of a config's defaults; what they would warn of is for those who have such a config."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConjoinWarning)
+        return family.stack(family.config(), role)
 
 
 def _roles(family: Family) -> list[Role]:

@@ -12,6 +12,7 @@ from conjoin.errors import ConfigError, listing, quoted, shown
 from conjoin.families.bounds import Bounds, outside
 from conjoin.families.generation_settings import GenerationWords
 from conjoin.families.ids import is_id_field, without_negative
+from conjoin.model_types import ALIASES
 
 CONFIG_NAME = "config.json"
 
@@ -167,6 +168,7 @@ class PretrainedConfig:
             ConfigError: its model_type is another family's.
         """
         found = values.get("model_type", cls.model_type)
+        found = ALIASES.get(found, found) if isinstance(found, str) else found
         if cls.model_type and found != cls.model_type:
             raise ConfigError(
                 f"{cls.__name__}: the config says model_type = {found!r}; expected {cls.model_type!r}.",

@@ -9,7 +9,7 @@ from conjoin.errors import ConfigError
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.record import Family
 from conjoin.families.wrappers import text_part
-from conjoin.model_types import MODULES
+from conjoin.model_types import ALIASES, MODULES, ROTARY
 
 
 @cache
@@ -19,6 +19,7 @@ def family(model_type: str) -> Family:
     Raises:
         ConfigError: conjoin does not know it.
     """
+    model_type = ALIASES.get(model_type, model_type)
     if model_type not in MODULES:
         raise ConfigError(
             f"model_type = {model_type!r} is not a family that conjoin knows.\nKnown: {', '.join(sorted(MODULES))}.",
@@ -47,4 +48,6 @@ def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
             f"The config has model_type = {model_type!r}; expected one of: {', '.join(sorted(MODULES))}.",
             hint='very old checkpoints lack it: add "model_type": "bert" (or what it is) to config.json.',
         )
+    if values.get("position_embedding_type") == "rotary" and model_type in ROTARY:
+        values = {**values, "model_type": (model_type := ROTARY[model_type])}
     return family(model_type).config.from_dict(values)

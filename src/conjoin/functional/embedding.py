@@ -39,6 +39,8 @@ def embed(
     elif token_type_ids is not None:
         kind.require_types()
         x = x + ops.take(here["words.weight"], token_type_ids)
+    if kind.tasks:
+        x = x + here["tasks.weight"][0]
     if kind.projection is not None and kind.projection.when == "words":
         x = linear(here / "projection", x)
     if kind.norm is not None and kind.norm_of == "words":

@@ -29,7 +29,7 @@ def reason_against_embedding(embedding: Embedding) -> str | None:
     """Return what they lack of an embedding; without it, PyTorch embeds and they compute the rest."""
     if embedding.norm is not None and embedding.norm_of == "words":
         return "an embedding that is normalised before positions are added"
-    return None
+    return "a table of tasks" if embedding.tasks else None
 
 
 def reason_against_head(head: Head | None) -> str | None:

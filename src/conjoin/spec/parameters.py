@@ -133,6 +133,9 @@ def _embedding(embedding: Embedding, hidden_size: int) -> Named:
     if embedding.type_rows:
         shape = (embedding.type_rows, size)
         yield "embed.token_types.weight", Parameter(shape=shape, kind="embedding", axes=("other", "hidden"))
+    if embedding.tasks:
+        shape = (embedding.tasks, size)
+        yield "embed.tasks.weight", Parameter(shape=shape, kind="embedding", axes=("other", "hidden"))
     if embedding.norm:
         yield from _norm("embed.norm", embedding.norm, positions_size)
     if embedding.projection:

@@ -141,6 +141,7 @@ class Embedding:
         token_types: Rows of the token type table, 0 for none. "words": a type is the id of a token, whose embedding is
             added if types are passed.
         norm_of: The norm is of the sum, or of what stands before positions are added (Blenderbot Small's decoder).
+        tasks: Rows of a table of tasks, 0 for none; the first is added to every token (ERNIE).
     """
 
     vocab_size: int
@@ -151,6 +152,7 @@ class Embedding:
     round_scale: bool = False
     replaced: int | None = None
     token_types: int | Literal["words"] = 0
+    tasks: int = 0
     norm: Norm | None = None
     norm_of: Literal["sum", "words"] = "sum"
     projection: Projection | None = None

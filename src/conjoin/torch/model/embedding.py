@@ -26,6 +26,7 @@ class Embedding(Brick):
         if self.positions is not None and isinstance(kind.position, spec.Sinusoidal):
             self.positions.weight.requires_grad_(False)
         self.token_types = _table(kind.type_rows, kind.size) if kind.type_rows else None
+        self.tasks = _table(kind.tasks, kind.size) if kind.tasks else None
         self.norm = build_norm(kind.norm, inner) if kind.norm else None
         self.projection = (
             Linear(kind.size, hidden_size, bias=kind.projection.bias) if kind.projection is not None else None
@@ -50,6 +51,8 @@ class Embedding(Brick):
         elif token_type_ids is not None:
             kind.require_types()
             x = x + self.words(token_type_ids)
+        if self.tasks is not None:
+            x = x + self.tasks.weight[0]
         if self.projection is not None and kind.projection is not None and kind.projection.when == "words":
             x = self.projection(x)
         if self.norm is not None and kind.norm_of == "words":
