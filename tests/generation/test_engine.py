@@ -2,6 +2,7 @@
 
 import random
 import threading
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def check_schedules(model: EncoderDecoderModel, seed: int, schedules: int, reque
 @pytest.mark.parametrize(
     ("decoder", "form"),
     lanes(
-        [(decoder, form) for decoder in ("gpt2", "roberta", "t5", "gemma2", "bart", "llama") for form in FORMS],
+        product(("gpt2", "roberta", "t5", "gemma2", "bart", "llama", "t5gemma", "t5gemma2"), FORMS),
         lambda case: case in (("gpt2", "float32"), ("t5", "bfloat16"), ("gemma2", "int8")),
     ),
 )
