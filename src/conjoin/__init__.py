@@ -12,22 +12,34 @@ _TOKENIZERS = (
     "Albert",
     "Bart",
     "Bert",
+    "BigBird",
+    "Blenderbot",
     "ByT5",
     "Camembert",
+    "DebertaV2",
     "DistilBert",
     "Electra",
     "GPT2",
     "GPTNeoX",
     "Gemma",
+    "LED",
     "Llama",
+    "Longformer",
     "MBart",
     "MBart50",
+    "MPNet",
+    "Mvp",
+    "Nllb",
     "OPT",
+    "Pegasus",
     "Qwen2",
     "Roberta",
     "T5",
+    "XGLM",
     "XLMRoberta",
 )
+_RAW_TOKENIZERS = ("BertGeneration", "BioGpt", "BlenderbotSmall", "M2M100", "Marian", "PLBart")
+"""Those of which transformers has no Fast ones."""
 _NAMES = {
     "configuration": ("AutoConfig", "EncoderDecoderConfig"),
     "errors": (
@@ -53,6 +65,7 @@ _NAMES = {
     "tokenizer": (
         *("AutoTokenizer", "BatchEncoding", "PreTrainedTokenizerFast", "Tokenizer", "TokenizerPair"),
         *(f"{name}Tokenizer{fast}" for name in _TOKENIZERS for fast in ("", "Fast")),
+        *(f"{name}Tokenizer" for name in _RAW_TOKENIZERS),
     ),
     "torch.cpu.threads": ("set_threads",),
     "torch.generation.engine": ("Engine",),

@@ -99,8 +99,19 @@ def test_codes_and_their_ids(kind: str, tmp_path: Path) -> None:
         AutoTokenizer.from_pretrained(raw_folder("bert", tmp_path / "bert")).lang_code_to_id  # noqa: B018  # pyright: ignore
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_two_letters_of_a_language_mean_its_only_code(kind: str, tmp_path: Path) -> None:
+    one = tokenizer(tmp_path, kind, src_lang="cs")
+    assert one.src_lang == "cs_CZ"
+    one.src_lang, one.tgt_lang = "ro", "deu"
+    assert (one.src_lang, one.tgt_lang) == ("ro_RO", "de_DE")
+    assert "ro_RO" in one("a").tokens()
+    one.save_pretrained(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").tgt_lang == "de_DE"  # pyright: ignore
+
+
 @pytest.mark.parametrize(
-    ("code", "near"), [("ro", "ro_RO"), ("de_DD", "de_DE"), ("en", "en_XX"), ("FR_xx", "fr_XX"), ("qq", "ar_AR")]
+    ("code", "near"), [("ro_RR", "ro_RO"), ("de_DD", "de_DE"), ("enn", "en_XX"), ("FR_xx", "fr_XX"), ("qq", "ar_AR")]
 )
 def test_a_language_that_is_none_names_those_that_are_like_it(code: str, near: str, tmp_path: Path) -> None:
     one = tokenizer(tmp_path)
@@ -245,8 +256,8 @@ def test_no_language_no_first_token(tmp_path: Path, written: list[list[int]]) ->
 
 def test_a_trainer_refuses_before_it_reads_data(tmp_path: Path) -> None:
     model = whole(tmp_path, "mbart50")
-    with pytest.raises(TokenizerError, match=r"'ro' is none .*ro_RO"):
-        Seq2SeqTrainer(model, args=arguments(tmp_path / "run", source_language="de_DE", target_language="ro"))
+    with pytest.raises(TokenizerError, match=r"'ro_RR' is none .*ro_RO"):
+        Seq2SeqTrainer(model, args=arguments(tmp_path / "run", source_language="de_DE", target_language="ro_RR"))
     assert target_of(model).src_lang == "fr_XX"  # nothing changed
     with pytest.raises(ConfigError, match=r"source_language = 'en_XX' .*BertTokenizer, has none"):
         Seq2SeqTrainer(pair(tmp_path / "pair", "mbart50"), args=arguments(tmp_path / "run", source_language="en_XX"))

@@ -2,13 +2,19 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from conjoin.tokenizer.m2m100 import M2M100_LANGUAGES, WMT21_LANGUAGES
+from conjoin.tokenizer.nllb import NLLB_LANGUAGES
+from conjoin.tokenizer.wordbpe import merge
 
 SENTENCES = [
     "The quick brown fox jumps over the lazy dog, isn't it? I'm sure they've said: don't!",
@@ -131,6 +137,39 @@ def _byte_level(folder: Path, name: str, special: list[str], **config: Any) -> N
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": name, **config})
 
 
+def _mpnet(folder: Path) -> None:
+    lines = ["<s>", "<pad>", "</s>", "<unk>", *wordpiece_lines(lowercase=True), "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "MPNetTokenizer"})
+
+
+def _nllb(folder: Path, **config: Any) -> None:
+    """The files of facebook/nllb-200-*, whose tokenizer_config.json lists the ids after the vocabulary."""
+    write_spm(folder, "sentencepiece.bpe.model", **NLLB_SPM)
+    size = spm_size(**NLLB_SPM)
+    rules = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    listed = [(index, token) for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>"])]
+    listed += [(size + 1 + index, code) for index, code in enumerate(NLLB_LANGUAGES)]
+    added = {str(index): {"content": token, **rules} for index, token in listed}
+    added[str(size + 1 + len(NLLB_LANGUAGES))] = {"content": "<mask>", **rules, "lstrip": True, "normalized": True}
+    more = {"added_tokens_decoder": added, "additional_special_tokens": list(NLLB_LANGUAGES)}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "NllbTokenizer", **more, **config})
+
+
+def spm_pieces(**options: Any) -> list[str]:
+    """The pieces of a SentencePiece model, in the order of their ids."""
+    model = sentencepiece.SentencePieceProcessor()
+    model.LoadFromSerializedProto(spm_bytes(**options))
+    return [model.IdToPiece(index) for index in range(spm_size(**options))]
+
+
+def spm_size(**options: Any) -> int:
+    """The number of pieces of a SentencePiece model."""
+    model = sentencepiece.SentencePieceProcessor()
+    model.LoadFromSerializedProto(spm_bytes(**options))
+    return model.GetPieceSize()
+
+
 def _spm(folder: Path, name: str, file: str, spm: dict[str, Any], **config: Any) -> None:
     write_spm(folder, file, **spm)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": name, **config})
@@ -147,6 +186,27 @@ ALBERT_SPM = {
     "control_symbols": "[CLS],[SEP]",
     "user_defined_symbols": "[MASK]",
 }
+DEBERTA_SPM = {
+    **UNIGRAM,
+    "pad_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "unk_id": 3,
+    "pad_piece": "[PAD]",
+    "bos_piece": "[CLS]",
+    "eos_piece": "[SEP]",
+    "unk_piece": "[UNK]",
+}
+PEGASUS_SPM = {**UNIGRAM, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+BIGBIRD_SPM = {
+    **UNIGRAM,
+    "pad_id": 0,
+    "eos_id": 1,
+    "bos_id": 2,
+    "unk_id": 3,
+    "user_defined_symbols": "[CLS],[SEP],[MASK]",
+}
+NLLB_SPM = {"model_type": "bpe", "vocab_size": 420}
 BPE_SPM = {"model_type": "bpe", "vocab_size": 520, "byte_fallback": True, "normalization_rule_name": "identity"}
 GEMMA_SPM = {
     **BPE_SPM,
@@ -205,6 +265,21 @@ RAW: dict[str, Callable[[Path], None]] = {
         folder, "AlbertTokenizer", "spiece.model", ALBERT_SPM, do_lower_case=False, keep_accents=True
     ),
     "t5": lambda folder: _spm(folder, "T5Tokenizer", "spiece.model", T5_SPM, extra_ids=7),
+    "mpnet": _mpnet,
+    "deberta": lambda folder: _spm(folder, "DebertaV2Tokenizer", "spm.model", DEBERTA_SPM),
+    "deberta-punctuation": lambda folder: _spm(
+        folder,
+        "DebertaV2Tokenizer",
+        "spm.model",
+        DEBERTA_SPM,
+        do_lower_case=True,
+        split_by_punct=True,
+        add_prefix_space=False,
+    ),
+    "big-bird": lambda folder: _spm(folder, "BigBirdTokenizer", "spiece.model", BIGBIRD_SPM),
+    "pegasus": lambda folder: _spm(folder, "PegasusTokenizer", "spiece.model", PEGASUS_SPM, model_max_length=512),
+    "nllb": lambda folder: _nllb(folder, src_lang="fra_Latn", tgt_lang="deu_Latn"),
+    "nllb-legacy": lambda folder: _nllb(folder, tgt_lang="zho_Hant", legacy_behaviour=True),
     "llama": lambda folder: _spm(folder, "LlamaTokenizer", "tokenizer.model", BPE_SPM, add_bos_token=True),
     "llama-legacy": lambda folder: _spm(
         folder, "LlamaTokenizer", "tokenizer.model", BPE_SPM, legacy=True, add_bos_token=True, add_eos_token=True
@@ -217,4 +292,94 @@ def raw_folder(kind: str, folder: Path) -> Path:
     """Write the raw files of `kind` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     RAW[kind](folder)
+    return folder
+
+
+BYTES_SPM = {**UNIGRAM, "vocab_size": 560, "byte_fallback": True}
+
+
+def write_marian(
+    folder: Path, *, source: dict[str, Any] = UNIGRAM, codes: Iterable[str] = (), separate: bool = False, **config: Any
+) -> None:
+    """The files of an OPUS-MT model: vocab.json lacks some pieces of both models, and orders them in its own way."""
+    target = {**UNIGRAM, "vocab_size": 300}
+    write_spm(folder, "source.spm", **source)
+    write_spm(folder, "target.spm", **target)
+    sides = [spm_pieces(**each)[3:-7] for each in (source, target)]
+    codes = [f">>{code}<<" for code in codes]
+    shared = [*codes, *sorted({*sides[0], *(() if separate else sides[1])})]
+    write_json(folder / "vocab.json", {piece: i for i, piece in enumerate(["</s>", "<unk>", "<pad>", *shared])})
+    if separate:
+        own = ["</s>", "<unk>", "<pad>", *reversed(sides[1])]
+        write_json(folder / "target_vocab.json", {piece: index for index, piece in enumerate(own)})
+        config["separate_vocabs"] = True
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "MarianTokenizer", **config})
+
+
+def write_m2m100(folder: Path, *, spm: dict[str, Any] = UNIGRAM, **config: Any) -> None:
+    """The files of facebook/m2m100_*, whose tokenizer_config.json lists the languages."""
+    write_spm(folder, "sentencepiece.bpe.model", **spm)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *sorted(spm_pieces(**spm)[3:-7], reverse=True)]
+    write_json(folder / "vocab.json", {piece: index for index, piece in enumerate(pieces)})
+    codes = WMT21_LANGUAGES if config.get("language_codes") == "wmt21" else M2M100_LANGUAGES
+    listed = {"additional_special_tokens": [f"__{code}__" for code in codes]}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "M2M100Tokenizer", **listed, **config})
+
+
+def _word_merges(count: int) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Merges of letters of the sample's words, and the words in their pieces; the last of a word ends in </w>."""
+    words = [[*word[:-1], f"{word[-1]}</w>"] for text in SENTENCES for word in text.lower().split()]
+    merges: list[tuple[str, str]] = []
+    for _ in range(count):
+        best = Counter(pair for word in words for pair in pairwise(word)).most_common(1)[0][0]
+        merges.append(best)
+        words = [merge(word, best) for word in words]
+    return merges, words
+
+
+def write_blenderbot_small(folder: Path) -> None:
+    """The files of facebook/blenderbot-90M."""
+    merges, words = _word_merges(60)
+    pieces = {part.removesuffix("</w>") if part.endswith("</w>") else f"{part}@@" for word in words for part in word}
+    tokens = ["__null__", "__start__", "__end__", "__unk__", "__newln__", *sorted(pieces)[:-5], "'", ".", "!"]
+    write_json(folder / "vocab.json", {token: index for index, token in enumerate(dict.fromkeys(tokens))})
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BlenderbotSmallTokenizer"})
+
+
+def write_biogpt(folder: Path) -> None:
+    """The files of microsoft/biogpt, whose merges have counts behind them."""
+    merges, words = _word_merges(60)
+    pieces = sorted({part for word in words for part in word} | {f"{mark}</w>" for mark in ".,!?-"})
+    write_json(
+        folder / "vocab.json", {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces[:-5]])}
+    )
+    lines = [f"{a} {b} {9000 - rank}" for rank, (a, b) in enumerate(merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BioGptTokenizer"})
+
+
+# name -> writes a folder of raw files that transformers reads with Python and sentencepiece
+PIECES: dict[str, Callable[[Path], None]] = {
+    "marian": write_marian,
+    "marian-codes": lambda folder: write_marian(folder, codes=["fra", "deu", "zho_Hans"], model_max_length=256),
+    "marian-bytes": lambda folder: write_marian(folder, source=BYTES_SPM),
+    "marian-separate": lambda folder: write_marian(folder, separate=True),
+    "m2m100": lambda folder: write_m2m100(folder, src_lang="fr", tgt_lang="de"),
+    "wmt21": lambda folder: write_m2m100(folder, spm=NLLB_SPM, language_codes="wmt21", tgt_lang="ru"),
+    "bert-generation": lambda folder: _spm(folder, "BertGenerationTokenizer", "spiece.model", {**UNIGRAM, "pad_id": 3}),
+    "plbart": lambda folder: _spm(folder, "PLBartTokenizer", "sentencepiece.bpe.model", UNIGRAM),
+    "plbart-java": lambda folder: _spm(
+        folder, "PLBartTokenizer", "sentencepiece.bpe.model", UNIGRAM, src_lang="java", tgt_lang="en_XX"
+    ),
+    "blenderbot-small": write_blenderbot_small,
+    "biogpt": write_biogpt,
+}
+
+
+def pieces_folder(kind: str, folder: Path) -> Path:
+    """Write the raw files of `kind`, one of PIECES, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    PIECES[kind](folder)
     return folder

@@ -44,10 +44,10 @@ SourceColumn = Annotated[str, typer.Option(help="JSON key or table column of the
 TargetColumn = Annotated[str, typer.Option(help="JSON key or table column of the target.")]
 SourcePrefix = Annotated[str, typer.Option(help="Text to put before every source.")]
 SourceLanguage = Annotated[
-    str | None, typer.Option(help="Language code of the sources, such as en_XX; the tokenizer's by default.")
+    str | None, typer.Option(help="Language of the sources: a code, such as en_XX or en; the tokenizer's by default.")
 ]
 TargetLanguage = Annotated[
-    str | None, typer.Option(help="Language code of the targets, such as ro_RO; the model's by default.")
+    str | None, typer.Option(help="Language of the targets: a code, such as ro_RO or ro; the model's by default.")
 ]
 NumBeams = Annotated[
     int | None, typer.Option(min=1, help="Number of beams; 1 is greedy search. The model's setting by default.")

@@ -1,12 +1,13 @@
 """Languages of a multilingual model: once set, their codes are added to sources and targets and start generation."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.join.tokens import special_tokens, starts_with_last_label
-from conjoin.tokenizer import MBartTokenizer, Tokenizer, TokenizerPair
+from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.tokenizer.languages import TargetLanguage
+from conjoin.tokenizer.multilingual import WithLanguages, speaks
 
 Tokenizers = Tokenizer | TokenizerPair
 
@@ -31,7 +32,8 @@ def set_languages(
     """Set the languages of sources and targets for training, evaluation and generation; they are saved with the model.
 
     The tokenizer adds the source's code to sources and the target's code to labels. If labels begin with their code
-    (mBART-50), generation is forced to begin with it; if they end in it (mBART), it becomes the decoder's start id.
+    (mBART-50, NLLB), generation is forced to begin with it; if they end in it (mBART), it is the decoder's start id.
+    Marian has the target's code in its sources, and nothing else changes.
 
     Raises:
         ConfigError: the tokenizer has no languages.
@@ -84,15 +86,15 @@ def _start_with(model: Generates, language: TargetLanguage | None) -> None:
         model.config.decoder_start_token_id = language.id
 
 
-def _target_of(tokenizer: Tokenizers | None) -> MBartTokenizer | None:
+def _target_of(tokenizer: Tokenizers | None) -> WithLanguages | None:
     target = tokenizer.target if isinstance(tokenizer, TokenizerPair) else tokenizer
-    return target if isinstance(target, MBartTokenizer) else None
+    return target if isinstance(target, WithLanguages) else None
 
 
-def _side(tokenizer: Tokenizers | None, side: str, code: str | None) -> MBartTokenizer | None:
+def _side(tokenizer: Tokenizers | None, side: Literal["source", "target"], code: str | None) -> WithLanguages | None:
     """Return the tokenizer of one side, which must have languages if `code` is set."""
     single = getattr(tokenizer, side) if isinstance(tokenizer, TokenizerPair) else tokenizer
-    if isinstance(single, MBartTokenizer):
+    if isinstance(single, WithLanguages) and speaks(single, side):
         return single
     if code is None:
         return None
@@ -101,5 +103,6 @@ def _side(tokenizer: Tokenizers | None, side: str, code: str | None) -> MBartTok
     )
     raise ConfigError(
         f"{side}_language = {code!r} needs a tokenizer with languages, but {problem}.",
-        hint="MBartTokenizer and MBart50Tokenizer have languages; for others leave it out, or use source_prefix.",
+        hint="Tokenizers of mBART, NLLB, M2M-100 and PLBART have languages, and Marian's those that it writes; for "
+        "others leave it out, or use source_prefix.",
     )

@@ -1,11 +1,12 @@
 """Languages of a translation: tokenizers that add their codes, and settings that start results with the target's."""
 
 from copy import copy
-from typing import Any
+from typing import Any, Literal
 
 from conjoin.errors import ConfigError, warn
 from conjoin.join import start_of_language
-from conjoin.tokenizer import MBartTokenizer, TokenizerPair
+from conjoin.tokenizer import TokenizerPair
+from conjoin.tokenizer.multilingual import WithLanguages, speaks
 
 
 def with_languages(tokenizer: Any, source: str | None, target: str | None, *, by_name: bool) -> Any:
@@ -20,10 +21,10 @@ def with_languages(tokenizer: Any, source: str | None, target: str | None, *, by
     """
     if isinstance(tokenizer, TokenizerPair):
         pair = copy(tokenizer)
-        pair.source = _set(pair.source, "src_lang", source, by_name=by_name)
-        pair.target = _set(pair.target, "tgt_lang", target, by_name=by_name)
+        pair.source = _set(pair.source, "source", source, by_name=by_name)
+        pair.target = _set(pair.target, "target", target, by_name=by_name)
         return pair
-    return _set(_set(tokenizer, "src_lang", source, by_name=by_name), "tgt_lang", target, by_name=by_name)
+    return _set(_set(tokenizer, "source", source, by_name=by_name), "target", target, by_name=by_name)
 
 
 def language_settings(model: Any, tokenizer: Any, *, chosen: bool) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def language_settings(model: Any, tokenizer: Any, *, chosen: bool) -> dict[str, 
         ConfigError: the model is one of many languages, and nothing says which to write.
     """
     target = getattr(tokenizer, "target", tokenizer)
-    if not isinstance(target, MBartTokenizer):
+    if not isinstance(target, WithLanguages):
         return {}
     language = target.target_language
     if chosen and language is not None and language.leads:
@@ -44,27 +45,22 @@ def language_settings(model: Any, tokenizer: Any, *, chosen: bool) -> dict[str, 
     settings = start_of_language(model, tokenizer)
     codes = set(target.lang_code_to_id.values())
     own = {model.generation_config.forced_bos_token_id, model.generation_config.decoder_start_token_id}
-    if language is None and not own & codes:
+    if target.needs_target_language and not own & codes:
         raise ConfigError(
             f"tgt_lang is not set, but {type(target).__name__} has {len(codes)} languages to translate into.",
-            hint='pipe(text, src_lang="en_XX", tgt_lang="ro_RO")',
+            hint=f"pipe(text, src_lang={target.src_lang!r}, tgt_lang={[*target.lang_code_to_id][-1]!r})",
         )
     return settings
 
 
-def _set(tokenizer: Any, side: str, code: str | None, *, by_name: bool) -> Any:
+def _set(tokenizer: Any, side: Literal["source", "target"], code: str | None, *, by_name: bool) -> Any:
     if code is None:
         return tokenizer
-    if not isinstance(tokenizer, MBartTokenizer):
+    name = "src_lang" if side == "source" else "tgt_lang"
+    if not speaks(tokenizer, side):
         if not by_name:
-            warn(f"{side} = {code!r} has no effect: {type(tokenizer).__name__} has no languages.")
+            warn(f"{name} = {code!r} has no effect: {type(tokenizer).__name__} has no languages of its {side}s.")
         return tokenizer
     changed = copy(tokenizer)
-    setattr(changed, side, _full_code(changed, code))
+    setattr(changed, name, code)
     return changed
-
-
-def _full_code(tokenizer: MBartTokenizer, code: str) -> str:
-    """Return the code that a language's two letters mean, as in translation_en_to_ro: ro_RO."""
-    matching = [known for known in tokenizer.lang_code_to_id if known.partition("_")[0] == code]
-    return matching[0] if len(matching) == 1 else code

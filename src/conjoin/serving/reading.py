@@ -15,6 +15,7 @@ from conjoin.generation import GenerationConfig
 from conjoin.serving.limits import Limits
 from conjoin.serving.refusal import Kind, Refusal, invalid
 from conjoin.serving.request import Request
+from conjoin.tokenizer.multilingual import WithLanguages, speaks
 
 _WARNINGS = threading.Lock()
 """Held while warnings are collected, which is a state of the whole process."""
@@ -65,19 +66,19 @@ def read(model: Any, request: Request, limits: Limits) -> Prompt:
 @contextmanager
 def _languages(model: Any, codes: tuple[str | None, str | None]) -> Generator[dict[str, Any]]:
     """Set the languages of a request inside the context; gives settings that begin the target with its language."""
-    sides = [getattr(model.tokenizer, side, model.tokenizer) for side in ("source", "target")]
-    if not any(codes) or not all(hasattr(side, "language_id") for side in sides):
+    source, target = (getattr(model.tokenizer, side, model.tokenizer) for side in ("source", "target"))
+    chosen = (codes[0] if speaks(source, "source") else None, codes[1] if speaks(target, "target") else None)
+    if not any(chosen):
         yield {}
         return
-    source, target = sides
     with _LANGUAGES:
-        before = (source.src_lang, target.tgt_lang)
+        before = [(each, each.language_settings()) for each in (source, target) if isinstance(each, WithLanguages)]
         try:
-            if codes[0] is not None:
-                source.src_lang = codes[0]
-            if codes[1] is not None:
-                target.tgt_lang = codes[1]
-            language = target.target_language if codes[1] is not None else None
+            if chosen[0] is not None:
+                source.src_lang = chosen[0]
+            if chosen[1] is not None:
+                target.tgt_lang = chosen[1]
+            language = target.target_language if chosen[1] is not None else None
             if language is None:
                 yield {}
             else:
@@ -85,7 +86,8 @@ def _languages(model: Any, codes: tuple[str | None, str | None]) -> Generator[di
         except TokenizerError as error:
             raise invalid(str(error), "src_lang, tgt_lang") from None
         finally:
-            source.src_lang, target.tgt_lang = before
+            for each, settings in before:
+                each.restore_languages(settings)
 
 
 def _source(model: Any, request: Request, limits: Limits) -> tuple[list[int], bool]:

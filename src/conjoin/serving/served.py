@@ -17,6 +17,7 @@ from conjoin.serving.refusal import Kind, Refusal, invalid
 from conjoin.serving.request import Request
 from conjoin.serving.running import Running
 from conjoin.serving.settings import ServeSettings
+from conjoin.tokenizer.multilingual import speaks
 
 
 class Served:
@@ -124,7 +125,7 @@ class Served:
         if source is None and target is None:
             return
         tokenizer = self.model.tokenizer
-        if hasattr(getattr(tokenizer, "target", tokenizer), "language_id"):
+        if speaks(getattr(tokenizer, "target", tokenizer), "target"):
             return
         if not any(source in (None, a) and target in (None, b) for a, b in self.pairs):
             known = ", ".join(f"{a} to {b}" for a, b in self.pairs) or "none: see --translate"

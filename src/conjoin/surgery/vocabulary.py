@@ -74,6 +74,12 @@ class Side:
         return self._vocabulary_of(self.writer)
 
     def _vocabulary_of(self, tokenizer: Tokenizer) -> TrimmableVocabulary:
+        if tokenizer.contents:
+            raise ConfigError(
+                f"the {self.name} tokenizer is a {type(tokenizer).__name__}, whose vocabulary "
+                f"({', '.join(tokenizer.contents)}) cannot be trimmed: its pieces come from a model of their own.",
+                hint="trim a model whose tokenizer is a tokenizer.json.",
+            )
         document: Document = json.loads(tokenizer.backend.to_str())
         return TrimmableVocabulary(document, f"the {self.name} tokenizer")
 

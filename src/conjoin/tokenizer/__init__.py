@@ -9,6 +9,8 @@ from conjoin.tokenizer.families import (
     BartTokenizerFast,
     BertTokenizer,
     BertTokenizerFast,
+    BlenderbotTokenizer,
+    BlenderbotTokenizerFast,
     DistilBertTokenizer,
     DistilBertTokenizerFast,
     ElectraTokenizer,
@@ -19,8 +21,16 @@ from conjoin.tokenizer.families import (
     GPT2TokenizerFast,
     GPTNeoXTokenizer,
     GPTNeoXTokenizerFast,
+    LEDTokenizer,
+    LEDTokenizerFast,
     LlamaTokenizer,
     LlamaTokenizerFast,
+    LongformerTokenizer,
+    LongformerTokenizerFast,
+    MPNetTokenizer,
+    MPNetTokenizerFast,
+    MvpTokenizer,
+    MvpTokenizerFast,
     OPTTokenizer,
     OPTTokenizerFast,
     Qwen2Tokenizer,
@@ -28,8 +38,22 @@ from conjoin.tokenizer.families import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
+from conjoin.tokenizer.m2m100 import M2M100Tokenizer
+from conjoin.tokenizer.marian import MarianTokenizer
 from conjoin.tokenizer.mbart import MBart50Tokenizer, MBart50TokenizerFast, MBartTokenizer, MBartTokenizerFast
+from conjoin.tokenizer.metaspace import (
+    BigBirdTokenizer,
+    BigBirdTokenizerFast,
+    DebertaV2Tokenizer,
+    DebertaV2TokenizerFast,
+    PegasusTokenizer,
+    PegasusTokenizerFast,
+    XGLMTokenizer,
+    XGLMTokenizerFast,
+)
+from conjoin.tokenizer.nllb import NllbTokenizer, NllbTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
+from conjoin.tokenizer.plbart import BertGenerationTokenizer, PLBartTokenizer
 from conjoin.tokenizer.registry import needs_no_vocabulary
 from conjoin.tokenizer.tokenizer import Tokenizer
 from conjoin.tokenizer.unigram import (
@@ -42,6 +66,7 @@ from conjoin.tokenizer.unigram import (
     XLMRobertaTokenizer,
     XLMRobertaTokenizerFast,
 )
+from conjoin.tokenizer.wordbpe import BioGptTokenizer, BlenderbotSmallTokenizer
 
 PreTrainedTokenizerFast = Tokenizer
 """transformers' name for a tokenizer that tokenizer.json describes whole."""
@@ -53,12 +78,21 @@ __all__ = [
     "BartTokenizer",
     "BartTokenizerFast",
     "BatchEncoding",
+    "BertGenerationTokenizer",
     "BertTokenizer",
     "BertTokenizerFast",
+    "BigBirdTokenizer",
+    "BigBirdTokenizerFast",
+    "BioGptTokenizer",
+    "BlenderbotSmallTokenizer",
+    "BlenderbotTokenizer",
+    "BlenderbotTokenizerFast",
     "ByT5Tokenizer",
     "ByT5TokenizerFast",
     "CamembertTokenizer",
     "CamembertTokenizerFast",
+    "DebertaV2Tokenizer",
+    "DebertaV2TokenizerFast",
     "DistilBertTokenizer",
     "DistilBertTokenizerFast",
     "ElectraTokenizer",
@@ -69,14 +103,29 @@ __all__ = [
     "GPTNeoXTokenizerFast",
     "GemmaTokenizer",
     "GemmaTokenizerFast",
+    "LEDTokenizer",
+    "LEDTokenizerFast",
     "LlamaTokenizer",
     "LlamaTokenizerFast",
+    "LongformerTokenizer",
+    "LongformerTokenizerFast",
+    "M2M100Tokenizer",
     "MBart50Tokenizer",
     "MBart50TokenizerFast",
     "MBartTokenizer",
     "MBartTokenizerFast",
+    "MPNetTokenizer",
+    "MPNetTokenizerFast",
+    "MarianTokenizer",
+    "MvpTokenizer",
+    "MvpTokenizerFast",
+    "NllbTokenizer",
+    "NllbTokenizerFast",
     "OPTTokenizer",
     "OPTTokenizerFast",
+    "PLBartTokenizer",
+    "PegasusTokenizer",
+    "PegasusTokenizerFast",
     "PreTrainedTokenizerFast",
     "Qwen2Tokenizer",
     "Qwen2TokenizerFast",
@@ -86,6 +135,8 @@ __all__ = [
     "T5TokenizerFast",
     "Tokenizer",
     "TokenizerPair",
+    "XGLMTokenizer",
+    "XGLMTokenizerFast",
     "XLMRobertaTokenizer",
     "XLMRobertaTokenizerFast",
     "needs_no_vocabulary",

@@ -23,7 +23,7 @@ class BatchEncoding(dict[str, Any]):
 
     def __init__(self, data: dict[str, Any] | None = None, encodings: Sequence[Encoding] | None = None) -> None:
         super().__init__({} if data is None else data)
-        self.encodings = list(encodings) if encodings is not None else None
+        self.encodings = encodings
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -97,7 +97,7 @@ class BatchEncoding(dict[str, Any]):
                 self[key] = value.to(device, non_blocking=non_blocking)
         return self
 
-    def _rows(self) -> list[Encoding]:
+    def _rows(self) -> Sequence[Encoding]:
         if self.encodings is None:
             raise TokenizerError(
                 "this batch holds ids only, so its tokens, words and offsets are not known.",

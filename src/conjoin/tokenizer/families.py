@@ -4,6 +4,7 @@ Each class defines its special tokens, and the pipeline to build without a token
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -83,6 +84,24 @@ class DistilBertTokenizer(BertTokenizer):
     model_input_names = ("input_ids", "attention_mask")
 
 
+class MPNetTokenizer(BertTokenizer):
+    """BERT's pieces in RoBERTa's frame (Song et al. 2020, arXiv:2004.09297): `<s> A </s></s> B </s>`."""
+
+    saved_class = "MPNetTokenizer"
+    model_input_names = ("input_ids", "attention_mask")
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        **FAIRSEQ,
+        "unk_token": "[UNK]",
+        "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False),
+    }
+
+    def frame(self) -> None:
+        (sep, sep_id), (cls, cls_id) = with_ids(self, self.sep_token or "</s>", self.cls_token or "<s>")
+        self.backend.post_processor = RobertaProcessing(
+            (sep, sep_id), (cls, cls_id), trim_offsets=True, add_prefix_space=False
+        )
+
+
 class GPT2Tokenizer(Tokenizer):
     """Byte-level BPE (Radford et al. 2019). No frame unless add_bos_token is set (by OPT)."""
 
@@ -122,6 +141,29 @@ class RobertaTokenizer(GPT2Tokenizer):
             (cls, cls_id),
             trim_offsets=options.get("trim_offsets", True),
             add_prefix_space=bool(options.get("add_prefix_space")),
+        )
+
+
+class BlenderbotTokenizer(GPT2Tokenizer):
+    """GPT-2's pipeline with a space in front of every text (Roller et al. 2020, arXiv:2004.13637). Frame: `A </s>`."""
+
+    saved_class = "BlenderbotTokenizer"
+    switches: ClassVar[Mapping[str, Any]] = {"add_prefix_space": True}
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        **FAIRSEQ,
+        "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False, normalized=False),
+    }
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Build GPT-2's pipeline; honours add_prefix_space."""
+        space = settings.options.get("add_prefix_space", True)
+        return super().build(vocabulary, replace(settings, options={**settings.options, "add_prefix_space": space}))
+
+    def frame(self) -> None:
+        eos = self.eos_token or "</s>"
+        self.backend.post_processor = TemplateProcessing(
+            single=["$A", eos], pair=["$A:0", "$B:1"], special_tokens=with_ids(self, eos)
         )
 
 
@@ -242,6 +284,10 @@ GPT2TokenizerFast = GPT2Tokenizer
 OPTTokenizer = OPTTokenizerFast = GPT2Tokenizer
 RobertaTokenizerFast = RobertaTokenizer
 BartTokenizer = BartTokenizerFast = RobertaTokenizer
+MPNetTokenizerFast = MPNetTokenizer
+BlenderbotTokenizerFast = BlenderbotTokenizer
+MvpTokenizer = MvpTokenizerFast = RobertaTokenizer
+LEDTokenizer = LEDTokenizerFast = LongformerTokenizer = LongformerTokenizerFast = RobertaTokenizer
 GPTNeoXTokenizerFast = GPTNeoXTokenizer
 Qwen2TokenizerFast = Qwen2Tokenizer
 LlamaTokenizerFast = LlamaTokenizer

@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
-from tokenizers.processors import TemplateProcessing
 
-from conjoin.errors import warn
-from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
+from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of
 from conjoin.tokenizer.formats.read import Vocabulary
 from conjoin.tokenizer.formats.settings import Settings, Token, text_of
-from conjoin.tokenizer.languages import TargetLanguage, known_language
-from conjoin.tokenizer.rust import in_turn
+from conjoin.tokenizer.multilingual import WithLanguages
 from conjoin.tokenizer.unigram import Scores, UnigramTokenizer, fairseq_frame
 
 # fmt: off
@@ -28,15 +25,11 @@ MBART50_LANGUAGES = (
 # fmt: on
 
 
-class MBartTokenizer(UnigramTokenizer):
-    """Unigram with the language code at the end (Liu et al. 2020, arXiv:2001.08210). Frame: `A </s> en_XX`.
-
-    `src_lang` is the language of texts, `tgt_lang` that of target texts; both can be set at any time.
-    """
+class MBartTokenizer(WithLanguages, UnigramTokenizer):
+    """Unigram with the language code at the end (Liu et al. 2020, arXiv:2001.08210). Frame: `A </s> en_XX`."""
 
     saved_class = "MBartTokenizer"
-    keeps_class = True
-    languages: ClassVar[tuple[str, ...]] = MBART_LANGUAGES
+    languages = MBART_LANGUAGES
     defaults: ClassVar[Mapping[str, Token | None]] = {
         **FAIRSEQ,
         "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False),
@@ -60,97 +53,6 @@ class MBartTokenizer(UnigramTokenizer):
     @classmethod
     def extra_tokens(cls, listed: list[Token] | None, settings: Settings) -> list[Token] | None:
         return [*cls.languages, *(token for token in listed or [] if text_of(token) not in cls.languages)]
-
-    @property
-    @in_turn
-    def lang_code_to_id(self) -> dict[str, int]:
-        """Ids of the languages in the vocabulary, by code."""
-        ids = {code: self.backend.token_to_id(code) for code in self.languages}
-        return {code: index for code, index in ids.items() if index is not None}
-
-    @property
-    @in_turn
-    def target_language(self) -> TargetLanguage | None:
-        """The language of target texts; None until `tgt_lang` is set, although src_lang is used until then."""
-        code = self.settings.options.get("tgt_lang")
-        if not code:
-            return None
-        return TargetLanguage(code, self.language_id(code), leads=bool(self._around("", code)[0]))
-
-    @in_turn
-    def language_id(self, code: str) -> int:
-        """Return the id of a language code.
-
-        Raises:
-            TokenizerError: the language is unknown; the error names similar ones.
-        """
-        return known_language(code, self.lang_code_to_id, self.get_added_vocab(), type(self).__name__)
-
-    @property
-    def src_lang(self) -> str:
-        """The language code of texts."""
-        return self.settings.options.get("src_lang") or "en_XX"
-
-    @src_lang.setter
-    @in_turn
-    def src_lang(self, code: str) -> None:
-        template = self._template(code)  # raises for an unknown code before anything changes
-        self.settings.options["src_lang"] = code
-        self.backend.post_processor = template
-
-    @property
-    def tgt_lang(self) -> str:
-        """The language code of target texts; `src_lang` until it is set."""
-        return self.settings.options.get("tgt_lang") or self.src_lang
-
-    @tgt_lang.setter
-    @in_turn
-    def tgt_lang(self, code: str) -> None:
-        self._template(code)
-        self.settings.options["tgt_lang"] = code
-
-    def target_template(self) -> Any:
-        code = self.settings.options.get("tgt_lang")
-        return self._template(code) if code else None
-
-    def frame(self) -> None:
-        self.backend.post_processor = self._template(self.src_lang)
-
-    def finish(self) -> None:
-        """Apply src_lang to the post-processor; without that setting, read it from tokenizer.json's."""
-        options = self.settings.options
-        saved, own = options.get("src_lang"), self._framed_language()
-        if saved is None and own is not None:
-            options["src_lang"] = own
-        elif saved is not None:
-            if own not in (None, saved) and "src_lang" not in self.settings.asked:
-                warn(
-                    f"{self.settings.origin} frames texts with {own}, tokenizer_config.json says src_lang = {saved!r}: "
-                    f"{saved} is used. Pass src_lang={own!r} for the other."
-                )
-            self.frame()
-
-    @property
-    def frames_itself(self) -> bool:
-        return self.settings.options.get("src_lang") is not None
-
-    def _framed_language(self) -> str | None:
-        """Return the language whose code the post-processor adds to texts; None without one."""
-        if self.backend.post_processor is None:
-            return None
-        return next((token for token in self.backend.encode("").tokens if token in self.languages), None)
-
-    def _template(self, code: str) -> TemplateProcessing:
-        self.language_id(code)
-        prefix, suffix = self._around(self.eos_token or "</s>", code)
-        return TemplateProcessing(
-            single=[*prefix, "$A", *suffix],
-            pair=[*prefix, "$A", "$B", *suffix],
-            special_tokens=with_ids(self, *prefix, *suffix),
-        )
-
-    def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
-        return [], [eos, code]
 
 
 class MBart50Tokenizer(MBartTokenizer):

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, cast
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
 
 from tokenizers import Tokenizer as Backend
 
 from conjoin.errors import TokenizerError
 from conjoin.tokenizer.decode import Decoding
 from conjoin.tokenizer.formats.find import Files
-from conjoin.tokenizer.formats.read import Vocabulary
+from conjoin.tokenizer.formats.read import Vocabulary, read_byte_level, read_spm, read_wordpiece
 from conjoin.tokenizer.formats.settings import Settings, Token
 from conjoin.tokenizer.limits import length_limit
 from conjoin.tokenizer.run import Runner
@@ -35,6 +36,8 @@ class Pipeline(Decoding):
     """The `tokenizer_class` that transformers knows for these files."""
     keeps_class: ClassVar[bool] = False
     """True if transformers needs the class even if it builds another pipeline, as for languages."""
+    reads_raw: ClassVar[bool] = False
+    """True if transformers reads the raw files only; they are then read before a tokenizer.json, and saved."""
     not_rebuilt: ClassVar[frozenset[str]] = frozenset()
     """Settings that `build` honours and transformers' class does not."""
 
@@ -50,6 +53,23 @@ class Pipeline(Decoding):
         self._take_over_limits()
         self.register_tokens()
         self.finish()
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], files: Files, settings: Settings) -> Vocabulary:
+        """Read the family's vocabulary files, whose `paths` are in the order of `vocabulary_files`."""
+        del settings
+        if not paths:
+            return Vocabulary(origin=files.folder)  # a byte-level family needs no vocabulary file
+        if cls.kind == "WordPiece":
+            return read_wordpiece(paths[0])
+        if cls.kind == "BPE" and len(paths) == 2:
+            return read_byte_level(paths[0], paths[1])
+        return read_spm(paths[0], as_bpe=cls.kind == "BPE")
+
+    @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary, settings: Settings) -> Self:
+        """Make the tokenizer of a vocabulary."""
+        return cls(cls.build(vocabulary, settings), settings)
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -82,6 +102,11 @@ class Pipeline(Decoding):
 
     def counted(self) -> dict[str, int]:
         """Return the family's settings that are numbers of tokens, as counted in the vocabulary."""
+        return {}
+
+    @property
+    def contents(self) -> Mapping[str, bytes]:
+        """Contents of the family's raw files by name, if these are saved instead of a tokenizer.json."""
         return {}
 
     @property

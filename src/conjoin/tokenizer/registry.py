@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer import byt5, families, mbart, unigram
+from conjoin.tokenizer import byt5, families, m2m100, marian, mbart, metaspace, nllb, plbart, unigram, wordbpe
 from conjoin.tokenizer.formats.find import MODEL_CONFIG, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON, Files
 from conjoin.tokenizer.formats.read import model_kind, read_json
 from conjoin.tokenizer.pipeline import GENERIC_CLASS, fitting
@@ -13,7 +13,7 @@ from conjoin.tokenizer.tokenizer import Tokenizer
 
 CLASSES: dict[str, type[Tokenizer]] = {
     name: value
-    for module in (families, unigram, mbart, byt5)
+    for module in (families, unigram, metaspace, mbart, nllb, m2m100, marian, plbart, wordbpe, byt5)
     for name, value in vars(module).items()
     if isinstance(value, type) and issubclass(value, Tokenizer) and value.saved_class != GENERIC_CLASS
 }
@@ -24,16 +24,29 @@ _GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend
 # The tokenizer class of each model_type, as transformers 5.23 maps them; a type not listed follows its folder's files.
 _MODEL_TYPES = {
     "BertTokenizer": "bert distilbert electra ernie layoutlm megatron-bert nezha nomic_bert qdqbert visual_bert",
-    "RobertaTokenizer": "bart data2vec-text ibert lilt longformer mega mra roberta roberta-prelayernorm",
+    "RobertaTokenizer": "bart data2vec-text ibert lilt longformer mega mra mvp roberta roberta-prelayernorm",
     "XLMRobertaTokenizer": "gte jina_embeddings_v3 trocr xlm-roberta xmod",
     "CamembertTokenizer": "camembert",
     "AlbertTokenizer": "albert yoso",
+    "MPNetTokenizer": "mpnet",
+    "DebertaV2Tokenizer": "deberta-v2",
+    "BigBirdTokenizer": "big_bird",
+    "BertGenerationTokenizer": "bert-generation",
     "GPT2Tokenizer": "codegen gpt2 gpt_neo gptj jais2 opt phi starcoder2",
     "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmoe rwkv xlstm",
     "Qwen2Tokenizer": "qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next",
     "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma t5gemma t5gemma2",
+    "XGLMTokenizer": "xglm",
+    "BioGptTokenizer": "biogpt",
     "MBartTokenizer": "mbart",
     "MBart50Tokenizer": "mbart50",
+    "NllbTokenizer": "nllb nllb-moe",
+    "M2M100Tokenizer": "m2m_100",
+    "MarianTokenizer": "marian",
+    "PegasusTokenizer": "pegasus",
+    "PLBartTokenizer": "plbart",
+    "BlenderbotTokenizer": "blenderbot",
+    "BlenderbotSmallTokenizer": "blenderbot-small",
     "T5Tokenizer": "mt5 switch_transformers t5",
     "PreTrainedTokenizerFast": (
         "bigbird_pegasus cohere2 glm glm4 gpt_bigcode granite granitemoe mistral mistral3 mixtral modernbert "
@@ -58,6 +71,8 @@ def class_for(files: Files) -> type[Tokenizer]:
     if path is None:
         if known is None:
             raise _unknown(files, name)
+        return known
+    if known is not None and known.reads_raw and set(known.vocabulary_files) <= set(files.names()):
         return known
     return Tokenizer if known is None or misfit(known, read_json(path)) else known
 

@@ -1,9 +1,9 @@
 """Run the Rust tokenizer: set its limits, encode a batch, collect the columns."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self, overload
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as Backend
@@ -177,14 +177,59 @@ def _strings(row: Any) -> Iterator[str]:
         yield from _strings(part)
 
 
-def collect(encodings: list[Encoding], columns: Columns, *, is_batch: bool) -> BatchEncoding:
-    """Collect Rust encodings into columns; a single text has no batch axis, unless rows overflow."""
+class Pieces(Protocol):
+    """Texts that their family has cut into pieces."""
+
+    @property
+    def texts(self) -> Texts:
+        """Rows of pieces."""
+        ...
+
+    def restore(self, row: int, encoding: Encoding) -> Encoding:
+        """Return an encoding of a row with the pieces of its text and their places in it."""
+        ...
+
+
+Restore = Callable[[int, Encoding], Encoding]
+
+
+class Restored(Sequence[Encoding]):
+    """Encodings that are restored (`Pieces.restore`) when somebody looks at them, since that takes time."""
+
+    def __init__(self, encodings: list[Encoding], origin: list[int], restore: Restore) -> None:
+        self._encodings, self._origin, self._restore = encodings, origin, restore
+
+    def __len__(self) -> int:
+        return len(self._encodings)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoding: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoding]: ...
+    def __getitem__(self, index: int | slice) -> Encoding | list[Encoding]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        return self._restore(self._origin[index], self._encodings[index])
+
+    def __reduce__(self) -> tuple[type[list[Encoding]], tuple[list[Encoding]]]:
+        return list, ([*self],)
+
+
+def collect(
+    encodings: list[Encoding], columns: Columns, *, is_batch: bool, restore: Restore | None = None
+) -> BatchEncoding:
+    """Collect Rust encodings into columns; a single text has no batch axis, unless rows overflow.
+
+    Args:
+        restore: makes what is told of a row's text right, if the encodings are of pieces.
+    """
     rows: list[Encoding] = []
     origin: list[int] = []
     for index, encoding in enumerate(encodings):
         parts = [encoding, *encoding.overflowing] if columns.overflowing_tokens else [encoding]
         rows += parts
         origin += [index] * len(parts)
+    shown = rows if restore is None else Restored(rows, origin, restore)
     data: dict[str, Any] = {"input_ids": [row.ids for row in rows]}
     if columns.token_type_ids:
         data["token_type_ids"] = [row.type_ids for row in rows]
@@ -193,11 +238,11 @@ def collect(encodings: list[Encoding], columns: Columns, *, is_batch: bool) -> B
     if columns.special_tokens_mask:
         data["special_tokens_mask"] = [row.special_tokens_mask for row in rows]
     if columns.offsets_mapping:
-        data["offset_mapping"] = [row.offsets for row in rows]
+        data["offset_mapping"] = [row.offsets for row in shown]
     if columns.length:
         data["length"] = [len(row.ids) for row in rows]
     if columns.overflowing_tokens:
         data["overflow_to_sample_mapping"] = origin
     elif not is_batch:
         data = {key: value[0] if isinstance(value[0], list) else value for key, value in data.items()}
-    return BatchEncoding(data, rows)
+    return BatchEncoding(data, shown)

@@ -14,9 +14,9 @@ from conjoin.tokenizer.formats.find import Source
 from conjoin.tokenizer.limits import IS_LIMIT, LimitArguments, LimitDefaults, resolve_limits
 from conjoin.tokenizer.pad import array_kind, as_columns, pad_columns
 from conjoin.tokenizer.pipeline import Pipeline
-from conjoin.tokenizer.run import Columns, EncodeOptions, Pad, collect
+from conjoin.tokenizer.run import Columns, EncodeOptions, Pad, Pieces, Runner, collect
 from conjoin.tokenizer.rust import in_turn
-from conjoin.tokenizer.texts import as_texts
+from conjoin.tokenizer.texts import Texts, as_texts
 
 
 class Tokenizer(Pipeline):
@@ -150,12 +150,12 @@ class Tokenizer(Pipeline):
 
     def run(self, text: Any, text_pair: Any, options: EncodeOptions) -> BatchEncoding:
         """Tokenize with these settings; return lists, never tensors."""
-        return self._run(text, text_pair, options, template=None)
+        return self._run(text, text_pair, options, is_target=False)
 
     @in_turn
     def run_target(self, text: Any, text_pair: Any, options: EncodeOptions) -> BatchEncoding:
         """Tokenize target texts: as `run`, with the tokens of the target language if the family has them."""
-        return self._run(text, text_pair, options, template=self.target_template())
+        return self._run(text, text_pair, options, is_target=True)
 
     def target_template(self) -> Any:
         """Return the post-processor of target texts; None if it is that of all texts."""
@@ -205,24 +205,44 @@ class Tokenizer(Pipeline):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @in_turn
-    def _run(self, text: Any, text_pair: Any, options: EncodeOptions, *, template: Any) -> BatchEncoding:
+    def _run(self, text: Any, text_pair: Any, options: EncodeOptions, *, is_target: bool) -> BatchEncoding:
         texts = as_texts(text, text_pair, is_split_into_words=options.is_split_into_words)
         limits = resolve_limits(options.limits, self.limit_defaults())
         split = self.settings.options.get("split_special_tokens", False)
-        with self._runner.template(template):
-            encodings = self._runner.encode(
-                texts,
+        split = bool(split if options.split_special_tokens is None else options.split_special_tokens)
+        pieces = self.cut(
+            texts,
+            is_target=is_target,
+            framed=options.add_special_tokens,
+            is_split_into_words=options.is_split_into_words,
+            split_special_tokens=split,
+        )
+        runner = self.runner_of(is_target=is_target)
+        with runner.template(self.target_template() if is_target else None):
+            encodings = runner.encode(
+                texts if pieces is None else pieces.texts,
                 limits,
                 Pad(id=self.pad_token_id or 0, token=self.pad_token or "") if limits.pads else None,
                 add_special_tokens=options.add_special_tokens,
-                is_split_into_words=options.is_split_into_words,
-                split_special_tokens=bool(
-                    split if options.split_special_tokens is None else options.split_special_tokens
-                ),
+                is_split_into_words=options.is_split_into_words or pieces is not None,
+                split_special_tokens=split,
             )
         if options.verbose and limits.max_length is None:
             self._warn_too_long(encodings)
-        return collect(encodings, options.columns, is_batch=texts.is_batch or options.keep_batch)
+        restore = None if pieces is None else pieces.restore
+        return collect(encodings, options.columns, is_batch=texts.is_batch or options.keep_batch, restore=restore)
+
+    def runner_of(self, *, is_target: bool) -> Runner:
+        """Return what runs the pipeline of texts, or of target texts."""
+        del is_target
+        return self._runner
+
+    def cut(
+        self, texts: Texts, *, is_target: bool, framed: bool, is_split_into_words: bool, split_special_tokens: bool
+    ) -> Pieces | None:
+        """Return texts in pieces if the family makes these before the Rust pipeline; None if that pipeline does."""
+        del texts, is_target, framed, is_split_into_words, split_special_tokens
+        return None
 
     def _wants(self, column: str, requested: bool | None) -> bool:
         return column in self.model_input_names if requested is None else requested

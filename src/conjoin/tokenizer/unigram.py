@@ -27,6 +27,8 @@ class UnigramTokenizer(Tokenizer):
     vocabulary_files = ("sentencepiece.bpe.model",)
     defaults = FAIRSEQ
     unknown_id: ClassVar[int] = 3
+    splits_white_space: ClassVar[bool] = True
+    """True if words end at white space of every kind, not at spaces only."""
 
     @classmethod
     def arrange(cls, pieces: Scores, settings: Settings) -> Scores:
@@ -66,7 +68,7 @@ class UnigramTokenizer(Tokenizer):
         backend = Backend(models.Unigram(scores, unk_id=unknown, byte_fallback=has_bytes))
         normalizer = cls.normalizer(vocabulary, settings)
         words, decoder = cls.words(settings), decoders.Metaspace(SPACE, prepend_scheme=start)
-        if has_bytes or start == "first":
+        if cls.splits_white_space and (has_bytes or start == "first"):
             normalizer = normalizers.Sequence(
                 [step for step in (normalizer, _single_spaces(start)) if step is not None]
             )

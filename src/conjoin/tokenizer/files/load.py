@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from tokenizers import Tokenizer as Backend
-
 from conjoin.errors import ConjoinError, FileError, TokenizerError
 from conjoin.tokenizer.files.as_written import load_as_written
 from conjoin.tokenizer.files.frame import honour_ends
 from conjoin.tokenizer.formats.find import TOKENIZER_JSON, Files, Source, find_files
-from conjoin.tokenizer.formats.read import Vocabulary, read_byte_level, read_spm, read_wordpiece
+from conjoin.tokenizer.formats.read import Vocabulary
 from conjoin.tokenizer.formats.settings import Settings, Token, read_settings, text_of
 from conjoin.tokenizer.pipeline import Pipeline, fitting
 from conjoin.tokenizer.rust import no_panics
@@ -30,7 +28,7 @@ def load_files(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
         TokenizerError: the files are unreadable or belong to another family.
     """
     try:
-        path = files.get(TOKENIZER_JSON)
+        path = None if cls.reads_raw and _has_raw(cls, files) else files.get(TOKENIZER_JSON)
         with no_panics(str(path or files.folder)):
             return _load_raw(cls, files, overrides) if path is None else load_as_written(cls, path, files, overrides)
     except ConjoinError:
@@ -47,14 +45,18 @@ def _load_raw(cls: type[T], files: Files, overrides: Mapping[str, Any]) -> T:
         raise _missing(cls, files)
     settings = read_settings(files, overrides)
     settings.is_raw = True
-    vocabulary = _read_raw(cls, files)
-    tokenizer = cls(_build(cls, vocabulary, settings), settings)
+    vocabulary = _read_raw(cls, files, settings)
+    tokenizer = _build(cls, vocabulary, settings)
     tokenizer.frame()
     honour_ends(tokenizer)
     return tokenizer
 
 
-def _build(cls: type[Pipeline], vocabulary: Vocabulary, settings: Settings) -> Backend:
+def _has_raw(cls: type[Pipeline], files: Files) -> bool:
+    return all(files.get(name) is not None for name in cls.vocabulary_files)
+
+
+def _build(cls: type[T], vocabulary: Vocabulary, settings: Settings) -> T:
     for name, token in cls.defaults.items():
         settings.named.setdefault(name, token)
     listed: list[Token] | None = settings.family_extra
@@ -65,29 +67,21 @@ def _build(cls: type[Pipeline], vocabulary: Vocabulary, settings: Settings) -> B
     if settings.extra is None:
         settings.extra = extra
     try:
-        return cls.build(vocabulary, settings)
-    except TokenizerError:
+        return cls.from_vocabulary(vocabulary, settings)
+    except ConjoinError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(f"{vocabulary.origin}: cannot become a {cls.__name__}: {error}.") from error
 
 
-def _read_raw(cls: type[Pipeline], files: Files) -> Vocabulary:
+def _read_raw(cls: type[Pipeline], files: Files, settings: Settings) -> Vocabulary:
     paths = [files.get(name) for name in cls.vocabulary_files]
     existing = [path for path in paths if path is not None]
     if files.only is not None and not existing and cls.vocabulary_files:
         existing = [files.folder / files.only]
     if len(existing) != len(cls.vocabulary_files):
         raise _missing(cls, files)
-    match cls.kind:
-        case _ if not existing:
-            return Vocabulary(origin=files.folder)  # a byte-level family needs no vocabulary file
-        case "WordPiece":
-            return read_wordpiece(existing[0])
-        case "BPE" if len(existing) == 2:
-            return read_byte_level(existing[0], existing[1])
-        case _:
-            return read_spm(existing[0], as_bpe=cls.kind == "BPE")
+    return cls.read(existing, files, settings)
 
 
 def _missing(cls: type[Pipeline], files: Files) -> FileError:

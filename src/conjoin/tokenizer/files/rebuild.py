@@ -12,7 +12,7 @@ from conjoin.tokenizer.formats.settings import Settings, text_of
 from conjoin.tokenizer.parts import PARTS, Step, part_of, steps
 from conjoin.tokenizer.pipeline import GENERIC_CLASS, Pipeline
 
-_FEW = 64  # more than the special tokens that families put first
+_FEW = 128  # more than the special tokens that families put first
 
 _FLAGS = (
     *("unk_id", "unk_token", "byte_fallback", "fuse_unk", "ignore_merges", "dropout"),

@@ -20,6 +20,8 @@ _IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # the post-processor ho
 def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
     """Write one tokenizer into `folder`; see `Tokenizer.save_pretrained`."""
     with tokenizer.lock:  # held while writing, so that two threads never mix two states in one folder
+        if tokenizer.contents:
+            return _save_raw(tokenizer, folder)
         document = tokenizer.backend.to_str(pretty=True)
         config = _config(tokenizer) | _class_of(tokenizer, json.loads(document))
         texts = _chat_files(config)
@@ -28,7 +30,28 @@ def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
         return tuple(write_text(folder / name, text) for name, text in texts.items())
 
 
+def _save_raw(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
+    """Write the family's raw files, with the added tokens in tokenizer_config.json."""
+    config = _config(tokenizer) | {"tokenizer_class": tokenizer.saved_class}
+    added = tokenizer.backend.get_added_tokens_decoder()
+    config["added_tokens_decoder"] = {
+        str(index): {key: value for key, value in _added_token(token).items() if key != "__type"}
+        for index, token in sorted(added.items(), key=lambda item: item[0])
+    }
+    texts = _chat_files(config)
+    texts[TOKENIZER_CONFIG] = to_json(config)
+    written = [write_text(folder / name, text) for name, text in texts.items()]
+    written += [write_bytes(folder / name, content) for name, content in tokenizer.contents.items()]
+    (folder / TOKENIZER_JSON).unlink(missing_ok=True)  # of another tokenizer, which was saved here before
+    return tuple(written)
+
+
 def write_text(path: Path, text: str) -> str:
+    """Write a text file atomically, and return its path; see `write_bytes`."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> str:
     """Write a file atomically, and return its path.
 
     Raises:
@@ -37,8 +60,8 @@ def write_text(path: Path, text: str) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -55,6 +55,10 @@ def _parts_chinese(backend: Backend) -> bool:
     return sum(any("\u4e00" <= letter <= "\u9fff" for letter in piece) for piece in _pieces(backend, "中文")) > 1
 
 
+def _parts_punctuation(backend: Backend) -> bool:
+    return len(_pieces(backend, "a.b")) > 1
+
+
 def _prefixes_space(backend: Backend) -> bool:
     return "".join(_pieces(backend, "a")).startswith(SPACES)
 
@@ -155,6 +159,7 @@ SWITCHES = {
     "tokenize_chinese_chars": Switch(
         read=_parts_chinese, write=_setter("normalizer", "BertNormalizer", "handle_chinese_chars")
     ),
+    "split_by_punct": Switch(read=_parts_punctuation, write=lambda backend, value: None),
     "add_prefix_space": Switch(read=_prefixes_space, write=_put_prefix_space),
     "prepend_scheme": Switch(read=_scheme, write=_put_scheme),
     "legacy": Switch(read=_legacy, write=_put_legacy),

@@ -17,7 +17,7 @@ OWN_CLASS = "conjoin_tokenizer_class"
 """The key of our class if `tokenizer_class` names another, with which transformers uses tokenizer.json as it is."""
 
 # On the hub a `*` crosses folders, so these match a pair's target_tokenizer/ too.
-_PATTERNS = ("*token*.json", "config.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
+_PATTERNS = ("*token*.json", "config.json", "*vocab.*", "merges.txt", "*.model", "*.spm", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,14 @@ from tokenizers import Tokenizer as Backend
 from conjoin.errors import FileError, TokenizerError
 from conjoin.jsons import JsonError, parse_json
 from conjoin.tokenizer.formats.refuse import check_charsmap, check_vocab
-from conjoin.tokenizer.formats.sentencepiece import PieceType, merges_of, read_sentencepiece
+from conjoin.tokenizer.formats.sentencepiece import PieceType, SentencePieceModel, merges_of, read_sentencepiece
 from conjoin.tokenizer.rust import no_panics
 
-# What Rust's str::trim_end strips; Python's rstrip() would take U+001C..U+001F too, which may end a real token.
-_RUST_WHITESPACE = (
+WHITESPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
+"""Unicode's white space, as Rust's str::trim_end strips it; Python's rstrip() and `\\s` take U+001C..U+001F too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Vocabulary:
     """What a family needs to build its pipeline.
 
     WordPiece and BPE use `ids`, Unigram uses `scores`; the other is empty. `has_bytes` is True if every byte has a
-    piece, so that no text is unknown.
+    piece, so that no text is unknown. Families that number the pieces of SentencePiece models themselves have these in
+    `models`, the ids of targets in `target_ids` if they are others, and the files' contents, which are saved again.
     """
 
     origin: Path
@@ -37,6 +38,9 @@ class Vocabulary:
     added: list[AddedToken] = field(default_factory=list[AddedToken])
     has_bytes: bool = False
     from_sentencepiece: bool = False
+    models: tuple[SentencePieceModel, ...] = ()
+    target_ids: dict[str, int] | None = None
+    contents: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -55,6 +59,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: holds a {type(value).__name__}, expected a JSON object.")
     return cast(dict[str, Any], value)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file.
+
+    Raises:
+        TokenizerError: it is not UTF-8.
+    """
+    return _text(path).split("\n")
 
 
 def read_backend(path: Path) -> Backend:
@@ -90,7 +103,7 @@ def read_wordpiece(path: Path) -> Vocabulary:
     lines = _text(path).split("\n")
     if lines and not lines[-1]:
         lines.pop()
-    ids = {line.rstrip(_RUST_WHITESPACE): index for index, line in enumerate(lines)}
+    ids = {line.rstrip(WHITESPACE): index for index, line in enumerate(lines)}
     if not ids:
         raise TokenizerError(f"{path}: the vocabulary is empty.", hint="fetch the file again.")
     return Vocabulary(origin=path, ids=ids)
@@ -116,6 +129,31 @@ def read_byte_level(vocab: Path, merges: Path) -> Vocabulary:
     return Vocabulary(origin=vocab, ids=ids, merges=pairs)
 
 
+def read_ids(path: Path) -> dict[str, int]:
+    """Read `vocab.json`: pieces and their ids.
+
+    Raises:
+        TokenizerError: it is empty, or its ids are none, or two pieces share one.
+    """
+    ids = cast(dict[str, int], read_json(path))
+    check_vocab(ids, path)
+    if not ids:
+        raise TokenizerError(f"{path}: the vocabulary is empty.", hint="fetch the file again.")
+    return ids
+
+
+def read_model(path: Path) -> SentencePieceModel:
+    """Read a SentencePiece model of either kind.
+
+    Raises:
+        TokenizerError: the file is unreadable, or its normalisation table is damaged.
+    """
+    model = read_sentencepiece(path)
+    if model.charsmap is not None:
+        check_charsmap(model.charsmap, path)
+    return model
+
+
 def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
     """Read a SentencePiece model; control and user-defined pieces become added tokens.
 
@@ -124,9 +162,7 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
     Raises:
         TokenizerError: the file is unreadable, or of the other kind (unigram or BPE).
     """
-    model = read_sentencepiece(path)
-    if model.charsmap is not None:
-        check_charsmap(model.charsmap, path)
+    model = read_model(path)
     if model.is_unigram == as_bpe:
         kinds = ("unigram", "BPE") if as_bpe else ("BPE (or word, char)", "unigram")
         raise TokenizerError(
@@ -140,7 +176,7 @@ def read_spm(path: Path, *, as_bpe: bool) -> Vocabulary:
         scores=[] if as_bpe else model.scores(),
         merges=merges_of(ids) if as_bpe else [],
         charsmap=model.charsmap,
-        has_bytes=sum(piece.type is PieceType.BYTE for piece in model.pieces) == 256,
+        has_bytes=model.has_bytes,
         added=[
             AddedToken(piece.text, normalized=False, special=piece.type is PieceType.CONTROL)
             for piece in model.pieces

@@ -43,6 +43,10 @@ class SentencePieceModel:
     pieces: list[Piece] = field(default_factory=list[Piece])
     is_unigram: bool = True
     charsmap: bytes | None = None
+    adds_prefix: bool = True
+    """Texts begin with a space (add_dummy_prefix)."""
+    single_spaces: bool = True
+    """Several spaces are one, and none are left at the ends (remove_extra_whitespaces)."""
 
     def scores(self) -> list[tuple[str, float]]:
         """Return the vocabulary in the form of `tokenizers.models.Unigram`."""
@@ -51,6 +55,11 @@ class SentencePieceModel:
     def ids(self) -> dict[str, int]:
         """Return the vocabulary in the form of `tokenizers.models.BPE`."""
         return {piece.text: index for index, piece in enumerate(self.pieces)}
+
+    @property
+    def has_bytes(self) -> bool:
+        """True if every byte has a piece, so that no text is unknown."""
+        return sum(piece.type is PieceType.BYTE for piece in self.pieces) == 256
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -97,9 +106,11 @@ def _parse_model(data: bytes) -> SentencePieceModel:
                 model.pieces.append(_parse_piece(value))
             case 2, bytes():  # TrainerSpec.model_type: 1 unigram, 2 BPE, 3 word, 4 char
                 model.is_unigram = dict(_fields(value)).get(3, 1) == 1
-            case 3, bytes():  # NormalizerSpec.precompiled_charsmap
-                charsmap = dict(_fields(value)).get(2)
+            case 3, bytes():  # NormalizerSpec: 2 precompiled_charsmap, 3 add_dummy_prefix, 4 remove_extra_whitespaces
+                rules = dict(_fields(value))
+                charsmap = rules.get(2)
                 model.charsmap = charsmap if isinstance(charsmap, bytes) and charsmap else None
+                model.adds_prefix, model.single_spaces = bool(rules.get(3, 1)), bool(rules.get(4, 1))
             case _:
                 pass
     return model

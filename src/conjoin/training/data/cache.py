@@ -220,7 +220,10 @@ def tokenizer_digest(tokenizer: Tokenizer | TokenizerPair | None) -> list[Any]:
         rules = [asdict(tokenizer.rules), asdict(tokenizer.source_rules)]
         template = None if tokenizer.template is None else asdict(tokenizer.template)  # a chat template as it reads now
         return [*map(tokenizer_digest, (tokenizer.source, tokenizer.target)), *rules, template]
-    pipeline = hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()
+    digest = hashlib.sha256(tokenizer.backend.to_str().encode())
+    for name, content in sorted(tokenizer.contents.items()):
+        digest.update(name.encode() + hashlib.sha256(content).digest())
+    pipeline = digest.hexdigest()
     probe = tokenizer(text_target="a", verbose=False)["input_ids"]  # which shows the target's language
     ends = [tokenizer.start_token_id, tokenizer.end_token_id, tokenizer.pad_token_id]
     limits = [tokenizer.truncation_side, tokenizer.model_max_length]
