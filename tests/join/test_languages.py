@@ -154,6 +154,7 @@ def test_what_is_trained_into_a_language_is_saved_and_generated_in_it(
         "framework": framework,
         "target_language": "ro_RO",
         "max_steps": 1,
+        "warmup_steps": 0,
         "use_cpu": True,
         "report_to": "none",
         "doctor": False,

@@ -268,13 +268,7 @@ RAW: dict[str, Callable[[Path], None]] = {
     "mpnet": _mpnet,
     "deberta": lambda folder: _spm(folder, "DebertaV2Tokenizer", "spm.model", DEBERTA_SPM),
     "deberta-punctuation": lambda folder: _spm(
-        folder,
-        "DebertaV2Tokenizer",
-        "spm.model",
-        DEBERTA_SPM,
-        do_lower_case=True,
-        split_by_punct=True,
-        add_prefix_space=False,
+        folder, "DebertaV2Tokenizer", "spm.model", DEBERTA_SPM, do_lower_case=True, split_by_punct=True
     ),
     "big-bird": lambda folder: _spm(folder, "BigBirdTokenizer", "spiece.model", BIGBIRD_SPM),
     "pegasus": lambda folder: _spm(folder, "PegasusTokenizer", "spiece.model", PEGASUS_SPM, model_max_length=512),

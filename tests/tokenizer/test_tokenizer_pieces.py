@@ -253,6 +253,14 @@ def test_xglm_reads_its_model_file(tmp_path: Path) -> None:
     assert ours("a", "b")["input_ids"] == theirs("a", "b")["input_ids"]
 
 
+def test_deberta_without_a_prefix_space_has_one_at_the_start_of_a_text(tmp_path: Path) -> None:
+    folder = raw_folder("deberta", tmp_path)
+    ours = room.DebertaV2Tokenizer.from_pretrained(folder, add_prefix_space=False)
+    theirs = oracle.load(folder, "DebertaV2Tokenizer", add_prefix_space=False)
+    for text in TEXTS:
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
 def test_blenderbot_ends_texts(tmp_path: Path) -> None:
     """As its tokenizer.json does; transformers 5.23 forgets it where there is none."""
     write_byte_level(tmp_path, ROBERTA_TOKENS)
