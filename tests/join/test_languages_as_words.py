@@ -85,7 +85,7 @@ def test_a_task_names_languages(kind: str, tmp_path: Path) -> None:
     model: Any = whole(kind, tmp_path)
     _, target = CODES[kind]
     before = copy.deepcopy(model.tokenizer.settings.options)
-    pipe: Any = pipeline("translation_cs_to_ro", model, num_beams=1, max_new_tokens=4)
+    pipe: Any = pipeline("translation_cs_to_ro", model, num_beams=1, max_new_tokens=20)
     (made,) = pipe("the fox", return_tensors=True)
     start = first_ids(model, kind, target)
     ids = made["translation_token_ids"].tolist()
@@ -94,16 +94,16 @@ def test_a_task_names_languages(kind: str, tmp_path: Path) -> None:
     expected = copy.deepcopy(model)
     set_languages(expected, expected.tokenizer, None if kind == "marian" else "cs", "ro")
     batch = expected.tokenizer(["the fox"], return_tensors="pt")
-    assert ids == expected.generate(**batch, num_beams=1)[0].tolist()[: len(ids)]
+    assert ids == expected.generate(**batch, num_beams=1, max_new_tokens=20)[0].tolist()[: len(ids)]
     with pytest.raises(TokenizerError, match=r"'xx' is none that this .*Tokenizer knows"):
         pipe("the fox", tgt_lang="xx")
     if kind == "marian":
         with pytest.warns(ConjoinWarning, match="src_lang = 'cs' has no effect: .* no languages of its sources"):
             pipe("the fox", src_lang="cs", tgt_lang="ro")
-        assert pipeline("translation", model, num_beams=1, max_new_tokens=4)(">>fra<< the fox")
+        assert pipeline("translation", model, num_beams=1, max_new_tokens=20)(">>fra<< the fox")
     else:
         with pytest.raises(ConfigError, match="tgt_lang is not set"):
-            pipeline("translation", model, max_new_tokens=4)("the fox")
+            pipeline("translation", model, max_new_tokens=20)("the fox")
 
 
 @pytest.mark.parametrize("kind", CODES)

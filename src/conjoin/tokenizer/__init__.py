@@ -38,8 +38,8 @@ from conjoin.tokenizer.families import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
-from conjoin.tokenizer.m2m100 import M2M100Tokenizer
-from conjoin.tokenizer.marian import MarianTokenizer
+from conjoin.tokenizer.m2m100 import M2M100Tokenizer, M2M100TokenizerFast
+from conjoin.tokenizer.marian import MarianTokenizer, MarianTokenizerFast
 from conjoin.tokenizer.mbart import MBart50Tokenizer, MBart50TokenizerFast, MBartTokenizer, MBartTokenizerFast
 from conjoin.tokenizer.metaspace import (
     BigBirdTokenizer,
@@ -53,7 +53,7 @@ from conjoin.tokenizer.metaspace import (
 )
 from conjoin.tokenizer.nllb import NllbTokenizer, NllbTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
-from conjoin.tokenizer.plbart import BertGenerationTokenizer, PLBartTokenizer
+from conjoin.tokenizer.plbart import BertGenerationTokenizer, BertGenerationTokenizerFast, PLBartTokenizer, PLBartTokenizerFast
 from conjoin.tokenizer.registry import needs_no_vocabulary
 from conjoin.tokenizer.tokenizer import Tokenizer
 from conjoin.tokenizer.unigram import (
@@ -66,7 +66,7 @@ from conjoin.tokenizer.unigram import (
     XLMRobertaTokenizer,
     XLMRobertaTokenizerFast,
 )
-from conjoin.tokenizer.wordbpe import BioGptTokenizer, BlenderbotSmallTokenizer
+from conjoin.tokenizer.wordbpe import BioGptTokenizer, BioGptTokenizerFast, BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
 
 PreTrainedTokenizerFast = Tokenizer
 """transformers' name for a tokenizer that tokenizer.json describes whole."""
@@ -79,12 +79,15 @@ __all__ = [
     "BartTokenizerFast",
     "BatchEncoding",
     "BertGenerationTokenizer",
+    "BertGenerationTokenizerFast",
     "BertTokenizer",
     "BertTokenizerFast",
     "BigBirdTokenizer",
     "BigBirdTokenizerFast",
     "BioGptTokenizer",
+    "BioGptTokenizerFast",
     "BlenderbotSmallTokenizer",
+    "BlenderbotSmallTokenizerFast",
     "BlenderbotTokenizer",
     "BlenderbotTokenizerFast",
     "ByT5Tokenizer",
@@ -110,6 +113,7 @@ __all__ = [
     "LongformerTokenizer",
     "LongformerTokenizerFast",
     "M2M100Tokenizer",
+    "M2M100TokenizerFast",
     "MBart50Tokenizer",
     "MBart50TokenizerFast",
     "MBartTokenizer",
@@ -117,6 +121,7 @@ __all__ = [
     "MPNetTokenizer",
     "MPNetTokenizerFast",
     "MarianTokenizer",
+    "MarianTokenizerFast",
     "MvpTokenizer",
     "MvpTokenizerFast",
     "NllbTokenizer",
@@ -124,6 +129,7 @@ __all__ = [
     "OPTTokenizer",
     "OPTTokenizerFast",
     "PLBartTokenizer",
+    "PLBartTokenizerFast",
     "PegasusTokenizer",
     "PegasusTokenizerFast",
     "PreTrainedTokenizerFast",

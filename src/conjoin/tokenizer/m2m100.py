@@ -103,3 +103,6 @@ class M2M100Tokenizer(WithLanguages, PieceTokenizer):
 
     def _around(self, eos: str, code: str) -> tuple[list[str], list[str]]:
         return [code], [eos]
+
+
+M2M100TokenizerFast = M2M100Tokenizer

@@ -175,3 +175,6 @@ class MarianTokenizer(WithLanguages, PieceTokenizer):
             else:
                 pieces.append(token)
         return (text + self.made_of.joiner.join(pieces)).replace(SPACE, " ").strip()
+
+
+MarianTokenizerFast = MarianTokenizer

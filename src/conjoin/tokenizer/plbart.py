@@ -124,3 +124,7 @@ def _codes(settings: Settings) -> tuple[str, ...]:
     if name not in _LISTS:
         raise TokenizerError(f"language_codes = {name!r}, expected one of: {', '.join(_LISTS)}.")
     return _LISTS[name]
+
+
+BertGenerationTokenizerFast = BertGenerationTokenizer
+PLBartTokenizerFast = PLBartTokenizer

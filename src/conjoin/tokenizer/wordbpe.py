@@ -216,3 +216,7 @@ def _sacremoses() -> Any:
             "BioGptTokenizer splits texts by Moses's rules, which are in the package sacremoses; it is not installed.",
             hint="pip install sacremoses",
         ) from error
+
+
+BlenderbotSmallTokenizerFast = BlenderbotSmallTokenizer
+BioGptTokenizerFast = BioGptTokenizer
