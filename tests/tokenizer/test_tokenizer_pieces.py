@@ -204,6 +204,20 @@ def test_nllb_numbers_languages_as_its_checkpoints_do(tmp_path: Path) -> None:
     assert ours.lang_code_to_id["eng_Latn"] == len(ours) - 1 - len(NLLB_LANGUAGES) + 46  # 256047 in the checkpoints
 
 
+def test_nllb_frames_texts_by_its_settings_and_not_by_its_file(tmp_path: Path) -> None:
+    """The checkpoints' tokenizer.json has the frame of legacy_behaviour, which is off by default."""
+    folder = raw_folder("nllb-legacy", tmp_path / "raw")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "json")
+    config = json.loads((tmp_path / "json" / "tokenizer_config.json").read_text())
+    for key in ("legacy_behaviour", "src_lang", "tgt_lang"):
+        config.pop(key, None)
+    write_json(tmp_path / "json" / "tokenizer_config.json", config)
+    ours, theirs = both(tmp_path / "json")
+    for text in SENTENCES:
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    assert ours("a").tokens()[0] == "eng_Latn"
+
+
 @pytest.mark.parametrize(
     ("word", "code"),
     [

@@ -53,7 +53,12 @@ from conjoin.tokenizer.metaspace import (
 )
 from conjoin.tokenizer.nllb import NllbTokenizer, NllbTokenizerFast
 from conjoin.tokenizer.pair import TokenizerPair
-from conjoin.tokenizer.plbart import BertGenerationTokenizer, BertGenerationTokenizerFast, PLBartTokenizer, PLBartTokenizerFast
+from conjoin.tokenizer.plbart import (
+    BertGenerationTokenizer,
+    BertGenerationTokenizerFast,
+    PLBartTokenizer,
+    PLBartTokenizerFast,
+)
 from conjoin.tokenizer.registry import needs_no_vocabulary
 from conjoin.tokenizer.tokenizer import Tokenizer
 from conjoin.tokenizer.unigram import (
@@ -66,7 +71,12 @@ from conjoin.tokenizer.unigram import (
     XLMRobertaTokenizer,
     XLMRobertaTokenizerFast,
 )
-from conjoin.tokenizer.wordbpe import BioGptTokenizer, BioGptTokenizerFast, BlenderbotSmallTokenizer, BlenderbotSmallTokenizerFast
+from conjoin.tokenizer.wordbpe import (
+    BioGptTokenizer,
+    BioGptTokenizerFast,
+    BlenderbotSmallTokenizer,
+    BlenderbotSmallTokenizerFast,
+)
 
 PreTrainedTokenizerFast = Tokenizer
 """transformers' name for a tokenizer that tokenizer.json describes whole."""

@@ -84,6 +84,15 @@ class NllbTokenizer(WithLanguages):
         others = [token for token in listed or [] if text_of(token) not in cls.languages]
         return [*cls.languages, *(token for token in others if text_of(token) not in known)]
 
+    def finish(self) -> None:
+        """Frame texts as `legacy_behaviour` says: the checkpoints' tokenizer.json has the first release's frame."""
+        super().finish()
+        self.frame()
+
+    @property
+    def frames_itself(self) -> bool:
+        return True
+
     def target_leads(self) -> bool:
         return True
 

@@ -24,7 +24,7 @@ _GENERIC = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend
 # The tokenizer class of each model_type, as transformers 5.23 maps them; a type not listed follows its folder's files.
 _MODEL_TYPES = {
     "BertTokenizer": "bert distilbert electra ernie layoutlm megatron-bert nezha nomic_bert qdqbert visual_bert",
-    "RobertaTokenizer": "bart data2vec-text ibert lilt longformer mega mra mvp roberta roberta-prelayernorm",
+    "RobertaTokenizer": "bart data2vec-text ibert led lilt longformer mega mra mvp roberta roberta-prelayernorm",
     "XLMRobertaTokenizer": "gte jina_embeddings_v3 trocr xlm-roberta xmod",
     "CamembertTokenizer": "camembert",
     "AlbertTokenizer": "albert yoso",
