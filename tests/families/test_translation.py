@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import oracle
-from conjoin import EncoderDecoderModel
+from conjoin import EncoderDecoderModel, Engine
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import config_from_dict, family
 from conjoin.join import sinusoids
@@ -214,3 +214,20 @@ def test_a_decoder_half_of_two_vocabularies_is_saved_with_its_own(tmp_path: Path
     half.save_pretrained(tmp_path / "half")
     expected = oracle.encoder_states(oracle.reload_encoder(tmp_path / "half", allow=("decoder.",)), batch["input_ids"])
     torch.testing.assert_close(half(batch["input_ids"]).last_hidden_state, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("key", ["marian", "m2m_100", "pegasus"])
+def test_requests_that_join_a_batch_get_what_generate_gives(key: str, tmp_path: Path) -> None:
+    oracle.save_whole(key, tmp_path)
+    model, batch = EncoderDecoderModel.from_pretrained(tmp_path), oracle.batch_for(key)
+    requests: list[dict[str, Any]] = [
+        {name: batch[name][row : row + 1] for name in ("input_ids", "attention_mask")}
+        | {"num_beams": beams, "max_new_tokens": 12}
+        for row in (0, 1)
+        for beams in (1, 3)
+    ]
+    engine = Engine(model, max_rows=6)
+    handles = [engine.submit(**request) for request in requests]
+    engine.run()
+    for handle, request in zip(handles, requests, strict=True):
+        assert torch.equal(handle.result(), model.generate(**request))

@@ -36,8 +36,8 @@ FAULTS: dict[str, Fault] = {
     # spec
     "a table of positions lacks its last row": Fault(
         "spec/stack.py",
-        "return n + padding + 1",
-        "return n + padding",
+        "else skipped.padding_position + 1",
+        "else skipped.padding_position",
         (FAMILIES, "encoder_gives and roberta and none"),
     ),
     "keys have as many heads as queries": Fault(
@@ -87,6 +87,36 @@ FAULTS: dict[str, Fault] = {
         "head = replace(self.head, vocab_size=vocab_size) if self.head else None",
         "head = self.head",
         ("tests/torch/test_resize.py", ""),
+    ),
+    "the last frequency of M2M100 is not reached": Fault(
+        "join/sinusoids.py",
+        "max(1, size // 2 - 1)",
+        "max(1, size // 2)",
+        (WHOLE, "logits_loss and m2m_100 and not scaled"),
+    ),
+    "sines and cosines of Marian stand in pairs": Fault(
+        "join/sinusoids.py",
+        'if waves.layout == "pairs":',
+        "if waves.layout:",
+        (WHOLE, "logits_loss and marian and not two"),
+    ),
+    "the row of padding has sines": Fault(
+        "join/sinusoids.py",
+        "if waves.zero_row is not None:",
+        "if False:",
+        (FAMILIES, "decoder_without and xglm and not unscaled"),
+    ),
+    "a table that can be computed is written": Fault(
+        "checkpoint/names.py",
+        "for name in canonical if name not in self.computed",
+        "for name in canonical",
+        (WHOLE, "transformers_reads_what_we_save and marian and not two"),
+    ),
+    "words of Blenderbot Small's decoder are normalised with positions": Fault(
+        "torch/model/embedding.py",
+        'self.norm is not None and kind.norm_of == "sum"',
+        "self.norm is not None",
+        (FAMILIES, "decoder_without and blenderbot-small"),
     ),
     "a window's sides change places": Fault(
         "spec/bricks.py",
@@ -215,8 +245,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "roberta's first token stands on the row of padding": Fault(
         "torch/model/positions.py",
-        "row = place + start + 1",
-        "row = place + start",
+        "row = place + skipped.padding_position + 1",
+        "row = place + skipped.padding_position",
         (FAMILIES, "decoder_without and roberta"),
     ),
     "padding takes a position": Fault(
