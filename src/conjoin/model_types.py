@@ -17,6 +17,7 @@ MODULES = {
     "camembert": "roberta.CamembertConfig",
     "codegen": "gptj.CodeGenConfig",
     "cohere": "cohere.CohereConfig",
+    "deberta-v2": "deberta.DebertaV2Config",
     "distilbert": "distilbert.DistilBertConfig",
     "electra": "electra.ElectraConfig",
     "ernie": "ernie.ErnieConfig",

@@ -52,6 +52,10 @@ SKIPPED: dict[str, dict[str, str]] = {
     "bert-generation": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "BertGeneration has no token types"},
     "big_bird": {"classifier_dropout": ANOTHER_HEAD},
     "camembert": {"classifier_dropout": ANOTHER_HEAD},
+    "deberta-v2": {
+        **dict.fromkeys(("classifier_dropout", "pooler_dropout", "pooler_hidden_act"), ANOTHER_HEAD),
+        "legacy": "of the masked LM's head, and DeBERTa is an encoder here",
+    },
     "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
     "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *SUMMARY), ANOTHER_HEAD),
     "ernie": {"classifier_dropout": ANOTHER_HEAD},

@@ -17,7 +17,7 @@ ENCODER, DECODER = "bert", "gpt2"
 KEYS = [key for key in oracle.TINY if oracle.model_type(key) in MODULES and not key.endswith("/dynamic")]
 ENCODERS = lanes(
     [key for key in KEYS if family(oracle.model_type(key)).encoder is not None],
-    {"albert", "t5/gated", "gemma2", "modernbert/biases"}.__contains__,
+    {"albert", "t5/gated", "gemma2", "modernbert/biases", "deberta-v2"}.__contains__,
 )
 """The fast ones are those of `FAST_KEYS` that see ahead in a way of their own: both kinds of window, and distances."""
 DECODERS = lanes_of_keys(key for key in KEYS if family(oracle.model_type(key)).decoder is not None)

@@ -8,7 +8,7 @@ import pytest
 
 FAST_KEYS = (
     "albert", "m2m_100", "t5/gated", "gemma2", "qwen3/full", "llama/yarn", "gpt_neox", "olmo2/grouped",
-    "opt/bare", "modernbert/biases", "falcon/alibi_parallel",
+    "opt/bare", "modernbert/biases", "falcon/alibi_parallel", "deberta-v2",
 )  # fmt: skip
 """Of TINY: between them they have every kind of brick (`test_fast_keys.py`)."""
 

@@ -218,6 +218,12 @@ FAULTS: dict[str, Fault] = {
         "losses + label_smoothing * ops.mean",
         ("tests/jax/test_jax_model.py", "smoothed"),
     ),
+    "the table of distances is read from its other side": Fault(
+        "functional/positions.py",
+        "distance = (queries[:, :, None] - keys[:, None, :])[:, None]",
+        "distance = (keys[:, None, :] - queries[:, :, None])[:, None]",
+        (JAX, "encoder and deberta-v2"),
+    ),
     # PyTorch's model
     "a token of an encoder stands after itself": Fault(
         "torch/model/positions.py",
@@ -326,6 +332,12 @@ FAULTS: dict[str, Fault] = {
         "(input_ids == self.kind.replaced)[..., None]",
         "(input_ids < 0)[..., None]",
         (FAMILIES, "encoder_gives and t5gemma2 and none"),
+    ),
+    "keys meet the distance from the query, not to it": Fault(
+        "torch/model/attention.py",
+        "(queries @ k.mT).gather(-2, places)",
+        "(queries @ k.mT).gather(-2, places.mT)",
+        (FAMILIES, "encoder_gives and deberta-v2 and none"),
     ),
     # PyTorch on a CPU
     "packed sequences forget their window": Fault(

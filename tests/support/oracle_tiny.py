@@ -185,6 +185,19 @@ _GPT_NEOX: Fields = {
     **DECODER_SPECIALS,
 }
 
+# Distances up to 3 have rows of their own, larger ones share rows up to 20.
+_DEBERTA: Fields = {
+    **_BERT_LIKE,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 6,
+    "max_relative_positions": 21,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+}
+
 _ELECTRA: Fields = {**_BERT_LIKE, "embedding_size": 14, "hidden_act": "silu"}
 
 _ALBERT: Fields = {
@@ -510,6 +523,20 @@ TINY: dict[str, Fields] = {
     "distilbert/sinusoidal": {**_DISTILBERT, "activation": "gelu", "sinusoidal_pos_embds": True},
     "electra": _ELECTRA,
     "electra/flat": {**_ELECTRA, "embedding_size": 20, "hidden_act": "gelu", "tie_word_embeddings": False},
+    "deberta-v2": {**_DEBERTA, "hidden_act": "relu"},
+    "deberta-v2/own": {
+        **_DEBERTA,
+        "type_vocab_size": 3,
+        "position_buckets": -1,
+        "max_relative_positions": 5,
+        "norm_rel_ebd": "none",
+        "share_att_key": False,
+        "position_biased_input": True,
+    },
+    "deberta-v2/queries": {**_DEBERTA, "pos_att_type": ["c2p"], "embedding_size": 14, "max_relative_positions": -1},
+    "deberta-v2/keys": {**_DEBERTA, "pos_att_type": ["p2c"], "share_att_key": False},
+    "deberta-v2/absolute": {**_DEBERTA, "relative_attention": False, "pos_att_type": None, "norm_rel_ebd": "none"}
+    | {"position_biased_input": True},
     "albert": _ALBERT,
     "albert/shared": {**_ALBERT, "num_hidden_groups": 1, "inner_group_num": 1, "hidden_act": "gelu_new"},
     "modernbert": _MODERNBERT,

@@ -31,6 +31,7 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("encoder_layers", "decoder_layers", "num_hidden_groups", "inner_group_num"), _LAYERS),
     **dict.fromkeys(("hidden_size", "intermediate_size", "embedding_size", "cross_attention_hidden_size"), _WIDTH),
     **dict.fromkeys(("d_model", "d_ff", "d_kv", "dim", "hidden_dim", "head_dim", "n_embd", "n_inner"), _WIDTH),
+    "attention_head_size": _WIDTH,
     **dict.fromkeys(("ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "word_embed_proj_dim"), _WIDTH),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads"), _WIDTH),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "global_attn_every_n_layers"), _WIDTH),

@@ -152,6 +152,39 @@ def _mixed(ops: Ops, weights: Float[Array, "R H T S"], v: Float[Array, "B K S E"
     return ops.reshape(ops.einsum("bkngte->bnkgte", mixed), (rows, heads, length, size))
 
 
+def distance_scores(
+    here: Scope,
+    kind: spec.SelfAttention,
+    q: Float[Array, "R H T E"],
+    k: Float[Array, "R H T E"],
+    distances: tuple[Float[Array, "rows D"], Int[Array, "#R 1 T S"]],
+) -> Float[Array, "R H T S"]:
+    """Return what contents score against distances (He et al. 2020, arXiv:2006.03654, 3.1).
+
+    Args:
+        distances: The stack's table, and the row of every query and key.
+    """
+    ops, form, (table, rows) = here.ops, kind.disentangled, distances
+    assert form is not None
+    table = here.dropout(table, form.dropout, "distances")
+    (count, heads, length, _), keys = ops.shape(q), ops.shape(k)[2]
+    rows = ops.broadcast(rows, (count, heads, length, keys))
+    terms: list[Array] = []
+    if form.distance_keys:
+        of_rows = _of_distances(here, "k" if form.shared else "distance_k", kind.attention, table)
+        terms.append(ops.gather(ops.einsum("rhte,hne->rhtn", q, of_rows), rows, -1))
+    if form.distance_queries:
+        of_rows = _of_distances(here, "q" if form.shared else "distance_q", kind.attention, table)
+        terms.append(ops.gather(ops.einsum("rhse,hne->rhns", k, of_rows), rows, -2))
+    return sum(terms[1:], terms[0]) * kind.attention.scale
+
+
+def _of_distances(here: Scope, name: str, kind: spec.Attention, table: Array) -> Float[Array, "H rows E"]:
+    ops = here.ops
+    heads = ops.reshape(linear(here / name, table), (ops.shape(table)[0], kind.num_heads, kind.head_size))
+    return ops.einsum("nhe->hne", heads)
+
+
 def queries(here: Scope, kind: spec.Attention, x: Float[Array, "R T D"]) -> Float[Array, "R H T E"]:
     """Return query heads."""
     return _heads(here, "q", kind, kind.num_heads, x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 
 from conjoin import spec
-from conjoin.functional.attention import attend, attend_joint, keys_values, output, queries
+from conjoin.functional.attention import attend, attend_joint, distance_scores, keys_values, output, queries
 from conjoin.functional.cache import Pair, extended
 from conjoin.functional.layers import is_float16, mlp, norm
 from conjoin.functional.ops import Array
@@ -38,6 +38,7 @@ class LayerContext:
     Args:
         allowed, source_allowed: [R, 1, T, S], True where a key may be read; None if all may be read. Where
             self-attention reads the source, `allowed` begins with the source's keys.
+        distances: The stack's table of distances, and the row of every query and key.
         source_angles: Of the source's keys, where self-attention reads them at their positions.
         past: Number of positions that the cached keys and values hold already.
         cached: This layer's keys and values, to be written at `past`; None without a cache.
@@ -47,6 +48,7 @@ class LayerContext:
     allowed: Array | None
     angles: Angles | None = None
     bias: Array | None = None
+    distances: tuple[Array, Array] | None = None
     past: Array | int = 0
     cached: Pair | None = None
     source: Array | None = None
@@ -134,9 +136,10 @@ def _read_self(here: Scope, block: spec.Block, x: Array, context: LayerContext, 
             context.record.cross_attentions.append(weights[..., :size])
             weights = weights[..., size:]
     else:
-        out, weights = attend(
-            attn, kind.attention, q, k, v, context.allowed, context.bias, want_weights=collected is not None
-        )
+        bias = context.bias
+        if context.distances is not None:
+            bias = distance_scores(attn, kind, q, k, context.distances)
+        out, weights = attend(attn, kind.attention, q, k, v, context.allowed, bias, want_weights=collected is not None)
     if collected is not None:
         collected.append(weights)
     return output(attn, out)

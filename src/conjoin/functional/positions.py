@@ -120,6 +120,30 @@ def alibi(
     return -abs(asking - read) * kind.scale
 
 
+@lru_cache(maxsize=64)
+def distance_rows(kind: spec.RelativeTable) -> np.ndarray:
+    """Return the row of every distance q - k from -n to n, where distances beyond n share rows with n."""
+    exact, most = kind.span // 2, kind.max_distance
+    distance = np.arange(-kind.span if most is None else -most, (kind.span if most is None else most) + 1)
+    buckets = distance
+    if most is not None:
+        away = np.maximum(abs(distance), exact).astype(np.float32) / np.float32(exact)
+        share = np.log(away) / np.log(np.float32((most - 1) / exact))
+        far = np.ceil(share * np.float32(exact - 1)).astype(np.int64) + exact
+        buckets = np.where(abs(distance) <= exact, distance, far * np.sign(distance))
+    return (buckets + kind.span).clip(0, 2 * kind.span - 1).astype(np.int32)
+
+
+def table_rows(
+    ops: Ops, kind: spec.RelativeTable, queries: Int[Array, "#R T"], keys: Int[Array, "#R S"]
+) -> Int[Array, "#R 1 T S"]:
+    """Return the row of the table between queries and keys at these positions."""
+    rows = distance_rows(kind)
+    most = len(rows) // 2
+    distance = (queries[:, :, None] - keys[:, None, :])[:, None]
+    return ops.take(ops.constant(rows), ops.maximum(ops.minimum(distance, most), -most) + most)
+
+
 def token_positions(
     ops: Ops,
     kind: spec.Position,

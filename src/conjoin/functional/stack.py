@@ -21,6 +21,7 @@ from conjoin.functional.positions import (
     same_segment,
     segment_starts,
     stand_together,
+    table_rows,
     token_positions,
 )
 from conjoin.functional.scope import Scope
@@ -238,7 +239,7 @@ class _Pass:
     def _contexts(self, angles: dict[spec.Rotary, Angles]) -> list[LayerContext]:
         """Return the context of every layer; layers with equal windows share a mask."""
         inputs, cache, blocks = self.inputs, self.cache, self.kind.blocks
-        biases, source_allowed = self._biases(), self._source_mask()
+        biases, distances, source_allowed = self._biases(), self._distances(), self._source_mask()
         mask = partial(self._joint_mask, source_allowed) if self.kind.merges_source else self._mask
         masks = {(b.causal, b.self_attn.sides): mask(b.causal, b.self_attn.sides) for b in blocks}
         read = source_angles(self.here, self.kind, self.prefix) if inputs.source is not None else {}
@@ -247,6 +248,7 @@ class _Pass:
                 allowed=masks[block.causal, block.self_attn.sides],
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 bias=biases[layer],
+                distances=distances,
                 past=self.past,
                 cached=None if cache is None else (cache.keys[layer], cache.values[layer]),
                 source=inputs.source,
@@ -337,6 +339,16 @@ class _Pass:
             return alibi(self.ops, kind, self.kind.blocks[0].self_attn.attention.num_heads, queries, keys)
         assert kind is not None
         return relative_bias(self.ops, kind, here["relative_bias.weight"], queries, keys)
+
+    def _distances(self) -> tuple[Array, Array] | None:
+        """The table of distances, and the row of every query and key."""
+        kind = self.kind.relative_table
+        if kind is None:
+            return None
+        here = self.here / "relative_table"
+        table = here["weight"] if kind.norm is None else norm(here / "norm", kind.norm, here["weight"])
+        places = self._real_places() if self.padded else self._indices()
+        return table, table_rows(self.ops, kind, *places)
 
     def _own_bias(self, here: Scope) -> Array:
         """The relative bias between positions of this stack."""

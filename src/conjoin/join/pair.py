@@ -166,6 +166,7 @@ def _differences(encoder: spec.StackSpec, decoder: spec.StackSpec, layers: Seque
             "norms": (theirs.norms_of("self_attn"), ours.norms_of("self_attn")),
             "heads": (_key_shape(theirs), _key_shape(ours)),
             "rotary positions": (theirs.self_attn.rotary, ours.self_attn.rotary),
+            "distances": (theirs.self_attn.disentangled, ours.self_attn.disentangled),
             "parallel branches": (theirs.parallel, ours.parallel),
         }
         unlike = [name for name, (one, other) in pairs.items() if one != other]

@@ -155,6 +155,44 @@ class Alibi:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RelativeTable:
+    """A learned vector per distance, one table per stack, with which `Disentangled` attention compares contents.
+
+    Distances q - k of at most span / 2 have rows of their own. Larger ones share rows on a logarithmic scale that ends
+    at `max_distance` (He et al. 2021, arXiv:2111.09543), and all that are beyond the table use its ends.
+
+    Args:
+        span: Half the number of rows: row span is that of distance 0.
+        max_distance: None: no distances share rows, but for those beyond the table. Otherwise span is even, at least 4.
+        norm: Applied to every row.
+    """
+
+    span: int
+    max_distance: int | None = None
+    norm: LayerNorm | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disentangled:
+    """Scores of contents against distances, beside those of contents (He et al. 2020, arXiv:2006.03654, 3.1).
+
+    The score of query i and key j becomes (q_i . k_j + q_i . K[i - j] + k_j . Q[i - j]) * scale, where K and Q are
+    projections of the stack's `RelativeTable`.
+
+    Args:
+        distance_keys: There is the term with K ("content to position").
+        distance_queries: There is the term with Q ("position to content").
+        shared: The block's own projections to keys and queries make K and Q; else they have projections of their own.
+        dropout: Dropout rate of the table's vectors.
+    """
+
+    distance_keys: bool
+    distance_queries: bool
+    shared: bool
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QKNorm:
     """Normalise queries and keys before they are rotated.
 
@@ -245,12 +283,14 @@ class SelfAttention:
         window: A query reads keys k with |q - k| < window; None reads all keys.
         window_ahead: The window's other side, where it differs: later keys are read where k - q < window_ahead.
         source: What it reads of the source besides the target; None in encoders and beside cross-attention.
+        disentangled: How it reads the stack's `RelativeTable`, where the stack has one.
     """
 
     attention: Attention
     rotary: Rotary | None = None
     window: int | None = None
     window_ahead: int | None = None
+    disentangled: Disentangled | None = None
     source: MergedSource | PrefixSource | None = None
 
     @property

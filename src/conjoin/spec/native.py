@@ -22,6 +22,8 @@ def reason_against_blocks(stack: StackSpec) -> str | None:
         return "some blocks are causal and others are not"
     if isinstance(stack.relative_bias, Alibi) and stack.relative_bias.rounded and not stack.blocks[0].causal:
         return "a bias by positions of keys is read both ways"
+    if stack.relative_table is not None:
+        return "attention that compares contents with distances"
     return next(filter(None, (_reason_against_activation(block.mlp.activation) for block in stack.blocks)), None)
 
 

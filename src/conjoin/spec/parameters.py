@@ -9,10 +9,12 @@ from conjoin.spec.bricks import (
     BareLayerNorm,
     Block,
     CrossAttention,
+    Disentangled,
     GatedMLP,
     LayerNorm,
     Norm,
     RelativeBias,
+    RelativeTable,
     RMSNorm,
 )
 from conjoin.spec.stack import Embedding, FanInInit, Head, PairSpec, Sinusoidal, StackSpec
@@ -60,6 +62,8 @@ def stack_parameters(spec: StackSpec) -> dict[str, Parameter]:
     bias = spec.relative_bias if isinstance(spec.relative_bias, RelativeBias) else None
     if bias and not bias.per_block:
         table |= dict(_relative_bias(bias, spec.blocks[0]))
+    if spec.relative_table:
+        table |= dict(_relative_table(spec.relative_table, spec.hidden_size))
     for index in sorted(set(spec.weights_of)):
         block = dict(_block(spec.blocks[index], spec.hidden_size))
         if bias and bias.per_block:
@@ -155,6 +159,20 @@ def _attention(name: str, attention: Attention, hidden_size: int, source_size: i
             yield from _norm(f"{name}.{letter}_norm", attention.qk_norm.norm, size)
 
 
+def _relative_table(table: RelativeTable, hidden_size: int) -> Named:
+    shape = (2 * table.span, hidden_size)
+    yield "relative_table.weight", Parameter(shape=shape, kind="embedding", axes=("other", "hidden"))
+    if table.norm:
+        yield from _norm("relative_table.norm", table.norm, hidden_size)
+
+
+def _disentangled(kind: Disentangled, attention: Attention, hidden_size: int) -> Named:
+    size = attention.num_heads * attention.head_size
+    for name, present in (("distance_k", kind.distance_keys), ("distance_q", kind.distance_queries)):
+        if present and not kind.shared:
+            yield from _linear(f"self_attn.{name}", hidden_size, size, True, "hidden", "heads")
+
+
 def _cross_attention(cross: CrossAttention, hidden_size: int) -> Named:
     yield from _attention("cross_attn", cross.attention, hidden_size, cross.source_size, "source")
     if cross.gated:
@@ -174,6 +192,8 @@ def _relative_bias(bias: RelativeBias, block: Block) -> Named:
 
 def _block(block: Block, hidden_size: int) -> Named:
     yield from _attention("self_attn", block.self_attn.attention, hidden_size, hidden_size, "hidden")
+    if block.self_attn.disentangled:
+        yield from _disentangled(block.self_attn.disentangled, block.self_attn.attention, hidden_size)
     yield from _branch_norms("self_attn", block, hidden_size)
     if block.cross_attn:
         yield from _in_part("cross_attention", _cross_attention(block.cross_attn, hidden_size))

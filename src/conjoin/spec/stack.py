@@ -15,6 +15,7 @@ from conjoin.spec.bricks import (
     Norm,
     PrefixSource,
     RelativeBias,
+    RelativeTable,
 )
 
 
@@ -240,6 +241,7 @@ class StackSpec:
         weights_of: `weights_of[i]` is the block whose weights layer i uses; the identity except in ALBERT.
         final_norm: Norm after the last block.
         relative_bias: Added to the scores of every self-attention, by the distance of key and query.
+        relative_table: DeBERTa's table, which every self-attention reads as its `disentangled` says.
         head: None for an encoder.
         states: Of an encoder whose output is several hidden states side by side: their indices, 0 for the embedding and
             i for the output of block i - 1. Empty where the output is the last state, after the final norm.
@@ -254,6 +256,7 @@ class StackSpec:
     blocks: tuple[Block, ...]
     weights_of: tuple[int, ...] = ()
     relative_bias: RelativeBias | Alibi | None = None
+    relative_table: RelativeTable | None = None
     final_norm: Norm | None = None
     final_dropout: float = 0.0
     head: Head | None = None

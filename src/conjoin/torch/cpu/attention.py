@@ -1,5 +1,6 @@
 """Attention by the fastest implementation: our kernels in decoding steps and in training, otherwise PyTorch's."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -14,6 +15,9 @@ from conjoin.torch.cpu.cache_rows import from_bytes
 from conjoin.torch.cpu.masks import Mask, readable
 from conjoin.torch.cpu.mode import mode_of
 
+Bias = Tensor | Callable[[Tensor, Tensor], Tensor]
+"""What is added to scores, [#R, H, T, S]; or what makes it of a batch's queries and keys, where they matter."""
+
 
 def attend(
     q: Float[Tensor, "R H T E"],
@@ -22,7 +26,7 @@ def attend(
     kind: spec.Attention,
     *,
     mask: Mask,
-    bias: Float[Tensor, "#R H T S"] | None = None,
+    bias: Bias | None = None,
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Float[Tensor, "R H T E"], Float[Tensor, "R H T S"] | None]:
@@ -35,6 +39,7 @@ def attend(
     Returns:
         The output, and the weights if `want_weights`.
     """
+    bias = bias(q, k) if callable(bias) else bias
     in_operations = want_weights or kind.softcap is not None
     if not in_operations and not dropout and _is_decoding_step(q, k, v, mask, bias):
         return native.attention(q, k, v, kind.scale, mask.allowed, bias).transpose(1, 2), None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.attention import attend
+from conjoin.torch.cpu.attention import Bias, attend
 from conjoin.torch.cpu.attention_grad import AttentionOptions, attend_in_training, trains_fast
 from conjoin.torch.cpu.masks import Mask, self_mask
 from conjoin.torch.cpu.row_counts import rounded_up
@@ -225,16 +225,17 @@ def attend_packed(
     kind: spec.Attention,
     *,
     mask: PackedMask,
-    bias: Float[Tensor, "1 H L L"] | None = None,
+    bias: Bias | None = None,
     dropout: float = 0.0,
     want_weights: bool = False,
 ) -> tuple[Float[Tensor, "1 H P E"], None]:
     """Return what `attend` does for each sequence of a packed row; weights are never returned.
 
     Args:
-        bias: Bias of the longest sequence. It depends on distances only, so shorter sequences use its corner.
+        bias: Bias of the longest sequence, [1, H, L, L]. It depends on distances only, so shorter sequences use its
+            corner. Or what makes the bias of a group.
     """
-    if kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
+    if not callable(bias) and kind.softcap is None and native.has("float32") and trains_fast(q, k, v, bias, dropout):
         return attend_in_training(q, k, v, mask.reads, bias, AttentionOptions(kind.scale, dropout)), None
     own = [group.tokens for group, _, _ in mask.parts]
     read = [group.tokens for _, group, _ in mask.parts]
@@ -244,7 +245,7 @@ def attend_packed(
     assert not want_weights
     mixed: list[Tensor] = []
     for at, (group, source, allowed) in enumerate(mask.parts):
-        corner = None if bias is None else bias[..., : group.length, : source.length]
+        corner = bias if bias is None or callable(bias) else bias[..., : group.length, : source.length]
         heads = (group.heads(queries[at]), source.heads(keys[at]), source.heads(values[at]))
         out, _ = attend(*heads, kind, mask=allowed, bias=corner, dropout=dropout)
         mixed.append(group.tokens_of(out))

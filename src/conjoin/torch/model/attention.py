@@ -1,13 +1,16 @@
 """The attention bricks: projections to queries, keys and values, and of what is mixed."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.torch.cpu.dropout import dropout
 from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.model.norm import build_qk_norm
-from conjoin.torch.model.positions import Angles, rotate
+from conjoin.torch.model.positions import Angles, Distances, rotate
 from conjoin.torch.model.sharing import Brick
 
 
@@ -59,6 +62,31 @@ class SelfAttention(Attention):
     def __init__(self, kind: spec.SelfAttention, hidden_size: int) -> None:
         super().__init__(kind.attention, hidden_size, hidden_size)
         self.rotary = kind.rotary
+        self.disentangled = kind.disentangled
+        inner, own = kind.attention.num_heads * kind.attention.head_size, kind.disentangled
+        own = None if own is None or own.shared else own
+        self.distance_k = Linear(hidden_size, inner) if own and own.distance_keys else None
+        self.distance_q = Linear(hidden_size, inner) if own and own.distance_queries else None
+
+    def scores_of(self, distances: Distances) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function of queries [R, H, T, E] and keys of as many: what they score against distances."""
+        kind, scale = self.disentangled, self.kind.scale
+        assert kind is not None
+        table, rows = dropout(distances.table, kind.dropout, self.training), distances.rows
+        keys = self._of_distances(self.distance_k or self.k, table) if kind.distance_keys else None
+        queries = self._of_distances(self.distance_q or self.q, table) if kind.distance_queries else None
+
+        def scores(q: Float[Tensor, "R H T E"], k: Float[Tensor, "R H T E"]) -> Float[Tensor, "R H T T"]:
+            length = q.shape[2]
+            places = rows[..., :length, :length].expand(*q.shape[:3], -1)
+            terms = [] if keys is None else [(q @ keys.mT).gather(-1, places)]
+            terms += [] if queries is None else [(queries @ k.mT).gather(-2, places)]
+            return sum(terms[1:], terms[0]) * scale
+
+        return scores
+
+    def _of_distances(self, layer: nn.Module, table: Float[Tensor, "rows D"]) -> Float[Tensor, "H rows E"]:
+        return torch.unflatten(layer(table), -1, (self.kind.num_heads, -1)).transpose(0, 1)
 
 
 class CrossAttention(Attention):

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from conjoin import spec
 from conjoin.torch.cpu import native
+from conjoin.torch.cpu.attention import Bias
 from conjoin.torch.cpu.dropout import dropout
 from conjoin.torch.model.attention import Attention, CrossAttention, SelfAttention, apply_rotary
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.mlp import build_mlp
 from conjoin.torch.model.norm import build_norm
-from conjoin.torch.model.positions import Angles, RelativeBias, rotate
+from conjoin.torch.model.positions import Angles, Distances, RelativeBias, rotate
 from conjoin.torch.model.sharing import Brick
 
 _MOST = torch.finfo(torch.float16).max
@@ -32,7 +33,7 @@ class Attend(Protocol):
         v: native.Kept,
         kind: spec.Attention,
         *,
-        bias: Tensor | None,
+        bias: Bias | None,
         dropout: float,
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
@@ -102,6 +103,7 @@ class LayerContext:
     angles: Angles | None = None
     source_angles: Angles | None = None
     bias: Tensor | None = None
+    distances: Distances | None = None
     source: Source | None = None
     cache: KVCache | None = None
     attentions: list[Tensor] | None = None
@@ -161,7 +163,8 @@ class Block(Brick):
         bias, dropout, want = context.bias, attn.dropout_now, context.attentions is not None
         if context.attend_joint is None:
             assert context.attend is not None
-            out, weights = context.attend(q, k, v, attn.kind, bias=bias, dropout=dropout, want_weights=want)
+            own = bias if context.distances is None else attn.scores_of(context.distances)
+            out, weights = context.attend(q, k, v, attn.kind, bias=own, dropout=dropout, want_weights=want)
         else:
             source = self._source_heads(attn, context)
             out, weights = context.attend_joint(

@@ -1,6 +1,7 @@
 """Positions of tokens, and the positions that attention uses: rotary angles and T5's relative bias."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.torch.model.norm import build_norm
 
 Angles = tuple[Tensor, Tensor]
 
@@ -134,6 +136,50 @@ class Alibi(nn.Module):
 def build_relative_bias(kind: spec.RelativeBias | spec.Alibi, num_heads: int) -> RelativeBias | Alibi:
     """Return the module of a bias."""
     return RelativeBias(kind, num_heads) if isinstance(kind, spec.RelativeBias) else Alibi(kind, num_heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """A stack's `RelativeTable` for one pass.
+
+    Args:
+        table: Its vectors.
+        rows: The row of every query and key.
+    """
+
+    table: Float[Tensor, "rows D"]
+    rows: Int[Tensor, "#R 1 T S"]
+
+
+class RelativeTable(nn.Module):
+    """A learned vector per distance (He et al. 2020, arXiv:2006.03654)."""
+
+    def __init__(self, kind: spec.RelativeTable, hidden_size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.weight = nn.Parameter(torch.empty(2 * kind.span, hidden_size))
+        self.norm = build_norm(kind.norm, hidden_size) if kind.norm else None
+
+    def forward(self, num_keys: int, places: Int[Tensor, "R S"] | None = None) -> Distances:
+        """Return the table, and the rows between `num_keys` positions.
+
+        Args:
+            places: Positions of each row's tokens; by default their indices.
+        """
+        if places is None:
+            places = torch.arange(num_keys, device=self.weight.device)[None]
+        distance = (places[:, :, None] - places[:, None, :])[:, None]
+        rows = (self._buckets(distance) + self.kind.span).clamp(0, 2 * self.kind.span - 1)
+        return Distances(self.weight if self.norm is None else self.norm(self.weight), rows)
+
+    def _buckets(self, distance: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+        exact, most = self.kind.span // 2, self.kind.max_distance
+        if most is None:
+            return distance
+        far = torch.log(distance.abs().clamp(min=exact) / exact)
+        share = far / torch.log(torch.tensor((most - 1) / exact))  # one kind of logarithm: 1 must be reached exactly
+        far = torch.ceil(share * (exact - 1)).long() + exact
+        return torch.where(distance.abs() <= exact, distance, far * distance.sign())
 
 
 def token_positions(

@@ -20,6 +20,7 @@ from conjoin.torch.model.norm import build_norm
 from conjoin.torch.model.positions import (
     Alibi,
     RelativeBias,
+    RelativeTable,
     build_relative_bias,
     places_of,
     rotary_angles,
@@ -51,6 +52,8 @@ class Stack(Brick):
         bias = kind.relative_bias
         own = bias if isinstance(bias, spec.RelativeBias) and bias.per_block else None
         self.relative_bias = build_relative_bias(bias, heads) if bias and not own else None
+        table = kind.relative_table
+        self.relative_table = RelativeTable(table, kind.hidden_size) if table else None
         self.blocks = nn.ModuleList(
             Block(kind.blocks[index], kind.hidden_size, own) for index in sorted(set(kind.weights_of))
         )
@@ -280,7 +283,7 @@ class Stack(Brick):
         total = 0 if key_mask is None else key_mask.shape[1]
         narrow = any((sides := block.self_attn.sides) is not None and total > sides.least for block in self.spec.blocks)
         bias = self.spec.relative_bias
-        if key_mask is None or not (narrow or bias is not None):
+        if key_mask is None or not (narrow or bias is not None or self.relative_table is not None):
             return None
         if inputs.position_ids is not None and not past:
             return inputs.position_ids.expand(len(key_mask), -1)
@@ -328,6 +331,7 @@ class Stack(Brick):
         attends = {r: route.attend_self(masks, causal=r[0], window=r[1]) for r in reaches if not merges}
         joints = {r: route.attend_joint(joint, causal=r[0], window=r[1]) for r in reaches if merges}
         biases = self._biases(inputs, prefix, places, key_mask, sizes)
+        distances = None if self.relative_table is None else self.relative_table(past + length, places)
         states = None if route.source is None or prefix is None else route.source.split(self.spec.hidden_size)
         return [
             LayerContext(
@@ -338,6 +342,7 @@ class Stack(Brick):
                 angles=angles[block.self_attn.rotary] if block.self_attn.rotary else None,
                 source_angles=source_angles.get(block.self_attn.rotary) if block.self_attn.rotary else None,
                 bias=biases[layer],
+                distances=distances,
                 source=_source_of(block.self_attn.source, route.source, states),
                 cache=inputs.cache,
                 attentions=inputs.record.attentions,
