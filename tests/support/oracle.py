@@ -202,9 +202,13 @@ def save_decoder(key: str, folder: Path, seed: int = 0) -> Any:
     return _finish(AutoModelForCausalLM.from_config(build_config(key, **changes)), folder, seed)
 
 
-def save_whole(key: str, folder: Path, seed: int = 0) -> Any:
-    """Save a random BART, mBART, T5 or mT5 with its language-model head."""
-    return _finish(AutoModelForSeq2SeqLM.from_config(build_config(key)), folder, seed)
+def save_whole(key: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
+    """Save a random BART, mBART, T5 or mT5 with its language-model head.
+
+    Args:
+        changes: fields of the config, over the key's.
+    """
+    return _finish(AutoModelForSeq2SeqLM.from_config(build_config(key, **changes)), folder, seed)
 
 
 def save_pair(enc_key: str, dec_key: str, folder: Path, seed: int = 0, **parent: Any) -> Any:
