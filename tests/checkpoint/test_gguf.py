@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
+from typer.testing import CliRunner
 
 import gguf_files
 import oracle
 from conjoin import AutoConfig, AutoTokenizer, EncoderDecoderModel
 from conjoin.checkpoint import open_checkpoint, resolve
+from conjoin.cli import app
 from conjoin.errors import ConfigError, ConjoinError, ConjoinWarning, FileError, MissingBackend, WeightError
 from conjoin.families import MODULES
 from conjoin.torch.pair.halves import Decoder
@@ -173,7 +175,7 @@ def test_blocks_of_256_are_decoded_too(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, gguf.quants.dequantize(raw, Kind[kind]))
 
 
-def test_a_quantized_file_joins_and_what_is_saved_needs_it_no_more(tmp_path: Path) -> None:
+def test_a_file_joins_on_either_side_and_what_is_saved_needs_it_no_more(tmp_path: Path) -> None:
     oracle.save_encoder("bert", tmp_path / "bert")
     _, file = made("llama", tmp_path)
     ids = {"decoder_start_token_id": 5, "pad_token_id": 3, "eos_token_id": 7}
@@ -182,6 +184,9 @@ def test_a_quantized_file_joins_and_what_is_saved_needs_it_no_more(tmp_path: Pat
     model.save_pretrained(tmp_path / "out")
     both = EncoderDecoderModel.from_encoder_decoder_pretrained(file, file, **ids)
     assert both.config.encoder.model_type == "llama"
+    told = CliRunner().invoke(app, ["join", str(tmp_path / "bert"), str(file), "--out", str(tmp_path / "by-line")])
+    assert told.exit_code == 0, told.output
+    assert EncoderDecoderModel.from_pretrained(tmp_path / "by-line").config.decoder.model_type == "llama"
     file.unlink()
     batch = oracle.batch_for("bert", "llama")
     again = EncoderDecoderModel.from_pretrained(tmp_path / "out")

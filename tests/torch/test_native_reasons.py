@@ -12,6 +12,7 @@ from conjoin.spec.native import reason_against
 from conjoin.torch.cpu import native
 from conjoin.torch.pair.halves import Decoder, Encoder
 from family_pairs import KEYS
+from lanes import lanes_of_families
 
 
 def halves_of(key: str) -> list[Any]:
@@ -22,7 +23,7 @@ def halves_of(key: str) -> list[Any]:
 
 
 @pytest.mark.skipif(not native.has("float32"), reason="no C++ compiler, or no AVX-512")
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", lanes_of_families(KEYS))
 def test_the_passes_take_what_the_spec_says_that_they_take(key: str) -> None:
     for half in halves_of(key):
         passes = native.NativeStack.of(half)

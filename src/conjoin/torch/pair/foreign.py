@@ -61,14 +61,16 @@ class ForeignEncoder(nn.Module):
         self.spec = kind
         self.config = config
 
-    def forward(self, input_ids: None = None, *_: Any, inputs_embeds: Any = None, **__: Any) -> EncoderOutput:
+    def forward(self, input_ids: Any = None, *_: Any, inputs_embeds: Any = None, **__: Any) -> EncoderOutput:
         """Return the states of the module's input, `inputs_embeds`.
 
         A module may return states [B, S, M], a map [B, M, H, W], one vector [B, M], or what transformers' models do.
 
         Raises:
-            ShapeError: its output has another shape.
+            ShapeError: there is no input, but ids; or its output has another shape.
         """
+        if inputs_embeds is None:
+            raise ShapeError(f"{self.spec.family}: a module of the caller's as encoder reads no ids and no texts.")
         output = self.module(inputs_embeds)
         states = output if isinstance(output, Tensor) else encoder_states(output)
         width = self.spec.output_size
@@ -94,6 +96,7 @@ class ForeignPair(EncoderDecoderModel):
 
     encoder: Any
     reading: Reading
+    reads_ids = False
 
     def __init__(
         self,
@@ -258,7 +261,11 @@ class ForeignPair(EncoderDecoderModel):
         reject_saving_kwargs(keywords)
         if not is_main_process:
             return
-        state = _state(self) if state_dict is None else state_dict
+        state = _state(self)
+        if state_dict is not None:
+            if missing := sorted(state.keys() - state_dict.keys()):
+                raise WeightError(f"state_dict: parameters are missing:\n{listing(missing)}")
+            state = {name: state_dict[name] for name in state}
         values = self.config_to_save(dtype_name(self.decoder), plain_state(self)).to_dict()
         values |= {
             "model_type": FOREIGN,

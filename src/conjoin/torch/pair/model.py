@@ -79,6 +79,8 @@ class EncoderDecoderModel(PairModules):
     """
 
     accepts_loss_kwargs = True
+    reads_ids = True
+    """False where the encoder is a module of the caller's."""
 
     def __new__(cls, config: Any = None, encoder: Any = None, *_: Any, **__: Any) -> Self:
         """Choose the class: that of pairs whose encoder is a module of the caller's differs."""

@@ -25,6 +25,12 @@ class Seq2SeqTrainer(Trainer[World]):
 
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""
+        if not getattr(model, "reads_ids", True):
+            encoder = model.spec.encoder.family
+            raise ConfigError(
+                f"Seq2SeqTrainer reads texts and ids, which this model's encoder, a {encoder}, does not.",
+                hint="train it in a loop of your own, with batches of model.collate: docs/vision.md has one.",
+            )
         world = join_world(use_cpu=self.args.use_cpu)
         if self.args.lora is not None:
             self._add_adapters(model, self.args.lora)
