@@ -89,9 +89,10 @@ def save_half(folder: Path, key: str, role: str) -> None:
 
 @torch.no_grad()
 def stir(model: Model, spread: float = 0.1) -> Model:
-    """Make every parameter random, so that nothing stays at a value that hides a mistake."""
-    for parameter in model.parameters():
-        parameter.add_(torch.randn_like(parameter) * spread)
+    """Make every parameter random, so that nothing stays at a value that hides a mistake; but for tables of sines."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or not name.endswith("positions.weight"):
+            parameter.add_(torch.randn_like(parameter) * spread)
     return model
 
 

@@ -40,7 +40,7 @@ _FIELDS: dict[str, Bounds] = {
     "sliding_window_pattern": Bounds(0, WIDTH),  # 0: transformers' word for no windows in an EXAONE 4
     **dict.fromkeys(("vocab_size", "decoder_vocab_size"), Bounds(1, VOCAB)),
     **dict.fromkeys(("num_kv_heads", "ffn_hidden_size", "rotary_dim", "n_embed"), _WIDTH),
-    "type_vocab_size": Bounds(0, WIDTH),
+    **dict.fromkeys(("type_vocab_size", "num_random_blocks"), Bounds(0, WIDTH)),
     **dict.fromkeys(
         ("max_position_embeddings", "n_positions", "relative_attention_max_distance"), Bounds(1, POSITIONS)
     ),
@@ -51,6 +51,7 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _SHARE),
     **dict.fromkeys(("longrope_length", "original_max_position_embeddings"), Bounds(2, POSITIONS)),
     "logits_scaling": _POSITIVE,
+    "block_size": _WIDTH,
 }
 """Field -> its bounds; the rest by the rules of `bounds_of`."""
 

@@ -9,6 +9,8 @@ from conjoin.generation import DEFAULTS, GENERATION_WORDS, GenerationConfig
 FILE = "generation_config.json"
 _NEUTRAL = {"max_length": 20, **DEFAULTS}
 """What a half's config.json of transformers 4 holds although nobody chose it."""
+_OF_CLASSES = {"encoder_no_repeat_ngram_size": 3}
+"""What it holds because its class has it by default, as Blenderbot's does, in transformers 5 too."""
 
 
 def without_generation_settings(config: PretrainedConfig) -> PretrainedConfig:
@@ -39,7 +41,7 @@ def warn_of_disagreement(config: PretrainedConfig, older: GenerationConfig, sett
     apart: list[str] = []
     for name in GENERATION_WORDS & said.keys():
         value, other = said[name], vars(settings)[name]
-        heard = name in own or (other is not None and value != _NEUTRAL.get(name))
+        heard = name in own or (other is not None and value not in (_NEUTRAL.get(name), _OF_CLASSES.get(name)))
         if heard and value != (_NEUTRAL.get(name) if other is None else other):
             apart.append(
                 f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}"
