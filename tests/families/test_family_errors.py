@@ -12,30 +12,32 @@ from conjoin.join import pair_spec
 from oracle_tiny import TINY
 
 # What each family calls these; the rest says num_hidden_layers, num_attention_heads, hidden_size, hidden_act.
+BARTS = ("bart", "mbart", "marian", "m2m_100", "pegasus", "blenderbot", "blenderbot-small", "plbart", "mvp")
 LAYERS = {
+    **dict.fromkeys(BARTS, "decoder_layers"),
+    "xglm": "num_layers",
     "distilbert": "n_layers",
     "gpt2": "n_layer",
     "gptj": "n_layer",
     "codegen": "n_layer",
     "bloom": "n_layer",
-    "bart": "decoder_layers",
-    "mbart": "decoder_layers",
     "gpt_neo": "num_layers",
     "t5": "num_decoder_layers",
     "mt5": "num_decoder_layers",
     "umt5": "num_decoder_layers",
 }
 HEADS = {
+    **dict.fromkeys(BARTS, ("d_model", "decoder_attention_heads")),
+    "xglm": ("d_model", "attention_heads"),
     "distilbert": ("dim", "n_heads"),
     "gpt2": ("n_embd", "n_head"),
     "gpt_neo": ("hidden_size", "num_heads"),
     "gptj": ("n_embd", "n_head"),
     "codegen": ("n_embd", "n_head"),
     "bloom": ("hidden_size", "n_head"),
-    "bart": ("d_model", "decoder_attention_heads"),
-    "mbart": ("d_model", "decoder_attention_heads"),
 }
 ACTIVATION = {
+    **dict.fromkeys((*BARTS, "xglm"), "activation_function"),
     "distilbert": "activation",
     "gpt2": "activation_function",
     "gpt_neo": "activation_function",
@@ -43,8 +45,6 @@ ACTIVATION = {
     "codegen": "activation_function",
     "falcon": "activation",
     "opt": "activation_function",
-    "bart": "activation_function",
-    "mbart": "activation_function",
     "gemma2": "hidden_activation",
     "gemma3_text": "hidden_activation",
     "modernbert": "hidden_activation",
@@ -52,6 +52,9 @@ ACTIVATION = {
 }
 WITH_HEAD_SIZE = {"t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "nomic_bert", "qwen3"}
 """Families whose configs name the size of a head."""
+NESTED = {"t5gemma", "t5gemma2"}
+"""Families whose config.json has a config for each half."""
+FLAT = {*MODULES} - NESTED
 
 
 def tiny(model_type: str, **changes: Any) -> Any:
@@ -68,7 +71,7 @@ def refusal(model_type: str, **changes: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", sorted(MODULES))
+@pytest.mark.parametrize("model_type", sorted(FLAT))
 def test_a_stack_without_layers_is_refused(model_type: str) -> None:
     key = LAYERS.get(model_type, "num_hidden_layers")
     assert (
@@ -77,7 +80,7 @@ def test_a_stack_without_layers_is_refused(model_type: str) -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", sorted({*MODULES} - WITH_HEAD_SIZE))
+@pytest.mark.parametrize("model_type", sorted(FLAT - WITH_HEAD_SIZE))
 def test_heads_that_do_not_divide_the_width_are_refused(model_type: str) -> None:
     hidden, heads = HEADS.get(model_type, ("hidden_size", "num_attention_heads"))
     width = TINY[model_type][hidden]
@@ -88,7 +91,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(model_type: str) -> None
     )
 
 
-@pytest.mark.parametrize("model_type", sorted({*MODULES} - {"t5", "mt5", "umt5", "bloom"}))
+@pytest.mark.parametrize("model_type", sorted(FLAT - {"t5", "mt5", "umt5", "bloom"}))
 def test_an_unknown_activation_is_refused(model_type: str) -> None:
     key = ACTIVATION.get(model_type, "hidden_act")
     assert refusal(model_type, **{key: "gelu_fast_v2"}) == (
@@ -98,6 +101,27 @@ def test_an_unknown_activation_is_refused(model_type: str) -> None:
         "hint: if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py and send the config "
         "as a test."
     )
+
+
+@pytest.mark.parametrize("model_type", sorted(NESTED))
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: expected 1 to 4,096"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: expected 1 to 1,048,576"),
+        ({"hidden_activation": "gelu_fast_v2"}, 'hidden_activation = "gelu_fast_v2", which conjoin does not know'),
+        ({"vocab_size": "many"}, "vocab_size = 'many': expected int"),
+    ],
+    ids=str,
+)
+def test_a_half_s_own_config_is_checked_as_any_other(model_type: str, changes: dict[str, Any], told: str) -> None:
+    whole = TINY[model_type]
+    half = {name: value for name, value in whole["decoder"].items() if name != "layer_types"}
+    with pytest.raises(ConfigError) as caught:
+        family(model_type).stack(
+            config_from_dict({"model_type": model_type, **whole, "decoder": {**half, **changes}}), "decoder"
+        )
+    assert told in str(caught.value)
 
 
 def test_values_of_the_wrong_type_are_refused_all_at_once() -> None:
@@ -112,7 +136,7 @@ def test_values_of_the_wrong_type_are_refused_all_at_once() -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", sorted(MODULES))
+@pytest.mark.parametrize("model_type", sorted(FLAT))
 def test_a_vocabulary_that_is_no_number_is_refused(model_type: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tiny(model_type, vocab_size="many")

@@ -40,7 +40,9 @@ _FIELDS: dict[str, Bounds] = {
     "sliding_window_pattern": Bounds(0, WIDTH),  # 0: transformers' word for no windows in an EXAONE 4
     **dict.fromkeys(("vocab_size", "decoder_vocab_size"), Bounds(1, VOCAB)),
     **dict.fromkeys(("num_kv_heads", "ffn_hidden_size", "rotary_dim", "n_embed"), _WIDTH),
-    **dict.fromkeys(("type_vocab_size", "num_random_blocks"), Bounds(0, WIDTH)),
+    **dict.fromkeys(
+        ("type_vocab_size", "task_type_vocab_size", "num_random_blocks", "conv_kernel_size"), Bounds(0, WIDTH)
+    ),
     **dict.fromkeys(
         ("max_position_embeddings", "n_positions", "relative_attention_max_distance"), Bounds(1, POSITIONS)
     ),
@@ -50,8 +52,11 @@ _FIELDS: dict[str, Bounds] = {
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _POSITIVE),
     **dict.fromkeys(("rotary_pct", "partial_rotary_factor"), _SHARE),
     **dict.fromkeys(("longrope_length", "original_max_position_embeddings"), Bounds(2, POSITIONS)),
-    "logits_scaling": _POSITIVE,
-    "block_size": _WIDTH,
+    **dict.fromkeys(("logits_scaling", "logit_scale"), _POSITIVE),
+    **dict.fromkeys(("embedding_multiplier", "attention_multiplier", "residual_multiplier"), _POSITIVE),
+    **dict.fromkeys(("block_size", "window_size", "pretraining_tp", "num_ln_in_parallel_attn"), _WIDTH),
+    "n_ctx": Bounds(1, POSITIONS),
+    **dict.fromkeys(("max_relative_positions", "position_buckets"), Bounds(-1, POSITIONS)),  # -1: not said
 }
 """Field -> its bounds; the rest by the rules of `bounds_of`."""
 

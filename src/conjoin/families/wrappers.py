@@ -25,7 +25,7 @@ def text_part(values: Mapping[str, Any]) -> Mapping[str, Any]:
         ConfigError: `text_config` is no object.
     """
     kind = values.get("model_type")
-    if kind not in WRAPPERS:
+    if not isinstance(kind, str) or kind not in WRAPPERS:
         return values
     text: Any = values.get("text_config")
     if not isinstance(text, Mapping):
