@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conjoin.errors import ConjoinWarning
 from conjoin.native import build, place
 
 pytestmark = pytest.mark.skipif(
@@ -204,3 +205,13 @@ def test_processors_that_differ_in_any_core_have_different_names(monkeypatch: py
     assert named(plain.format("0xd0c")) != named(plain.format("0xd40"))
     assert named(plain.format("0xd0c")) != named(plain.format("0xd0c").replace("asimd", "asimd sve"))
     assert named(plain.format("0xd0c")) == named(plain.format("0xd0c").replace("processor\t: 0", "processor\t: 7"))
+
+
+def test_a_compilation_that_is_stopped_for_its_time_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(command: list[str], file: Path) -> None:
+        raise subprocess.TimeoutExpired(command, build._SECONDS)
+
+    monkeypatch.setattr(build, "_build", never)
+    monkeypatch.setattr(build, "_candidates", lambda: (build.BASE,))
+    with pytest.warns(ConjoinWarning, match=r"Compiling small kernels for .* took more than 600 s"):
+        assert build.load("small.cpp") is None

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from conjoin.errors import ConfigError
+from conjoin.errors import ConfigError, warn
 from conjoin.native.levels import BASE, Level, levels_here
 from conjoin.native.place import cache_folder, is_ours
 
@@ -111,7 +111,13 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
             return library
         _build(command, file)
         return _cached(file)
-    except (OSError, subprocess.SubprocessError):
+    except subprocess.TimeoutExpired:
+        warn(
+            f"Compiling {source.stem} kernels for {level.name} took more than {_SECONDS} s and was stopped; without them "
+            "everything is slower. The next process tries again, if the machine is less busy then."
+        )
+        return None
+    except (OSError, subprocess.SubprocessError):  # an older compiler does not know the highest levels
         return None
 
 
