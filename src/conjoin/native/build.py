@@ -113,8 +113,8 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
         return _cached(file)
     except subprocess.TimeoutExpired:
         warn(
-            f"Compiling {source.stem} kernels for {level.name} took more than {_SECONDS} s and was stopped; without them "
-            "everything is slower. The next process tries again, if the machine is less busy then."
+            f"Compiling {source.stem} kernels for {level.name} took more than {_SECONDS} s and was stopped; without "
+            "them everything is slower. The next process tries again."
         )
         return None
     except (OSError, subprocess.SubprocessError):  # an older compiler does not know the highest levels
