@@ -209,7 +209,7 @@ def test_a_file_of_the_bare_class_loads_whole(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"])
 def test_the_word_table_is_found_under_whichever_name_a_file_kept(key: str, kept: str, tmp_path: Path) -> None:
     theirs = oracle.save_whole(key, tmp_path)
-    prefix = "" if key in T5_KEYS else "model."
+    prefix = "" if oracle.model_type(key) in ("t5", "mt5") else "model."
     shared = load_file(tmp_path / "model.safetensors")[f"{prefix}shared.weight"]
     rewrite(tmp_path, {f"{prefix}shared.weight": None, kept if "lm_head" in kept else prefix + kept: shared})
     batch = oracle.batch_for(key)
@@ -417,7 +417,7 @@ def test_layer_drop_is_said_to_have_no_effect(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["bart", "t5", "t5/gated"])
 def test_fresh_parameters_spread_as_transformers_do(key: str) -> None:
     more = {"d_kv": 30, "d_ff": 70, "relative_attention_num_buckets": 200, "relative_attention_max_distance": 300}
-    wide = {"d_model": 60, "vocab_size": 400} | (more if key in T5_KEYS else {})
+    wide = {"d_model": 60, "vocab_size": 400} | (more if oracle.model_type(key) == "t5" else {})
     theirs = oracle.AutoModelForSeq2SeqLM.from_config(oracle.build_config(key, **wide))
     config = family(oracle.model_type(key)).config(**oracle.TINY[key] | wide)
     config.tie_word_embeddings = True

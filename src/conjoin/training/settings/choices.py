@@ -338,9 +338,17 @@ def _lr_scheduler_type(facts: Facts, args: TrainingArguments) -> Chosen:
 def _warmup_steps(facts: Facts, args: TrainingArguments) -> Chosen:
     if args.lr_scheduler_type in ("noam", "inverse_sqrt"):
         return None
+    if _is_one_step(facts, args):
+        return 0.0, "the run has one step, and a warm-up begins with a rate of 0"
     if facts.pair.is_random:
         return LONG_WARMUP, "part of the run: nothing is trained yet"
     return WARMUP, "part of the run: Adam's means are short of examples at first"
+
+
+def _is_one_step(facts: Facts, args: TrainingArguments) -> bool:
+    if args.has_budget:
+        return False
+    return args.max_steps == 1 if args.max_steps > 0 else args.num_train_epochs * _steps_per_epoch(facts, args) <= 1
 
 
 def _dropout_from_epoch(facts: Facts, args: TrainingArguments) -> Chosen:
