@@ -87,12 +87,13 @@ def test_every_cell_of_the_table_has_a_plan(encoder: str, decoder: str) -> None:
         config_from_dict({"model_type": oracle.model_type(key), **oracle.TINY[key]}) for key in (encoder, decoder)
     ]
     pair = pair_spec(EncoderDecoderConfig.from_encoder_decoder_configs(*halves))
-    assert pair.decoder.has_cross_attention and pair.decoder.head is not None
-    width = pair.decoder.hidden_size if pair.projection else pair.encoder.hidden_size
+    assert pair.decoder.reads_source and pair.decoder.head is not None
+    # A projection leads to the width that the decoder's own cross-attention reads (T5Gemma), or to the decoder's.
+    width = pair.decoder.source_size if pair.projection else pair.encoder.hidden_size
     parameters = pair_parameters(pair)
     for index, block in enumerate(pair.decoder.blocks):
-        assert block.causal and block.cross_attn is not None
-        if index in pair.decoder.weights_of:
+        assert block.causal and (block.cross_attn is not None or pair.decoder.merges_source)
+        if index in pair.decoder.weights_of and block.cross_attn is not None:
             assert parameters[f"decoder.blocks.{index}.cross_attn.k.weight"].shape[1] == width
     assert not any(block.causal or block.cross_attn for block in pair.encoder.blocks)
     for init in ("self_attention", "zero_gate"):
