@@ -65,18 +65,12 @@ class MBartConfig(BartConfig):
 NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
 
 
-def mlp(config: Any, size: int) -> spec.PlainMLP:
-    """The feed-forward part of a block."""
-    return spec.PlainMLP(
-        intermediate_size=size,
-        activation=activation(config, "activation_function"),
-        activation_dropout=config.activation_dropout,
-    )
+def block(config: Any, role: Role, norms: spec.Branch, *, count: str, ffn: str) -> spec.Block:
+    """One block; a decoder's reads the encoder where the config asks for it.
 
-
-def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
-    """One block of a half; the decoder's reads the encoder where the config asks for it."""
-    count = f"{role}_attention_heads"
+    Args:
+        count, ffn: Fields of the config with the number of heads and the width of the feed-forward part.
+    """
     size = head_size(config, "d_model", count)
     heads = attention(heads=getattr(config, count), size=size, bias=True, dropout=config.attention_dropout)
     return spec.Block(
@@ -84,7 +78,11 @@ def block(config: BartConfig, role: Role, norms: spec.Branch) -> spec.Block:
         causal=role == "decoder",
         self_attn=spec.SelfAttention(attention=heads),
         cross_attn=own_cross_attention(config, role, heads),
-        mlp=mlp(config, getattr(config, f"{role}_ffn_dim")),
+        mlp=spec.PlainMLP(
+            intermediate_size=getattr(config, ffn),
+            activation=activation(config, "activation_function"),
+            activation_dropout=config.activation_dropout,
+        ),
         dropout=config.dropout,
     )
 
@@ -105,11 +103,12 @@ def half(config: BartConfig, role: Role, *, prenorm: bool, **embedding: Any) -> 
     }
     norms = spec.Branch(pre=NORM) if prenorm else spec.Branch(post=NORM)
     words = word_embedding(config, **{**usual, **embedding})
+    one = block(config, role, norms, count=f"{role}_attention_heads", ffn=f"{role}_ffn_dim")
     return stack_spec(
         config,
         role,
         embedding=words,
-        blocks=repeat(block(config, role, norms), getattr(config, f"{role}_layers")),
+        blocks=repeat(one, getattr(config, f"{role}_layers")),
         final_norm=NORM if prenorm else None,
         head=lm_head(config, vocab_size=words.vocab_size),
     )

@@ -14,7 +14,7 @@ from conjoin.families.builders import (
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.record import HEAD, Role, causal_lm
 
 
 class BioGptConfig(PretrainedConfig):
@@ -83,15 +83,17 @@ def stack(config: BioGptConfig, role: Role) -> spec.StackSpec:
     )
 
 
-FAMILY = Family(
-    config=BioGptConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="BioGptModel",
-    decoder_architecture="BioGptForCausalLM",
-    build=stack,
-    body=bart.body,
-    head=lambda stack: NameTable((Rule("output_projection.weight", "head.vocab.weight"),)),
+def head(stack: spec.StackSpec) -> NameTable:
+    """The name of the head's matrix."""
+    return NameTable((Rule("output_projection.weight", HEAD),))
+
+
+FAMILY = causal_lm(
+    BioGptConfig,
+    "BioGpt",
+    stack,
+    bart.body,
+    head=head,
     prefixes=("biogpt.",),
     known=("microsoft/biogpt",),
 )

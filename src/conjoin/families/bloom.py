@@ -7,7 +7,7 @@ from conjoin.checkpoint import HeadFused, NameTable, Rule
 from conjoin.errors import ConfigError
 from conjoin.families.builders import attention, head_size, linears, lm_head, repeat, stack_spec, word_embedding
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, causal_lm
 
 
 class BloomConfig(PretrainedConfig):
@@ -96,14 +96,11 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-FAMILY = Family(
-    config=BloomConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="BloomModel",
-    decoder_architecture="BloomForCausalLM",
-    build=stack,
-    body=body,
+FAMILY = causal_lm(
+    BloomConfig,
+    "Bloom",
+    stack,
+    body,
     prefixes=("transformer.",),
     known=("bigscience/bloom-560m", "bigscience/bloomz-560m"),
 )

@@ -13,7 +13,7 @@ from conjoin.families.builders import (
     stack_spec,
     word_embedding,
 )
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, causal_lm
 from conjoin.families.rope import RopeFields, rotary
 
 
@@ -139,14 +139,11 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-FAMILY = Family(
-    config=FalconConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="FalconModel",
-    decoder_architecture="FalconForCausalLM",
-    build=stack,
-    body=body,
+FAMILY = causal_lm(
+    FalconConfig,
+    "Falcon",
+    stack,
+    body,
     prefixes=("transformer.",),
     known=("tiiuae/falcon-rw-1b", "tiiuae/falcon-7b", "tiiuae/falcon-11B"),
 )

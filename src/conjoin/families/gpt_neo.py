@@ -15,7 +15,7 @@ from conjoin.families.builders import (
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, causal_lm
 
 
 class GPTNeoConfig(PretrainedConfig):
@@ -122,14 +122,11 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-FAMILY = Family(
-    config=GPTNeoConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="GPTNeoModel",
-    decoder_architecture="GPTNeoForCausalLM",
-    build=stack,
-    body=body,
+FAMILY = causal_lm(
+    GPTNeoConfig,
+    "GPTNeo",
+    stack,
+    body,
     prefixes=("transformer.",),
     known=("EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-1.3B"),
 )

@@ -12,7 +12,7 @@ from conjoin.families.builders import (
     stack_spec,
     word_embedding,
 )
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, causal_lm
 from conjoin.families.rope import RopeFields, older_words, rotary
 
 
@@ -104,14 +104,11 @@ def head(stack: spec.StackSpec) -> NameTable:
     return NameTable(tuple(Rule(f"{name}.weight", "head.vocab.weight") for name in ("embed_out", "lm_head")))
 
 
-FAMILY = Family(
-    config=GPTNeoXConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="GPTNeoXModel",
-    decoder_architecture="GPTNeoXForCausalLM",
-    build=stack,
-    body=body,
+FAMILY = causal_lm(
+    GPTNeoXConfig,
+    "GPTNeoX",
+    stack,
+    body,
     head=head,
     prefixes=("gpt_neox.",),
     known=("EleutherAI/pythia-160m",),

@@ -22,7 +22,7 @@ from conjoin.families.builders import (
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role, biased_lm_head
+from conjoin.families.record import Family, Role, biased_lm_head, causal_lm
 
 _SHARDS = 4
 """Parts of CodeGen's fused projections, each with a quarter of the heads: the cores of the TPU that trained it."""
@@ -143,18 +143,7 @@ def _family(
     body: Callable[[spec.StackSpec], NameTable],
     *known: str,
 ) -> Family:
-    return Family(
-        config=config,
-        encoder="bidirectional",
-        decoder="grafted",
-        encoder_architecture=f"{name}Model",
-        decoder_architecture=f"{name}ForCausalLM",
-        build=build,
-        body=body,
-        head=biased_lm_head,
-        prefixes=("transformer.",),
-        known=known,
-    )
+    return causal_lm(config, name, build, body, head=biased_lm_head, prefixes=("transformer.",), known=known)
 
 
 FAMILIES = (

@@ -8,7 +8,7 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import ConfigError
 from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Family, Role, causal_lm
 from conjoin.families.rope import RopeFields, Words, rotary
 
 
@@ -164,17 +164,8 @@ def family(
     known: tuple[str, ...] = (),
 ) -> Family:
     """Return a family whose checkpoints are causal LMs in Llama's layout; `name` begins its classes in transformers."""
-    return Family(
-        config=config,
-        encoder="bidirectional",
-        decoder="grafted",
-        encoder_architecture=f"{name}Model",
-        decoder_architecture=f"{name.removesuffix('Text')}ForCausalLM",
-        build=build,
-        body=body,
-        prefixes=("model.",),
-        known=known,
-    )
+    causal = f"{name.removesuffix('Text')}ForCausalLM"
+    return causal_lm(config, name, build, body, decoder_architecture=causal, known=known)
 
 
 FAMILY = family(

@@ -4,7 +4,7 @@ from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule
 from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
 from conjoin.families.layer_types import LayerType, every_nth, layer_types
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Family, Role, causal_lm
 from conjoin.families.rope import RopeFields, older_words, rotary
 
 
@@ -178,16 +178,12 @@ FAMILIES = (
             "almanach/moderncamembert-base",
         ),
     ),
-    Family(
-        config=ModernBertDecoderConfig,
-        encoder="bidirectional",
-        decoder="grafted",
-        encoder_architecture="ModernBertDecoderModel",
-        decoder_architecture="ModernBertDecoderForCausalLM",
-        build=stack,
-        body=causal_body,
+    causal_lm(
+        ModernBertDecoderConfig,
+        "ModernBertDecoder",
+        stack,
+        causal_body,
         head=causal_head,
-        prefixes=("model.",),
         known=("jhu-clsp/ettin-decoder-150m",),
     ),
 )

@@ -16,7 +16,7 @@ from conjoin.families.builders import (
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, causal_lm
 
 
 class OPTConfig(PretrainedConfig):
@@ -132,14 +132,11 @@ def body(stack: spec.StackSpec) -> NameTable:
     )
 
 
-FAMILY = Family(
-    config=OPTConfig,
-    encoder="bidirectional",
-    decoder="grafted",
-    encoder_architecture="OPTModel",
-    decoder_architecture="OPTForCausalLM",
-    build=stack,
-    body=body,
+FAMILY = causal_lm(
+    OPTConfig,
+    "OPT",
+    stack,
+    body,
     prefixes=("model.decoder.", "decoder."),
     encoder_prefix="decoder.",
     known=("facebook/opt-125m",),

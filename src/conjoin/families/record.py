@@ -230,6 +230,29 @@ class Family:
         return next((rule.checkpoint for rule in table.rules if rule.parts == (HEAD,)), None)
 
 
+def causal_lm(
+    config: type[PretrainedConfig],
+    name: str,
+    build: Callable[[Any, Role], spec.StackSpec],
+    body: Callable[[spec.StackSpec], NameTable],
+    **more: Any,
+) -> Family:
+    """Return a family of causal LMs: its encoder is one with the mask lifted, its cross-attention is grafted in.
+
+    Args:
+        name: What its classes in transformers begin with.
+        more: Fields of `Family` that it adds or changes.
+    """
+    usual: dict[str, Any] = {
+        "encoder_architecture": f"{name}Model",
+        "decoder_architecture": f"{name}ForCausalLM",
+        "prefixes": ("model.",),
+    }
+    return Family(
+        config=config, encoder="bidirectional", decoder="grafted", build=build, body=body, **{**usual, **more}
+    )
+
+
 def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:
     """The names of a whole seq2seq checkpoint, under canonical pair names.
 

@@ -6,8 +6,8 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.families import gemma, llama
 from conjoin.families.builders import linears
-from conjoin.families.record import Family, Role, Whole
-from conjoin.families.two_gemmas import LM_HEAD, NORMS, TwoGemmasConfig, with_dropout
+from conjoin.families.record import Role
+from conjoin.families.two_gemmas import NORMS, TwoGemmasConfig, family, with_dropout
 
 
 class T5GemmaModuleConfig(gemma.Gemma2Config):
@@ -50,25 +50,13 @@ def body(stack: spec.StackSpec) -> NameTable:
     return llama.body(stack, NORMS) + NameTable(linears(cross))
 
 
-FAMILY = Family(
-    config=T5GemmaConfig,
-    encoder="half",
-    decoder="half",
-    encoder_architecture="T5GemmaEncoderModel",
-    build=stack,
-    body=body,
-    head=lambda stack: LM_HEAD,
-    prefixes=("model.",),
-    encoder_prefix="encoder.",
-    decoder_prefix="model.decoder.",
-    whole=Whole(
-        architecture="T5GemmaForConditionalGeneration",
-        encoder="encoder.",
-        decoder="decoder.",
-        configs={"encoder": "encoder", "decoder": "decoder"},
-        prefix="model.",
-        head=LM_HEAD,
-        words="own",
-    ),
+FAMILY = family(
+    T5GemmaConfig,
+    "T5Gemma",
+    stack,
+    body,
+    encoder="T5GemmaEncoderModel",
+    configs={"encoder": "encoder", "decoder": "decoder"},
+    words="own",
     known=("google/t5gemma-s-s-prefixlm", "google/t5gemma-2b-2b-prefixlm-it", "google/t5gemma-9b-2b-ul2"),
 )

@@ -7,8 +7,8 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.families import gemma, llama
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import REPLACEMENT, Family, Role, Whole
-from conjoin.families.two_gemmas import LM_HEAD, NORMS, TwoGemmasConfig, with_dropout
+from conjoin.families.record import REPLACEMENT, Role
+from conjoin.families.two_gemmas import NORMS, TwoGemmasConfig, family, with_dropout
 
 
 class T5Gemma2TextConfig(gemma.Gemma3TextConfig):
@@ -73,26 +73,14 @@ def body(stack: spec.StackSpec) -> NameTable:
     return own + own.with_prefix("text_model.", "")
 
 
-FAMILY = Family(
-    config=T5Gemma2Config,
-    encoder="half",
-    decoder="half",
-    encoder_architecture="T5Gemma2Model",
-    build=stack,
-    body=body,
-    head=lambda stack: LM_HEAD,
-    prefixes=("model.",),
-    encoder_prefix="encoder.",
-    decoder_prefix="model.decoder.",
-    whole=Whole(
-        architecture="T5Gemma2ForConditionalGeneration",
-        encoder="encoder.",
-        decoder="decoder.",
-        configs={"encoder": "encoder.text_config", "decoder": "decoder"},
-        prefix="model.",
-        head=LM_HEAD,
-        unsaved="the vision tower",
-        words="tied",
-    ),
+FAMILY = family(
+    T5Gemma2Config,
+    "T5Gemma2",
+    stack,
+    body,
+    encoder="T5Gemma2Model",
+    configs={"encoder": "encoder.text_config", "decoder": "decoder"},
+    unsaved="the vision tower",
+    words="tied",
     known=("google/t5gemma-2-270m-270m", "google/t5gemma-2-1b-1b"),
 )

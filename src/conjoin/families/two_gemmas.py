@@ -1,12 +1,13 @@
 """What T5Gemma and T5Gemma 2 have in common: a config around two, T5's dropout in a Gemma's stack, names."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import HEAD
+from conjoin.families.record import HEAD, Family, Role, Whole
 
 
 class TwoGemmasConfig(PretrainedConfig):
@@ -33,6 +34,40 @@ class TwoGemmasConfig(PretrainedConfig):
     def of_halves(self) -> dict[str, Any]:
         """Values that the halves have from here, whatever their own configs say."""
         return {"attention_dropout": self.attention_dropout, "tie_word_embeddings": self.tie_word_embeddings}
+
+
+def family(
+    config: type[TwoGemmasConfig],
+    name: str,
+    build: Callable[[Any, Role], spec.StackSpec],
+    body: Callable[[spec.StackSpec], NameTable],
+    *,
+    encoder: str,
+    known: tuple[str, ...],
+    **layout: Any,
+) -> Family:
+    """Return the family; `encoder` is its encoder's class in transformers, `layout` are fields of its `Whole`."""
+    return Family(
+        config=config,
+        encoder="half",
+        decoder="half",
+        encoder_architecture=encoder,
+        build=build,
+        body=body,
+        head=lambda stack: LM_HEAD,
+        prefixes=("model.",),
+        encoder_prefix="encoder.",
+        decoder_prefix="model.decoder.",
+        whole=Whole(
+            architecture=f"{name}ForConditionalGeneration",
+            encoder="encoder.",
+            decoder="decoder.",
+            prefix="model.",
+            head=LM_HEAD,
+            **layout,
+        ),
+        known=known,
+    )
 
 
 def with_dropout(stack: spec.StackSpec, rate: float) -> spec.StackSpec:

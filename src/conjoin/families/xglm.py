@@ -5,10 +5,7 @@ from typing import ClassVar
 from conjoin import spec
 from conjoin.families import bart
 from conjoin.families.builders import (
-    attention,
-    head_size,
     lm_head,
-    own_cross_attention,
     repeat,
     stack_spec,
     warn_no_effect,
@@ -51,20 +48,6 @@ class XGLMConfig(PretrainedConfig):
     decoder_start_token_id: int | None = 2
 
 
-def block(config: XGLMConfig, role: Role) -> spec.Block:
-    """One block; it reads an encoder where the config asks for it."""
-    size = head_size(config, "d_model", "attention_heads")
-    heads = attention(heads=config.attention_heads, size=size, bias=True, dropout=config.attention_dropout)
-    return spec.Block(
-        norms=spec.Branch(pre=bart.NORM),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=own_cross_attention(config, role, heads),
-        mlp=bart.mlp(config, config.ffn_dim),
-        dropout=config.dropout,
-    )
-
-
 def stack(config: XGLMConfig, role: Role) -> spec.StackSpec:
     """XGLM's stack; every token counts, from row 2 of a table whose row of the padding id is zero."""
     warn_no_effect(config, "layerdrop")
@@ -76,11 +59,12 @@ def stack(config: XGLMConfig, role: Role) -> spec.StackSpec:
         zero_row=config.pad_token_id,
     )
     scale = config.d_model**0.5 if config.scale_embedding else 1.0
+    block = bart.block(config, role, spec.Branch(pre=bart.NORM), count="attention_heads", ffn="ffn_dim")
     return stack_spec(
         config,
         role,
         embedding=word_embedding(config, position=position, scale=scale, dropout=config.dropout),
-        blocks=repeat(block(config, role), config.num_layers),
+        blocks=repeat(block, config.num_layers),
         final_norm=bart.NORM,
         head=lm_head(config),
     )
