@@ -54,7 +54,7 @@ test-slow: $(READY)  ## run the slow tests too
 test-gpu: $(READY)  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
 
-fuzz: $(READY)  ## damage files of 27 kinds, a minute each: conjoin must work or raise a clear error
+fuzz: $(READY)  ## damage files of 28 kinds, a minute each: conjoin must work or raise a clear error
 	cd tests/support && PYTHONPATH=../../src ../../$(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 sanitize: $(READY)  ## run the kernels' tests under AddressSanitizer and UBSan, which abort at the first fault

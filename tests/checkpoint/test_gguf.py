@@ -253,6 +253,25 @@ def test_every_cut_of_a_file_is_an_error_of_ours(tmp_path: Path) -> None:
             resolve(file)
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"attention.head_count": 0}, r"llama.attention.head_count = 0; expected a whole number of at least 1"),
+        ({"embedding_length": "12"}, r"llama.embedding_length = '12'; expected a whole number of at least 1"),
+        ({"block_count": [3, 3, -1]}, r"llama.block_count = \[3, 3, -1\]; expected a whole number of at least 1"),
+        ({"rope.freq_base": float("nan")}, r"llama.rope.freq_base = nan; expected a finite number"),
+        ({"rope.scaling.type": 2}, r"llama.rope.scaling.type = 2; expected a text"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, r"tokenizer.ggml.tokens = \[1, 2\]; expected a list of texts"),
+        ({"tokenizer.ggml.eos_token_id": "7"}, r"tokenizer.ggml.eos_token_id = '7'; expected a whole number"),
+        ({"tokenizer.ggml.add_bos_token": 1}, r"tokenizer.ggml.add_bos_token = 1; expected true or false"),
+    ],
+)
+def test_a_value_of_another_kind_is_an_error_that_names_it(keys: dict[str, Any], says: str, tmp_path: Path) -> None:
+    gguf_files.write(tmp_path / "a.gguf", "llama", None, {**KEYS, **keys})
+    with pytest.raises(WeightError, match=rf"no usable GGUF file: values of its metadata .*\n  {says}"):
+        AutoConfig.from_pretrained(tmp_path / "a.gguf")
+
+
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     gguf_files.write(tmp_path / "a.gguf", "mamba", None, {})
     with pytest.raises(ConfigError, match=r"general.architecture = 'mamba'"):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjoin.errors import FileError, WeightError
+from conjoin.errors import FileError, WeightError, listing
+from conjoin.gguf.metadata import wrong_values
 
 SUFFIX = ".gguf"
 TYPES = {
@@ -97,6 +98,8 @@ def _header(path: Path, data: "_Bytes") -> Header:
     for _ in range(entries):
         name = data.text()
         metadata[name] = data.value(data.scalar("I"))
+    if wrong := wrong_values(metadata):
+        raise _damaged(path, f"values of its metadata are of another kind:\n{listing(wrong)}")
     if metadata.get("split.count", 0) > 1:
         raise WeightError(
             f"{path}: one part of {metadata['split.count']}.",
@@ -104,8 +107,6 @@ def _header(path: Path, data: "_Bytes") -> Header:
         )
     listed = [_entry(data) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1:
-        raise _damaged(path, f"general.alignment is {alignment!r}")
     start = -(-data.place // alignment) * alignment
     stored = [_stored(path, entry, start, len(data.data)) for entry in listed]
     if len({tensor.name for tensor in stored}) != len(stored):

@@ -63,9 +63,9 @@ def tokenizer_files(header: Header) -> dict[str, Json]:
 def _checked(header: Header, words: Mapping[str, Any]) -> list[str]:
     """Return the tokens, spelled as in the model's own files."""
     scores, types = words.get("scores"), words.get("token_type")
-    tokens = cast("list[str]", words.get("tokens"))
-    if type(tokens) is not list or not all(isinstance(token, str) for token in cast("list[Any]", tokens)):
-        raise TokenizerError(f"{header.path}: tokenizer.ggml.tokens is no list of texts.")
+    tokens = cast("list[str]", words.get("tokens", []))
+    if not tokens:
+        raise TokenizerError(f"{header.path}: its vocabulary has no tokens.")
     problems = [
         f"tokenizer.ggml.{name} has {len(values)} entries, the vocabulary {len(tokens)}"
         for name, values in (("scores", scores), ("token_type", types))
@@ -77,7 +77,7 @@ def _checked(header: Header, words: Mapping[str, Any]) -> list[str]:
         problems.append(f"{len(tokens)} tokens; at most {limits.VOCAB} are supported")
     if words["model"] != "gpt2" and scores is None:
         problems.append("there are no scores")
-    if words["model"] == "gpt2" and not isinstance(words.get("merges"), list):
+    if words["model"] == "gpt2" and "merges" not in words:
         problems.append("there are no merges")
     spelled = _spelled(header.architecture, words["model"], tokens)
     if len(set(spelled)) != len(spelled):
@@ -155,7 +155,7 @@ def _sentencepiece(header: Header, tokens: Sequence[str], words: Mapping[str, An
 def _unigram(header: Header, tokens: Sequence[str], words: Mapping[str, Any]) -> Json:
     """Return T5's tokenizer."""
     charsmap = words.get("precompiled_charsmap")
-    coded = base64.b64encode(bytes(charsmap)).decode() if charsmap else None
+    coded = base64.b64encode(bytes(byte & 255 for byte in charsmap)).decode() if charsmap else None
     space = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": True}
     return {
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": coded} if coded else None,

@@ -17,11 +17,11 @@ os.environ |= {
 
 import torch
 
-from fuzz import data, pickles, runs, settings, texts, weights
+from fuzz import data, ggufs, pickles, runs, settings, texts, weights
 from fuzz.runner import Bench, Kind, Outcome, Tally, cases
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for room in (weights, pickles, settings, texts, data, runs) for kind in room.KINDS
+    kind.name: kind for room in (weights, ggufs, pickles, settings, texts, data, runs) for kind in room.KINDS
 }
 
 _ROW = "{:18} {:>6} {:>6} {:>8} {:>9} {:>9} {:>8}"
