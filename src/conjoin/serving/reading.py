@@ -68,11 +68,12 @@ def _languages(model: Any, codes: tuple[str | None, str | None]) -> Generator[di
     """Set the languages of a request inside the context; gives settings that begin the target with its language."""
     source, target = (getattr(model.tokenizer, side, model.tokenizer) for side in ("source", "target"))
     chosen = (codes[0] if speaks(source, "source") else None, codes[1] if speaks(target, "target") else None)
-    if not any(chosen):
+    with_languages = [each for each in (source, target) if isinstance(each, WithLanguages)]
+    if not with_languages and not any(chosen):
         yield {}
         return
-    with _LANGUAGES:
-        before = [(each, each.language_settings()) for each in (source, target) if isinstance(each, WithLanguages)]
+    with _LANGUAGES:  # by a request that names none too: it shall not be read in the languages of another
+        before = [(each, each.language_settings()) for each in with_languages]
         try:
             if chosen[0] is not None:
                 source.src_lang = chosen[0]
