@@ -1,6 +1,6 @@
 // What a stack of transformer blocks is: its layers, norms, embedding and head, as pointers to weights.
 //
-// torch/cpu/native/stack.py fills these structs. Small parameters are float32; matrices have the dtype of their kind.
+// torch/cpu/native/layouts.py has these structs, filling.py fills them. Small parameters are float32; matrices have the dtype of their kind.
 
 #pragma once
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from conjoin.torch.cpu.clock import NativeSeconds, running
 from conjoin.torch.cpu.native.checks import refuse
+from conjoin.torch.cpu.native.layouts import CACHES, SOURCE
 from conjoin.torch.cpu.native.library import library
 from conjoin.torch.cpu.native.rules import Rule, rule_array
-from conjoin.torch.cpu.native.stack import CACHES, SOURCE, NativeStack
+from conjoin.torch.cpu.native.stack import NativeStack
 
 GREEDY, BEAMS, CALLER = range(3)
 RUNNING, DONE, NO_TOKEN, NO_NUMBERS = range(4)

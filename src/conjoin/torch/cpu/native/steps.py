@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from conjoin.torch.cpu.native.checks import kept_width, refuse
-from conjoin.torch.cpu.native.stack import CACHES, SOURCE_DTYPE, NativeStack, cache_tensors
+from conjoin.torch.cpu.native.layouts import CACHES, SOURCE_DTYPE, cache_tensors
+from conjoin.torch.cpu.native.stack import NativeStack
 
 Want = Literal["hidden", "logits", "all logits"]
 _STACKS: WeakKeyDictionary[nn.Module, NativeStack] = WeakKeyDictionary()
