@@ -19,7 +19,6 @@ from conjoin.training.jax.batches import in_few_shapes, rung
 from conjoin.training.launch import launch
 from conjoin.training.loop.callbacks import TrainerCallback
 from conjoin.training.settings.recipe import Recipe
-from lanes import lanes
 from training_toys import halves, toy_model, toy_rows, write_rows
 
 RUN: dict[str, Any] = {
@@ -99,6 +98,7 @@ def assert_same_weights(one: str, other: str, **tolerance: float) -> None:
         np.testing.assert_allclose(first[name], value, **tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_goes_as_on_torch_and_leaves_the_same_files(whole: dict[str, list[dict[str, Any]]]) -> None:
     assert_same_lines(whole["jax"], whole["torch"])
     files = {name: {path.name for path in Path(name).iterdir()} for name in OTHER}
@@ -118,7 +118,8 @@ def test_a_stopped_run_goes_on_to_the_bit(whole: dict[str, list[dict[str, Any]]]
     assert Path("stopped", "model.safetensors").read_bytes() == Path("jax", "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("first", lanes(OTHER, lambda first: first == "torch"))
+@pytest.mark.slow
+@pytest.mark.parametrize("first", OTHER)
 def test_a_run_goes_on_in_the_other_framework(first: str, whole: dict[str, list[dict[str, Any]]]) -> None:
     out = f"{first}-then-{OTHER[first]}"
     before = len(train(first, out, Stop()))
@@ -150,6 +151,7 @@ def test_moments_find_their_parameters_in_the_other_framework(
     assert_same_weights(str(tmp_path / "cut"), str(tmp_path / "whole"), **NEAR)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_is_refused(whole: dict[str, list[dict[str, Any]]], tmp_path: Path) -> None:
     resume = {"resume_from_checkpoint": "latest"}
     for framework in OTHER:

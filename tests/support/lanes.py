@@ -31,6 +31,19 @@ def lanes_of_families(keys: Iterable[str]) -> list[Any]:
     return lanes(keys, lambda key: key in FAST_KEYS or key in first.values())
 
 
+def covering(pairs: Iterable[tuple[str, str]]) -> list[Any]:
+    """Return pairs, of which so many are fast that every value is in its place of one of them."""
+    pairs, fast = list(pairs), list[tuple[str, str]]()
+    firsts, seconds = set[str](), set[str]()
+    for wanted in (all, any):  # pairs of two new values first
+        for pair in pairs:
+            if wanted((pair[0] not in firsts, pair[1] not in seconds)):
+                fast.append(pair)
+                firsts.add(pair[0])
+                seconds.add(pair[1])
+    return lanes(pairs, fast.__contains__)
+
+
 def thinned(step: int, *axes: Iterable[Any]) -> list[Any]:
     """Return the product of axes of which every `step`-th case is fast.
 
