@@ -13,19 +13,21 @@ from pairs import CLOSE, joined, stir
 
 KEYS = list(dict.fromkeys(oracle.model_type(key) for key in oracle.TINY))
 HELD = [(e, d) for e in KEYS for d in KEYS if oracle.can_hold(e, d) and e in MODULES and d in MODULES]
+PARTNERS = ("bert", "gpt2", "t5", "bart", "llama")
+"""Whom every family meets where all are asked."""
 COVER = covering(pair for i, pair in enumerate(HELD) if i % 3 == 0)
 """Every third, so that each family meets several others on either side; once on either side in the fast lane."""
 
 
 def test_our_word_on_what_transformers_can_hold_is_true() -> None:
     configs = {key: config_from_dict({"model_type": key, **oracle.TINY[key]}) for key in KEYS}
-    pairs = [(encoder, decoder) for encoder in KEYS for decoder in KEYS]
+    pairs = [(e, d) for e in KEYS for d in KEYS if e in PARTNERS or d in PARTNERS]
     said = [
-        (encoder, decoder)
-        for encoder, decoder in pairs
-        if EncoderDecoderConfig.from_encoder_decoder_configs(configs[encoder], configs[decoder]).transformers_can_hold
+        pair
+        for pair in pairs
+        if EncoderDecoderConfig.from_encoder_decoder_configs(*map(configs.__getitem__, pair)).transformers_can_hold
     ]
-    assert said == HELD
+    assert said == [pair for pair in pairs if pair in HELD]
 
 
 @pytest.mark.parametrize(("encoder", "decoder"), COVER)
