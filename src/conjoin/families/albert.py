@@ -6,11 +6,11 @@ transformers applies dropout after self-attention only; conjoin also after the M
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families.builders import linears, repeat
-from conjoin.families.record import Family, Role
+from conjoin.families.names import linears, twin_biased_head
+from conjoin.families.record import Role, masked_lm
 
 
 class AlbertConfig(bert.BertConfig):
@@ -43,8 +43,8 @@ def stack(config: AlbertConfig, role: Role) -> spec.StackSpec:
     """Return ALBERT's stack: one block per pass and block of a group, with fewer sets of weights."""
     plain = bert.factorised(bert.stack(config, role), config.embedding_size, projection=True)
     weights_of = _weights_of(config)
-    block = replace(bert.block(config, role), cross_attn=None)
-    return replace(plain, blocks=repeat(block, len(weights_of)), weights_of=weights_of)
+    block = replace(plain.blocks[0], cross_attn=None)
+    return replace(plain, blocks=(block,) * len(weights_of), weights_of=weights_of)
 
 
 def _weights_of(config: AlbertConfig) -> tuple[int, ...]:
@@ -94,22 +94,15 @@ def body(stack: spec.StackSpec) -> NameTable:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Return the names of the masked language model's head."""
-    return NameTable(
-        (
-            *bert.twin_bias(stack, "predictions.bias", "predictions.decoder.bias"),
-            Rule("predictions.decoder.weight", "head.vocab.weight"),
-            *linears({"predictions.dense": "head.dense", "predictions.LayerNorm": "head.norm"}),
-        )
-    )
+    return twin_biased_head(stack, "predictions", dense="dense", norm="LayerNorm")
 
 
-FAMILY = Family(
-    config=AlbertConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    AlbertConfig,
+    "Albert",
+    stack,
+    body,
     decoder="grafted",
-    encoder_architecture="AlbertModel",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("albert.",),
     known=("albert/albert-base-v2",),

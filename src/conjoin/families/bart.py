@@ -6,18 +6,16 @@ from typing import Any, ClassVar
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Row, Rule
 from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
     lm_head,
-    own_cross_attention,
-    repeat,
-    stack_spec,
+    plain_heads,
+    plain_mlp,
+    postnorm_stack,
+    prenorm_stack,
     warn_no_effect,
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import LM_HEAD, Family, Role, Whole
 
 
@@ -65,28 +63,6 @@ class MBartConfig(BartConfig):
 NORM = spec.LayerNorm(eps=1e-5)  # torch's default; no config says another
 
 
-def block(config: Any, role: Role, norms: spec.Branch, *, count: str, ffn: str) -> spec.Block:
-    """One block; a decoder's reads the encoder where the config asks for it.
-
-    Args:
-        count, ffn: Fields of the config with the number of heads and the width of the feed-forward part.
-    """
-    size = head_size(config, "d_model", count)
-    heads = attention(heads=getattr(config, count), size=size, bias=True, dropout=config.attention_dropout)
-    return spec.Block(
-        norms=norms,
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=own_cross_attention(config, role, heads),
-        mlp=spec.PlainMLP(
-            intermediate_size=getattr(config, ffn),
-            activation=activation(config, "activation_function"),
-            activation_dropout=config.activation_dropout,
-        ),
-        dropout=config.dropout,
-    )
-
-
 def half(config: BartConfig, role: Role, *, prenorm: bool, **embedding: Any) -> spec.StackSpec:
     """Either half: they differ in sizes only.
 
@@ -101,15 +77,19 @@ def half(config: BartConfig, role: Role, *, prenorm: bool, **embedding: Any) -> 
         "norm": NORM,
         "dropout": config.dropout,
     }
-    norms = spec.Branch(pre=NORM) if prenorm else spec.Branch(post=NORM)
     words = word_embedding(config, **{**usual, **embedding})
-    one = block(config, role, norms, count=f"{role}_attention_heads", ffn=f"{role}_ffn_dim")
-    return stack_spec(
+    build = prenorm_stack if prenorm else postnorm_stack
+    count, ffn = f"{role}_attention_heads", getattr(config, f"{role}_ffn_dim")
+    heads = plain_heads(config, bias=True, dropout=config.attention_dropout, count=count)
+    return build(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * getattr(config, f"{role}_layers"),
+        mlp=plain_mlp(config, "activation_function", size=ffn, dropout=config.activation_dropout),
+        norm=NORM,
+        own_cross=True,
+        blocks={"dropout": config.dropout},
         embedding=words,
-        blocks=repeat(one, getattr(config, f"{role}_layers")),
-        final_norm=NORM if prenorm else None,
         head=lm_head(config, vocab_size=words.vocab_size),
     )
 
@@ -124,29 +104,28 @@ def mbart_stack(config: MBartConfig, role: Role) -> spec.StackSpec:
     return half(config, role, prenorm=True)
 
 
-LAYER = {
+OWN = {
     **{f"self_attn.{name}_proj": f"self_attn.{name}" for name in "qkv"},
     "self_attn.out_proj": "self_attn.o",
     "self_attn_layer_norm": "self_attn_norm",
-    **{f"encoder_attn.{name}_proj": f"cross_attn.{name}" for name in "qkv"},
-    "encoder_attn.out_proj": "cross_attn.o",
-    "encoder_attn_layer_norm": "cross_attn_norm",
     "fc1": "mlp.up",
     "fc2": "mlp.down",
     "final_layer_norm": "mlp_norm",
+}
+"""Names in a block, without cross-attention."""
+LAYER = {
+    **OWN,
+    **{f"encoder_attn.{name}_proj": f"cross_attn.{name}" for name in "qkv"},
+    "encoder_attn.out_proj": "cross_attn.o",
+    "encoder_attn_layer_norm": "cross_attn_norm",
 }
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """BartEncoder's and BartDecoder's names; only mBART has the last norm."""
-    layers = {f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
-    return NameTable(
-        (
-            Rule("embed_tokens.weight", "embed.words.weight"),
-            Rule("embed_positions.weight", "embed.positions.weight"),
-            *linears({"layernorm_embedding": "embed.norm", **layers, "layer_norm": "final_norm"}),
-        )
-    )
+    tables = weights({"embed_tokens": "embed.words", "embed_positions": "embed.positions"})
+    norms = linears({"layernorm_embedding": "embed.norm", "layer_norm": "final_norm"})
+    return NameTable((*tables, *layers("layers.{i}", LAYER), *norms))
 
 
 def body_without_positions(stack: spec.StackSpec) -> NameTable:

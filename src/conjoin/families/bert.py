@@ -3,32 +3,24 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families.builders import (
     activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    own_cross_attention,
-    repeat,
-    stack_spec,
+    masked_head,
+    plain_heads,
+    plain_mlp,
+    postnorm_stack,
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.names import layers, linears, twin_biased_head, weights
+from conjoin.families.record import Role, masked_lm
 
 
-class BertConfig(PretrainedConfig):
-    """Fields of a BERT config.json.
+class BertFields(PretrainedConfig):
+    """Fields of a BERT config.json that other families have too, whatever their positions and their embedding."""
 
-    Args:
-        position_embedding_type: transformers 4's word; only "absolute" can be honoured.
-        classifier_dropout: For classification heads, which conjoin has none of.
-    """
-
-    model_type = "bert"
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -38,38 +30,38 @@ class BertConfig(PretrainedConfig):
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     max_position_embeddings: int = 512
-    type_vocab_size: int = 2
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+
+
+class BertConfig(BertFields):
+    """Fields of a BERT config.json.
+
+    Args:
+        position_embedding_type: transformers 4's word; only "absolute" can be honoured.
+        classifier_dropout: For classification heads, which conjoin has none of.
+    """
+
+    model_type = "bert"
+    type_vocab_size: int = 2
     pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
     classifier_dropout: float | None = None
 
 
-def block(config: BertConfig, role: Role) -> spec.Block:
-    """One block of BERT's shape: post-norm, biases everywhere."""
-    size = head_size(config)
-    heads = attention(
-        heads=config.num_attention_heads, size=size, bias=True, dropout=config.attention_probs_dropout_prob
-    )
-    return spec.Block(
-        norms=spec.Branch(post=spec.LayerNorm(eps=config.layer_norm_eps)),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=own_cross_attention(config, role, heads),
-        mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),
-        dropout=config.hidden_dropout_prob,
-    )
-
-
 def stack(config: BertConfig, role: Role) -> spec.StackSpec:
-    """BERT's stack; as a decoder it is causal and has the masked language model's head."""
+    """BERT's stack: norms behind branches, biases everywhere; as a decoder with the masked language model's head."""
     _check_positions(config)
     norm = spec.LayerNorm(eps=config.layer_norm_eps)
-    transform = spec.HeadTransform(size=config.hidden_size, activation=activation(config, "hidden_act"), norm=norm)
-    return stack_spec(
+    heads = plain_heads(config, bias=True, dropout=config.attention_probs_dropout_prob)
+    return postnorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * config.num_hidden_layers,
+        mlp=plain_mlp(config),
+        norm=norm,
+        own_cross=True,
+        blocks={"dropout": config.hidden_dropout_prob},
         embedding=word_embedding(
             config,
             position=spec.Learned(max_positions=config.max_position_embeddings),
@@ -77,8 +69,7 @@ def stack(config: BertConfig, role: Role) -> spec.StackSpec:
             norm=norm,
             dropout=config.hidden_dropout_prob,
         ),
-        blocks=repeat(block(config, role), config.num_hidden_layers),
-        head=lm_head(config, bias="trained", transform=transform),
+        head=masked_head(config, activation(config, "hidden_act"), norm),
     )
 
 
@@ -124,9 +115,13 @@ LAYER = {
     "output.LayerNorm": "mlp_norm",
 }
 EMBEDDING = (
-    Rule("embeddings.word_embeddings.weight", "embed.words.weight"),
-    Rule("embeddings.position_embeddings.weight", "embed.positions.weight"),
-    Rule("embeddings.token_type_embeddings.weight", "embed.token_types.weight"),
+    *weights(
+        {
+            "embeddings.word_embeddings": "embed.words",
+            "embeddings.position_embeddings": "embed.positions",
+            "embeddings.token_type_embeddings": "embed.token_types",
+        }
+    ),
     *linears({"embeddings.LayerNorm": "embed.norm"}),
 )
 BUFFERS = (r"embeddings\.position_ids",)
@@ -135,42 +130,21 @@ BUFFERS = (r"embeddings\.position_ids",)
 
 def body(stack: spec.StackSpec) -> NameTable:
     """BertModel's names."""
-    layers = {f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
-    return NameTable((*EMBEDDING, *linears(layers)), BUFFERS)
+    return NameTable((*EMBEDDING, *layers("encoder.layer.{i}", LAYER)), BUFFERS)
 
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head."""
-    return NameTable(
-        (
-            *twin_bias(stack, "cls.predictions.bias", "cls.predictions.decoder.bias"),
-            Rule("cls.predictions.decoder.weight", "head.vocab.weight"),
-            *linears(
-                {"cls.predictions.transform.dense": "head.dense", "cls.predictions.transform.LayerNorm": "head.norm"}
-            ),
-        )
-    )
+    return twin_biased_head(stack, "cls.predictions", dense="transform.dense", norm="transform.LayerNorm")
 
 
-def twin_bias(stack: spec.StackSpec, own: str, decoder: str) -> tuple[Rule, ...]:
-    """Rules of a head's bias that transformers holds twice.
-
-    The head has one of its own and one in the vocabulary layer, and adds the latter. Where words are tied the two are
-    one; else they differ, and files written by transformers 4 have only the first.
-    """
-    if stack.head is None or stack.head.tied:
-        return Rule(own, "head.bias"), Rule(decoder, "head.bias")
-    return Rule(decoder, "head.bias", copies=(own,)), Rule(own, "head.bias")
-
-
-FAMILY = Family(
-    config=BertConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    BertConfig,
+    "Bert",
+    stack,
+    body,
     decoder="own",
-    encoder_architecture="BertModel",
     decoder_architecture="BertLMHeadModel",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("bert.",),
     known=(

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.families import bert
-from conjoin.families.record import Family, Role
+from conjoin.families.names import twin_biased_head
+from conjoin.families.record import Role, masked_lm
 
 
 class BertGenerationConfig(bert.BertConfig):
@@ -34,18 +35,17 @@ def stack(config: BertGenerationConfig, role: Role) -> spec.StackSpec:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the head."""
-    biases = bert.twin_bias(stack, "lm_head.bias", "lm_head.decoder.bias")
-    return NameTable((*biases, Rule("lm_head.decoder.weight", "head.vocab.weight")))
+    return twin_biased_head(stack, "lm_head")
 
 
-FAMILY = Family(
-    config=BertGenerationConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    BertGenerationConfig,
+    "BertGeneration",
+    stack,
+    bert.body,
     decoder="own",
     encoder_architecture="BertGenerationEncoder",
     decoder_architecture="BertGenerationDecoder",
-    build=stack,
-    body=bert.body,
     head=head,
     prefixes=("bert.",),
     known=("google/bert_for_seq_generation_L-24_bbc_encoder",),

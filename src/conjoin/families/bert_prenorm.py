@@ -4,15 +4,14 @@
 Megatron-BERT's cross-attention is grafted: that of transformers' class takes sources as long as the target only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.families import bert, roberta
-from conjoin.families.builders import linears
-from conjoin.families.record import Family, Role
+from conjoin.families.names import layers, linears
+from conjoin.families.record import Role, masked_lm
 
 
 class MegatronBertConfig(bert.BertConfig):
@@ -71,53 +70,43 @@ def prelayernorm_stack(config: RobertaPreLayerNormConfig, role: Role) -> spec.St
 
 def _body(attention_norm: str, mlp_norm: str, final_norm: str) -> Callable[[spec.StackSpec], NameTable]:
     """BERT's names with the norms called otherwise."""
-    norms = {f"{branch}.{attention_norm}": name for branch, name in _ATTENTION_NORMS.items()}
+    norms = {f"attention.{attention_norm}": "self_attn_norm", f"crossattention.{attention_norm}": "cross_attn_norm"}
     layer = {theirs: ours for theirs, ours in bert.LAYER.items() if "LayerNorm" not in theirs}
-    layers = {
-        f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}"
-        for theirs, ours in {**layer, **norms, mlp_norm: "mlp_norm"}.items()
-    }
-    table = NameTable((*bert.EMBEDDING, *linears({**layers, final_norm: "final_norm"})), bert.BUFFERS)
+    blocks = layers("encoder.layer.{i}", {**layer, **norms, mlp_norm: "mlp_norm"})
+    table = NameTable((*bert.EMBEDDING, *blocks, *linears({final_norm: "final_norm"})), bert.BUFFERS)
     return lambda stack: table
 
 
-_ATTENTION_NORMS: Mapping[str, str] = {"attention": "self_attn_norm", "crossattention": "cross_attn_norm"}
-
-
-def _family(config: type[bert.BertConfig], name: str, prefix: str, **fields: Any) -> Family:
-    return Family(
-        config=config,
-        encoder="native",
-        encoder_architecture=f"{name}Model",
-        decoder_architecture=f"{name}ForCausalLM",
-        prefixes=(prefix,),
-        **fields,
-    )
-
-
-_MEGATRON = {
-    "decoder": "grafted",
-    "build": megatron_stack,
-    "body": _body("ln", "ln", "encoder.ln"),
-    "head": bert.head,
-    "known": ("UFNLP/gatortron-base",),
-}
-_XL = {
-    "decoder": "own",
-    "build": xl_stack,
-    "body": _body("self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
-    "head": roberta.head,
-    "known": ("facebook/xlm-roberta-xl",),
-}
-_PRE = {
-    "decoder": "own",
-    "build": prelayernorm_stack,
-    "body": _body("LayerNorm", "intermediate.LayerNorm", "LayerNorm"),
-    "head": roberta.head,
-    "known": ("andreasmadsen/efficient_mlm_m0.40",),
-}
 FAMILIES = (
-    _family(MegatronBertConfig, "MegatronBert", "bert.", **_MEGATRON),
-    _family(XLMRobertaXLConfig, "XLMRobertaXL", "roberta.", **_XL),
-    _family(RobertaPreLayerNormConfig, "RobertaPreLayerNorm", "roberta_prelayernorm.", **_PRE),
+    masked_lm(
+        MegatronBertConfig,
+        "MegatronBert",
+        megatron_stack,
+        _body("ln", "ln", "encoder.ln"),
+        decoder="grafted",
+        decoder_architecture="MegatronBertForCausalLM",
+        head=bert.head,
+        prefixes=("bert.",),
+        known=("UFNLP/gatortron-base",),
+    ),
+    masked_lm(
+        XLMRobertaXLConfig,
+        "XLMRobertaXL",
+        xl_stack,
+        _body("self_attn_layer_norm", "LayerNorm", "encoder.LayerNorm"),
+        decoder="own",
+        head=roberta.head,
+        prefixes=("roberta.",),
+        known=("facebook/xlm-roberta-xl",),
+    ),
+    masked_lm(
+        RobertaPreLayerNormConfig,
+        "RobertaPreLayerNorm",
+        prelayernorm_stack,
+        _body("LayerNorm", "intermediate.LayerNorm", "LayerNorm"),
+        decoder="own",
+        head=roberta.head,
+        prefixes=("roberta_prelayernorm.",),
+        known=("andreasmadsen/efficient_mlm_m0.40",),
+    ),
 )

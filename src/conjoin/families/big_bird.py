@@ -8,7 +8,7 @@ from dataclasses import replace
 from conjoin import spec
 from conjoin.errors import ConfigError, warn
 from conjoin.families import bert
-from conjoin.families.record import Family, Role
+from conjoin.families.record import Role, masked_lm
 
 
 class BigBirdConfig(bert.BertConfig):
@@ -67,14 +67,13 @@ def _biased(block: spec.Block, bias: bool) -> spec.Block:
     return replace(block, self_attn=replace(block.self_attn, attention=heads), cross_attn=None)
 
 
-FAMILY = Family(
-    config=BigBirdConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    BigBirdConfig,
+    "BigBird",
+    stack,
+    bert.body,
     decoder="grafted",
-    encoder_architecture="BigBirdModel",
     decoder_architecture="BigBirdForCausalLM",
-    build=stack,
-    body=bert.body,
     head=bert.head,
     prefixes=("bert.",),
     known=("google/bigbird-roberta-base",),

@@ -3,10 +3,11 @@
 from typing import Any, ClassVar
 
 from conjoin import spec
-from conjoin.checkpoint import HeadFused, NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
-from conjoin.families.builders import attention, head_size, linears, lm_head, repeat, stack_spec, word_embedding
+from conjoin.families.builders import plain_heads, prenorm_stack, word_embedding
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import linears, megatron_layers, weights
 from conjoin.families.record import Role, causal_lm
 
 
@@ -48,49 +49,26 @@ def stack(config: BloomConfig, role: Role) -> spec.StackSpec:
             "bloom: config.json has apply_residual_connection_post_layernorm = true, which conjoin does not know: no "
             "published BLOOM has it."
         )
-    norm, size = spec.LayerNorm(eps=config.layer_norm_epsilon), head_size(config, heads="n_head")
-    heads = attention(heads=config.n_head, size=size, bias=True, dropout=config.attention_dropout)
-    block = spec.Block(
-        norms=spec.Branch(pre=norm),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        mlp=spec.PlainMLP(intermediate_size=4 * config.hidden_size, activation="gelu_tanh"),
-        dropout=config.hidden_dropout,
-    )
-    return stack_spec(
+    norm = spec.LayerNorm(eps=config.layer_norm_epsilon)
+    heads = plain_heads(config, bias=True, dropout=config.attention_dropout)
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * config.n_layer,
+        mlp=spec.PlainMLP(intermediate_size=4 * config.hidden_size, activation="gelu_tanh"),
+        norm=norm,
+        blocks={"dropout": config.hidden_dropout},
         embedding=word_embedding(config, padding_id=None, norm=norm),
-        blocks=repeat(block, config.n_layer),
         relative_bias=spec.Alibi(),
-        final_norm=norm,
-        head=lm_head(config),
     )
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """BloomModel's names."""
-    heads = stack.blocks[0].self_attn.attention
-    layer = {
-        "input_layernorm": "self_attn_norm",
-        "self_attention.dense": "self_attn.o",
-        "post_attention_layernorm": "mlp_norm",
-        "mlp.dense_h_to_4h": "mlp.up",
-        "mlp.dense_4h_to_h": "mlp.down",
-    }
-    fused = (
-        Rule(
-            f"h.{{i}}.self_attention.query_key_value.{kind}",
-            tuple(f"blocks.{{i}}.self_attn.{letter}.{kind}" for letter in "qkv"),
-            HeadFused(heads.num_heads, heads.head_size),
-        )
-        for kind in ("weight", "bias")
-    )
     return NameTable(
         (
-            Rule("word_embeddings.weight", "embed.words.weight"),
-            *fused,
-            *linears({f"h.{{i}}.{name}": f"blocks.{{i}}.{ours}" for name, ours in layer.items()}),
+            *weights({"word_embeddings": "embed.words"}),
+            *megatron_layers(stack, "h.{i}", "self_attention"),
             *linears({"word_embeddings_layernorm": "embed.norm", "ln_f": "final_norm"}),
         )
     )

@@ -1,10 +1,10 @@
 """Bricks in the forms that most families have, and the stack that is built of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import Layout, PairedRotary, Rule, Same
 from conjoin.errors import ConfigError, warn
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.record import Role
@@ -43,12 +43,16 @@ def activation(config: PretrainedConfig, key: str) -> spec.Activation:
     return ACTIVATIONS[name]
 
 
-def head_size(config: PretrainedConfig, hidden: str = "hidden_size", heads: str = "num_attention_heads") -> int:
+def head_size(config: PretrainedConfig, heads: str = "num_attention_heads") -> int:
     """hidden_size / num_heads.
+
+    Args:
+        heads: Field of the config with the number of heads.
 
     Raises:
         ConfigError: it is not a whole number.
     """
+    hidden, heads = (config.attribute_map.get(name, name) for name in ("hidden_size", heads))
     width, count = getattr(config, hidden), getattr(config, heads)
     if count <= 0 or width % count:
         raise ConfigError(f"{config.model_type}: {hidden} = {width} is not a multiple of {heads} = {count}.")
@@ -73,10 +77,42 @@ def attention(
     return spec.Attention(**(fields | more))
 
 
-def own_cross_attention(config: PretrainedConfig, role: Role, heads: spec.Attention) -> spec.CrossAttention | None:
-    """Return the cross-attention that a family's own checkpoints hold, where the config asks a decoder for it."""
-    reads = role == "decoder" and config.add_cross_attention
-    return spec.CrossAttention(attention=heads, source_size=config.hidden_size) if reads else None
+def plain_heads(
+    config: PretrainedConfig, *, bias: bool, dropout: float, count: str = "num_attention_heads", **more: Any
+) -> spec.Attention:
+    """The attention of a config whose heads share its width evenly, and have keys and values each.
+
+    Args:
+        count: Field of the config with the number of heads.
+        more: As in `attention`.
+    """
+    size = head_size(config, count)
+    return attention(heads=getattr(config, count), size=size, bias=bias, dropout=dropout, **more)
+
+
+def plain_mlp(
+    config: PretrainedConfig,
+    activation_key: str = "hidden_act",
+    *,
+    size: int | None = None,
+    bias: bool = True,
+    dropout: float = 0.0,
+) -> spec.PlainMLP:
+    """Two layers with an activation between them.
+
+    Args:
+        activation_key: Field of the config that names the activation.
+        size: Their inner width; the config's `intermediate_size` by default.
+        bias: Of both.
+        dropout: Of the activation's output.
+    """
+    return spec.PlainMLP(
+        intermediate_size=config.intermediate_size if size is None else size,
+        activation=activation(config, activation_key),
+        up_bias=bias,
+        down_bias=bias,
+        activation_dropout=dropout,
+    )
 
 
 def word_embedding(config: PretrainedConfig, **more: Any) -> spec.Embedding:
@@ -99,6 +135,12 @@ def lm_head(config: PretrainedConfig, **more: Any) -> spec.Head:
     return spec.Head(**{**usual, **more})
 
 
+def masked_head(config: PretrainedConfig, activation: spec.Activation, norm: spec.LayerNorm) -> spec.Head:
+    """Return the head of a masked language model in BERT's form: a layer, an activation and a norm before the words."""
+    transform = spec.HeadTransform(size=config.hidden_size, activation=activation, norm=norm)
+    return lm_head(config, bias="trained", transform=transform)
+
+
 def stack_spec(config: PretrainedConfig, role: Role, **fields: Any) -> spec.StackSpec:
     """Return a config's stack: an encoder has no head, and new weights are normal unless `init` is given."""
     if role == "encoder":
@@ -108,47 +150,53 @@ def stack_spec(config: PretrainedConfig, role: Role, **fields: Any) -> spec.Stac
     return spec.StackSpec(family=config.model_type, hidden_size=config.hidden_size, **fields)
 
 
-def repeat(block: spec.Block, count: int) -> tuple[spec.Block, ...]:
-    """The same block `count` times."""
-    return (block,) * count
-
-
-def linears(pairs: Mapping[str, str]) -> tuple[Rule, ...]:
-    """Rules for the weight and the bias of layers that are named alike on both sides.
-
-    Norms called LayerNorm are read under TensorFlow's words, gamma and beta, too: bert-base-uncased has them so.
-    """
-    plain = [
-        Rule(f"{theirs}.{kind}", f"{ours}.{kind}") for theirs, ours in pairs.items() for kind in ("weight", "bias")
-    ]
-    older = [
-        Rule(f"{theirs}.{old}", f"{ours}.{kind}")
-        for theirs, ours in pairs.items()
-        if theirs.endswith("LayerNorm")
-        for old, kind in (("gamma", "weight"), ("beta", "bias"))
-    ]
-    return (*plain, *older)
-
-
-def rotary_pairs(stack: spec.StackSpec) -> PairedRotary:
-    """Return the layout of queries and keys whose rotated dimensions are stored in pairs."""
-    self_attn = stack.blocks[0].self_attn
-    assert self_attn.rotary is not None
-    return PairedRotary(self_attn.attention.head_size, self_attn.rotary.rotary_size)
-
-
-def paired_projections(stack: spec.StackSpec, layer: str) -> tuple[Rule, ...]:
-    """Rules for projections called q_proj, k_proj and v_proj whose rotated dimensions are stored in pairs.
+def prenorm_stack(
+    config: PretrainedConfig,
+    role: Role,
+    self_attn: Iterable[spec.SelfAttention],
+    *,
+    mlp: spec.MLP,
+    norm: spec.Norm,
+    norms: spec.Branch | None = None,
+    own_cross: bool = False,
+    blocks: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> spec.StackSpec:
+    """Return a stack with norms before its branches and one at the end, whose blocks differ in self-attention alone.
 
     Args:
-        layer: Where their names begin.
+        self_attn: Of every layer.
+        norm: The final norm.
+        norms: Of every branch; `norm` before it by default.
+        own_cross: The family's own checkpoints hold cross-attention, where the config asks a decoder for it.
+        blocks: Fields of every block that differ from the usual.
+        more: Fields of the stack that differ from the usual.
     """
-    layouts: dict[str, Layout] = {"q": rotary_pairs(stack), "k": rotary_pairs(stack), "v": Same()}
-    return tuple(
-        Rule(f"{layer}.{letter}_proj.{kind}", f"blocks.{{i}}.self_attn.{letter}.{kind}", layout)
-        for letter, layout in layouts.items()
-        for kind in ("weight", "bias")
+    block = partial(
+        spec.Block, norms=norms or spec.Branch(pre=norm), causal=role == "decoder", mlp=mlp, **(blocks or {})
     )
+    reads_source = own_cross and role == "decoder" and config.add_cross_attention
+    layers = tuple(
+        block(self_attn=each, cross_attn=_cross_attention(config, each.attention) if reads_source else None)
+        for each in self_attn
+    )
+    usual: dict[str, Any] = {"embedding": word_embedding(config), "head": lm_head(config), "final_norm": norm}
+    return stack_spec(config, role, blocks=layers, **{**usual, **more})
+
+
+def _cross_attention(config: PretrainedConfig, heads: spec.Attention) -> spec.CrossAttention:
+    return spec.CrossAttention(attention=heads, source_size=config.hidden_size)
+
+
+def postnorm_stack(
+    config: PretrainedConfig, role: Role, self_attn: Iterable[spec.SelfAttention], *, norm: spec.Norm, **more: Any
+) -> spec.StackSpec:
+    """Return a stack with norms behind its branches, and so none at the end.
+
+    Args:
+        more: As in `prenorm_stack`.
+    """
+    return prenorm_stack(config, role, self_attn, norm=norm, norms=spec.Branch(post=norm), final_norm=None, **more)
 
 
 def warn_no_effect(config: PretrainedConfig, key: str) -> None:

@@ -3,7 +3,8 @@
 from conjoin import spec
 from conjoin.checkpoint import NameTable, Parts, Reshaped, Rule
 from conjoin.families import llama
-from conjoin.families.builders import lm_head, paired_projections, rotary_pairs
+from conjoin.families.builders import lm_head
+from conjoin.families.names import paired_projections, rotary_pairs
 from conjoin.families.record import Role
 
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families.builders import attention, head_size, linears
-from conjoin.families.record import Family, Role
+from conjoin.families.builders import head_size, plain_heads
+from conjoin.families.names import layers, linears, weights
+from conjoin.families.record import Role, masked_lm
 
 
 class DebertaV2Config(bert.BertConfig):
@@ -68,10 +69,8 @@ def stack(config: DebertaV2Config, role: Role) -> spec.StackSpec:
     size = head_size(config)
     if config.attention_head_size not in (None, size):
         raise ConfigError(f"deberta-v2: attention_head_size = {config.attention_head_size}; expected {size}.")
-    heads = attention(
-        heads=config.num_attention_heads, size=size, bias=True, dropout=config.attention_probs_dropout_prob,
-        scale=(size * (1 + len(kinds & {"c2p", "p2c"}))) ** -0.5,
-    )  # fmt: skip
+    scale = (size * (1 + len(kinds & {"c2p", "p2c"}))) ** -0.5
+    heads = plain_heads(config, bias=True, dropout=config.attention_probs_dropout_prob, scale=scale)
     reads = _reads(config, kinds)
     block = replace(plain.blocks[0], self_attn=spec.SelfAttention(attention=heads, disentangled=reads))
     return replace(
@@ -135,23 +134,17 @@ _LAYER = {
 
 def body(stack: spec.StackSpec) -> NameTable:
     """DebertaV2Model's names."""
-    layers = {f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in _LAYER.items()}
-    top = {"encoder.LayerNorm": "relative_table.norm", "embeddings.embed_proj": "embed.projection"}
-    table = Rule("encoder.rel_embeddings.weight", "relative_table.weight")
-    return NameTable((*bert.EMBEDDING, table, *linears({**top, **layers})), bert.BUFFERS)
+    table = weights({"encoder.rel_embeddings": "relative_table"})
+    top = linears({"encoder.LayerNorm": "relative_table.norm", "embeddings.embed_proj": "embed.projection"})
+    return NameTable((*bert.EMBEDDING, *table, *top, *layers("encoder.layer.{i}", _LAYER)), bert.BUFFERS)
 
 
-FAMILY = Family(
-    config=DebertaV2Config,
-    encoder="native",
+FAMILY = masked_lm(
+    DebertaV2Config,
+    "DebertaV2",
+    stack,
+    body,
     decoder=None,
-    encoder_architecture="DebertaV2Model",
-    build=stack,
-    body=body,
     prefixes=("deberta.",),
-    known=(
-        "microsoft/deberta-v3-base",
-        "microsoft/mdeberta-v3-base",
-        "microsoft/deberta-v3-small",
-    ),
+    known=("microsoft/deberta-v3-base", "microsoft/mdeberta-v3-base", "microsoft/deberta-v3-small"),
 )

@@ -6,19 +6,11 @@ transformers drops out behind the MLP only; here self-attention's output is drop
 from typing import ClassVar
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    repeat,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.checkpoint import NameTable
+from conjoin.families.builders import activation, masked_head, plain_heads, plain_mlp, postnorm_stack, word_embedding
 from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role
+from conjoin.families.names import biased_head, layers, linears, weights
+from conjoin.families.record import Role, masked_lm
 
 NORM = spec.LayerNorm(eps=1e-12)  # fixed in transformers' code, no config key
 
@@ -54,35 +46,24 @@ class DistilBertConfig(PretrainedConfig):
     pad_token_id: int | None = 0
 
 
-def block(config: DistilBertConfig, role: Role) -> spec.Block:
-    """One block: post-norm, biases everywhere."""
-    size = head_size(config, "dim", "n_heads")
-    return spec.Block(
-        norms=spec.Branch(post=NORM),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(
-            attention=attention(heads=config.n_heads, size=size, bias=True, dropout=config.attention_dropout)
-        ),
-        mlp=spec.PlainMLP(intermediate_size=config.hidden_dim, activation=activation(config, "activation")),
-        dropout=config.dropout,
-    )
-
-
 def stack(config: DistilBertConfig, role: Role) -> spec.StackSpec:
     """DistilBERT's stack; as a decoder it is causal and has the masked language model's head."""
+    heads = plain_heads(config, bias=True, dropout=config.attention_dropout)
     position = spec.Sinusoidal if config.sinusoidal_pos_embds else spec.Learned
-    transform = spec.HeadTransform(size=config.dim, activation=activation(config, "activation"), norm=NORM)
-    return stack_spec(
+    return postnorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * config.n_layers,
+        mlp=plain_mlp(config, "activation"),
+        norm=NORM,
+        blocks={"dropout": config.dropout},
         embedding=word_embedding(
             config,
             position=position(max_positions=config.max_position_embeddings),
             norm=NORM,
             dropout=config.dropout,
         ),
-        blocks=repeat(block(config, role), config.n_layers),
-        head=lm_head(config, bias="trained", transform=transform),
+        head=masked_head(config, activation(config, "activation"), NORM),
     )
 
 
@@ -98,35 +79,23 @@ LAYER = {
 
 def body(stack: spec.StackSpec) -> NameTable:
     """DistilBertModel's names."""
-    layers = {f"transformer.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
-    return NameTable(
-        (
-            Rule("embeddings.word_embeddings.weight", "embed.words.weight"),
-            Rule("embeddings.position_embeddings.weight", "embed.positions.weight"),
-            *linears({"embeddings.LayerNorm": "embed.norm", **layers}),
-        ),
-        ignored=(r"embeddings\.position_ids",),
-    )
+    embedding = {"embeddings.word_embeddings": "embed.words", "embeddings.position_embeddings": "embed.positions"}
+    norm = linears({"embeddings.LayerNorm": "embed.norm"})
+    rules = (*weights(embedding), *norm, *layers("transformer.layer.{i}", LAYER))
+    return NameTable(rules, ignored=(r"embeddings\.position_ids",))
 
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head."""
-    return NameTable(
-        (
-            Rule("vocab_projector.bias", "head.bias"),
-            Rule("vocab_projector.weight", "head.vocab.weight"),
-            *linears({"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm"}),
-        )
-    )
+    return biased_head("vocab_projector", {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm"})
 
 
-FAMILY = Family(
-    config=DistilBertConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    DistilBertConfig,
+    "DistilBert",
+    stack,
+    body,
     decoder="grafted",
-    encoder_architecture="DistilBertModel",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("distilbert.",),
     known=("distilbert/distilbert-base-uncased",),

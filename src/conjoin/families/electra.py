@@ -4,10 +4,10 @@ The head is the generator's. Most checkpoints are discriminators, which have no 
 """
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.families import bert
-from conjoin.families.builders import linears
-from conjoin.families.record import Family, Role
+from conjoin.families.names import biased_head, linears
+from conjoin.families.record import Role, masked_lm
 
 
 class ElectraConfig(bert.BertConfig):
@@ -42,23 +42,16 @@ def body(stack: spec.StackSpec) -> NameTable:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Return the names of the generator's head."""
-    return NameTable(
-        (
-            Rule("generator_lm_head.bias", "head.bias"),
-            Rule("generator_lm_head.weight", "head.vocab.weight"),
-            *linears({"generator_predictions.dense": "head.dense", "generator_predictions.LayerNorm": "head.norm"}),
-        )
-    )
+    transform = {"generator_predictions.dense": "head.dense", "generator_predictions.LayerNorm": "head.norm"}
+    return biased_head("generator_lm_head", transform)
 
 
-FAMILY = Family(
-    config=ElectraConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    ElectraConfig,
+    "Electra",
+    stack,
+    body,
     decoder="own",
-    encoder_architecture="ElectraModel",
-    decoder_architecture="ElectraForCausalLM",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("electra.",),
     known=("google/electra-base-discriminator",),

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.families import bert
-from conjoin.families.record import Family, Role
+from conjoin.families.names import weights
+from conjoin.families.record import Role, masked_lm
 
 
 class ErnieConfig(bert.BertConfig):
@@ -29,17 +30,15 @@ def stack(config: ErnieConfig, role: Role) -> spec.StackSpec:
 
 def body(stack: spec.StackSpec) -> NameTable:
     """ErnieModel's names."""
-    return NameTable((Rule("embeddings.task_type_embeddings.weight", "embed.tasks.weight"),)) + bert.body(stack)
+    return NameTable(weights({"embeddings.task_type_embeddings": "embed.tasks"})) + bert.body(stack)
 
 
-FAMILY = Family(
-    config=ErnieConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    ErnieConfig,
+    "Ernie",
+    stack,
+    body,
     decoder="own",
-    encoder_architecture="ErnieModel",
-    decoder_architecture="ErnieForCausalLM",
-    build=stack,
-    body=body,
     head=bert.head,
     prefixes=("ernie.",),
     known=("nghuyong/ernie-3.0-base-zh",),

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
 from conjoin.families import llama
-from conjoin.families.record import LM_HEAD, Role
+from conjoin.families.names import biased_lm_head
+from conjoin.families.record import Role
 
 
 class EuroBertConfig(llama.LlamaConfig):
@@ -38,14 +38,9 @@ def stack(config: EuroBertConfig, role: Role) -> spec.StackSpec:
     return replace(plain, head=head)
 
 
-def head(stack: spec.StackSpec) -> NameTable:
-    """Names of the masked language model's head."""
-    return LM_HEAD + NameTable((Rule("lm_head.bias", "head.bias"),))
-
-
 FAMILY = replace(
     llama.family(EuroBertConfig, "EuroBert", stack, known=("EuroBERT/EuroBERT-210m",)),
     encoder="native",
     decoder_architecture=None,
-    head=head,
+    head=biased_lm_head,
 )

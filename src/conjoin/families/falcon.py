@@ -1,18 +1,10 @@
 """Falcon (Almazrouei et al. 2023, arXiv:2311.16867): one key head or few, attention and MLP side by side."""
 
 from conjoin import spec
-from conjoin.checkpoint import HeadFused, NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    repeat,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.families.builders import attention, head_size, plain_mlp, prenorm_stack, word_embedding
+from conjoin.families.names import linears, megatron_layers, weights
 from conjoin.families.record import Role, causal_lm
 from conjoin.families.rope import RopeFields, rotary
 
@@ -67,25 +59,13 @@ def _require_known(config: FalconConfig) -> None:
         )
 
 
-def block(config: FalconConfig, role: Role) -> spec.Block:
-    """One block of Falcon's shape."""
-    size, heads, new = head_size(config), config.num_attention_heads, config.new_decoder_architecture
-    kv_heads = (config.num_kv_heads or heads) if new else 1 if config.multi_query else heads
+def _self_attn(config: FalconConfig) -> spec.SelfAttention:
+    size, heads = head_size(config), config.num_attention_heads
+    kv_heads = 1 if config.multi_query else heads
+    if config.new_decoder_architecture:
+        kv_heads = config.num_kv_heads or heads
     ours = attention(heads=heads, kv_heads=kv_heads, size=size, bias=config.bias, dropout=config.attention_dropout)
-    return spec.Block(
-        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
-        parallel=config.parallel_attn,
-        shared_norm=config.parallel_attn and (config.num_ln_in_parallel_attn or 1 + new) == 1,
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=ours, rotary=None if config.alibi else rotary(config, size)),
-        mlp=spec.PlainMLP(
-            intermediate_size=config.ffn_hidden_size or 4 * config.hidden_size,
-            activation=activation(config, "activation"),
-            up_bias=config.bias,
-            down_bias=config.bias,
-        ),
-        dropout=config.hidden_dropout,
-    )
+    return spec.SelfAttention(attention=ours, rotary=None if config.alibi else rotary(config, size))
 
 
 def _alibi(config: FalconConfig, role: Role) -> spec.Alibi:
@@ -96,43 +76,28 @@ def _alibi(config: FalconConfig, role: Role) -> spec.Alibi:
 def stack(config: FalconConfig, role: Role) -> spec.StackSpec:
     """Falcon's stack; both ways as an encoder."""
     _require_known(config)
-    return stack_spec(
+    norms = config.num_ln_in_parallel_attn or 1 + config.new_decoder_architecture
+    together = {"parallel": config.parallel_attn, "shared_norm": config.parallel_attn and norms == 1}
+    return prenorm_stack(
         config,
         role,
+        [_self_attn(config)] * config.num_hidden_layers,
+        mlp=plain_mlp(config, "activation", size=config.ffn_hidden_size or 4 * config.hidden_size, bias=config.bias),
+        norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        blocks={**together, "dropout": config.hidden_dropout},
         embedding=word_embedding(config, padding_id=None),
-        blocks=repeat(block(config, role), config.num_hidden_layers),
         relative_bias=_alibi(config, role) if config.alibi else None,
-        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
-        head=lm_head(config),
     )
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """FalconModel's names; those of the norms depend on their number."""
-    theirs, ours, block = "h.{i}", "blocks.{i}", stack.blocks[0]
-    heads = block.self_attn.attention
-    layout = HeadFused(heads.num_kv_heads, heads.head_size, shared=heads.num_heads // heads.num_kv_heads)
-    two = block.parallel and not block.shared_norm
-    layer = {
-        "ln_attn" if two else "input_layernorm": "self_attn_norm",
-        "ln_mlp" if two else "post_attention_layernorm": "mlp_norm",
-        "self_attention.dense": "self_attn.o",
-        "mlp.dense_h_to_4h": "mlp.up",
-        "mlp.dense_4h_to_h": "mlp.down",
-    }
-    fused = (
-        Rule(
-            f"{theirs}.self_attention.query_key_value.{kind}",
-            tuple(f"{ours}.self_attn.{letter}.{kind}" for letter in "qkv"),
-            layout,
-        )
-        for kind in ("weight", "bias")
-    )
+    block = stack.blocks[0]
+    norms = {"norms": ("ln_attn", "ln_mlp")} if block.parallel and not block.shared_norm else {}
     return NameTable(
         (
-            Rule("word_embeddings.weight", "embed.words.weight"),
-            *fused,
-            *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
+            *weights({"word_embeddings": "embed.words"}),
+            *megatron_layers(stack, "h.{i}", "self_attention", **norms),
             *linears({"ln_f": "final_norm"}),
         ),
         ignored=(r"h\.\d+\.self_attention\.rotary_emb\.inv_freq",),

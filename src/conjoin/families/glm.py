@@ -5,7 +5,7 @@ from functools import partial
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule
 from conjoin.families import llama
-from conjoin.families.builders import paired_projections
+from conjoin.families.names import paired_projections
 from conjoin.families.record import Role
 from conjoin.families.rope import older_words
 

@@ -1,33 +1,19 @@
 """GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out)."""
 
+from dataclasses import replace
 from typing import ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import Fused, NameTable, Rule, Transposed
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    own_cross_attention,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.families.builders import plain_heads, plain_mlp, prenorm_stack, word_embedding
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Family, Role
 
 
-class GPT2Config(PretrainedConfig):
-    """Fields of a GPT-2 config.json.
+class GPT2Fields(PretrainedConfig):
+    """Fields of a GPT-2 config.json that GPT-J's have too."""
 
-    Args:
-        reorder_and_upcast_attn: Scores in float32, as they always are here.
-        summary_type, summary_use_proj, summary_activation, summary_proj_to_labels, summary_first_dropout: For multiple
-            choice heads, which conjoin has none of.
-    """
-
-    model_type = "gpt2"
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",
@@ -46,6 +32,25 @@ class GPT2Config(PretrainedConfig):
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+
+    @property
+    def mlp_size(self) -> int:
+        """Inner width of the MLP."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+
+class GPT2Config(GPT2Fields):
+    """Fields of a GPT-2 config.json.
+
+    Args:
+        reorder_and_upcast_attn: Scores in float32, as they always are here.
+        summary_type, summary_use_proj, summary_activation, summary_proj_to_labels, summary_first_dropout: For multiple
+            choice heads, which conjoin has none of.
+    """
+
+    model_type = "gpt2"
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     reorder_and_upcast_attn: bool = False
@@ -54,34 +59,25 @@ class GPT2Config(PretrainedConfig):
     summary_activation: str | None = None
     summary_proj_to_labels: bool = True
     summary_first_dropout: float = 0.1
-    bos_token_id: int | None = 50256
-    eos_token_id: int | list[int] | None = 50256
 
 
-def block(config: GPT2Config, role: Role, layer: int) -> spec.Block:
-    """Block number `layer`; its scores may be divided by layer + 1."""
-    size = head_size(config, "n_embd", "n_head")
-    scale = size**-0.5 if config.scale_attn_weights else 1.0
-    scale = scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
-    heads = attention(heads=config.n_head, size=size, bias=True, dropout=config.attn_pdrop, scale=scale)
-    return spec.Block(
-        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=own_cross_attention(config, role, heads),
-        mlp=spec.PlainMLP(
-            intermediate_size=4 * config.n_embd if config.n_inner is None else config.n_inner,
-            activation=activation(config, "activation_function"),
-        ),
-        dropout=config.resid_pdrop,
-    )
+def _heads(config: GPT2Config, layer: int) -> spec.Attention:
+    """Those of block number `layer`; its scores may be divided by layer + 1."""
+    heads = plain_heads(config, bias=True, dropout=config.attn_pdrop)
+    scale = heads.scale if config.scale_attn_weights else 1.0
+    return replace(heads, scale=scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale)
 
 
 def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
     """GPT-2's stack."""
-    return stack_spec(
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=_heads(config, layer)) for layer in range(config.n_layer)],
+        mlp=plain_mlp(config, "activation_function", size=config.mlp_size),
+        norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        own_cross=True,
+        blocks={"dropout": config.resid_pdrop},
         embedding=word_embedding(
             config,
             position=spec.Learned(max_positions=config.n_positions),
@@ -89,9 +85,6 @@ def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
             token_types="words",
             dropout=config.embd_pdrop,
         ),
-        blocks=tuple(block(config, role, layer) for layer in range(config.n_layer)),
-        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
-        head=lm_head(config),
     )
 
 
@@ -107,14 +100,16 @@ def _conv1d(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (Rule(f"{theirs}.weight", f"{ours}.weight", Transposed()), Rule(f"{theirs}.bias", f"{ours}.bias"))
 
 
+NORMS = {"ln_1": "self_attn_norm", "ln_cross_attn": "cross_attn_norm", "ln_2": "mlp_norm"}
+
+
 def body(stack: spec.StackSpec) -> NameTable:
     """GPT2Model's names."""
     theirs, ours = "h.{i}", "blocks.{i}"
     attn, cross = f"{ours}.self_attn", f"{ours}.cross_attn"
     return NameTable(
         (
-            Rule("wte.weight", "embed.words.weight"),
-            Rule("wpe.weight", "embed.positions.weight"),
+            *weights({"wte": "embed.words", "wpe": "embed.positions"}),
             *_fused(f"{theirs}.attn.c_attn", (f"{attn}.q", f"{attn}.k", f"{attn}.v")),
             *_conv1d(f"{theirs}.attn.c_proj", f"{attn}.o"),
             *_conv1d(f"{theirs}.crossattention.q_attn", f"{cross}.q"),
@@ -122,14 +117,8 @@ def body(stack: spec.StackSpec) -> NameTable:
             *_conv1d(f"{theirs}.crossattention.c_proj", f"{cross}.o"),
             *_conv1d(f"{theirs}.mlp.c_fc", f"{ours}.mlp.up"),
             *_conv1d(f"{theirs}.mlp.c_proj", f"{ours}.mlp.down"),
-            *linears(
-                {
-                    f"{theirs}.ln_1": f"{ours}.self_attn_norm",
-                    f"{theirs}.ln_cross_attn": f"{ours}.cross_attn_norm",
-                    f"{theirs}.ln_2": f"{ours}.mlp_norm",
-                    "ln_f": "final_norm",
-                }
-            ),
+            *layers(theirs, NORMS),
+            *linears({"ln_f": "final_norm"}),
         ),
         ignored=(r"h\.\d+\.(attn|crossattention)\.(masked_)?bias",),
     )
@@ -144,8 +133,5 @@ FAMILY = Family(
     build=stack,
     body=body,
     prefixes=("transformer.",),
-    known=(
-        "openai-community/gpt2",
-        "distilbert/distilgpt2",
-    ),
+    known=("openai-community/gpt2", "distilbert/distilgpt2"),
 )

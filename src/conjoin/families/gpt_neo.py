@@ -3,18 +3,11 @@
 from typing import Any, ClassVar, cast
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.families.builders import plain_heads, plain_mlp, prenorm_stack, word_embedding
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Role, causal_lm
 
 
@@ -63,30 +56,18 @@ def _types(config: GPTNeoConfig) -> list[str]:
     return types
 
 
-def block(config: GPTNeoConfig, role: Role, window: int | None) -> spec.Block:
-    """One block, which sees as far as `window`."""
-    size = head_size(config, "hidden_size", "num_heads")
-    heads = attention(
-        heads=config.num_heads, size=size, bias=False, o_bias=True, dropout=config.attention_dropout, scale=1.0
-    )
-    return spec.Block(
-        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads, window=window),
-        mlp=spec.PlainMLP(
-            intermediate_size=config.intermediate_size or 4 * config.hidden_size,
-            activation=activation(config, "activation_function"),
-        ),
-        dropout=config.resid_dropout,
-    )
-
-
 def stack(config: GPTNeoConfig, role: Role) -> spec.StackSpec:
     """GPT-Neo's stack; as an encoder windows open to both sides."""
+    heads = plain_heads(config, bias=False, o_bias=True, dropout=config.attention_dropout, scale=1.0)
     windows = (config.window_size if kind == "local" else None for kind in _types(config))
-    return stack_spec(
+    size = config.intermediate_size or 4 * config.hidden_size
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads, window=window) for window in windows],
+        mlp=plain_mlp(config, "activation_function", size=size),
+        norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        blocks={"dropout": config.resid_dropout},
         embedding=word_embedding(
             config,
             position=spec.Learned(max_positions=config.max_position_embeddings),
@@ -94,30 +75,24 @@ def stack(config: GPTNeoConfig, role: Role) -> spec.StackSpec:
             token_types="words",
             dropout=config.embed_dropout,
         ),
-        blocks=tuple(block(config, role, window) for window in windows),
-        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
-        head=lm_head(config),
     )
+
+
+LAYER = {
+    "ln_1": "self_attn_norm",
+    **{f"attn.attention.{letter}_proj": f"self_attn.{letter}" for letter in "qkv"},
+    "attn.attention.out_proj": "self_attn.o",
+    "ln_2": "mlp_norm",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """GPTNeoModel's names."""
-    theirs, ours = "h.{i}", "blocks.{i}"
-    layer = {
-        "ln_1": "self_attn_norm",
-        **{f"attn.attention.{letter}_proj": f"self_attn.{letter}" for letter in "qkv"},
-        "attn.attention.out_proj": "self_attn.o",
-        "ln_2": "mlp_norm",
-        "mlp.c_fc": "mlp.up",
-        "mlp.c_proj": "mlp.down",
-    }
+    tables = weights({"wte": "embed.words", "wpe": "embed.positions"})
     return NameTable(
-        (
-            Rule("wte.weight", "embed.words.weight"),
-            Rule("wpe.weight", "embed.positions.weight"),
-            *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
-            *linears({"ln_f": "final_norm"}),
-        ),
+        (*tables, *layers("h.{i}", LAYER), *linears({"ln_f": "final_norm"})),
         ignored=(r"h\.\d+\.attn\.attention\.(masked_)?bias",),
     )
 

@@ -1,17 +1,9 @@
 """GPT-NeoX (Black et al. 2022, arXiv:2204.06745) and Pythia: attention beside the MLP, partial rotary positions."""
 
 from conjoin import spec
-from conjoin.checkpoint import HeadFused, NameTable, Rule
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    repeat,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.checkpoint import NameTable
+from conjoin.families.builders import head_size, plain_heads, plain_mlp, prenorm_stack, word_embedding
+from conjoin.families.names import linears, megatron_layers, weights
 from conjoin.families.record import Role, causal_lm
 from conjoin.families.rope import RopeFields, older_words, rotary
 
@@ -40,59 +32,28 @@ class GPTNeoXConfig(RopeFields):
     eos_token_id: int | list[int] | None = 2
 
 
-def block(config: GPTNeoXConfig, role: Role) -> spec.Block:
-    """One block of GPT-NeoX's shape."""
-    norm, size = spec.LayerNorm(eps=config.layer_norm_eps), head_size(config)
-    older = {"partial_rotary_factor": config.rotary_pct, **older_words(config, "rotary_emb_base")}
-    heads = attention(
-        heads=config.num_attention_heads, size=size, bias=config.attention_bias, dropout=config.attention_dropout
-    )
-    return spec.Block(
-        norms=spec.Branch(pre=norm),
-        parallel=config.use_parallel_residual,
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads, rotary=rotary(config, size, older=older)),
-        mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),
-        dropout=config.hidden_dropout,
-    )
-
-
 def stack(config: GPTNeoXConfig, role: Role) -> spec.StackSpec:
     """GPT-NeoX's stack; both ways as an encoder."""
-    return stack_spec(
+    older = {"partial_rotary_factor": config.rotary_pct, **older_words(config, "rotary_emb_base")}
+    heads = plain_heads(config, bias=config.attention_bias, dropout=config.attention_dropout)
+    reads = spec.SelfAttention(attention=heads, rotary=rotary(config, head_size(config), older=older))
+    return prenorm_stack(
         config,
         role,
+        [reads] * config.num_hidden_layers,
+        mlp=plain_mlp(config),
+        norm=spec.LayerNorm(eps=config.layer_norm_eps),
+        blocks={"parallel": config.use_parallel_residual, "dropout": config.hidden_dropout},
         embedding=word_embedding(config, padding_id=None, dropout=config.hidden_dropout),
-        blocks=repeat(block(config, role), config.num_hidden_layers),
-        final_norm=spec.LayerNorm(eps=config.layer_norm_eps),
-        head=lm_head(config),
     )
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """GPTNeoXModel's names."""
-    theirs, ours = "layers.{i}", "blocks.{i}"
-    heads = stack.blocks[0].self_attn.attention
-    layer = {
-        "input_layernorm": "self_attn_norm",
-        "attention.dense": "self_attn.o",
-        "post_attention_layernorm": "mlp_norm",
-        "mlp.dense_h_to_4h": "mlp.up",
-        "mlp.dense_4h_to_h": "mlp.down",
-    }
-    fused = (
-        Rule(
-            f"{theirs}.attention.query_key_value.{kind}",
-            tuple(f"{ours}.self_attn.{letter}.{kind}" for letter in "qkv"),
-            HeadFused(heads.num_heads, heads.head_size),
-        )
-        for kind in ("weight", "bias")
-    )
     return NameTable(
         (
-            Rule("embed_in.weight", "embed.words.weight"),
-            *fused,
-            *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
+            *weights({"embed_in": "embed.words"}),
+            *megatron_layers(stack, "layers.{i}", "attention"),
             *linears({"final_layer_norm": "final_norm"}),
         ),
         ignored=(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
@@ -101,7 +62,7 @@ def body(stack: spec.StackSpec) -> NameTable:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """The vocabulary matrix, where it is not tied; files say embed_out, transformers 5's class says lm_head."""
-    return NameTable(tuple(Rule(f"{name}.weight", "head.vocab.weight") for name in ("embed_out", "lm_head")))
+    return NameTable(weights({"embed_out": "head.vocab", "lm_head": "head.vocab"}))
 
 
 FAMILY = causal_lm(

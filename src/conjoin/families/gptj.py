@@ -4,55 +4,33 @@ Attention and MLP stand side by side behind one norm; the rotated dimensions of 
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from conjoin import spec
 from conjoin.checkpoint import HeadFused, NameTable, Parts, Rule, Same
 from conjoin.errors import ConfigError
-from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
-    lm_head,
-    paired_projections,
-    repeat,
-    rotary_pairs,
-    stack_spec,
-    word_embedding,
-)
-from conjoin.families.config import PretrainedConfig
-from conjoin.families.record import Family, Role, biased_lm_head, causal_lm
+from conjoin.families import gpt2
+from conjoin.families.builders import head_size, lm_head, plain_heads, plain_mlp, prenorm_stack, word_embedding
+from conjoin.families.names import biased_lm_head, layers, linears, paired_projections, rotary_pairs, weights
+from conjoin.families.record import Family, Role, causal_lm
 
 _SHARDS = 4
 """Parts of CodeGen's fused projections, each with a quarter of the heads: the cores of the TPU that trained it."""
 
 
-class GPTJConfig(PretrainedConfig):
+class GPTJConfig(gpt2.GPT2Fields):
     """Fields of a GPT-J config.json; n_positions has no effect, because rotations have no table."""
 
     model_type = "gptj"
-    attribute_map: ClassVar[dict[str, str]] = {
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    }
     vocab_size: int = 50400
     n_positions: int = 2048
     n_embd: int = 4096
     n_layer: int = 28
     n_head: int = 16
     rotary_dim: int = 64
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
     resid_pdrop: float = 0.0
     embd_pdrop: float = 0.0
     attn_pdrop: float = 0.0
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
-    bos_token_id: int | None = 50256
-    eos_token_id: int | list[int] | None = 50256
     tie_word_embeddings: bool = False
 
 
@@ -63,38 +41,27 @@ class CodeGenConfig(GPTJConfig):
     n_ctx: int = 2048
 
 
-def block(config: GPTJConfig, role: Role) -> spec.Block:
-    """One block of GPT-J's shape."""
-    size = head_size(config, "n_embd", "n_head")
+def _rotary(config: GPTJConfig) -> spec.Rotary:
+    size = head_size(config)
     if config.rotary_dim % 2 or not 2 <= config.rotary_dim <= size:
         raise ConfigError(
             f"{config.model_type}: rotary_dim = {config.rotary_dim}; expected an even number from 2 to {size}, the "
             "size of a head."
         )
-    heads = attention(heads=config.n_head, size=size, bias=False, dropout=config.attn_pdrop)
-    rotary = spec.Rotary(base=10000.0, rotary_size=config.rotary_dim)
-    return spec.Block(
-        norms=spec.Branch(pre=spec.LayerNorm(eps=config.layer_norm_epsilon)),
-        parallel=True,
-        shared_norm=True,
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads, rotary=rotary),
-        mlp=spec.PlainMLP(
-            intermediate_size=4 * config.n_embd if config.n_inner is None else config.n_inner,
-            activation=activation(config, "activation_function"),
-        ),
-        dropout=config.resid_pdrop,
-    )
+    return spec.Rotary(base=10000.0, rotary_size=config.rotary_dim)
 
 
 def stack(config: GPTJConfig, role: Role) -> spec.StackSpec:
     """GPT-J's stack; both ways as an encoder."""
-    return stack_spec(
+    heads = plain_heads(config, bias=False, dropout=config.attn_pdrop)
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads, rotary=_rotary(config))] * config.n_layer,
+        mlp=plain_mlp(config, "activation_function", size=config.mlp_size),
+        norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
+        blocks={"parallel": True, "shared_norm": True, "dropout": config.resid_pdrop},
         embedding=word_embedding(config, padding_id=None, token_types="words", dropout=config.embd_pdrop),
-        blocks=repeat(block(config, role), config.n_layer),
-        final_norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
         head=lm_head(config, bias="trained"),
     )
 
@@ -112,13 +79,7 @@ LAYER = {"ln_1": "self_attn_norm", "attn.out_proj": "self_attn.o", "mlp.fc_in": 
 
 def _body(projections: tuple[Rule, ...]) -> NameTable:
     return NameTable(
-        (
-            Rule("wte.weight", "embed.words.weight"),
-            *projections,
-            *linears(
-                {"ln_f": "final_norm", **{f"h.{{i}}.{name}": f"blocks.{{i}}.{ours}" for name, ours in LAYER.items()}}
-            ),
-        ),
+        (*weights({"wte": "embed.words"}), *projections, *layers("h.{i}", LAYER), *linears({"ln_f": "final_norm"})),
         ignored=(r"h\.\d+\.attn\.((causal_|masked_)?(mask|bias)|embed_positions)",),
     )
 

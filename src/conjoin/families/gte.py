@@ -3,11 +3,12 @@
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import rotary_bert
-from conjoin.families.builders import head_size, linears
-from conjoin.families.record import Family, Role
+from conjoin.families.builders import head_size
+from conjoin.families.names import QKV, biased_head
+from conjoin.families.record import Role, masked_lm
 from conjoin.families.remote_code import without_fixed
 
 FIXED: dict[str, tuple[Any, ...]] = {
@@ -62,7 +63,7 @@ _LAYER = {
     "mlp_ln": "mlp_norm",
     "mlp.down_proj": "mlp.down",
 }
-_FUSED = {"attention.qkv_proj": rotary_bert.QKV, "mlp.up_gate_proj": ("mlp.up", "mlp.gate")}
+_FUSED = {"attention.qkv_proj": QKV, "mlp.up_gate_proj": ("mlp.up", "mlp.gate")}
 
 
 def body(stack: spec.StackSpec) -> NameTable:
@@ -72,18 +73,16 @@ def body(stack: spec.StackSpec) -> NameTable:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head, and what the hub's code calls its norm."""
-    inner = {"lm_head.dense": "head.dense", "lm_head.layer_norm": "head.norm", "lm_head.norm": "head.norm"}
-    matrix = Rule("lm_head.decoder.weight", "head.vocab.weight"), Rule("lm_head.decoder.bias", "head.bias")
-    return NameTable((*matrix, *linears(inner)))
+    transform = {"lm_head.dense": "head.dense", "lm_head.layer_norm": "head.norm", "lm_head.norm": "head.norm"}
+    return biased_head("lm_head.decoder", transform)
 
 
-FAMILY = Family(
-    config=GteConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    GteConfig,
+    "Gte",
+    stack,
+    body,
     decoder="grafted",
-    encoder_architecture="GteModel",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("gte.", "new."),
     known=(

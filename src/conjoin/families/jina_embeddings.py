@@ -6,8 +6,9 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable, Rule
 from conjoin.errors import warn
 from conjoin.families import roberta, rotary_bert
-from conjoin.families.builders import activation
-from conjoin.families.record import Family, Role
+from conjoin.families.builders import plain_mlp
+from conjoin.families.names import QKV
+from conjoin.families.record import Role, masked_lm
 from conjoin.families.remote_code import without_fixed
 
 FIXED: dict[str, tuple[Any, ...]] = {"position_embedding_type": ("rotary",)}
@@ -49,8 +50,7 @@ class JinaEmbeddingsV3Config(rotary_bert.RotaryBertFields):
 
 def stack(config: JinaEmbeddingsV3Config, role: Role) -> spec.StackSpec:
     """jina-embeddings-v3's stack."""
-    mlp = spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act"))
-    return rotary_bert.stack(config, role, theta=20000.0, bias=True, mlp=mlp)
+    return rotary_bert.stack(config, role, theta=20000.0, bias=True, mlp=plain_mlp(config))
 
 
 _MLP = {"mlp.fc1": "mlp.up", "mlp.fc2": "mlp.down"}
@@ -60,7 +60,7 @@ _ADAPTER = r".*\.parametrizations\.weight\.0\.lora_[AB]"
 
 def body(stack: spec.StackSpec) -> NameTable:
     """JinaEmbeddingsV3Model's names, those of the hub's code, and of weights that have adapters there."""
-    table = rotary_bert.body(_MLP, "encoder.layers", _LAYER, {"mixer.Wqkv": rotary_bert.QKV})
+    table = rotary_bert.body(_MLP, "encoder.layers", _LAYER, {"mixer.Wqkv": QKV})
     adapted = [
         Rule(rule.checkpoint.removesuffix("weight") + "parametrizations.weight.original", rule.canonical, rule.layout)
         for rule in table.rules
@@ -69,13 +69,12 @@ def body(stack: spec.StackSpec) -> NameTable:
     return table + NameTable(tuple(adapted), (_ADAPTER,))
 
 
-FAMILY = Family(
-    config=JinaEmbeddingsV3Config,
-    encoder="native",
+FAMILY = masked_lm(
+    JinaEmbeddingsV3Config,
+    "JinaEmbeddingsV3",
+    stack,
+    body,
     decoder="grafted",
-    encoder_architecture="JinaEmbeddingsV3Model",
-    build=stack,
-    body=body,
     head=roberta.head,
     prefixes=("roberta.",),
     known=("jinaai/jina-embeddings-v3",),

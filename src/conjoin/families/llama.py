@@ -1,13 +1,14 @@
 """Llama (Touvron et al. 2023, arXiv:2302.13971) and its layout, which SmolLM2 has too and Mistral and Qwen build on."""
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
-from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
+from conjoin.families import builders
+from conjoin.families.builders import activation, attention, head_size
+from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Family, Role, causal_lm
 from conjoin.families.rope import RopeFields, Words, rotary
 
@@ -56,25 +57,15 @@ def decoder_stack(
     *,
     mlp: spec.MLP,
     norm: spec.Norm | None = None,
-    norms: spec.Branch | None = None,
-    blocks: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> spec.StackSpec:
     """Return the stack that Llama and its kin share: no table of positions, no dropout, a norm at the end.
 
     Args:
-        self_attn: Of every layer.
-        norm: The final norm; RMSNorm by default, of a config that has its epsilon.
-        norms: Of every branch; `norm` before it by default.
-        blocks: Fields of every block that differ from the usual.
-        more: Fields of the stack that differ from the usual.
+        norm: As in `builders.prenorm_stack`; RMSNorm by default, of a config that has its epsilon.
+        more: Other arguments of that function.
     """
-    norm = norm or _rms_norm(config)
-    block = partial(
-        spec.Block, norms=norms or spec.Branch(pre=norm), causal=role == "decoder", mlp=mlp, **(blocks or {})
-    )
-    usual: dict[str, Any] = {"embedding": word_embedding(config), "head": lm_head(config), "final_norm": norm}
-    return stack_spec(config, role, blocks=tuple(block(self_attn=each) for each in self_attn), **{**usual, **more})
+    return builders.prenorm_stack(config, role, self_attn, mlp=mlp, norm=norm or _rms_norm(config), **more)
 
 
 def _rms_norm(config: DecoderFields) -> spec.RMSNorm:
@@ -138,7 +129,6 @@ MLP = {f"mlp.{name}_proj": f"mlp.{name}" for name in ("gate", "up", "down")}
 
 def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS, mlp: Mapping[str, str] = MLP) -> NameTable:
     """LlamaModel's names; the families built on Llama name other norms, and some another MLP."""
-    theirs, ours = "layers.{i}", "blocks.{i}"
     layer = {
         **{f"self_attn.{letter}_proj": f"self_attn.{letter}" for letter in "qkvo"},
         **{f"self_attn.{letter}_norm": f"self_attn.{letter}_norm" for letter in "qk"},
@@ -147,9 +137,9 @@ def body(stack: spec.StackSpec, norms: Mapping[str, str] = NORMS, mlp: Mapping[s
     }
     return NameTable(
         (
-            Rule("embed_tokens.weight", "embed.words.weight"),
+            *weights({"embed_tokens": "embed.words"}),
             *linears({"norm": "final_norm"}),
-            *linears({f"{theirs}.{name}": f"{ours}.{mine}" for name, mine in layer.items()}),
+            *layers("layers.{i}", layer),
         ),
         ignored=(r"(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",),
     )

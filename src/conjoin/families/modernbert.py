@@ -1,10 +1,13 @@
 """ModernBERT (Warner et al. 2024, arXiv:2412.13663) and the causal models trained beside it (Ettin, 2507.11412)."""
 
+from dataclasses import replace
+
 from conjoin import spec
-from conjoin.checkpoint import Fused, NameTable, Rule
-from conjoin.families.builders import activation, attention, head_size, linears, lm_head, stack_spec, word_embedding
+from conjoin.checkpoint import NameTable
+from conjoin.families.builders import activation, head_size, lm_head, plain_heads, prenorm_stack, word_embedding
 from conjoin.families.layer_types import LayerType, every_nth, layer_types
-from conjoin.families.record import Family, Role, causal_lm
+from conjoin.families.names import QKV, biased_head, fused, layers, linears, weights
+from conjoin.families.record import Role, causal_lm, masked_lm
 from conjoin.families.rope import RopeFields, older_words, rotary
 
 
@@ -48,27 +51,14 @@ class ModernBertDecoderConfig(ModernBertConfig):
     model_type = "modernbert-decoder"
 
 
-def _blocks(config: ModernBertConfig, role: Role) -> list[spec.Block]:
-    """All blocks; the first reads the embedding, which is normalised already, as it is."""
-    norm = spec.LayerNorm(eps=config.norm_eps, bias=config.norm_bias)
-    mlp = spec.GatedMLP(
+def _mlp(config: ModernBertConfig) -> spec.GatedMLP:
+    return spec.GatedMLP(
         intermediate_size=config.intermediate_size,
         activation=activation(config, "hidden_activation"),
         up_bias=config.mlp_bias,
         down_bias=config.mlp_bias,
         activation_dropout=config.mlp_dropout,
     )
-    kinds = _readings(config)
-    return [
-        spec.Block(
-            norms=spec.Branch(pre=norm),
-            self_attn_norms=spec.Branch() if layer == 0 else None,
-            causal=role == "decoder",
-            self_attn=kinds[kind],
-            mlp=mlp,
-        )
-        for layer, kind in enumerate(layer_types(config, every_nth(config.global_attn_every_n_layers, first=0)))
-    ]
 
 
 def _readings(config: ModernBertConfig) -> dict[LayerType, spec.SelfAttention]:
@@ -76,10 +66,7 @@ def _readings(config: ModernBertConfig) -> dict[LayerType, spec.SelfAttention]:
 
     transformers' class also drops out the output of the attention; no checkpoint does, and here only weights drop out.
     """
-    size = head_size(config)
-    heads = attention(
-        heads=config.num_attention_heads, size=size, bias=config.attention_bias, dropout=config.attention_dropout
-    )
+    size, heads = head_size(config), plain_heads(config, bias=config.attention_bias, dropout=config.attention_dropout)
     base = config.global_rope_theta
     older, local = older_words(config, "global_rope_theta"), older_words(config, "local_rope_theta", fallback=base)
     full = rotary(config, size, layer_type="full_attention", older=older)
@@ -102,43 +89,44 @@ def _window(config: ModernBertConfig) -> int | None:
 
 
 def stack(config: ModernBertConfig, role: Role) -> spec.StackSpec:
-    """ModernBERT's stack; as a decoder it has the language model's head."""
+    """ModernBERT's stack; as a decoder it has the language model's head.
+
+    The first block reads the embedding, which is normalised already, as it is.
+    """
     norm = spec.LayerNorm(eps=config.norm_eps, bias=config.norm_bias)
+    kinds = _readings(config)
     transform = spec.HeadTransform(
         size=config.hidden_size,
         activation=activation(config, "classifier_activation"),
         norm=norm,
         bias=config.classifier_bias,
     )
-    return stack_spec(
+    built = prenorm_stack(
         config,
         role,
+        [kinds[each] for each in layer_types(config, every_nth(config.global_attn_every_n_layers, first=0))],
+        mlp=_mlp(config),
+        norm=norm,
         embedding=word_embedding(config, norm=norm, dropout=config.embedding_dropout),
-        blocks=tuple(_blocks(config, role)),
-        final_norm=norm,
         head=lm_head(config, bias="trained" if config.decoder_bias else None, transform=transform),
     )
+    first = replace(built.blocks[0], self_attn_norms=spec.Branch())
+    return replace(built, blocks=(first, *built.blocks[1:]))
 
 
 _LAYER = {"attn.Wo": "self_attn.o", "attn_norm": "self_attn_norm", "mlp_norm": "mlp_norm", "mlp.Wo": "mlp.down"}
 _APART = {f"attn.{letter}_proj": f"self_attn.{letter}" for letter in "qkv"}
 
 
-def _body(layer: dict[str, str], fused: dict[str, tuple[str, ...]]) -> NameTable:
-    layers = {f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in layer.items()}
-    stacked = (
-        Rule(f"layers.{{i}}.{theirs}.{kind}", tuple(f"blocks.{{i}}.{name}.{kind}" for name in ours), Fused())
-        for theirs, ours in fused.items()
-        for kind in ("weight", "bias")
-    )
-    top = linears({"embeddings.norm": "embed.norm", "final_norm": "final_norm", **layers})
-    return NameTable((Rule("embeddings.tok_embeddings.weight", "embed.words.weight"), *stacked, *top))
+def _body(layer: dict[str, str], in_one: dict[str, tuple[str, ...]]) -> NameTable:
+    table = weights({"embeddings.tok_embeddings": "embed.words"})
+    top = linears({"embeddings.norm": "embed.norm", "final_norm": "final_norm"})
+    return NameTable((*table, *fused("layers.{i}", in_one), *layers("layers.{i}", layer), *top))
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """ModernBertModel's names."""
-    qkv = ("self_attn.q", "self_attn.k", "self_attn.v")
-    return _body(_LAYER, {"attn.Wqkv": qkv, "mlp.Wi": ("mlp.gate", "mlp.up")})
+    return _body(_LAYER, {"attn.Wqkv": QKV, "mlp.Wi": ("mlp.gate", "mlp.up")})
 
 
 def causal_body(stack: spec.StackSpec) -> NameTable:
@@ -147,8 +135,7 @@ def causal_body(stack: spec.StackSpec) -> NameTable:
 
 
 def _head(transform: str) -> NameTable:
-    matrix = (Rule("decoder.weight", "head.vocab.weight"), Rule("decoder.bias", "head.bias"))
-    return NameTable(matrix + linears({f"{transform}.dense": "head.dense", f"{transform}.norm": "head.norm"}))
+    return biased_head("decoder", {f"{transform}.dense": "head.dense", f"{transform}.norm": "head.norm"})
 
 
 def head(stack: spec.StackSpec) -> NameTable:
@@ -162,13 +149,12 @@ def causal_head(stack: spec.StackSpec) -> NameTable:
 
 
 FAMILIES = (
-    Family(
-        config=ModernBertConfig,
-        encoder="native",
+    masked_lm(
+        ModernBertConfig,
+        "ModernBert",
+        stack,
+        body,
         decoder="grafted",
-        encoder_architecture="ModernBertModel",
-        build=stack,
-        body=body,
         head=head,
         prefixes=("model.",),
         known=(

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families.builders import linears
-from conjoin.families.record import Family, Role
+from conjoin.families.names import layers, weights
+from conjoin.families.record import Role, masked_lm
 
 BUCKETS = 32  # fixed in transformers' code, whatever the config says
 PAD = 1  # likewise: positions are counted over the ids that are not 1
@@ -62,21 +62,16 @@ LAYER = {
 
 def body(stack: spec.StackSpec) -> NameTable:
     """MPNetModel's names."""
-    layers = {f"encoder.layer.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in LAYER.items()}
-    bias = Rule("encoder.relative_attention_bias.weight", "relative_bias.weight")
-    return NameTable((*bert.EMBEDDING, bias, *linears(layers)), bert.BUFFERS)
+    bias = weights({"encoder.relative_attention_bias": "relative_bias"})
+    return NameTable((*bert.EMBEDDING, *bias, *layers("encoder.layer.{i}", LAYER)), bert.BUFFERS)
 
 
-FAMILY = Family(
-    config=MPNetConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    MPNetConfig,
+    "MPNet",
+    stack,
+    body,
     decoder=None,
-    encoder_architecture="MPNetModel",
-    build=stack,
-    body=body,
     prefixes=("mpnet.",),
-    known=(
-        "microsoft/mpnet-base",
-        "sentence-transformers/all-mpnet-base-v2",
-    ),
+    known=("microsoft/mpnet-base", "sentence-transformers/all-mpnet-base-v2"),
 )

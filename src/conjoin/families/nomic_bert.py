@@ -3,11 +3,12 @@
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError, warn
-from conjoin.families import bert, rotary_bert
-from conjoin.families.builders import activation, linears
-from conjoin.families.record import Family, Role
+from conjoin.families import rotary_bert
+from conjoin.families.builders import activation
+from conjoin.families.names import QKV, twin_biased_head
+from conjoin.families.record import Role, masked_lm
 from conjoin.families.remote_code import without_fixed
 
 THETA = 1000.0
@@ -84,29 +85,21 @@ _MLP = {"mlp.fc11": "mlp.up", "mlp.fc12": "mlp.gate", "mlp.fc2": "mlp.down"}
 
 def body(stack: spec.StackSpec) -> NameTable:
     """NomicBertModel's names, and those of the hub's code."""
-    return rotary_bert.body(rotary_bert.GATED, "encoder.layers", {**_LAYER, **_MLP}, {"attn.Wqkv": rotary_bert.QKV})
+    return rotary_bert.body(rotary_bert.GATED, "encoder.layers", {**_LAYER, **_MLP}, {"attn.Wqkv": QKV})
 
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head."""
-    place = "cls.predictions"
-    inner = {f"{place}.transform.dense": "head.dense", f"{place}.transform.layer_norm": "head.norm"}
-    biases = bert.twin_bias(stack, f"{place}.bias", f"{place}.decoder.bias")
-    return NameTable((*biases, Rule(f"{place}.decoder.weight", "head.vocab.weight"), *linears(inner)))
+    return twin_biased_head(stack, "cls.predictions", dense="transform.dense", norm="transform.layer_norm")
 
 
-FAMILY = Family(
-    config=NomicBertConfig,
-    encoder="native",
+FAMILY = masked_lm(
+    NomicBertConfig,
+    "NomicBert",
+    stack,
+    body,
     decoder="grafted",
-    encoder_architecture="NomicBertModel",
-    build=stack,
-    body=body,
     head=head,
     prefixes=("nomic_bert.", "bert."),
-    known=(
-        "nomic-ai/nomic-embed-text-v1.5",
-        "nomic-ai/nomic-embed-text-v1",
-        "nomic-ai/nomic-bert-2048",
-    ),
+    known=("nomic-ai/nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1", "nomic-ai/nomic-bert-2048"),
 )

@@ -1,22 +1,25 @@
 """OPT (Zhang et al. 2022, arXiv:2205.01068): positions count real tokens, words may be narrower than the stack."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
+from conjoin.families import bart
 from conjoin.families.builders import (
-    activation,
-    attention,
-    head_size,
-    linears,
     lm_head,
-    repeat,
-    stack_spec,
+    plain_heads,
+    plain_mlp,
+    postnorm_stack,
+    prenorm_stack,
     warn_no_effect,
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Role, causal_lm
+
+EPS = 1e-5  # torch's default; no config says another
 
 
 class OPTConfig(PretrainedConfig):
@@ -60,28 +63,6 @@ class OPTConfig(PretrainedConfig):
         return plain
 
 
-def block(config: OPTConfig, role: Role, norm: spec.Norm) -> spec.Block:
-    """One block; norms before its branches, or after them (OPT-350m)."""
-    heads = attention(
-        heads=config.num_attention_heads,
-        size=head_size(config),
-        bias=config.enable_bias,
-        dropout=config.attention_dropout,
-    )
-    return spec.Block(
-        norms=spec.Branch(pre=norm) if config.do_layer_norm_before else spec.Branch(post=norm),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        mlp=spec.PlainMLP(
-            intermediate_size=config.ffn_dim,
-            activation=activation(config, "activation_function"),
-            up_bias=config.enable_bias,
-            down_bias=config.enable_bias,
-        ),
-        dropout=config.dropout,
-    )
-
-
 def embedding(config: OPTConfig, size: int) -> spec.Embedding:
     """Words, brought to the stack's width where theirs differs, and positions."""
     return word_embedding(
@@ -95,41 +76,40 @@ def embedding(config: OPTConfig, size: int) -> spec.Embedding:
 
 
 def stack(config: OPTConfig, role: Role) -> spec.StackSpec:
-    """OPT's stack. As an encoder it ends before `project_out`, which belongs to the head."""
+    """OPT's stack, with norms before its branches or after them (OPT-350m).
+
+    As an encoder it ends before `project_out`, which belongs to the head.
+    """
     warn_no_effect(config, "layerdrop")
     size = config.hidden_size if config.word_embed_proj_dim is None else config.word_embed_proj_dim
-    eps = 1e-5  # torch's default; no config says another
-    norm = spec.LayerNorm(eps=eps) if config.layer_norm_elementwise_affine else spec.BareLayerNorm(eps=eps)
-    return stack_spec(
+    heads = plain_heads(config, bias=config.enable_bias, dropout=config.attention_dropout)
+    build = prenorm_stack if config.do_layer_norm_before else postnorm_stack
+    norm = spec.LayerNorm(eps=EPS) if config.layer_norm_elementwise_affine else spec.BareLayerNorm(eps=EPS)
+    built = build(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * config.num_hidden_layers,
+        mlp=plain_mlp(config, "activation_function", bias=config.enable_bias),
+        norm=norm,
+        blocks={"dropout": config.dropout},
         embedding=embedding(config, size),
-        blocks=repeat(block(config, role, norm), config.num_hidden_layers),
-        final_norm=norm if config.do_layer_norm_before and not config.remove_final_layer_norm else None,
         head=lm_head(config, size=size, projection=size != config.hidden_size),
     )
+    return replace(built, final_norm=None) if config.remove_final_layer_norm else built
+
+
+MATRICES = {
+    "embed_tokens": "embed.words",
+    "embed_positions": "embed.positions",
+    "project_in": "embed.projection",
+    "project_out": "head.projection",
+}
 
 
 def body(stack: spec.StackSpec) -> NameTable:
     """OPTDecoder's names, the head's projection among them."""
-    layer = {
-        **{f"self_attn.{name}_proj": f"self_attn.{name}" for name in "qkv"},
-        "self_attn.out_proj": "self_attn.o",
-        "self_attn_layer_norm": "self_attn_norm",
-        "fc1": "mlp.up",
-        "fc2": "mlp.down",
-        "final_layer_norm": "mlp_norm",
-    }
-    return NameTable(
-        (
-            Rule("embed_tokens.weight", "embed.words.weight"),
-            Rule("embed_positions.weight", "embed.positions.weight"),
-            Rule("project_in.weight", "embed.projection.weight"),
-            Rule("project_out.weight", "head.projection.weight"),
-            *linears({f"layers.{{i}}.{theirs}": f"blocks.{{i}}.{ours}" for theirs, ours in layer.items()}),
-            *linears({"final_layer_norm": "final_norm"}),
-        )
-    )
+    norm = linears({"final_layer_norm": "final_norm"})
+    return NameTable((*weights(MATRICES), *layers("layers.{i}", bart.OWN), *norm))
 
 
 FAMILY = causal_lm(

@@ -5,8 +5,9 @@ from dataclasses import replace
 from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.families import llama
-from conjoin.families.builders import activation, linears, lm_head, word_embedding
-from conjoin.families.record import Role, biased_lm_head
+from conjoin.families.builders import lm_head, plain_mlp, word_embedding
+from conjoin.families.names import biased_lm_head, layers, linears
+from conjoin.families.record import Role
 from conjoin.families.rope import older_words
 
 
@@ -37,7 +38,7 @@ def stack(config: PhiConfig, role: Role) -> spec.StackSpec:
         config,
         role,
         llama.rotary_layers(config, heads, older=older),
-        mlp=spec.PlainMLP(intermediate_size=config.intermediate_size, activation=activation(config, "hidden_act")),
+        mlp=plain_mlp(config),
         norm=norm,
         blocks={"parallel": True, "shared_norm": True, "dropout": config.resid_pdrop},
         embedding=word_embedding(config, dropout=config.embd_pdrop),
@@ -57,8 +58,8 @@ LAYER = {
 
 def body(stack: spec.StackSpec) -> NameTable:
     """PhiModel's names: Llama's but for these."""
-    layer = {f"layers.{{i}}.{name}": f"blocks.{{i}}.{ours}" for name, ours in LAYER.items()}
-    return NameTable(linears({"final_layernorm": "final_norm", **layer})) + llama.body(stack, norms={}, mlp={})
+    own = (*linears({"final_layernorm": "final_norm"}), *layers("layers.{i}", LAYER))
+    return NameTable(own) + llama.body(stack, norms={}, mlp={})
 
 
 FAMILY = replace(

@@ -21,11 +21,6 @@ LM_HEAD = NameTable((Rule("lm_head.weight", HEAD),))
 """The usual name of the vocabulary matrix; files lack it where it is tied."""
 
 
-def biased_lm_head(stack: spec.StackSpec) -> NameTable:
-    """Return the usual names of a vocabulary matrix with a bias."""
-    return LM_HEAD + NameTable((Rule("lm_head.bias", "head.bias"),))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
     """How a whole seq2seq checkpoint (BART, T5) is laid out.
@@ -251,6 +246,28 @@ def causal_lm(
     return Family(
         config=config, encoder="bidirectional", decoder="grafted", build=build, body=body, **{**usual, **more}
     )
+
+
+def masked_lm(
+    config: type[PretrainedConfig],
+    name: str,
+    build: Callable[[Any, Role], spec.StackSpec],
+    body: Callable[[spec.StackSpec], NameTable],
+    *,
+    decoder: Literal["own", "grafted"] | None,
+    **more: Any,
+) -> Family:
+    """Return a family of masked LMs: its encoder reads both ways as trained.
+
+    Args:
+        name: What its classes in transformers begin with; only with `decoder="own"` is a causal LM of it among them.
+        more: Fields of `Family` that it adds or changes.
+    """
+    usual: dict[str, Any] = {
+        "encoder_architecture": f"{name}Model",
+        "decoder_architecture": f"{name}ForCausalLM" if decoder == "own" else None,
+    }
+    return Family(config=config, encoder="native", decoder=decoder, build=build, body=body, **{**usual, **more})
 
 
 def whole_names(family: Family, pair: spec.PairSpec, found: set[str] | None = None) -> NameTable:

@@ -6,11 +6,11 @@ BERT's stack, with positions that start behind the padding's row, and a head who
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families.builders import linears
-from conjoin.families.record import Family, Role
+from conjoin.families.names import twin_biased_head
+from conjoin.families.record import Family, Role, masked_lm
 
 
 class RobertaConfig(bert.BertConfig):
@@ -62,28 +62,11 @@ def stack(config: RobertaConfig, role: Role) -> spec.StackSpec:
 
 def head(stack: spec.StackSpec) -> NameTable:
     """Names of the masked language model's head."""
-    return NameTable(
-        (
-            *bert.twin_bias(stack, "lm_head.bias", "lm_head.decoder.bias"),
-            Rule("lm_head.decoder.weight", "head.vocab.weight"),
-            *linears({"lm_head.dense": "head.dense", "lm_head.layer_norm": "head.norm"}),
-        )
-    )
+    return twin_biased_head(stack, "lm_head", dense="dense", norm="layer_norm")
 
 
 def _family(config: type[RobertaConfig], name: str, *known: str) -> Family:
-    return Family(
-        config=config,
-        encoder="native",
-        decoder="own",
-        encoder_architecture=f"{name}Model",
-        decoder_architecture=f"{name}ForCausalLM",
-        build=stack,
-        body=bert.body,
-        head=head,
-        prefixes=("roberta.",),
-        known=known,
-    )
+    return masked_lm(config, name, stack, bert.body, decoder="own", head=head, prefixes=("roberta.",), known=known)
 
 
 FAMILIES = (

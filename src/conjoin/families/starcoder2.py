@@ -4,7 +4,7 @@ from functools import partial
 
 from conjoin import spec
 from conjoin.families import llama
-from conjoin.families.builders import activation, word_embedding
+from conjoin.families.builders import plain_mlp, word_embedding
 from conjoin.families.record import Role
 
 
@@ -34,17 +34,11 @@ class Starcoder2Config(llama.DecoderFields):
 def stack(config: Starcoder2Config, role: Role) -> spec.StackSpec:
     """StarCoder 2's stack."""
     heads = llama.grouped_heads(config, bias=config.use_bias)
-    mlp = spec.PlainMLP(
-        intermediate_size=config.intermediate_size,
-        activation=activation(config, "hidden_act"),
-        up_bias=config.use_bias,
-        down_bias=config.use_bias,
-    )
     return llama.decoder_stack(
         config,
         role,
         llama.rotary_layers(config, heads, lambda layer: config.sliding_window),
-        mlp=mlp,
+        mlp=plain_mlp(config, bias=config.use_bias),
         norm=spec.LayerNorm(eps=config.norm_epsilon),
         blocks={"dropout": config.residual_dropout},
         embedding=word_embedding(config, dropout=config.embedding_dropout),

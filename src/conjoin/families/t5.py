@@ -3,18 +3,11 @@
 from typing import Any, ClassVar
 
 from conjoin import spec
-from conjoin.checkpoint import NameTable, Rule
+from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
-from conjoin.families.builders import (
-    ACTIVATIONS,
-    attention,
-    lm_head,
-    own_cross_attention,
-    repeat,
-    stack_spec,
-    word_embedding,
-)
+from conjoin.families.builders import ACTIVATIONS, attention, lm_head, prenorm_stack, word_embedding
 from conjoin.families.config import PretrainedConfig
+from conjoin.families.names import weights
 from conjoin.families.record import Family, Role, Whole
 
 
@@ -106,35 +99,25 @@ def mlp(config: T5Config) -> spec.MLP:
     return spec.GatedMLP(**fields) if gated else spec.PlainMLP(**fields)
 
 
-def block(config: T5Config, role: Role) -> spec.Block:
-    """One block of a half: no biases, scores not scaled."""
-    heads = attention(heads=config.num_heads, size=config.d_kv, bias=False, dropout=config.dropout_rate, scale=1.0)
-    return spec.Block(
-        norms=spec.Branch(pre=spec.RMSNorm(eps=config.layer_norm_epsilon)),
-        causal=role == "decoder",
-        self_attn=spec.SelfAttention(attention=heads),
-        cross_attn=own_cross_attention(config, role, heads),
-        mlp=mlp(config),
-        dropout=config.dropout_rate,
-        wide_in_float16=True,
-    )
-
-
 def stack(config: T5Config, role: Role) -> spec.StackSpec:
-    """Either half of a T5; positions are the relative bias alone."""
+    """Either half of a T5: no biases, scores not scaled; positions are the relative bias alone."""
     layers = config.num_layers if role == "encoder" or config.num_decoder_layers is None else config.num_decoder_layers
-    return stack_spec(
+    heads = attention(heads=config.num_heads, size=config.d_kv, bias=False, dropout=config.dropout_rate, scale=1.0)
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * layers,
+        mlp=mlp(config),
+        norm=spec.RMSNorm(eps=config.layer_norm_epsilon),
+        own_cross=True,
+        blocks={"dropout": config.dropout_rate, "wide_in_float16": True},
         embedding=word_embedding(config, dropout=config.dropout_rate),
-        blocks=repeat(block(config, role), layers),
         relative_bias=spec.RelativeBias(
             num_buckets=config.relative_attention_num_buckets,
             max_distance=config.relative_attention_max_distance,
             bidirectional=role == "encoder",
             per_block=config.model_type == "umt5",
         ),
-        final_norm=spec.RMSNorm(eps=config.layer_norm_epsilon),
         final_dropout=config.dropout_rate,
         head=lm_head(config, scale=config.d_model**-0.5 if config.scale_decoder_outputs else 1.0),
         init=spec.FanInInit(factor=config.initializer_factor),
@@ -157,14 +140,10 @@ def body(stack: spec.StackSpec) -> NameTable:
         layer["1.layer_norm"] = "cross_attn_norm"
     bias = stack.relative_bias
     layer_of, ours_of = ("{i}", "blocks.{i}.") if isinstance(bias, spec.RelativeBias) and bias.per_block else ("0", "")
-    theirs = f"block.{layer_of}.layer.0.SelfAttention.relative_attention_bias.weight"
+    theirs = f"block.{layer_of}.layer.0.SelfAttention.relative_attention_bias"
+    top = {"embed_tokens": "embed.words", theirs: f"{ours_of}relative_bias", "final_layer_norm": "final_norm"}
     return NameTable(
-        (
-            Rule("embed_tokens.weight", "embed.words.weight"),
-            Rule(theirs, f"{ours_of}relative_bias.weight"),
-            Rule("final_layer_norm.weight", "final_norm.weight"),
-            *(Rule(f"block.{{i}}.layer.{k}.weight", f"blocks.{{i}}.{ours}.weight") for k, ours in layer.items()),
-        ),
+        (*weights(top), *weights({f"block.{{i}}.layer.{k}": f"blocks.{{i}}.{ours}" for k, ours in layer.items()})),
         ignored=(r"block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
     )
 

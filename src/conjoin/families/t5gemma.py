@@ -5,7 +5,7 @@ from dataclasses import replace
 from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.families import gemma, llama
-from conjoin.families.builders import linears
+from conjoin.families.names import layers
 from conjoin.families.record import Role
 from conjoin.families.two_gemmas import NORMS, TwoGemmasConfig, family, with_dropout
 
@@ -46,8 +46,8 @@ def _wider(block: spec.Block) -> spec.Block:
 
 def body(stack: spec.StackSpec) -> NameTable:
     """T5GemmaEncoder's and T5GemmaDecoder's names."""
-    cross = {f"layers.{{i}}.cross_attn.{name}_proj": f"blocks.{{i}}.cross_attn.{name}" for name in "qkvo"}
-    return llama.body(stack, NORMS) + NameTable(linears(cross))
+    cross = {f"cross_attn.{name}_proj": f"cross_attn.{name}" for name in "qkvo"}
+    return llama.body(stack, NORMS) + NameTable(layers("layers.{i}", cross))
 
 
 FAMILY = family(

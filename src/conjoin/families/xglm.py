@@ -4,13 +4,7 @@ from typing import ClassVar
 
 from conjoin import spec
 from conjoin.families import bart
-from conjoin.families.builders import (
-    lm_head,
-    repeat,
-    stack_spec,
-    warn_no_effect,
-    word_embedding,
-)
+from conjoin.families.builders import plain_heads, plain_mlp, prenorm_stack, warn_no_effect, word_embedding
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.record import Family, Role
 
@@ -59,14 +53,16 @@ def stack(config: XGLMConfig, role: Role) -> spec.StackSpec:
         zero_row=config.pad_token_id,
     )
     scale = config.d_model**0.5 if config.scale_embedding else 1.0
-    block = bart.block(config, role, spec.Branch(pre=bart.NORM), count="attention_heads", ffn="ffn_dim")
-    return stack_spec(
+    heads = plain_heads(config, bias=True, dropout=config.attention_dropout)
+    return prenorm_stack(
         config,
         role,
+        [spec.SelfAttention(attention=heads)] * config.num_layers,
+        mlp=plain_mlp(config, "activation_function", size=config.ffn_dim, dropout=config.activation_dropout),
+        norm=bart.NORM,
+        own_cross=True,
+        blocks={"dropout": config.dropout},
         embedding=word_embedding(config, position=position, scale=scale, dropout=config.dropout),
-        blocks=repeat(block, config.num_layers),
-        final_norm=bart.NORM,
-        head=lm_head(config),
     )
 
 
