@@ -97,7 +97,10 @@ def test_the_kernels_step_aside_and_say_why(tmp_path: Path) -> None:
     [
         ({"conv_kernel_size": 3}, "conv_kernel_size = 3"),
         ({"relative_attention": True}, "without pos_att_type"),
-        ({"attention_head_size": 5}, "attention_head_size = 5; expected 64"),
+        (
+            {"attention_head_size": 5},
+            "attention_head_size = 5, which conjoin does not know.\nExpected one of: null, 64.",
+        ),
         ({"pos_att_type": "c2p|p2p"}, "pos_att_type has p2p"),
         ({"embedding_size": 128, "hidden_size": 192}, "position_biased_input = True"),
         (

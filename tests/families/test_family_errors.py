@@ -184,9 +184,34 @@ def test_a_role_that_a_family_cannot_play_is_refused() -> None:
 
 def test_another_number_of_buckets_than_transformers_computes_is_refused() -> None:
     assert refusal("mpnet", relative_attention_num_buckets=64) == (
-        "mpnet: relative_attention_num_buckets = 64; expected 32.\n\n"
+        "mpnet: config.json has relative_attention_num_buckets = 64, which conjoin does not know.\nExpected: 32.\n\n"
         "hint: transformers sorts distances into 32 buckets whatever the config says."
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value", "told"),
+    [
+        (
+            "bloom",
+            "apply_residual_connection_post_layernorm",
+            True,
+            "= true, which conjoin does not know.\nExpected: false.",
+        ),
+        ("mvp", "use_prompt", True, "= true, which conjoin does not know.\nExpected: false."),
+        ("stablelm", "qk_layernorm", True, "= true, which conjoin does not know.\nExpected: false."),
+        ("stablelm", "hidden_dropout", 0.1, "= 0.1, which conjoin does not know.\nExpected: 0."),
+        ("deberta-v2", "conv_kernel_size", 3, "= 3, which conjoin does not know.\nExpected: 0."),
+        (
+            "big_bird",
+            "attention_type",
+            "dense",
+            '= "dense", which conjoin does not know.\nExpected one of: original_full, ',
+        ),
+    ],
+)
+def test_a_value_that_a_family_does_not_compute_is_refused(model_type: str, key: str, value: Any, told: str) -> None:
+    assert refusal(model_type, **{key: value}).startswith(f"{model_type}: config.json has {key} {told}")
 
 
 def test_an_unknown_family_is_refused() -> None:

@@ -169,5 +169,5 @@ def test_bigbirds_sparse_blocks_are_read_in_full_with_a_warning(tmp_path: Path) 
     assert torch.equal(expected, oracle.encoder_states(theirs, ids, mask))
     found = encoder(ids, mask).last_hidden_state
     torch.testing.assert_close(found * mask[..., None], expected * mask[..., None], rtol=1e-5, atol=1e-5)
-    with pytest.raises(ConfigError, match="Expected: original_full or block_sparse"):
+    with pytest.raises(ConfigError, match="Expected one of: original_full, block_sparse"):
         family(key).stack(config_from_dict({"model_type": key, "attention_type": "dense"}), "encoder")

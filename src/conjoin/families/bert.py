@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable
-from conjoin.errors import ConfigError
 from conjoin.families.builders import (
     activation,
     masked_head,
     plain_heads,
     plain_mlp,
     postnorm_stack,
+    require,
     word_embedding,
 )
 from conjoin.families.config import PretrainedConfig
@@ -50,8 +50,13 @@ class BertConfig(BertFields):
 
 
 def stack(config: BertConfig, role: Role) -> spec.StackSpec:
-    """BERT's stack: norms behind branches, biases everywhere; as a decoder with the masked language model's head."""
-    _check_positions(config)
+    """BERT's stack: norms behind branches, biases everywhere; as a decoder with the masked language model's head.
+
+    Raises:
+        ConfigError: relative positions, which transformers 4 knew.
+    """
+    hint = "transformers 5 drops this key and computes something else; transformers 4 honours it."
+    require(config, "position_embedding_type", "absolute", hint=hint)
     norm = spec.LayerNorm(eps=config.layer_norm_eps)
     heads = plain_heads(config, bias=True, dropout=config.attention_probs_dropout_prob)
     return postnorm_stack(
@@ -71,15 +76,6 @@ def stack(config: BertConfig, role: Role) -> spec.StackSpec:
         ),
         head=masked_head(config, activation(config, "hidden_act"), norm),
     )
-
-
-def _check_positions(config: BertConfig) -> None:
-    if config.position_embedding_type != "absolute":
-        raise ConfigError(
-            f"{config.model_type}: config.json has position_embedding_type = "
-            f'"{config.position_embedding_type}", which conjoin does not know.\nExpected: absolute.',
-            hint="transformers 5 drops this key and computes something else; transformers 4 honours it.",
-        )
 
 
 def factorised(stack: spec.StackSpec, size: int, *, projection: bool) -> spec.StackSpec:

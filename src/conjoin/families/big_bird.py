@@ -6,8 +6,9 @@ Its cross-attention is grafted: in transformers' class the self-attention of a d
 from dataclasses import replace
 
 from conjoin import spec
-from conjoin.errors import ConfigError, warn
+from conjoin.errors import warn
 from conjoin.families import bert
+from conjoin.families.builders import require
 from conjoin.families.record import Role, masked_lm
 
 
@@ -34,20 +35,14 @@ class BigBirdConfig(bert.BertConfig):
 
 def _check_attention(config: BigBirdConfig) -> None:
     """Say how far full attention is what the config asks for: transformers, too, reads short texts so."""
-    match config.attention_type:
-        case "original_full":
-            return
-        case "block_sparse":
-            reach = (5 + 2 * config.num_random_blocks) * config.block_size
-            warn(
-                'big_bird: config.json has attention_type = "block_sparse". conjoin reads everything with full '
-                f"attention, which is the same up to {reach} tokens ((5 + 2 * num_random_blocks) * block_size); what "
-                'longer texts give differs. attention_type = "original_full" says that this is meant.'
-            )
-        case other:
-            raise ConfigError(
-                f'big_bird: config.json has attention_type = "{other}".\nExpected: original_full or block_sparse.'
-            )
+    require(config, "attention_type", "original_full", "block_sparse")
+    if config.attention_type == "block_sparse":
+        reach = (5 + 2 * config.num_random_blocks) * config.block_size
+        warn(
+            'big_bird: config.json has attention_type = "block_sparse". conjoin reads everything with full '
+            f"attention, which is the same up to {reach} tokens ((5 + 2 * num_random_blocks) * block_size); what "
+            'longer texts give differs. attention_type = "original_full" says that this is meant.'
+        )
 
 
 def stack(config: BigBirdConfig, role: Role) -> spec.StackSpec:

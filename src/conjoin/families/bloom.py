@@ -4,8 +4,7 @@ from typing import Any, ClassVar
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable
-from conjoin.errors import ConfigError
-from conjoin.families.builders import plain_heads, prenorm_stack, word_embedding
+from conjoin.families.builders import plain_heads, prenorm_stack, require, word_embedding
 from conjoin.families.config import PretrainedConfig
 from conjoin.families.names import linears, megatron_layers, weights
 from conjoin.families.record import Role, causal_lm
@@ -43,12 +42,12 @@ class BloomConfig(PretrainedConfig):
 
 
 def stack(config: BloomConfig, role: Role) -> spec.StackSpec:
-    """BLOOM's stack; both ways as an encoder."""
-    if config.apply_residual_connection_post_layernorm:
-        raise ConfigError(
-            "bloom: config.json has apply_residual_connection_post_layernorm = true, which conjoin does not know: no "
-            "published BLOOM has it."
-        )
+    """BLOOM's stack; both ways as an encoder.
+
+    Raises:
+        ConfigError: branches read around their norms.
+    """
+    require(config, "apply_residual_connection_post_layernorm", False, hint="no published BLOOM has it.")
     norm = spec.LayerNorm(eps=config.layer_norm_epsilon)
     heads = plain_heads(config, bias=True, dropout=config.attention_dropout)
     return prenorm_stack(

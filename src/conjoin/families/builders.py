@@ -1,5 +1,6 @@
 """Bricks in the forms that most families have, and the stack that is built of them."""
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -25,22 +26,36 @@ ACTIVATIONS: dict[str, spec.Activation] = {
 }
 
 
+def require(config: PretrainedConfig, key: str, *known: Any, hint: str | None = None) -> None:
+    """Refuse a config whose key says what conjoin does not compute.
+
+    Args:
+        known: Values that it does.
+
+    Raises:
+        ConfigError: the key has another value.
+    """
+    value = getattr(config, key)
+    if value not in known:
+        names = [each if isinstance(each, str) else json.dumps(each) for each in known]
+        raise ConfigError(
+            f"{config.model_type}: config.json has {key} = {json.dumps(value)}, which conjoin does not know.\n"
+            f"Expected{' one of' if len(names) > 1 else ''}: {', '.join(names)}.",
+            hint=hint,
+        )
+
+
 def activation(config: PretrainedConfig, key: str) -> spec.Activation:
     """The activation that a config names.
 
     Raises:
         ConfigError: conjoin does not know it.
     """
-    name = getattr(config, key)
-    if name not in ACTIVATIONS:
-        known = ", ".join(sorted(set(ACTIVATIONS)))
-        raise ConfigError(
-            f'{config.model_type}: config.json has {key} = "{name}", which conjoin does not know.\n'
-            f"Expected one of: {known}.",
-            hint="if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py "
-            "and send the config as a test.",
-        )
-    return ACTIVATIONS[name]
+    hint = (
+        "if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py and send the config as a test"
+    )
+    require(config, key, *sorted(ACTIVATIONS), hint=f"{hint}.")
+    return ACTIVATIONS[getattr(config, key)]
 
 
 def head_size(config: PretrainedConfig, heads: str = "num_attention_heads") -> int:

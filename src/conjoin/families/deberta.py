@@ -7,7 +7,7 @@ from conjoin import spec
 from conjoin.checkpoint import NameTable
 from conjoin.errors import ConfigError
 from conjoin.families import bert
-from conjoin.families.builders import head_size, plain_heads
+from conjoin.families.builders import head_size, plain_heads, require
 from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Role, masked_lm
 
@@ -58,17 +58,12 @@ def stack(config: DebertaV2Config, role: Role) -> spec.StackSpec:
     Raises:
         ConfigError: a setting that conjoin does not compute.
     """
-    if config.conv_kernel_size > 0:
-        raise ConfigError(
-            f"deberta-v2: config.json has conv_kernel_size = {config.conv_kernel_size}, a convolution beside the first "
-            "layer, which conjoin does not compute.\nExpected: 0.",
-            hint="DeBERTa v3 and mDeBERTa have none.",
-        )
+    size = head_size(config)
+    hint = "it is a convolution beside the first layer; DeBERTa v3 and mDeBERTa have none."
+    require(config, "conv_kernel_size", 0, hint=hint)
+    require(config, "attention_head_size", None, size)
     plain = bert.stack(config, role)
     kinds = set(config.pos_att_type or ())
-    size = head_size(config)
-    if config.attention_head_size not in (None, size):
-        raise ConfigError(f"deberta-v2: attention_head_size = {config.attention_head_size}; expected {size}.")
     scale = (size * (1 + len(kinds & {"c2p", "p2c"}))) ** -0.5
     heads = plain_heads(config, bias=True, dropout=config.attention_probs_dropout_prob, scale=scale)
     reads = _reads(config, kinds)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from conjoin import spec
 from conjoin.checkpoint import NameTable
-from conjoin.errors import ConfigError
 from conjoin.families import bert
+from conjoin.families.builders import require
 from conjoin.families.names import layers, weights
 from conjoin.families.record import Role, masked_lm
 
@@ -35,11 +35,8 @@ def stack(config: MPNetConfig, role: Role) -> spec.StackSpec:
     Raises:
         ConfigError: another number of buckets than the one that transformers computes.
     """
-    if config.relative_attention_num_buckets != BUCKETS:
-        raise ConfigError(
-            f"mpnet: relative_attention_num_buckets = {config.relative_attention_num_buckets}; expected {BUCKETS}.",
-            hint="transformers sorts distances into 32 buckets whatever the config says.",
-        )
+    hint = "transformers sorts distances into 32 buckets whatever the config says."
+    require(config, "relative_attention_num_buckets", BUCKETS, hint=hint)
     plain = bert.stack(config, role)
     position = spec.LearnedSkippingPads(
         max_positions=config.max_position_embeddings - PAD - 1, padding_position=PAD, pads="ids", padding_id=PAD

@@ -1,8 +1,8 @@
 """PLBart (Ahmad et al. 2021, arXiv:2103.06333) and MVP (Tang et al. 2022, arXiv:2206.12131): BART under other names."""
 
 from conjoin import spec
-from conjoin.errors import ConfigError
 from conjoin.families import bart
+from conjoin.families.builders import require
 from conjoin.families.record import Role
 
 
@@ -41,11 +41,7 @@ def mvp_stack(config: MvpConfig, role: Role) -> spec.StackSpec:
     Raises:
         ConfigError: the checkpoint has prompts.
     """
-    if config.use_prompt:
-        raise ConfigError(
-            "mvp: config.json has use_prompt = true: conjoin has no attention that reads learned prompts.",
-            hint="RUCAIBox/mvp and its relatives without prompts can be used.",
-        )
+    require(config, "use_prompt", False, hint="RUCAIBox/mvp and its relatives without prompts can be used.")
     return bart.bart_stack(config, role)
 
 

@@ -1,8 +1,8 @@
 """StableLM (Bellagente et al. 2024, arXiv:2402.17834): Llama under layer norms, a part of every head turning."""
 
 from conjoin import spec
-from conjoin.errors import ConfigError
 from conjoin.families import llama
+from conjoin.families.builders import require
 from conjoin.families.record import Role
 from conjoin.families.rope import older_words
 
@@ -29,10 +29,8 @@ class StableLmConfig(llama.DecoderFields):
 
 def _require_known(config: StableLmConfig) -> None:
     """Raise ConfigError for StableLM 2 12B's file of a norm per head, and for a dropout of the MLP's output alone."""
-    for key in ("qk_layernorm", "hidden_dropout"):
-        if value := getattr(config, key):
-            hint = "set it to 0 to load the model." if key == "hidden_dropout" else None
-            raise ConfigError(f"stablelm: config.json has {key} = {value}, which conjoin does not know.", hint=hint)
+    require(config, "qk_layernorm", False)
+    require(config, "hidden_dropout", 0, hint="set it to 0 to load the model.")
 
 
 def stack(config: StableLmConfig, role: Role) -> spec.StackSpec:
