@@ -383,3 +383,24 @@ def test_a_file_without_a_class_in_its_folder_makes_no_noise(tmp_path: Path) -> 
         warnings.simplefilter("error")
         for kind in (BYTE_LEVEL["digits"], WORDS["prefix"], PIECES["first"]):
             assert_as_written(load(write(tmp_path, kind())), kind())
+
+
+@pytest.mark.parametrize("space", [False, True])
+def test_deberta_keeps_the_first_space_of_a_text_without_a_prefix_space(space: bool, tmp_path: Path) -> None:
+    """Its tokenizer.json then says "first": that is no contradiction, and what is asked for instead is applied."""
+    oracle.load(raw_folder("deberta", tmp_path), "DebertaV2Tokenizer", add_prefix_space=space).save_pretrained(
+        tmp_path / "theirs"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain, turned = (
+            AutoTokenizer.from_pretrained(tmp_path / "theirs"),
+            AutoTokenizer.from_pretrained(tmp_path / "theirs", add_prefix_space=not space),
+        )
+    for ours, said in ((plain, space), (turned, not space)):
+        ours.save_pretrained(tmp_path / "ours")
+        assert json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())["add_prefix_space"] is said
+        theirs = oracle.load(tmp_path / "theirs", "DebertaV2Tokenizer", add_prefix_space=said)
+        again = oracle.load(tmp_path / "ours", "DebertaV2Tokenizer")
+        for text in (*TEXTS, "fox[MASK]fox [SEP] fox"):
+            assert ours(text)["input_ids"] == theirs(text)["input_ids"] == again(text)["input_ids"], text

@@ -60,6 +60,7 @@ class DebertaV2Tokenizer(_InBertsFrame):
     unknown_id = 1
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
     switches: ClassVar[Mapping[str, Any]] = {"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True}
+    without_prefix_space = "first"
     defaults: ClassVar[Mapping[str, Token | None]] = {
         "bos_token": "[CLS]",
         "eos_token": "[SEP]",
@@ -69,10 +70,6 @@ class DebertaV2Tokenizer(_InBertsFrame):
         "cls_token": "[CLS]",
         "mask_token": "[MASK]",
     }
-
-    @classmethod
-    def start(cls, settings: Settings) -> str:
-        return "always" if settings.options.get("add_prefix_space", True) else "first"
 
     @classmethod
     def words(cls, settings: Settings) -> Any:

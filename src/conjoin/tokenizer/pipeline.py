@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 from tokenizers import Tokenizer as Backend
 
@@ -32,6 +32,8 @@ class Pipeline(Decoding):
     """Special tokens of the family if no file names them; None for one that it lacks, whatever padding a file sets."""
     switches: ClassVar[Mapping[str, Any]] = {}
     """Defaults of the settings that `build` honours; None for strip_accents, whose default is do_lower_case."""
+    without_prefix_space: ClassVar[Literal["never", "first"]] = "never"
+    """The `prepend_scheme` that add_prefix_space=False stands for."""
     saved_class: ClassVar[str] = GENERIC_CLASS
     """The `tokenizer_class` that transformers knows for these files."""
     keeps_class: ClassVar[bool] = False

@@ -43,8 +43,8 @@ class UnigramTokenizer(Tokenizer):
 
     @classmethod
     def start(cls, settings: Settings) -> str:
-        """Return "always" if a text's first word gets a space too, else "never"; honours add_prefix_space."""
-        return "always" if settings.options.get("add_prefix_space", True) else "never"
+        """Return "always" if every part of a text gets a space in front; honours add_prefix_space."""
+        return "always" if settings.options.get("add_prefix_space", True) else cls.without_prefix_space
 
     @classmethod
     def words(cls, settings: Settings) -> Any:

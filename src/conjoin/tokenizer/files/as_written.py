@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from conjoin.errors import TokenizerError, listing, warn
 from conjoin.tokenizer.files.frame import ENDS, ends_of, honour_ends, rename_in_frame
 from conjoin.tokenizer.files.sample import Sample, check_same, is_random
-from conjoin.tokenizer.files.switches import SWITCHES
+from conjoin.tokenizer.files.switches import Switch, switches_of
 from conjoin.tokenizer.formats.find import TOKENIZER_JSON, Files
 from conjoin.tokenizer.formats.read import model_kind, read_backend, read_json
 from conjoin.tokenizer.formats.refuse import check_document
@@ -38,12 +38,12 @@ def load_as_written(cls: type[T], path: Path, files: Files, overrides: Mapping[s
             f"{path}: holds a {kind} model, expected {cls.kind}, so {cls.__name__} cannot read it.",
             hint=f"AutoTokenizer.from_pretrained({str(files.folder)!r})",
         )
-    settings = read_settings(files, overrides)
+    settings, switches = read_settings(files, overrides), switches_of(cls)
     backend = read_backend(path)
     _check_ids(path, document, backend)
     sample = None if is_random(backend) else Sample.of(backend, str(path))
-    changed = _apply_switches(path, backend, settings)
-    problems = _differences(document, backend, settings)
+    changed = _apply_switches(switches, path, backend, settings)
+    problems = _differences(switches, document, backend, settings)
     _take_roles(cls, document, backend, settings)
     tokenizer = cls(backend, settings)
     renamed = _rename_roles(tokenizer, files, overrides)
@@ -77,14 +77,14 @@ def _check_ids(path: Path, document: Mapping[str, Any], backend: Backend) -> Non
         )
 
 
-def _apply_switches(path: Path, backend: Backend, settings: Settings) -> bool:
+def _apply_switches(switches: Mapping[str, Switch], path: Path, backend: Backend, settings: Settings) -> bool:
     """Apply the caller's settings to the pipeline; return True if that changed it.
 
     Raises:
         TokenizerError: the pipeline has no step for a setting.
     """
     changed = _change_unknown(path, backend, settings)
-    for name, switch in SWITCHES.items():
+    for name, switch in switches.items():
         value = settings.options[name] if name in settings.asked else None
         if value is None or switch.read(backend) == value:
             continue
@@ -117,10 +117,12 @@ def _change_unknown(path: Path, backend: Backend, settings: Settings) -> bool:
     return True
 
 
-def _differences(document: Mapping[str, Any], backend: Backend, settings: Settings) -> list[str]:
+def _differences(
+    switches: Mapping[str, Switch], document: Mapping[str, Any], backend: Backend, settings: Settings
+) -> list[str]:
     """Return the contradictions between the settings files and the pipeline and tokens of tokenizer.json."""
     differences: list[str] = []
-    for name, switch in SWITCHES.items():
+    for name, switch in switches.items():
         stated = settings.options.get(name)
         actual = switch.read(backend)
         if stated is not None and actual is not None and stated != actual:
@@ -213,9 +215,9 @@ def _rename_roles(tokenizer: Pipeline, files: Files, overrides: Mapping[str, Any
 
 def _record_switches(tokenizer: Pipeline) -> None:
     """Set the options of the class to what the pipeline does, so that saved files describe it correctly."""
-    options = tokenizer.settings.options
+    options, switches = tokenizer.settings.options, switches_of(type(tokenizer))
     for name, usual in tokenizer.switches.items():
-        actual = SWITCHES[name].read(tokenizer.backend)
+        actual = switches[name].read(tokenizer.backend)
         expected = options.get("do_lower_case", True) if usual is None else usual
         if actual is not None and actual != options.get(name, expected):
             options[name] = actual

@@ -4,13 +4,14 @@ A class or tokenizer_config.json cannot change tokenizer.json; their settings ar
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from conjoin.tokenizer.parts import Step, change_steps, find_step, part_of, put_part, steps
+from conjoin.tokenizer.pipeline import Pipeline
 
 _T5 = ["WhitespaceSplit", "Metaspace"]
 
@@ -166,3 +167,12 @@ SWITCHES = {
     "trim_offsets": Switch(read=_trims, write=_put_trim),
 }
 """Settings by their key in tokenizer_config.json."""
+_AFTER_TOKENS = Switch(
+    read=lambda backend: None if _scheme(backend) is None else _scheme(backend) == "always",
+    write=lambda backend, value: _put_scheme(backend, "always" if value else "first"),
+)
+
+
+def switches_of(cls: type[Pipeline]) -> Mapping[str, Switch]:
+    """Return the settings of a class: without DeBERTa's add_prefix_space a text's first word still gets a space."""
+    return SWITCHES if cls.without_prefix_space == "never" else {**SWITCHES, "add_prefix_space": _AFTER_TOKENS}
