@@ -354,6 +354,10 @@ def write_biogpt(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BioGptTokenizer"})
 
 
+def _plbart_multi(folder: Path, **config: Any) -> None:
+    _spm(folder, "PLBartTokenizer", "sentencepiece.bpe.model", UNIGRAM, language_codes="multi", **config)
+
+
 # name -> writes a folder of raw files that transformers reads with Python and sentencepiece
 PIECES: dict[str, Callable[[Path], None]] = {
     "marian": write_marian,
@@ -367,6 +371,8 @@ PIECES: dict[str, Callable[[Path], None]] = {
     "plbart-java": lambda folder: _spm(
         folder, "PLBartTokenizer", "sentencepiece.bpe.model", UNIGRAM, src_lang="java", tgt_lang="en_XX"
     ),
+    "plbart-multi": lambda folder: _plbart_multi(folder, mask_token=None),
+    "plbart-ruby": lambda folder: _plbart_multi(folder, mask_token=None, src_lang="ruby", tgt_lang="go"),
     "blenderbot-small": write_blenderbot_small,
     "biogpt": write_biogpt,
 }

@@ -237,6 +237,20 @@ def test_a_setting_that_json_cannot_hold_is_refused_before_anything_is_written(t
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("kind", ["bert", "deberta"])
+def test_a_token_that_a_file_denies_stays_denied_when_saved(kind: str, tmp_path: Path) -> None:
+    folder = raw_folder(kind, tmp_path / "raw")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    write_json(folder / "tokenizer_config.json", {**config, "mask_token": None})
+    ours = AutoTokenizer.from_pretrained(folder)
+    ours.save_pretrained(tmp_path / "ours")
+    assert AutoTokenizer.from_pretrained(tmp_path / "ours").mask_token is None
+    assert oracle.load(tmp_path / "ours", config["tokenizer_class"]).mask_token is None
+    ours.mask_token = "[SEP]"
+    ours.save_pretrained(tmp_path / "ours")
+    assert AutoTokenizer.from_pretrained(tmp_path / "ours").mask_token == "[SEP]"
+
+
 def test_saving_over_a_folder_leaves_whole_files_and_nothing_else(tmp_path: Path) -> None:
     ours = BertTokenizer.from_pretrained(raw_folder("bert", tmp_path / "raw"))
     for _ in range(2):

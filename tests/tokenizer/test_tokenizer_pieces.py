@@ -177,7 +177,7 @@ def test_m2m100_has_its_languages_even_where_no_file_lists_them(tmp_path: Path) 
 
 
 def test_languages_of_pieces_frame_both_sides(tmp_path: Path) -> None:
-    for kind, source, target in (("m2m100", "ru", "zh"), ("plbart", "python", "en")):
+    for kind, source, target in (("m2m100", "ru", "zh"), ("plbart", "python", "en"), ("plbart-multi", "go", "php")):
         folder = pieces_folder(kind, tmp_path / kind)
         ours, theirs = both(folder)
         for tokenizer, code in ((ours, target), (theirs, {"en": "en_XX"}.get(target, target))):
@@ -188,6 +188,22 @@ def test_languages_of_pieces_frame_both_sides(tmp_path: Path) -> None:
         ours.save_pretrained(tmp_path / "saved")
         again: Any = AutoTokenizer.from_pretrained(tmp_path / "saved")
         assert (again.src_lang, again.tgt_lang) == (ours.src_lang, ours.tgt_lang)
+
+
+def test_plbart_of_seven_languages_has_no_mask(tmp_path: Path) -> None:
+    """transformers 5.23 names one, whose id is that of unknown text."""
+    folder = pieces_folder("plbart-multi", tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["mask_token"]
+    write_json(folder / "tokenizer_config.json", config)
+    ours, theirs = both(folder)
+    assert (theirs.mask_token, theirs.mask_token_id) == ("<mask>", theirs.unk_token_id)
+    assert (ours.mask_token, ours.mask_token_id) == (None, None)
+    assert ours.get_vocab() == theirs.get_vocab() and "<mask>" not in ours.get_vocab()
+    assert ours.src_lang == "en_XX" and theirs.src_lang == "__en_XX__"
+    assert all(ours(text)["input_ids"] == theirs(text)["input_ids"] for text in SENTENCES)
+    ours.save_pretrained(tmp_path / "ours")
+    assert oracle.load(tmp_path / "ours").mask_token is None
 
 
 def test_nllb_numbers_languages_as_its_checkpoints_do(tmp_path: Path) -> None:

@@ -90,12 +90,20 @@ def to_json(value: dict[str, Any]) -> str:
 def _config(tokenizer: Pipeline) -> dict[str, Any]:
     config = {key: value for key, value in tokenizer.init_kwargs.items() if key not in _IN_TOKENIZER_JSON}
     config |= tokenizer.special_tokens_map
+    config |= {
+        name: None for name, usual in tokenizer.defaults.items() if usual is not None and _is_denied(tokenizer, name)
+    }
     if tokenizer.extra_special_tokens:
         config["extra_special_tokens"] = tokenizer.extra_special_tokens
     config["padding_side"] = tokenizer.padding_side
     config["truncation_side"] = tokenizer.truncation_side
     config["model_max_length"] = tokenizer.model_max_length
     return config
+
+
+def _is_denied(tokenizer: Pipeline, name: str) -> bool:
+    """Return whether a file or the caller said that there is no such token: silence would mean the class's own."""
+    return name in tokenizer.settings.named and tokenizer.settings.named[name] is None
 
 
 def _class_of(tokenizer: Pipeline, document: dict[str, Any]) -> dict[str, Any]:
