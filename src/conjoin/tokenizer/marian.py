@@ -140,7 +140,8 @@ class MarianTokenizer(WithLanguages, PieceTokenizer):
         return None
 
     def finish(self) -> None:
-        found: list[str] = [] if self.settings.options.get("separate_vocabs") else [*self.get_vocab()]
+        ids = {} if self.settings.options.get("separate_vocabs") else self.get_vocab()
+        found = sorted(ids, key=lambda token: ids[token])
         self._codes = tuple(token[2:-2] for token in found if token.startswith(">>") and token.endswith("<<"))
         code = self.settings.options.get("tgt_lang")
         if isinstance(code, str):
