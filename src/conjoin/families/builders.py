@@ -51,10 +51,8 @@ def activation(config: PretrainedConfig, key: str) -> spec.Activation:
     Raises:
         ConfigError: conjoin does not know it.
     """
-    hint = (
-        "if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py and send the config as a test"
-    )
-    require(config, key, *sorted(ACTIVATIONS), hint=f"{hint}.")
+    hint = "if it is an alias of one of these, add it to ACTIVATIONS in families/builders.py and send the config"
+    require(config, key, *sorted(ACTIVATIONS), hint=f"{hint} as a test.")
     return ACTIVATIONS[getattr(config, key)]
 
 
