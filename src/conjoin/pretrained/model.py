@@ -41,6 +41,8 @@ class JoinedModel:
 
     spec: specs.PairSpec
     join_report: JoinReport
+    reads_ids: ClassVar[bool] = True
+    """False where the encoder is a module of the caller's."""
     elsewhere: ClassVar[Mapping[str, str]] = {}
     """Attributes of transformers' class that this one lacks -> what to use here."""
     _own_config: PretrainedConfig

@@ -99,7 +99,9 @@ class _Probe:
     def change_by_source(self, input_ids: Ids | None) -> LogitChange:
         """Return how much another source changes the logits."""
         if input_ids is None:
-            return self._change(self._logits(inputs_embeds=self._inputs["inputs_embeds"].flip(-1)), None)
+            given: Tensor = self._inputs["inputs_embeds"]
+            others = given.roll(1, 0)  # those of other pairs, unless all are alike
+            return self._change(self._logits(inputs_embeds=given.flip(-1) if others.equal(given) else others), None)
         return self._change(self._logits(input_ids=_to_device(input_ids, self._model.device)), None)
 
     def _change(self, after: Tensor, cut: int | None) -> LogitChange:

@@ -1,8 +1,8 @@
 """An encoder that is no stack of ours (a vision, speech or graph model) joined to a decoder that is."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,11 +12,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from conjoin import spec
-from conjoin.checkpoint import open_checkpoint, parse_size, read_json, replacing_folder, resolve, write_tensors
+from conjoin.checkpoint import Staging, open_checkpoint, parse_size, read_json, replacing_folder, resolve, write_tensors
 from conjoin.configuration import FOREIGN, AutoConfig, EncoderDecoderConfig
 from conjoin.errors import ConfigError, JoinError, ShapeError, WeightError, listing
 from conjoin.families import PretrainedConfig, config_from_dict
-from conjoin.generation.prompt import encoder_states
 from conjoin.join import JoinReport, OneFolder, pair_spec
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.pretrained.sources import Source, open_join
@@ -24,67 +23,17 @@ from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.model.loss import IGNORED
 from conjoin.torch.model.outputs import EncoderOutput
 from conjoin.torch.model.sharing import mark_shared
+from conjoin.torch.pair.foreign_encoder import ForeignEncoder, Mask, Reading
 from conjoin.torch.pair.halves import Decoder
 from conjoin.torch.pair.joining import adopt_parameters, materialise_rest, source_of
 from conjoin.torch.pair.keywords import reject_saving_kwargs
 from conjoin.torch.pair.loading import as_tensor, fill, to_dtype
+from conjoin.torch.pair.lora import base_parameters, merge_saved_adapter, remove_adapter, write_adapter
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
 from conjoin.torch.pair.writing import dtype_name
 
-Mask = Callable[[Any, Tensor], Tensor]
-"""(the encoder's input, its states) -> which states are real, [B, S]."""
 _ENCODER = "encoder.module."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How a foreign encoder is called.
-
-    Args:
-        width: Size M of its states.
-        input: Name of its input in batches, and in calls of the joined model.
-        mask: What tells which states are real; None: all are.
-    """
-
-    width: int
-    input: str
-    mask: Mask | None = None
-
-
-class ForeignEncoder(nn.Module):
-    """Any module as the half that reads the source."""
-
-    def __init__(self, module: nn.Module, kind: spec.StackSpec, config: PretrainedConfig) -> None:
-        super().__init__()
-        self.module = module
-        self.spec = kind
-        self.config = config
-
-    def forward(self, input_ids: Any = None, *_: Any, inputs_embeds: Any = None, **__: Any) -> EncoderOutput:
-        """Return the states of the module's input, `inputs_embeds`.
-
-        A module may return states [B, S, M], a map [B, M, H, W], one vector [B, M], or what transformers' models do.
-
-        Raises:
-            ShapeError: there is no input, but ids; or its output has another shape.
-        """
-        if inputs_embeds is None:
-            raise ShapeError(f"{self.spec.family}: a module of the caller's as encoder reads no ids and no texts.")
-        output = self.module(inputs_embeds)
-        states = output if isinstance(output, Tensor) else encoder_states(output)
-        width = self.spec.output_size
-        if states.dim() == 4 and states.shape[1] == width:
-            states = states.flatten(2).transpose(1, 2)
-        elif states.dim() == 2:
-            states = states[:, None]
-        if states.dim() != 3 or states.shape[-1] != width:
-            raise ShapeError(
-                f"{self.spec.family}: its output has shape {tuple(states.shape)}; expected (batch, length, {width}), a "
-                f"map (batch, {width}, height, width) or (batch, {width}).",
-                hint="encoder_width= is the size of one state.",
-            )
-        return EncoderOutput(states)
 
 
 class ForeignPair(EncoderDecoderModel):
@@ -97,6 +46,11 @@ class ForeignPair(EncoderDecoderModel):
     encoder: Any
     reading: Reading
     reads_ids = False
+
+    @property
+    def main_input_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Name of the encoder's input in batches."""
+        return self.reading.input
 
     def __init__(
         self,
@@ -205,7 +159,7 @@ class ForeignPair(EncoderDecoderModel):
         return mask
 
     def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:
-        """See EncoderDecoderModel.doctor; another source is the same with its last axis reversed."""
+        """See EncoderDecoderModel.doctor; another source is another pair's, or the same with its last axis reversed."""
         names = {self.reading.input: "inputs_embeds"}
         return super().doctor({names.get(name, name): value for name, value in batch.items()})
 
@@ -261,11 +215,25 @@ class ForeignPair(EncoderDecoderModel):
         reject_saving_kwargs(keywords)
         if not is_main_process:
             return
-        state = _state(self)
-        if state_dict is not None:
-            if missing := sorted(state.keys() - state_dict.keys()):
-                raise WeightError(f"state_dict: parameters are missing:\n{listing(missing)}")
-            state = {name: state_dict[name] for name in state}
+        if state_dict is not None and (missing := sorted(_state(self).keys() - state_dict.keys())):
+            raise WeightError(f"state_dict: parameters are missing:\n{listing(missing)}")
+        with replacing_folder(Path(save_directory)) as staging:
+            self.write(staging, state_dict, max_shard_size=max_shard_size)
+
+    def write(
+        self, staging: Staging, state: dict[str, Tensor] | None = None, *, max_shard_size: int | str = "5GB"
+    ) -> None:
+        """Write the model into a folder that will be a checkpoint, beside its other files.
+
+        Args:
+            state: Parameters by name in place of the model's own, with adapters merged; without them, adapters are
+                written beside the weights. Buffers that it lacks are the model's.
+        """
+        if state is None:
+            write_adapter(self, staging)
+        else:
+            remove_adapter(staging)
+        tensors = _state(self) if state is None else {name: state.get(name, x) for name, x in _state(self).items()}
         values = self.config_to_save(dtype_name(self.decoder), plain_state(self)).to_dict()
         values |= {
             "model_type": FOREIGN,
@@ -277,11 +245,10 @@ class ForeignPair(EncoderDecoderModel):
             },
         }
         values.pop("architectures", None)
-        with replacing_folder(Path(save_directory)) as staging:
-            write_tensors(staging, map(_stored, state.items()), max_shard_bytes=parse_size(max_shard_size))
-            self.save_tokenizers(staging)
-            self.save_generation_config(staging)
-            staging.path("config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_tensors(staging, map(_stored, tensors.items()), max_shard_bytes=parse_size(max_shard_size))
+        self.save_tokenizers(staging)
+        self.save_generation_config(staging)
+        staging.path("config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(
@@ -301,15 +268,9 @@ class ForeignPair(EncoderDecoderModel):
         """
         folder = resolve(name_or_path)
         values = read_json(folder / "config.json")
-        if values.get("model_type") != FOREIGN:
-            raise ConfigError(f"{folder} was not saved with an encoder of the caller's.", hint="leave encoder= out.")
+        if why := _unlike(folder, values, encoder, encoder_mask):
+            raise ConfigError(why)
         said: Any = values["encoder"]
-        if said["class"] != _class(encoder) or said["has_mask"] != (encoder_mask is not None):
-            mask = "with" if said["has_mask"] else "without"
-            raise ConfigError(
-                f"{folder} was saved with a {said['class']} as encoder, {mask} encoder_mask; given is a "
-                f"{_class(encoder)}, {'without' if encoder_mask is None else 'with'} one."
-            )
         model = cls.__new__(cls)
         Pretrained.__init__(model)
         model.reading = Reading(width=int(said["width"]), input=str(said["input"]), mask=encoder_mask)
@@ -319,23 +280,35 @@ class ForeignPair(EncoderDecoderModel):
         model._tokenizer_folders = OneFolder(folder)
         materialise_rest(model, torch.float32, "cpu")
         mark_shared(model, replace(model.spec, share="none"))
-        model._load_state(folder)
+        if why := model.unlike(folder):
+            raise WeightError(why)
+        model.read(folder)
         model.load_generation_config(folder)
         model.join_report = JoinReport({}, {})
+        merge_saved_adapter(model, folder)
         return model.to(dtype=to_dtype(dtype) if dtype else None, device=device).eval()
 
-    def _load_state(self, folder: Path) -> None:
-        own = _state(self)
+    def unlike(self, folder: Path) -> str | None:
+        """Say why a folder holds another model than this one: its encoder's class, or its tensors; None if it fits."""
+        values = read_json(folder / "config.json")
+        if why := _unlike(folder, values, self.encoder.module, self.reading.mask):
+            return why
+        own = {name: tuple(tensor.shape) for name, tensor in _state(self).items()}
         with open_checkpoint(folder) as checkpoint:
-            wrong = sorted(own.keys() ^ checkpoint.keys())
-            wrong += [
-                name for name in own.keys() & checkpoint.keys() if checkpoint[name].shape != tuple(own[name].shape)
-            ]
-            if wrong:
-                raise WeightError(f"{folder}: tensors that do not fit the model:\n{listing(wrong)}")
-            with torch.no_grad():
-                for name, tensor in own.items():
-                    tensor.copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
+            saved = {name: checkpoint[name].shape for name in checkpoint}
+        wrong = sorted(name for name in {*own, *saved} if own.get(name) != saved.get(name))
+        return f"{folder}: tensors that do not fit the model:\n{listing(wrong)}" if wrong else None
+
+    @torch.no_grad()
+    def read(self, folder: Path) -> None:
+        """Copy the weights of a folder into this model, the encoder's state included; nothing in it is executed.
+
+        Raises:
+            WeightError: the file cannot be read.
+        """
+        with open_checkpoint(folder) as checkpoint:
+            for name, tensor in _state(self).items():
+                tensor.copy_(as_tensor(checkpoint.array(name), checkpoint[name].dtype))
 
 
 def _stand_in(width: int) -> PretrainedConfig:
@@ -355,9 +328,25 @@ def _without_encoder(plan: JoinReport) -> JoinReport:
     return replace(plan, origins=origins)
 
 
+def _unlike(folder: Path, values: Mapping[str, Any], encoder: nn.Module, mask: Mask | None) -> str | None:
+    """Say why a folder with this config was not saved with such an encoder; None if it was."""
+    if values.get("model_type") != FOREIGN:
+        return f"{folder} was not saved with an encoder of the caller's."
+    said: Any = values["encoder"]
+    if said["class"] == _class(encoder) and said["has_mask"] == (mask is not None):
+        return None
+    return (
+        f"{folder} was saved with a {said['class']} as encoder, {'with' if said['has_mask'] else 'without'} "
+        f"encoder_mask; given is a {_class(encoder)}, {'without' if mask is None else 'with'} one."
+    )
+
+
 def _state(model: ForeignPair) -> dict[str, Tensor]:
     """Return everything that a file holds: our parameters, shared ones once, and all of the encoder's state."""
-    ours = {name: x for name, x in model.named_parameters() if not name.startswith("encoder.")}
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, parameter in base_parameters(model).items():
+        once.setdefault(id(parameter), (name, parameter))
+    ours = {name: parameter for name, parameter in once.values() if not name.startswith("encoder.")}
     return {**ours, **{_ENCODER + name: x for name, x in model.encoder.module.state_dict().items()}}
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from conjoin.checkpoint import open_checkpoint
+from conjoin.checkpoint import Staging, open_checkpoint
 from conjoin.configuration import CrossAttentionInit, EncoderAttention, EncoderDecoderConfig, Share
 from conjoin.errors import ConfigError, ShapeError
 from conjoin.families import Layers, PretrainedConfig
@@ -56,7 +56,7 @@ from conjoin.torch.pair.modules import PairModules
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
 from conjoin.torch.pair.quantization import fill_quantized, quantize
 from conjoin.torch.pair.resize import NewRows, resize
-from conjoin.torch.pair.saving import save_pair
+from conjoin.torch.pair.saving import save_pair, write_pair
 from conjoin.torch.profile import Profile, open_profile, profiled_call
 
 
@@ -79,8 +79,6 @@ class EncoderDecoderModel(PairModules):
     """
 
     accepts_loss_kwargs = True
-    reads_ids = True
-    """False where the encoder is a module of the caller's."""
 
     def __new__(cls, config: Any = None, encoder: Any = None, *_: Any, **__: Any) -> Self:
         """Choose the class: that of pairs whose encoder is a module of the caller's differs."""
@@ -292,6 +290,10 @@ class EncoderDecoderModel(PairModules):
         reject_saving_kwargs(keywords)
         if is_main_process:
             save_pair(self, save_directory, max_shard_size=max_shard_size, untied=untied, state=state_dict)
+
+    def write(self, staging: Staging, state: dict[str, Tensor] | None = None) -> None:
+        """Write the model into a folder that will be a checkpoint, beside its other files (`saving.write_pair`)."""
+        write_pair(self, staging, state=state)
 
     def push_to_hub(
         self,
