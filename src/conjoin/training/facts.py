@@ -8,8 +8,7 @@ from conjoin.families import family
 from conjoin.join import Copied, InMemory, JoinReport, half_spec
 from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
-from conjoin.training.data.corpus import Corpus
-from conjoin.training.data.examples import Examples
+from conjoin.training.data.inputs import TrainingData
 from conjoin.training.data.tokenizing import Room, tokenize_pairs
 from conjoin.training.settings.choices import DataFacts, JoinFacts, PairFacts
 
@@ -79,6 +78,12 @@ def text_facts(sample: Pairs, tokenizer: Tokenizer | TokenizerPair, room: Room, 
     return DataFacts(pairs=len(sample), lengths=lengths, is_text=True, validates=validates)
 
 
-def example_facts(examples: Examples | Corpus, *, validates: bool) -> DataFacts:
-    """Measure tokenized pairs, which nothing cuts any more."""
-    return DataFacts(pairs=len(examples), lengths=examples.lengths, is_text=False, validates=validates)
+def example_facts(examples: TrainingData, *, validates: bool, is_sized: bool = True) -> DataFacts:
+    """Measure tokenized pairs, which nothing cuts any more.
+
+    Args:
+        is_sized: False if sources are arrays, so that nobody knows lengths.
+    """
+    return DataFacts(
+        pairs=len(examples), lengths=examples.lengths, is_text=False, validates=validates, is_sized=is_sized
+    )

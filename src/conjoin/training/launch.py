@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
+from conjoin.configuration import FOREIGN
 from conjoin.errors import ConfigError, NoTokenizerError
 from conjoin.texts.pairs import PairReader, Pairs, load_hub, read_pairs
 from conjoin.texts.predictions import candidate_pairs, joined_pairs, pseudo_pairs
@@ -48,7 +49,7 @@ def make_trainer(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> T
         ConjoinError: with one message.
     """
     recipe.sources.require()
-    _refuse_quantized(recipe.sources.model)
+    _refuse_untrainable(recipe.sources.model)
     train, validation = find_data(recipe)
     recipe = with_join_choices(recipe)
     build_model, kind = _framework(recipe.sources.framework)
@@ -93,11 +94,19 @@ def _require_tokenizer(model: Any) -> None:
     assert tokenizer is not None
 
 
-def _refuse_quantized(model: str | None) -> None:
-    """Refuse a model in 8 bits by its config.json, before anything is loaded."""
+def _refuse_untrainable(model: str | None) -> None:
+    """Refuse a model in 8 bits, or around a module, by its config.json, before anything is loaded."""
     config = Path(model, "config.json") if model is not None else None
-    if config is not None and config.is_file():
-        refuse_quantized(read_json(config).get("quantization_config"))
+    if config is None or not config.is_file():
+        return
+    values = read_json(config)
+    refuse_quantized(values.get("quantization_config"))
+    if values.get("model_type") == FOREIGN:
+        raise ConfigError(
+            f"{model}: the encoder is a module of a user's, which no file holds; conjoin train reads texts.",
+            hint="train it in Python: EncoderDecoderModel.from_pretrained(folder, encoder=module), then "
+            "Seq2SeqTrainer(model=model, train_dataset=rows); docs/vision.md has an example.",
+        )
 
 
 def _framework(name: Literal["torch", "jax"]) -> tuple[Callable[[Recipe], Any], type[Trainer[Any]]]:

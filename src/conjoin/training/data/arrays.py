@@ -1,6 +1,7 @@
 """Batches as numpy arrays, for any framework: padded rows, or packed rows with the segments that keep pairs apart."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ WEIGHTS = "loss_weights"
 """Name of the array with the weight of every label, which the loss takes and forward does not."""
 
 
-def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: int = 0) -> dict[str, Ids]:
+def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: int = 0) -> dict[str, Any]:
     """Return the arrays of one batch, named as forward's arguments.
 
     Args:
@@ -22,12 +23,13 @@ def batch_arrays(examples: Examples, batch: Batch, source_pad: int, target_pad: 
     Returns:
         input_ids [B, S] and labels [B, T]; attention_mask [B, S] if there is padding; if rows hold several pairs,
         segment_ids [B, S] and decoder_segment_ids [B, T] instead: 1 for the first pair of a row, 2 for the next, 0 at
-        padding. And the examples' own columns.
+        padding. And the examples' own columns. Where sources are arrays, these in place of input_ids and its masks.
     """
     input_ids, source_segments = _filled(examples.sources, batch, source_pad)
     labels, target_segments = _filled(examples.labels, batch, IGNORED)
-    arrays = {"input_ids": input_ids, "labels": labels}
     packed = any(len(row) > 1 for row in batch)
+    sources = {"input_ids": input_ids} if examples.read is None else examples.read(input_ids[:, 0].tolist())
+    arrays: dict[str, Any] = {**sources, "labels": labels}
     if packed:
         arrays |= {"segment_ids": source_segments, "decoder_segment_ids": target_segments}
     elif not source_segments.all():
@@ -72,6 +74,7 @@ def counted_labels(examples: Examples, batches: Sequence[Batch]) -> int | float:
 
 
 def tokens_of(examples: Examples, batches: Sequence[Batch]) -> int:
-    """Return the number of source and target tokens of batches, without padding."""
+    """Return the number of source and target tokens of batches, without padding; arrays have none."""
     indices = [index for batch in batches for row in batch for index in row]
-    return int(examples.sources.sizes(indices).sum() + examples.labels.sizes(indices).sum())
+    sides = [examples.labels, *([examples.sources] if examples.read is None else [])]
+    return int(sum(side.sizes(indices).sum() for side in sides))

@@ -6,7 +6,7 @@ Every process plans all batches and takes its own, so nothing is sent, and a pos
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, Protocol, cast, overload, runtime_checkable
 
 import numpy as np
@@ -76,6 +76,12 @@ class Batches(Sequence[Batch]):
     def reordered(self, sequence: NDArray[np.int64]) -> "Batches":
         """Return the same batches in another order; those that it leaves out are dropped."""
         return replace(self, sequence=self.sequence[sequence])
+
+
+def renumbered(batches: Sequence[Batch]) -> list[Batch]:
+    """Return batches of the same shape that count their examples from 0, in order."""
+    numbers = count()
+    return [[[next(numbers) for _ in row] for row in batch] for batch in batches]
 
 
 WINDOW = 100

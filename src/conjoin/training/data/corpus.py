@@ -21,8 +21,8 @@ from conjoin.texts.documents import Documents, segments, words
 from conjoin.texts.mapped import MappedTexts
 from conjoin.texts.pairs import PART, Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
-from conjoin.training.data.batching import Batch
-from conjoin.training.data.examples import Examples
+from conjoin.training.data.batching import Batch, renumbered
+from conjoin.training.data.examples import Examples, place_of
 from conjoin.training.data.lengths import Lengths
 from conjoin.training.data.objectives import Objective, marks_of, sides_of, tasks_of
 from conjoin.training.data.store import SUMMARY_FILE, Files, map_array
@@ -243,9 +243,7 @@ class Corpus:
 
     def where(self, rows: Iterable[int]) -> str:
         """Describe segments for a message."""
-        numbers = sorted(row + 1 for row in rows)
-        shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
-        return f"{self.name}, segment{'' if len(numbers) == 1 else 's'} {shown}"
+        return place_of(self.name, "segment", (row + 1 for row in rows))
 
     def pairs(self, epoch: int, rows: Sequence[int]) -> Pairs:
         """Return the pairs that segments become in an epoch."""
@@ -265,9 +263,7 @@ class Corpus:
     def drawn(self, epoch: int, batches: Sequence[Batch]) -> tuple[Examples, list[Batch]]:
         """Return the examples of batches of an epoch, and the batches with their numbers among these."""
         rows = [index for batch in batches for row in batch for index in row]
-        numbers = iter(range(len(rows)))
-        renumbered = [[[next(numbers) for _ in row] for row in batch] for batch in batches]
-        return self._tokenize(self.pairs(epoch, rows)), renumbered
+        return self._tokenize(self.pairs(epoch, rows)), renumbered(batches)
 
 
 def objective_of(raw: RawText, tokenizer: Tokenizer | TokenizerPair, ratios: Ratios) -> Objective:

@@ -117,7 +117,7 @@ def to_examples(data: Any, name: str, making: Making) -> Examples:
     if isinstance(data, CandidatePairs):
         limit, utility = room_of(making.arguments, making.pair).target, making.arguments.ranking_utility
         examples = with_candidates(examples, data, making.tokenizer, utility, limit, shown=making.shown)
-    _check_vocabulary(examples, making.pair)
+    check_vocabulary(examples, making.pair)
     _check_columns(examples, making.pair)
     if examples.cut > MANY_CUT * len(examples):
         room = room_of(making.arguments, making.pair)
@@ -165,7 +165,7 @@ def to_corpus(raw: RawText, name: str, making: Making) -> Corpus:
     documents = raw.documents
     if (paths := documents.paths) is not None:
         name = ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    _require_tokenizer(name, making)
+    require_tokenizer(name, making)
     assert making.tokenizer is not None
     room = room_of(making.arguments, making.pair)
     ratios = measure((paragraph.text for paragraph in documents), making.tokenizer)
@@ -207,7 +207,7 @@ def _read(data: Any, name: str, making: Making) -> Examples:
         data = list(cast("Iterator[Any]", data))
     if not is_file and not isinstance(data, Pairs) and _are_ids(data):
         return from_ids(cast("Iterable[Any]", data), name)
-    _require_tokenizer(name, making)
+    require_tokenizer(name, making)
     pairs = read_pairs(data, columns_of(making.arguments), name)
     return in_memory(_tokenized(PairsInMemory(pairs), making), texts=pairs)
 
@@ -218,7 +218,7 @@ def _stored(data: Any, name: str, making: Making) -> Examples:
     if not isinstance(data, str | Path) and _are_ids(data):
         parts = TokenizedRows(rows_of_dataset(data) if is_dataset(data) else data, name)
         return _of_cache(cache, parts, {"ids": True, "data": data_digest(data)}, making)
-    _require_tokenizer(name, making)
+    require_tokenizer(name, making)
     reader = PairReader(data, columns, name)
     reader.check_start()  # the digest needs a file that can be read
     contents = {
@@ -254,7 +254,12 @@ def _tokenized(reader: Parts[Pairs], making: Making) -> TokenizedPairs:
     )
 
 
-def _require_tokenizer(name: str, making: Making) -> None:
+def require_tokenizer(name: str, making: Making) -> None:
+    """Refuse texts without a tokenizer.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if making.tokenizer is None:
         raise ConfigError(
             f"{name} holds texts, and there is no tokenizer.",
@@ -272,11 +277,17 @@ def _are_ids(rows: Any) -> bool:
     return hasattr(first, "keys") and "input_ids" in first.keys()  # noqa: SIM118
 
 
-def _check_vocabulary(examples: Examples, pair: PairSpec) -> None:
+def check_vocabulary(examples: Examples, pair: PairSpec) -> None:
+    """Refuse ids that the model has no embedding of.
+
+    Raises:
+        DataError: with the rows that hold them.
+    """
     sides: list[tuple[str, Rows, StackSpec]] = [
         ("source ids", examples.sources, pair.encoder),
         ("target ids", examples.labels, pair.decoder),
     ]
+    sides = sides if examples.read is None else sides[1:]
     if "decoder_input_ids" in examples.columns:
         sides.append(("decoder_input_ids", examples.columns["decoder_input_ids"], pair.decoder))
     for what, rows, kind in sides:

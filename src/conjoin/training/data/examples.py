@@ -1,7 +1,7 @@
 """Tokenized pairs in two flat arrays: a million pairs take the memory of their ids and nothing else."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -16,6 +16,8 @@ from conjoin.training.data.lengths import BLOCK, Lengths, blocks
 
 IGNORED = -100
 """Label of a position that does not count, in every backend's loss."""
+Read = Callable[[Iterable[int]], Mapping[str, Any]]
+"""Numbers of rows -> what the encoder reads of them, [B, ...] each, by the names of forward's arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Examples:
         masks_made: True if forward masks the decoder inputs whose label is -100, because the user gave neither
             decoder inputs nor a mask.
         digest, measured: `fingerprint()` and `lengths`, if they are known already.
+        read: Reads the sources of a batch, where they are arrays; each row of `sources` is the number of its row then.
     """
 
     sources: Rows
@@ -105,6 +108,7 @@ class Examples:
     masks_made: bool = True
     digest: str | None = None
     measured: Lengths | None = None
+    read: Read | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -160,6 +164,7 @@ class Examples:
             columns=columns,
             weights=None if self.weights is None else self.weights[targets],
             masks_made=self.masks_made,
+            read=self.read,
         )
 
     def fingerprint(self) -> str:
@@ -181,10 +186,19 @@ class Examples:
 
     def where(self, rows: Iterable[int]) -> str:
         """Describe rows for a message, by line or row number."""
-        numbers = sorted(int(self.lines[row]) if self.lines is not None else row + 1 for row in rows)
-        shown = ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
-        unit = "row" if self.lines is None else "line"
-        return f"{self.name}, {unit}{'' if len(numbers) == 1 else 's'} {shown}"
+        numbers = (int(self.lines[row]) if self.lines is not None else self._number(row) + 1 for row in rows)
+        return place_of(self.name, "row" if self.lines is None else "line", numbers)
+
+    def _number(self, row: int) -> int:
+        """Return the number of a row in the data that it was read from."""
+        return row if self.read is None else int(self.sources[row][0])
+
+
+def place_of(name: str, unit: str, numbers: Iterable[int]) -> str:
+    """Describe a place in data for a message: its numbers, in order, as far as they fit."""
+    ordered = sorted(numbers)
+    shown = ", ".join(map(str, ordered[:8])) + (" ..." if len(ordered) > 8 else "")
+    return f"{name}, {unit}{'' if len(ordered) == 1 else 's'} {shown}"
 
 
 def _bytes_of(values: NDArray[Any]) -> memoryview:

@@ -123,5 +123,10 @@ def tokenize_pairs(
 def _tokenize(tokenizer: Any, sources: list[str], targets: list[str], room: Room) -> dict[str, Any]:
     """Tokenize sources and targets in two calls, since one would apply the source's limit to the targets."""
     encoded = tokenizer(sources, truncation=room.source is not None, max_length=room.source, verbose=False)
+    return {"input_ids": encoded["input_ids"], "labels": target_ids(tokenizer, targets, room)}
+
+
+def target_ids(tokenizer: Any, targets: list[str], room: Room) -> list[list[int]]:
+    """Tokenize targets alone."""
     limit = {"truncation": room.target is not None, "max_length": room.target, "verbose": False}
-    return {"input_ids": encoded["input_ids"], "labels": tokenizer(text_target=targets, **limit)["input_ids"]}
+    return tokenizer(text_target=targets, **limit)["input_ids"]

@@ -6,6 +6,7 @@ from conjoin.errors import ConfigError, TrainingError, warn
 from conjoin.join import JoinReport
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.data.batching import Batch
+from conjoin.training.loop.engine import Trainable
 from conjoin.training.loop.schedules import group_rate
 from conjoin.training.settings.arguments import GROUPS, TrainingArguments
 from conjoin.training.terminal import show
@@ -30,6 +31,51 @@ def refuse_quantized(quantization: object) -> None:
         raise ConfigError(
             "The model is in 8 bits, which is for inference only: it cannot be trained.",
             hint="train the model that it was made of, then call model.quantize('int8').",
+        )
+
+
+_ONLY_FOR_IDS = {
+    "tokens_per_batch": "per_device_train_batch_size counts rows.",
+    "packing": "rows of arrays are not packed.",
+    "max_tokens": "max_minutes or max_steps ends a run.",
+    "max_source_length": "the data set makes arrays of the size that it wants.",
+    "source_column": "encoder_input= of the model names what it reads.",
+    "source_prefix": "there is no source text.",
+    "source_language": "there is no source text.",
+    "drop_empty": "leave empty rows out of the data set.",
+    "data_cache_dir": "rows are computed when they are read; a data set may keep them itself.",
+    "preprocessing_num_workers": "rows are computed when they are read; a data set may use threads in __getitems__.",
+    "teacher": "a teacher reads texts.",
+    "dropout_from_epoch": "conjoin does not know which layers of the encoder drop units.",
+    "average_checkpoints": "ema_decay averages weights too.",
+    "fsdp": "conjoin does not know the encoder's layers; several processes without it work.",
+}
+"""Settings that need sources of ids, or layers of ours -> what to do without them."""
+
+
+def check_sources(args: TrainingArguments, model: Trainable, *, collates: bool) -> None:
+    """Refuse what does not go with the model's sources.
+
+    Args:
+        collates: True if the caller gives a data_collator.
+
+    Raises:
+        ConfigError: settings for ids, and an encoder that reads arrays; or the other way round.
+    """
+    if model.reads_ids:
+        if collates:
+            raise ConfigError(
+                "data_collator: the trainer pads texts and ids itself.",
+                hint="leave it out; it is for models whose encoder is a module of your own (docs/vision.md).",
+            )
+        return
+    wrong = [name for name in _ONLY_FOR_IDS if getattr(args, name) != getattr(TrainingArguments, name)]
+    if wrong:
+        given = ", ".join(f"{name} = {getattr(args, name)}" for name in wrong)
+        raise ConfigError(
+            f"{given}: needs sources that are ids, and layers of conjoin; this model's encoder is a "
+            f"{model.spec.encoder.family}.",
+            hint=f"leave out {', '.join(wrong)}: " + " ".join(_ONLY_FOR_IDS[name] for name in wrong),
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class Trainable(Protocol):
     config: PretrainedConfig
     join_report: JoinReport
     tokenizer: Any
+    reads_ids: ClassVar[bool]
+    """False where the encoder is a module of the caller's, which reads arrays."""
 
     @property
     def spec(self) -> spec.PairSpec:

@@ -166,6 +166,8 @@ class Evaluator:
     def _sources(self, examples: Examples, rows: Sequence[int]) -> list[str]:
         if examples.texts is not None:
             return [examples.texts.sources[row] for row in rows]
+        if examples.read is not None:
+            return [examples.where([row]) for row in rows]
         assert self.source_tokenizer is not None
         ids = [examples.sources[row].tolist() for row in rows]
         return self.source_tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -30,9 +30,7 @@ tags: [encoder-decoder, sequence-to-sequence, conjoin]
 ```python
 from conjoin import EncoderDecoderModel
 
-model = EncoderDecoderModel.from_pretrained({load})
-batch = model.tokenizer(["A text to read."], return_tensors="pt")
-ids = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"])
+{use}
 print(model.tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 ```
 
@@ -42,10 +40,17 @@ print(model.tokenizer.batch_decode(ids, skip_special_tokens=True)[0])
 
 ## Training
 
-`recipe.yaml` in this folder repeats the run: `conjoin train --config recipe.yaml --out another-folder`.
+{repeat}
 
 {settings}
 """
+_OF_TEXTS = """model = EncoderDecoderModel.from_pretrained({load})
+batch = model.tokenizer(["A text to read."], return_tensors="pt")
+ids = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"])"""
+_OF_ARRAYS = """model = EncoderDecoderModel.from_pretrained({load}, encoder=module)  # as it was built for training
+ids = model.generate(batch)"""
+_REPEAT = "`recipe.yaml` in this folder repeats the run: `conjoin train --config recipe.yaml --out another-folder`."
+_REPEAT_IN_PYTHON = "In Python, with `Seq2SeqTrainer`: the encoder is a module of the caller's."
 
 
 def write_final_model(
@@ -99,6 +104,7 @@ def _card(task: Task, state: TrainerState, folder: RunFolder, metrics: Mapping[s
         steps=state.global_step,
         metrics={name: value for name, value in numbers.items() if name.startswith("eval_") and is_number(value)},
         settings={name: value for name, value in settings.items() if value is not None},
+        reads_ids=task.model.reads_ids,
     )
 
 
@@ -118,6 +124,9 @@ def _origin(task: Task) -> str:
     if sources and sources.model:
         return as_code(sources.model)
     config = task.model.config
+    if isinstance(config, EncoderDecoderConfig) and not task.model.reads_ids:
+        encoder = as_code(task.model.spec.encoder.family)
+        return f"A {encoder} of the caller's as encoder, joined to a {config.decoder.model_type} decoder"
     if isinstance(config, EncoderDecoderConfig):
         return f"A {config.encoder.model_type} encoder joined to a {config.decoder.model_type} decoder"
     return f"A {config.model_type} model"
@@ -140,15 +149,28 @@ def _report(task: Task, folder: RunFolder, engine: Engine) -> None:
 
 
 def model_card(
-    folder: Path, *, origin: str, data: str, steps: int, metrics: dict[str, Any], settings: dict[str, Any]
+    folder: Path,
+    *,
+    origin: str,
+    data: str,
+    steps: int,
+    metrics: dict[str, Any],
+    settings: dict[str, Any],
+    reads_ids: bool = True,
 ) -> str:
-    """Return the README of a trained model; names in it are escaped for Markdown, HTML and Python."""
+    """Return the README of a trained model; names in it are escaped for Markdown, HTML and Python.
+
+    Args:
+        reads_ids: False if its encoder is a module of the caller's, which reads no texts.
+    """
     rows = [f"| {as_text(name.removeprefix('eval_'))} | {value:.4g} |" for name, value in metrics.items()]
     table = "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else "Not evaluated."
     name = folder.resolve().name
+    load = f'"{name}"' if name.isprintable() and not set('"\\') & set(name) else repr(name)
     return _CARD.format(
         name=as_text(name),
-        load=f'"{name}"' if name.isprintable() and not set('"\\') & set(name) else repr(name),
+        use=(_OF_TEXTS if reads_ids else _OF_ARRAYS).format(load=load),
+        repeat=_REPEAT if reads_ids else _REPEAT_IN_PYTHON,
         origin=origin,
         steps=steps,
         data=as_text(data),

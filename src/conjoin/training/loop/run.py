@@ -219,7 +219,9 @@ class Run:
             recovery.end_window()
         if not recovery.reading_due(before, share):
             return
-        gain = self._evaluator.source_gain(self.task.eval_examples or self.examples.beginning(GAIN_PAIRS))
+        with self.engine.preserve_random_state():  # rows may draw numbers when they are computed
+            examples = self.task.eval_examples or self.examples.beginning(GAIN_PAIRS)
+        gain = self._evaluator.source_gain(examples)
         if gain is not None:
             self._source_gain = gain
             self.recorder.event(self.epoch, "reading", {"source_gain": gain})

@@ -7,8 +7,8 @@ from typing import Any
 from conjoin.errors import ConfigError, TrainingError, shown, warn
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.batching import Batches, Plan, choose_batching
-from conjoin.training.data.corpus import Corpus
 from conjoin.training.data.examples import Examples
+from conjoin.training.data.inputs import TrainingData
 from conjoin.training.folder.run_folder import STATE_FILE, Checkpoint, RunFolder
 from conjoin.training.folder.state import DamagedCheckpoint, TrainerState
 from conjoin.training.loop.callbacks import TrainerCallback
@@ -30,7 +30,7 @@ class Task:
     tokenizer: Tokenizer | TokenizerPair | None
     args: TrainingArguments
     world: World
-    examples: Examples | Corpus
+    examples: TrainingData
     eval_examples: Examples | None
     callbacks: Sequence[TrainerCallback]
     recipe: Recipe | None

@@ -1,7 +1,7 @@
 """The trainer of all frameworks: a model, a tokenizer, arguments and data; everything else follows from them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -18,16 +18,23 @@ from conjoin.join.diagnosis import Diagnosis
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
-from conjoin.training.data.corpus import Corpus, RawText
+from conjoin.training.data.corpus import RawText
 from conjoin.training.data.datasets import Making, room_of, sample_of, to_corpus, to_examples
 from conjoin.training.data.examples import Examples
+from conjoin.training.data.inputs import Collation, InputRows, TrainingData
 from conjoin.training.facts import example_facts, pair_facts, text_facts
 from conjoin.training.folder.recorder import require_sinks
 from conjoin.training.folder.run_folder import Checkpoint, RunFolder, locked
 from conjoin.training.folder.state import TrainerState
 from conjoin.training.loop import budget
 from conjoin.training.loop.callbacks import TrainerCallback
-from conjoin.training.loop.checks import check_evaluation_settings, doctor_pairs, refuse_quantized, require_trainable
+from conjoin.training.loop.checks import (
+    check_evaluation_settings,
+    check_sources,
+    doctor_pairs,
+    refuse_quantized,
+    require_trainable,
+)
 from conjoin.training.loop.engine import Engine, Trainable
 from conjoin.training.loop.evaluator import ComputeMetrics, Evaluator, pad_rows
 from conjoin.training.loop.finish import write_final_model
@@ -76,7 +83,9 @@ class Trainer(ABC, Generic[Place]):
         train_dataset, eval_dataset: Rows with the columns that `args` names; or with `input_ids`, `labels` and other
             arguments of forward: attention_mask, token_type_ids, position_ids, the same for the decoder (decoder_...),
             and decoder_input_ids. A `weight` says how many times a row's labels count in the loss. Lists,
-            `datasets.Dataset`s, paths of files, `RawText`, or ready `Examples`.
+            `datasets.Dataset`s, paths of files, `RawText`, or ready `Examples`. If the encoder is a module of yours, a
+            map-style data set of rows with what it reads, and `labels` or a target text.
+        data_collator: Makes batches of the rows of such a data set; the model's `collate` by default.
         compute_metrics: Called with the generated ids and labels of every evaluation; sets predict_with_generate.
         recipe: Written into the run's folder, if the run was started from one.
 
@@ -100,6 +109,7 @@ class Trainer(ABC, Generic[Place]):
         *,
         train_dataset: Any = None,
         eval_dataset: Any = None,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
         compute_metrics: ComputeMetrics | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         recipe: Recipe | None = None,
@@ -110,6 +120,8 @@ class Trainer(ABC, Generic[Place]):
         self.reasons = dict(recipe.reasons) if recipe else {}
         self.callbacks = list(callbacks)
         metric_names(self.args.metrics)
+        check_sources(self.args, model, collates=data_collator is not None)
+        self._collate = data_collator
         self.model, self.world = self.place(model)
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
@@ -154,7 +166,7 @@ class Trainer(ABC, Generic[Place]):
 
     def _choose_limits(self, data: Any, *, validates: bool) -> Any:
         """Choose what must be known before the data are tokenized; return the data, an iterator as a list."""
-        if data is None or isinstance(data, RawText) or self.tokenizer is None:
+        if data is None or isinstance(data, RawText) or self.tokenizer is None or not self.model.reads_ids:
             return data
         if not set(self.args.to_choose) & set(LIMITS):
             return data
@@ -171,7 +183,8 @@ class Trainer(ABC, Generic[Place]):
             return
         examples = self.train_examples
         if examples is not None:
-            self._choose(example_facts(examples, validates=self.eval_examples is not None))
+            validates, is_sized = self.eval_examples is not None, self.model.reads_ids
+            self._choose(example_facts(examples, validates=validates, is_sized=is_sized))
         self.args = self.args.copy(auto="none")
         settings = {name: getattr(self.args, name, None) for name in self.reasons}
         if self.recipe is not None:
@@ -187,11 +200,19 @@ class Trainer(ABC, Generic[Place]):
         self.args, choices = choose(self.args, facts, names)
         self.reasons |= {choice.name: choice.reason for choice in choices}
 
-    def _training_data(self, data: Any) -> Examples | Corpus | None:
-        """Return training data: examples, or raw text of which they are made when a step needs them."""
+    def _training_data(self, data: Any) -> TrainingData | None:
+        """Return training data: examples, or raw text and arrays of which they are made when a step needs them."""
+        if data is not None and not self.model.reads_ids:
+            return self._input_rows(data, _TRAINING)
         if isinstance(data, RawText):
             return to_corpus(data, _TRAINING, self._making())
         return self._examples(data, _TRAINING, keeps_texts=self.args.teacher is not None)
+
+    def _input_rows(self, data: Any, name: str) -> InputRows:
+        """Return rows whose sources are arrays, as the encoder, a module of the caller's, reads them."""
+        collate, is_callers = self._collate or self.model.collate, self._collate is not None
+        collation = Collation(input=self.model.main_input_name, collate=collate, is_callers=is_callers)
+        return InputRows(data, name, self._making(), collation)
 
     def _making(self, *, keeps_texts: bool = True) -> Making:
         return Making(self.args, self.model.spec, self.tokenizer, shown=self.world.first, keeps_texts=keeps_texts)
@@ -204,6 +225,9 @@ class Trainer(ABC, Generic[Place]):
         """
         if data is None:
             return None
+        if not self.model.reads_ids:
+            rows = self._input_rows(data, name)
+            return rows.beginning(len(rows))
         return to_examples(data, name, self._making(keeps_texts=keeps_texts))
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> TrainOutput:
@@ -297,7 +321,7 @@ class Trainer(ABC, Generic[Place]):
         overridden = type(self).evaluate is not Trainer[Any].evaluate
         return None if overridden else self._evaluator.metric_names(self.eval_examples)
 
-    def _examine(self, data: Examples | Corpus, batch: Batch) -> None:
+    def _examine(self, data: TrainingData, batch: Batch) -> None:
         """Let the doctor look at the model and the first batch.
 
         Raises:

@@ -108,12 +108,14 @@ class DataFacts:
         lengths: [n, 2] source ids and labels of the pairs, or of a sample of them.
         is_text: True if the pairs are tokenized by the run, which may cut them.
         validates: True if there are validation data that the run evaluates on.
+        is_sized: False if sources are arrays, which an encoder of the caller's reads: there are no lengths.
     """
 
     pairs: int
     lengths: NDArray[np.int64]
     is_text: bool
     validates: bool
+    is_sized: bool = True
 
 
 _NO_DATA = DataFacts(pairs=0, lengths=np.zeros((0, 2), np.int64), is_text=False, validates=False)
@@ -256,6 +258,8 @@ def _limit(lengths: NDArray[np.int64], percentile: float, what: str, kind: str) 
 
 
 def _tokens_per_batch(facts: Facts, args: TrainingArguments) -> Chosen:
+    if not facts.data.is_sized:
+        return None
     lengths = facts.data.lengths
     longest = int(lengths.max(0).sum() if args.packing else lengths.sum(1).max())
     mean = float(lengths.sum(1).mean())
@@ -352,7 +356,7 @@ def _is_one_step(facts: Facts, args: TrainingArguments) -> bool:
 
 
 def _dropout_from_epoch(facts: Facts, args: TrainingArguments) -> Chosen:
-    if not facts.pair.dropout or args.gradient_checkpointing:
+    if not facts.pair.dropout or args.gradient_checkpointing or not facts.data.is_sized:
         return None
     rate = facts.pair.dropout
     return 1.0, f"new pairs cannot be learnt by heart; dropout ({rate:g}) begins with the second pass"

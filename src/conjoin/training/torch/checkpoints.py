@@ -13,10 +13,10 @@ from torch import Tensor
 from conjoin.checkpoint import Staging, has_adapter, read_json, replacing_folder, write_json
 from conjoin.errors import FileError, TrainingError, shown, warn
 from conjoin.torch.cpu.linear_grad import as_products, fastest_products, use_products
+from conjoin.torch.pair.foreign import ForeignPair
 from conjoin.torch.pair.lora import base_parameters, has_adapters, read_adapter
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.torch.pair.pretrained import plain_state
-from conjoin.torch.pair.saving import write_pair
 from conjoin.training.folder.moments import Moments, open_moments, write_moments
 from conjoin.training.folder.pieces import Stored
 from conjoin.training.folder.run_folder import STATE_FILE
@@ -42,7 +42,7 @@ def save_checkpoint(trained: TrainedModel, folder: Path, state: TrainerState) ->
 def _write_whole(trained: TrainedModel, folder: Path, states: list[Any], state: TrainerState) -> None:
     def write() -> None:
         with replacing_folder(folder) as staging:
-            write_pair(trained.model, staging)
+            trained.model.write(staging)
             write_moments(staging, _moments(trained))
             if trained.arguments.fp16:
                 write_json(staging / SCALE_FILE, trained.scaler.state_dict())
@@ -56,7 +56,7 @@ def _write_sharded(trained: TrainedModel, folder: Path, states: list[Any], state
     with staged_by_all(trained.world, folder) as staging:
         save_shards(trained, Path(staging))
         if isinstance(staging, Staging):
-            write_pair(trained.model, staging, state=weights)
+            trained.model.write(staging, weights)
             _save_beside(trained, staging, states, state)
 
 
@@ -176,7 +176,21 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
     apart = has_adapters(model)
     if apart and not has_adapter(folder):
         raise TrainingError(f"{folder} holds no adapter, and the run trains one.", hint="leave --lora as it was.")
-    saved = plain_state(EncoderDecoderModel.from_pretrained(folder, dtype=model.dtype, merge_adapter=not apart))
+    if isinstance(model, ForeignPair):
+        if why := model.unlike(folder):
+            raise TrainingError(
+                f"{folder} holds another model than the one to be trained. {why}",
+                hint="resume with the run's own model, around such a module as it was trained with.",
+            )
+        model.read(folder)
+    else:
+        _copy_weights(model, folder, merge_adapter=not apart)
+    if apart:
+        read_adapter(model, folder)
+
+
+def _copy_weights(model: EncoderDecoderModel, folder: Path, *, merge_adapter: bool) -> None:
+    saved = plain_state(EncoderDecoderModel.from_pretrained(folder, dtype=model.dtype, merge_adapter=merge_adapter))
     ours = base_parameters(model)
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in saved.items()}:
         raise TrainingError(
@@ -185,8 +199,6 @@ def load_weights(model: EncoderDecoderModel, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in ours.items():
             copy_into(tensor, saved[name])
-    if apart:
-        read_adapter(model, folder)
 
 
 def read_random_states(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from conjoin.errors import ConfigError
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.candidates import RankedExamples
 from conjoin.training.data.examples import Examples
+from conjoin.training.data.inputs import TrainingData
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.torch.objectives import CrossEntropy, Distillation, Objective, TokenObjective
 from conjoin.training.torch.ranking import RankingObjective
@@ -14,7 +15,7 @@ from conjoin.training.torch.teacher import load_teacher
 
 
 def build_objective(
-    arguments: TrainingArguments, model: EncoderDecoderModel, tokenizer: Any, examples: Examples
+    arguments: TrainingArguments, model: EncoderDecoderModel, tokenizer: Any, examples: TrainingData
 ) -> Objective:
     """Return what the arguments ask a run to minimise.
 
@@ -38,6 +39,7 @@ def build_objective(
         )
     distillation = None
     if arguments.teacher is not None:
+        assert isinstance(examples, Examples)
         teacher = load_teacher(arguments, model, tokenizer, examples)
         distillation = Distillation(
             teacher=teacher, alpha=arguments.teacher_alpha, temperature=arguments.teacher_temperature

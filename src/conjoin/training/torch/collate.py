@@ -30,11 +30,10 @@ class Collator:
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments of forward for one batch, and the weights of labels if there are some."""
-        pad = self.model.config.pad_token_id
-        arrays: dict[str, Any] = {**batch_arrays(self.examples, batch, self.source_pad, pad or 0)}
+        arrays = self._arrays(batch)
         if (weights := label_weights(self.examples, batch)) is not None:
             arrays[WEIGHTS] = weights
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
         segments = tensors.get("decoder_segment_ids")
         if "decoder_input_ids" not in tensors:
             kwargs: dict[str, Any] = {} if segments is None else {"segment_ids": segments}
@@ -48,9 +47,13 @@ class Collator:
 
     def sources(self, batch: Batch) -> dict[str, Tensor]:
         """Return the arguments of `generate` for one batch."""
-        names = {"input_ids", "attention_mask", *self.examples.column_names(target=False)}
-        arrays = batch_arrays(self.examples, batch, self.source_pad)
-        return {name: torch.from_numpy(array) for name, array in arrays.items() if name in names}
+        arrays = self._arrays(batch)
+        return {name: torch.as_tensor(x) for name, x in arrays.items() if not name.startswith(("labels", "decoder_"))}
+
+    def _arrays(self, batch: Batch) -> dict[str, Any]:
+        """Return the arrays of a batch; a data set may keep what it computes in an evaluation, to train on it later."""
+        with torch.inference_mode(False):
+            return batch_arrays(self.examples, batch, self.source_pad, self.model.config.pad_token_id or 0)
 
 
 def decoder_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tensor]:
@@ -94,4 +97,5 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
     """Copy a batch to a device, without waiting for it."""
     if device.type == "cpu":
         return batch
-    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+    pinned = {name: x.pin_memory() if x.device.type == "cpu" else x for name, x in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in pinned.items()}

@@ -17,7 +17,6 @@ from conjoin.checkpoint import Staging
 from conjoin.torch.cpu.pages import KeptMemory
 from conjoin.torch.pair.lora import has_adapters, merge_adapters, merged_parameters
 from conjoin.torch.pair.model import EncoderDecoderModel
-from conjoin.torch.pair.saving import write_pair
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.examples import Examples
 from conjoin.training.folder.state import TrainerState
@@ -135,7 +134,7 @@ class Engine(TrainedModel):
         self.begin(number)
         shares = self._shares(Collator(self.model, examples, self._source_pad), batches)
         divisors = Divisors(counted, sum(len(row) for batch in batches for row in batch))
-        with out_of_memory_explained(shares, number):
+        with out_of_memory_explained(shares, number, self.model.main_input_name):
             losses = [self._backward(share, divisors, last=share is shares[-1]) for share in shares]
             norm = self._update()
         if self._memory is not None:
@@ -262,19 +261,23 @@ class Engine(TrainedModel):
         """Gather the weights, in every process; return a function that writes model and tokenizers."""
         if has_adapters(self.model):
             merged = merged_parameters(self.model) if self.arguments.lora_merge else None
-            return lambda staging: write_pair(self.model, staging, state=merged)
+            return lambda staging: self.model.write(staging, merged)
         weights = whole_state(self.model, self.world)
-        return lambda staging: write_pair(self.model, staging, state=weights)
+        return lambda staging: self.model.write(staging, weights)
 
 
 @contextmanager
-def out_of_memory_explained(shares: Sequence[Share], step: int) -> Generator[None]:
-    """Turn a framework's out-of-memory error into ours."""
+def out_of_memory_explained(shares: Sequence[Share], step: int, source: str) -> Generator[None]:
+    """Turn a framework's out-of-memory error into ours.
+
+    Args:
+        source: Name of the encoder's input.
+    """
     try:
         yield
     except RuntimeError as error:
         text = str(error).lower()
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
             raise
-        sources, targets = ([tuple(s.inputs[name].shape) for s in shares] for name in ("input_ids", "labels"))
+        sources, targets = ([tuple(s.inputs[name].shape) for s in shares] for name in (source, "labels"))
         raise out_of_memory(step, sources, targets) from error

@@ -17,11 +17,13 @@ class Snapshot:
     Args:
         moments: AdamW's state of each parameter; none for one that had no update yet.
         average: The moving average, or nothing.
+        buffers: What layers count beside parameters, as batch norms of a caller's encoder do.
     """
 
     weights: Tensors
     moments: dict[str, Tensors]
     average: Tensors
+    buffers: Tensors
 
 
 @torch.no_grad()
@@ -39,6 +41,7 @@ def take(trained: TrainedModel) -> Snapshot | None:
             if parameter in states
         },
         average={} if trained.average is None else {name: _copy(x) for name, x in trained.average.shadow.items()},
+        buffers={name: _copy(buffer) for name, buffer in trained.model.named_buffers()},
     )
 
 
@@ -63,6 +66,8 @@ def put_back(trained: TrainedModel, snapshot: Snapshot) -> None:
             states[parameter] = {
                 key: like.get(key, torch.empty_like(parameter)).copy_(value) for key, value in moments.items()
             }
+    for name, buffer in trained.model.named_buffers():
+        buffer.copy_(snapshot.buffers[name])
     if trained.average is not None:
         for name, shadow in trained.average.shadow.items():
             shadow.copy_(snapshot.average[name])

@@ -25,12 +25,6 @@ class Seq2SeqTrainer(Trainer[World]):
 
     def place(self, model: Any) -> tuple[Any, World]:
         """Join the processes, and put the model on this one's device."""
-        if not getattr(model, "reads_ids", True):
-            encoder = model.spec.encoder.family
-            raise ConfigError(
-                f"Seq2SeqTrainer reads texts and ids, which this model's encoder, a {encoder}, does not.",
-                hint="train it in a loop of your own, with batches of model.collate: docs/vision.md has one.",
-            )
         world = join_world(use_cpu=self.args.use_cpu)
         if self.args.lora is not None:
             self._add_adapters(model, self.args.lora)
@@ -58,13 +52,11 @@ class Seq2SeqTrainer(Trainer[World]):
     def _objective(self) -> Objective:
         assert self.train_examples is not None
         examples = self.train_examples
-        if isinstance(examples, Corpus):
-            if self.args.teacher is not None:
-                raise ConfigError(
-                    f"teacher = {self.args.teacher} with raw text: a teacher goes with pairs.",
-                    hint="adapt without it, and give it when the adapted model is trained on pairs.",
-                )
-            examples = examples.beginning(1)
+        if self.args.teacher is not None and isinstance(examples, Corpus):
+            raise ConfigError(
+                f"teacher = {self.args.teacher} with raw text: a teacher goes with pairs.",
+                hint="adapt without it, and give it when the adapted model is trained on pairs.",
+            )
         return build_objective(self.args, self.model, self.tokenizer, examples)
 
     def machine(self) -> Machine:
