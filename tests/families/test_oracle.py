@@ -9,6 +9,7 @@ from torch import Tensor
 
 import oracle
 from conjoin.families import families
+from conjoin.generation import GENERATION_WORDS
 from lanes import FAST_KEYS, lanes, lanes_of_families, lanes_of_keys
 from oracle import (
     CAUSAL_KEYS,
@@ -20,7 +21,7 @@ from oracle import (
     batch_for,
     model_type,
 )
-from oracle_configs import listed
+from oracle_configs import default_fields, listed
 from oracle_legacy import LISTED_FROM_THE_START
 from oracle_tiny import WITHOUT_MASKED_LM
 
@@ -44,6 +45,14 @@ def test_a_family_is_what_transformers_lists_say(name: str) -> None:
         assert (ours.encoder == "native") == (
             (theirs.masked_lm is not None and theirs.whole is None) or name in WITHOUT_MASKED_LM
         )
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_family_knows_what_its_class_says_of_generation_by_default(name: str) -> None:
+    theirs = {
+        key: value for key, value in default_fields(name).items() if key in GENERATION_WORDS and value is not None
+    }
+    assert families()[name].generation == theirs
 
 
 NEWER = {"rope_parameters", "layer_types", "dtype"}

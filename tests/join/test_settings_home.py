@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 import conjoin
 from conjoin import BertConfig, EncoderDecoderConfig, EncoderDecoderModel, GPT2Config, T5Config
 from conjoin.errors import ConfigError, ConjoinWarning
+from conjoin.families import config_from_dict
 from conjoin.generation import GenerationConfig
+from oracle_tiny import TINY
 from pairs import GPT, SOURCE, fresh, stir
 
 SMALL: dict[str, Any] = {
@@ -150,6 +153,36 @@ def test_two_files_that_disagree_are_named_and_generation_config_is_followed(tmp
     EncoderDecoderModel.from_pretrained(tmp_path)  # no warning: config.json is silent now
     (tmp_path / "generation_config.json").unlink()
     assert EncoderDecoderModel.from_pretrained(tmp_path).generation_config.num_beams is None
+
+
+BLENDERBOT = {"forced_eos_token_id": 2, "encoder_no_repeat_ngram_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "held", "heard"),
+    [
+        ("blenderbot", BLENDERBOT, ()),
+        ("blenderbot", {**BLENDERBOT, "encoder_no_repeat_ngram_size": 4}, ("encoder_no_repeat_ngram_size",)),
+        ("bart", {"forced_eos_token_id": 2}, ()),
+        ("bart", {"forced_eos_token_id": 3}, ("forced_eos_token_id",)),
+        ("bart", {"encoder_no_repeat_ngram_size": 3}, ("encoder_no_repeat_ngram_size",)),
+        ("gpt2", {"forced_eos_token_id": 2}, ("forced_eos_token_id",)),
+    ],
+)
+def test_what_a_decoders_class_has_by_default_is_no_disagreement(
+    decoder: str, held: dict[str, Any], heard: tuple[str, ...], tmp_path: Path
+) -> None:
+    half = config_from_dict({"model_type": decoder, **TINY[decoder], "is_decoder": True, "add_cross_attention": True})
+    pair = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(vocab_size=40, **SMALL), half, **IDS)
+    EncoderDecoderModel(pair).save_pretrained(tmp_path)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    edit(tmp_path, "config.json", decoder={**plain["decoder"], **held})
+    edit(tmp_path, "generation_config.json", forced_eos_token_id=7, encoder_no_repeat_ngram_size=5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        EncoderDecoderModel.from_pretrained(tmp_path)
+    told = "\n".join(str(each.message) for each in caught)
+    assert {name for name in BLENDERBOT if f"{name}:" in told} == {*heard}
 
 
 @pytest.mark.parametrize("name", BACKENDS)

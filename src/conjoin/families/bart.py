@@ -163,6 +163,7 @@ def seq2seq(
         "decoder_prefix": "model.decoder.",
         "word_aliases": ("model.shared.weight", "shared.weight"),
         "num_layers": {"encoder": "encoder_layers", "decoder": "decoder_layers"},
+        "generation": {"forced_eos_token_id": config.eos_token_id},
     }
     return Family(config=config, encoder="half", decoder="half", build=stack, whole=layout, **{**usual, **more})
 

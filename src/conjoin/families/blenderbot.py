@@ -60,6 +60,7 @@ FAMILIES = (
         "Blenderbot",
         stack,
         bart.whole("BlenderbotForConditionalGeneration"),
+        generation={"forced_eos_token_id": 2, "encoder_no_repeat_ngram_size": 3},
         known=("facebook/blenderbot-400M-distill",),
     ),
     bart.seq2seq(

@@ -57,5 +57,6 @@ FAMILY = bart.seq2seq(
     bart.whole("M2M100ForConditionalGeneration", head=LM_HEAD, fixed_bias=False),
     body=bart.body_without_positions,
     decoder_architecture=None,
+    generation={},
     known=("facebook/m2m100_418M", "facebook/nllb-200-distilled-600M"),
 )

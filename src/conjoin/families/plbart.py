@@ -53,5 +53,12 @@ FAMILIES = (
         bart.whole("PLBartForConditionalGeneration", start="last_label"),
         known=("uclanlp/plbart-base",),
     ),
-    bart.seq2seq(MvpConfig, "Mvp", mvp_stack, bart.whole("MvpForConditionalGeneration"), known=("RUCAIBox/mvp",)),
+    bart.seq2seq(
+        MvpConfig,
+        "Mvp",
+        mvp_stack,
+        bart.whole("MvpForConditionalGeneration"),
+        generation={},
+        known=("RUCAIBox/mvp",),
+    ),
 )

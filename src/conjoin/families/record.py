@@ -91,6 +91,8 @@ class Family:
         num_layers: Field of the half's config that holds each role's number of layers.
         vocab_size: Field of the half's config that holds each role's number of tokens.
         whole: Layout of whole seq2seq checkpoints, where the family has them.
+        generation: Settings of `generate` that transformers' class of the config has by default: its config.json holds
+            them though nobody chose them.
         known: Hub ids of checkpoints that are known to be of it.
     """
 
@@ -111,6 +113,7 @@ class Family:
     )
     vocab_size: Mapping[Role, str] = field(default_factory=lambda: {"encoder": "vocab_size", "decoder": "vocab_size"})
     whole: Whole | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict[str, Any])
     known: tuple[str, ...] = ()
 
     def stack(self, config: PretrainedConfig, role: Role) -> spec.StackSpec:

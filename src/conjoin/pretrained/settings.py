@@ -2,15 +2,14 @@
 
 from typing import Any, cast
 
+from conjoin.configuration import EncoderDecoderConfig
 from conjoin.errors import listing, shown, warn
-from conjoin.families import PretrainedConfig, is_id
+from conjoin.families import PretrainedConfig, family, is_id
 from conjoin.generation import DEFAULTS, GENERATION_WORDS, GenerationConfig
 
 FILE = "generation_config.json"
 _NEUTRAL = {"max_length": 20, **DEFAULTS}
 """What a half's config.json of transformers 4 holds although nobody chose it."""
-_OF_CLASSES = {"encoder_no_repeat_ngram_size": 3}
-"""What it holds because its class has it by default, as Blenderbot's does, in transformers 5 too."""
 
 
 def without_generation_settings(config: PretrainedConfig) -> PretrainedConfig:
@@ -35,13 +34,15 @@ def warn_of_disagreement(config: PretrainedConfig, older: GenerationConfig, sett
     """Warn where config.json and generation_config.json disagree.
 
     A decoder's part of config.json is heard only where the other file speaks too: transformers fills it with what its
-    class has by default (BART's forced_eos_token_id).
+    class has by default (BART's forced_eos_token_id), and that is nobody's choice.
     """
+    decoder = config.decoder if isinstance(config, EncoderDecoderConfig) else config
+    by_class = family(decoder.model_type).generation
     own, said = vars(config), GenerationConfig.from_dict(older.set_values()).set_values()
     apart: list[str] = []
     for name in GENERATION_WORDS & said.keys():
         value, other = said[name], vars(settings)[name]
-        heard = name in own or (other is not None and value not in (_NEUTRAL.get(name), _OF_CLASSES.get(name)))
+        heard = name in own or (other is not None and value not in (_NEUTRAL.get(name), by_class.get(name)))
         if heard and value != (_NEUTRAL.get(name) if other is None else other):
             apart.append(
                 f"{name}: {shown(value)} in config.json, {'nothing' if other is None else shown(other)} in {FILE}"
