@@ -97,6 +97,8 @@ def test_transformers_reads_the_decoder_that_we_save(key: str, tmp_path: Path) -
     Decoder.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
     ids = oracle.batch_for("bert", key)["decoder_input_ids"]
     turned = {"is_decoder": True} if key in NATIVE else {}
-    fresh = ("bert.pooler.",) if oracle.model_type(key) == "big_bird" else ()  # its causal LM has one, which nothing reads
+    fresh = (
+        ("bert.pooler.",) if oracle.model_type(key) == "big_bird" else ()
+    )  # its causal LM has one, which nothing reads
     back = oracle.reload_decoder(tmp_path / "ours", allow=fresh, **turned)
     torch.testing.assert_close(oracle.decoder_logits(back, ids), oracle.decoder_logits(theirs, ids), rtol=0, atol=0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import oracle
 from command_line import run_fixture  # noqa: F401  (a fixture)
@@ -351,3 +352,19 @@ def test_join_and_train_take_layers(tmp_path: Path, halves: tuple[Path, Path], r
     assert (trained.spec.encoder.num_layers, trained.spec.decoder.num_layers) == (2, 3)
     with pytest.raises(ConfigError, match="conjoin shrink"):
         Recipe.of({"model": "x", "train": "y", "decoder_layers": 3}).sources.require()
+
+
+def test_a_t5gemma2_that_loses_layers_keeps_its_vision_tower_for_transformers(tmp_path: Path) -> None:
+    """conjoin reads none of it; a layer of it has a number, which is no number of a layer that is dropped."""
+    oracle.save_whole("t5gemma2", tmp_path / "whole")
+    shrink(tmp_path / "whole", tmp_path / "small", encoder_layers=[1], decoder_layers=[0, 2])
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "small"))
+    vision = [name for name in before if "vision_tower" in name or "multi_modal_projector" in name]
+    assert len(vision) > 30 and all(torch.equal(before[name], after[name]) for name in vision)
+    theirs = oracle.reload_whole(tmp_path / "small")
+    assert all(torch.equal(before[name], theirs.state_dict()[name]) for name in vision)
+    data = oracle.batch_for("t5gemma2")
+    with torch.no_grad():
+        expected = theirs(**data).logits
+        found = EncoderDecoderModel.from_pretrained(tmp_path / "small")(**data).logits
+    torch.testing.assert_close(found, expected, **CLOSE)

@@ -34,6 +34,7 @@ class Whole:
         prefix: What the class with a head puts before bodies and the word table ("model."), and the bare one does not.
         head: Table of the head, with canonical names as in a decoder.
         unsaved: What transformers' class has besides and our files lack, in words ("the vision tower").
+        unread: What the names of its tensors begin with, behind the prefix. Files keep them that lose layers.
         fixed_bias: The head adds a stored bias that is never trained (BART).
         words: "shared" if both halves always read one word table, "tied" if they do where the config ties words, "own"
             if they never do.
@@ -50,6 +51,7 @@ class Whole:
     prefix: str = ""
     head: NameTable = LM_HEAD
     unsaved: str = ""
+    unread: tuple[str, ...] = ()
     fixed_bias: bool = False
     words: Literal["shared", "tied", "own"] = "shared"
     start: Literal["id", "last_label"] = "id"
@@ -59,6 +61,10 @@ class Whole:
     def half(self, role: Role) -> str:
         """Prefix of one half's body."""
         return self.encoder if role == "encoder" else self.decoder
+
+    def leaves_unread(self, name: str) -> bool:
+        """True for a tensor of a part that conjoin does not have."""
+        return name.removeprefix(self.prefix).startswith(self.unread)
 
     def has_one_table(self, config: PretrainedConfig) -> bool:
         """True if both halves read one word table."""

@@ -81,6 +81,7 @@ FAMILY = family(
     encoder="T5Gemma2Model",
     configs={"encoder": "encoder.text_config", "decoder": "decoder"},
     unsaved="the vision tower",
+    unread=("encoder.vision_tower.", "encoder.multi_modal_projector."),
     words="tied",
     known=("google/t5gemma-2-270m-270m", "google/t5gemma-2-1b-1b"),
 )

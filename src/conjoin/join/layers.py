@@ -190,6 +190,7 @@ class LayerNames:
         self._table = names_of_all(before, names)[0]
         self._new_table = names_of_all(after, names)[0]
         self._kept = kept
+        self._whole = None if isinstance(before, EncoderDecoderConfig) else family(before.model_type).whole
 
     def is_of_layer(self, name: str) -> bool:
         """True if a tensor belongs to a layer."""
@@ -206,6 +207,8 @@ class LayerNames:
         A tensor that conjoin does not use keeps its name, unless a number in it may be that of a layer.
         """
         match = self._table.match(name)
+        if match is None and self._whole is not None and self._whole.leaves_unread(name):
+            return name
         if match is None:
             ignored = name in self._table.canonical([name]).ignored
             return None if ignored or re.search(r"\.\d+\.", name) else name
