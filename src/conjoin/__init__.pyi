@@ -52,6 +52,7 @@ from conjoin.families.jina_embeddings import JinaEmbeddingsV3Config as JinaEmbed
 from conjoin.families.llama import LlamaConfig as LlamaConfig
 from conjoin.families.m2m_100 import M2M100Config as M2M100Config
 from conjoin.families.marian import MarianConfig as MarianConfig
+from conjoin.families.ministral import MinistralConfig as MinistralConfig
 from conjoin.families.mistral import MistralConfig as MistralConfig
 from conjoin.families.modernbert import ModernBertConfig as ModernBertConfig
 from conjoin.families.modernbert import ModernBertDecoderConfig as ModernBertDecoderConfig

@@ -41,6 +41,7 @@ MODULES = {
     "marian": "marian.MarianConfig",
     "mbart": "bart.MBartConfig",
     "megatron-bert": "bert_prenorm.MegatronBertConfig",
+    "ministral": "ministral.MinistralConfig",
     "mistral": "mistral.MistralConfig",
     "modernbert": "modernbert.ModernBertConfig",
     "modernbert-decoder": "modernbert.ModernBertDecoderConfig",

@@ -50,7 +50,10 @@ ACTIVATION = {
     "modernbert": "hidden_activation",
     "modernbert-decoder": "hidden_activation",
 }
-WITH_HEAD_SIZE = {"t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "nomic_bert", "qwen3"}
+WITH_HEAD_SIZE = {
+    *("t5", "mt5", "umt5", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "nomic_bert", "qwen3"),
+    *("ernie4_5", "ministral"),
+}
 """Families whose configs name the size of a head."""
 NESTED = {"t5gemma", "t5gemma2"}
 """Families whose config.json has a config for each half."""

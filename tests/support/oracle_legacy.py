@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["LISTED_FROM_THE_START", "legacy_config"]
 
-LISTED_FROM_THE_START = ("exaone4", "olmo3", "smollm3")
+LISTED_FROM_THE_START = ("exaone4", "ministral", "olmo3", "smollm3")
 """Families that are younger than `layer_types`, which their files of 4.x have."""
 
 Fields = dict[str, Any]

@@ -22,7 +22,7 @@ __all__ = ["alibi_of", "bidirectional_mask", "bidirectional_states", "causal_log
 # Models that pick one mask per layer by its type; the others have one mask for all layers.
 _MASKED_BY_LAYER_TYPE = (
     "qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder", "smollm3",
-    "olmo3", "exaone4",
+    "olmo3", "exaone4", "cohere2", "ministral",
 )  # fmt: skip
 
 

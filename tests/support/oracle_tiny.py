@@ -450,6 +450,9 @@ _PHI: Fields = {
 
 _COHERE: Fields = {**_LAYER_NORMED, "layer_norm_eps": 0.01, "logit_scale": 0.3, "hidden_act": "gelu"}
 
+# 5.23 has no size of a head where the config has none.
+_MINISTRAL: Fields = {**_LLAMA_LIKE, "head_dim": 6}
+
 _GLM: Fields = {**_LLAMA_LIKE, **_HALF_TURNED, "head_dim": 12, "hidden_act": "gelu"}
 
 _GPTJ: Fields = {
@@ -650,6 +653,13 @@ TINY: dict[str, Fields] = {
     "llama/dynamic": {**_rope(rope_type="dynamic", factor=3.0), "max_position_embeddings": 8},
     "mistral": {**_LLAMA_LIKE, "sliding_window": 3, "hidden_act": "gelu"},
     "mistral/full": {**_LLAMA_LIKE, **_GROUPED, "sliding_window": None, "head_dim": 6, "tie_word_embeddings": True},
+    "ministral": {**_MINISTRAL, **_LAYERS_WITH_WINDOWS, "hidden_act": "gelu"},
+    "ministral/full": {
+        **_MINISTRAL,
+        **_GROUPED,
+        "layer_types": ["full_attention"] * 3,
+        "tie_word_embeddings": True,
+    },
     "gptj": _GPTJ,
     "gptj/tied": {**_GPTJ, "n_inner": None, "activation_function": "gelu_new", "tie_word_embeddings": True},
     "codegen": {**_GPTJ, "n_head": 4, "rotary_dim": 4},

@@ -49,8 +49,8 @@ _MODEL_TYPES = {
     "BlenderbotSmallTokenizer": "blenderbot-small",
     "T5Tokenizer": "mt5 switch_transformers t5",
     "PreTrainedTokenizerFast": (
-        "bigbird_pegasus cohere2 glm glm4 gpt_bigcode granite granitemoe mistral mistral3 mixtral modernbert "
-        "modernbert-decoder nystromformer olmo2 olmo3 pegasus_x persimmon phi3 stablelm umt5 xlm-roberta-xl"
+        "bigbird_pegasus cohere2 ernie4_5 glm glm4 gpt_bigcode granite granitemoe ministral mistral mistral3 mixtral "
+        "modernbert modernbert-decoder nystromformer olmo2 olmo3 pegasus_x persimmon phi3 stablelm umt5 xlm-roberta-xl"
     ),
 }
 CLASS_OF_TYPE = {model_type: name for name, types in _MODEL_TYPES.items() for model_type in types.split()}
