@@ -33,6 +33,7 @@ from conjoin.families.deberta import DebertaV2Config as DebertaV2Config
 from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
 from conjoin.families.electra import ElectraConfig as ElectraConfig
 from conjoin.families.ernie import ErnieConfig as ErnieConfig
+from conjoin.families.ernie4_5 import Ernie4_5Config as Ernie4_5Config
 from conjoin.families.eurobert import EuroBertConfig as EuroBertConfig
 from conjoin.families.exaone4 import Exaone4Config as Exaone4Config
 from conjoin.families.falcon import FalconConfig as FalconConfig

@@ -21,6 +21,7 @@ MODULES = {
     "distilbert": "distilbert.DistilBertConfig",
     "electra": "electra.ElectraConfig",
     "ernie": "ernie.ErnieConfig",
+    "ernie4_5": "ernie4_5.Ernie4_5Config",
     "eurobert": "eurobert.EuroBertConfig",
     "exaone4": "exaone4.Exaone4Config",
     "falcon": "falcon.FalconConfig",

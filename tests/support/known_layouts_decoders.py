@@ -487,5 +487,19 @@ KNOWN: dict[str, Known] = {
         sizes={**_GPTJ_SIZES, "n_head": 4, "num_attention_heads": 4},
         config={**_GPTJ, "architectures": ["CodeGenForCausalLM"], "n_ctx": 2048, "torch_dtype": "float16"},
     ),
+    "baidu/ERNIE-4.5-0.3B-PT": Known(
+        model_type="ernie4_5",
+        config={
+            "architectures": ["Ernie4_5ForCausalLM"],
+            "head_dim": 10,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500000,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "use_bias": False,
+            "use_cache": False,
+        },
+    ),
 }
 """Hub id -> what its folder holds. Sizes, numbers of positions and windows are small, factors as many as fit them."""

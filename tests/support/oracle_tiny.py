@@ -450,6 +450,8 @@ _PHI: Fields = {
 
 _COHERE: Fields = {**_LAYER_NORMED, "layer_norm_eps": 0.01, "logit_scale": 0.3, "hidden_act": "gelu"}
 
+_ERNIE45: Fields = {**_LLAMA_LIKE, "head_dim": 6}
+
 # 5.23 has no size of a head where the config has none.
 _MINISTRAL: Fields = {**_LLAMA_LIKE, "head_dim": 6}
 
@@ -675,6 +677,8 @@ TINY: dict[str, Fields] = {
         "attention_bias": True,
         "tie_word_embeddings": False,
     },
+    "ernie4_5": {**_ERNIE45, "hidden_act": "gelu"},
+    "ernie4_5/biases": {**_ERNIE45, **_GROUPED, "use_bias": True, "tie_word_embeddings": False},
     "glm": _GLM,
     "glm/tied": {**_GLM, **_GROUPED, "attention_bias": False, "tie_word_embeddings": True},
     "glm4": _GLM,

@@ -56,7 +56,7 @@ _MODEL_TYPES = {
 CLASS_OF_TYPE = {model_type: name for name, types in _MODEL_TYPES.items() for model_type in types.split()}
 
 # transformers' MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS, as far as CLASS_OF_TYPE goes: the type wins over the file.
-_TYPE_WINS = {"modernbert", "modernbert-decoder", "phi3", "qwen2"}
+_TYPE_WINS = {"ernie4_5", "modernbert", "modernbert-decoder", "phi3", "qwen2"}
 
 
 def class_for(files: Files) -> type[Tokenizer]:
