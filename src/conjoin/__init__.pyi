@@ -29,6 +29,7 @@ from conjoin.families.blenderbot import BlenderbotConfig as BlenderbotConfig
 from conjoin.families.blenderbot import BlenderbotSmallConfig as BlenderbotSmallConfig
 from conjoin.families.bloom import BloomConfig as BloomConfig
 from conjoin.families.cohere import CohereConfig as CohereConfig
+from conjoin.families.cohere2 import Cohere2Config as Cohere2Config
 from conjoin.families.deberta import DebertaV2Config as DebertaV2Config
 from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
 from conjoin.families.electra import ElectraConfig as ElectraConfig

@@ -17,6 +17,7 @@ MODULES = {
     "camembert": "roberta.CamembertConfig",
     "codegen": "gptj.CodeGenConfig",
     "cohere": "cohere.CohereConfig",
+    "cohere2": "cohere2.Cohere2Config",
     "deberta-v2": "deberta.DebertaV2Config",
     "distilbert": "distilbert.DistilBertConfig",
     "electra": "electra.ElectraConfig",

@@ -162,6 +162,11 @@ def test_gpt_neox_turns_a_share_of_every_head_in_both_spellings() -> None:
     assert our_rotary("gpt_neox") == spec.Rotary(base=10000.0, rotary_size=2)
 
 
+@pytest.mark.parametrize("key", ["llama", "cohere", "cohere2", "ernie4_5", "olmo2"])
+def test_a_config_without_a_base_turns_by_that_of_transformers(key: str) -> None:
+    same(our_rotary(key), frequencies(key, rope_parameters=None))
+
+
 NESTED = {
     "full_attention": {"rope_type": "linear", "rope_theta": 999.0, "factor": 5.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 33.0},

@@ -46,6 +46,8 @@ def windows(key: str, role: Role = "decoder", **changes: object) -> list[int | N
         ("exaone4", {"layer_types": None, "sliding_window_pattern": 2}, [3, None, 3]),
         ("exaone4", {"layer_types": None, "sliding_window_pattern": "LG"}, [3, None, None]),
         ("exaone4", {"layer_types": None, "sliding_window_pattern": None}, [None, None, None]),
+        ("cohere2", {"layer_types": None}, [3, 3, 3]),
+        ("cohere2", {"layer_types": None, "sliding_window_pattern": 2}, [3, None, 3]),
         ("ministral", {}, [3, None, 3]),
         ("ministral", {"layer_types": None}, [3, 3, 3]),
         ("ministral", {"layer_types": None, "sliding_window": None}, [None, None, None]),
@@ -74,6 +76,9 @@ def test_layers_without_positions_are_what_the_config_says() -> None:
     assert turns("smollm3/full") == [True, False, True]
     assert turns("exaone4") == [True, False, True]
     assert turns("exaone4/full") == [True, True, True]
+    assert turns("cohere2") == [True, False, True]
+    with pytest.raises(ConfigError, match="cohere2: sliding_window = None; expected a number"):
+        turns("cohere2", sliding_window=None)
     with pytest.raises(ConfigError, match="no_rope_layers has 2 entries for 3 layers"):
         turns("smollm3", no_rope_layers=[1, 0])
     with pytest.raises(ConfigError, match="expected letters L"):
@@ -147,3 +152,15 @@ def test_a_bidirectional_encoder_sees_as_far_ahead_as_back(key: str, tmp_path: P
         moved = (encoder(ids).last_hidden_state - encoder(changed).last_hidden_state).abs().amax(-1)[0] > 0
     assert reach is not None
     assert moved.tolist() == [abs(position - 5) < reach for position in range(12)]
+
+
+@pytest.mark.parametrize("types", [[FULL, SLIDING, FULL], [FULL, FULL, FULL]], ids=["first", "all"])
+def test_layers_that_turn_nothing_may_come_first(
+    types: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(oracle.TINY, "cohere2/grouped", {**oracle.TINY["cohere2/grouped"], "layer_types": types})
+    made = oracle.save_decoder("cohere2/grouped", tmp_path)
+    ids = torch.randint(11, 53, (2, 11), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = Decoder.from_pretrained(tmp_path)(ids).logits
+    torch.testing.assert_close(ours, oracle.decoder_logits(made, ids), **CLOSE)

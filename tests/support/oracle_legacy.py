@@ -42,6 +42,9 @@ def _legacy(config: Fields) -> Fields:
             _unfold_modernbert(old)
         case "gemma3_text" | "t5gemma2_text" | "t5gemma2_decoder":
             _unfold_gemma3(old)
+        case "cohere2":
+            old["sliding_window_pattern"] = _period(old.pop("layer_types"), first=1)
+            _unfold_rope(old)
         case "gemma2":
             old.pop("layer_types")  # every even layer slides
             _unfold_rope(old)

@@ -450,6 +450,8 @@ _PHI: Fields = {
 
 _COHERE: Fields = {**_LAYER_NORMED, "layer_norm_eps": 0.01, "logit_scale": 0.3, "hidden_act": "gelu"}
 
+_COHERE2: Fields = {**_COHERE, **_LAYERS_WITH_WINDOWS}
+
 _ERNIE45: Fields = {**_LLAMA_LIKE, "head_dim": 6}
 
 # 5.23 has no size of a head where the config has none.
@@ -674,6 +676,16 @@ TINY: dict[str, Fields] = {
         **_GROUPED,
         "hidden_size": 24,
         "use_qk_norm": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "cohere2": _COHERE2,
+    "cohere2/grouped": {
+        **_COHERE2,
+        **_GROUPED,
+        "hidden_size": 24,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "hidden_act": "silu",
         "attention_bias": True,
         "tie_word_embeddings": False,
     },

@@ -6,12 +6,12 @@ from conjoin.families import llama
 from conjoin.families.builders import lm_head
 from conjoin.families.names import paired_projections, rotary_pairs
 from conjoin.families.record import Role
+from conjoin.families.rope import older_words
 
 
-class CohereConfig(llama.DecoderFields):
-    """Fields of a Cohere config.json."""
+class CohereFields(llama.DecoderFields):
+    """Fields of a Cohere config.json of any generation."""
 
-    model_type = "cohere"
     vocab_size: int = 256000
     hidden_size: int = 8192
     intermediate_size: int = 22528
@@ -22,27 +22,42 @@ class CohereConfig(llama.DecoderFields):
     max_position_embeddings: int = 8192
     layer_norm_eps: float = 1e-5
     attention_bias: bool = False
-    use_qk_norm: bool = False
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = 5
     eos_token_id: int | list[int] | None = 255001
 
 
-def stack(config: CohereConfig, role: Role) -> spec.StackSpec:
-    """Cohere's stack; both ways as an encoder."""
-    norm = spec.LayerNorm(eps=config.layer_norm_eps, bias=False)
-    qk_norm = spec.QKNorm(norm=norm, over="each_head") if config.use_qk_norm else None
-    heads = llama.grouped_heads(config, bias=config.attention_bias, qk_norm=qk_norm)
+class CohereConfig(CohereFields):
+    """Fields of a Cohere config.json of the first generation."""
+
+    model_type = "cohere"
+    use_qk_norm: bool = False
+
+
+def layer_norm(config: CohereFields) -> spec.LayerNorm:
+    """Cohere's norm."""
+    return spec.LayerNorm(eps=config.layer_norm_eps, bias=False)
+
+
+def stack_of(config: CohereFields, role: Role, self_attn: list[spec.SelfAttention]) -> spec.StackSpec:
+    """The stack of a Cohere, of the self-attention of every layer."""
     return llama.decoder_stack(
         config,
         role,
-        llama.rotary_layers(config, heads),
+        self_attn,
         mlp=llama.gated_mlp(config),
-        norm=norm,
+        norm=layer_norm(config),
         blocks={"parallel": True, "shared_norm": True},
         head=lm_head(config, scale=config.logit_scale),
     )
+
+
+def stack(config: CohereConfig, role: Role) -> spec.StackSpec:
+    """Cohere's stack; both ways as an encoder."""
+    qk_norm = spec.QKNorm(norm=layer_norm(config), over="each_head") if config.use_qk_norm else None
+    heads = llama.grouped_heads(config, bias=config.attention_bias, qk_norm=qk_norm)
+    return stack_of(config, role, llama.rotary_layers(config, heads, older=older_words(config, fallback=5e5)))
 
 
 def _head_norms(stack: spec.StackSpec) -> tuple[Rule, ...]:

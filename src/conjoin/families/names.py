@@ -78,10 +78,12 @@ def _in_one(theirs: str, ours: tuple[str, ...], kind: str, layout: Layout) -> Ru
 
 
 def rotary_pairs(stack: spec.StackSpec) -> PairedRotary:
-    """Return the layout of queries and keys whose rotated dimensions are stored in pairs."""
-    self_attn = stack.blocks[0].self_attn
-    assert self_attn.rotary is not None
-    return PairedRotary(self_attn.attention.head_size, self_attn.rotary.rotary_size)
+    """Return the layout of queries and keys whose rotated dimensions are stored in pairs.
+
+    Layers that turn nothing are read alike: queries and keys in one order have the same products in any.
+    """
+    turning = next((block.self_attn.rotary for block in stack.blocks if block.self_attn.rotary), None)
+    return PairedRotary(stack.blocks[0].self_attn.attention.head_size, turning.rotary_size if turning else 0)
 
 
 def paired_projections(stack: spec.StackSpec, layer: str) -> tuple[Rule, ...]:
