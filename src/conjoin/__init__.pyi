@@ -44,6 +44,7 @@ from conjoin.families.gemma import GemmaConfig as GemmaConfig
 from conjoin.families.glm import Glm4Config as Glm4Config
 from conjoin.families.glm import GlmConfig as GlmConfig
 from conjoin.families.gpt2 import GPT2Config as GPT2Config
+from conjoin.families.gpt_bigcode import GPTBigCodeConfig as GPTBigCodeConfig
 from conjoin.families.gpt_neo import GPTNeoConfig as GPTNeoConfig
 from conjoin.families.gpt_neox import GPTNeoXConfig as GPTNeoXConfig
 from conjoin.families.gptj import CodeGenConfig as CodeGenConfig

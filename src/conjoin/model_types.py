@@ -32,6 +32,7 @@ MODULES = {
     "glm": "glm.GlmConfig",
     "glm4": "glm.Glm4Config",
     "gpt2": "gpt2.GPT2Config",
+    "gpt_bigcode": "gpt_bigcode.GPTBigCodeConfig",
     "gpt_neo": "gpt_neo.GPTNeoConfig",
     "gpt_neox": "gpt_neox.GPTNeoXConfig",
     "gptj": "gptj.GPTJConfig",

@@ -38,7 +38,8 @@ OF_DECODERS = ("add_cross_attention", "tie_word_embeddings")
 """Fields of the base class that mean nothing to a family that cannot decode."""
 ANOTHER_HEAD = "of a head that conjoin does not have"
 OF_GENERATION = "a setting of generation"
-SUMMARY = ("summary_type", "summary_use_proj", "summary_activation")
+ELECTRA_SUMMARY = ("summary_type", "summary_use_proj", "summary_activation")
+SUMMARY = (*ELECTRA_SUMMARY, "summary_proj_to_labels", "summary_first_dropout")
 
 OF_THE_WHOLE = "the config around it decides for both halves"
 DECIDED = ("attention_dropout", "add_cross_attention", "tie_word_embeddings")
@@ -64,6 +65,10 @@ SKIPPED: dict[str, dict[str, str]] = {
         "classifier_pooling": ANOTHER_HEAD,
     },
     "gemma3_text": {"attn_logit_softcapping": "transformers reads it and never uses it (test_oracle.py)"},
+    "gpt_bigcode": dict.fromkeys(
+        ("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),
+        "a way to compute the same numbers in half precision",
+    ),
     "gpt2": {
         **dict.fromkeys(("summary_proj_to_labels", "summary_first_dropout", *SUMMARY), ANOTHER_HEAD),
         "reorder_and_upcast_attn": "a way to compute the same numbers in half precision",

@@ -22,6 +22,7 @@ What surprised us in transformers 5.23, and what is done about it here:
 | falcon with alibi, eager | adds the bias to scores and to the mask: twice | `sdpa` |
 | falcon and bloom with a 4-D mask | count positions of a 2-D one | the bias is replaced, see oracle_masks.py |
 | big_bird, megatron-bert as decoders | read no source, or only one as long as the target | not in `can_hold` |
+| gpt_bigcode as decoder | reads no source: its cross-attention raises | not in `can_hold` |
 | big_bird as causal LM | has a pooler that nothing reads | missing when we saved it |
 | ministral without head_dim | no model can be made | `head_dim` is said |
 | padding_idx | no gradient at the pad row of embeddings that have one | left as it is |

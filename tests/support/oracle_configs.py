@@ -19,10 +19,11 @@ from oracle_tiny import WITHOUT_MASKED_LM, model_type
 __all__ = ["can_hold", "default_fields", "listed"]
 
 
-BROKEN_PAIRS = ("big_bird", "megatron-bert")
+BROKEN_PAIRS = ("big_bird", "gpt_bigcode", "megatron-bert")
 """Decoders whose classes take a source and do not read it as one, in transformers 5.23.
 
-BigBird's self-attention reads the source in place of the target, and Megatron-BERT gives keys the shape of queries.
+BigBird's self-attention reads the source in place of the target, Megatron-BERT gives keys the shape of queries, and
+GPTBigCode refuses sources with one head of keys, and with more cuts the keys of one head out of all.
 """
 
 

@@ -154,6 +154,9 @@ _GPT2: Fields = {
     **DECODER_SPECIALS,
 }
 
+_GPT_BIGCODE: Fields = {**_GPT2, "n_head": 6, "n_embd": 24}
+
+
 _OPT: Fields = {
     "vocab_size": 53,
     "hidden_size": 12,
@@ -593,6 +596,15 @@ TINY: dict[str, Fields] = {
     "gpt2/untied": {**_GPT2, "tie_word_embeddings": False},
     "gpt2/scaled": {**_GPT2, "scale_attn_by_inverse_layer_idx": True, "activation_function": "gelu"},
     "gpt2/unscaled": {**_GPT2, "scale_attn_weights": False},
+    "gpt_bigcode": _GPT_BIGCODE,
+    "gpt_bigcode/many_heads": {
+        **_GPT_BIGCODE,
+        "multi_query": False,
+        "n_inner": None,
+        "activation_function": "gelu_pytorch_tanh",
+        "tie_word_embeddings": False,
+    },
+    "gpt_bigcode/unscaled": {**_GPT_BIGCODE, "scale_attn_weights": False, "activation_function": "gelu"},
     "opt": _OPT,
     "opt/postnorm": {**_OPT, "do_layer_norm_before": False, "activation_function": "relu"},
     "opt/flat": {**_OPT, "word_embed_proj_dim": 12, "activation_function": "relu", "tie_word_embeddings": False},

@@ -1,5 +1,6 @@
 """GPT-2 (Radford et al. 2019): pre-norm, learned positions, matrices stored (in, out)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -11,8 +12,8 @@ from conjoin.families.names import layers, linears, weights
 from conjoin.families.record import Family, Role
 
 
-class GPT2Fields(PretrainedConfig):
-    """Fields of a GPT-2 config.json that GPT-J's have too."""
+class GPTFields(PretrainedConfig):
+    """Fields of a GPT-2 config.json that GPT's have too."""
 
     attribute_map: ClassVar[dict[str, str]] = {
         "hidden_size": "n_embd",
@@ -25,13 +26,18 @@ class GPT2Fields(PretrainedConfig):
     n_embd: int = 768
     n_layer: int = 12
     n_head: int = 12
-    n_inner: int | None = None
-    activation_function: str = "gelu_new"
     resid_pdrop: float = 0.1
     embd_pdrop: float = 0.1
     attn_pdrop: float = 0.1
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02
+
+
+class GPT2Fields(GPTFields):
+    """Fields of a GPT-2 config.json that GPT-J's have too."""
+
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
 
@@ -68,6 +74,17 @@ def _heads(config: GPT2Config, layer: int) -> spec.Attention:
     return replace(heads, scale=scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale)
 
 
+def embedding(config: GPTFields) -> spec.Embedding:
+    """Words and learned positions; token types are rows of the word table."""
+    return word_embedding(
+        config,
+        position=spec.Learned(max_positions=config.n_positions),
+        padding_id=None,
+        token_types="words",
+        dropout=config.embd_pdrop,
+    )
+
+
 def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
     """GPT-2's stack."""
     return prenorm_stack(
@@ -78,13 +95,7 @@ def stack(config: GPT2Config, role: Role) -> spec.StackSpec:
         norm=spec.LayerNorm(eps=config.layer_norm_epsilon),
         own_cross=True,
         blocks={"dropout": config.resid_pdrop},
-        embedding=word_embedding(
-            config,
-            position=spec.Learned(max_positions=config.n_positions),
-            padding_id=None,
-            token_types="words",
-            dropout=config.embd_pdrop,
-        ),
+        embedding=embedding(config),
     )
 
 
@@ -100,16 +111,17 @@ def _conv1d(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (Rule(f"{theirs}.weight", f"{ours}.weight", Transposed()), Rule(f"{theirs}.bias", f"{ours}.bias"))
 
 
+TABLES = {"wte": "embed.words", "wpe": "embed.positions"}
 NORMS = {"ln_1": "self_attn_norm", "ln_cross_attn": "cross_attn_norm", "ln_2": "mlp_norm"}
 
 
-def body(stack: spec.StackSpec) -> NameTable:
-    """GPT2Model's names."""
+def body(stack: spec.StackSpec, tables: Mapping[str, str] = TABLES) -> NameTable:
+    """GPT2Model's names; GPT has other tables."""
     theirs, ours = "h.{i}", "blocks.{i}"
     attn, cross = f"{ours}.self_attn", f"{ours}.cross_attn"
     return NameTable(
         (
-            *weights({"wte": "embed.words", "wpe": "embed.positions"}),
+            *weights(tables),
             *_fused(f"{theirs}.attn.c_attn", (f"{attn}.q", f"{attn}.k", f"{attn}.v")),
             *_conv1d(f"{theirs}.attn.c_proj", f"{attn}.o"),
             *_conv1d(f"{theirs}.crossattention.q_attn", f"{cross}.q"),

@@ -47,6 +47,13 @@ def fused(place: str, pairs: Mapping[str, tuple[str, ...]]) -> tuple[Rule, ...]:
     return tuple(_in_one(f"{place}.{theirs}", ours, kind, Fused()) for theirs, ours in pairs.items() for kind in _KINDS)
 
 
+def grouped_qkv(stack: spec.StackSpec, theirs: str) -> tuple[Rule, ...]:
+    """Rules for a linear layer of every block with each head of keys, its values, and before them its queries."""
+    heads = stack.blocks[0].self_attn.attention
+    layout = HeadFused(heads.num_kv_heads, heads.head_size, shared=heads.num_heads // heads.num_kv_heads)
+    return tuple(_in_one(theirs, QKV, kind, layout) for kind in _KINDS)
+
+
 def megatron_layers(
     stack: spec.StackSpec,
     place: str,
@@ -60,8 +67,6 @@ def megatron_layers(
         attention: What the attention is called.
         norms: Those of the attention and of the MLP.
     """
-    heads = stack.blocks[0].self_attn.attention
-    layout = HeadFused(heads.num_kv_heads, heads.head_size, shared=heads.num_heads // heads.num_kv_heads)
     others = {
         norms[0]: "self_attn_norm",
         f"{attention}.dense": "self_attn.o",
@@ -69,8 +74,7 @@ def megatron_layers(
         "mlp.dense_h_to_4h": "mlp.up",
         "mlp.dense_4h_to_h": "mlp.down",
     }
-    in_one = tuple(_in_one(f"{place}.{attention}.query_key_value", QKV, kind, layout) for kind in _KINDS)
-    return (*in_one, *layers(place, others))
+    return (*grouped_qkv(stack, f"{place}.{attention}.query_key_value"), *layers(place, others))
 
 
 def _in_one(theirs: str, ours: tuple[str, ...], kind: str, layout: Layout) -> Rule:
