@@ -35,6 +35,7 @@ _TOKENIZERS = (
     "MPNet",
     "Mvp",
     "Nllb",
+    "OpenAIGPT",
     "OPT",
     "Pegasus",
     "PLBart",

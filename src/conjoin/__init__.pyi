@@ -63,6 +63,7 @@ from conjoin.families.mpnet import MPNetConfig as MPNetConfig
 from conjoin.families.nomic_bert import NomicBertConfig as NomicBertConfig
 from conjoin.families.olmo2 import Olmo2Config as Olmo2Config
 from conjoin.families.olmo3 import Olmo3Config as Olmo3Config
+from conjoin.families.openai_gpt import OpenAIGPTConfig as OpenAIGPTConfig
 from conjoin.families.opt import OPTConfig as OPTConfig
 from conjoin.families.pegasus import PegasusConfig as PegasusConfig
 from conjoin.families.phi import PhiConfig as PhiConfig
@@ -147,6 +148,8 @@ from conjoin.tokenizer import MvpTokenizer as MvpTokenizer
 from conjoin.tokenizer import MvpTokenizerFast as MvpTokenizerFast
 from conjoin.tokenizer import NllbTokenizer as NllbTokenizer
 from conjoin.tokenizer import NllbTokenizerFast as NllbTokenizerFast
+from conjoin.tokenizer import OpenAIGPTTokenizer as OpenAIGPTTokenizer
+from conjoin.tokenizer import OpenAIGPTTokenizerFast as OpenAIGPTTokenizerFast
 from conjoin.tokenizer import OPTTokenizer as OPTTokenizer
 from conjoin.tokenizer import OPTTokenizerFast as OPTTokenizerFast
 from conjoin.tokenizer import PegasusTokenizer as PegasusTokenizer

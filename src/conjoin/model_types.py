@@ -54,6 +54,7 @@ MODULES = {
     "nomic_bert": "nomic_bert.NomicBertConfig",
     "olmo2": "olmo2.Olmo2Config",
     "olmo3": "olmo3.Olmo3Config",
+    "openai-gpt": "openai_gpt.OpenAIGPTConfig",
     "opt": "opt.OPTConfig",
     "pegasus": "pegasus.PegasusConfig",
     "phi": "phi.PhiConfig",

@@ -58,7 +58,7 @@ SKIPPED: dict[str, dict[str, str]] = {
         "legacy": "of the masked LM's head, and DeBERTa is an encoder here",
     },
     "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
-    "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *SUMMARY), ANOTHER_HEAD),
+    "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *ELECTRA_SUMMARY), ANOTHER_HEAD),
     "ernie": {"classifier_dropout": ANOTHER_HEAD},
     "eurobert": {
         "mask_token_id": "an id of masked language modelling",
@@ -69,8 +69,9 @@ SKIPPED: dict[str, dict[str, str]] = {
         ("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"),
         "a way to compute the same numbers in half precision",
     ),
+    "openai-gpt": dict.fromkeys(SUMMARY, ANOTHER_HEAD),
     "gpt2": {
-        **dict.fromkeys(("summary_proj_to_labels", "summary_first_dropout", *SUMMARY), ANOTHER_HEAD),
+        **dict.fromkeys(SUMMARY, ANOTHER_HEAD),
         "reorder_and_upcast_attn": "a way to compute the same numbers in half precision",
     },
     "bloom": dict.fromkeys(("pretraining_tp", "slow_but_exact"), "a way to compute the same numbers in slices"),

@@ -490,6 +490,23 @@ KNOWN: dict[str, Known] = {
         sizes={**_GPTJ_SIZES, "n_head": 4, "num_attention_heads": 4},
         config={**_GPTJ, "architectures": ["CodeGenForCausalLM"], "n_ctx": 2048, "torch_dtype": "float16"},
     ),
+    "openai-community/openai-gpt": Known(
+        model_type="openai-gpt",
+        bare=True,
+        config={
+            **_SUMMARY,
+            "afn": "gelu",
+            "architectures": ["OpenAIGPTLMHeadModel"],
+            "attn_pdrop": 0.1,
+            "embd_pdrop": 0.1,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-5,
+            "n_ctx": 512,
+            "n_special": 0,
+            "predict_special_tokens": True,
+            "resid_pdrop": 0.1,
+        },
+    ),
     "bigcode/tiny_starcoder_py": Known(
         model_type="gpt_bigcode",
         config={

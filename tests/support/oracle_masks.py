@@ -1,7 +1,8 @@
 """Causal LMs of transformers read in both directions, as an encoder reads (the T5Gemma recipe).
 
 Every family here takes a ready 4-D float mask (0 where a key may be read, the lowest number elsewhere); families whose
-layers differ take one such mask per layer type. transformers then builds no causal mask of its own.
+layers differ take one such mask per layer type. transformers then builds no causal mask of its own. GPT alone takes no
+more than which tokens are real.
 
 A window of w lets a position read |q - k| < w, which is w - 1 to each side and w of the past as the causal model had.
 transformers itself disagrees on this: its `sliding_window_bidirectional_overlay` (ModernBERT) has |q - k| <= w with
@@ -24,6 +25,8 @@ _MASKED_BY_LAYER_TYPE = (
     "qwen2", "qwen3", "gemma2", "gemma3_text", "modernbert-decoder", "smollm3",
     "olmo3", "exaone4", "cohere2", "ministral",
 )  # fmt: skip
+
+_HOLDING_MASKS = ("Attention", "GPTNeoSelfAttention")
 
 
 def bidirectional_states(
@@ -59,11 +62,11 @@ def _without_projection(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _seeing_ahead(model: Any) -> Iterator[None]:
-    """Open the masks that GPT-Neo's layers hold themselves, of what is before a token, to what is after it."""
-    layers = [module for module in model.modules() if type(module).__name__ == "GPTNeoSelfAttention"]
+    """Open the masks that GPT's and GPT-Neo's layers hold, of what is before a token, to what is after it."""
+    layers = [module for module in model.modules() if type(module).__name__ in _HOLDING_MASKS]
     held = [layer.bias for layer in layers]
     for layer in layers:
-        layer.bias = layer.bias | layer.bias.transpose(-1, -2)
+        layer.bias = torch.maximum(layer.bias, layer.bias.transpose(-1, -2))
     yield
     for layer, mask in zip(layers, held, strict=True):
         layer.bias = mask
@@ -96,6 +99,8 @@ def _alibi_both_ways(model: Any, visible: Tensor) -> Iterator[None]:
 
 
 def _mask_for(config: Any, visible: Tensor) -> Tensor | dict[str, Tensor]:
+    if config.model_type == "openai-gpt":
+        return visible
     window = getattr(config, "sliding_window", None)
     if config.model_type in _MASKED_BY_LAYER_TYPE:
         return {

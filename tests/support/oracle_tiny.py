@@ -156,6 +156,7 @@ _GPT2: Fields = {
 
 _GPT_BIGCODE: Fields = {**_GPT2, "n_head": 6, "n_embd": 24}
 
+_GPT: Fields = {name: value for name, value in _GPT2.items() if name not in ("n_inner", "activation_function")}
 
 _OPT: Fields = {
     "vocab_size": 53,
@@ -605,6 +606,8 @@ TINY: dict[str, Fields] = {
         "tie_word_embeddings": False,
     },
     "gpt_bigcode/unscaled": {**_GPT_BIGCODE, "scale_attn_weights": False, "activation_function": "gelu"},
+    "openai-gpt": _GPT,
+    "openai-gpt/untied": {**_GPT, "n_embd": 20, "n_head": 5, "afn": "silu", "tie_word_embeddings": False},
     "opt": _OPT,
     "opt/postnorm": {**_OPT, "do_layer_norm_before": False, "activation_function": "relu"},
     "opt/flat": {**_OPT, "word_embed_proj_dim": 12, "activation_function": "relu", "tie_word_embeddings": False},

@@ -137,6 +137,28 @@ def _byte_level(folder: Path, name: str, special: list[str], **config: Any) -> N
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": name, **config})
 
 
+@cache
+def _gpt_files() -> tuple[str, str]:
+    """The contents of vocab.json and merges.txt of a BPE of lower-case words whose ends are marked."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = "".join(f"{' '.join(pair)}\n" for pair in model["merges"])
+    return json.dumps(model["vocab"], ensure_ascii=False), f"#version: 0.2\n{merges}"
+
+
+def _gpt(folder: Path) -> None:
+    """The files of openai-community/openai-gpt."""
+    for name, text in zip(("vocab.json", "merges.txt"), _gpt_files(), strict=True):
+        (folder / name).write_text(text, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "OpenAIGPTTokenizer", "model_max_length": 512})
+
+
 def _mpnet(folder: Path) -> None:
     lines = ["<s>", "<pad>", "</s>", "<unk>", *wordpiece_lines(lowercase=True), "<mask>"]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -230,6 +252,7 @@ RAW: dict[str, Callable[[Path], None]] = {
     "bert-accents": lambda folder: _bert(folder, strip_accents=False, tokenize_chinese_chars=False),
     "bert-clean-up": lambda folder: _bert(folder, clean_up_tokenization_spaces=True),
     "distilbert": lambda folder: _bert(folder, tokenizer_class="DistilBertTokenizer"),
+    "openai-gpt": _gpt,
     "gpt2": lambda folder: _byte_level(folder, "GPT2Tokenizer", ["<|endoftext|>"], model_max_length=1024),
     "gpt2-prefix": lambda folder: _byte_level(folder, "GPT2Tokenizer", ["<|endoftext|>"], add_prefix_space=True),
     "opt": lambda folder: _byte_level(

@@ -102,6 +102,26 @@ class MPNetTokenizer(BertTokenizer):
         )
 
 
+class OpenAIGPTTokenizer(Tokenizer):
+    """BPE of lower-case words, each of which ends in `</w>`, behind BERT's split (Radford et al. 2018). No frame."""
+
+    kind = "BPE"
+    vocabulary_files = ("vocab.json", "merges.txt")
+    saved_class = "OpenAIGPTTokenizer"
+    defaults: ClassVar[Mapping[str, Token | None]] = {"unk_token": "<unk>"}
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Build the pipeline, which has no options."""
+        end = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
+        bpe = models.BPE(vocabulary.ids, vocabulary.merges, unk_token=name_of(settings, "unk_token"), **end)
+        backend = Backend(bpe)
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.BPEDecoder(suffix="</w>")
+        return backend
+
+
 class GPT2Tokenizer(Tokenizer):
     """Byte-level BPE (Radford et al. 2019). No frame unless add_bos_token is set (by OPT)."""
 
@@ -280,6 +300,7 @@ def with_ids(tokenizer: Tokenizer, *tokens: str) -> list[tuple[str, int]]:
 DistilBertTokenizerFast = DistilBertTokenizer
 BertTokenizerFast = BertTokenizer
 ElectraTokenizer = ElectraTokenizerFast = BertTokenizer
+OpenAIGPTTokenizerFast = OpenAIGPTTokenizer
 GPT2TokenizerFast = GPT2Tokenizer
 OPTTokenizer = OPTTokenizerFast = GPT2Tokenizer
 RobertaTokenizerFast = RobertaTokenizer

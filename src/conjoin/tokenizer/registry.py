@@ -33,6 +33,7 @@ _MODEL_TYPES = {
     "BigBirdTokenizer": "big_bird",
     "BertGenerationTokenizer": "bert-generation",
     "GPT2Tokenizer": "codegen gpt2 gpt_neo gptj jais2 opt phi starcoder2",
+    "OpenAIGPTTokenizer": "openai-gpt",
     "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmoe rwkv xlstm",
     "Qwen2Tokenizer": "qwen2 qwen2_moe qwen3 qwen3_moe qwen3_next",
     "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma t5gemma t5gemma2",
