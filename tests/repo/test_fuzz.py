@@ -15,6 +15,7 @@ KINDS = [
     "config",
     "csv",
     "generation_config",
+    "gguf",
     "gz",
     "h5",
     "index",

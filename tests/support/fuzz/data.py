@@ -187,7 +187,7 @@ def _output(path: Path) -> OutputFile:
 
 
 def _require_all(path: Path) -> None:
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # other signs end no line of JSON lines
     assert len(lines) == len(_ROWS), f"{len(lines)} results of {len(_ROWS)}"
 
 
