@@ -19,6 +19,7 @@ _TOKENIZERS = (
     "BlenderbotSmall",
     "ByT5",
     "Camembert",
+    "Deberta",
     "DebertaV2",
     "DistilBert",
     "Electra",

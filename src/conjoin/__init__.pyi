@@ -30,6 +30,7 @@ from conjoin.families.blenderbot import BlenderbotSmallConfig as BlenderbotSmall
 from conjoin.families.bloom import BloomConfig as BloomConfig
 from conjoin.families.cohere import CohereConfig as CohereConfig
 from conjoin.families.cohere2 import Cohere2Config as Cohere2Config
+from conjoin.families.deberta import DebertaConfig as DebertaConfig
 from conjoin.families.deberta import DebertaV2Config as DebertaV2Config
 from conjoin.families.distilbert import DistilBertConfig as DistilBertConfig
 from conjoin.families.electra import ElectraConfig as ElectraConfig
@@ -116,6 +117,8 @@ from conjoin.tokenizer import ByT5Tokenizer as ByT5Tokenizer
 from conjoin.tokenizer import ByT5TokenizerFast as ByT5TokenizerFast
 from conjoin.tokenizer import CamembertTokenizer as CamembertTokenizer
 from conjoin.tokenizer import CamembertTokenizerFast as CamembertTokenizerFast
+from conjoin.tokenizer import DebertaTokenizer as DebertaTokenizer
+from conjoin.tokenizer import DebertaTokenizerFast as DebertaTokenizerFast
 from conjoin.tokenizer import DebertaV2Tokenizer as DebertaV2Tokenizer
 from conjoin.tokenizer import DebertaV2TokenizerFast as DebertaV2TokenizerFast
 from conjoin.tokenizer import DistilBertTokenizer as DistilBertTokenizer

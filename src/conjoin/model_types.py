@@ -18,6 +18,7 @@ MODULES = {
     "codegen": "gptj.CodeGenConfig",
     "cohere": "cohere.CohereConfig",
     "cohere2": "cohere2.Cohere2Config",
+    "deberta": "deberta.DebertaConfig",
     "deberta-v2": "deberta.DebertaV2Config",
     "distilbert": "distilbert.DistilBertConfig",
     "electra": "electra.ElectraConfig",

@@ -45,6 +45,10 @@ OF_THE_WHOLE = "the config around it decides for both halves"
 DECIDED = ("attention_dropout", "add_cross_attention", "tie_word_embeddings")
 IMAGES = ("boi_token_index", "image_token_index", "initializer_range", "mm_tokens_per_image", "vision_config")
 T5GEMMA2 = ("encoder", "encoder.text_config", "decoder")
+DEBERTA = {
+    **dict.fromkeys(("classifier_dropout", "pooler_dropout", "pooler_hidden_act"), ANOTHER_HEAD),
+    "legacy": "of the masked LM's head, and DeBERTa is an encoder here",
+}
 
 SKIPPED: dict[str, dict[str, str]] = {
     "albert": dict.fromkeys(("classifier_dropout", "classifier_dropout_prob"), ANOTHER_HEAD),
@@ -53,10 +57,8 @@ SKIPPED: dict[str, dict[str, str]] = {
     "bert-generation": {"classifier_dropout": ANOTHER_HEAD, "type_vocab_size": "BertGeneration has no token types"},
     "big_bird": {"classifier_dropout": ANOTHER_HEAD},
     "camembert": {"classifier_dropout": ANOTHER_HEAD},
-    "deberta-v2": {
-        **dict.fromkeys(("classifier_dropout", "pooler_dropout", "pooler_hidden_act"), ANOTHER_HEAD),
-        "legacy": "of the masked LM's head, and DeBERTa is an encoder here",
-    },
+    "deberta": DEBERTA,
+    "deberta-v2": DEBERTA,
     "distilbert": dict.fromkeys(("qa_dropout", "seq_classif_dropout"), ANOTHER_HEAD),
     "electra": dict.fromkeys(("classifier_dropout", "summary_last_dropout", *ELECTRA_SUMMARY), ANOTHER_HEAD),
     "ernie": {"classifier_dropout": ANOTHER_HEAD},

@@ -210,6 +210,7 @@ def test_another_number_of_buckets_than_transformers_computes_is_refused() -> No
         ("mvp", "use_prompt", True, "= true, which conjoin does not know.\nExpected: false."),
         ("stablelm", "qk_layernorm", True, "= true, which conjoin does not know.\nExpected: false."),
         ("stablelm", "hidden_dropout", 0.1, "= 0.1, which conjoin does not know.\nExpected: 0."),
+        ("deberta", "talking_head", True, "= true, which conjoin does not know.\nExpected: false."),
         ("deberta-v2", "conv_kernel_size", 3, "= 3, which conjoin does not know.\nExpected: 0."),
         (
             "big_bird",

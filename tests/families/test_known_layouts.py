@@ -139,6 +139,34 @@ MODERN_HEAD = {
     "decoder.bias": torch.ones(61),
 }
 CLASSES = {"classifier.weight": torch.ones(3, 20), "classifier.bias": torch.ones(3)}
+DEBERTA: dict[str, Any] = {
+    "model_type": "deberta",
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 20,
+    "initializer_range": 0.02,
+    "intermediate_size": 37,
+    "layer_norm_eps": 1e-7,
+    "max_position_embeddings": 64,
+    "max_relative_positions": -1,
+    "num_attention_heads": 5,
+    "num_hidden_layers": 2,
+    "padding_idx": 0,
+    "pos_att_type": "c2p|p2c",
+    "position_biased_input": False,
+    "relative_attention": True,
+    "type_vocab_size": 0,
+    "vocab_size": 61,
+}
+DEBERTA_HEAD = {
+    "deberta.embeddings.position_embeddings.weight": torch.ones(64, 20),
+    "lm_predictions.lm_head.bias": torch.ones(61),
+    "lm_predictions.lm_head.dense.weight": torch.ones(20, 20),
+    "lm_predictions.lm_head.dense.bias": torch.ones(20),
+    "lm_predictions.lm_head.LayerNorm.weight": torch.ones(20),
+    "lm_predictions.lm_head.LayerNorm.bias": torch.ones(20),
+}
 OLD = {"gradient_checkpointing": False, "position_embedding_type": "absolute", "use_cache": True}
 LABELS = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 # name -> (config, prefix of the body in the file, other tensors there, whether norms have TensorFlow's names)
@@ -179,6 +207,8 @@ ENCODERS: dict[str, tuple[dict[str, Any], str, dict[str, Tensor], bool]] = {
     "moderncamembert": ({**MODERN, "architectures": ["ModernBertForMaskedLM"]}, "model.", {}, False),
     "mmbert": ({**MODERN, "bos_token_id": 2, "eos_token_id": 1, "mask_token_id": 4}, "model.", MODERN_HEAD, False),
     "ettin": ({**MODERN, "cls_token_id": 50, "is_causal": False}, "model.", MODERN_HEAD, False),
+    "deberta": (DEBERTA, "deberta.", DEBERTA_HEAD, False),
+    "deberta-mnli": ({**DEBERTA, **LABELS}, "deberta.", {**POOLER, **CLASSES}, False),
     "embeddinggemma": ({**GEMMA, "architectures": ["Gemma3TextModel"]}, "", {}, False),
 }  # fmt: skip
 

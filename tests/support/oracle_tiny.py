@@ -202,6 +202,15 @@ _DEBERTA: Fields = {
     "position_biased_input": False,
 }
 
+_DEBERTA_1: Fields = {
+    **_BERT_LIKE,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "max_relative_positions": 5,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False,
+}
+
 _ELECTRA: Fields = {**_BERT_LIKE, "embedding_size": 14, "hidden_act": "silu"}
 
 _ALBERT: Fields = {
@@ -534,6 +543,21 @@ TINY: dict[str, Fields] = {
     "distilbert/sinusoidal": {**_DISTILBERT, "activation": "gelu", "sinusoidal_pos_embds": True},
     "electra": _ELECTRA,
     "electra/flat": {**_ELECTRA, "embedding_size": 20, "hidden_act": "gelu", "tie_word_embeddings": False},
+    "deberta": {**_DEBERTA_1, "hidden_act": "relu"},
+    "deberta/biased": {
+        **_DEBERTA_1,
+        "type_vocab_size": 3,
+        "max_relative_positions": -1,
+        "position_biased_input": True,
+    },
+    "deberta/queries": {**_DEBERTA_1, "pos_att_type": ["c2p"], "embedding_size": 14},
+    "deberta/keys": {**_DEBERTA_1, "pos_att_type": ["p2c"]},
+    "deberta/absolute": {
+        **_DEBERTA_1,
+        "relative_attention": False,
+        "pos_att_type": ["c2p"],
+        "position_biased_input": True,
+    },
     "deberta-v2": {**_DEBERTA, "hidden_act": "relu"},
     "deberta-v2/own": {
         **_DEBERTA,

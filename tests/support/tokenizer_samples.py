@@ -289,6 +289,14 @@ RAW: dict[str, Callable[[Path], None]] = {
     ),
     "t5": lambda folder: _spm(folder, "T5Tokenizer", "spiece.model", T5_SPM, extra_ids=7),
     "mpnet": _mpnet,
+    "deberta-bytes": lambda folder: _byte_level(
+        folder,
+        "DebertaTokenizer",
+        ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+        do_lower_case=False,
+        vocab_type="gpt2",
+    ),
+    "deberta-bytes-prefix": lambda folder: _byte_level(folder, "DebertaTokenizer", BERT_TOKENS, add_prefix_space=True),
     "deberta": lambda folder: _spm(folder, "DebertaV2Tokenizer", "spm.model", DEBERTA_SPM),
     "deberta-punctuation": lambda folder: _spm(
         folder, "DebertaV2Tokenizer", "spm.model", DEBERTA_SPM, do_lower_case=True, split_by_punct=True

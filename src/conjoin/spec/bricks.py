@@ -183,12 +183,14 @@ class Disentangled:
         distance_keys: There is the term with K ("content to position").
         distance_queries: There is the term with Q ("position to content").
         shared: The block's own projections to keys and queries make K and Q; else they have projections of their own.
+        key_bias: K's own projection has a bias, as Q's always has. It moves all scores of a query by as much.
         dropout: Dropout rate of the table's vectors.
     """
 
     distance_keys: bool
     distance_queries: bool
     shared: bool
+    key_bias: bool = True
     dropout: float = 0.0
 
 

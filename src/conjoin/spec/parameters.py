@@ -168,9 +168,10 @@ def _relative_table(table: RelativeTable, hidden_size: int) -> Named:
 
 def _disentangled(kind: Disentangled, attention: Attention, hidden_size: int) -> Named:
     size = attention.num_heads * attention.head_size
-    for name, present in (("distance_k", kind.distance_keys), ("distance_q", kind.distance_queries)):
+    keys, queries = ("distance_k", kind.distance_keys, kind.key_bias), ("distance_q", kind.distance_queries, True)
+    for name, present, bias in (keys, queries):
         if present and not kind.shared:
-            yield from _linear(f"self_attn.{name}", hidden_size, size, True, "hidden", "heads")
+            yield from _linear(f"self_attn.{name}", hidden_size, size, bias, "hidden", "heads")
 
 
 def _cross_attention(cross: CrossAttention, hidden_size: int) -> Named:

@@ -164,6 +164,28 @@ class RobertaTokenizer(GPT2Tokenizer):
         )
 
 
+class DebertaTokenizer(GPT2Tokenizer):
+    """GPT-2's pipeline with BERT's special tokens (He et al. 2021, arXiv:2006.03654): `[CLS] A [SEP] [SEP] B [SEP]`."""
+
+    saved_class = "DebertaTokenizer"
+    model_input_names = ("input_ids", "attention_mask", "token_type_ids")
+    defaults: ClassVar[Mapping[str, Token | None]] = {
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+    }
+
+    def frame(self) -> None:
+        cls, sep = self.cls_token or "[CLS]", self.sep_token or "[SEP]"
+        self.backend.post_processor = TemplateProcessing(
+            single=[cls, "$A", sep], pair=[cls, "$A", sep, sep, "$B", sep], special_tokens=with_ids(self, cls, sep)
+        )
+
+
 class BlenderbotTokenizer(GPT2Tokenizer):
     """GPT-2's pipeline with a space in front of every text (Roller et al. 2020, arXiv:2004.13637). Frame: `A </s>`."""
 
@@ -305,6 +327,7 @@ GPT2TokenizerFast = GPT2Tokenizer
 OPTTokenizer = OPTTokenizerFast = GPT2Tokenizer
 RobertaTokenizerFast = RobertaTokenizer
 BartTokenizer = BartTokenizerFast = RobertaTokenizer
+DebertaTokenizerFast = DebertaTokenizer
 MPNetTokenizerFast = MPNetTokenizer
 BlenderbotTokenizerFast = BlenderbotTokenizer
 MvpTokenizer = MvpTokenizerFast = RobertaTokenizer

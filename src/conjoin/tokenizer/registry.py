@@ -29,6 +29,7 @@ _MODEL_TYPES = {
     "CamembertTokenizer": "camembert",
     "AlbertTokenizer": "albert yoso",
     "MPNetTokenizer": "mpnet",
+    "DebertaTokenizer": "deberta",
     "DebertaV2Tokenizer": "deberta-v2",
     "BigBirdTokenizer": "big_bird",
     "BertGenerationTokenizer": "bert-generation",

@@ -65,7 +65,7 @@ class SelfAttention(Attention):
         self.disentangled = kind.disentangled
         inner, own = kind.attention.num_heads * kind.attention.head_size, kind.disentangled
         own = None if own is None or own.shared else own
-        self.distance_k = Linear(hidden_size, inner) if own and own.distance_keys else None
+        self.distance_k = Linear(hidden_size, inner, bias=own.key_bias) if own and own.distance_keys else None
         self.distance_q = Linear(hidden_size, inner) if own and own.distance_queries else None
 
     def scores_of(self, distances: Distances) -> Callable[[Tensor, Tensor], Tensor]:
