@@ -1,5 +1,6 @@
 """Write the generated parts of docs/families.md: what `conjoin families` prints, and what part of the hub that is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from conjoin.cli.families import COLUMNS, rows
@@ -67,6 +68,26 @@ CAUSAL_MODELS = {
     "smollm3": 8,
 }
 """Architecture -> causal language models with 500 downloads or more in a month."""
+ENCODERS_2023 = {
+    "bert": 107.84,
+    "roberta": 47.53,
+    "distilbert": 32.29,
+    "xlm-roberta": 21.79,
+    "deberta-v2": 13.19,
+    "mpnet": 9.56,
+    "deberta": 8.07,
+    "albert": 7.29,
+    "camembert": 5.12,
+    "electra": 4.98,
+    "longformer": 2.99,
+    "convbert": 1.82,
+    "fnet": 1.55,
+}
+"""Architecture -> millions of downloads in 30 days of 2023, where they are 1.3 or more."""
+CAUSAL_2023 = {"llama": 33.62, "gpt2": 32.12, "bloom": 3.00, "opt": 2.87, "gpt_neox": 2.30, "falcon": 1.33}
+"""The same, of causal language models."""
+TEXT_TO_TEXT_2023 = {"t5": 23.12, "bart": 9.18, "marian": 4.33}
+"""The same, of text-to-text models."""
 
 
 def table() -> str:
@@ -76,23 +97,30 @@ def table() -> str:
 
 
 def shares() -> str:
-    """Return which of the architectures in the scans conjoin opens, and their part of the downloads or models."""
-    lines = (
+    """Return which of the architectures that were counted conjoin opens, and their part of the downloads or models."""
+    hugging_face = (
+        ("text encoders", ENCODERS_2023, "million downloads"),
+        ("causal", CAUSAL_2023, "million downloads"),
+        ("text-to-text", TEXT_TO_TEXT_2023, "million downloads"),
+    )
+    scans = (
         ("text-to-text, other than BART, T5 and mT5", TEXT_TO_TEXT, "million downloads"),
         ("causal, of the architectures whose downloads are given", CAUSAL, "million downloads"),
         ("causal, of the architectures whose models are counted", CAUSAL_MODELS, "models"),
     )
-    return "".join(f"- {name}: {_share(numbers, unit)}\n" for name, numbers, unit in lines)
+    sources = (("Hugging Face's count, week 41 of 2023", hugging_face), ("TransformerLens's scans, 2026", scans))
+    return "\n".join(
+        f"{source}:\n\n" + "".join(f"- {name}: {_share(numbers, unit)}\n" for name, numbers, unit in lines)
+        for source, lines in sources
+    )
 
 
-def _share(numbers: dict[str, float], unit: str) -> str:
+def _share(numbers: Mapping[str, float], unit: str) -> str:
     opened = [name for name in numbers if name in (*MODULES, "encoder-decoder")]
     part, whole = sum(numbers[name] for name in opened), sum(numbers.values())
     lacking = ", ".join(f"`{name}`" for name in numbers if name not in opened)
-    return (
-        f"{len(opened)} of {len(numbers)} architectures, {part:.4g} of {whole:.4g} {unit} ({part / whole:.0%}); "
-        f"not {lacking or 'one of them'}"
-    )
+    found = f"{len(opened)} of {len(numbers)} architectures, {part:.4g} of {whole:.4g} {unit} ({part / whole:.0%})"
+    return f"{found}; not {lacking}" if lacking else found
 
 
 def written() -> str:
