@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from slow_cases import function_of, slow_cases
+
 # Before any framework is imported, since they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -92,8 +94,13 @@ def compiled_programs_end_with_their_module() -> Any:
         gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest itself selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Mark slow what was measured to be slow, and skip what needs a GPU where there is none."""
+    listed = slow_cases()
+    for item in items:
+        if item.nodeid in listed or function_of(item.nodeid) in listed:
+            item.add_marker(pytest.mark.slow)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if wanting and not _has_gpu():
         for item in wanting:
