@@ -4,9 +4,8 @@
     python tests/support/slow_cases.py LOG
 
 reads the durations that pytest printed on a quiet machine, and writes `slow_cases.txt`. Of every test function the
-quickest case stays in the fast lane, unless it takes FUNCTION_S seconds or more; others stay that take less than CASE_S.
-What KEPT names stays all the same: without it the fast lane would not run that part of the library at all. Tests
-that are marked slow in their files are no matter of time alone, and are not listed.
+quickest case stays in the fast lane, unless it takes FUNCTION_S seconds or more; others stay below CASE_S. What KEPT
+names stays all the same: without it the fast lane would not run that part of the library at all.
 """
 
 import re
