@@ -102,26 +102,6 @@ class MPNetTokenizer(BertTokenizer):
         )
 
 
-class OpenAIGPTTokenizer(Tokenizer):
-    """BPE of lower-case words, each of which ends in `</w>`, behind BERT's split (Radford et al. 2018). No frame."""
-
-    kind = "BPE"
-    vocabulary_files = ("vocab.json", "merges.txt")
-    saved_class = "OpenAIGPTTokenizer"
-    defaults: ClassVar[Mapping[str, Token | None]] = {"unk_token": "<unk>"}
-
-    @classmethod
-    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
-        """Build the pipeline, which has no options."""
-        end = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
-        bpe = models.BPE(vocabulary.ids, vocabulary.merges, unk_token=name_of(settings, "unk_token"), **end)
-        backend = Backend(bpe)
-        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.BPEDecoder(suffix="</w>")
-        return backend
-
-
 class GPT2Tokenizer(Tokenizer):
     """Byte-level BPE (Radford et al. 2019). No frame unless add_bos_token is set (by OPT)."""
 
@@ -253,6 +233,26 @@ class Qwen2Tokenizer(GPT2Tokenizer):
     def frame(self) -> None:
         super().frame()
         self.add_tokens([AddedToken(token, special=True) for token in self.all_special_tokens])
+
+
+class OpenAIGPTTokenizer(Tokenizer):
+    """BPE of lower-case words, each of which ends in `</w>`, behind BERT's split (Radford et al. 2018). No frame."""
+
+    kind = "BPE"
+    vocabulary_files = ("vocab.json", "merges.txt")
+    saved_class = "OpenAIGPTTokenizer"
+    defaults: ClassVar[Mapping[str, Token | None]] = {"unk_token": "<unk>"}
+
+    @classmethod
+    def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
+        """Build the pipeline, which has no options."""
+        end = {"continuing_subword_prefix": "", "end_of_word_suffix": "</w>"}
+        bpe = models.BPE(vocabulary.ids, vocabulary.merges, unk_token=name_of(settings, "unk_token"), **end)
+        backend = Backend(bpe)
+        backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.BPEDecoder(suffix="</w>")
+        return backend
 
 
 class LlamaTokenizer(Tokenizer):
