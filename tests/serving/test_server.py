@@ -222,9 +222,10 @@ def test_clients_that_leave_free_their_rows(server: Server, path: str, inputs: s
 
 
 def test_a_request_that_takes_too_long_is_given_up(http: httpx.Client) -> None:
-    parameters = {"timeout": 0.001, "max_new_tokens": 900, "min_new_tokens": 900, "num_beams": 8}
-    answer = http.post("/generate", json={"inputs": "a", "parameters": parameters})
-    assert answer.status_code == 504 and answer.json()["error_type"] == "incomplete_generation"
+    parameters = {"timeout": 0.001, "max_new_tokens": 60, "min_new_tokens": 60, "num_beams": 8}
+    answer = http.post("/generate", json={"inputs": ["a"] * 48, "parameters": parameters})
+    assert answer.status_code == 504, answer.text
+    assert answer.json()["error_type"] == "incomplete_generation"
 
 
 def test_every_answer_has_a_request_id(http: httpx.Client, server: Server) -> None:

@@ -22,7 +22,8 @@ class Running:
     Args:
         model: Decodes.
         warnings: Told in the answer.
-        timeout_s: Seconds after which it is given up.
+        timeout_s: Seconds after its arrival at which it is given up.
+        arrived: When it came, in the loop's time.
         on_done: Called in the event loop when it is over.
     """
 
@@ -35,6 +36,7 @@ class Running:
         *,
         warnings: tuple[str, ...],
         timeout_s: float,
+        arrived: float,
         on_done: Any,
     ) -> None:
         self.request, self.prompt = request, prompt
@@ -45,7 +47,7 @@ class Running:
         self._events: asyncio.Queue[Any] = asyncio.Queue()
         self._growths: dict[int, Growth] = {}
         self._seen: dict[int, list[Token]] = {}
-        self._timer = self._loop.call_later(timeout_s, self._give_up, timeout_s)
+        self._timer = self._loop.call_at(arrived + timeout_s, self._give_up, timeout_s)
         self._on_done = on_done
         self._is_followed = False
         handle.add_done_callback(self._ended)

@@ -94,6 +94,7 @@ class Served:
         return started
 
     async def _start(self, request: Request, client: str) -> Running:
+        arrived = asyncio.get_running_loop().time()
         submitted = self._pool.submit(self._read, request, client)
         try:
             prompt, handle, warnings = await asyncio.shield(asyncio.wrap_future(submitted))
@@ -103,7 +104,14 @@ class Served:
             raise
         timeout = min(request.timeout_s or self.limits.timeout_s, self.limits.timeout_s)
         running = Running(
-            self.model, request, prompt, handle, warnings=warnings, timeout_s=timeout, on_done=self._leave
+            self.model,
+            request,
+            prompt,
+            handle,
+            warnings=warnings,
+            timeout_s=timeout,
+            arrived=arrived,
+            on_done=self._leave,
         )
         self.running.add(running)
         if running.is_done:
