@@ -124,7 +124,7 @@ def run_shrink(args: argparse.Namespace) -> dict[str, Any]:
 def run_mbr(args: argparse.Namespace) -> dict[str, Any]:
     """Choose among samples."""
     model, sources = _load(args, args.model), _sources(args)
-    found: dict[str, Any] = {"candidates": args.candidates, "utility": args.utility}
+    result: dict[str, Any] = {"candidates": args.candidates, "utility": args.utility}
     chosen = MBR(num_candidates=args.candidates, utility=args.utility)
     settings = TextSettings(mbr=chosen, generation={"max_new_tokens": TARGET_TOKENS}, seed=1, batch_size=256)
     for name, write in {
@@ -132,8 +132,8 @@ def run_mbr(args: argparse.Namespace) -> dict[str, Any]:
         "mbr": lambda: [*generate_texts(model, sources, settings)],
     }.items():
         start = time.monotonic()
-        found[name] = {**_scores(args, write()), "write_s": round(time.monotonic() - start, 1)}
-    return found
+        result[name] = {**_scores(args, write()), "write_s": round(time.monotonic() - start, 1)}
+    return result
 
 
 def run_calibrate(args: argparse.Namespace) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def chosen(seconds: dict[str, float]) -> list[str]:
     functions = defaultdict[str, list[str]](list)
     for name in sorted(seconds, key=seconds.__getitem__):
         functions[function_of(name)].append(name)
-    found: list[str] = []
+    listed: list[str] = []
     for function, (first, *others) in sorted(functions.items()):
         slow = sorted(name for name in others if seconds[name] >= CASE_S)
         if function in COSTLY or (seconds[first] >= FUNCTION_S and function not in KEPT):
-            found.append(function)
+            listed.append(function)
         else:
-            found += slow
-    return found
+            listed += slow
+    return listed
 
 
 def main() -> None:

@@ -22,6 +22,14 @@ _QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_BERT: Mapping[str, Token | None] = {
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}
+DEBERTA: Mapping[str, Token | None] = {"bos_token": "[CLS]", "eos_token": "[SEP]", **_BERT}
 FAIRSEQ: Mapping[str, Token | None] = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -45,13 +53,7 @@ class BertTokenizer(Tokenizer):
         "strip_accents": None,
         "tokenize_chinese_chars": True,
     }
-    defaults: ClassVar[Mapping[str, Token | None]] = {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
+    defaults: ClassVar[Mapping[str, Token | None]] = _BERT
 
     @classmethod
     def build(cls, vocabulary: Vocabulary, settings: Settings) -> Backend:
@@ -149,15 +151,7 @@ class DebertaTokenizer(GPT2Tokenizer):
 
     saved_class = "DebertaTokenizer"
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
-    defaults: ClassVar[Mapping[str, Token | None]] = {
-        "bos_token": "[CLS]",
-        "eos_token": "[SEP]",
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
+    defaults: ClassVar[Mapping[str, Token | None]] = DEBERTA
 
     def frame(self) -> None:
         cls, sep = self.cls_token or "[CLS]", self.sep_token or "[SEP]"

@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from conjoin.errors import TokenizerError
-from conjoin.tokenizer.families import FAIRSEQ, SPACE, name_of, with_ids
+from conjoin.tokenizer.families import DEBERTA, FAIRSEQ, SPACE, name_of, with_ids
 from conjoin.tokenizer.formats.read import Vocabulary
 from conjoin.tokenizer.formats.settings import Settings, Token, text_of
 from conjoin.tokenizer.unigram import Scores, UnigramTokenizer, fairseq_frame
@@ -61,15 +61,7 @@ class DebertaV2Tokenizer(_InBertsFrame):
     model_input_names = ("input_ids", "attention_mask", "token_type_ids")
     switches: ClassVar[Mapping[str, Any]] = {"do_lower_case": False, "split_by_punct": False, "add_prefix_space": True}
     without_prefix_space = "first"
-    defaults: ClassVar[Mapping[str, Token | None]] = {
-        "bos_token": "[CLS]",
-        "eos_token": "[SEP]",
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
+    defaults: ClassVar[Mapping[str, Token | None]] = DEBERTA
 
     @classmethod
     def words(cls, settings: Settings) -> Any:

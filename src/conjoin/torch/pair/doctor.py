@@ -99,9 +99,10 @@ class _Probe:
     def change_by_source(self, input_ids: Ids | None) -> LogitChange:
         """Return how much another source changes the logits."""
         if input_ids is None:
-            given: Tensor = self._inputs["inputs_embeds"]
-            others = given.roll(1, 0)  # those of other pairs, unless all are alike
-            return self._change(self._logits(inputs_embeds=given.flip(-1) if others.equal(given) else others), None)
+            sources: Tensor = self._inputs["inputs_embeds"]
+            others = sources.roll(1, 0)  # those of other pairs, unless all are alike
+            others = sources.flip(-1) if others.equal(sources) else others
+            return self._change(self._logits(inputs_embeds=others), None)
         return self._change(self._logits(input_ids=_to_device(input_ids, self._model.device)), None)
 
     def _change(self, after: Tensor, cut: int | None) -> LogitChange:

@@ -93,8 +93,8 @@ class InputRows:
     def drawn(self, epoch: int, batches: Sequence[Batch]) -> tuple[Examples, list[Batch]]:
         """Compute batches; return them as examples, and the batches with their numbers among these."""
         parts = [self._part([index for row in batch for index in row]) for batch in batches]
-        kept = {part.numbers: part.sources for part in parts}
-        return self._examples(parts, lambda numbers: kept[tuple(numbers)]), renumbered(batches)
+        sources = {part.numbers: part.sources for part in parts}
+        return self._examples(parts, lambda numbers: sources[tuple(numbers)]), renumbered(batches)
 
     def beginning(self, most: int) -> Examples:
         """Return the first rows: their targets are in memory, their sources are computed whenever they are read."""
@@ -123,9 +123,9 @@ class InputRows:
         """Compute rows, and collate them."""
         fetch: Any = getattr(self._rows, "__getitems__", None)  # as torch's DataLoader asks
         rows = fetch(list(numbers)) if fetch is not None else [self._rows[number] for number in numbers]
-        taken = [self._labelled(number, row) for number, row in zip(numbers, rows, strict=True)]
-        weights = [self._weight(number, row.pop(WEIGHT, None)) for number, row in zip(numbers, taken, strict=True)]
-        collated = dict(self._collation.collate(taken))
+        labelled = [self._labelled(number, row) for number, row in zip(numbers, rows, strict=True)]
+        weights = [self._weight(number, row.pop(WEIGHT, None)) for number, row in zip(numbers, labelled, strict=True)]
+        collated = dict(self._collation.collate(labelled))
         targets = {name: collated.pop(name) for name in (LABELS, *BESIDE_LABELS) if name in collated}
         self._check_sources(collated)
         return _Part(tuple(numbers), collated, self._unpadded(numbers, targets), weights)
@@ -170,8 +170,8 @@ class InputRows:
         arrays = {name: _array(value) for name, value in targets.items()}
         labels = arrays.get(LABELS)
         if labels is None or labels.ndim != 2 or len(labels) != len(numbers) or labels.dtype.kind not in "iu":
-            found = "none" if labels is None else f"{labels.dtype} of shape {labels.shape}"
-            raise DataError(f"{self.name}: the labels of a batch are {found}; expected ids, ({len(numbers)}, length).")
+            kind = "none" if labels is None else f"{labels.dtype} of shape {labels.shape}"
+            raise DataError(f"{self.name}: the labels of a batch are {kind}; expected ids, ({len(numbers)}, length).")
         counted = labels != IGNORED
         if not counted.any(1).all():
             empty = [number for number, row in zip(numbers, counted, strict=True) if not row.any()]

@@ -71,9 +71,9 @@ def check_sources(args: TrainingArguments, model: Trainable, *, collates: bool) 
         return
     wrong = [name for name in _ONLY_FOR_IDS if getattr(args, name) != getattr(TrainingArguments, name)]
     if wrong:
-        given = ", ".join(f"{name} = {getattr(args, name)}" for name in wrong)
+        settings = ", ".join(f"{name} = {getattr(args, name)}" for name in wrong)
         raise ConfigError(
-            f"{given}: needs sources that are ids, and layers of conjoin; this model's encoder is a "
+            f"{settings}: needs sources that are ids, and layers of conjoin; this model's encoder is a "
             f"{model.spec.encoder.family}.",
             hint=f"leave out {', '.join(wrong)}: " + " ".join(_ONLY_FOR_IDS[name] for name in wrong),
         )
