@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from conjoin import BertConfig, ConfigError, EncoderDecoderConfig, EncoderDecoderModel, WeightError
-from conjoin.torch.cpu import native
+from conjoin.torch.cpu import native, quantization
 from conjoin.torch.cpu.quantization import QuantizedLinear, quantize_rows
 from pairs import GPT, SOURCE, TARGET, batch, fresh, stir
 
@@ -40,11 +41,47 @@ def test_an_8_bit_model_is_near_the_float_one(target: object) -> None:
     assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4).shape[0] == 1
 
 
-def test_our_kernel_and_plain_pytorch_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = stir(fresh(SOURCE, TARGET)).quantize()
-    one = logits(model)
+def quantized(outputs: int, inputs: int, dtype: torch.dtype = torch.float32) -> QuantizedLinear:
+    torch.manual_seed(0)
+    weight, scale = quantize_rows(torch.randn(outputs, inputs))
+    frozen = (nn.Parameter(each, requires_grad=False) for each in (weight, scale))
+    return QuantizedLinear(*frozen, nn.Parameter(torch.randn(outputs).to(dtype), requires_grad=False))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_our_kernel_and_plain_pytorch_give_the_same(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    if not (native.has("int8") and quantization._multiplies_bytes()):
+        pytest.skip("one of the two products of integers is not there")
+    layer, x = quantized(520, 512), torch.randn(rows, 512)
+    one = layer(x)
     monkeypatch.setattr(native, "has", lambda kernel: False)
-    assert torch.allclose(one, logits(model), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(layer(x), one, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("outputs", "inputs", "has_integers"), [(7, 33, True), (520, 512, False)])
+def test_inputs_are_not_rounded_where_integers_gain_nothing(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, outputs: int, inputs: int, has_integers: bool
+) -> None:
+    monkeypatch.setattr(native, "has", lambda kernel: False)
+    monkeypatch.setattr(quantization, "_multiplies_bytes", lambda: has_integers)
+    layer, x = quantized(outputs, inputs, dtype), torch.randn(2, 3, inputs).to(dtype)
+    expected = x.double() @ (layer.weight.double() * layer.scale.double()[:, None]).T + layer.bias.double()
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    assert layer(x).dtype == dtype
+    torch.testing.assert_close(layer(x).double(), expected, rtol=tolerance, atol=tolerance)
+    assert layer(x[:, :0]).shape == (2, 0, outputs)
+
+
+def test_changed_weights_and_scales_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "has", lambda kernel: False)
+    layer, x = quantized(7, 33), torch.randn(3, 33)
+    with torch.no_grad():
+        plain = layer(x) - layer.bias
+        layer.scale.mul_(2)
+        torch.testing.assert_close(layer(x) - layer.bias, 2 * plain)
+        layer.weight.neg_()
+        torch.testing.assert_close(layer(x) - layer.bias, -2 * plain)
 
 
 @pytest.mark.parametrize("share", ["none", "embeddings", "all"])

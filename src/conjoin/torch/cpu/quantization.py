@@ -1,10 +1,10 @@
 """Linear layers in 8 bits: weights are rounded once, with a scale per output; activations per call, with one per row.
 
 The scheme is called W8A8, per channel and per token, symmetric (Dettmers et al. 2022, arXiv:2208.07339, section 2.1,
-without its outlier columns). Embedding tables, norms and biases keep their dtype.
+without its outlier columns). Embedding tables, norms and biases keep their dtype. Where a processor has no fast product
+of integers, activations are not rounded, and the product is that of float32 (decision 50).
 """
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Self
@@ -23,6 +23,8 @@ from conjoin.torch.cpu.native.kernels import are_units
 _MOST = 127
 _LEAST = 1e-36
 """Smallest scale of a row, times 127; 127 divided by less is no float32."""
+_WORTH_ROUNDING = 1 << 18
+"""Weights of a layer from which on PyTorch's product of integers saves more than rounding its input takes."""
 
 
 def quantize_rows(weight: Float[Tensor, "m n"]) -> tuple[Int8[Tensor, "m n"], Float[Tensor, " m"]]:
@@ -48,39 +50,42 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.weight, self.scale, self.bias = weight, scale, bias
         self._derived: dict[str, Tensor] = {}
-        self._derived_from: tuple[int, int] | None = None
+        self._derived_from: tuple[int, ...] | None = None
 
     def forward(self, input: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
         """Return the layer's output, which has no gradient."""
-        is_plain = self._is_plain(input)
-        if is_plain and native.has("int8"):
+        if native.has("int8") and self._is_plain(input):
             return native.linear_int8(input, self.weight, self.scale, self.row_sums(), self.bias)
         require_numbers(self.weight, input)
-        x = input.detach().float()
+        x, is_here = input.detach().float(), input.is_cpu and is_eager(input)
+        if is_here and not self._rounds_inputs():
+            with torch.no_grad():  # so that `linear` takes the fastest way
+                bias = None if self.bias is None else self.bias.float()
+                return linear(x, self._derive("float32", self._dequantized), bias).to(input.dtype)
         most = x.abs().amax(-1, keepdim=True)
-        if is_plain:
-            wide = self._by_the_fastest_product(x, most)
+        if is_here and x.numel():
+            wide = self._product_of_bytes(x, most)
         else:
             rounded = torch.where(most > 0, x * most.new_tensor(_MOST).div(most), 0.0).round()
             wide = F.linear(rounded, self.weight.float()) * (most / _MOST * self.scale)
         return (wide if self.bias is None else wide + self.bias).to(input.dtype)
 
-    def _by_the_fastest_product(
-        self, x: Float[Tensor, "*lead n"], most: Float[Tensor, "*lead 1"]
-    ) -> Float[Tensor, "*lead m"]:
-        """Return the product without kernels: of integers, or of float32 copies of integers where that is faster."""
+    def _rounds_inputs(self) -> bool:
+        """True if PyTorch multiplies integers here, and this layer is large enough to gain by it."""
+        return self.weight.numel() >= _WORTH_ROUNDING and _multiplies_bytes()
+
+    def _dequantized(self) -> Float[Tensor, "m n"]:
+        return self.weight.detach().float() * self.scale.detach()[:, None]
+
+    def _product_of_bytes(self, x: Float[Tensor, "*lead n"], most: Float[Tensor, "*lead 1"]) -> Float[Tensor, "*lead m"]:
         rows, most = x.numel() // x.shape[-1], most.clamp_min(_LEAST)
         rounded = x.mul(most.new_tensor(_MOST).div(most)).round_()
-        unit = most / _MOST
-        if _multiplies_bytes(min(rows.bit_length(), _MOST_CLASSES)):
-            sums = torch.ops.aten._int_mm(rounded.view(rows, -1).to(torch.int8), self.weight.t())
-            return sums.view(*x.shape[:-1], -1) * ((unit + (most - most)) * self.scale)  # NaN in rows with infinity
-        with torch.no_grad():  # so that `linear` takes the fastest way
-            sums = linear(rounded, self._from_weight("float32", Tensor.float))
-        return sums * (unit * self.scale)
+        sums = torch.ops.aten._int_mm(rounded.reshape(rows, -1).to(torch.int8), self.weight.t())
+        unit = most / _MOST + (most - most)  # NaN in rows with infinity
+        return sums.view(*x.shape[:-1], -1) * (unit * self.scale)
 
     def _is_plain(self, x: Tensor) -> bool:
-        """True if kernels that read memory may run on this input."""
+        """True if our kernel, which reads memory, may run on this input."""
         return (
             x.is_cpu
             and x.dtype in (torch.float32, torch.bfloat16)
@@ -97,16 +102,16 @@ class QuantizedLinear(nn.Module):
 
     def row_sums(self) -> Tensor:
         """Return the int32 [m] sums that the kernel subtracts, times 128, because it adds 128 to x."""
-        return self._from_weight("sums", lambda weight: weight.sum(1, dtype=torch.int32))
+        return self._derive("sums", lambda: self.weight.detach().sum(1, dtype=torch.int32))
 
-    def _from_weight(self, name: str, derive: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a tensor derived from the weight, anew if the weight has changed."""
-        version = 0 if self.weight.is_inference() else self.weight._version
-        if self._derived_from != (self.weight.data_ptr(), version):
+    def _derive(self, name: str, derive: Callable[[], Tensor]) -> Tensor:
+        """Return a tensor derived from the weight and its scale, anew if one of them has changed."""
+        state = (*_state(self.weight), *_state(self.scale))
+        if self._derived_from != state:
             self._derived.clear()
-            self._derived_from = (self.weight.data_ptr(), version)
+            self._derived_from = state
         if name not in self._derived:
-            self._derived[name] = derive(self.weight.detach())
+            self._derived[name] = derive()
         return self._derived[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -119,36 +124,26 @@ class QuantizedLinear(nn.Module):
         return self
 
 
-_MOST_CLASSES = 7
-"""Classes of 1, 2-3, 4-7, ... 64 and more rows."""
-_PROBE_SIZE, _PROBE_MATRICES = 768, 8
+_PROBE_SIZE, _PROBE_ROWS = 768, (1, 6, 96)
 
 
-@lru_cache(maxsize=_MOST_CLASSES)
-def _multiplies_bytes(size_class: int) -> bool:
-    """True if PyTorch's product of int8 matrices is exact here, and faster than that of their float32 copies.
+def _state(parameter: Tensor) -> tuple[int, int]:
+    """Return what changes when a parameter does: its place in memory and its version."""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version
+
+
+@lru_cache(maxsize=1)
+def _multiplies_bytes() -> bool:
+    """True if PyTorch's product of int8 matrices is exact here.
 
     On processors without int8 dot products oneDNN saturates sums of two products at 16 bits.
     """
-    rows = 3 * 2 ** (size_class - 1) // 2
-    x = torch.full((rows, _PROBE_SIZE), _MOST, dtype=torch.int8)
-    matrices = torch.full((_PROBE_MATRICES, _PROBE_SIZE, _PROBE_SIZE), _MOST, dtype=torch.int8)
-    wide = matrices.float()
+    matrix = torch.full((_PROBE_SIZE, _PROBE_SIZE), _MOST, dtype=torch.int8)
     try:
-        if not (torch.ops.aten._int_mm(x, matrices[0].t()) == _MOST * _MOST * _PROBE_SIZE).all():
-            return False
+        for rows in _PROBE_ROWS:
+            sums = torch.ops.aten._int_mm(matrix[:rows], matrix.t())
+            if not (sums == _MOST * _MOST * _PROBE_SIZE).all():
+                return False
     except (AttributeError, RuntimeError):  # another version of PyTorch
         return False
-    ways = (
-        lambda: [torch.ops.aten._int_mm(x, matrix.t()) for matrix in matrices],
-        lambda: [linear(x.float(), matrix) for matrix in wide],
-    )
-    with torch.no_grad():
-        seconds = [min(_seconds(way) for _ in range(3)) for way in ways]
-    return seconds[0] < seconds[1]
-
-
-def _seconds(way: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    way()
-    return time.perf_counter() - start
+    return True
