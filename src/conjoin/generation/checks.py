@@ -45,8 +45,8 @@ def _out_of_range(settings: UserSettings) -> Iterator[str]:
 
 def _too_large(settings: UserSettings) -> Iterator[str]:
     """Numbers that would fill memory or time; lengths are looked at once the position table has cut them."""
-    for name, row in SETTINGS.items():
-        if row.most is not None and row.holds(value := settings.get(name)) and (value or 0) > row.most:
+    for name, value in settings.values.items():
+        if (row := SETTINGS[name]).most is not None and row.holds(value) and value > row.most:
             yield f"{name} = {shown(value)}: expected at most {row.most}"
 
 
@@ -59,7 +59,7 @@ def _outside(settings: UserSettings, tokens: Tokens, model: ModelFacts) -> Itera
         "decoder_start_token_id": tokens.start,
         "eos_token_id": tokens.eos,
         "pad_token_id": (tokens.pad,),
-        **{name: _ids_in(settings, name) for name, row in SETTINGS.items() if row.ids is not None},
+        **{name: _ids_in(settings, name) for name in settings.values if SETTINGS[name].ids is not None},
     }
     for name, ids in every.items():
         wrong = [i for i in ids if i is not None and not (isinstance(i, int) and 0 <= i < model.vocab_size)]
@@ -97,8 +97,8 @@ def _start(tokens: Tokens, call: CallFacts) -> Iterator[str]:
 
 
 def _unsupported(settings: UserSettings) -> Iterator[str]:
-    for name, row in SETTINGS.items():
-        if row.unsupported and (value := settings.get(name)) is not None and value not in row.neutral:
+    for name, value in settings.values.items():
+        if (row := SETTINGS[name]).unsupported and value not in row.neutral:
             yield f"{name} = {shown(value)}: {row.unsupported}"
     cache_config = settings.get("cache_config")
     if settings.get("cache_implementation") == "quantized" and cache_config not in (None, {}, {"nbits": 8}):

@@ -47,7 +47,7 @@ class GenerationConfig(Settings):
     @property
     def extras(self) -> dict[str, Any]:
         """Values of all keys that are not settings known to conjoin."""
-        return {name: value for name, value in vars(self).items() if name not in self.FIELDS}
+        return {name: value for name, value in vars(self).items() if name not in SETTINGS}
 
     def set_values(self) -> dict[str, Any]:
         """The settings that are not None."""

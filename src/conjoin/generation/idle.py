@@ -11,8 +11,9 @@ from conjoin.generation.user_settings import GENERATE_ARGUMENTS, UserSettings
 
 def idle_settings(settings: UserSettings, circumstances: Circumstances) -> Iterator[str]:
     """Return one line for each setting of this call that has no effect."""
-    for name, row in SETTINGS.items():
-        value, need = settings.get(name), row.needs
+    for name, value in settings.values.items():
+        row = SETTINGS[name]
+        need = row.needs
         if need is not None and not need.holds(circumstances):
             if need is needs.SOURCE_IDS and value != row.default:
                 # Without it the result is another one, so it is said too where the model's file asks for it.

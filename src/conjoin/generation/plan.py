@@ -8,6 +8,7 @@ from conjoin.generation.settings import SETTINGS
 
 CALLERS = ProcessorSpec("logits_processor")
 """Stands where the caller's own processors run."""
+_RULES = [(name, row, row.processor) for name, row in SETTINGS.items() if row.processor is not None]
 
 
 def processor_plan(facts: ProcessorFacts) -> tuple[ProcessorSpec, ...]:
@@ -26,9 +27,7 @@ def _of_settings(facts: ProcessorFacts) -> Iterator[tuple[Phase, ProcessorSpec]]
         "min_length": 0 if lengths.min_new_tokens else lengths.shortest,
         "min_new_tokens": lengths.min_new_tokens,
     }
-    for name, row in SETTINGS.items():
-        if (rule := row.processor) is None:
-            continue
+    for name, row, rule in _RULES:
         value = resolved[name] if name in resolved else facts.get(name)
         if rule.is_off(value) or (row.needs is not None and not row.needs.holds(facts)):
             continue

@@ -8,7 +8,7 @@ from typing import Any, cast
 from conjoin.errors import GenerationError, listing, shown
 from conjoin.families import is_id
 from conjoin.generation.config import METADATA, GenerationConfig
-from conjoin.generation.settings import DEFAULTS
+from conjoin.generation.settings import DEFAULTS, SETTINGS
 from conjoin.join import SpecialTokens
 
 GENERATE_ARGUMENTS = (
@@ -30,8 +30,8 @@ class UserSettings:
     """Settings of one call.
 
     Args:
-        values: The settings that are set; the call's keyword arguments win over its generation_config, and that over
-            the model's.
+        values: The settings that are set, in the order of the table; the call's keyword arguments win over its
+            generation_config, and that over the model's.
         by_caller: Names of the settings that this call sets, by keyword argument or generation_config.
         unknown: Keys of the call's generation_config that are not settings.
     """
@@ -61,7 +61,7 @@ def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Any |
     Raises:
         GenerationError: keyword arguments are not settings; it names all of them, and similar names.
     """
-    wrong = [_unknown(name) for name in overrides if name not in GenerationConfig.FIELDS]
+    wrong = [_unknown(name) for name in overrides if name not in SETTINGS]
     if wrong:
         raise GenerationError(f"generate() does not know these arguments:\n{listing(wrong)}")
     own = None if given is None or given is config else GenerationConfig.of(given)
@@ -72,7 +72,8 @@ def collect(config: GenerationConfig, overrides: Mapping[str, Any], given: Any |
     unknown = tuple(
         name for name, value in extras.items() if name not in METADATA and inherited.get(name, extras) != value
     )
-    return UserSettings({**config.set_values(), **caller}, frozenset(caller), unknown)
+    values = {**config.set_values(), **caller}
+    return UserSettings({name: values[name] for name in SETTINGS if name in values}, frozenset(caller), unknown)
 
 
 def _unknown(name: str) -> str:
