@@ -17,6 +17,7 @@ from pyarrow import parquet
 from command_line import folder_fixture, run_fixture, start  # noqa: F401  (fixtures)
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import TextSettings, generate_texts
+from conjoin.torch.pair.halves import Encoder
 
 SOURCES = [f"the dog number {number} ran to the old mat" + " again" * (number % 5) for number in range(40)]
 
@@ -113,16 +114,16 @@ def test_sources_that_fail_alone_are_kept_and_the_others_are_right(
     run: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_sources(tmp_path / "in.txt", SOURCES[:8])
-    wanted, original = expected(folder, SOURCES[:8]), EncoderDecoderModel.generate_results
+    wanted, original = expected(folder, SOURCES[:8]), Encoder.forward
     bad = EncoderDecoderModel.from_pretrained(folder).tokenizer([SOURCES[3]])["input_ids"][0]
 
-    def fail(model: Any, **inputs: Any) -> Any:
-        if bad in [row[: len(bad)] for row in inputs["input_ids"].tolist()]:
+    def fail(encoder: Any, ids: Any, *others: Any, **more: Any) -> Any:
+        if bad in [row[: len(bad)] for row in ids.tolist()]:
             raise MemoryError("you tried to allocate 9 bytes")
-        return original(model, **inputs)
+        return original(encoder, ids, *others, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EncoderDecoderModel, "generate_results", fail)
+        patch.setattr(Encoder, "forward", fail)
         told = run("generate", folder, "-i", path, "-o", tmp_path / "out.csv", "--on-error", "keep")
         assert told.code == 3
         told = run("generate", folder, "-i", path, "--on-error", "keep")

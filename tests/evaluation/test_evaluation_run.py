@@ -107,14 +107,14 @@ def test_a_source_that_fails_does_not_stop_the_others(
     model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = generate_texts(model, SOURCES)
-    original, bad = model.generate_results, model.tokenizer([SOURCES[1]])["input_ids"][0]
+    original, bad = model.encoder.forward, model.tokenizer([SOURCES[1]])["input_ids"][0]
 
-    def fail(**inputs: Any) -> Any:
-        if any(row[: len(bad)] == bad for row in inputs["input_ids"].tolist()):
+    def fail(ids: Any, *others: Any, **more: Any) -> Any:
+        if any(row[: len(bad)] == bad for row in ids.tolist()):
             raise RuntimeError("not enough memory:\n you tried to allocate 9 bytes")
-        return original(**inputs)
+        return original(ids, *others, **more)
 
-    monkeypatch.setattr(model, "generate_results", fail)
+    monkeypatch.setattr(model.encoder, "forward", fail)
     (batch,) = generate_outcomes(model, enumerate(SOURCES), TextSettings())
     found = {made.index: made.error if isinstance(made, Failed) else made.texts[0] for made in batch}
     assert found == {

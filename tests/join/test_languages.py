@@ -74,6 +74,14 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     for name in ("generate", "generate_results"):
         monkeypatch.setattr(EncoderDecoderModel, name, recorded(getattr(EncoderDecoderModel, name)))
+    batches = EncoderDecoderModel.generate_batches
+
+    def record_batches(self: Any, *args: Any) -> Any:
+        for name, made in batches(self, *args):
+            rows.extend(made.sequences.tolist())
+            yield name, made
+
+    monkeypatch.setattr(EncoderDecoderModel, "generate_batches", record_batches)
     monkeypatch.setattr(Handle, "result", recorded(Handle.result))
     return rows
 

@@ -17,6 +17,7 @@ from conjoin import EncoderDecoderModel
 from conjoin.errors import DataError, GenerationError
 from conjoin.evaluation import TextSettings, generate_stream, generate_texts
 from conjoin.ray import Generator
+from conjoin.torch.pair.halves import Encoder
 
 SOURCES = [f"the dog number {number} ran to the old mat" + " again" * (number % 5) for number in range(12)]
 
@@ -67,14 +68,14 @@ def test_errors_are_the_jobs_or_kept(folder: Path, monkeypatch: pytest.MonkeyPat
         Generator(str(folder), index_column="index")(batch(source=["a", "b"], index=[4, 4]))
     with pytest.raises(GenerationError, match="num_beems"):
         Generator(str(folder), num_beems=2)(batch(source=["a"]))
-    original = EncoderDecoderModel.generate_results
+    original = Encoder.forward
 
-    def fail(model: Any, **inputs: Any) -> Any:
-        if len(inputs["input_ids"]) > 1 or inputs["input_ids"].shape[1] > 10:
+    def fail(encoder: Any, ids: Any, *others: Any, **more: Any) -> Any:
+        if len(ids) > 1 or ids.shape[1] > 10:
             raise MemoryError("too much")
-        return original(model, **inputs)
+        return original(encoder, ids, *others, **more)
 
-    monkeypatch.setattr(EncoderDecoderModel, "generate_results", fail)
+    monkeypatch.setattr(Encoder, "forward", fail)
     made = Generator(str(folder), keep_errors=True)(batch(source=["a", "a b " * 12]))
     assert list(made)[-1] == "error" and made["error"].tolist() == [None, "MemoryError: too much"]
     assert made["prediction"][0] is not None and made["prediction"][1] is None

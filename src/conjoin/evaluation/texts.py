@@ -178,8 +178,9 @@ def generate_stream(
         GenerationError: the settings cannot be honoured, or a source has no result.
     """
     asked = settings.of_candidates()
-    for batch in _batches(model, texts, asked):
-        made = batch if isinstance(batch, Empty) else _generate(model, batch, asked)
+    for batch, made in _generated(model, texts, asked):
+        if isinstance(made, Exception):
+            raise made
         yield [settings.chosen(each) for each in made]
 
 
@@ -191,22 +192,17 @@ def generate_outcomes(
     A batch that fails as a whole, as by lack of memory, is generated source by source.
     """
     asked = settings.of_candidates()
-    for batch in _batches(model, texts, asked):
-        if isinstance(batch, Empty):
-            yield settings.chosen_outcomes(batch)
-            continue
-        try:
-            outcomes: list[Outcome] = [*_generate(model, batch, asked)]
-        except Exception:
-            outcomes = [_outcome(model, source, asked) for source in batch]
-        yield settings.chosen_outcomes(outcomes)
+    for batch, made in _generated(model, texts, asked):
+        if not isinstance(made, Exception):
+            yield settings.chosen_outcomes(made)
+        else:
+            yield settings.chosen_outcomes(_outcome(model, source, asked) for source in batch)
 
 
 def _outcome(model: "EncoderDecoderModel", source: _Source, settings: TextSettings) -> Outcome:
-    try:
-        return _generate(model, [source], settings)[0]
-    except Exception as error:
-        return Failed(source.index, describe(error))
+    ((batch, decoded),) = model.generate_batches([([source], _arguments(model, [source], settings))])
+    made = _made(model, batch, decoded, settings)
+    return Failed(source.index, describe(made)) if isinstance(made, Exception) else made[0]
 
 
 def describe(error: BaseException) -> str:
@@ -216,6 +212,26 @@ def describe(error: BaseException) -> str:
 
 class Empty(list[Generated]):
     """Results of empty sources, which no model reads."""
+
+
+def _generated(
+    model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
+) -> Iterator[tuple[list[_Source], list[Generated] | Exception]]:
+    """Yield batches with their results, or with what went wrong; results of empty texts have no batch."""
+    empty: list[Empty] = []
+
+    def prepared() -> Iterator[tuple[list[_Source], dict[str, Any]]]:
+        for batch in _batches(model, texts, settings):
+            if isinstance(batch, Empty):
+                empty.append(batch)
+            else:
+                yield batch, _arguments(model, batch, settings)
+
+    for batch, decoded in model.generate_batches(prepared()):
+        yield from (([], each) for each in empty)
+        empty.clear()
+        yield batch, _made(model, batch, decoded, settings)
+    yield from (([], each) for each in empty)
 
 
 def _batches(
@@ -311,20 +327,28 @@ def source_seed(seed: int, index: int) -> int:
     return (start + index) % 2**32
 
 
-def _generate(model: "EncoderDecoderModel", batch: Sequence[_Source], settings: TextSettings) -> list[Generated]:
+def _arguments(model: "EncoderDecoderModel", batch: Sequence[_Source], settings: TextSettings) -> dict[str, Any]:
+    """Return the arguments of `generate_results` for a batch."""
     import torch as untyped
 
     torch: Any = untyped
-    options = with_length(model, settings.generation)
     generators = [
         torch.Generator(model.device).manual_seed(source_seed(settings.seed, source.index)) for source in batch
     ]
     sources = pad_sources(model, [source.ids for source in batch])
-    results = model.generate_results(**sources, **options, generator=generators)
-    rows = iter(model.tokenizer.batch_decode(results.sequences, skip_special_tokens=True))
-    ranked: Any = results.scores if settings.scores else None
+    return {**sources, **with_length(model, settings.generation), "generator": generators}
+
+
+def _made(
+    model: "EncoderDecoderModel", batch: Sequence[_Source], decoded: Any, settings: TextSettings
+) -> list[Generated] | Exception:
+    """Return the texts of a batch's results; an error stays one."""
+    if isinstance(decoded, Exception):
+        return decoded
+    rows = iter(model.tokenizer.batch_decode(decoded.sequences, skip_special_tokens=True))
+    ranked: Any = decoded.scores if settings.scores else None
     scores: Iterator[float] = iter([] if ranked is None else ranked.tolist())
-    counts = results.counts or [len(results.sequences) // len(batch)] * len(batch)
+    counts = decoded.counts or [len(decoded.sequences) // len(batch)] * len(batch)
     return [
         Generated(source.index, list(islice(rows, count)), source.cut, list(islice(scores, count)) or None)
         for source, count in zip(batch, counts, strict=True)

@@ -1,7 +1,7 @@
 """An encoder that is no stack of ours (a vision, speech or graph model) joined to a decoder that is."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -123,6 +123,10 @@ class ForeignPair(EncoderDecoderModel):
     def generate_results(self, **inputs: Any) -> Any:
         """See EncoderDecoderModel.generate_results."""
         return super().generate_results(**self._generating(None, inputs))
+
+    def generate_batches(self, batches: Iterable[tuple[Any, dict[str, Any]]]) -> Iterator[tuple[Any, Any]]:
+        """See EncoderDecoderModel.generate_batches."""
+        return super().generate_batches((name, self._generating(None, dict(inputs))) for name, inputs in batches)
 
     def _generating(self, inputs: Any, keywords: dict[str, Any]) -> dict[str, Any]:
         keywords.pop("labels", None)

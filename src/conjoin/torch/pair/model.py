@@ -1,6 +1,6 @@
 """EncoderDecoderModel: any encoder joined to any decoder."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from os import PathLike
@@ -39,6 +39,7 @@ from conjoin.torch.cpu.clock import as_running
 from conjoin.torch.generation.generate import generate, generate_results
 from conjoin.torch.generation.loop import Decoded, Streamer
 from conjoin.torch.generation.outputs import GenerateOutput, compute_transition_scores
+from conjoin.torch.generation.overlap import K, generate_batches
 from conjoin.torch.generation.preparing import encoded_inputs, step_inputs
 from conjoin.torch.model.cache import KVCache, as_cache
 from conjoin.torch.model.checks import as_labels, as_readable, check_labels
@@ -518,6 +519,27 @@ class EncoderDecoderModel(PairModules):
         self.warn_of_fresh(lambda: plain_state(self))
         with profiled_call(self):
             return generate_results(self, **inputs)
+
+    def generate_batches(self, batches: Iterable[tuple[K, dict[str, Any]]]) -> Iterator[tuple[K, Decoded | Exception]]:
+        """Yield the results of batch after batch, each as soon as it is done: what `generate_results` returns.
+
+        In greedy and beam search by compiled kernels the next batch joins when half of the one before it is done, so that
+        rows stay many; results are those of each batch alone, to the bit. Elsewhere batches run one after another.
+
+        Args:
+            batches: Names of any kind, and arguments of `generate_results`. They are read when there is room for them;
+                if that fails, those that were read are generated before the error is raised.
+
+        Yields:
+            A batch's name, and its results or what it raised.
+
+        Example:
+            for name, results in model.generate_batches([("a", {"input_ids": a}), ("b", {"input_ids": b})]):
+                print(name, results.sequences)
+        """
+        self.warn_of_fresh(lambda: plain_state(self))
+        with profiled_call(self):
+            yield from generate_batches(self, batches)
 
     @contextmanager
     def profile(self) -> Generator[Profile]:
