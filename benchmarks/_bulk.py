@@ -35,6 +35,7 @@ Texts = list[str]
 def measure(row: Bulk, folder: Path, rounds: int) -> dict[str, Any]:
     """Race bulk generation against static batches, and against itself."""
     model, _ = copier(row.shape, _reads_next, folder)
+    model = model.to(torch.bfloat16) if row.kind == "bf16" else model
     vocab_size, positions = model.decoder.spec.vocab_size, model.decoder.spec.max_positions
     model.tokenizer = _tokenizer(folder / "words", vocab_size)
     longest = min(LONGEST, positions - 2)

@@ -127,6 +127,7 @@ class Bulk:
 
     name: str
     bar: float
+    kind: Kind = "fp32"
     shape: str = MINILM
     sources: int = 2000
     batch: int = 16
@@ -136,7 +137,7 @@ class Bulk:
     @property
     def work(self) -> str:
         """Description of the row."""
-        return f"{self.shape}, fp32, {self.sources} sources and targets of natural lengths, batches of {self.batch}"
+        return f"{self.shape}, {self.kind}, {self.sources} sources and targets of natural lengths, batches of {self.batch}"
 
 
 Row = Speed | Copying | Training | Step | Bulk
@@ -220,6 +221,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Step(name="bart-64-step", step_us=150, call_ms=1),
     Bulk(name="bulk-2000", bar=1.5),
+    Bulk(name="bulk-2000-bf16", kind="bf16", bar=1.5),
     Copying(name="copy-heavy", copied=True, bar=3.0),
     Copying(name="copy-never", copied=False, bar=0.95),
     Training(name="train-fp32", kind="fp32", bar=2.2),

@@ -1,5 +1,6 @@
 """How the server treats clients that are slow, leave, send too much or come in odd ways: over real sockets."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -107,11 +108,61 @@ def test_a_client_that_waits_for_leave_to_send_is_told_at_once(server: Server) -
     assert told.startswith("HTTP/1.1 413")
 
 
-def test_a_header_that_is_too_large_is_refused(server: Server) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"x-much: " + b"y" * 200_000 + b"\r\n\r\n"],
+        [b"x-much: ", *[b"y" * 1000] * 60],  # never ends
+        [b"x-%d: y\r\n" % number for number in range(6000)],
+        [b"cookie: a=b\r\n" * 4000 + b"\r\n"],
+    ],
+    ids=["at once", "one that goes on", "many", "many at once"],
+)
+def test_headers_that_are_too_large_are_refused(server: Server, parts: list[bytes]) -> None:
     with connect(server) as connection:
-        connection.sendall(post("/generate", b"{}", "x-much: " + "y" * 200_000))
-        told = read_all(connection)
-    assert not told or told.startswith("HTTP/1.1 4")
+        connection.sendall(b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n")
+        with contextlib.suppress(ConnectionError):  # the server has hung up
+            for part in parts:
+                connection.sendall(part)
+        with contextlib.suppress(ConnectionError):
+            assert read_all(connection).startswith("HTTP/1.1 431")
+    assert_idle_and_well(server)
+
+
+def test_a_path_that_is_too_large_is_refused(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /health?" + b"y" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert read_all(connection).startswith("HTTP/1.1 431")
+    assert_idle_and_well(server)
+
+
+def test_headers_of_thousands_of_bytes_are_read(server: Server) -> None:
+    with connect(server) as connection:
+        many = [f"x-{number}: {'y' * 1000}" for number in range(20)]
+        connection.sendall(post("/v1/completions", json.dumps({"prompt": "a"}).encode(), *many, "connection: close"))
+        assert read_all(connection).startswith("HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("length", ["transfer-encoding: chunked", "content-length: 30", "content-length: -1"])
+def test_two_lengths_of_a_body_are_refused(server: Server, length: str) -> None:
+    with connect(server) as connection:
+        request = f"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n{length}\r\n\r\n0\r\n\r\n"
+        connection.sendall(request.encode())
+        assert read_all(connection).startswith("HTTP/1.1 400")
+    assert_idle_and_well(server)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [b"", b"POST /generate HTTP/1.1\r\nhost: x\r\nx-a: "])
+def test_a_client_that_does_not_send_its_headers_is_left(server: Server, begun: bytes) -> None:
+    with connect(server) as connection:
+        start = time.monotonic()
+        connection.sendall(begun)
+        for _ in range(4 if begun else 0):
+            time.sleep(2)
+            connection.sendall(b"y")
+        assert read_all(connection).startswith("HTTP/1.1 408")
+        assert 10 < time.monotonic() - start < 40
     assert_idle_and_well(server)
 
 
@@ -158,7 +209,9 @@ def test_a_reader_that_stops_does_not_hold_its_answer(server: Server) -> None:
     with connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(60)
-        connection.connect(connect(server).getpeername())
+        with connect(server) as other:
+            address = other.getpeername()
+        connection.connect(address)
         connection.sendall(post("/v1/completions", json.dumps(body).encode()))
         connection.recv(100)
         wait_for(lambda: server.metric("conjoin_rows") == 0, 120)

@@ -51,7 +51,8 @@ class GenerationConfig(Settings):
 
     def set_values(self) -> dict[str, Any]:
         """The settings that are not None."""
-        return {name: value for name in self.FIELDS if (value := vars(self).get(name)) is not None}
+        own = vars(self)
+        return {name: value for name in self.FIELDS if (value := own.get(name)) is not None}
 
     def belong_to(self, config: PretrainedConfig) -> Self:
         """Return these settings bound to a model's config, which supplies the special ids that they lack."""

@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -13,8 +14,6 @@ from conjoin.serving.app import Application
 from conjoin.serving.edge import JsonLines
 from conjoin.serving.settings import ServeSettings
 
-_HEADER_BYTES = 32 * 1024
-"""Of a request's line and headers; uvicorn refuses more."""
 _DESCRIPTORS = 8192
 _IDLE_SECONDS = 15
 """Seconds that an idle connection is kept."""
@@ -30,6 +29,8 @@ def serve(settings: ServeSettings) -> int:
     import torch
     import uvicorn
 
+    from conjoin.serving.protocol import Protocol
+
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     configure_log(settings.log)
@@ -44,12 +45,21 @@ def serve(settings: ServeSettings) -> int:
         proxy_headers=False,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.grace) + 5),
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="on",
     )
-    return asyncio.run(_run(_Server(config), application, bound))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(_Server(config), application, bound))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop's, or asyncio's where there is none, as on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _allow_connections() -> None:
