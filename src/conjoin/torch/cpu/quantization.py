@@ -59,9 +59,7 @@ class QuantizedLinear(nn.Module):
         require_numbers(self.weight, input)
         x, is_here = input.detach().float(), input.is_cpu and is_eager(input)
         if is_here and not self._rounds_inputs():
-            with torch.no_grad():  # so that `linear` takes the fastest way
-                bias = None if self.bias is None else self.bias.float()
-                return linear(x, self._derive("float32", self._dequantized), bias).to(input.dtype)
+            return self._without_rounding(x).to(input.dtype)
         most = x.abs().amax(-1, keepdim=True)
         if is_here and x.numel():
             wide = self._product_of_bytes(x, most)
@@ -73,6 +71,13 @@ class QuantizedLinear(nn.Module):
     def _rounds_inputs(self) -> bool:
         """True if PyTorch multiplies integers here, and this layer is large enough to gain by it."""
         return self.weight.numel() >= _WORTH_ROUNDING and _multiplies_bytes()
+
+    def _without_rounding(self, x: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
+        weight, bias = self._derive("float32", self._dequantized), None if self.bias is None else self.bias.float()
+        if not torch.is_grad_enabled():
+            return linear(x, weight, bias)
+        with torch.no_grad():  # so that `linear` takes the fastest way
+            return linear(x, weight, bias)
 
     def _dequantized(self) -> Float[Tensor, "m n"]:
         return self.weight.detach().float() * self.scale.detach()[:, None]
