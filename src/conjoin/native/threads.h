@@ -3,6 +3,9 @@
 // A call takes free helper threads for as long as it runs, so calls of several threads never wait for one another. Helpers
 // poll for some tens of microseconds after a call, and give the processor to any thread that needs it meanwhile; then they
 // sleep. They are never joined: the process may end, or fork, at any time.
+//
+// Threads of a call wait for each other by spinning for some tens of microseconds, and then asleep. They never yield: where
+// anything else runs on the machine, however unimportant, a yield gives it a whole slice of milliseconds.
 
 #pragma once
 
@@ -21,19 +24,43 @@
 
 namespace {
 
-// Pause before the next look at what another thread writes: for some microseconds by spinning, then by giving the processor
-// to any thread that needs it, which may be the one awaited. If none does, giving it away takes less than a microsecond.
-inline void back_off(Long looks) {
-  if (looks < 200)
-    relax();
-  else
-    std::this_thread::yield();
-}
+using Steady = std::chrono::steady_clock;
 
-template <class Ready>
-void wait_until(const Ready& ready) {
-  for (Long looks = 0; !ready(); ++looks) back_off(looks);
-}
+// Waits for what other threads do: spins, then sleeps until one of them calls `wake`.
+class Waiter {
+ public:
+  // Return once ready() is true; who makes it true calls `wake` afterwards.
+  template <class Ready>
+  void wait(const Ready& ready) {
+    Steady::time_point end = Steady::now() + kSpinning;
+    for (Long looks = 1; !ready(); ++looks) {
+      relax();
+      if (looks % 32 == 0 && Steady::now() > end) return sleep(ready);
+    }
+  }
+
+  void wake() {
+    // Either this sees the sleeper, or the sleeper, which counts itself before it looks, sees what was made true.
+    if (!sleepers_.fetch_add(0, std::memory_order_acq_rel)) return;
+    { std::lock_guard<std::mutex> lock(mutex_); }  // a sleeper waits already, or has yet to look
+    awake_.notify_all();
+  }
+
+ private:
+  template <class Ready>
+  void sleep(const Ready& ready) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1, std::memory_order_acq_rel);
+    awake_.wait(lock, ready);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  static constexpr std::chrono::microseconds kSpinning{20};  // 60 and 300 are as fast alone, and slower beside others
+
+  std::mutex mutex_;
+  std::condition_variable awake_;
+  std::atomic<int> sleepers_{0};
+};
 
 // Lets the `count` threads of a `parallel` call wait for each other, some seventy times per decoding step.
 class Barrier {
@@ -44,14 +71,15 @@ class Barrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
       arrived_.store(0, std::memory_order_relaxed);
       generation_.store(current + 1, std::memory_order_release);
-      return;
+      return waiter_.wake();
     }
-    wait_until([&] { return generation_.load(std::memory_order_acquire) != current; });
+    waiter_.wait([&] { return generation_.load(std::memory_order_acquire) != current; });
   }
 
  private:
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> generation_{0};
+  alignas(64) Waiter waiter_;
 };
 
 // Work of one call, on the caller's stack.
@@ -64,6 +92,9 @@ struct Job {
 
 class Helper {
  public:
+  // done: tells callers that a job has one helper less; it outlives all jobs.
+  explicit Helper(Waiter& done) : done_(done) {}
+
   Helper* next = nullptr;  // in the list of the free helpers, or of those of a call
 
   void start(Job* job, int id) {
@@ -80,15 +111,20 @@ class Helper {
     for (;;) {
       Job* job = take();
       job->run(job->work, id_, job->count);
-      job->running.fetch_sub(1, std::memory_order_release);  // the job may be gone from here on
+      if (job->running.fetch_sub(1, std::memory_order_acq_rel) == 1) done_.wake();  // the job may be gone meanwhile
     }
   }
 
  private:
   Job* take() {
     for (;;) {
-      Clock::time_point end = Clock::now() + kPatience;
-      for (Long looks = 0; !job_.load(std::memory_order_relaxed) && Clock::now() < end; ++looks) back_off(looks);
+      Steady::time_point end = Steady::now() + kPatience;
+      for (Long looks = 0; !job_.load(std::memory_order_relaxed) && Steady::now() < end; ++looks) {
+        if (looks < 200)
+          relax();
+        else
+          std::this_thread::yield();  // PyTorch's threads may need the processor
+      }
       Job* none = nullptr;
       if (job_.compare_exchange_strong(none, &asleep_)) {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -98,11 +134,11 @@ class Helper {
     }
   }
 
-  using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::microseconds kPatience{50};  // waking a thread that sleeps takes as long
 
   static inline Job asleep_{};  // only its address is used
 
+  Waiter& done_;
   std::atomic<Job*> job_{nullptr};
   int id_ = 0;
   std::mutex mutex_;
@@ -138,7 +174,7 @@ class Pool {
     if (optional)
       for (Helper* helper = helpers; helper; helper = helper->next)
         if (helper->withdraw(&job)) job.running.fetch_sub(1, std::memory_order_relaxed);
-    wait_until([&] { return job.running.load(std::memory_order_acquire) == 0; });
+    done_.wait([&] { return job.running.load(std::memory_order_acquire) == 0; });
     give_back(helpers);
   }
 
@@ -174,7 +210,7 @@ class Pool {
   bool start_helper() {
     if (started_ >= most_) return false;
     try {
-      auto helper = std::make_unique<Helper>();
+      auto helper = std::make_unique<Helper>(done_);
       std::thread([own = helper.get()] { own->loop(); }).detach();
       free_ = helper.release();
       ++started_;
@@ -187,6 +223,7 @@ class Pool {
   static inline std::atomic<Pool*> own_{nullptr};
   static inline thread_local bool inside_ = false;
 
+  Waiter done_;
   std::mutex mutex_;
   Helper* free_ = nullptr;
   int started_ = 0;

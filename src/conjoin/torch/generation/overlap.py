@@ -122,10 +122,11 @@ def _begin(model: Any, key: K, arguments: dict[str, Any]) -> _Open[K] | Decoded 
 def _advance(begun: list[_Open[Any]]) -> None:
     """Run until a source is done."""
     addresses = [address for batch in begun for address in batch.live]
+    rows = len(addresses) * max(int(batch.requests.entries["hypotheses"][0]) for batch in begun)
     steps, clock = begun[0].run.readers[-1].steps, running_clock()
     assert steps is not None
     with torch.inference_mode(), nullcontext() if clock is None else clock.phase("blocks"):
-        taken = run(steps.stack, steps.dtype, addresses, until_all=False)
+        taken = run(steps.stack, steps.dtype, addresses, rows, until_all=False)
     if clock is not None:
         clock.work.steps += taken
 

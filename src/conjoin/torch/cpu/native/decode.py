@@ -201,6 +201,11 @@ class Requests:
         return torch.from_numpy(self.entries["total"].copy())
 
     @property
+    def rows(self) -> int:
+        """Hypotheses of all requests."""
+        return int(self.entries["hypotheses"].sum())
+
+    @property
     def addresses(self) -> list[int]:
         """Address of each request."""
         return (self.entries.ctypes.data + np.arange(len(self.entries)) * REQUEST.itemsize).tolist()
@@ -210,6 +215,7 @@ def run(
     stack: NativeStack,
     dtype: torch.dtype,
     addresses: Sequence[int],
+    rows: int,
     *,
     steps: int = 2**62,
     until_all: bool = True,
@@ -220,6 +226,7 @@ def run(
     Args:
         dtype: Of their caches.
         addresses: Of requests, whose memory the caller keeps.
+        rows: Hypotheses of them all.
         steps: Return after so many.
         until_all: Go on until none runs; else return when one has stopped. Where the caller chooses tokens, or where a
             request has no token left, the call returns after the step.
@@ -233,7 +240,7 @@ def run(
         count=len(addresses),
         most_steps=steps,
         until_all=until_all,
-        threads=torch.get_num_threads(),
+        threads=stack.threads(rows, rows),
     )
     compiled, clock = library(), running()
     assert compiled is not None

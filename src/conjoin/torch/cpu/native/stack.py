@@ -26,6 +26,10 @@ from conjoin.torch.cpu.native.library import library
 
 MOST_PLACES = 1 << 20
 """Positions up to which angles and relative biases are tabulated."""
+_WORTH_THREADS_US = 150
+"""Microseconds of one thread's work in a pass from which on several are faster: they meet some dozen times per block."""
+_BYTES_PER_US, _PRODUCTS_PER_US = 20_000, 25_000
+"""What one thread of a usual processor reads and multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ class NativeStack:
         self.embeds = _fits(filling.embedding, fields.embedding, stack.embed)
         head = getattr(stack, "head", None)
         self.scores = head is not None and _fits(filling.head, fields.head, head, stack.embed)
+        blocks = [stack.blocks[index] for index in kind.weights_of]
+        self._weights = sum(each.numel() for block in blocks for each in block.parameters())
+        self._weight_bytes = sum(each.numel() * each.element_size() for block in blocks for each in block.parameters())
         self._pointers = [each.data_ptr() for each in filling.parameters]
         self._copied_versions = self._versions()
         self._module_slots = [(each._modules, name) for each in stack.modules() for name in each._modules]
@@ -130,6 +137,16 @@ class NativeStack:
         """Address of the stack's description, for native loops."""
         return addressof(self._fields)
 
+    def threads(self, tokens: int, rows: int) -> int:
+        """Return the number of threads of a pass over so many tokens that scores so many rows.
+
+        Results do not depend on it.
+        """
+        head = self._fields.head.vocab.m * self.hidden_size if rows else 0
+        products = tokens * self._weights + rows * head
+        time_us = max((self._weight_bytes + 4 * head) / _BYTES_PER_US, products / _PRODUCTS_PER_US)
+        return 1 if time_us < _WORTH_THREADS_US else torch.get_num_threads()
+
     def reach(self, places: int) -> None:
         """Tabulate rotary angles and relative biases for positions below `places`."""
         if places <= self._tables.count or not (self.rotary or any(self._biases)):
@@ -177,7 +194,8 @@ class NativeStack:
             and _takes(logits, rows, self._fields.head.vocab.m)
         ):
             refuse("pass", x=x, hidden=hidden, logits=logits)
-        self._call(f"conjoin_pass_{CACHES[dtype]}", sources, x, hidden, logits, every_token)
+        threads = self.threads(tokens, 0 if logits is None else rows)
+        self._call(f"conjoin_pass_{CACHES[dtype]}", threads, sources, x, hidden, logits, every_token)
 
     def read_sources(self, sources: Sources, dtype: torch.dtype, states: Float[Tensor, "tokens M"]) -> None:
         """Write every layer's keys and values of encoded sources to the cache.
@@ -189,11 +207,13 @@ class NativeStack:
         tokens, width = int((sources["rows"] * sources["length"]).sum()), self.source_size
         if not _takes(states, tokens, width):
             refuse("read_sources", states=states)
-        self._call(f"conjoin_read_sources_{CACHES[dtype]}", sources, states, None, None, False, width)
+        name, threads = f"conjoin_read_sources_{CACHES[dtype]}", self.threads(tokens, 0)
+        self._call(name, threads, sources, states, None, None, False, width)
 
     def _call(
         self,
         name: str,
+        threads: int,
         sources: Sources,
         x: Tensor | None,
         hidden: Tensor | None,
@@ -209,7 +229,7 @@ class NativeStack:
             logits=_address(logits),
             count=len(sources),
             every_token=every_token,
-            threads=torch.get_num_threads(),
+            threads=threads,
         )
         compiled, clock = library(), running()
         assert compiled is not None

@@ -314,6 +314,7 @@ class Engine:
             stack.stack,
             dtype,
             [active.address for active in actives],
+            sum(active.hypotheses for active in actives),
             steps=1 if followed else _PATIENCE - self._waited if self._is_gathering else 2**62,
             until_all=False,
             interrupt=self._interrupt,

@@ -25,9 +25,9 @@ def finish(reader: Reader, requests: Requests) -> None:
     assert steps is not None
     if clock is not None:
         with clock.phase("first step"):
-            taken = run(steps.stack, steps.dtype, requests.addresses, steps=1)
+            taken = run(steps.stack, steps.dtype, requests.addresses, requests.rows, steps=1)
     with nullcontext() if clock is None else clock.phase("blocks"):
-        taken += run(steps.stack, steps.dtype, requests.addresses)
+        taken += run(steps.stack, steps.dtype, requests.addresses, requests.rows)
     count_requests(reader, requests, taken)
 
 
