@@ -31,6 +31,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `conjoin serve` has it; for the peers, too
+
 import torch
 from _harness import machine, report, scratch
 from _natural import bart_base, bert_base, end_naturally, texts_of, word_tokenizer

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from conjoin.torch.cpu.clock import timed
 from conjoin.torch.cpu.native import Steps, Want, read_sources
+from conjoin.torch.cpu.serial import rows_where
 from conjoin.torch.generation.model import Decoder
 from conjoin.torch.generation.timing import timed_read
 from conjoin.torch.model.cache import KVCache, keep_order
@@ -37,7 +38,7 @@ class Sources:
         """The states of real tokens, one source behind the other, and their number in each source."""
         if self.mask is None:
             return self.states.flatten(0, 1), torch.full((len(self),), self.states.shape[1])
-        return self.states[self.mask], self.mask.sum(1)
+        return rows_where(self.states, self.mask), self.mask.sum(1)
 
     def pick(self, index: int) -> "Sources":
         """One source without its padding; where the rest stands does not matter, cross-attention knows no positions."""

@@ -23,6 +23,7 @@ from conjoin.torch.cpu.mode import is_eager, mode_of
 from conjoin.torch.cpu.native import NativeStack, Steps, encode, native_stack
 from conjoin.torch.cpu.native.stack import MOST_PLACES
 from conjoin.torch.cpu.packing import Packing, attend_packed, attend_packed_joint
+from conjoin.torch.cpu.serial import converted, spread_where
 from conjoin.torch.model.block import Attend, AttendJoint, Source
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.stack_inputs import StackInputs
@@ -160,12 +161,8 @@ class NativeEncoding:
             if t is not None
         }
         hidden = encode(self.native, lengths, x=None if x is None else x.flatten(0, 1)[real], **packed)
-        dtype = stack.embed.words.weight.dtype
-        if tokens is None:
-            return hidden.view(*shape, -1).to(dtype)
-        out = torch.zeros(shape[0] * shape[1], hidden.shape[1], dtype=dtype)
-        out[real] = hidden.to(dtype)
-        return out.view(*shape, -1)
+        hidden = converted(hidden, stack.embed.words.weight.dtype)
+        return hidden.view(*shape, -1) if tokens is None else spread_where(hidden, tokens)
 
 
 def _are_indices(stack: Any, inputs: StackInputs) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conjoin.torch.cpu.native.checks import kept_width, refuse
 from conjoin.torch.cpu.native.layouts import CACHES, SOURCE_DTYPE, cache_tensors
 from conjoin.torch.cpu.native.stack import NativeStack
+from conjoin.torch.cpu.serial import converted, joined
 
 Want = Literal["hidden", "logits", "all logits"]
 _STACKS: WeakKeyDictionary[nn.Module, NativeStack] = WeakKeyDictionary()
@@ -272,7 +273,9 @@ def read_sources(some: Sequence[Steps]) -> None:
     unread = [(sources, states) for sources, states in unread if len(states)]
     if unread:
         sources = np.concatenate([each for each, _ in unread])
-        states = torch.cat([states for _, states in unread]).float().contiguous()
+        states = [states for _, states in unread]
+        states = converted(states[0], torch.float32) if len(states) == 1 else joined(states, torch.float32)
+        states = states.contiguous()
         some[0].stack.read_sources(sources, some[0].dtype, states)
 
 
