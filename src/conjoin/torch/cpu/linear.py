@@ -39,13 +39,20 @@ def linear(
     """Return F.linear(x, weight, bias), computed by the fastest implementation on this machine."""
     match mode_of(x, weight, bias):
         case "inference" if _fits(x, weight, bias):
-            rows = x.numel() // x.shape[-1]
-            return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
+            return fastest_linear(x, weight, bias)
         case "training":
             return trained_linear(x, weight, bias)
         case _:
             require_numbers(weight, x)
             return F.linear(x, weight, bias)
+
+
+def fastest_linear(
+    x: Float[Tensor, "*lead n"], weight: Float[Tensor, "m n"], bias: Float[Tensor, " m"] | None
+) -> Float[Tensor, "*lead m"]:
+    """Return `linear` of eager, contiguous tensors of one dtype on a CPU, outside of autograd; x is not empty."""
+    rows = x.numel() // x.shape[-1]
+    return _fastest(x.dtype, min(rows.bit_length(), _MOST_CLASSES))(x, weight, bias)
 
 
 def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.torch.cpu import native
-from conjoin.torch.cpu.linear import linear
+from conjoin.torch.cpu.linear import fastest_linear
 from conjoin.torch.cpu.mode import is_eager
 from conjoin.torch.cpu.native.checks import is_matrix, require_numbers
 from conjoin.torch.cpu.native.kernels import are_units
@@ -56,28 +56,30 @@ class QuantizedLinear(nn.Module):
         """Return the layer's output, which has no gradient."""
         if native.has("int8") and self._is_plain(input):
             return native.linear_int8(input, self.weight, self.scale, self.row_sums(), self.bias)
-        require_numbers(self.weight, input)
-        x, is_here = input.detach().float(), input.is_cpu and is_eager(input)
-        if is_here and not self._rounds_inputs():
-            return self._without_rounding(x).to(input.dtype)
+        weight = self.weight
+        require_numbers(weight, input)
+        is_here = input.is_cpu and is_eager(input)
+        rounds = weight.numel() >= _WORTH_ROUNDING and _multiplies_bytes()
+        x = input if input.dtype == torch.float32 and not input.requires_grad else input.detach().float()
+        if is_here and not rounds:
+            y = self._without_rounding(x, weight)
+            return y if input.dtype == torch.float32 else y.to(input.dtype)
         most = x.abs().amax(-1, keepdim=True)
         if is_here and x.numel():
             wide = self._product_of_bytes(x, most)
         else:
             rounded = torch.where(most > 0, x * most.new_tensor(_MOST).div(most), 0.0).round()
-            wide = F.linear(rounded, self.weight.float()) * (most / _MOST * self.scale)
+            wide = F.linear(rounded, weight.float()) * (most / _MOST * self.scale)
         return (wide if self.bias is None else wide + self.bias).to(input.dtype)
 
-    def _rounds_inputs(self) -> bool:
-        """True if PyTorch multiplies integers here, and this layer is large enough to gain by it."""
-        return self.weight.numel() >= _WORTH_ROUNDING and _multiplies_bytes()
-
-    def _without_rounding(self, x: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
-        weight, bias = self._derive("float32", self._dequantized), None if self.bias is None else self.bias.float()
-        if not torch.is_grad_enabled():
-            return linear(x, weight, bias)
-        with torch.no_grad():  # so that `linear` takes the fastest way
-            return linear(x, weight, bias)
+    def _without_rounding(
+        self, x: Float[Tensor, "*lead n"], weight: Int8[Tensor, "m n"]
+    ) -> Float[Tensor, "*lead m"]:
+        bias, wide = self.bias, self._derive("float32", self._dequantized)
+        if bias is not None and bias.dtype != torch.float32:
+            bias = bias.float()
+        fits = x.numel() and x.shape[-1] == weight.shape[1]
+        return fastest_linear(x, wide, bias) if fits else F.linear(x, wide, bias)
 
     def _dequantized(self) -> Float[Tensor, "m n"]:
         return self.weight.detach().float() * self.scale.detach()[:, None]
