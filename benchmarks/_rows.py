@@ -137,7 +137,8 @@ class Bulk:
     @property
     def work(self) -> str:
         """Description of the row."""
-        return f"{self.shape}, {self.kind}, {self.sources} sources and targets of natural lengths, batches of {self.batch}"
+        lengths = f"{self.sources} sources and targets of natural lengths"
+        return f"{self.shape}, {self.kind}, {lengths}, batches of {self.batch}"
 
 
 Row = Speed | Copying | Training | Step | Bulk

@@ -7,8 +7,8 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C prints no traceback, not even while modules are still being imported.
 
-    PyTorch's threads sleep when they have nothing to do, unless the environment says otherwise. By default they spin for
-    milliseconds, on the processors that our kernels' threads want.
+    PyTorch's threads sleep when they have nothing to do, unless the environment says otherwise. By default they spin
+    for milliseconds, on the processors that our kernels' threads want.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read once, when PyTorch is loaded
     try:

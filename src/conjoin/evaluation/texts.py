@@ -178,7 +178,7 @@ def generate_stream(
         GenerationError: the settings cannot be honoured, or a source has no result.
     """
     asked = settings.of_candidates()
-    for batch, made in _generated(model, texts, asked):
+    for _, made in _generated(model, texts, asked):
         if isinstance(made, Exception):
             raise made
         yield [settings.chosen(each) for each in made]

@@ -72,9 +72,7 @@ class QuantizedLinear(nn.Module):
             wide = F.linear(rounded, weight.float()) * (most / _MOST * self.scale)
         return (wide if self.bias is None else wide + self.bias).to(input.dtype)
 
-    def _without_rounding(
-        self, x: Float[Tensor, "*lead n"], weight: Int8[Tensor, "m n"]
-    ) -> Float[Tensor, "*lead m"]:
+    def _without_rounding(self, x: Float[Tensor, "*lead n"], weight: Int8[Tensor, "m n"]) -> Float[Tensor, "*lead m"]:
         bias, wide = self.bias, self._derive("float32", self._dequantized)
         if bias is not None and bias.dtype != torch.float32:
             bias = bias.float()
@@ -84,7 +82,9 @@ class QuantizedLinear(nn.Module):
     def _dequantized(self) -> Float[Tensor, "m n"]:
         return self.weight.detach().float() * self.scale.detach()[:, None]
 
-    def _product_of_bytes(self, x: Float[Tensor, "*lead n"], most: Float[Tensor, "*lead 1"]) -> Float[Tensor, "*lead m"]:
+    def _product_of_bytes(
+        self, x: Float[Tensor, "*lead n"], most: Float[Tensor, "*lead 1"]
+    ) -> Float[Tensor, "*lead m"]:
         rows, most = x.numel() // x.shape[-1], most.clamp_min(_LEAST)
         rounded = x.mul(most.new_tensor(_MOST).div(most)).round_()
         sums = torch.ops.aten._int_mm(rounded.reshape(rows, -1).to(torch.int8), self.weight.t())

@@ -51,7 +51,8 @@ def joined(parts: Sequence[Float[Tensor, "_ D"]], dtype: torch.dtype) -> Float[T
     out, row = torch.empty(sum(map(len, parts)), width, dtype=dtype), 0
     few = max(1, (_SHARED - 1) // max(1, width))
     for part in parts:
-        for some in part.split(few):
+        for start in range(0, len(part), few):
+            some = part[start : start + few]
             out[row : row + len(some)].copy_(some)
             row += len(some)
     return out

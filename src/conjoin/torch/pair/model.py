@@ -523,8 +523,8 @@ class EncoderDecoderModel(PairModules):
     def generate_batches(self, batches: Iterable[tuple[K, dict[str, Any]]]) -> Iterator[tuple[K, Decoded | Exception]]:
         """Yield the results of batch after batch, each as soon as it is done: what `generate_results` returns.
 
-        In greedy and beam search by compiled kernels the next batch joins when half of the one before it is done, so that
-        rows stay many; results are those of each batch alone, to the bit. Elsewhere batches run one after another.
+        In greedy and beam search by compiled kernels the next batch joins when half of the one before it is done, so
+        that rows stay many; results are those of each batch alone, to the bit. Elsewhere batches run one by one.
 
         Args:
             batches: Names of any kind, and arguments of `generate_results`. They are read when there is room for them;

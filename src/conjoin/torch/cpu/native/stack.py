@@ -27,7 +27,7 @@ from conjoin.torch.cpu.native.library import library
 MOST_PLACES = 1 << 20
 """Positions up to which angles and relative biases are tabulated."""
 _WORTH_THREADS_US = 150
-"""Microseconds of one thread's work in a pass from which on several are faster: they meet some dozen times per block."""
+"""Microseconds of one thread's work in a pass from which on several are faster: they meet a dozen times per block."""
 _BYTES_PER_US, _PRODUCTS_PER_US = 20_000, 25_000
 """What one thread of a usual processor reads and multiplies."""
 
