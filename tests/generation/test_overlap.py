@@ -135,3 +135,17 @@ def test_a_prompt_alone_and_no_batch_at_all(model: EncoderDecoderModel) -> None:
     assert list(model.generate_batches([])) == []
     ((_, made),) = model.generate_batches([(None, {**some_batches(1)[0], "max_new_tokens": 0})])
     assert not isinstance(made, Exception) and made.sequences.shape[1] == 1
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_without_kernels_sources_are_encoded_once(model: EncoderDecoderModel, num_beams: int) -> None:
+    calls, batches = list[int](), some_batches(3)
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    model.decoder.register_forward_hook(lambda *_: None)  # the kernels step aside for hooks
+    settings = settings_of(model, 0) | {"num_beams": num_beams}
+    found = together(model, batches, **settings)
+    assert len(calls) == 3
+    assert all(
+        torch.equal(found[n].sequences, model.generate_results(**b, **settings).sequences)
+        for n, b in enumerate(batches)
+    )

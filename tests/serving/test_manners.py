@@ -136,6 +136,17 @@ def test_a_path_that_is_too_large_is_refused(server: Server) -> None:
     assert_idle_and_well(server)
 
 
+def test_a_body_does_not_count_as_headers_of_the_next_request(server: Server) -> None:
+    first = post("/generate", json.dumps({"inputs": "a", "x": "y" * 60_000}).encode())
+    second = post("/v1/completions", json.dumps({"prompt": "a"}).encode(), "connection: close")
+    with connect(server) as connection:
+        connection.sendall(first + second[:30])
+        time.sleep(0.2)
+        connection.sendall(second[30:])
+        told = read_all(connection)
+    assert told.count("HTTP/1.1 200") == 1 and "HTTP/1.1 431" not in told
+
+
 def test_headers_of_thousands_of_bytes_are_read(server: Server) -> None:
     with connect(server) as connection:
         many = [f"x-{number}: {'y' * 1000}" for number in range(20)]

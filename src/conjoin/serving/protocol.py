@@ -23,6 +23,7 @@ class Protocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self._head = 0
         self._is_in_head = True
+        self._has_begun = False  # a request, in the bytes that are read now
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -40,15 +41,16 @@ class Protocol(HttpToolsProtocol):
         """Read what the client has sent."""
         if self._is_refused:
             return
+        self._has_begun = False
         super().data_received(data)
-        if self._is_in_head:
+        if self._is_in_head and not self._has_begun:  # else a part of these bytes belongs to what was before
             self._head += len(data)
             if self._head > _HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._head, self._is_in_head = 0, True
+        self._head, self._is_in_head, self._has_begun = 0, True, True
         self._wait_for_head()
         super().on_message_begin()
 

@@ -210,7 +210,10 @@ class Run:
     def decoded(self) -> Decoded:
         """Encode the sources and decode; warn if a source has fewer results than requested."""
         self.encode()
-        decoded = self.decode()
+        return self.told(self.decode())
+
+    def told(self, decoded: Decoded) -> Decoded:
+        """Return results; warn if a source has fewer than requested."""
         tell_fewer(decoded.counts, self.request.num_return_sequences)
         return decoded
 

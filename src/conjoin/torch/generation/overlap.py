@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from conjoin.generation import BeamSearch, Greedy, tell_fewer
+from conjoin.generation import BeamSearch, Greedy
 from conjoin.torch.cpu.clock import running as running_clock
 from conjoin.torch.cpu.native.decode import DONE, RUNNING, Requests, run
 from conjoin.torch.generation.generate import Callers, Run
@@ -50,11 +50,8 @@ class _Open(Generic[K]):
         Raises:
             GenerationError: a source had no token left, or its scores are no numbers.
         """
-        returned = self.run.request.num_return_sequences
         count_requests(self.run.readers[-1], self.requests, 1)
-        decoded = result_of(self.requests, self.control, returned)
-        tell_fewer(decoded.counts, returned)
-        return decoded
+        return self.run.told(result_of(self.requests, self.control, self.run.request.num_return_sequences))
 
 
 def generate_batches(
@@ -114,7 +111,7 @@ def _begin(model: Any, key: K, arguments: dict[str, Any]) -> _Open[K] | Decoded 
             call.encode()
             control = call.control()
             requests = call.native_requests(control)
-            return call.decoded() if requests is None else _Open(key, call, control, requests)
+            return call.told(call.decode()) if requests is None else _Open(key, call, control, requests)
     except Exception as error:
         return error
 
