@@ -147,6 +147,36 @@ def test_what_was_read_before_an_error_is_generated_first(model: EncoderDecoderM
     assert sorted(done) == [0, 1, 2]
 
 
+def test_batches_that_have_begun_are_done_before_another_fails(
+    model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, original = list[int](), model.encoder.forward
+
+    def fail(ids: Any, *others: Any, **more: Any) -> Any:
+        begun.append(len(begun))
+        if len(begun) == 3:
+            raise RuntimeError("not enough memory")
+        return original(ids, *others, **more)
+
+    monkeypatch.setattr(model.encoder, "forward", fail)
+    texts, done = [f"{'the cat ' * count} ran" for count in range(9, 0, -1)], list[int]()
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        for batch in generate_stream(model, enumerate(texts), TextSettings(batch_size=1)):
+            done += [each.index for each in batch]
+    assert sorted(done) == [0, 1] and len(begun) == 3
+
+
+def test_a_result_that_cannot_be_decoded_is_its_sources(
+    model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError("no such token")
+
+    monkeypatch.setattr(model.tokenizer, "batch_decode", fail)
+    (batch,) = generate_outcomes(model, enumerate(SOURCES), TextSettings())
+    assert sorted((each.index, type(each).__name__) for each in batch) == [(index, "Failed") for index in range(len(SOURCES))]
+
+
 def test_settings_below_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch_size = 0"):
         TextSettings(batch_size=0)

@@ -63,6 +63,12 @@ def works(folder: Path) -> bool:
     return done.stdout == "small\n"
 
 
+def test_a_source_that_does_not_compile_is_said_to_be(cache: Path) -> None:
+    (cache.parent.parent / "source" / "small.cpp").write_text(SOURCE + "int x = y;\n")
+    with pytest.warns(ConjoinWarning, match=r"could not compile small kernels for \S+, .*error.*CONJOIN_NATIVE=0"):
+        assert build.load("small.cpp") is None
+
+
 def test_what_is_kept_is_private_whole_and_taken_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = built(cache)
     assert sorted(path.suffix for path in cache.iterdir()) == [".sha256", ".so"]

@@ -1,10 +1,10 @@
 """Generate targets for any number of texts with one model, in batches of similar length."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import ConfigError, GenerationError
@@ -172,16 +172,21 @@ def generate_stream(
 ) -> Iterator[list[Generated]]:
     """Generate targets for (index, text) pairs, read as needed; results come batch by batch, not in order.
 
-    An empty text gives an empty result. If reading fails, the texts read before are generated first.
+    An empty text gives an empty result. If reading fails, the texts read before are generated first; if a batch fails,
+    so are the batches that have begun, and no other begins.
 
     Raises:
         GenerationError: the settings cannot be honoured, or a source has no result.
     """
     asked = settings.of_candidates()
-    for _, made in _generated(model, texts, asked):
-        if isinstance(made, Exception):
-            raise made
-        yield [settings.chosen(each) for each in made]
+    failure: Exception | None = None
+    for _, made in _generated(model, texts, asked, is_over=lambda: failure is not None):
+        if not isinstance(made, Exception):
+            yield [settings.chosen(each) for each in made]
+        elif failure is None:
+            failure = made
+    if failure is not None:
+        raise failure
 
 
 def generate_outcomes(
@@ -215,13 +220,20 @@ class Empty(list[Generated]):
 
 
 def _generated(
-    model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
+    model: "EncoderDecoderModel",
+    texts: Iterable[tuple[int, str]],
+    settings: TextSettings,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[list[_Source], list[Generated] | Exception]]:
-    """Yield batches with their results, or with what went wrong; results of empty texts have no batch."""
+    """Yield batches with their results, or with what went wrong; results of empty texts have no batch.
+
+    Args:
+        is_over: Whether no further batch shall begin.
+    """
     empty: list[Empty] = []
 
     def prepared() -> Iterator[tuple[list[_Source], dict[str, Any]]]:
-        for batch in _batches(model, texts, settings):
+        for batch in takewhile(lambda _: not is_over(), _batches(model, texts, settings)):
             if isinstance(batch, Empty):
                 empty.append(batch)
             else:
@@ -345,7 +357,10 @@ def _made(
     """Return the texts of a batch's results; an error stays one."""
     if isinstance(decoded, Exception):
         return decoded
-    rows = iter(model.tokenizer.batch_decode(decoded.sequences, skip_special_tokens=True))
+    try:
+        rows = iter(model.tokenizer.batch_decode(decoded.sequences, skip_special_tokens=True))
+    except Exception as error:
+        return error
     ranked: Any = decoded.scores if settings.scores else None
     scores: Iterator[float] = iter([] if ranked is None else ranked.tolist())
     counts = decoded.counts or [len(decoded.sequences) // len(batch)] * len(batch)

@@ -117,8 +117,22 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
             "them everything is slower. The next process tries again."
         )
         return None
-    except (OSError, subprocess.SubprocessError):  # an older compiler does not know the highest levels
+    except subprocess.CalledProcessError as error:
+        if _knows(compiler, level):  # an older compiler does not know the highest levels, which is no fault
+            reason = next((line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line), error)
+            warn(
+                f"{compiler} could not compile {source.stem} kernels for {level.name}, so that a lower level or PyTorch's "
+                f"operators run in their place, more slowly: {reason}. CONJOIN_NATIVE=0 does not try."
+            )
         return None
+    except OSError:
+        return None
+
+
+def _knows(compiler: str, level: Level) -> bool:
+    """Whether a compiler compiles for a level at all."""
+    command = [compiler, *_FLAGS, *level.flags, "-x", "c++", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, check=False, capture_output=True, timeout=_SECONDS).returncode == 0
 
 
 def compile_command(compiler: Sequence[str], source: Path, level: Level) -> list[str]:
