@@ -32,16 +32,34 @@ struct Call {
 // Scratch memory of one thread for one head.
 template <class T>
 struct Scratch {
-  std::unique_ptr<float[]> scores, mixed, most, total, scales;
+  std::unique_ptr<float[]> scores, mixed, most, total, scales, values;
   std::unique_ptr<typename Rows<T>::Query[]> queries;
 
   Scratch(Long count, Long size)
       : scores(new float[count * kKeys]), mixed(new float[count * size]), most(new float[count]),
-        total(new float[count]), scales(new float[count]),
+        total(new float[count]), scales(new float[count]), values(new float[kKeys * size]),
         queries(new typename Rows<T>::Query[count * Rows<T>::query_size(size)]) {}
 };
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
+constexpr Long kManyQueries = 8;  // from here on values are made float32 once for all of them
+
+inline float largest_score(const float* s, Long width) {
+  Floats tops = Floats{} + kNothing;
+  for (Long j = 0; j < width; j += kWidth) tops = larger(load(s + j), tops);
+  return largest(tops);
+}
+
+// Scores become e^(score - top), where `top` is the largest one so far; returns their sum.
+inline float soften(float* s, Long width, float top) {
+  Floats sums{};
+  for (Long j = 0; j < width; j += kWidth) {
+    Floats some = exp_negative(load(s + j) - top);
+    store(s + j, some);
+    sums += some;
+  }
+  return sum(sums);
+}
 
 // Attention of all queries that read one key-value head of one source.
 template <class Q, class T, class Out>
@@ -71,7 +89,7 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
     if (mask && (!c.mask_time || c.length == 1))  // padding at the end of a source is skipped
       while (keys && !mask[(keys - 1) * c.mask_key]) --keys;
     for (Long begin = 0; begin < keys; begin += kKeys) {
-      Long width = std::min(kKeys, keys - begin);
+      Long width = std::min(kKeys, keys - begin), whole = (width + kWidth - 1) / kWidth * kWidth;
       const T *some_k = k + begin * k_time, *some_v = v + begin * v_time;
       Rows<T>::scores(queries, scales, count, some_k, k_time, c.size, width, scores);
       float v_scales[kKeys];
@@ -96,10 +114,8 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
           for (Long j = std::max<Long>(0, end - begin); j < width; ++j) s[j] = kNothing;
           for (Long j = 0; j < std::min(width, low - begin); ++j) s[j] = kNothing;
         }
-        float top = most[i];
-#pragma omp simd reduction(max : top)
-        for (Long j = 0; j < width; ++j) top = std::max(top, s[j]);
-        float sum = 0, *acc = mixed + i * c.size;
+        std::fill(s + width, s + whole, kNothing);
+        float top = std::max(most[i], largest_score(s, whole)), *acc = mixed + i * c.size;
         if (top == kNothing) {  // no readable key so far
           std::fill(s, s + width, 0.0f);
           continue;
@@ -107,17 +123,21 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
         float keep = most[i] == top ? 1.0f : exp_negative(most[i] - top);
         if (keep != 1.0f)
           for (Long e = 0; e < c.size; ++e) acc[e] *= keep;
-        for (Long j = 0; j < width; ++j)
-          s[j] = s[j] == kNothing ? 0.0f : exp_negative(s[j] - top);
-#pragma omp simd reduction(+ : sum)
-        for (Long j = 0; j < width; ++j) sum += s[j];
-        total[i] = total[i] * keep + sum;
+        total[i] = total[i] * keep + soften(s, whole, top);
         most[i] = top;
         Rows<T>::weigh(s, v_scales, width);
       }
-      Long i = 0;
-      for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, some_v, v_time, width, c.size, mixed + i * c.size);
-      for (; i < count; ++i) mix<1>(scores + i * kKeys, some_v, v_time, width, c.size, mixed + i * c.size);
+      auto mix_all = [&](const auto* values, Long time) {
+        Long i = 0;
+        for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, values, time, width, c.size, mixed + i * c.size);
+        for (; i < count; ++i) mix<1>(scores + i * kKeys, values, time, width, c.size, mixed + i * c.size);
+      };
+      if (std::is_same_v<T, float> || count < kManyQueries) {
+        mix_all(some_v, v_time);
+      } else {
+        widen_rows(some_v, v_time, width, c.size, scratch.values.get());
+        mix_all(const_cast<const float*>(scratch.values.get()), c.size);
+      }
     }
   };
   const uint8_t* mask = c.mask ? c.mask + source * c.mask_row : nullptr;

@@ -134,6 +134,16 @@ inline void mix(const float* s, const T* v, Long stride, Long width, Long size, 
       for (Long j = 0; j < width; ++j) mixed[r * size + e] += s[r * kKeys + j] * to_float(v[j * stride + e]);
 }
 
+// Rows as float32, one after another.
+template <class T>
+void widen_rows(const T* rows, Long stride, Long count, Long size, float* to) {
+  for (Long j = 0; j < count; ++j, rows += stride, to += size) {
+    Long e = 0;
+    for (; e + kWidth <= size; e += kWidth) store(to + e, load(rows + e));
+    for (; e < size; ++e) to[e] = to_float(rows[e]);
+  }
+}
+
 // A tensor of a cache whose rows are moved: `bytes` bytes per head of each row.
 struct Moving {
   char* data;
