@@ -174,7 +174,7 @@ def test_a_result_that_cannot_be_decoded_is_its_sources(
 
     monkeypatch.setattr(model.tokenizer, "batch_decode", fail)
     (batch,) = generate_outcomes(model, enumerate(SOURCES), TextSettings())
-    assert sorted((each.index, type(each).__name__) for each in batch) == [(index, "Failed") for index in range(len(SOURCES))]
+    assert {each.index for each in batch if isinstance(each, Failed)} == set(range(len(SOURCES)))
 
 
 def test_settings_below_one_are_refused() -> None:

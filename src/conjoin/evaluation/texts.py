@@ -179,14 +179,14 @@ def generate_stream(
         GenerationError: the settings cannot be honoured, or a source has no result.
     """
     asked = settings.of_candidates()
-    failure: Exception | None = None
-    for _, made in _generated(model, texts, asked, is_over=lambda: failure is not None):
-        if not isinstance(made, Exception):
+    failures = list[Exception]()
+    for _, made in _generated(model, texts, asked, is_over=lambda: bool(failures)):
+        if isinstance(made, Exception):
+            failures.append(made)
+        else:
             yield [settings.chosen(each) for each in made]
-        elif failure is None:
-            failure = made
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 def generate_outcomes(

@@ -119,10 +119,11 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
         return None
     except subprocess.CalledProcessError as error:
         if _knows(compiler, level):  # an older compiler does not know the highest levels, which is no fault
-            reason = next((line for line in error.stderr.decode(errors="replace").splitlines() if "error" in line), error)
+            lines = error.stderr.decode(errors="replace").splitlines()
+            reason = next((line for line in lines if "error" in line), error)
             warn(
-                f"{compiler} could not compile {source.stem} kernels for {level.name}, so that a lower level or PyTorch's "
-                f"operators run in their place, more slowly: {reason}. CONJOIN_NATIVE=0 does not try."
+                f"{compiler} could not compile {source.stem} kernels for {level.name}, so that a lower level or "
+                f"PyTorch's operators run in their place, more slowly: {reason}. CONJOIN_NATIVE=0 does not try."
             )
         return None
     except OSError:

@@ -240,7 +240,7 @@ def _packing(stack: Any, inputs: StackInputs, key_mask: Bool[Tensor, "R S"] | No
     tokens = _needed_tokens(stack, inputs, key_mask)
     if tokens is None:
         return None
-    if not stack.spec.reads_source:
+    if not stack.spec.reads_source or inputs.holds_source:
         packing = Packing.of(tokens)
         return None if packing.is_empty else packing
     sources = inputs.source_tokens
@@ -265,7 +265,7 @@ def _needed_tokens(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> 
     blocks = stack.spec.blocks
     causal = all(block.causal for block in blocks)
     encodes = bool(stack.spec.states) or not (stack.spec.reads_source or any(block.causal for block in blocks))
-    tokens = inputs.wanted if causal else key_mask if encodes else None
+    tokens = key_mask if encodes else inputs.wanted if causal else None
     if tokens is None and encodes and torch.is_grad_enabled():
         tokens = inputs.every_token
     if tokens is None or not can_pack(stack, tokens):

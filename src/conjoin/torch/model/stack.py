@@ -164,7 +164,7 @@ class Stack(Brick):
 
     def _prefix(self, inputs: StackInputs, rows: int) -> Prefix | None:
         """Where the source stands before the target; None if it has no positions there."""
-        if not self.spec.continues_source:
+        if not self.spec.continues_source or inputs.holds_source:
             return None
         cache, states, mask = inputs.cache, inputs.encoder_hidden_states, inputs.encoder_attention_mask
         held = cache.cross[0][0] if cache and cache.cross else None
@@ -317,7 +317,7 @@ class Stack(Brick):
         masks = partial(
             self_mask, key_mask, past=past, length=length, device=x.device, together=together, places=places
         )
-        sizes, merges = (len(x), length, past), self.spec.merges_source
+        sizes, merges = (len(x), length, past), self.spec.merges_source and not inputs.holds_source
         where, dtype = self._where(inputs, positions, key_mask, prefix), self.embed.words.weight.dtype
         rotaries = {b.self_attn.rotary for b in kinds if b.self_attn.rotary}
         angles = {kind: rotary_angles(kind, where, dtype) for kind in rotaries}
@@ -411,7 +411,7 @@ class Stack(Brick):
             places = torch.arange(prefix.size + past + length, device=self._device)[None]
         elif prefix is not None:
             places = prefix.before(self._target_places(inputs, key_mask, past + length))
-        elif self.spec.merges_source:
+        elif self.spec.merges_source and not inputs.holds_source:
             before = self._source_size(inputs)
         places = indices if places is None else places
 
@@ -424,7 +424,7 @@ class Stack(Brick):
         return [bias_of(self.blocks[index].relative_bias) for index in self.spec.weights_of]  # pyright: ignore
 
     def _source_mask(self, inputs: StackInputs, rows: int) -> Mask:
-        if not self.spec.reads_source:
+        if not self.spec.reads_source or inputs.holds_source:
             return Mask()
         source, mask, cache = inputs.encoder_hidden_states, inputs.encoder_attention_mask, inputs.cache
         if source is None and not (cache and cache.cross):

@@ -43,6 +43,8 @@ class StackInputs:
         wanted: [R, T], True at positions whose states will be used; the others may be zeros.
         segments, source_segments: [R, T] and [B, S], set if rows hold several sequences: each token reads only its own
             segment, here and in the source, and its position is counted from the start of the segment.
+        holds_source: Each row holds its source before the target, where self-attention finds it: there are no
+            encoder_hidden_states.
         trusted: Skip the checks of cache and weights, because only this caller's passes have changed the cache, and
             nothing has changed the weights since the last pass. `generate` sets it.
     """
@@ -58,6 +60,7 @@ class StackInputs:
     segments: Int[Tensor, "R T"] | None = None
     source_segments: Int[Tensor, "B S"] | None = None
     cache: KVCache | None = None
+    holds_source: bool = False
     trusted: bool = False
     record: Record = field(default_factory=Record)
 
