@@ -13,8 +13,9 @@ import torch
 from conjoin import ConfigError, EncoderDecoderModel, GenerationError
 from conjoin.errors import DataError
 from conjoin.evaluation import Failed, TextSettings, evaluate, generate_outcomes, generate_stream, generate_texts
-from conjoin.evaluation.texts import source_seed
+from conjoin.evaluation.texts import WINDOW, source_seed
 from conjoin.texts.sources import SourceFile
+from conjoin.torch.generation import overlap
 from conjoin.training.report.attention import record
 from conjoin.training.torch.evaluating import cross_attention
 from pairs import stir, with_tokenizer
@@ -151,6 +152,7 @@ def test_batches_that_have_begun_are_done_before_another_fails(
     model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, original = list[int](), model.encoder.forward
+    monkeypatch.setattr(overlap, "_JOINS_AT", 1.0)  # batches of one source overlap, too
 
     def fail(ids: Any, *others: Any, **more: Any) -> Any:
         begun.append(len(begun))
@@ -159,11 +161,20 @@ def test_batches_that_have_begun_are_done_before_another_fails(
         return original(ids, *others, **more)
 
     monkeypatch.setattr(model.encoder, "forward", fail)
-    texts, done = [f"{'the cat ' * count} ran" for count in range(9, 0, -1)], list[int]()
+    texts, done, read = [f"{'the cat ' * count} ran" for count in range(9, 0, -1)], list[int](), list[int]()
+
+    def reader() -> Iterator[tuple[int, str]]:
+        for number in range(3 * WINDOW):
+            read.append(number)
+            yield number, texts[number % len(texts)]
+
+    settings = TextSettings(batch_size=1, generation={"min_new_tokens": 9})
     with pytest.raises(RuntimeError, match="not enough memory"):
-        for batch in generate_stream(model, enumerate(texts), TextSettings(batch_size=1)):
+        for batch in generate_stream(model, reader(), settings):
+            assert len(begun) == 3  # nothing was done when the third began
             done += [each.index for each in batch]
-    assert sorted(done) == [0, 1] and len(begun) == 3
+    assert len(done) == 2 and len(begun) == 3
+    assert len(read) == WINDOW  # no more than when it failed
 
 
 def test_a_result_that_cannot_be_decoded_is_its_sources(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin import EncoderDecoderModel, spec
+from conjoin import EncoderDecoderModel, ShapeError, spec
 from conjoin.torch.model import route
 from conjoin.torch.pair import one_pass
 from lanes import lanes_of_keys
@@ -63,7 +63,7 @@ def test_one_pass_learns_what_two_do(
     one = step(pair, **inputs)
     skips = spec.skipped_pads(pair.decoder.spec.embedding.position) is not None
     assert ran == (["encoder", "decoder"] if skips else ["decoder"])
-    monkeypatch.setattr(one_pass, "_reads_as_one", lambda _: False)
+    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
     equal(one, step(pair, **inputs))
     pair.eval()
     with torch.no_grad():  # other kernels
@@ -83,8 +83,54 @@ def test_holes_in_the_mask_and_labels_that_do_not_count(tmp_path: Path, monkeypa
     ran = passes_of(pair, monkeypatch)
     one = step(pair, **inputs)
     assert ran == ["decoder"]
-    monkeypatch.setattr(one_pass, "_reads_as_one", lambda _: False)
+    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
     equal(one, step(pair, **inputs))
+
+
+SETTINGS: dict[str, Any] = {
+    "ids of the decoder": lambda ids, mask: {"decoder_input_ids": ids},
+    "ids and mask of the decoder": lambda ids, mask: {"decoder_input_ids": ids, "decoder_attention_mask": mask},
+    "smoothing": lambda ids, mask: {"smoothing": 0.1},
+    "a divisor": lambda ids, mask: {"num_items_in_batch": 77},
+    "int32": lambda ids, mask: {"decoder_input_ids": ids.int()},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_one_pass_under_other_settings(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    language_model("mistral", tmp_path)
+    pair = shared(tmp_path)
+    (source, mask), (target, real) = ids_of("mistral", LONG), ids_of("mistral", TARGETS, 2)
+    inputs = {"input_ids": source, "attention_mask": mask, "labels": target.masked_fill(real == 0, -100)}
+    inputs |= SETTINGS[kind](target, real)
+    ran = passes_of(pair, monkeypatch)
+    one = step(pair, **inputs)
+    assert ran == ["decoder"]
+    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
+    equal(one, step(pair, **inputs))
+
+
+def test_checkpointing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    language_model("mistral", tmp_path)
+    pair = shared(tmp_path)
+    (source, mask), (labels, _) = ids_of("mistral", LONG), ids_of("mistral", (5, 5, 5), 2)
+    inputs = {"input_ids": source, "attention_mask": mask, "labels": labels}
+    plain = step(pair, **inputs)
+    pair.gradient_checkpointing_enable()
+    ran = passes_of(pair, monkeypatch)
+    equal(plain, step(pair, **inputs))
+    assert ran == ["decoder"]
+
+
+def test_as_long_as_the_positions_and_no_longer(tmp_path: Path) -> None:
+    language_model("gpt2", tmp_path)
+    pair = shared(tmp_path)
+    limit = pair.decoder.spec.max_positions
+    assert limit is not None
+    source, labels = ids_of("gpt2", (limit - 5,))[0], ids_of("gpt2", (5,), 2)[0]
+    assert bool(pair(input_ids=source, labels=labels, output_logits=False).loss > 0)
+    with pytest.raises(ShapeError, match=str(limit)):
+        pair(input_ids=torch.cat((source, source[:, :1]), 1), labels=labels, output_logits=False)
 
 
 def labels_after_a_hole(labels: Tensor) -> dict[str, Tensor]:
@@ -123,16 +169,39 @@ def changed(pair: EncoderDecoderModel) -> None:
     linear.weight = torch.nn.Parameter(linear.weight * 2)  # pyright: ignore
 
 
-@pytest.mark.parametrize("change", [hooked, changed])
+def hooked_backwards(pair: EncoderDecoderModel) -> None:
+    pair.encoder.blocks[0].register_full_backward_hook(lambda *_: None)
+
+
+def replaced(pair: EncoderDecoderModel) -> None:
+    pair.encoder.forward = lambda *given, own=pair.encoder.forward, **more: own(*given, **more)  # pyright: ignore
+
+
+def without_parameters(pair: EncoderDecoderModel) -> None:
+    """As the replicas of DataParallel are, with tensors that are no parameters."""
+    for half in (pair.encoder, pair.decoder):
+        for module in half.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    del module._parameters[name]
+                    setattr(module, name, parameter.detach().clone())
+
+
+def without_gradients(pair: EncoderDecoderModel) -> None:
+    torch.set_grad_enabled(False)
+
+
+@pytest.mark.parametrize("change", [hooked, hooked_backwards, replaced, changed, without_parameters, without_gradients])
 def test_two_passes_where_the_halves_are_no_longer_one(
     change: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     language_model("mistral", tmp_path)
     pair = shared(tmp_path)
-    change(pair)
     (source, mask), (labels, _) = ids_of("mistral", (7, 4, 6)), ids_of("mistral", (5, 5, 5), 2)
     ran = passes_of(pair, monkeypatch)
-    pair(input_ids=source, attention_mask=mask, labels=labels, output_logits=False)
+    with torch.enable_grad():
+        change(pair)
+        pair(input_ids=source, attention_mask=mask, labels=labels, output_logits=False)
     assert ran == ["encoder", "decoder"]
 
 

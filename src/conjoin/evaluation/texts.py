@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import islice, takewhile
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from conjoin.errors import ConfigError, GenerationError
@@ -233,7 +233,8 @@ def _generated(
     empty: list[Empty] = []
 
     def prepared() -> Iterator[tuple[list[_Source], dict[str, Any]]]:
-        for batch in takewhile(lambda _: not is_over(), _batches(model, texts, settings)):
+        batches = _batches(model, texts, settings)
+        while not is_over() and (batch := next(batches, None)) is not None:
             if isinstance(batch, Empty):
                 empty.append(batch)
             else:

@@ -29,6 +29,8 @@ struct Call {
   Long queries() const { return beams * length * (heads / kv_heads); }
 };
 
+constexpr Long kManyQueries = 8;  // from here on values are made float32 once for all of them
+
 // Scratch memory of one thread for one head.
 template <class T>
 struct Scratch {
@@ -37,24 +39,26 @@ struct Scratch {
 
   Scratch(Long count, Long size)
       : scores(new float[count * kKeys]), mixed(new float[count * size]), most(new float[count]),
-        total(new float[count]), scales(new float[count]), values(new float[kKeys * size]),
+        total(new float[count]), scales(new float[count]),
+        values(std::is_same_v<T, float> || count < kManyQueries ? nullptr : new float[kKeys * size]),
         queries(new typename Rows<T>::Query[count * Rows<T>::query_size(size)]) {}
 };
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
-constexpr Long kManyQueries = 8;  // from here on values are made float32 once for all of them
-
 inline float largest_score(const float* s, Long width) {
   Floats tops = Floats{} + kNothing;
   for (Long j = 0; j < width; j += kWidth) tops = larger(load(s + j), tops);
   return largest(tops);
 }
 
-// Scores become e^(score - top), where `top` is the largest one so far; returns their sum.
+// Scores become e^(score - top), where `top` is the largest one so far; returns their sum. What is below the normal numbers
+// becomes 0: products with others take many times as long.
 inline float soften(float* s, Long width, float top) {
+  constexpr float least = std::numeric_limits<float>::min();
   Floats sums{};
   for (Long j = 0; j < width; j += kWidth) {
     Floats some = exp_negative(load(s + j) - top);
+    some = some < least ? Floats{} : some;  // NaN stays
     store(s + j, some);
     sums += some;
   }
@@ -127,17 +131,19 @@ void read_head(const Call<Q, T, Out>& c, Long source, Long kv, Scratch<T>& scrat
         most[i] = top;
         Rows<T>::weigh(s, v_scales, width);
       }
-      auto mix_all = [&](const auto* values, Long time) {
+      auto mix_all = [&](auto* values, Long time) {
         Long i = 0;
         for (; i + 4 <= count; i += 4) mix<4>(scores + i * kKeys, values, time, width, c.size, mixed + i * c.size);
         for (; i < count; ++i) mix<1>(scores + i * kKeys, values, time, width, c.size, mixed + i * c.size);
       };
-      if (std::is_same_v<T, float> || count < kManyQueries) {
-        mix_all(some_v, v_time);
-      } else {
-        widen_rows(some_v, v_time, width, c.size, scratch.values.get());
-        mix_all(const_cast<const float*>(scratch.values.get()), c.size);
+      if constexpr (!std::is_same_v<T, float>) {
+        if (count >= kManyQueries) {
+          widen_rows(some_v, v_time, width, c.size, scratch.values.get());
+          mix_all(scratch.values.get(), c.size);
+          continue;
+        }
       }
+      mix_all(some_v, v_time);
     }
   };
   const uint8_t* mask = c.mask ? c.mask + source * c.mask_row : nullptr;

@@ -120,7 +120,7 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
     except subprocess.CalledProcessError as error:
         if _knows(compiler, level):  # an older compiler does not know the highest levels, which is no fault
             lines = error.stderr.decode(errors="replace").splitlines()
-            reason = next((line for line in lines if "error" in line), error)
+            reason = next((line for line in lines if "error:" in line), error)
             warn(
                 f"{compiler} could not compile {source.stem} kernels for {level.name}, so that a lower level or "
                 f"PyTorch's operators run in their place, more slowly: {reason}. CONJOIN_NATIVE=0 does not try."
@@ -133,7 +133,10 @@ def _load(source: Path, level: Level, flags: tuple[str, ...]) -> ctypes.CDLL | N
 def _knows(compiler: str, level: Level) -> bool:
     """Whether a compiler compiles for a level at all."""
     command = [compiler, *_FLAGS, *level.flags, "-x", "c++", os.devnull, "-o", os.devnull]
-    return subprocess.run(command, check=False, capture_output=True, timeout=_SECONDS).returncode == 0
+    try:
+        return subprocess.run(command, check=False, capture_output=True, timeout=_SECONDS).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def compile_command(compiler: Sequence[str], source: Path, level: Level) -> list[str]:
@@ -202,7 +205,8 @@ def _build(command: list[str], file: Path) -> None:
     _sweep(file.parent)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=file.parent) as scratch:
         library, checksum = Path(scratch) / file.name, Path(scratch) / "sum"
-        subprocess.run([*command, "-o", str(library)], check=True, capture_output=True, timeout=_SECONDS)
+        words, plain = [*command, "-o", str(library)], os.environ | {"LC_ALL": "C"}  # errors in English
+        subprocess.run(words, check=True, capture_output=True, timeout=_SECONDS, env=plain)
         library.chmod(0o700)
         checksum.write_text(hashlib.sha256(library.read_bytes()).hexdigest())
         checksum.chmod(0o600)

@@ -70,6 +70,14 @@ def label_inputs(
     return {**mask, "decoder_position_ids": places}
 
 
+def hides_inputs(mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"], segments: Tensor | None = None) -> bool:
+    """True if a masked position is before, or at, a label of its own pair that counts."""
+    if segments is None:
+        before = (labels != IGNORED).flip(1).cummax(1).values.flip(1)
+        return bool((before & ~mask).any())
+    return bool(((segments > 0) & ~mask).any())
+
+
 def token_loss(
     logits: Float[Tensor, "*lead V"],
     labels: Int[Tensor, "*lead"],

@@ -54,7 +54,7 @@ from conjoin.torch.pair.keywords import pop_device, pop_dtype, reject_saving_kwa
 from conjoin.torch.pair.loading import fill, materialise, stored_dtype
 from conjoin.torch.pair.lora import merge_saved_adapter
 from conjoin.torch.pair.modules import PairModules
-from conjoin.torch.pair.one_pass import states_in_one_pass
+from conjoin.torch.pair.one_pass import counted_states
 from conjoin.torch.pair.pretrained import Pretrained, plain_state
 from conjoin.torch.pair.quantization import fill_quantized, quantize
 from conjoin.torch.pair.resize import NewRows, resize
@@ -372,15 +372,16 @@ class EncoderDecoderModel(PairModules):
         past_key_values = as_cache(past_key_values)
         labels = as_labels(labels)
         reads_source = past_key_values is None or not past_key_values.cross
-        others = (past_key_values, encoder_outputs, inputs_embeds, decoder_inputs_embeds, token_type_ids, position_ids)
-        others += (decoder_token_type_ids, decoder_position_ids, segment_ids, decoder_segment_ids)
-        collects = use_cache or output_attentions or output_hidden_states
-        if labels is not None and not (output_logits or collects) and all(each is None for each in others):
+        unusual = (past_key_values, encoder_outputs, inputs_embeds, decoder_inputs_embeds, token_type_ids, position_ids)
+        unusual += (decoder_token_type_ids, decoder_position_ids, segment_ids, decoder_segment_ids)
+        returns_more = output_logits or use_cache or output_attentions or output_hidden_states
+        if labels is not None and not returns_more and all(each is None for each in unusual):
             inputs = (input_ids, attention_mask, decoder_input_ids, decoder_attention_mask)
-            states = states_in_one_pass(self, *inputs, labels)
+            states = counted_states(self, *inputs, labels)
             if states is not None:
-                decoded = DecoderOutput(last_hidden_state=states)
-                output = Seq2SeqLMOutput(loss=self._loss(decoded, labels, num_items_in_batch, smoothing))
+                counted = labels[labels != IGNORED]
+                loss = self.decoder.loss(states, counted, num_items=num_items_in_batch, label_smoothing=smoothing)
+                output = Seq2SeqLMOutput(loss=loss)
                 return output if chosen(return_dict, self.config.return_dict) else output.to_tuple()
         if encoder_outputs is None and reads_source:
             encoder_outputs = self.encoder(

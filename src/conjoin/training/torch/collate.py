@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from conjoin.configuration import EncoderDecoderConfig
 from conjoin.join import special_tokens
-from conjoin.torch.model.loss import label_inputs, token_loss
+from conjoin.torch.model.loss import hides_inputs, label_inputs, token_loss
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.arrays import WEIGHTS, batch_arrays, label_weights
 from conjoin.training.data.batching import Batch
-from conjoin.training.data.examples import IGNORED, Examples
+from conjoin.training.data.examples import Examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Collator:
         if self.examples.masks_made and isinstance(self.model.config, EncoderDecoderConfig):
             tokens, labels = special_tokens(self.model.config), tensors["labels"]
             implied = label_inputs(labels, tokens, self.model.decoder.spec, segments)
-            if _hides(implied["decoder_attention_mask"], labels, segments):
+            if hides_inputs(implied["decoder_attention_mask"], labels, segments):
                 tensors = {**implied, **tensors}
         return tensors
 
@@ -68,16 +68,8 @@ def needed_inputs(model: EncoderDecoderModel, labels: Tensor) -> dict[str, Tenso
     """Return decoder inputs as `decoder_inputs`, with mask and positions only if the mask hides something."""
     inputs = decoder_inputs(model, labels)
     mask = inputs.get("decoder_attention_mask")
-    hides = mask is not None and _hides(mask, labels, None)
+    hides = mask is not None and hides_inputs(mask, labels, None)
     return inputs if hides else {"decoder_input_ids": inputs["decoder_input_ids"]}
-
-
-def _hides(mask: Bool[Tensor, "B T"], labels: Tensor, segments: Tensor | None) -> bool:
-    """True if a masked position is before, or at, a label of its own pair that counts."""
-    if segments is None:
-        before = (labels != IGNORED).flip(1).cummax(1).values.flip(1)
-        return bool((before & ~mask).any())
-    return bool(((segments > 0) & ~mask).any())
 
 
 def batch_loss(
