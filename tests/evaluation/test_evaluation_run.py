@@ -152,7 +152,7 @@ def test_batches_that_have_begun_are_done_before_another_fails(
     model: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, original = list[int](), model.encoder.forward
-    monkeypatch.setattr(overlap, "_JOINS_AT", 1.0)  # batches of one source overlap, too
+    monkeypatch.setattr(overlap, "_JOINS_AT", 3.0)  # three batches of one source overlap
 
     def fail(ids: Any, *others: Any, **more: Any) -> Any:
         begun.append(len(begun))
