@@ -109,6 +109,7 @@ def _is_one_spec(encoder: spec.StackSpec, decoder: spec.StackSpec) -> bool:
     reads = [block.self_attn.source for block in decoder.blocks]
     return (
         encoder.embedding == decoder.embedding
+        and not encoder.final_dropout
         and (encoder.relative_bias, encoder.relative_table) == (decoder.relative_bias, decoder.relative_table)
         and encoder.weights_of == decoder.weights_of[:count]
         and [encoder.states[read.state] for read in reads if isinstance(read, spec.PrefixSource)]
