@@ -45,6 +45,23 @@ def equal(first: tuple[Tensor, dict[str, Tensor]], second: tuple[Tensor, dict[st
         torch.testing.assert_close(first[1][name], gradient, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: n + text)
 
 
+def learns_the_same_in_one_pass(
+    pair: EncoderDecoderModel, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = passes_of(pair, monkeypatch)
+    one = step(pair, **inputs)
+    assert ran == ["decoder"]
+    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
+    equal(one, step(pair, **inputs))
+
+
+def takes_two_passes(pair: EncoderDecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source, mask), (labels, _) = ids_of("mistral", (7, 4, 6)), ids_of("mistral", (5, 5, 5), 2)
+    ran = passes_of(pair, monkeypatch)
+    pair(input_ids=source, attention_mask=mask, labels=labels, output_logits=False)
+    assert ran == ["encoder", "decoder"]
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("key", lanes_of_keys(KEYS))
@@ -80,11 +97,7 @@ def test_holes_in_the_mask_and_labels_that_do_not_count(tmp_path: Path, monkeypa
     labels[0, 4:], labels[1, 2:] = -100, -100
     labels[2] = -100  # a row of which nothing counts
     inputs = {"input_ids": source, "attention_mask": mask, "labels": labels}
-    ran = passes_of(pair, monkeypatch)
-    one = step(pair, **inputs)
-    assert ran == ["decoder"]
-    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
-    equal(one, step(pair, **inputs))
+    learns_the_same_in_one_pass(pair, inputs, monkeypatch)
 
 
 SETTINGS: dict[str, Any] = {
@@ -103,11 +116,7 @@ def test_one_pass_under_other_settings(kind: str, tmp_path: Path, monkeypatch: p
     (source, mask), (target, real) = ids_of("mistral", LONG), ids_of("mistral", TARGETS, 2)
     inputs = {"input_ids": source, "attention_mask": mask, "labels": target.masked_fill(real == 0, -100)}
     inputs |= SETTINGS[kind](target, real)
-    ran = passes_of(pair, monkeypatch)
-    one = step(pair, **inputs)
-    assert ran == ["decoder"]
-    monkeypatch.setattr(one_pass, "_learns_as_one", lambda _: False)
-    equal(one, step(pair, **inputs))
+    learns_the_same_in_one_pass(pair, inputs, monkeypatch)
 
 
 def test_checkpointing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +206,9 @@ def test_two_passes_where_the_halves_are_no_longer_one(
 ) -> None:
     language_model("mistral", tmp_path)
     pair = shared(tmp_path)
-    (source, mask), (labels, _) = ids_of("mistral", (7, 4, 6)), ids_of("mistral", (5, 5, 5), 2)
-    ran = passes_of(pair, monkeypatch)
     with torch.enable_grad():
         change(pair)
-        pair(input_ids=source, attention_mask=mask, labels=labels, output_logits=False)
-    assert ran == ["encoder", "decoder"]
+        takes_two_passes(pair, monkeypatch)
 
 
 @pytest.mark.parametrize("settings", [{"share": "none"}, {"share": "all", "encoder_attention": "bidirectional"}])
@@ -210,11 +216,7 @@ def test_halves_with_weights_or_masks_of_their_own_take_two_passes(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     language_model("mistral", tmp_path)
-    pair = layerwise(tmp_path, **settings).train()
-    (source, mask), (labels, _) = ids_of("mistral", (7, 4, 6)), ids_of("mistral", (5, 5, 5), 2)
-    ran = passes_of(pair, monkeypatch)
-    pair(input_ids=source, attention_mask=mask, labels=labels, output_logits=False)
-    assert ran == ["encoder", "decoder"]
+    takes_two_passes(layerwise(tmp_path, **settings).train(), monkeypatch)
 
 
 def test_a_causal_encoder_computes_no_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ struct Scratch {
 };
 
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
 inline float largest_score(const float* s, Long width) {
   Floats tops = Floats{} + kNothing;
   for (Long j = 0; j < width; j += kWidth) tops = larger(load(s + j), tops);
