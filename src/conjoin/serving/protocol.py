@@ -12,6 +12,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _HEAD_BYTES = 32 * 1024
 """Of a request's line and headers, at most."""
+_PIECE_BYTES = 8 * 1024
+"""That are parsed at once: a request's line and headers that do not end are refused by this many bytes late."""
 _HEAD_SECONDS = 15
 """That a client may take for them, from its connection on, or from their first byte."""
 
@@ -38,13 +40,17 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what the client has sent."""
-        if self._is_refused:
-            return
+        """Read what the client has sent, in pieces, since of the piece that a request begins in no byte is counted."""
+        for begin in range(0, len(data), _PIECE_BYTES):
+            if self._is_refused or self.transport.is_closing():
+                return
+            self._read(data[begin : begin + _PIECE_BYTES])
+
+    def _read(self, piece: bytes) -> None:
         self._has_begun = False
-        super().data_received(data)
+        super().data_received(piece)
         if self._is_in_head and not self._has_begun:  # else a part of these bytes belongs to what was before
-            self._head += len(data)
+            self._head += len(piece)
             if self._head > _HEAD_BYTES:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
