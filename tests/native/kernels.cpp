@@ -8,6 +8,7 @@
 #include <random>
 
 #include "permission.h"
+#include "pointwise.h"
 #include "rows.h"
 #include "softmax.h"
 #include "tiles.h"
@@ -245,6 +246,67 @@ void check_softmax() {
   }
 }
 
+// Norms, gates and rotary positions, and the gradients of a norm and a gate by differences.
+template <class T>
+void check_pointwise(double near) {
+  const Long rows = 3, size = 45, half = 10;
+  auto wide = numbers<float>(rows * size), up = numbers<float>(rows * size), weight = numbers<float>(size);
+  std::vector<T> x(rows * size), u(rows * size), y(rows * size), dx(rows * size), du(rows * size), ones(rows * size);
+  for (Long i = 0; i < rows * size; ++i) store(&x[i], wide[i]), store(&u[i], up[i]), store(&ones[i], 1.0f);
+  std::vector<float> parts(size);
+  rms_norm(x.data(), weight.data(), y.data(), rows, size, 0.1f, 0.5f, 1);
+  rms_norm_backward(ones.data(), x.data(), weight.data(), dx.data(), parts.data(), rows, size, 0.1f, 0.5f, 1);
+  std::vector<double> by_weight(size);
+  for (Long r = 0; r < rows; ++r) {
+    double squares = 0, along = 0;
+    for (Long i = 0; i < size; ++i) squares += std::pow(to_float(x[r * size + i]), 2);
+    const double inverse = 1 / std::sqrt(squares / size + 0.1f);
+    for (Long i = 0; i < size; ++i) along += (weight[i] + 0.5) * to_float(x[r * size + i]) / size;
+    for (Long i = 0; i < size; ++i) {
+      const Long at = r * size + i;
+      const double own = to_float(x[at]), scale = weight[i] + 0.5;
+      by_weight[i] += own * inverse;
+      check(close(to_float(y[at]), own * inverse * scale, near), "norm", r, i);
+      check(close(to_float(dx[at]), (scale - own * along * inverse * inverse) * inverse, near), "norm backward", r, i);
+    }
+  }
+  for (Long i = 0; i < size; ++i) check(close(parts[i], by_weight[i], 1e-5), "gradient of a norm's weight", i);
+  for (Long kind = 0; kind < 3; ++kind) {
+    const auto value = [kind](double g) {
+      if (kind == 0) return g * 0.5 * (1 + std::erf(g / std::sqrt(2.0)));
+      if (kind == 1) return g * 0.5 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979) * (g + 0.044715 * g * g * g)));
+      return g / (1 + std::exp(-g));
+    };
+    with_activation(kind, [&](auto a) {
+      gated<decltype(a)>(x.data(), u.data(), y.data(), rows * size, 1);
+      gated_backward<decltype(a)>(ones.data(), x.data(), u.data(), dx.data(), du.data(), rows * size, 1);
+    });
+    for (Long i = 0; i < rows * size; ++i) {
+      const double g = to_float(x[i]), other = to_float(u[i]), slope = (value(g + 1e-4) - value(g - 1e-4)) / 2e-4;
+      check(close(to_float(y[i]), value(g) * other, near), "gate", kind, i);
+      check(close(to_float(dx[i]), slope * other, near), "gradient of a gate", kind, i);
+      check(close(to_float(du[i]), value(g), near), "gradient of what a gate scales", kind, i);
+    }
+  }
+  std::vector<float> cosines(rows * 2 * half), sines(rows * 2 * half);
+  for (Long i = 0; i < rows * 2 * half; ++i) {
+    const double angle = 0.3 * (i / (2 * half)) + 0.7 * (i % half);
+    cosines[i] = std::cos(angle), sines[i] = std::sin(angle);
+  }
+  const Turning turning{1, 1, rows, size, 2 * half, 0, 0, size, 0, 0, size, 0};
+  rotate(turning, x.data(), y.data(), cosines.data(), sines.data(), 1.0f, 1);
+  rotate(turning, y.data(), dx.data(), cosines.data(), sines.data(), -1.0f, 1);
+  for (Long i = 0; i < rows * size; ++i) {
+    const Long in_head = i % size, angle = i / size * 2 * half + in_head;
+    const double own = to_float(x[i]);
+    double expected = own;
+    if (in_head < half) expected = own * cosines[angle] - to_float(x[i + half]) * sines[angle];
+    else if (in_head < 2 * half) expected = own * cosines[angle] + to_float(x[i - half]) * sines[angle];
+    check(close(to_float(y[i]), expected, near), "rotation", i);
+    check(close(to_float(dx[i]), own, 2 * near), "rotation back", i);
+  }
+}
+
 // Scores of queries, and sums of weighted values.
 template <class T>
 void check_rows(double near) {
@@ -293,6 +355,8 @@ int main() {
   check_products();
   check_softmax<float>();
   check_softmax<bf16>();
+  check_pointwise<float>(1e-5);
+  check_pointwise<bf16>(0.06);
   check_rows<float>(1e-4);
   check_rows<bf16>(0.2);
   check_rows<int8_t>(0.5);

@@ -17,6 +17,7 @@ FILES = (
     "test_native_steps.py",
     "test_kernel_safety.py",
     "test_training_kernel.py",
+    "test_pointwise.py",
     "test_linear_grad.py",
     "test_quantized_cache.py",
 )

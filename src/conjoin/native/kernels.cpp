@@ -1,5 +1,5 @@
 // CPU kernels. Decoding: linear layers over few rows, attention of few queries over cached keys. Training: attention with
-// dropout and its gradients, gradients of weights, and dropout.
+// dropout and its gradients, gradients of weights, dropout, norms, gated activations and rotary positions.
 //
 // The interface is plain C over raw pointers, without any library's headers: it compiles in seconds with any g++ or
 // clang++, and every framework can call it. The kernels are written once over vectors.h and compiled for each instruction
@@ -11,6 +11,7 @@
 #include "decode.h"
 #include "gradient.h"
 #include "level.h"
+#include "pointwise.h"
 #include "threads.h"
 #include "training.h"
 
@@ -215,6 +216,67 @@ void conjoin_drop_f32(const float* x, float* y, Long count, uint64_t seed, Long 
 
 void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long kept, int threads) {
   drop(x, y, count, Dropout{seed, kept}, threads);
+}
+
+// RMSNorm of float32 or bf16 rows, whose result is the one or the other; parts: a row of `size` numbers per 32 rows.
+void conjoin_rms_norm_f32_f32(const float* x, const float* weight, float* y, Long rows, Long size, float eps, float offset,
+                              int threads) {
+  rms_norm(x, weight, y, rows, size, eps, offset, threads);
+}
+
+void conjoin_rms_norm_bf16_f32(const bf16* x, const float* weight, float* y, Long rows, Long size, float eps, float offset,
+                               int threads) {
+  rms_norm(x, weight, y, rows, size, eps, offset, threads);
+}
+
+void conjoin_rms_norm_bf16_bf16(const bf16* x, const float* weight, bf16* y, Long rows, Long size, float eps, float offset,
+                                int threads) {
+  rms_norm(x, weight, y, rows, size, eps, offset, threads);
+}
+
+void conjoin_rms_norm_backward_f32_f32(const float* dy, const float* x, const float* weight, float* dx, float* parts,
+                                       Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+}
+
+void conjoin_rms_norm_backward_bf16_f32(const float* dy, const bf16* x, const float* weight, bf16* dx, float* parts,
+                                        Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+}
+
+void conjoin_rms_norm_backward_bf16_bf16(const bf16* dy, const bf16* x, const float* weight, bf16* dx, float* parts,
+                                         Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+}
+
+// activation(gate) * up of `count` numbers; activation: 0 gelu, 1 gelu_tanh, 2 silu.
+void conjoin_gated_f32(const float* gate, const float* up, float* y, Long count, Long activation, int threads) {
+  with_activation(activation, [&](auto a) { gated<decltype(a)>(gate, up, y, count, threads); });
+}
+
+void conjoin_gated_bf16(const bf16* gate, const bf16* up, bf16* y, Long count, Long activation, int threads) {
+  with_activation(activation, [&](auto a) { gated<decltype(a)>(gate, up, y, count, threads); });
+}
+
+void conjoin_gated_backward_f32(const float* dy, const float* gate, const float* up, float* dgate, float* dup, Long count,
+                                Long activation, int threads) {
+  with_activation(activation, [&](auto a) { gated_backward<decltype(a)>(dy, gate, up, dgate, dup, count, threads); });
+}
+
+void conjoin_gated_backward_bf16(const bf16* dy, const bf16* gate, const bf16* up, bf16* dgate, bf16* dup, Long count,
+                                 Long activation, int threads) {
+  with_activation(activation, [&](auto a) { gated_backward<decltype(a)>(dy, gate, up, dgate, dup, count, threads); });
+}
+
+// Rotary positions of heads; see Turning.
+void conjoin_rotate_f32(const Turning* sizes, const float* x, float* y, const float* cos, const float* sin, float sign,
+                        int threads) {
+  rotate(*sizes, x, y, cos, sin, sign, threads);
+}
+
+void conjoin_rotate_bf16(const Turning* sizes, const bf16* x, bf16* y, const float* cos, const float* sin, float sign,
+                         int threads) {
+  rotate(*sizes, x, y, cos, sin, sign, threads);
 }
 
 // Copy rows of a cache over others; see rows.h. `count` tensors, `rows` rows.

@@ -82,17 +82,19 @@ inline float exp_negative(float x) {
 }
 
 // erf(x) within 4 units in the last place, as a ratio of polynomials on [-4, 4] (the one of Eigen and XLA).
-inline float erf_ratio(float x) {
-  x = std::min(std::max(x, -4.0f), 4.0f);
-  float y = x * x;
-  float p = -2.72614225801306e-10f;
+template <class F>
+inline F erf_ratio(F x) {
+  x = x < -4.0f ? F{} - 4.0f : x;
+  x = x > 4.0f ? F{} + 4.0f : x;
+  F y = x * x;
+  F p = F{} - 2.72614225801306e-10f;
   p = p * y + 2.77068142495902e-08f;
   p = p * y + -2.10102402082508e-06f;
   p = p * y + -5.69250639462346e-05f;
   p = p * y + -7.34990630326855e-04f;
   p = p * y + -2.95459980854025e-03f;
   p = p * y + -1.60960333262415e-02f;
-  float q = -1.45660718464996e-05f;
+  F q = F{} - 1.45660718464996e-05f;
   q = q * y + -2.13374055278905e-04f;
   q = q * y + -1.68282697438203e-03f;
   q = q * y + -7.37332916720468e-03f;

@@ -105,7 +105,11 @@ inline Long score_width(Long keys) {
   return width % 512 ? width : width + 16;
 }
 
-inline Long block_rows(Long width) { return std::max<Long>(24, kBlockScores / width / 24 * 24); }
+// Queries of a block: their scores stay in the cache, and few of those that a causal block computes are of later keys.
+inline Long block_rows(Long width, bool causal) {
+  Long rows = std::max<Long>(24, kBlockScores / width / 24 * 24);
+  return causal ? std::min(rows, kPanel / kTileRows * kTileRows) : rows;
+}
 
 template <class T>
 Block block_at(const Training<T>& c, const Span& span, Long first, Long rows) {
@@ -132,7 +136,7 @@ template <class T>
 void attend_head(const Training<T>& c, Heads<T> out, Long sequence, Long kv, T* weights, Long place) {
   const Span& span = c.spans[sequence];
   Workspace& space = Workspace::own();
-  Long width = score_width(span.keys), many = block_rows(width), wide = rounded_up(c.value_size, kPanel);
+  Long width = score_width(span.keys), many = block_rows(width, c.causal), wide = rounded_up(c.value_size, kPanel);
   Panels keys = transpose_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size},
                                space.take(c.size, rounded_up(span.keys, kPanel)));
   Panels values = copy_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size}, space.take(span.keys, wide));
@@ -163,7 +167,7 @@ void attend_head_backward(const Training<T>& c, const Gradients<T>& d, Long sequ
   const Span& span = c.spans[sequence];
   Workspace& space = Workspace::own();
   Long wide = rounded_up(c.size, kPanel), value_wide = rounded_up(c.value_size, kPanel);
-  Long width = score_width(span.keys), many = block_rows(2 * width);
+  Long width = score_width(span.keys), many = block_rows(2 * width, c.causal);
   Panels keys = copy_panels<T>({c.k, sequence, kv, span.key, span.keys, c.size}, space.take(span.keys, wide));
   Panels values = transpose_panels<T>({c.v, sequence, kv, span.key, span.keys, c.value_size},
                                  space.take(c.value_size, rounded_up(span.keys, kPanel)));

@@ -13,6 +13,7 @@ from conjoin import spec
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.attention import Bias
 from conjoin.torch.cpu.dropout import dropout
+from conjoin.torch.cpu.mode import autocasts
 from conjoin.torch.model.attention import Attention, CrossAttention, SelfAttention, apply_rotary
 from conjoin.torch.model.cache import KVCache
 from conjoin.torch.model.mlp import build_mlp
@@ -137,7 +138,8 @@ class Block(Brick):
         block_input = x
         for name, branch in branches:
             pre, out, post = self._norms[name]
-            y = self._norm(out, branch(self._norm(pre, block_input if self.kind.parallel else x)))
+            read = _as_factor(self._norm(pre, block_input if self.kind.parallel else x))
+            y = self._norm(out, branch(read))
             x = self._norm(post, x + self._drop(name, y))
         return x
 
@@ -198,6 +200,12 @@ class Block(Brick):
         out, weights = context.attend_source(q, k, v, attn.kind, bias=None, dropout=attn.dropout_now, want_weights=want)
         _collect(context.cross_attentions, weights)
         return attn.output(out)
+
+
+def _as_factor(x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+    """Convert once to autocast's dtype what several linear layers read, each of which would convert it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if x.dtype == torch.float32 and autocasts(device) else x
 
 
 def _collect(collected: list[Tensor] | None, weights: Tensor | None) -> None:

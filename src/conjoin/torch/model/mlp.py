@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from conjoin import spec
 from conjoin.torch.cpu.dropout import dropout
 from conjoin.torch.cpu.linear import Linear, linear
+from conjoin.torch.cpu.pointwise import gated, gates_in_training
 from conjoin.torch.model.sharing import Brick
 
 
@@ -54,8 +55,7 @@ class GatedMLP(Brick):
 
     def __init__(self, kind: spec.GatedMLP, hidden_size: int, *, wide: bool = False) -> None:
         super().__init__()
-        self.wide = wide
-        self.activation = ACTIVATIONS[kind.activation]
+        self.kind, self.wide = kind, wide
         self.activation_dropout = kind.activation_dropout
         self.gate = Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
         self.up = Linear(hidden_size, kind.intermediate_size, bias=kind.up_bias)
@@ -63,8 +63,15 @@ class GatedMLP(Brick):
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Map every vector on its own."""
-        inner = _widened(self.activation(self.gate(x)), self.wide) * self.up(x)
+        gate, up = self.gate(x), self.up(x)
+        if gates_in_training(self.kind.activation, gate, up):
+            inner = gated(self.kind.activation, gate, up, self._by_operators)
+        else:
+            inner = self._by_operators(gate, up)
         return _down(self.down, dropout(inner, self.activation_dropout, self.training))
+
+    def _by_operators(self, gate: Float[Tensor, "*lead F"], up: Float[Tensor, "*lead F"]) -> Float[Tensor, "*lead F"]:
+        return _widened(ACTIVATIONS[self.kind.activation](gate), self.wide) * up
 
 
 def _widened(x: Float[Tensor, "*lead F"], wide: bool) -> Float[Tensor, "*lead F"]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin import spec
+from conjoin.torch.cpu.pointwise import norms_in_training, rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -18,15 +19,20 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
         """Scale every vector to unit root mean square, then by the weight."""
+        if norms_in_training(x, self.weight):
+            return rms_norm(x, self.weight, self.kind, self._by_operators)
+        return self._by_operators(x, self.weight)
+
+    def _by_operators(self, x: Float[Tensor, "*lead D"], weight: Float[Tensor, " D"]) -> Float[Tensor, "*lead D"]:
         kind = self.kind
-        half = self.weight.dtype == torch.float16
+        half = weight.dtype == torch.float16
         if x.dtype == torch.float32 and not half:
-            return F.rms_norm(x, x.shape[-1:], self.weight + kind.offset if kind.offset else self.weight, kind.eps)
+            return F.rms_norm(x, x.shape[-1:], weight + kind.offset if kind.offset else weight, kind.eps)
         dtype = torch.float16 if half and x.dtype == torch.float32 else x.dtype
         normed = F.rms_norm(x.float(), x.shape[-1:], None, kind.eps)
         if kind.scale_in_float32:
-            return (normed * (self.weight.float() + kind.offset)).to(dtype)
-        return normed.to(dtype) * (self.weight + kind.offset)
+            return (normed * (weight.float() + kind.offset)).to(dtype)
+        return normed.to(dtype) * (weight + kind.offset)
 
 
 class LayerNorm(nn.LayerNorm):

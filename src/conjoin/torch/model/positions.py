@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from conjoin import spec
+from conjoin.torch.cpu import pointwise
+from conjoin.torch.cpu.pointwise import rotates_in_training
 from conjoin.torch.model.norm import build_norm
 
 Angles = tuple[Tensor, Tensor]
@@ -67,6 +69,8 @@ def rotary_angles(kind: spec.Rotary, position_ids: Int[Tensor, "R T"], dtype: to
 def rotate(x: Float[Tensor, "R H T E"], angles: Angles) -> Float[Tensor, "R H T E"]:
     """Rotate the leading rotary_size dimensions of every head; the others are unchanged."""
     cos, sin = angles
+    if rotates_in_training(x, cos):
+        return pointwise.rotate(x, cos, sin)
     size = cos.shape[-1]
     head, rest = (x, None) if size == x.shape[-1] else (x[..., :size], x[..., size:])
     first, second = head.chunk(2, -1)
