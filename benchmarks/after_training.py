@@ -6,8 +6,8 @@
     python benchmarks/after_training.py calibrate MODEL --data DATA --minutes 10 --candidates 8 --pairs 1500
 
 MODEL is what `train_minutes.py` saved (out/minutes/{task}/NAME/model), DATA its folder of pairs. Texts of the first
---limit test sources (500) are written in beams of 4, in --precision, and scored as there; speed is greedy search in
-batches of --batch-size (8), both models in turn in one process, the median of --rounds ratios.
+--limit sources (500) of --split (test) are written in beams of 4, in --precision, and scored as there; speed is greedy
+search in batches of --batch-size (8), both models in turn in one process, the median of --rounds ratios.
 
 - trim: `conjoin trim` to the tokens of the training pairs; parameters, speed, and how many texts stay the same.
 - shrink: `conjoin shrink` to half the decoder layers, then `conjoin train --max-minutes N`; speed and scores of both.
@@ -19,6 +19,7 @@ One line of JSON each goes to stdout.
 
 import argparse
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--task", choices=list(METRICS), default="synopsis")
     shared.add_argument("--work", type=Path, default=Path("out/after"), help="folder of what is made")
     shared.add_argument("--limit", type=int, default=500, help="number of test pairs")
+    shared.add_argument("--split", choices=("test", "validation"), default="test", help="of the pairs that are written")
     shared.add_argument("--batch-size", type=int, default=8)
     shared.add_argument("--rounds", type=int, default=5)
     shared.add_argument("--threads", type=int, default=2)
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     shrink = commands.add_parser("shrink", parents=[shared])
     mbr = commands.add_parser("mbr", parents=[shared])
     mbr.add_argument("--utility", default="rougeL")
+    mbr.add_argument("--settings", type=json.loads, default={}, help="JSON: settings of the samples, as of generate")
     mbr.set_defaults(run=run_mbr)
     calibrate = commands.add_parser("calibrate", parents=[shared])
     calibrate.add_argument("--pairs", type=int, default=1500)
@@ -124,9 +127,10 @@ def run_shrink(args: argparse.Namespace) -> dict[str, Any]:
 def run_mbr(args: argparse.Namespace) -> dict[str, Any]:
     """Choose among samples."""
     model, sources = _load(args, args.model), _sources(args)
-    result: dict[str, Any] = {"candidates": args.candidates, "utility": args.utility}
+    result: dict[str, Any] = {"candidates": args.candidates, "utility": args.utility, "settings": args.settings}
     chosen = MBR(num_candidates=args.candidates, utility=args.utility)
-    settings = TextSettings(mbr=chosen, generation={"max_new_tokens": TARGET_TOKENS}, seed=1, batch_size=256)
+    generation = {"max_new_tokens": TARGET_TOKENS, **args.settings}
+    settings = TextSettings(mbr=chosen, generation=generation, seed=1, batch_size=256)
     for name, write in {
         "beams": lambda: _write(args, model, sources, BEAM_SEARCH),
         "mbr": lambda: [*generate_texts(model, sources, settings)],
@@ -173,7 +177,7 @@ def _load(args: argparse.Namespace, folder: Path) -> Any:
 
 
 def _sources(args: argparse.Namespace) -> list[str]:
-    return [pair["source"] for pair in read_pairs(args.data / f"{args.task}.test.jsonl.gz", args.limit)]
+    return [pair["source"] for pair in read_pairs(args.data / f"{args.task}.{args.split}.jsonl.gz", args.limit)]
 
 
 def _write(args: argparse.Namespace, model: Any, sources: Sequence[str], generation: dict[str, Any]) -> list[str]:
@@ -190,7 +194,7 @@ def _race(args: argparse.Namespace, before: Any, after: Any, sources: Sequence[s
 
 
 def _scores(args: argparse.Namespace, texts: Sequence[str]) -> dict[str, float]:
-    targets = [pair["target"] for pair in read_pairs(args.data / f"{args.task}.test.jsonl.gz", args.limit)]
+    targets = [pair["target"] for pair in read_pairs(args.data / f"{args.task}.{args.split}.jsonl.gz", args.limit)]
     return {m.name: round(float(m.value), 2) for m in measure_texts(METRICS[args.task], texts, targets)}
 
 

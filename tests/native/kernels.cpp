@@ -255,7 +255,7 @@ void check_pointwise(double near) {
   for (Long i = 0; i < rows * size; ++i) store(&x[i], wide[i]), store(&u[i], up[i]), store(&ones[i], 1.0f);
   std::vector<float> parts(size);
   rms_norm(x.data(), weight.data(), y.data(), rows, size, 0.1f, 0.5f, 1);
-  rms_norm_backward(ones.data(), x.data(), weight.data(), dx.data(), parts.data(), rows, size, 0.1f, 0.5f, 1);
+  rms_norm_backward(ones.data(), x.data(), weight.data(), dx.data(), parts.data(), rows, rows, size, 0.1f, 0.5f, 1);
   std::vector<double> by_weight(size);
   for (Long r = 0; r < rows; ++r) {
     double squares = 0, along = 0;

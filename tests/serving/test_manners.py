@@ -130,6 +130,30 @@ def test_headers_that_are_too_large_are_refused(server: Server, parts: list[byte
     assert_idle_and_well(server)
 
 
+UPGRADE = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA")
+
+
+@pytest.mark.parametrize("part", [1, 30, 1000, 100_000])
+def test_a_request_that_asks_for_another_protocol_is_answered_in_this_one(server: Server, part: int) -> None:
+    """Java's HttpClient asks so with every request, and is told of a missing body by many a server."""
+    body = json.dumps({"inputs": "a b c", "parameters": {"max_new_tokens": 2}}).encode()
+    requests = post("/generate", body, *UPGRADE) * 2 + post(
+        "/generate", body, "connection: Upgrade, close", "upgrade: x"
+    )
+    with connect(server) as connection:
+        for begin in range(0, len(requests), part):
+            connection.sendall(requests[begin : begin + part])
+        assert read_all(connection).count("HTTP/1.1 200") == 3
+    assert_idle_and_well(server)
+
+
+def test_a_body_behind_a_wish_for_another_protocol_is_read_whole(server: Server) -> None:
+    body = json.dumps({"inputs": "a b c", "parameters": {"max_new_tokens": 2}}).encode()[:-1] + b" " * 60_000 + b"}"
+    with connect(server) as connection:
+        connection.sendall(post("/generate", body, "connection: upgrade, close", "upgrade: h2c"))
+        assert read_all(connection).startswith("HTTP/1.1 200")
+
+
 def test_a_path_that_is_too_large_is_refused(server: Server) -> None:
     with connect(server) as connection:
         connection.sendall(b"GET /health?" + b"y" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")

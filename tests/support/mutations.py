@@ -14,6 +14,7 @@ WHOLE = "tests/families/test_whole.py"
 JAX = "tests/jax/test_jax_families.py"
 PROCESSORS = "tests/generation/test_processors.py"
 WARPERS = "functional/processors_warpers.py"
+POINTWISE = "tests/torch/test_pointwise.py"
 EXACT = "tests/generation/test_generate_exact.py"
 
 
@@ -469,6 +470,18 @@ FAULTS: dict[str, Fault] = {
     ),
     "a window of training is one wider": Fault(
         "native/training.h", "own - window + 1", "own - window", ("tests/torch/test_training_kernel.py", "")
+    ),
+    "the gradient of a norm keeps what lies along its input": Fault(
+        "native/pointwise.h", "(d * scale - own * along) * inverse", "d * scale * inverse", (POINTWISE, "rms_norm")
+    ),
+    "a gate's activation has the derivative of another": Fault(
+        "native/pointwise.h", "share * (1.0f + x * (1.0f - share))", "share * (1.0f + x)", (POINTWISE, "gates and silu")
+    ),
+    "the gradient of a rotation turns as the rotation does": Fault(
+        "torch/cpu/pointwise.py",
+        "*ctx.saved_tensors, not ctx.back",
+        "*ctx.saved_tensors, ctx.back",
+        (POINTWISE, "rotary"),
     ),
     "dropped weights have a gradient in training": Fault(
         "native/softmax.h",

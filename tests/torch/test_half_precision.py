@@ -1,6 +1,7 @@
 """In bfloat16 and float16 every family stays as close to float32 as transformers does, and close to transformers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 
 import oracle
 from conjoin import EncoderDecoderModel
+from conjoin.torch.cpu.linear import Linear
 from conjoin.torch.pair.halves import Decoder, Encoder
+from pairs import LLAMA, TARGET, batch, fresh
 
 DECODERS = [
     "llama",
@@ -92,3 +95,31 @@ def test_a_t5_whose_numbers_float16_does_not_hold_stays_near_float32(
     again = EncoderDecoderModel.from_pretrained(tmp_path / "half")
     assert again.dtype == dtype
     assert torch.equal(again(**given).logits, ours(**given).logits)
+
+
+def _read_by_layers(model: EncoderDecoderModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the linear layers of both halves read in a training step under autocast, by name."""
+    read: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            module.register_forward_pre_hook(lambda _, args, name=name: read.update({name: args[0]}))
+    with torch.autocast("cpu", dtype):
+        model.train()(**batch()).loss.backward()
+    return read
+
+
+@pytest.mark.parametrize("decoder", [TARGET, LLAMA])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_autocast_to_bfloat16_converts_once_what_several_layers_read(decoder: Any, dtype: torch.dtype) -> None:
+    read = _read_by_layers(fresh(decoder=decoder), dtype)
+    siblings = [("self_attn.q", "self_attn.k", "self_attn.v"), ("cross_attn.k", "cross_attn.v"), ("mlp.gate", "mlp.up")]
+    found = 0
+    for name in read:
+        for first, *others in siblings:
+            if name.endswith(first):
+                found += 1
+                own, same = read[name], [read[name.removesuffix(first) + other] for other in others]
+                assert (own.dtype == torch.bfloat16) == (dtype == torch.bfloat16)
+                assert all(other is own for other in same)
+    assert found >= 6
+    assert (LLAMA is not decoder) or any(name.endswith("mlp.gate") for name in read)

@@ -10,13 +10,16 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch import nn
+from torch.nn import functional as F
 
 import pairs
 from conjoin import EncoderDecoderModel
 from conjoin.errors import ShapeError
 from conjoin.functional.kernel_limits import few_queries, say_of_all
+from conjoin.torch.cpu import linear as linears
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.linear import Linear, linear
+from conjoin.torch.cpu.linear_grad import Product
 from conjoin.torch.cpu.native import rules
 from conjoin.torch.cpu.quantization import QuantizedLinear, quantize_rows
 from conjoin.torch.generation.loops.beams import BeamRules, Beams
@@ -116,7 +119,11 @@ def test_beams_refuse_parents_that_are_none(change: dict[str, torch.Tensor]) -> 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["weight", "scale", "bias"])
-def test_an_8_bit_layer_whose_parts_lie_elsewhere_is_pytorchs_error(name: str) -> None:
+@pytest.mark.parametrize("fastest", [F.linear, *linears._alternatives(torch.float32)])
+def test_an_8_bit_layer_whose_parts_lie_elsewhere_is_pytorchs_error(
+    name: str, fastest: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linears, "_fastest", lambda dtype, size_class: fastest)
     weight, scale = (nn.Parameter(x, requires_grad=False) for x in quantize_rows(W))
     layer = QuantizedLinear(weight, scale, nn.Parameter(B, requires_grad=False))
     layer(X)
@@ -189,6 +196,31 @@ def test_training_refuses_what_does_not_fit() -> None:
     for dy, x, into in ((X, X[:2], None), (X, X.T.contiguous().T, None), (X, X, torch.ones(16, 15))):
         with pytest.raises(ShapeError, match="The kernel weight_gradient was handed"):
             bare(native.weight_gradient)(dy, x, into)
+
+
+@needs_kernels
+def test_norms_gates_and_rotations_refuse_what_does_not_fit() -> None:
+    x, weight, cos = torch.ones(3, 8), torch.ones(8), torch.ones(1, 1, 5, 6)
+    heads = torch.ones(2, 4, 5, 8)
+    for call in (
+        lambda: native.rms_norm(x.T, weight[:3], 1e-5, 0.0, x.dtype),
+        lambda: native.rms_norm(x, weight[:7], 1e-5, 0.0, x.dtype),
+        lambda: native.rms_norm(x, weight.double(), 1e-5, 0.0, x.dtype),
+        lambda: native.rms_norm(x[None], weight, 1e-5, 0.0, x.dtype),
+        lambda: native.rms_norm_backward(x[:2], x, weight, 1e-5, 0.0, of_weight=True),
+        lambda: native.rms_norm_backward(x.to("meta"), x, weight, 1e-5, 0.0, of_weight=True),
+        lambda: native.gated("silu", x, x[:2]),
+        lambda: native.gated("silu", x, x.bfloat16()),
+        lambda: native.gated("silu", x[:, ::2], x[:, ::2]),
+        lambda: native.gated_backward("silu", x, x, x.to("meta")),
+        lambda: native.rotate(heads, cos[:, :, :4], cos[:, :, :4], back=False),
+        lambda: native.rotate(heads, cos, cos.double(), back=False),
+        lambda: native.rotate(heads[..., :4], cos, cos, back=False),
+        lambda: native.rotate(heads, cos[..., :5].contiguous(), cos[..., :5].contiguous(), back=False),
+        lambda: native.rotate(heads, cos.expand(3, -1, -1, -1).contiguous(), cos, back=False),
+    ):
+        with pytest.raises(REFUSED):
+            call()
 
 
 MOVED = """

@@ -89,14 +89,29 @@ def test_a_norm_of_a_part_of_its_input_and_of_gradients_that_are_no_matrix() -> 
     close(found, gradients(norm._by_operators(part, norm.weight), [base], torch.ones(5, 6, 8)), 1e-6)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_norm_can_be_changed_in_place_and_its_weight_may_be_a_part_of_another() -> None:
+    table, x = torch.randn(8, 2, requires_grad=True), torch.randn(5, 8, requires_grad=True)
+    norm = _norm(8)
+
+    def twice(function: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        y = function(x, table[:, 0])
+        y *= 2
+        return gradients(y, [x, table], torch.ones(5, 8))
+
+    found = twice(lambda x, weight: pointwise.rms_norm(x, weight, norm.kind, norm._by_operators))
+    close(found, twice(norm._by_operators), 1e-6)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
 def test_the_gradient_of_a_norm_s_weight_is_the_same_with_any_number_of_threads(threads: int) -> None:
     norm, x = _norm(100), torch.randn(1000, 100)
     before, sums = torch.get_num_threads(), []
-    for number in (1, threads):
-        torch.set_num_threads(number)
-        sums.append(torch.autograd.grad(norm(x).pow(2).sum(), norm.weight)[0])
-    torch.set_num_threads(before)
+    try:
+        for number in (1, threads):
+            torch.set_num_threads(number)
+            sums.append(torch.autograd.grad(norm(x).pow(2).sum(), norm.weight)[0])
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(*sums)
 
 
@@ -145,13 +160,12 @@ def test_rotary_positions(dtype: torch.dtype, turned: int, rows: int, adjacent: 
     kind, places = spec.Rotary(base=10000.0, rotary_size=turned), torch.randint(0, 300, (rows, 70))
     cos, sin = rotary_angles(kind, places, torch.float32)
     x = torch.randn(3, 70, 5, 40).transpose(1, 2) if adjacent else torch.randn(3, 5, 70, 40)
-    def plain(x: Tensor) -> Tensor:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "has", lambda kernel: False)
-            return rotate(x, (cos.double(), sin.double()))
-
     leaf, wide = x.to(dtype).requires_grad_(), x.to(dtype).double().requires_grad_()
-    y, exact, dy = rotate(leaf, (cos, sin)), plain(wide), torch.randn(3, 5, 70, 40).to(dtype)
+    y, exact, dy = (
+        rotate(leaf, (cos, sin)),
+        rotate(wide, (cos.double(), sin.double())),
+        torch.randn(3, 5, 70, 40).to(dtype),
+    )
     assert y.dtype == dtype and y.grad_fn.name() == "_RotatedBackward"
     found = torch.autograd.grad(y, leaf, dy, create_graph=True)
     assert found[0].dtype == dtype

@@ -102,6 +102,7 @@ GIVEN: dict[str, Any] = {
     "lr_scheduler_type": "constant",
     "warmup_steps": 0,
     "dropout_from_epoch": 0.0,
+    "generation_max_length": 30,
     "ema_decay": 0.5,
     "load_best_model_at_end": False,
     "early_stopping_patience": 7,
@@ -152,6 +153,18 @@ def test_lengths_decide_on_limits_and_batches() -> None:
     assert batch and batch >= 8 * 950
     packed = chosen(data=replace(DATA, lengths=np.array([[5000, 1], [1, 5000]])), packing=True).tokens_per_batch
     assert packed and packed >= 10_000
+
+
+def test_results_may_be_a_quarter_longer_than_the_longest_target_unless_the_model_says_otherwise() -> None:
+    data = replace(DATA, longest_target=400)
+    assert chosen(data=data).generation_max_length == 504
+    assert chosen(replace(PAIR, positions=450), data).generation_max_length == 449
+    assert chosen(replace(PAIR, limit=400), data).generation_max_length is None
+    assert chosen(replace(PAIR, limit=399), data).generation_max_length == 504
+    assert (
+        chosen(replace(PAIR, limit=449, positions=450), replace(DATA, longest_target=600)).generation_max_length is None
+    )
+    assert chosen(data=replace(DATA, longest_target=0)).generation_max_length is None
 
 
 def test_passes_are_chosen_only_where_nothing_else_ends_the_run() -> None:
@@ -284,6 +297,8 @@ def test_the_recipe_holds_values_and_reasons_and_does_not_choose_anew(
     recipe = read_recipe("run/recipe.yaml")
     assert recipe["auto"] == "none" and recipe["learning_rate"] > 5e-5
     assert "cross-attention is fresh" in recipe["reasons"]["learning_rate"]
+    longest = json.loads(Path("run/generation_config.json").read_text())["max_new_tokens"]
+    assert longest == recipe["generation_max_length"] > 0
     Path("printed.yaml").write_text(printed)
     assert read_recipe("printed.yaml") == recipe
     again = Recipe.of(recipe)
@@ -297,6 +312,22 @@ def test_the_recipe_holds_values_and_reasons_and_does_not_choose_anew(
     assert "cross-attention is fresh" in " ".join(capsys.readouterr().out.split())
     assert run("inspect", "run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["chosen"]["learning_rate"]["value"] == recipe["learning_rate"]
+
+
+def test_a_run_that_goes_on_keeps_the_limit_of_results_and_a_model_s_own_stays(folder: Path) -> None:
+    words = ["train", *WORDS, "--save-steps", "1"]
+    assert run(*words, "--out", "run", "--max-steps", "2") == 0
+    first = json.loads(Path("run/generation_config.json").read_text())["max_new_tokens"]
+    assert run("train", "--resume", "--out", "run", "--max-steps", "3") == 0
+    assert json.loads(Path("run/generation_config.json").read_text())["max_new_tokens"] == first
+    model = EncoderDecoderModel.from_pretrained("run")
+    more = ["--train", "train.jsonl", "--use-cpu", "--report-to", "none", "--max-steps", "1"]
+    for own, kept in ((first, True), (1, False)):  # one that cuts what is learnt is raised
+        model.generation_config.max_new_tokens = own
+        model.save_pretrained("limited")
+        assert run("train", "--model", "limited", *more, "--out", f"more-{own}") == 0
+        assert json.loads(Path(f"more-{own}/generation_config.json").read_text())["max_new_tokens"] == first
+        assert ("generation_max_length" not in read_recipe(f"more-{own}/recipe.yaml")["reasons"]) == kept
 
 
 def test_auto_none_leaves_transformers_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,7 @@ void conjoin_drop_bf16(const bf16* x, bf16* y, Long count, uint64_t seed, Long k
   drop(x, y, count, Dropout{seed, kept}, threads);
 }
 
-// RMSNorm of float32 or bf16 rows, whose result is the one or the other; parts: a row of `size` numbers per 32 rows.
+// RMSNorm of float32 or bf16 rows, whose result is the one or the other; parts: a row of `size` numbers per part_rows rows.
 void conjoin_rms_norm_f32_f32(const float* x, const float* weight, float* y, Long rows, Long size, float eps, float offset,
                               int threads) {
   rms_norm(x, weight, y, rows, size, eps, offset, threads);
@@ -235,18 +235,18 @@ void conjoin_rms_norm_bf16_bf16(const bf16* x, const float* weight, bf16* y, Lon
 }
 
 void conjoin_rms_norm_backward_f32_f32(const float* dy, const float* x, const float* weight, float* dx, float* parts,
-                                       Long rows, Long size, float eps, float offset, int threads) {
-  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+                                       Long part_rows, Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, part_rows, rows, size, eps, offset, threads);
 }
 
 void conjoin_rms_norm_backward_bf16_f32(const float* dy, const bf16* x, const float* weight, bf16* dx, float* parts,
-                                        Long rows, Long size, float eps, float offset, int threads) {
-  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+                                        Long part_rows, Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, part_rows, rows, size, eps, offset, threads);
 }
 
 void conjoin_rms_norm_backward_bf16_bf16(const bf16* dy, const bf16* x, const float* weight, bf16* dx, float* parts,
-                                         Long rows, Long size, float eps, float offset, int threads) {
-  rms_norm_backward(dy, x, weight, dx, parts, rows, size, eps, offset, threads);
+                                         Long part_rows, Long rows, Long size, float eps, float offset, int threads) {
+  rms_norm_backward(dy, x, weight, dx, parts, part_rows, rows, size, eps, offset, threads);
 }
 
 // activation(gate) * up of `count` numbers; activation: 0 gelu, 1 gelu_tanh, 2 silu.

@@ -52,12 +52,12 @@ void rms_norm(const T* x, const float* weight, U* y, Long rows, Long size, float
   });
 }
 
-// Gradients of rms_norm by x and, in a row per kTaskRows rows, by the weight (null: not needed).
+// Gradients of rms_norm by x and, in a row of `parts` per `part_rows` rows, by the weight (null: not needed).
 template <class T, class U>
-void rms_norm_backward(const U* dy, const T* x, const float* weight, T* dx, float* parts, Long rows, Long size, float eps,
-                       float offset, int threads) {
-  for_parts(rows, kTaskRows, threads, [&](Long first, Long last) {
-    float* part = parts ? parts + first / kTaskRows * size : nullptr;
+void rms_norm_backward(const U* dy, const T* x, const float* weight, T* dx, float* parts, Long part_rows, Long rows,
+                       Long size, float eps, float offset, int threads) {
+  for_parts(rows, part_rows, threads, [&](Long first, Long last) {
+    float* part = parts ? parts + first / part_rows * size : nullptr;
     if (part) std::fill(part, part + size, 0.0f);
     for (Long r = first; r < last; ++r) {
       const T* from = x + r * size;

@@ -1,21 +1,72 @@
 """HTTP/1.1 on a connection: uvicorn's protocol over httptools, with bounds on what stands before a body.
 
 httptools' parser is C code, several times as fast as h11's Python, but bounds neither the size of headers nor the time
-that they take.
+that they take, and loses the body of a request that asks for another protocol.
 """
 
 import asyncio
 from http import HTTPStatus
 from typing import Any
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _HEAD_BYTES = 32 * 1024
 """Of a request's line and headers, at most."""
 _PIECE_BYTES = 8 * 1024
-"""That are parsed at once: a request's line and headers that do not end are refused by this many bytes late."""
+"""Parsed at once: a request's line and headers that do not end are refused at most this many bytes too late."""
+_WISHES = (b"upgrade", b"http2-settings")
+"""Headers, and words of the header `connection`, with which a request asks for another protocol."""
 _HEAD_SECONDS = 15
 """That a client may take for them, from its connection on, or from their first byte."""
+
+
+class _Parser:
+    """httptools' parser, for which a request that asks for another protocol is one that does not.
+
+    By itself it takes the body of such a request for the other protocol. Java's HttpClient, and `curl --http2`, ask for
+    HTTP/2 with a request that is otherwise HTTP/1.1, and servers may ignore that (RFC 9110, 7.8).
+
+    Args:
+        protocol: Hears what is parsed, but neither the end of the headers nor of a request that `asks`.
+    """
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self._protocol = protocol
+        self._parser = self._new()
+
+    def _new(self) -> Any:
+        parser: Any = HttpRequestParser(self._protocol)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    @property
+    def asks(self) -> bool:
+        """True if the request asks for another protocol; to CONNECT is none that could be answered here."""
+        return self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+
+    def feed_data(self, data: bytes) -> None:
+        """Parse bytes."""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as wish:
+            if not self.asks:
+                raise
+            head = self._head_without_wish()
+            self._parser = self._new()
+            self.feed_data(head + data[wish.args[0] :])
+
+    def _head_without_wish(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.get_method(), self._protocol.url, self.get_http_version().encode())]
+        for name, value in self._protocol.headers:
+            if name == b"connection":
+                lines += [b"connection: " + word for word in value.split(b",") if word.strip().lower() not in _WISHES]
+            elif name not in _WISHES:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
 
 
 class Protocol(HttpToolsProtocol):
@@ -23,6 +74,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.parser: Any = _Parser(self)  # None once the connection is lost
         self._head = 0
         self._is_in_head = True
         self._has_begun = False  # a request, in the bytes that are read now
@@ -40,7 +92,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what the client has sent, in pieces, since of the piece that a request begins in no byte is counted."""
+        """Read what the client has sent, in pieces: of the one in which a request begins, no bytes are counted."""
         for begin in range(0, len(data), _PIECE_BYTES):
             if self._is_refused or self.transport.is_closing():
                 return
@@ -62,6 +114,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start to answer a request."""
+        if self.parser.asks:
+            return
         self._is_in_head = False
         self._stop_waiting()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEAD_BYTES:
@@ -76,7 +130,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request's body."""
-        if not self._is_refused:
+        if not (self._is_refused or self.parser.asks):
             super().on_message_complete()
 
     def _wait_for_head(self) -> None:

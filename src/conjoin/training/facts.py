@@ -5,9 +5,11 @@ from conjoin.checkpoint import resolve
 from conjoin.configuration import AutoConfig
 from conjoin.errors import ConjoinError
 from conjoin.families import family
+from conjoin.generation.config import GenerationConfig
 from conjoin.join import Copied, InMemory, JoinReport, half_spec
 from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
+from conjoin.training.data.examples import Examples
 from conjoin.training.data.inputs import TrainingData
 from conjoin.training.data.tokenizing import Room, tokenize_pairs
 from conjoin.training.settings.choices import DataFacts, JoinFacts, PairFacts
@@ -46,11 +48,19 @@ def _writes(decoder: spec.StackSpec) -> bool:
     return family(decoder.family).encoder != "native"
 
 
-def pair_facts(report: JoinReport, pair: spec.PairSpec, *, joined: bool = False) -> PairFacts:
+def pair_facts(
+    report: JoinReport,
+    pair: spec.PairSpec,
+    *,
+    joined: bool = False,
+    limit: int | None = None,
+    positions: int | None = None,
+) -> PairFacts:
     """Look at a joined pair.
 
     Args:
         joined: True if it was joined just now, which the report does not say where the halves share all parameters.
+        limit, positions: As in PairFacts.
     """
     fresh = frozenset(part for part, copied, _, fresh, _ in report.rows() if fresh and fresh >= copied)
     offers = {id(origin.offer) for origin in report.origins.values() if isinstance(origin, Copied)}
@@ -62,7 +72,16 @@ def pair_facts(report: JoinReport, pair: spec.PairSpec, *, joined: bool = False)
         width=pair.decoder.hidden_size,
         dropout=max(_dropout(pair.encoder), _dropout(pair.decoder)),
         shares_all=pair.share == "all",
+        limit=limit,
+        positions=positions,
     )
+
+
+def limit_of(generation: GenerationConfig) -> int | None:
+    """Return the tokens that a result may have at most, where a generation_config says so."""
+    if generation.max_new_tokens is not None or generation.max_length is None:
+        return generation.max_new_tokens
+    return generation.max_length - 1  # which counts the start id
 
 
 def _dropout(stack: spec.StackSpec) -> float:
@@ -85,5 +104,10 @@ def example_facts(examples: TrainingData, *, validates: bool, is_sized: bool = T
         is_sized: False if sources are arrays, so that nobody knows lengths.
     """
     return DataFacts(
-        pairs=len(examples), lengths=examples.lengths, is_text=False, validates=validates, is_sized=is_sized
+        pairs=len(examples),
+        lengths=examples.lengths,
+        is_text=False,
+        validates=validates,
+        is_sized=is_sized,
+        longest_target=examples.longest_target if isinstance(examples, Examples) else 0,
     )

@@ -106,3 +106,8 @@ def readable(
 def _near(places: Int[Tensor, "R S"], past: int, window: spec.Sides) -> Bool[Tensor, "R 1 T S"]:
     """Return a mask, True where a key is in the window of a query; queries are the positions after `past`."""
     return window.hold(places[:, past:, None] - places[:, None, :])[:, None]
+
+
+def up_to_last(tokens: Bool[Tensor, "R T"]) -> Bool[Tensor, "R T"]:
+    """Return True at all positions up to the last True of each row."""
+    return tokens.flip(1).cummax(1).values.flip(1)

@@ -90,7 +90,8 @@ class _RMSNorm(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.kind, ctx.by_operators = kind, by_operators
         rows = x.reshape(-1, x.shape[-1]).contiguous()
-        return native.rms_norm(rows, weight, kind.eps, kind.offset, dtype).view(x.shape)
+        y = native.rms_norm(rows, weight.contiguous(), kind.eps, kind.offset, dtype)
+        return torch.ops.aten._unsafe_view(y, list(x.shape))  # a view could not be modified in place
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -99,7 +100,9 @@ class _RMSNorm(torch.autograd.Function):
         if torch.is_grad_enabled():
             return *_differentiable(ctx.by_operators, (x, weight), needed, dy), None, None, None
         rows, grads = (t.reshape(-1, t.shape[-1]).contiguous() for t in (x, dy))
-        dx, dweight = native.rms_norm_backward(grads, rows, weight, kind.eps, kind.offset, of_weight=needed[1])
+        dx, dweight = native.rms_norm_backward(
+            grads, rows, weight.contiguous(), kind.eps, kind.offset, of_weight=needed[1]
+        )
         return dx.view(x.shape) if needed[0] else None, dweight, None, None, None
 
 

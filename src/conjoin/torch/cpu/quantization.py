@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from conjoin.torch.cpu import native
 from conjoin.torch.cpu.linear import fastest_linear
 from conjoin.torch.cpu.mode import is_eager
-from conjoin.torch.cpu.native.checks import is_matrix, require_numbers
+from conjoin.torch.cpu.native.checks import is_matrix, is_vector, require_numbers
 from conjoin.torch.cpu.native.kernels import are_units
 
 _MOST = 127
@@ -62,7 +62,7 @@ class QuantizedLinear(nn.Module):
         rounds = weight.numel() >= _WORTH_ROUNDING and _multiplies_bytes()
         x = input if input.dtype == torch.float32 and not input.requires_grad else input.detach().float()
         if is_here and not rounds:
-            y = self._without_rounding(x, weight)
+            y = self._without_rounding(x)
             return y if input.dtype == torch.float32 else y.to(input.dtype)
         most = x.abs().amax(-1, keepdim=True)
         if is_here and x.numel():
@@ -72,11 +72,11 @@ class QuantizedLinear(nn.Module):
             wide = F.linear(rounded, weight.float()) * (most / _MOST * self.scale)
         return (wide if self.bias is None else wide + self.bias).to(input.dtype)
 
-    def _without_rounding(self, x: Float[Tensor, "*lead n"], weight: Int8[Tensor, "m n"]) -> Float[Tensor, "*lead m"]:
+    def _without_rounding(self, x: Float[Tensor, "*lead n"]) -> Float[Tensor, "*lead m"]:
         bias, wide = self.bias, self._derive("float32", self._dequantized)
         if bias is not None and bias.dtype != torch.float32:
             bias = bias.float()
-        fits = x.numel() and x.shape[-1] == weight.shape[1]
+        fits = x.numel() and is_matrix(wide, x.shape[-1], x.dtype) and is_vector(bias, len(wide), x.dtype)
         return fastest_linear(x, wide, bias) if fits else F.linear(x, wide, bias)
 
     def _dequantized(self) -> Float[Tensor, "m n"]:

@@ -75,7 +75,7 @@ class Source:
 
     def heads(self, attn: Attention, norm: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return key and value heads; `norm` is applied to the states first."""
-        k, v = attn.keys_values(self.states if norm is None else norm(self.states))
+        k, v = attn.keys_values(_in_autocast_dtype(self.states if norm is None else norm(self.states)))
         return (k, v) if self.restore is None else (self.restore(k), self.restore(v))
 
     def split(self, size: int) -> tuple["Source", ...]:
@@ -138,7 +138,7 @@ class Block(Brick):
         block_input = x
         for name, branch in branches:
             pre, out, post = self._norms[name]
-            read = _as_factor(self._norm(pre, block_input if self.kind.parallel else x))
+            read = _in_autocast_dtype(self._norm(pre, block_input if self.kind.parallel else x))
             y = self._norm(out, branch(read))
             x = self._norm(post, x + self._drop(name, y))
         return x
@@ -202,10 +202,15 @@ class Block(Brick):
         return attn.output(out)
 
 
-def _as_factor(x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
-    """Convert once to autocast's dtype what several linear layers read, each of which would convert it."""
+def _in_autocast_dtype(x: Float[Tensor, "*lead D"]) -> Float[Tensor, "*lead D"]:
+    """Convert to bfloat16, if autocast is to, what several layers read, each of which would convert it by itself.
+
+    In training only: layers in 8 bits read float32. In float16 the gradients that are added would overflow together.
+    """
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if x.dtype == torch.float32 and autocasts(device) else x
+    if x.dtype != torch.float32 or not torch.is_grad_enabled() or not autocasts(device):
+        return x
+    return x.bfloat16() if torch.get_autocast_dtype(device) == torch.bfloat16 else x
 
 
 def _collect(collected: list[Tensor] | None, weights: Tensor | None) -> None:

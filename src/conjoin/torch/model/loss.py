@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from conjoin import spec
 from conjoin.join import SpecialTokens
+from conjoin.torch.cpu.masks import up_to_last
 from conjoin.torch.model.segments import segment_begins, segment_ends, segment_starts
 
 IGNORED = -100
@@ -73,8 +74,7 @@ def label_inputs(
 def hides_inputs(mask: Bool[Tensor, "B T"], labels: Int[Tensor, "B T"], segments: Tensor | None = None) -> bool:
     """True if a masked position is before, or at, a label of its own pair that counts."""
     if segments is None:
-        before = (labels != IGNORED).flip(1).cummax(1).values.flip(1)
-        return bool((before & ~mask).any())
+        return bool((up_to_last(labels != IGNORED) & ~mask).any())
     return bool(((segments > 0) & ~mask).any())
 
 

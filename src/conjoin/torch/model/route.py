@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from conjoin import spec
 from conjoin.torch.cpu.attention import attend, attend_joint
-from conjoin.torch.cpu.masks import Mask
+from conjoin.torch.cpu.masks import Mask, up_to_last
 from conjoin.torch.cpu.mode import is_eager, mode_of
 from conjoin.torch.cpu.native import NativeStack, Steps, encode, native_stack
 from conjoin.torch.cpu.native.stack import MOST_PLACES
@@ -272,7 +272,7 @@ def _needed_tokens(stack: Any, inputs: StackInputs, key_mask: Tensor | None) -> 
         return None
     if encodes:
         return tokens
-    before = tokens.flip(1).cummax(1).values.flip(1)
+    before = up_to_last(tokens)
     reads_padding = key_mask is not None and bool((before & ~key_mask).any())
     return None if reads_padding else before
 

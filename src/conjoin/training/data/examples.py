@@ -124,6 +124,12 @@ class Examples:
                 lengths[at : at + BLOCK, side] = np.diff(rows.starts[at : at + BLOCK + 1])
         return lengths
 
+    @property
+    def longest_target(self) -> int:
+        """Number of labels of the longest target."""
+        starts = self.labels.starts
+        return max((int(np.diff(starts[at : at + BLOCK + 1]).max()) for at in range(0, len(self), BLOCK)), default=0)
+
     def drawn(self, epoch: int, batches: Sequence[Batch]) -> tuple["Examples", list[Batch]]:
         """Return the examples of batches of an epoch, and the batches with their numbers among these."""
         return self, list(batches)

@@ -16,6 +16,7 @@ from conjoin import spec
 from conjoin.checkpoint import Staging
 from conjoin.errors import TrainingError
 from conjoin.families import PretrainedConfig
+from conjoin.generation.config import GenerationConfig
 from conjoin.join import JoinReport
 from conjoin.join.diagnosis import Diagnosis
 from conjoin.training.data.batching import Batch
@@ -36,6 +37,11 @@ class Trainable(Protocol):
     @property
     def spec(self) -> spec.PairSpec:
         """The structure of the model."""
+        ...
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The settings with which it generates."""
         ...
 
     def doctor(self, batch: Mapping[str, Any]) -> Diagnosis:

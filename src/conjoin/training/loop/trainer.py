@@ -22,7 +22,7 @@ from conjoin.training.data.corpus import RawText
 from conjoin.training.data.datasets import Making, room_of, sample_of, to_corpus, to_examples
 from conjoin.training.data.examples import Examples
 from conjoin.training.data.inputs import Collation, InputRows, TrainingData
-from conjoin.training.facts import example_facts, pair_facts, text_facts
+from conjoin.training.facts import example_facts, limit_of, pair_facts, text_facts
 from conjoin.training.folder.recorder import require_sinks
 from conjoin.training.folder.run_folder import Checkpoint, RunFolder, locked
 from conjoin.training.folder.state import TrainerState
@@ -129,6 +129,7 @@ class Trainer(ABC, Generic[Place]):
         self.train_examples = self._training_data(train_dataset)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._choose_the_rest()
+        self._limit_results()
         self._evaluator = Evaluator(
             self.model, self.tokenizer, self.args, self.world, self._evaluation_engine, compute_metrics
         )
@@ -193,9 +194,20 @@ class Trainer(ABC, Generic[Place]):
         if self.world.first and self.reasons:
             show(choice_table(settings, self.reasons))
 
+    def _limit_results(self) -> None:
+        """Let results of the trained model be as long as the run chose, then or when it began."""
+        if "generation_max_length" in self.reasons:
+            self.model.generation_config.max_new_tokens = self.args.generation_max_length
+
     def _choose(self, data: DataFacts, names: Sequence[str] | None = None) -> None:
         joined = self.recipe is not None and self.recipe.sources.model is None
-        pair = pair_facts(self.model.join_report, self.model.spec, joined=joined)
+        pair = pair_facts(
+            self.model.join_report,
+            self.model.spec,
+            joined=joined,
+            limit=limit_of(self.model.generation_config),
+            positions=room_of(self.args.copy(max_target_length=None), self.model.spec).target,
+        )
         facts = Facts(data=data, pair=pair, machine=self.machine())
         self.args, choices = choose(self.args, facts, names)
         self.reasons |= {choice.name: choice.reason for choice in choices}

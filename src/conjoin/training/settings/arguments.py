@@ -36,6 +36,7 @@ CHOOSABLE = (
     "lr_scheduler_type",
     "warmup_steps",
     "dropout_from_epoch",
+    "generation_max_length",
     "ema_decay",
     "load_best_model_at_end",
     "early_stopping_patience",
@@ -230,7 +231,9 @@ class TrainingArguments:
     predict_with_generate: bool = arg(False, "Generate texts in evaluations, for metrics of texts.")
     metrics: str = arg("", "Metrics of texts, separated by commas: rouge, bleu, ...; needs predict_with_generate.")
     generation_max_length: int | None = arg(
-        None, "Maximum length of generated targets; max_target_length by default.", COUNT
+        None,
+        "Maximum length of generated targets; max_target_length by default. A chosen one is the model's own.",
+        COUNT,
     )
     generation_num_beams: int | None = arg(
         None, "Number of beams in evaluations; the model's own setting by default.", COUNT

@@ -35,6 +35,8 @@ SHORT_TARGETS = 1 / 3
 CUT_SOURCES, WHOLE_SOURCES, WHOLE_TARGETS = 95.0, 99.5, 99.9
 """Percentiles of lengths that are kept whole."""
 MULTIPLE = 8
+ROOM = 1.25
+"""Longest result as a multiple of the longest target that was seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class PairFacts:
         width: hidden_size of the decoder.
         dropout: The largest dropout rate of the model.
         shares_all: True if the halves are one stack, whose parameters have the encoder's rate.
+        limit: Tokens of a result at most, where its generation_config says so.
+        positions: Target tokens that its decoder has positions for; None for any number.
     """
 
     fresh: frozenset[str]
@@ -68,6 +72,8 @@ class PairFacts:
     width: int
     dropout: float
     shares_all: bool = False
+    limit: int | None = None
+    positions: int | None = None
 
     @property
     def is_random(self) -> bool:
@@ -109,6 +115,7 @@ class DataFacts:
         is_text: True if the pairs are tokenized by the run, which may cut them.
         validates: True if there are validation data that the run evaluates on.
         is_sized: False if sources are arrays, which an encoder of the caller's reads: there are no lengths.
+        longest_target: Tokens of the longest target; 0 where that is not known, or the pairs are cut from raw text.
     """
 
     pairs: int
@@ -116,6 +123,7 @@ class DataFacts:
     is_text: bool
     validates: bool
     is_sized: bool = True
+    longest_target: int = 0
 
 
 _NO_DATA = DataFacts(pairs=0, lengths=np.zeros((0, 2), np.int64), is_text=False, validates=False)
@@ -362,6 +370,19 @@ def _dropout_from_epoch(facts: Facts, args: TrainingArguments) -> Chosen:
     return 1.0, f"new pairs cannot be learnt by heart; dropout ({rate:g}) begins with the second pass"
 
 
+def _generation_max_length(facts: Facts, args: TrainingArguments) -> Chosen:
+    longest, pair = facts.data.longest_target, facts.pair
+    limit = MULTIPLE * math.ceil(ROOM * longest / MULTIPLE)
+    if pair.positions is not None:
+        limit = min(limit, pair.positions - 1)
+    if not longest or (pair.limit is not None and pair.limit >= min(longest, limit)):
+        return None
+    before = (
+        "the model has no limit of its own" if pair.limit is None else f"results of the model end after {pair.limit}"
+    )
+    return limit, f"the longest target has {longest} tokens, and {before}"
+
+
 def _ema_decay(facts: Facts, args: TrainingArguments) -> Chosen:
     if args.lr_scheduler_type in ("linear", "cosine"):
         return None, "the rate falls to 0, which averages the last steps already"
@@ -416,6 +437,7 @@ RULES: dict[str, Rule] = {
     "lr_scheduler_type": _lr_scheduler_type,
     "warmup_steps": _warmup_steps,
     "dropout_from_epoch": _dropout_from_epoch,
+    "generation_max_length": _generation_max_length,
     "ema_decay": _ema_decay,
     "load_best_model_at_end": _load_best_model_at_end,
     "early_stopping_patience": _early_stopping_patience,

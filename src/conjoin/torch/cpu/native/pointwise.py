@@ -16,7 +16,7 @@ GATES: dict[spec.Activation, int] = {"gelu": 0, "gelu_tanh": 1, "silu": 2}
 """The activations that `gated` knows, and their numbers there."""
 
 _PART_ROWS = 32
-"""Rows whose part of a norm's weight gradient is summed together."""
+"""Rows whose part of a norm's weight gradient is summed by one thread."""
 
 
 def rms_norm(
@@ -53,13 +53,14 @@ def rms_norm_backward(
         refuse("rms_norm_backward", dy=dy, x=x)
     dx = torch.empty_like(x)
     parts = weight.new_empty(-(-len(x) // _PART_ROWS), len(weight)) if of_weight else None
-    types = (*(c_void_p,) * 5, c_int64, c_int64, c_float, c_float, c_int)
+    types = (*(c_void_p,) * 5, c_int64, c_int64, c_int64, c_float, c_float, c_int)
     compiled_function(f"conjoin_rms_norm_backward_{SUFFIX[x.dtype]}_{SUFFIX[dy.dtype]}", *types)(
         dy.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
         dx.data_ptr(),
         None if parts is None else parts.data_ptr(),
+        _PART_ROWS,
         *x.shape,
         eps,
         offset,
@@ -74,9 +75,7 @@ def _check_norm(kernel: str, x: Tensor, weight: Tensor) -> None:
         refuse(kernel, x=x, weight=weight)
 
 
-def gated(
-    activation: spec.Activation, gate: Float[Tensor, "*any"], up: Float[Tensor, "*any"]
-) -> Float[Tensor, "*any"]:
+def gated(activation: spec.Activation, gate: Float[Tensor, "*any"], up: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Return activation(gate) * up of contiguous tensors in float32 or bfloat16."""
     _check_alike("gated", gate=gate, up=up)
     y = torch.empty_like(gate)
