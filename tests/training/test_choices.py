@@ -74,6 +74,7 @@ def test_a_language_model_keeps_its_words_while_its_cross_attention_learns() -> 
     assert rates["decoder"] == pytest.approx(2e-4)
     merged = chosen(replace(PAIR, fresh=frozenset(), writes=True, width=576))
     assert merged.learning_rate == pytest.approx(2e-4) and merged.encoder_learning_rate is None
+    assert merged.tokens_per_batch == 1600
 
 
 def test_an_encoder_that_knows_nothing_learns_as_fast_as_the_rest() -> None:
