@@ -3,6 +3,8 @@
 Also called without a launcher, by the test itself, for the runs of one process.
 """
 
+import atexit
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -40,8 +42,15 @@ def train(folder: Path, name: str, *, processes: int, resume: bool = False, **ch
     return trainer
 
 
+def _check_that_nothing_is_left() -> None:
+    """Fail if a process ends while threads of `torch.distributed` run, which sometimes aborts it."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
 def main() -> None:
     """All runs of two processes, one after another."""
+    atexit.register(_check_that_nothing_is_left)  # after what training has registered
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])

@@ -1,5 +1,6 @@
 """The processes of a run: torchrun's or accelerate's environment, one process without it."""
 
+import atexit
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ def join_world(*, use_cpu: bool) -> World:
         torch.cuda.set_device(device)
     if size > 1 and not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(_leave_world)
     if not distributed.is_initialized():
         return World(0, 1, device)
     return World(distributed.get_rank(), distributed.get_world_size(), device)
+
+
+def _leave_world() -> None:
+    """End the threads of `torch.distributed`: a process that ends before they do may abort, with its work done."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
