@@ -113,13 +113,13 @@ def _read_by_layers(model: EncoderDecoderModel, dtype: torch.dtype) -> dict[str,
 def test_autocast_to_bfloat16_converts_once_what_several_layers_read(decoder: Any, dtype: torch.dtype) -> None:
     read = _read_by_layers(fresh(decoder=decoder), dtype)
     siblings = [("self_attn.q", "self_attn.k", "self_attn.v"), ("cross_attn.k", "cross_attn.v"), ("mlp.gate", "mlp.up")]
-    found = 0
+    compared = 0
     for name in read:
         for first, *others in siblings:
             if name.endswith(first):
-                found += 1
+                compared += 1
                 own, same = read[name], [read[name.removesuffix(first) + other] for other in others]
                 assert (own.dtype == torch.bfloat16) == (dtype == torch.bfloat16)
                 assert all(other is own for other in same)
-    assert found >= 6
+    assert compared >= 6
     assert (LLAMA is not decoder) or any(name.endswith("mlp.gate") for name in read)

@@ -25,8 +25,8 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def _errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
-    return [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(found, exact, strict=True)]
+def _errors(ours: list[Tensor], exact: list[Tensor]) -> list[float]:
+    return [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(ours, exact, strict=True)]
 
 
 def _is_right(function: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Tensor) -> None:
@@ -85,8 +85,8 @@ def test_a_norm_without_gradients_of_its_weight_or_its_input() -> None:
 def test_a_norm_of_a_part_of_its_input_and_of_gradients_that_are_no_matrix() -> None:
     norm, base = _norm(8), torch.randn(6, 5, 16, requires_grad=True)
     part = base[:, :, ::2].transpose(0, 1)
-    found = gradients(norm(part), [base], torch.ones(()).expand(5, 6, 8))
-    close(found, gradients(norm._by_operators(part, norm.weight), [base], torch.ones(5, 6, 8)), 1e-6)
+    ours = gradients(norm(part), [base], torch.ones(()).expand(5, 6, 8))
+    close(ours, gradients(norm._by_operators(part, norm.weight), [base], torch.ones(5, 6, 8)), 1e-6)
 
 
 def test_a_norm_can_be_changed_in_place_and_its_weight_may_be_a_part_of_another() -> None:
@@ -98,8 +98,8 @@ def test_a_norm_can_be_changed_in_place_and_its_weight_may_be_a_part_of_another(
         y *= 2
         return gradients(y, [x, table], torch.ones(5, 8))
 
-    found = twice(lambda x, weight: pointwise.rms_norm(x, weight, norm.kind, norm._by_operators))
-    close(found, twice(norm._by_operators), 1e-6)
+    ours = twice(lambda x, weight: pointwise.rms_norm(x, weight, norm.kind, norm._by_operators))
+    close(ours, twice(norm._by_operators), 1e-6)
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -130,10 +130,10 @@ def test_a_gate_of_large_and_strange_numbers(activation: spec.Activation) -> Non
     gate = torch.tensor([0.0, -0.0, 1e-30, 200.0, -200.0, 1e30, -1e30, float("nan")], requires_grad=True)
     up = torch.full_like(gate, 2.0, requires_grad=True)
     plain = GatedMLP(spec.GatedMLP(intermediate_size=8, activation=activation), 8)._by_operators
-    found = pointwise.gated(activation, gate, up, plain)
-    torch.testing.assert_close(found, plain(gate, up), equal_nan=True)
+    ours = pointwise.gated(activation, gate, up, plain)
+    torch.testing.assert_close(ours, plain(gate, up), equal_nan=True)
     usual = slice(0, 5)
-    slopes = [torch.autograd.grad(y[usual].sum(), [gate, up]) for y in (found, plain(gate, up))]
+    slopes = [torch.autograd.grad(y[usual].sum(), [gate, up]) for y in (ours, plain(gate, up))]
     torch.testing.assert_close(*([g[usual] for g in both] for both in slopes), atol=1e-6, rtol=1e-6)
 
 
@@ -167,8 +167,8 @@ def test_rotary_positions(dtype: torch.dtype, turned: int, rows: int, adjacent: 
         torch.randn(3, 5, 70, 40).to(dtype),
     )
     assert y.dtype == dtype and y.grad_fn.name() == "_RotatedBackward"
-    found = torch.autograd.grad(y, leaf, dy, create_graph=True)
-    assert found[0].dtype == dtype
-    errors = _errors([y, *found], [exact, *torch.autograd.grad(exact, wide, dy.double())])
+    ours = torch.autograd.grad(y, leaf, dy, create_graph=True)
+    assert ours[0].dtype == dtype
+    errors = _errors([y, *ours], [exact, *torch.autograd.grad(exact, wide, dy.double())])
     assert max(errors) < BOUND[dtype]
-    close(gradients(y, [leaf], dy)[1:], [found[0].detach()], 0.0)
+    close(gradients(y, [leaf], dy)[1:], [ours[0].detach()], 0.0)

@@ -323,12 +323,12 @@ def test_a_run_that_goes_on_keeps_the_limit_of_results_and_a_model_s_own_stays(f
     assert json.loads(Path("run/generation_config.json").read_text())["max_new_tokens"] == first
     model = EncoderDecoderModel.from_pretrained("run")
     more = ["--train", "train.jsonl", "--use-cpu", "--report-to", "none", "--max-steps", "1"]
-    for own, kept in ((first, True), (1, False)):  # one that cuts what is learnt is raised
+    for own, stays in ((first, True), (1, False)):  # one that cuts what is learnt is raised
         model.generation_config.max_new_tokens = own
         model.save_pretrained("limited")
         assert run("train", "--model", "limited", *more, "--out", f"more-{own}") == 0
         assert json.loads(Path(f"more-{own}/generation_config.json").read_text())["max_new_tokens"] == first
-        assert ("generation_max_length" not in read_recipe(f"more-{own}/recipe.yaml")["reasons"]) == kept
+        assert ("generation_max_length" not in read_recipe(f"more-{own}/recipe.yaml")["reasons"]) == stays
 
 
 def test_auto_none_leaves_transformers_defaults(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
