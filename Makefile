@@ -29,7 +29,7 @@ BENCH_ARGS ?= --quick
 FUZZ_ARGS ?= --seconds 60
 
 # Tests of everything that our C++ code reads or writes.
-SANITIZED := $(addprefix torch/,test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py \
+SANITIZED := $(addprefix torch/,test_native.py test_native_steps.py test_kernel_safety.py test_training_kernel.py test_pointwise.py \
   test_linear_grad.py test_linear_odd.py test_quantized_cache.py) generation/test_engine.py generation/test_processors.py
 SANITIZE_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O0
 
