@@ -266,7 +266,7 @@ FAULTS: dict[str, Fault] = {
         "torch/model/positions.py",
         "torch.cat((-second, first), -1)",
         "torch.cat((second, -first), -1)",
-        (FAMILIES, "decoder_without and llama/tied"),
+        (POINTWISE, "rotary"),  # in training the kernels rotate
     ),
     "yarn of PyTorch stretches the fast rotations": Fault(
         "torch/model/positions.py",
@@ -276,8 +276,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "gate and up change places": Fault(
         "torch/model/mlp.py",
-        "self.activation(self.gate(x)), self.wide) * self.up(x)",
-        "self.activation(self.up(x)), self.wide) * self.gate(x)",
+        "gate, up = self.gate(x), self.up(x)",
+        "gate, up = self.up(x), self.gate(x)",
         (FAMILIES, "decoder_without and llama/tied"),
     ),
     "parallel branches read the sum": Fault(
