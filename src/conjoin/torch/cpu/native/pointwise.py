@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from conjoin import spec
-from conjoin.torch.cpu.native.checks import is_vector, on_cpu, refuse
+from conjoin.torch.cpu.native.checks import is_matrix, is_vector, on_cpu, refuse
 from conjoin.torch.cpu.native.kernels import SUFFIX, compiled_function
-from conjoin.torch.cpu.native.training import like_tokens
+from conjoin.torch.cpu.native.training import like_tokens, whole_heads
 
 GATES: dict[spec.Activation, int] = {"gelu": 0, "gelu_tanh": 1, "silu": 2}
 """The activations that `gated` knows, and their numbers there."""
@@ -49,7 +49,7 @@ def rms_norm_backward(
 ) -> tuple[Float[Tensor, "rows D"], Float[Tensor, " D"] | None]:
     """Return the gradients of `rms_norm` by x and, if `of_weight`, by the weight."""
     _check_norm("rms_norm_backward", x, weight)
-    if not (dy.shape == x.shape and dy.is_contiguous() and dy.is_cpu and dy.dtype in (x.dtype, torch.float32)):
+    if not (is_matrix(dy, x.shape[1], dy.dtype) and len(dy) == len(x) and dy.dtype in (x.dtype, torch.float32)):
         refuse("rms_norm_backward", dy=dy, x=x)
     dx = torch.empty_like(x)
     parts = weight.new_empty(-(-len(x) // _PART_ROWS), len(weight)) if of_weight else None
@@ -70,8 +70,8 @@ def rms_norm_backward(
 
 
 def _check_norm(kernel: str, x: Tensor, weight: Tensor) -> None:
-    fit = x.dim() == 2 and x.is_contiguous() and x.is_cpu and is_vector(weight, x.shape[1], torch.float32)
-    if not fit:
+    size = weight.numel()
+    if not (is_matrix(x, size, x.dtype) and is_vector(weight, size, torch.float32)):
         refuse(kernel, x=x, weight=weight)
 
 
@@ -134,7 +134,7 @@ def rotate(
     )
     if not fit:
         refuse("rotate", x=x, cos=cos, sin=sin)
-    x = x if x.stride(-1) == 1 else x.contiguous()
+    x = whole_heads(x)
     y = like_tokens(x, size)
     angle_row = 0 if len(cos) == 1 else tokens * turned
     numbers = (rows, heads, tokens, size, turned, *x.stride()[:3], *y.stride()[:3], angle_row)

@@ -86,7 +86,7 @@ class Call:
         alike = dout.dtype == weights.dtype == self.q.dtype and weights.is_contiguous() and on_cpu(dout, weights)
         if not alike or dout.shape != expected or weights.numel() != scores:
             refuse("train_backward", q=self.q, v=self.v, dout=dout, weights=weights)
-        dout = _whole_heads(dout)
+        dout = whole_heads(dout)
         dq, dk, dv = (like_tokens(x, x.shape[-1]) for x in (self.q, self.k, self.v))
         dscores = torch.zeros_like(weights, dtype=torch.float32) if of_bias else None
         tensors, numbers = self._arguments()
@@ -128,7 +128,7 @@ class Call:
         """Return tensors and numbers in the order in which `make_training` reads them."""
         mask, mask_strides = _with_strides(self.reads.allowed, self.k.shape[2])
         bias, bias_strides = _with_strides(self.bias, self.k.shape[2])
-        whole = [_whole_heads(x) for x in (self.q, self.k, self.v)]
+        whole = [whole_heads(x) for x in (self.q, self.k, self.v)]
         sizes = [len(self.reads.spans), self.q.shape[1], self.k.shape[1], self.q.shape[3], self.v.shape[3]]
         numbers = [*sizes, int(self.reads.causal), *(self.reads.window or (0, 0)), self.kept]
         numbers += [*mask_strides, *bias_strides[1:], *(stride for x in whole for stride in _strides(x))]
@@ -153,7 +153,8 @@ def _covers(x: Tensor | None, sequences: int, heads: int, queries: int, keys: in
     )
 
 
-def _whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
+def whole_heads(x: Float[Tensor, "*any E"]) -> Float[Tensor, "*any E"]:
+    """Return x with the numbers of each head one behind the other."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
