@@ -46,7 +46,8 @@ from torch import Tensor
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import TextSettings, generate_texts, measure_texts
 
-SOURCE_TOKENS, TARGET_TOKENS = 128, 32
+SOURCE_TOKENS = 128
+TARGET_TOKENS = {"synopsis": 32, "en-de": 128}
 BEAMS = 4
 METRICS = {"synopsis": ("rouge1", "rouge2", "rougeL"), "en-de": ("bleu", "chrf")}
 PROMPTS = {"synopsis": "\nSynopsis: ", "en-de": "\nGerman: "}
@@ -136,7 +137,7 @@ def run_ours(args: argparse.Namespace) -> None:
     lines = [json.loads(line) for line in (folder / "model" / "metrics.jsonl").read_text().splitlines()]
     steps = max(line["step"] for line in lines)
     model = EncoderDecoderModel.from_pretrained(folder / "model", dtype=getattr(torch, args.precision))
-    settings = TextSettings(generation={"num_beams": BEAMS, "max_new_tokens": TARGET_TOKENS})
+    settings = TextSettings(generation={"num_beams": BEAMS, "max_new_tokens": TARGET_TOKENS[args.task]})
 
     def write(sources: Sequence[str]) -> list[str]:
         return list(generate_texts(model, sources, settings))
@@ -164,7 +165,7 @@ def run_transformers(args: argparse.Namespace) -> None:
         config.decoder_start_token_id = tokenizer.cls_token_id
         config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.sep_token_id
     pairs = read_pairs(args.data / f"{args.task}.train.jsonl.gz")
-    longest = TARGET_TOKENS if args.task == "synopsis" else SOURCE_TOKENS
+    longest = TARGET_TOKENS[args.task]
     sources: Any = tokenizer([p["source"] for p in pairs], truncation=True, max_length=SOURCE_TOKENS)["input_ids"]
     targets: Any = tokenizer([p["target"] for p in pairs], truncation=True, max_length=longest + 1)["input_ids"]
     rows: Any = list(
@@ -204,7 +205,7 @@ def run_lm(args: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     pairs = read_pairs(args.data / f"{args.task}.train.jsonl.gz")
-    longest = TARGET_TOKENS if args.task == "synopsis" else SOURCE_TOKENS
+    longest = TARGET_TOKENS[args.task]
     prompt: Any = tokenizer(PROMPTS[args.task], add_special_tokens=False)["input_ids"]
 
     def read(text: str) -> list[int]:
