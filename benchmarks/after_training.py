@@ -39,8 +39,8 @@ from train_minutes import BEAMS, METRICS, TARGET_TOKENS
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import MBR, TextSettings, generate_texts, measure_texts
 
-BEAM_SEARCH: dict[str, Any] = {"num_beams": BEAMS, "max_new_tokens": TARGET_TOKENS}
-GREEDY: dict[str, Any] = {"num_beams": 1, "max_new_tokens": TARGET_TOKENS}
+BEAM_SEARCH: dict[str, Any] = {"num_beams": BEAMS}
+GREEDY: dict[str, Any] = {"num_beams": 1}
 
 
 def main() -> None:
@@ -129,8 +129,7 @@ def run_mbr(args: argparse.Namespace) -> dict[str, Any]:
     model, sources = _load(args, args.model), _sources(args)
     result: dict[str, Any] = {"candidates": args.candidates, "utility": args.utility, "settings": args.settings}
     chosen = MBR(num_candidates=args.candidates, utility=args.utility)
-    generation = {"max_new_tokens": TARGET_TOKENS, **args.settings}
-    settings = TextSettings(mbr=chosen, generation=generation, seed=1, batch_size=256)
+    settings = TextSettings(mbr=chosen, generation=_limited(args, args.settings), seed=1, batch_size=256)
     for name, write in {
         "beams": lambda: _write(args, model, sources, BEAM_SEARCH),
         "mbr": lambda: [*generate_texts(model, sources, settings)],
@@ -148,10 +147,10 @@ def run_calibrate(args: argparse.Namespace) -> dict[str, Any]:
         train.write_text("".join(islice(lines, args.pairs)), encoding="utf-8")
     start = time.monotonic()
     groups = ["--num-beams", number, "--set", f"num_beam_groups={number}", "--set", "diversity_penalty=1.0"]
-    asked = [*groups, "--num-return-sequences", number, "--max-new-tokens", str(TARGET_TOKENS)]
+    asked = [*groups, "--num-return-sequences", number, "--max-new-tokens", str(TARGET_TOKENS[args.task])]
     _conjoin(args, "generate", str(args.model), "-i", str(train), "-o", str(candidates), *asked, "--overwrite")
     seconds = round(time.monotonic() - start, 1)
-    _train(args, out, "--model", str(args.model), "--calibrate", str(candidates), "--learning-rate", "1e-5")
+    _train(args, out, "--model", str(args.model), "--calibrate", str(candidates))
     sources = _sources(args)
     scores = {
         name: _scores(args, _write(args, _load(args, folder), sources, BEAM_SEARCH))
@@ -181,7 +180,12 @@ def _sources(args: argparse.Namespace) -> list[str]:
 
 
 def _write(args: argparse.Namespace, model: Any, sources: Sequence[str], generation: dict[str, Any]) -> list[str]:
-    return [*generate_texts(model, sources, TextSettings(generation=generation, batch_size=args.batch_size))]
+    settings = TextSettings(generation=_limited(args, generation), batch_size=args.batch_size)
+    return [*generate_texts(model, sources, settings)]
+
+
+def _limited(args: argparse.Namespace, generation: dict[str, Any]) -> dict[str, Any]:
+    return {"max_new_tokens": TARGET_TOKENS[args.task], **generation}
 
 
 def _race(args: argparse.Namespace, before: Any, after: Any, sources: Sequence[str]) -> dict[str, float]:

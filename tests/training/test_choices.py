@@ -340,3 +340,16 @@ def test_auto_none_leaves_transformers_defaults(folder: Path, capsys: pytest.Cap
     assert run(*words, "--learning-rate", "auto") == 0
     Path("printed.yaml").write_text(capsys.readouterr().out)
     assert read_recipe("printed.yaml")["learning_rate"] > 5e-5
+
+
+def test_a_model_that_learns_to_rank_gets_a_rate_of_its_own_and_does_not_stop_by_a_loss_that_rises() -> None:
+    data = replace(DATA, validates=True)
+    ranking = replace(data, ranks=True)
+    settings = {"num_train_epochs": 3.0}
+    usual, ranks = chosen(TRAINED, data, **settings), chosen(TRAINED, ranking, **settings)
+    assert (usual.learning_rate, ranks.learning_rate) == (1.5e-4, 5e-5)
+    assert chosen(replace(TRAINED, width=1024), ranking).learning_rate == 1.9e-5  # BRIO's highest is 2e-5
+    assert usual.load_best_model_at_end and usual.early_stopping_patience is not None
+    assert not ranks.load_best_model_at_end and ranks.early_stopping_patience is None
+    texts = {"metric_for_best_model": "rougeL", "predict_with_generate": True, "metrics": "rougeL"}
+    assert chosen(TRAINED, ranking, **settings, **texts).load_best_model_at_end

@@ -9,6 +9,7 @@ from conjoin.generation.config import GenerationConfig
 from conjoin.join import Copied, InMemory, JoinReport, half_spec
 from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import AutoTokenizer, Tokenizer, TokenizerPair
+from conjoin.training.data.candidates import RankedExamples
 from conjoin.training.data.examples import Examples
 from conjoin.training.data.inputs import TrainingData
 from conjoin.training.data.tokenizing import Room, tokenize_pairs
@@ -110,4 +111,5 @@ def example_facts(examples: TrainingData, *, validates: bool, is_sized: bool = T
         validates=validates,
         is_sized=is_sized,
         longest_target=examples.longest_target if isinstance(examples, Examples) else 0,
+        ranks=isinstance(examples, RankedExamples),
     )

@@ -126,14 +126,17 @@ def to_examples(data: Any, name: str, making: Making) -> Examples:
 
 
 SAMPLED = 2000
-"""Pairs that are read to choose the limits of lengths: their 99th percentile is known to a few tokens."""
+"""Pairs, at least, of which the limits of lengths are chosen: their 99th percentile is known to a few tokens."""
+SAMPLED_PARTS = 100
+"""Parts of a file from which the sample is drawn: a file may begin with its shortest pairs, or with another corpus."""
 
 
-def sample_of(data: Any, name: str, arguments: TrainingArguments) -> Pairs | None:
-    """Return the first pairs of data, or some from all over pairs in memory; None if the data are ids already.
+def sample_of(data: Any, name: str, arguments: TrainingArguments, *, parts: int = SAMPLED_PARTS) -> Pairs | None:
+    """Return pairs from all over the data; None if the data are ids already.
 
     Args:
         data: As `to_examples` takes it, but no iterator.
+        parts: Number of parts, of `PART` pairs each, that are read of data that are not in memory.
 
     Raises:
         DataError: data that cannot be used.
@@ -146,9 +149,21 @@ def sample_of(data: Any, name: str, arguments: TrainingArguments) -> Pairs | Non
         rows = [int(row) for row in np.linspace(0, len(data) - 1, min(len(data), SAMPLED))]
         sources, targets = ([texts[row] for row in rows] for texts in (data.sources, data.targets))
         return Pairs(data.name, sources, targets, rows)
-    parts = list(islice(PairReader(data, columns_of(arguments), name), -(-SAMPLED // PART)))
-    sources, targets = ([text for part in parts for text in getattr(part, side)] for side in ("sources", "targets"))
-    return Pairs(parts[0].name, sources, targets, range(1, len(sources) + 1))
+    return _spread(islice(PairReader(data, columns_of(arguments), name), parts))
+
+
+def _spread(parts: Iterable[Pairs]) -> Pairs:
+    """Return pairs at equal distances from all over the parts: all of few, at most twice `SAMPLED` of many."""
+    rows: list[tuple[str, str]] = []
+    name, distance, seen = "", 1, 0
+    for part in parts:
+        first = -seen % distance
+        rows += zip(part.sources[first::distance], part.targets[first::distance], strict=True)
+        name, seen = part.name, seen + len(part)
+        while len(rows) > 2 * SAMPLED:
+            rows, distance = rows[::2], 2 * distance
+    sources, targets = [source for source, _ in rows], [target for _, target in rows]
+    return Pairs(name, sources, targets, range(1, seen + 1, distance))
 
 
 def to_corpus(raw: RawText, name: str, making: Making) -> Corpus:

@@ -15,11 +15,12 @@ from conjoin.errors import ConfigError, TrainingError
 from conjoin.evaluation.metrics import metric_names
 from conjoin.join import set_languages
 from conjoin.join.diagnosis import Diagnosis
+from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
 from conjoin.training.data.corpus import RawText
-from conjoin.training.data.datasets import Making, room_of, sample_of, to_corpus, to_examples
+from conjoin.training.data.datasets import SAMPLED_PARTS, Making, room_of, sample_of, to_corpus, to_examples
 from conjoin.training.data.examples import Examples
 from conjoin.training.data.inputs import Collation, InputRows, TrainingData
 from conjoin.training.facts import example_facts, limit_of, pair_facts, text_facts
@@ -41,6 +42,7 @@ from conjoin.training.loop.finish import write_final_model
 from conjoin.training.loop.recovery import MOST_NUMBERS
 from conjoin.training.loop.run import Run
 from conjoin.training.loop.start import Task, find_start
+from conjoin.training.loop.writable import check_targets
 from conjoin.training.settings.arguments import TrainingArguments
 from conjoin.training.settings.choices import LIMITS, DataFacts, Facts, Machine, choice_table, choose, safer
 from conjoin.training.settings.recipe import Recipe
@@ -125,7 +127,8 @@ class Trainer(ABC, Generic[Place]):
         self.model, self.world = self.place(model)
         self.tokenizer = _tokenizer_for(model, tokenizer)
         set_languages(self.model, self.tokenizer, self.args.source_language, self.args.target_language)
-        train_dataset = self._choose_limits(train_dataset, validates=eval_dataset is not None)
+        train_dataset, self._sample = self._look_at(train_dataset)
+        self._choose_limits(validates=eval_dataset is not None)
         self.train_examples = self._training_data(train_dataset)
         self.eval_examples = self._examples(eval_dataset, "the validation data")
         self._choose_the_rest()
@@ -165,18 +168,25 @@ class Trainer(ABC, Generic[Place]):
     def machine(self) -> Machine:
         """Return what computes, for the choices of a run."""
 
-    def _choose_limits(self, data: Any, *, validates: bool) -> Any:
-        """Choose what must be known before the data are tokenized; return the data, an iterator as a list."""
+    def _look_at(self, data: Any) -> tuple[Any, Pairs | None]:
+        """Return the data, an iterator as a list if it is read twice; and some of their texts, if they are needed."""
         if data is None or isinstance(data, RawText) or self.tokenizer is None or not self.model.reads_ids:
-            return data
-        if not set(self.args.to_choose) & set(LIMITS):
-            return data
-        data = list(cast("Iterator[Any]", data)) if isinstance(data, Iterator) else data
-        sample = sample_of(data, _TRAINING, self.args)
-        if sample is not None:
+            return data, None
+        if self._chooses_limits and isinstance(data, Iterator):
+            data = list(cast("Iterator[Any]", data))
+        if isinstance(data, Iterator) or not (self._chooses_limits or self.args.doctor):
+            return data, None
+        return data, sample_of(data, _TRAINING, self.args, parts=SAMPLED_PARTS if self._chooses_limits else 1)
+
+    @property
+    def _chooses_limits(self) -> bool:
+        return bool(set(self.args.to_choose) & set(LIMITS))
+
+    def _choose_limits(self, *, validates: bool) -> None:
+        """Choose what must be known before the data are tokenized."""
+        if self._sample is not None and self.tokenizer is not None and self._chooses_limits:
             room = room_of(self.args, self.model.spec)
-            self._choose(text_facts(sample, self.tokenizer, room, validates=validates), LIMITS)
-        return data
+            self._choose(text_facts(self._sample, self.tokenizer, room, validates=validates), LIMITS)
 
     def _choose_the_rest(self) -> None:
         """Choose all that is still open, and print every choice with its reason."""
@@ -341,7 +351,10 @@ class Trainer(ABC, Generic[Place]):
         """
         examples, (batch,) = data.drawn(0, [doctor_pairs(batch)])
         arrays = batch_arrays(examples, batch, self.source_pad, self._evaluator.target_pad)
-        require_trainable(self.model.join_report, self.diagnose(arrays))
+        findings = self.diagnose(arrays).findings
+        if self._sample is not None:
+            findings += (check_targets(self._sample, self.tokenizer, room_of(self.args, self.model.spec)),)
+        require_trainable(self.model.join_report, Diagnosis(findings))
 
     def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Loss per label, what the sources contribute to it, and metrics of texts if they are asked for.

@@ -22,6 +22,9 @@ TRAINED_RATE = 1.5e-4
 """Of a pair that was trained together before, at width 384: 7.5e-5 at the 768 of BART-base and T5-base."""
 WIDTH, NARROW = 384, 256
 """Where the rates were measured; and the width below which they no longer rise: they would pass 1e-3."""
+RANKING_RATE = 5e-5
+"""Of a trained pair that learns to rank its own texts, at width 384: BRIO's highest is 2e-5, 1024 wide
+(arXiv:2203.16804)."""
 READER_SHARE = 1 / 20
 """The encoder's rate beside fresh cross-attention. At the same rate it forgets to tell sources apart."""
 WARMUP, LONG_WARMUP = 0.05, 0.1
@@ -117,6 +120,7 @@ class DataFacts:
         validates: True if there are validation data that the run evaluates on.
         is_sized: False if sources are arrays, which an encoder of the caller's reads: there are no lengths.
         longest_target: Tokens of the longest target; 0 where that is not known, or the pairs are cut from raw text.
+        ranks: True if the pairs have candidates, which the model learns to rank.
     """
 
     pairs: int
@@ -125,6 +129,7 @@ class DataFacts:
     validates: bool
     is_sized: bool = True
     longest_target: int = 0
+    ranks: bool = False
 
 
 _NO_DATA = DataFacts(pairs=0, lengths=np.zeros((0, 2), np.int64), is_text=False, validates=False)
@@ -262,8 +267,9 @@ def _limit(lengths: NDArray[np.int64], percentile: float, what: str, kind: str) 
     longest, kept = int(lengths.max()), float(np.percentile(lengths, percentile))
     limit = MULTIPLE * math.ceil(kept / MULTIPLE)
     if longest <= 1.25 * limit:
-        return None, f"the longest of the {what} has {longest} tokens, few more than the others"
-    return limit, f"{percentile:g} % of the {what} have at most {kept:.0f} tokens, the longest {longest}; {kind}"
+        return None, f"the longest of {len(lengths):,} {what} has {longest} tokens, few more than the others"
+    seen = f"{percentile:g} % of {len(lengths):,} {what}"
+    return limit, f"{seen} have at most {kept:.0f} tokens, the longest {longest}; {kind}"
 
 
 def _tokens_per_batch(facts: Facts, args: TrainingArguments) -> Chosen:
@@ -310,6 +316,8 @@ def _steps_per_epoch(facts: Facts, args: TrainingArguments) -> float:
 
 def _learning_rate(facts: Facts, args: TrainingArguments) -> Chosen:
     pair = facts.pair
+    if facts.data.ranks and not pair.joined:
+        return _scaled(RANKING_RATE, pair), "the model can write, and learns which of its texts are better"
     if pair.is_random:
         return _scaled(NEW_RATE, pair), f"the whole pair is fresh, {pair.width} wide"
     if pair.reads_anew:
@@ -411,9 +419,12 @@ def _early_stopping_patience(facts: Facts, args: TrainingArguments) -> Chosen:
 
 
 def _may_stop(facts: Facts, args: TrainingArguments) -> bool:
-    """True if the run is measured in passes and keeps what it evaluated."""
+    """True if the run is measured in passes, keeps what it evaluated, and improves what it compares: the loss of a model
+    that learns to rank rises.
+    """
     is_kept = args.save_strategy != "no" and args.eval_strategy != "no"
-    return facts.data.validates and is_kept and not args.has_budget and args.max_steps < 1
+    rises = facts.data.ranks and args.metric_for_best_model.removeprefix("eval_") == "loss"
+    return facts.data.validates and is_kept and not rises and not args.has_budget and args.max_steps < 1
 
 
 def _recover(facts: Facts, args: TrainingArguments) -> Chosen:
