@@ -12,7 +12,7 @@ import numpy as np
 from conjoin.errors import ConfigError, DataError, warn
 from conjoin.spec import PairSpec, StackSpec, skips_padding_ids
 from conjoin.texts.documents import Documents
-from conjoin.texts.pairs import PART, Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
+from conjoin.texts.pairs import Columns, PairReader, Pairs, is_dataset, read_pairs, rows_of_dataset
 from conjoin.texts.predictions import CandidatePairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.cache import DataCache, data_digest, key_of, tokenizer_digest

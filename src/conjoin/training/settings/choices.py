@@ -419,8 +419,8 @@ def _early_stopping_patience(facts: Facts, args: TrainingArguments) -> Chosen:
 
 
 def _may_stop(facts: Facts, args: TrainingArguments) -> bool:
-    """True if the run is measured in passes, keeps what it evaluated, and improves what it compares: the loss of a model
-    that learns to rank rises.
+    """True if the run is measured in passes, keeps what it evaluated, and goes by what improves: with candidates to
+    rank, the loss rises.
     """
     is_kept = args.save_strategy != "no" and args.eval_strategy != "no"
     rises = facts.data.ranks and args.metric_for_best_model.removeprefix("eval_") == "loss"
