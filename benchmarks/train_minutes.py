@@ -18,6 +18,10 @@ counts the whole command, from its start to the saved model; the others count fr
 - lm: its causal LM SmolLM2-135M, fine-tuned on source, "\\nSynopsis: " and target, with the loss on the target; batches
   of 16, AdamW, 50 steps of warm-up, then the cosine.
 
+MiniLM's vocabulary has no capital letters and no umlauts, so that nobody's German can have them: for en-de,
+`report --data DATA` also scores all texts against targets without them, and what its tokenizer makes of the targets
+themselves, which is the most that a model with this vocabulary can reach.
+
 Lines of JSON go to stdout; out/minutes/{task}/NAME/result.json holds each, with its texts in texts.json.
 """
 
@@ -30,6 +34,7 @@ import shlex
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +50,7 @@ from torch import Tensor
 
 from conjoin import EncoderDecoderModel
 from conjoin.evaluation import TextSettings, generate_texts, measure_texts
+from conjoin.tokenizer import AutoTokenizer
 
 SOURCE_TOKENS = 128
 TARGET_TOKENS = {"synopsis": 32, "en-de": 128}
@@ -115,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", parents=[shared], help="write the page of results")
     page.add_argument("--machine", default="cpu", help="short name of the machine, for the file of results")
     page.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    page.add_argument("--data", type=Path, help="score without case and accents too")
     page.set_defaults(run=write_page)
     return parser
 
@@ -327,14 +334,13 @@ def _judge(
     texts = write([pair["source"] for pair in pairs])
     wall = time.monotonic() - start
     (folder / "texts.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0), encoding="utf-8")
-    measured = measure_texts(METRICS[args.task], texts, [pair["target"] for pair in pairs])
     result = {
         "name": folder.name,
         "minutes": args.minutes,
         "threads": args.threads,
         "test_pairs": len(pairs),
         **facts,
-        **{measure.name: round(float(measure.value), 2) for measure in measured},
+        **_scores(args, texts, [pair["target"] for pair in pairs]),
         "write_s": round(wall, 1),
         "precision": args.precision,
         "command": shlex.join(["python", "benchmarks/train_minutes.py", *sys.argv[1:]]),
@@ -347,8 +353,13 @@ def write_page(args: argparse.Namespace) -> None:
     """Write the page of all results of a task."""
     import datetime
 
-    found = [json.loads(path.read_text()) for path in sorted((args.out / args.task).glob("*/result.json"))]
+    paths = sorted((args.out / args.task).glob("*/result.json"))
+    found = [json.loads(path.read_text()) for path in paths]
     facts, metrics = machine(), METRICS[args.task]
+    if args.data is not None:
+        texts = [json.loads((path.parent / "texts.json").read_text()) for path in paths]
+        found = _with_folded(args, found, texts)
+        metrics = (*metrics, *(f"{name}_folded" for name in metrics))
     columns = ("name", "minutes", "threads", "precision", "steps", *metrics, "write_s", "test_pairs")
     rows = [[str(result.get(column, "")) for column in columns] for result in found]
     lines = [
@@ -363,13 +374,40 @@ def write_page(args: argparse.Namespace) -> None:
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
         "```",
-        *(result["command"] for result in found),
+        *(result["command"] for result in found if "command" in result),
         "```",
     ]
     path = args.results / f"{datetime.date.today().isoformat()}_{args.machine}_minutes-{args.task}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     report({"results": str(path)})
+
+
+def _with_folded(
+    args: argparse.Namespace, results: list[dict[str, Any]], texts: list[list[str]]
+) -> list[dict[str, Any]]:
+    """Add scores against targets without case and accents, and a row of what MiniLM's tokenizer keeps of targets."""
+    limit = max(result["test_pairs"] for result in results)
+    targets = [pair["target"] for pair in read_pairs(args.data / f"{args.task}.test.jsonl.gz", limit)]
+    tokenizer = AutoTokenizer.from_pretrained(_plain_minilm())
+    kept = [tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) for text in targets]
+    ceiling: dict[str, Any] = {"name": "the targets, tokenized and decoded", "test_pairs": limit}
+    ceiling |= _scores(args, kept, targets)
+    plain = [_folded(text) for text in targets]
+    return [
+        result | {f"{name}_folded": value for name, value in _scores(args, written, plain).items()}
+        for result, written in zip([*results, ceiling], [*texts, kept], strict=True)
+    ]
+
+
+def _scores(args: argparse.Namespace, texts: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    measured = measure_texts(METRICS[args.task], texts, targets[: len(texts)])
+    return {measure.name: round(float(measure.value), 2) for measure in measured}
+
+
+def _folded(text: str) -> str:
+    """Return a text without capital letters and accents."""
+    return "".join(char for char in unicodedata.normalize("NFD", text.lower()) if not unicodedata.combining(char))
 
 
 if __name__ == "__main__":
