@@ -62,6 +62,32 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, torn: str) -> None:
     assert lines(path) == [f"result {index}" for index in range(40)]
 
 
+def test_an_overwriting_run_that_was_cut_off_goes_on_with_and_without_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text("old")
+    for count in (0, 3):  # killed before the first result, and after the third
+        with Journal(path, RUN, overwrite=True) as journal:
+            journal.add(results(*range(count)))
+    with Journal(path, RUN) as journal:
+        assert journal.earlier == 3
+    path.write_text("somebody else's")
+    with pytest.raises(FileError, match="o.jsonl.partial holds 3 results that are not in it") as caught:
+        Journal(path, RUN)
+    assert "move o.jsonl away" in str(caught.value.hint) and path.read_text() == "somebody else's"
+    path.unlink()
+    with Journal(path, RUN) as journal:
+        assert journal.earlier == 3
+
+
+def test_an_overwriting_run_without_a_result_lets_no_other_run_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text("old")
+    Journal(path, RUN, overwrite=True).close()
+    with pytest.raises(FileError, match="exists already"):
+        Journal(path, {**RUN, "num_beams": 4})
+    assert path.read_text() == "old"
+
+
 def test_other_settings_are_refused_by_name_and_overwriting_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     with Journal(path, RUN) as journal:

@@ -1,5 +1,6 @@
 """Runs side by side: scores, significance, files of texts, and the page of the texts that differ."""
 
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from command_line import folder_fixture, run_fixture  # noqa: F401  (fixtures)
-from conjoin import ConfigError, DataError
+from conjoin import ConfigError, DataError, EncoderDecoderModel
 from conjoin.evaluation.comparison import SideBySide, read_run, single_scores
-from conjoin.evaluation.evaluate import evaluate_texts
+from conjoin.evaluation.evaluate import evaluate, evaluate_texts
 from conjoin.evaluation.metrics import score
 from conjoin.evaluation.side_by_side import marked_words, side_by_side
 
@@ -163,3 +164,45 @@ def test_the_command_compares_models_and_files(tmp_path: Path, run: Any, folder:
     both = run("compare", folder, folder, data, *options)
     assert both.code == 0 and "no difference" in both.out and "loss" in both.out
     assert run("compare", folder, data).code == 2
+
+
+def test_a_metric_that_sorts_nothing_is_told_before_any_model_is_loaded(tmp_path: Path, run: Any) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"source": "a", "target": "b"}\n')
+    for name, metrics in (("loss", "chrf"), ("typo", "chrf"), ("bleu", "chrf,rouge")):
+        told = run(
+            *("compare", tmp_path / "none", tmp_path / "nor", data, "--metrics", metrics),
+            *("--page", tmp_path / "p.html", "--sort-by", name),
+        )
+        assert told.code == 1 and f"Texts cannot be sorted by '{name}'" in told.err and "chrf" in told.err
+        assert not (tmp_path / "p.html").exists()
+
+
+def test_texts_that_no_metric_sorts_are_counted_all_the_same() -> None:
+    one, other = texts(GOOD, "rougeLsum"), texts(BAD, "rougeLsum")
+    runs = SideBySide(["a", "b"], [one, other])
+    assert runs.to_dict()["different_texts"] == len(runs.differences()) == 3
+
+
+def test_predictions_with_a_prefix_are_compared_with_those_without(tmp_path: Path, run: Any, folder: Path) -> None:
+    """What the model reads has the prefix; the pairs have not, for other models have none, or another one."""
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"source": f"the cat {number}", "target": "a cat"} for number in range(3)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain, prefixed = tmp_path / "plain.jsonl", tmp_path / "prefixed.jsonl.gz"
+    assert run("evaluate", folder, data, "--predictions", plain).code == 0
+    words = ("evaluate", folder, data, "--source-prefix", "short: ", "--against", folder, "--predictions", prefixed)
+    assert run(*words).code == 0
+    other = tmp_path / "prefixed.against.jsonl.gz"
+    with gzip.open(prefixed, "rt") as one, gzip.open(other, "rt") as two:
+        written = [json.loads(line) for line in one]
+        assert [row["source"] for row in written] == [row["source"] for row in rows]
+        assert written == [json.loads(line) for line in two]
+    model = EncoderDecoderModel.from_pretrained(folder)
+    read = evaluate(model, [f"short: {row['source']}" for row in rows], ["a cat"] * 3, metrics="chrf")
+    assert [row["prediction"] for row in written] == list(read.predictions)
+    assert [row["loss"] for row in written] == pytest.approx(list(read.losses), abs=1e-5)
+    told = run("compare", plain, prefixed, folder, data, "--source-prefix", "short: ", "--json")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["runs"][1]["scores"]["chrf"] == json.loads(told.out)["runs"][2]["scores"]["chrf"]
+    assert run("evaluate", folder, data, "--predictions", tmp_path / "p.csv").code == 1

@@ -137,6 +137,17 @@ def test_equal_models_do_not_differ_and_better_ones_win(method: Method) -> None:
         assert (none.p_value, none.better) == (1.0, None)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_few_pairs_prove_nothing(method: Method) -> None:
+    """Draws of pairs that are all alike do not vary; k coins fall on one side with a probability of 2 ** (1 - k)."""
+    for count in (1, 2, 3, 5):
+        wrong, right = (mean_measure("exact_match", np.full(count, value)) for value in (0.0, 1.0))
+        found = compare(wrong, right, method=method)
+        assert found.p_value >= 2.0 ** (1 - count) and found.better is None
+    wrong, right = (mean_measure("exact_match", np.full(12, value)) for value in (0.0, 1.0))
+    assert compare(wrong, right, method=method).better == "second"
+
+
 def test_different_metrics_or_pairs_are_not_compared() -> None:
     one = Measure("bleu", np.ones((3, 2)), float)
     with pytest.raises(ConfigError, match="bleu of 3 pairs cannot be compared with bleu of 4"):

@@ -15,8 +15,10 @@ from pyarrow import parquet
 
 from conjoin.errors import ConjoinWarning, DataError
 from conjoin.texts.lines import as_json
+from conjoin.texts.pairs import Columns, read_pairs
 from conjoin.texts.parquet import schema_of, write_parquet
 from conjoin.texts.sources import SourceFile
+from conjoin.texts.tables import Kind
 from conjoin.texts.writing import columns_of, json_line, results_file, table_lines
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -142,3 +144,40 @@ def test_a_damaged_packed_parquet_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"PAR1" * 99)[:-9])
     with pytest.raises(DataError, match=r"a\.parquet\.gz: cannot be read: the compressed data end too early"):
         SourceFile.of(str(tmp_path / "a.parquet.gz"), None, "source").check()
+
+
+QUOTED = ["source\ttarget", 'a\t"Hello.', "b\tc", 'd\tBye."', "e\tf"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines", "told"),
+    [
+        ("tsv", QUOTED, "line 4: begins in line 2, with a quotation mark that is not closed there"),
+        ("tsv", [*QUOTED[:3], "d\tBye."], "lines 2 to 4: not TSV: unexpected end of data"),
+        ("tsv", ["source\ttarget", "a\tb", '"Hi" he said\tc'], "line 3: not TSV"),
+        ("csv", ["source,target", "a,b", 'c,"d', "e,f"], "lines 3 to 4: not CSV: unexpected end of data"),
+        ("csv", ["source,target", 'a,"b" c'], "line 2: not CSV"),
+    ],
+)
+def test_quotation_marks_that_swallow_rows_are_an_error(
+    tmp_path: Path, kind: Kind, lines: list[str], told: str
+) -> None:
+    path = tmp_path / f"pairs.{kind}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as caught:
+        read_pairs(path, Columns())
+    assert told in str(caught.value) and "write each of its own twice" in f"{caught.value}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_cells_with_quotation_marks_and_line_ends_are_read_as_they_were(tmp_path: Path, kind: Kind) -> None:
+    rows = [
+        {"source": 'say "yes"', "target": '"'},
+        {"source": 'two\nlines, "quoted"', "target": "a, b"},
+        {"source": "a\ttab", "target": '"""'},
+        {"source": "a\ttab\nand a line", "target": "b"},
+    ]
+    path = tmp_path / f"pairs.{kind}"
+    path.write_text("".join(table_lines(rows, ["source", "target"], kind)), newline="")
+    pairs = read_pairs(path, Columns())
+    assert [{"source": s, "target": t} for s, t in zip(pairs.sources, pairs.targets, strict=True)] == rows

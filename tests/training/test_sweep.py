@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from command_line import run_fixture  # noqa: F401  (a fixture)
-from conjoin import ConfigError, DataError, MissingBackend, TrainingError
+from conjoin import ConfigError, DataError, JoinError, MissingBackend, TrainingError
 from conjoin.checkpoint import write_json
 from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.loop.callbacks import TrainerControl
@@ -89,6 +89,8 @@ class Fake:
         self.calls.append((folder.path.name, begin, step))
         if args.learning_rate == self.bad:
             raise TrainingError("The loss or its gradient is not a finite number any more.")
+        if recipe.sources.share == "embeddings":
+            raise JoinError("share = 'embeddings': the halves have different vocabularies.")
         assert control.should_evaluate and control.should_save
         write_json(self._state(folder, step), {"global_step": step})
         with (folder.path / "metrics.jsonl").open("a") as file:
@@ -166,6 +168,57 @@ def test_a_trial_whose_loss_is_not_finite_ends_alone(tmp_path: Path) -> None:
     assert result.best.values["learning_rate"] in (3e-4, 3e-3)
 
 
+@pytest.mark.parametrize("bad", [1e-5, 1e-3])
+def test_the_first_trial_may_fail_as_any_other(tmp_path: Path, bad: float) -> None:
+    """It is the one whose steps are measured."""
+    fake = Fake(bad=bad)
+    result = sweep(tmp_path, fake, plan=None, minutes=0.05).run()
+    assert result.trials[-1].values == {"learning_rate": bad} and result.trials[-1].status == "failed"
+    assert [each[0] for each in fake.calls].count("probe") == (2 if bad == 1e-5 else 1)
+    assert result.best.status == "finished"
+    assert json.loads((tmp_path / "sweep" / "sweep.json").read_text())["ladder"]["trials"][0] in (8, 9)
+
+
+def test_halves_that_do_not_go_together_end_one_trial(tmp_path: Path) -> None:
+    settings = {"encoder": "e", "decoder": "d", "train": "t.jsonl", "validation": "v.jsonl"}
+    for plan in (None, Ladder((3, 1), (10, 40))):
+        made = sweep(tmp_path / str(plan), Fake(), settings=settings, plan=plan, over="share=embeddings,none,all")
+        result = made.run()
+        assert [each.values["share"] for each in result.trials if each.status == "failed"] == ["embeddings"]
+        assert "different vocabularies" in result.trials[-1].problem and result.best.values["share"] in ("none", "all")
+
+
+def test_a_sweep_without_a_trial_that_can_be_trained_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No trial can be trained; the first: The loss"):
+        sweep(tmp_path, Fake(bad=1e-3), over="learning_rate=1e-3", plan=None).run()
+
+
+@pytest.mark.parametrize("name", ["num_train_epochs", "max_steps", "max_minutes", "eval_steps", "recover"])
+def test_what_the_sweep_decides_itself_is_not_varied(tmp_path: Path, name: str) -> None:
+    values = "true,false" if name == "recover" else "1,2"
+    with pytest.raises(ConfigError, match=f"--over {name}: a sweep decides itself"):
+        sweep(tmp_path, Fake(), over=f"{name}={values}")
+
+
+@pytest.mark.parametrize(("over", "probes"), [("learning_rate=1e-3,1e-4", 1), ("tokens_per_batch=400,800,6400", 3)])
+def test_every_kind_of_step_is_measured(tmp_path: Path, over: str, probes: int) -> None:
+    fake = Fake()
+    sweep(tmp_path, fake, plan=None, minutes=0.05, over=over).run()
+    assert [each[0] for each in fake.calls].count("probe") == probes
+
+
+@pytest.mark.parametrize("after", [2, 9, 11])
+def test_a_sweep_ends_in_its_time(tmp_path: Path, after: int, capsys: Any) -> None:
+    fake = Fake()
+    one = sweep(tmp_path, fake)
+    one.out_of_time = lambda: len(fake.calls) >= after  # type: ignore[method-assign]
+    result = one.run()
+    assert len(fake.calls) == after
+    assert result.best.scores and "over" in capsys.readouterr().err
+    again = sweep(tmp_path, fake, resume=True).run()  # with more time, the others follow
+    assert again.best.values == {"learning_rate": 1e-3} and again.best.status == "finished"
+
+
 def test_a_greater_metric_may_be_better(tmp_path: Path) -> None:
     settings = {**SETTINGS, "greater_is_better": True}
     assert sweep(tmp_path, Fake(), settings=settings).run().best.values == {"learning_rate": 1e-5}
@@ -174,12 +227,11 @@ def test_a_greater_metric_may_be_better(tmp_path: Path) -> None:
 def test_a_machine_that_becomes_slower_shortens_what_is_left(tmp_path: Path, capsys: Any) -> None:
     fake = Fake()
     one = sweep(tmp_path, fake)
-    one.journal.step_s = 1e-9
     measured = one._note
 
     def slow(trial: Any, outcome: Any, step: int) -> None:
         measured(trial, outcome, step)
-        one.journal.step_s, one.journal.start_s, one.seconds = 1.0, 0.0, one._spent() + 90.5
+        trial.step_s, trial.start_s, one.seconds = 1.0, 0.0, one._spent() + 90.5
 
     one._note = slow  # type: ignore[method-assign]
     result = one.run()

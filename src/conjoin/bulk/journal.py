@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from conjoin.bulk.journal_lines import (
-    Finished,
+    Replaceable,
     Result,
     damaged,
     first_line,
@@ -63,7 +63,8 @@ class Journal:
         self.failed: set[int] = set()
         self._places: dict[int, int] = {}
         self._end = 0
-        self._finished = ""
+        self._replaceable = ""
+        self.earlier = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,15 +73,21 @@ class Journal:
         try:
             lock_file(self._file, self.partial)
             self._resume(json.loads(json.dumps(run)), overwrite=overwrite)
-            if self.path.exists() and not overwrite and self._finished != contents_digest(self.path):
+            self.earlier = len(self.done)
+            if self.path.exists() and not overwrite and self._replaceable != contents_digest(self.path):
                 raise self._exists()
         except BaseException:
             self.close()
             raise
-        self.earlier = len(self.done)
 
     def _exists(self) -> FileError:
-        return FileError(f"{self.path} exists already.", hint="--overwrite replaces it.")
+        """Return the error of a results file that this run did not write."""
+        if not self.earlier:
+            return FileError(f"{self.path} exists already.", hint="--overwrite replaces it.")
+        return FileError(
+            f"{self.path} exists already, and {self.partial} holds {self.earlier} results that are not in it.",
+            hint=f"move {self.path.name} away to go on; --overwrite replaces it and throws these results away too.",
+        )
 
     def _resume(self, run: dict[str, Any], *, overwrite: bool) -> None:
         """Read the results; drop a last line that a kill cut short."""
@@ -95,15 +102,19 @@ class Journal:
                 self._require_same(saved_run, run)
                 self._file.truncate(self._end)
                 return
+            if saved_run != run:
+                self._replaceable = ""
+        if overwrite and self.path.is_file():
+            self._replaceable = contents_digest(self.path)
         self._file.truncate(0)
         self._end = 0
-        self._write([first_line(run)])
+        self._write([first_line(run), *([Replaceable(self._replaceable).line()] if self._replaceable else [])])
 
     def _read_results(self) -> None:
         for number, line in whole_lines(self._file, 2):
             values = parse_line(self.partial, number, line)
-            if (finished := Finished.of(values)) is not None:
-                self._finished = finished.digest
+            if (file := Replaceable.of(values)) is not None:
+                self._replaceable = file.digest
             else:
                 self._note(number, Result.of(self.partial, number, values))
             self._end += len(line)
@@ -225,7 +236,7 @@ class Journal:
                 )
         write(lambda: (self._result(index) for index in order))
         if self.failed:
-            self._write([Finished(contents_digest(self.path)).line()])
+            self._write([Replaceable(contents_digest(self.path)).line()])
         self.close()
         if not self.failed:
             self.partial.unlink()

@@ -50,24 +50,25 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """The note that all results were written to the results file, which is kept beside a journal with failures.
+class Replaceable:
+    """The note that the run may replace the results file: it wrote that file itself, some sources having failed, or was
+    told to overwrite it.
 
     Args:
-        digest: Hash of that file, which the next run may replace if it is still the same.
+        digest: Hash of that file; another one is not replaced.
     """
 
     digest: str
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "Finished | None":
+    def of(cls, values: Mapping[str, Any]) -> "Replaceable | None":
         """Return the note of a line's object; None if it is another line."""
-        digest = values.get("finished")
+        digest = values.get("replaceable")
         return cls(digest) if isinstance(digest, str) and len(values) == 1 else None
 
     def line(self) -> str:
         """Return the line in the journal."""
-        return json.dumps({"finished": self.digest})
+        return json.dumps({"replaceable": self.digest})
 
 
 def parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conjoin.bulk.spec import WorkerSpec
 from conjoin.errors import ConjoinWarning
-from conjoin.evaluation.texts import Outcome, TextSettings, evaluating, generate_outcomes, generate_stream, source_limit
+from conjoin.evaluation.texts import Outcome, TextSettings, evaluating, generate_outcomes, generate_stream, limit_of
 
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
@@ -21,7 +21,7 @@ class LocalModel:
 
     def __init__(self, model: "EncoderDecoderModel", settings: TextSettings, *, keep_errors: bool = False) -> None:
         self._model, self._settings, self._keep_errors = model, settings, keep_errors
-        self.limit = source_limit(model, settings.max_source_length)
+        self.limit = limit_of(model, settings)
 
     @classmethod
     def start(cls, spec: WorkerSpec) -> "LocalModel":

@@ -13,7 +13,7 @@ from conjoin.cli.evaluate import Method, evaluate_loaded, table_title
 from conjoin.cli.outputs import claim_file
 from conjoin.cli.streams import emit
 from conjoin.cli.talk import say
-from conjoin.evaluation.comparison import SideBySide, read_run
+from conjoin.evaluation.comparison import SideBySide, read_run, sort_metric
 from conjoin.evaluation.evaluate import Evaluation
 from conjoin.evaluation.metrics import TEXT_METRICS, metric_names
 from conjoin.evaluation.side_by_side import side_by_side
@@ -75,6 +75,7 @@ def compare_runs(
     )
     if page is not None:
         claim_file(page, inputs=[data, *runs], overwrite=overwrite)
+        sort_metric(names, sort_by)
     plain = read_pairs(data, Columns(source=source_column, target=target_column))
     if plain.weights is not None:
         say(f"{plain.name}: its column weight has no effect here; every pair counts once.")
@@ -95,16 +96,15 @@ def compare_runs(
             )
         else:
             model = options.load(run, dtype, device, (source_language, target_language))
-            pairs = Pairs(plain.name, [source_prefix + text for text in sources], targets, plain.lines[:limit])
-            made = evaluate_loaded(model, run, pairs, names, settings)
-            evaluations.append(Evaluation(sources, targets, made.predictions, made.losses, made.measures, made.cut))
+            pairs = Pairs(plain.name, sources, targets, plain.lines[:limit])
+            evaluations.append(evaluate_loaded(model, run, pairs, names, settings, prefix=source_prefix))
     result = SideBySide(_different_names(runs), evaluations)
     if page is not None:
         title = f"{' and '.join(result.names)} on {Path(data).name}"
         text = side_by_side(result, title=title, metric=sort_by, method=test.value, limit=max_texts)
         with replacing_file(page) as file:
             file.write(text)
-        say(f"{page}: {len(result.differences(sort_by)):,} texts that differ.")
+        say(f"{page}: {result.different_texts:,} texts that differ.")
     if as_json:
         emit(json.dumps({"data": data, **result.to_dict(test.value)}, indent=2, ensure_ascii=False))
     else:

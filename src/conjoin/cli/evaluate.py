@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from conjoin.evaluation.metrics import DEFAULT_METRICS, metric_names
 from conjoin.evaluation.resampling import Comparison
 from conjoin.evaluation.texts import TextSettings
 from conjoin.texts.pairs import Columns, Pairs, read_pairs
+from conjoin.texts.tables import kind_of
 
 
 class Method(StrEnum):
@@ -77,7 +79,7 @@ def evaluate_model(
         seed=seed,
         mbr=options.mbr_settings(mbr, utility, mbr_candidates),
     )
-    columns = Columns(source=source_column, target=target_column, prefix=source_prefix, drop_empty=drop_empty)
+    columns = Columns(source=source_column, target=target_column, drop_empty=drop_empty)
     pairs = read_pairs(data, columns)
     if pairs.weights is not None:
         say(f"{pairs.name}: its column weight has no effect here; every pair counts once.")
@@ -90,7 +92,7 @@ def evaluate_model(
     write_errors: list[str] = []
     for number, name in enumerate(models):
         loaded = options.load(name, dtype, device, (source_language, target_language))
-        evaluations.append(evaluate_loaded(loaded, name, pairs, names, settings))
+        evaluations.append(evaluate_loaded(loaded, name, pairs, names, settings, prefix=source_prefix))
         write_errors += _save(evaluations[-1], outputs[number]) if outputs else []
     comparisons = evaluations[0].compare(evaluations[1], method=test.value) if against else []
     if as_json:
@@ -102,13 +104,21 @@ def evaluate_model(
         raise FileError("\n".join(write_errors))
 
 
-def evaluate_loaded(model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings) -> Evaluation:
-    """Evaluate a model with a progress bar."""
+def evaluate_loaded(
+    model: Any, name: str, pairs: Pairs, names: Sequence[str], settings: TextSettings, *, prefix: str = ""
+) -> Evaluation:
+    """Evaluate a model with a progress bar.
+
+    Args:
+        prefix: Put before every source that the model reads; the evaluation has the sources of the pairs, as another
+            model's with another prefix does.
+    """
+    sources = [prefix + source for source in pairs.sources]
     with progress(name, 2 * len(pairs)) as advance:  # each pair counts twice: once for the loss, once for generation
-        result = evaluate(model, pairs.sources, pairs.targets, metrics=names, settings=settings, progress=advance)
+        result = evaluate(model, sources, pairs.targets, metrics=names, settings=settings, progress=advance)
     if result.cut:
         say(f"{result.cut:,} sources were longer than {name} can read and were truncated.")
-    return result
+    return replace(result, sources=pairs.sources)
 
 
 def _prediction_paths(path: Path | None, num_models: int) -> list[Path]:
@@ -117,7 +127,10 @@ def _prediction_paths(path: Path | None, num_models: int) -> list[Path]:
         return []
     if not path.name:
         raise FileError(f"{path} is a folder; expected a file to write.")
-    return [path, path.with_suffix(f".against{path.suffix}")][:num_models]
+    if kind_of(path) not in ("jsonl", None):
+        raise FileError(f"{path}: predictions are written as JSON lines; expected a name that ends in .jsonl.")
+    suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    return [path, path.with_name(f"{path.name.removesuffix(suffix)}.against{suffix}")][:num_models]
 
 
 def _save(evaluation: Evaluation, path: Path) -> list[str]:

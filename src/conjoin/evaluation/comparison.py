@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from conjoin.errors import ConfigError, DataError, listing
+from conjoin.errors import ConfigError, DataError, listing, shown
 from conjoin.evaluation.evaluate import Evaluation, evaluate_texts
 from conjoin.evaluation.metrics import Measure
 from conjoin.evaluation.resampling import Comparison, Method
 from conjoin.texts.sources import SourceFile
 
-SORTS = ("chrf", "chrf++", "rougeL", "rouge1", "rouge2", "bleu", "ter", "exact_match")
+SORTS = ("chrf", "chrf++", "rougeL", "rougeLsum", "rouge1", "rouge2", "bleu", "ter", "exact_match")
 """Metrics by which texts are sorted, the best for single texts first."""
 
 
@@ -97,21 +97,15 @@ class SideBySide:
             for name, other in zip(self.names[1:], self.evaluations[1:], strict=True)
         ]
 
-    def sort_metric(self, name: str | None = None) -> str:
-        """Return the metric by which texts are sorted: the named one, or the best for single texts.
+    @property
+    def different_texts(self) -> int:
+        """Number of pairs for which not all runs wrote the same."""
+        texts = zip(*(each.predictions for each in self.evaluations), strict=True)
+        return sum(len(set(written)) > 1 for written in texts)
 
-        Raises:
-            ConfigError: it was not computed, or no metric of texts was.
-        """
-        computed = [measure.name for measure in self.evaluations[0].measures]
-        known = [each for each in SORTS if each in computed]
-        if name is None and known:
-            return known[0]
-        if name not in computed or not known:
-            raise ConfigError(
-                f"Texts cannot be sorted by {name}; expected one of {', '.join(known) or 'more metrics'}."
-            )
-        return name
+    def sort_metric(self, name: str | None = None) -> str:
+        """Return the metric by which texts are sorted; see `sort_metric`."""
+        return sort_metric([measure.name for measure in self.evaluations[0].measures], name)
 
     def differences(self, metric: str | None = None) -> list[Difference]:
         """Return the pairs for which not all runs wrote the same, those with the largest difference in score first.
@@ -150,8 +144,24 @@ class SideBySide:
                 {"first": each.first, "second": each.second, "metrics": [asdict(row) for row in each.metrics]}
                 for each in self.versus(method)
             ],
-            "different_texts": len(self.differences()),
+            "different_texts": self.different_texts,
         }
+
+
+def sort_metric(computed: Sequence[str], name: str | None = None) -> str:
+    """Return the metric by which texts are sorted: the named one, or the best for single texts of those computed.
+
+    Raises:
+        ConfigError: it is not computed or scores no single texts, or no such metric is computed.
+    """
+    known = [each for each in SORTS if each in computed]
+    if not known or (name is not None and name not in known):
+        wanted = "Texts cannot be sorted" + ("" if name is None else f" by {shown(name)}")
+        raise ConfigError(
+            f"{wanted}; expected one of {', '.join(known or SORTS)}.",
+            hint=None if known else f"compute one of them too: --metrics {SORTS[0]}",
+        )
+    return known[0] if name is None else name
 
 
 def single_scores(measure: Measure) -> Float[np.ndarray, "n"]:

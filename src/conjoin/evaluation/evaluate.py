@@ -1,6 +1,5 @@
 """The evaluation of a model on pairs: its predictions, its loss on the references, and scores."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from conjoin.checkpoint import replacing_file
 from conjoin.errors import ConfigError
 from conjoin.evaluation.metrics import DEFAULT_METRICS, Measure, measure_texts, metric_names, token_measures
 from conjoin.evaluation.resampling import Comparison, Estimate, Method, compare, estimate
-from conjoin.evaluation.texts import TextSettings, evaluating, generate_stream, pad_sources, source_limit
+from conjoin.evaluation.texts import TextSettings, evaluating, generate_stream, limit_of, pad_sources
+from conjoin.texts.writing import json_line, results_file
 
 if TYPE_CHECKING:
     from conjoin.torch.pair.model import EncoderDecoderModel
@@ -85,16 +84,16 @@ class Evaluation:
         }
 
     def save_predictions(self, path: str | PathLike[str]) -> None:
-        """Write one JSON object per pair: source, target, prediction, loss.
+        """Write one JSON object per pair: source, target, prediction, loss. A file that is called .gz is packed.
 
         Raises:
             FileError: the file cannot be written.
         """
         rows = zip(self.sources, self.references, self.predictions, self.losses, strict=True)
-        with replacing_file(Path(path)) as file:
+        with results_file(Path(path)) as file:
             for source, target, prediction, loss in rows:
                 row = {"source": source, "target": target, "prediction": prediction, "loss": round(float(loss), 6)}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(f"{json_line(row)}\n".encode())
 
 
 def _same_tokens(one: Measure, other: Measure) -> bool:
@@ -172,7 +171,9 @@ def _token_statistics(
 ) -> Float[np.ndarray, "n 3"]:
     """Return summed loss, correct labels and counted labels of every pair, with the true labels as decoder inputs."""
     tokenizer: Any = model.tokenizer
-    limit, room = source_limit(model, settings.max_source_length), model.decoder.spec.max_positions
+    limit, room = limit_of(model, settings), model.decoder.spec.max_positions
+    if room is not None and model.decoder.spec.continues_source:
+        room -= limit or 0
     read = tokenizer(list(sources), **_cut_to(limit))["input_ids"]
     labels = tokenizer(text_target=list(references), **_cut_to(room))["input_ids"]
     order = sorted(range(len(read)), key=lambda row: -len(read[row]) - len(labels[row]))

@@ -70,7 +70,8 @@ def compare(
         method: "bootstrap" draws pairs with replacement (Koehn 2004), "randomisation" swaps the two models' outputs
             of random pairs (Riezler & Maxwell 2005, On Some Pitfalls in Automatic Evaluation). The bootstrap centres
             the drawn differences with their sign; sacrebleu centres their absolute values, as Moses did, and so finds
-            too many differences between equal models.
+            too many differences between equal models. A p-value is never below that of k coins which all fall on one
+            side, for k pairs on which the two differ: draws of a few pairs all alike prove nothing.
 
     Raises:
         ConfigError: the two have different metrics or numbers of pairs.
@@ -89,6 +90,8 @@ def compare(
         swapped = np.array([second.finish(theirs) - first.finish(ours) for ours, theirs in pairs])
         extreme = np.abs(swapped) >= abs(difference) - 1e-12
     p_value = float((extreme.sum() + 1) / (draws + 1))  # the corpus itself is one of the draws, so p is never 0
+    apart = int((first.rows != second.rows).any(axis=1).sum())
+    p_value = max(p_value, min(1.0, 2.0 ** (1 - apart)))
     low, high = np.percentile(drawn, (2.5, 97.5))
     second_wins = (difference > 0) == first.high_is_good
     return Comparison(

@@ -251,7 +251,7 @@ def _batches(
     model: "EncoderDecoderModel", texts: Iterable[tuple[int, str]], settings: TextSettings
 ) -> Iterator[Empty | list[_Source]]:
     """Yield batches of similar length, and the results of empty texts."""
-    length = source_limit(model, settings.max_source_length)
+    length = limit_of(model, settings)
     if settings.scores and _number(model, settings, "num_beams") < 2:
         raise GenerationError("Only beam search has scores of results.", hint="ask for 2 beams or more.")
     for window in windows(texts, settings.batch_size * WINDOW):
@@ -287,16 +287,26 @@ def windows(texts: Iterable[tuple[int, str]], size: int) -> Iterator[list[tuple[
     raise failure
 
 
-def source_limit(model: Any, requested: int | None, tokenizer: Any = None) -> int | None:
+def source_limit(
+    model: Any, requested: int | None, tokenizer: Any = None, *, new_tokens: int | None = None
+) -> int | None:
     """Return the longest source in tokens: the requested one, within the position table and the tokenizer's limit.
 
     Args:
         tokenizer: The model's by default.
+        new_tokens: Tokens of a result at most, for which a decoder that continues its source needs positions; what the
+            model's generation_config says by default.
     """
     tokenizer_limit = (model.tokenizer if tokenizer is None else tokenizer).model_max_length
-    new = getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
+    is_number = isinstance(new_tokens, int) and new_tokens > 0  # what is none, `generate` refuses
+    new = new_tokens if is_number else getattr(model.generation_config, "max_new_tokens", None) or NEW_TOKENS
     limits = [requested, model.spec.longest_source(new), tokenizer_limit if tokenizer_limit < 10**9 else None]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def limit_of(model: Any, settings: TextSettings) -> int | None:
+    """Return the longest source in tokens with these settings."""
+    return source_limit(model, settings.max_source_length, new_tokens=settings.generation.get("max_new_tokens"))
 
 
 def tokenize_sources(tokenizer: Any, texts: Sequence[tuple[int, str]], limit: int | None) -> list[_Source]:

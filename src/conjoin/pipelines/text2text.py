@@ -237,7 +237,9 @@ class Text2TextGenerationPipeline:
 
     def _generate(self, call: Call, texts: Sequence[str], kind: kinds.Kind) -> list[list[Record]]:
         """Return the results of every text, in order; the model gets them by length."""
-        limit = source_limit(self._base, None, call.tokenizer) if call.options.truncates else None
+        limit = None
+        if call.options.truncates:
+            limit = source_limit(self._base, None, call.tokenizer, new_tokens=call.generation.get("max_new_tokens"))
         sources = tokenize_sources(call.tokenizer, [(i, self.prefix + text) for i, text in enumerate(texts)], limit)
         self._check_lengths(call, texts, sources)
         sources.sort(key=lambda source: -len(source.ids))  # longest first, so that running out of memory shows at once

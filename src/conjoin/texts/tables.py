@@ -2,8 +2,9 @@
 
 import csv
 import io
+import re
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,8 @@ KIND_OF_SUFFIX: dict[str, Kind] = {
     "parquet": "parquet",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+_LINE_END = re.compile(r"\r\n?|\n")
+_QUOTES = 'put a cell with quotation marks between such marks, and write each of its own twice: """Yes"", he said".'
 
 
 def kind_of(path: str | Path) -> Kind | None:
@@ -83,17 +86,32 @@ def table_rows(
         DataError: a column is missing, or the file is damaged; with the line.
     """
     csv.field_size_limit(2**31 - 1)
-    table = csv.DictReader(_text_lines(path), delimiter=DELIMITERS[kind])
+    table = csv.DictReader(_text_lines(path), delimiter=DELIMITERS[kind], strict=True)
+    ended = 0
     try:
         header = list(table.fieldnames or [])
+        ended = table.line_num
         _require_columns(path, header, wanted)
         if whole:
             _reject_twins(path, header)
         for row in table:
-            short = None in row or None in row.values()
-            yield table.line_num, Bad(f"has not {len(header)} fields, as the header has.") if short else row
+            began, ended = ended + 1, table.line_num
+            if None in row or None in row.values():
+                yield ended, Bad(f"has not {len(header)} fields, as the header has.")
+            elif kind == "tsv" and began < ended and _runs_over(row):
+                yield ended, Bad(f"begins in line {began}, with a quotation mark that is not closed there. {_QUOTES}")
+            else:
+                yield ended, row
     except csv.Error as error:
-        raise DataError(f"{_named(path)}, line {table.line_num}: not CSV: {error}.") from None
+        began, end = ended + 1, table.line_num
+        lines = f"line {end}" if began >= end else f"lines {began} to {end}"
+        raise DataError(f"{_named(path)}, {lines}: not {kind.upper()}: {error}.", hint=_QUOTES) from None
+
+
+def _runs_over(row: Mapping[str, str]) -> bool:
+    """True if all lines of a row have as many fields: several rows, of raw text with quotation marks of its own."""
+    lines = _LINE_END.split("\t".join(row.values()))
+    return len(row) > 1 and all(line.count("\t") == len(row) - 1 for line in lines)
 
 
 def _text_lines(path: str | Path) -> Iterator[str]:

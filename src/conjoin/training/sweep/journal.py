@@ -20,6 +20,7 @@ class Trial:
         scores: Score at the end of every rung that it reached.
         steps: Steps that it took.
         problem: What ended it, if it failed.
+        step_s, start_s: Measured seconds of a step, and of everything around the steps of a rung; 0 if not measured.
     """
 
     number: int
@@ -28,6 +29,8 @@ class Trial:
     scores: list[float] = field(default_factory=list[float])
     steps: int = 0
     problem: str = ""
+    step_s: float = 0.0
+    start_s: float = 0.0
 
     @property
     def folder(self) -> str:
@@ -42,15 +45,12 @@ class Journal:
     Args:
         asked: What was asked for; a sweep goes on only if this is the same.
         spent_s: Seconds that it took so far.
-        step_s, start_s: Measured seconds of a step, and of everything around the steps of a rung.
     """
 
     asked: dict[str, Any]
     trials: list[Trial] = field(default_factory=list[Trial])
     ladder: Ladder | None = None
     spent_s: float = 0.0
-    step_s: float = 0.0
-    start_s: float = 0.0
 
     def write(self, folder: Path) -> None:
         """Write it, atomically."""
@@ -74,7 +74,7 @@ class Journal:
                 asked=dict(plain["asked"]),
                 trials=[Trial(**each) for each in plain["trials"]],
                 ladder=Ladder(tuple(rungs["trials"]), tuple(rungs["steps"])) if rungs else None,
-                **{name: float(plain[name]) for name in ("spent_s", "step_s", "start_s")},
+                spent_s=float(plain["spent_s"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(

@@ -14,13 +14,20 @@ from conjoin.training.settings.recipe import Recipe, normalised
 from conjoin.training.sweep.journal import FILE, Journal, Trial
 from conjoin.training.sweep.ladder import FEWEST, Ladder, ladder
 from conjoin.training.sweep.space import Space, Values, combinations
-from conjoin.training.sweep.trials import Launch, Outcome, run_until
+from conjoin.training.sweep.trials import OWN, Launch, Outcome, run_until
 from conjoin.training.terminal import say
 
 Engine = Literal["halving", "optuna"]
 BEST = "best.yaml"
 PROBE = 8
 """Steps by which the time of a step is measured; the first one, which prepares things, is not counted."""
+TIMELESS = (
+    *("learning_rate", "encoder_learning_rate", "decoder_learning_rate", "cross_attention_learning_rate"),
+    *("lr_scheduler_type", "warmup_steps", "encoder_warmup_steps", "decoder_warmup_steps"),
+    *("cross_attention_warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+    *("label_smoothing_factor", "seed"),
+)
+"""Settings that do not change how long a step takes."""
 MARGIN = 0.9
 """Share of the time that is planned with; evaluations and long batches take the rest."""
 
@@ -59,11 +66,31 @@ def _last(trial: Trial) -> float | None:
     return trial.scores[-1] if trial.scores else None
 
 
+def _told(trial: Trial) -> str:
+    return ", ".join(f"{name}={value}" for name, value in trial.values.items())
+
+
+def _measure(trial: Trial, outcome: Outcome) -> None:
+    """Note how long the steps of a trial took, if any were measured."""
+    if outcome.count:
+        trial.step_s = max(outcome.steps_s / outcome.count, 1e-6)
+        trial.start_s = max(outcome.all_s - outcome.steps_s, 0.0)
+
+
+def _mean_times(trials: Sequence[Trial]) -> tuple[float, float]:
+    """Return the mean seconds of a step, and of what is around the steps of a rung, of those that were measured."""
+    measured = [trial for trial in trials if trial.step_s]
+    if not measured:
+        return 1e-6, 0.0
+    return sum(t.step_s for t in measured) / len(measured), sum(t.start_s for t in measured) / len(measured)
+
+
 class Sweep:
     """Trains a recipe with several combinations of settings, one after the other, within a time.
 
     Every trial of a rung is trained to the same step, evaluated, and saved; the best third goes on from there, with the
-    schedule that it began: that of a whole run of the last trial. Trials whose loss is not finite end.
+    schedule that it began: that of a whole run of the last trial. A trial that cannot be trained, such as one whose
+    loss is not finite or that needs too much memory, ends alone.
 
     Args:
         settings: The recipe, by names.
@@ -109,6 +136,12 @@ class Sweep:
                 "A sweep needs validation data: trials are compared by them.", hint="validation: file.jsonl"
             )
         self.args = recipe.arguments
+        if own := [name for name in space if name in OWN]:
+            raise ConfigError(
+                f"--over {', '.join(own)}: a sweep decides itself how long trials train, and when they are evaluated "
+                "and saved.",
+                hint="vary other settings; train the best recipe (best.yaml) as long as you like.",
+            )
         listed = combinations(space, trials, self.args.seed)
         self.count = len(listed)
         asked = {
@@ -143,7 +176,7 @@ class Sweep:
 
         Raises:
             ConfigError: the time is too short for the trials.
-            TrainingError: a trial cannot be trained at all, or all trials failed.
+            ConjoinError: data that cannot be used, a file that cannot be written; or all trials failed.
         """
         if self.journal.ladder is None:
             self.journal.ladder = self._plan()
@@ -160,47 +193,77 @@ class Sweep:
         return result
 
     def _plan(self) -> Ladder:
-        """Measure a step with the first trial's settings, in a run that is thrown away."""
+        """Measure a step of every kind of trial, in runs that are thrown away; a trial that cannot be trained fails."""
+        kinds: dict[str, list[Trial]] = {}
+        for trial in self.journal.trials:
+            kind = repr(sorted((name, value) for name, value in trial.values.items() if name not in TIMELESS))
+            kinds.setdefault(kind, []).append(trial)
+        for alike in kinds.values():
+            measured = next((trial for trial in alike if self._probe(trial)), None)
+            for trial in alike if measured is not None else []:
+                trial.step_s, trial.start_s = measured.step_s, measured.start_s
+        left = [trial for trial in self.journal.trials if trial.status != "failed"]
+        if not left:
+            raise ConfigError(f"No trial can be trained; the first: {self.journal.trials[0].problem}.")
+        step_s, start_s = _mean_times(left)
+        starts = ladder(len(left), FEWEST * len(left) * 100).starts
+        return ladder(len(left), (MARGIN * (self.seconds - self._spent()) - starts * start_s) / step_s)
+
+    def _probe(self, trial: Trial) -> bool:
+        """Measure a step of a trial; False, and the trial has failed, if it cannot be trained."""
+        if trial.status == "failed":
+            return False
         probe = self.out / "probe"
         shutil.rmtree(probe, ignore_errors=True)
-        first = self.journal.trials[0]
-        outcome = run_until(self.settings, first.values, probe, step=PROBE, total=PROBE, launch=self._launch)
+        outcome = run_until(self.settings, trial.values, probe, step=PROBE, total=PROBE, launch=self._launch)
         shutil.rmtree(probe, ignore_errors=True)
         if outcome.problem:
-            raise ConfigError(f"The first trial cannot be trained: {outcome.problem}.")
-        self.journal.step_s = max(outcome.steps_s / max(outcome.count, 1), 1e-6)
-        self.journal.start_s = max(outcome.all_s - outcome.steps_s, 0.0)
-        trials = len(self.journal.trials)
-        starts = ladder(trials, FEWEST * trials * 100).starts
-        left = MARGIN * (self.seconds - self._spent()) - starts * self.journal.start_s
-        return ladder(trials, left / self.journal.step_s)
+            trial.status, trial.problem = "failed", outcome.problem
+            say(f"trial {trial.number} ({_told(trial)}): {trial.problem}")
+            return False
+        _measure(trial, outcome)
+        return True
 
     def _say_plan(self, plan: Ladder) -> None:
         rungs = ", ".join(f"{n} to step {step:,}" for n, step in zip(plan.trials, plan.steps, strict=True))
-        say(f"{len(self.journal.trials)} trials, a step takes {1000 * self.journal.step_s:,.0f} ms: {rungs}.")
+        step_s, _ = _mean_times(self.journal.trials)
+        say(f"{len(self.journal.trials)} trials, a step takes {1000 * step_s:,.0f} ms: {rungs}.")
 
     def _halve(self, plan: Ladder) -> None:
         alive = list(self.journal.trials)
         for rung, count in enumerate(plan.trials):
             alive = [trial for trial in alive if trial.status != "failed"][:count]
-            if not any(len(trial.scores) > rung for trial in alive):
-                plan = self._fitted(plan, rung)
-            for trial in alive:
-                self.advance(trial, rung, plan.steps[rung])
-            alive = self.ranked([trial for trial in alive if trial.status != "failed"])
+            begun = any(len(trial.scores) > rung for trial in alive)
+            if rung and not begun and self.out_of_time():
+                say(f"The time is over: the trials are compared at step {plan.steps[rung - 1]:,}.")
+                return
+            if not begun:
+                plan = self._fitted(plan, rung, alive)
+            alive = self._rung(alive, rung, plan.steps[rung])
             for trial in alive[plan.trials[rung + 1] :] if rung + 1 < len(plan.trials) else []:
                 trial.status = "stopped"
             self._write()
 
-    def _fitted(self, plan: Ladder, rung: int) -> Ladder:
+    def _rung(self, trials: Sequence[Trial], rung: int, step: int) -> list[Trial]:
+        """Train trials to the end of a rung, as far as the time lasts; return those that got there, the best first."""
+        for trial in trials:
+            if len(trial.scores) <= rung and any(len(each.scores) > rung for each in trials) and self.out_of_time():
+                trial.status, trial.problem = "stopped", "the time was over before it"
+                say(f"trial {trial.number} ({_told(trial)}), step {step:,}: {trial.problem}")
+                continue
+            self.advance(trial, rung, step)
+        return self.ranked([trial for trial in trials if trial.status != "failed" and len(trial.scores) > rung])
+
+    def _fitted(self, plan: Ladder, rung: int, alive: Sequence[Trial]) -> Ladder:
         """Shorten the rungs that are left if the machine has become slower than it was measured to be."""
         steps, starts = plan.from_rung(rung)
-        left = self.seconds - self._spent() - starts * self.journal.start_s
-        needed = steps * self.journal.step_s
+        step_s, start_s = _mean_times(alive)
+        left = self.seconds - self._spent() - starts * start_s
+        needed = steps * step_s
         if rung == 0 or needed <= left:
             return plan
         self.journal.ladder = shorter = plan.shortened(rung, max(left / needed, 0.0))
-        say(f"A step takes {1000 * self.journal.step_s:,.0f} ms now: trials end at step {shorter.total:,}.")
+        say(f"A step takes {1000 * step_s:,.0f} ms now: trials end at step {shorter.total:,}.")
         self._write()
         return shorter
 
@@ -209,25 +272,27 @@ class Sweep:
         assert self.journal.ladder is not None
         if len(trial.scores) > rung or trial.status == "failed":
             return _last(trial)
-        trial.status = "running"
+        trial.status, trial.problem = "running", ""
         self._write()
-        outcome = run_until(
-            self.settings,
-            trial.values,
-            self.out / trial.folder,
-            step=step,
-            total=self.journal.ladder.total,
-            launch=self._launch,
-        )
+        try:
+            outcome = run_until(
+                self.settings,
+                trial.values,
+                self.out / trial.folder,
+                step=step,
+                total=self.journal.ladder.total,
+                launch=self._launch,
+            )
+        except BaseException:
+            self._write()  # the time that it took
+            raise
         self._note(trial, outcome, step)
         return outcome.score
 
     def _note(self, trial: Trial, outcome: Outcome, step: int) -> None:
         assert self.journal.ladder is not None
         trial.steps = step
-        if outcome.count:
-            self.journal.step_s = outcome.steps_s / outcome.count
-            self.journal.start_s = outcome.all_s - outcome.steps_s
+        _measure(trial, outcome)
         if outcome.score is None:
             trial.status, trial.problem = "failed", outcome.problem
         else:
@@ -235,8 +300,7 @@ class Sweep:
             trial.status = "finished" if step == self.journal.ladder.total else "waiting"
         self._write()
         told = trial.problem or f"{self.args.metric_for_best_model} {outcome.score:.4f}"
-        values = ", ".join(f"{name}={value}" for name, value in trial.values.items())
-        say(f"trial {trial.number} ({values}), step {step:,}: {told}")
+        say(f"trial {trial.number} ({_told(trial)}), step {step:,}: {told}")
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return trials, the best first: those that went further, then by score; failed ones last."""

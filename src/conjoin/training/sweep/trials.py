@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjoin.errors import ConjoinError, TrainingError
+from conjoin.errors import ConfigError, ConjoinError, JoinError, ShapeError, TrainingError
 from conjoin.training.folder.metrics_log import is_number, read_log
 from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.folder.state import TrainerState
@@ -30,6 +30,8 @@ FIXED: dict[str, Any] = {
     "recover": False,
 }
 """Settings that a sweep needs for itself; the best recipe has the user's again."""
+OWN = (*FIXED, "output_dir", "max_steps", "num_train_epochs", "eval_steps", "save_steps")
+"""Settings that cannot be varied: the sweep decides how long trials train, and when they are evaluated and saved."""
 
 
 class StopAt(TrainerCallback):
@@ -85,7 +87,8 @@ def run_until(
 
     Raises:
         Stopped: a signal ended the run; it is saved.
-        ConjoinError: the recipe cannot be run at all; a loss that is not finite only ends the trial.
+        ConjoinError: what no trial is to blame for: data, files, packages. What a trial's values are to blame for, such
+            as a loss that is not finite, memory, or halves that do not go together, is its problem.
     """
     begin = time.monotonic()
     recipe = Recipe.of(
@@ -99,9 +102,7 @@ def run_until(
             launch(recipe, callbacks=[stop])
         except Stopped:
             raise
-        except TrainingError as error:
-            if RunFolder(folder).newest() is None and "finite" not in str(error):
-                raise
+        except (TrainingError, ConfigError, JoinError, ShapeError) as error:
             problem = str(error).partition("\n")[0]
     score = None if problem else _score(folder, step, recipe.arguments)
     if not problem and score is None:
