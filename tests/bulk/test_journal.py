@@ -71,7 +71,7 @@ def test_an_overwriting_run_that_was_cut_off_goes_on_with_and_without_the_flag(t
     with Journal(path, RUN) as journal:
         assert journal.earlier == 3
     path.write_text("somebody else's")
-    with pytest.raises(FileError, match="o.jsonl.partial holds 3 results that are not in it") as caught:
+    with pytest.raises(FileError, match=r"o\.jsonl\.partial holds 3 results that are not in it") as caught:
         Journal(path, RUN)
     assert "move o.jsonl away" in str(caught.value.hint) and path.read_text() == "somebody else's"
     path.unlink()

@@ -140,6 +140,28 @@ def test_time_that_a_stopped_run_has_used_counts(tmp_path: Path, clock: Clock) -
     assert clock.now - before < MINUTE - 10
 
 
+@pytest.mark.parametrize("before", [{"max_minutes": 1.0}, {"max_steps": 20}])
+def test_more_minutes_stretch_the_schedule(before: dict[str, Any], tmp_path: Path, clock: Clock) -> None:
+    """A run of one minute, at its end, is a quarter of one of four."""
+    trainer_of(tmp_path, **before).train()
+    steps, began = len(rates(tmp_path)), clock.now
+    trainer_of(tmp_path, max_minutes=4.0).train(resume_from_checkpoint=True)
+    after = rates(tmp_path)[steps:]
+    is_minutes = "max_minutes" in before
+    assert clock.now - began == pytest.approx((3 if is_minutes else 4) * MINUTE, abs=12)
+    assert len(after) > 2 * steps and after[-1] < 0.05 * PEAK
+    assert after[0] == pytest.approx(PEAK * (0.75 / 0.9 if is_minutes else 0), abs=0.06 * PEAK)
+
+
+def test_steps_of_fewer_minutes_are_not_repeated_at_the_rates_they_had(tmp_path: Path, clock: Clock) -> None:
+    """Killed near the end of a minute, four steps after its checkpoint; their rates were those of a run of a minute."""
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer_of(tmp_path, Dies(19), max_minutes=1.0, save_steps=16).train()
+    trainer_of(tmp_path, max_minutes=6.0, save_steps=16).train(resume_from_checkpoint=True)
+    again = rates(tmp_path)[16:20]
+    assert min(again) > 0.85 * PEAK
+
+
 def test_tokens_are_counted_and_the_rate_follows_them(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, max_tokens=2000)
     trainer.train()
@@ -174,6 +196,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 100, "lr_scheduler_type": "noam"}, "max_tokens with a schedule that counts steps"),
     ({"max_minutes": 0}, "max_minutes = 0; expected a number above 0"),
 ]
+
+
+def test_dropout_is_left_alone_where_it_was_asked_for() -> None:
+    from conjoin.training.settings.choices import Facts, Machine, choose
+    from test_choices import DATA, PAIR
+
+    facts = Facts(data=DATA, pair=PAIR, machine=Machine(bf16=None, is_gpu=False))
+    for asked in ({"r_drop": 5.0}, {"lora": 8, "lora_dropout": 0.05}):
+        found, choices = choose(TrainingArguments.chosen(**asked), facts)
+        assert found.dropout_from_epoch == 0 and "dropout_from_epoch" not in [choice.name for choice in choices]
 
 
 @pytest.mark.parametrize(("values", "told"), WRONG)

@@ -155,6 +155,52 @@ def test_a_run_that_started_again_is_resumed_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("soon")
+def test_a_run_that_starts_again_need_not_beat_what_it_was_before(tmp_path: Path) -> None:
+    """Evaluations before the restart, at step 6, may have been better than those of the steps that follow it."""
+    evaluated: dict[int, int] = {}
+
+    class Look(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+            evaluated[state.global_step] = state.evaluations_without_progress
+
+    def evaluate(*given: Any, **named: Any) -> dict[str, float]:
+        return {"eval_loss": 0.1 if len(evaluated) < 2 else 5.0 - 0.01 * len(evaluated)}
+
+    stops = {"early_stopping_patience": 3, "load_best_model_at_end": True}
+    args = arguments(tmp_path / "run", recover=True, **UNREADING, **stops, eval_strategy="steps", eval_steps=2)
+    trainer = Seq2SeqTrainer(
+        toy_model(tmp_path), args=args, train_dataset=toy_rows(96), eval_dataset=toy_rows(8, 1), callbacks=[Look()]
+    )
+    trainer.evaluate = evaluate  # type: ignore[method-assign]
+    assert trainer.train().global_step == 60 and len(told(tmp_path)) == 1
+    assert 6 not in evaluated and evaluated[8] == 0
+    newest = RunFolder(tmp_path / "run").newest()
+    assert newest is not None and newest.state().best_step == 60
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_gain_that_is_no_number_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conjoin.training.loop.evaluator.Evaluator.source_gain", lambda *_: math.nan)
+    trainer_of(tmp_path, **UNREADING | {"learning_rate": 1e-3}).train()
+    assert told(tmp_path) == []
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("longer", [{"max_steps": 240}, {"max_steps": -1, "num_train_epochs": 25}])
+def test_a_run_that_started_again_may_be_lengthened(tmp_path: Path, longer: dict[str, Any]) -> None:
+    trainer_of(tmp_path, **UNREADING).train()
+    trainer_of(tmp_path, **UNREADING | longer).train(resume_from_checkpoint=True)
+    after = rates(tmp_path)[60:]
+    assert len(after) > 150 and min(after) >= 0
+    # the restart was at step 6 of 60, and its schedule reaches from there to the new end
+    restart, total = 6, 60 + len(after)
+    peak, warmup = max(rates(tmp_path)[6:60]), 0.1
+    done = (60 - restart) / (total - restart)
+    assert after[0] == pytest.approx(peak * (1 - done) / (1 - warmup), rel=0.1)
+    assert after == sorted(after, reverse=True)
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_model_that_reads_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gains = iter([0.5] * 10)
     monkeypatch.setattr("conjoin.training.loop.evaluator.Evaluator.source_gain", lambda *_: next(gains))

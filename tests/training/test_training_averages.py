@@ -1,5 +1,6 @@
 """The mean of the weights at the last evaluations: what it is made of, when it is taken, and that it resumes."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from conjoin import ConfigError, EncoderDecoderModel, Seq2SeqTrainer
 from conjoin.torch.pair.pretrained import plain_state
 from conjoin.training import TrainerCallback
+from conjoin.training.loop.interrupts import Stopped
 from training_toys import arguments, toy_model, toy_rows, weights
 
 
@@ -108,6 +110,21 @@ def test_a_run_that_was_killed_averages_the_same(tmp_path: Path, stopped: int) -
     with pytest.raises(KeyboardInterrupt):
         trainer_of(tmp_path, Stop(stopped), **settings).train()
     trainer_of(tmp_path, **settings).train(resume_from_checkpoint=True)
+    torch.testing.assert_close(final(tmp_path), final(tmp_path / "whole"), rtol=0, atol=0)
+
+
+def test_a_signal_adds_nothing_to_the_mean(tmp_path: Path) -> None:
+    """A run that is stopped saves the step that it has reached, at which an uninterrupted one saves nothing."""
+
+    class Signal(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **keywords: Any) -> None:
+            if state.global_step == 5:
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer_of(tmp_path / "whole", eval_strategy="no").train()
+    with pytest.raises(Stopped):
+        trainer_of(tmp_path, Signal(), eval_strategy="no").train()
+    trainer_of(tmp_path, eval_strategy="no").train(resume_from_checkpoint=True)
     torch.testing.assert_close(final(tmp_path), final(tmp_path / "whole"), rtol=0, atol=0)
 
 

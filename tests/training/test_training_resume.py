@@ -18,7 +18,7 @@ import torch
 from conjoin import EncoderDecoderConfig, EncoderDecoderModel, Seq2SeqTrainer, TrainingError
 from conjoin.training import TrainerCallback
 from conjoin.training.folder.run_folder import RunFolder
-from conjoin.training.loop.interrupts import Interrupts
+from conjoin.training.loop.interrupts import Interrupts, Stopped
 from lanes import lanes
 from training_toys import arguments, decoder_config, encoder_config, tokenizers, toy_model, toy_rows, weights
 
@@ -82,7 +82,7 @@ def test_nothing_is_left_lying_about(point: str, runs: Path) -> None:
 
 
 def trainer_of(folder: Path, callbacks: Any = (), **changes: Any) -> Seq2SeqTrainer:
-    args = arguments(folder / "run", save_steps=2, **changes)
+    args = arguments(folder / "run", **{"save_steps": 2, **changes})
     return Seq2SeqTrainer(toy_model(folder, dropout=0.1), args=args, train_dataset=toy_rows(48), callbacks=callbacks)
 
 
@@ -136,6 +136,23 @@ def test_an_older_checkpoint_may_be_named(tmp_path: Path) -> None:
     torch.testing.assert_close(weights(again.model), weights(trainer.model), rtol=0, atol=0)
     with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
         trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_a_run_that_was_taken_back_leaves_no_later_checkpoint(tmp_path: Path) -> None:
+    """`--resume` would go on with the run that was given up."""
+    trainer_of(tmp_path, save_total_limit=9, save_steps=1).train()
+    folder = RunFolder(tmp_path / "run")
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    again = trainer_of(tmp_path, [Stop()], save_total_limit=2, save_steps=5)
+    with pytest.raises(Stopped):
+        again.train(resume_from_checkpoint=str(folder.checkpoint(3)))
+    assert [each.step for each in folder.checkpoints()] == [3, 4]
+    assert trainer_of(tmp_path).train(resume_from_checkpoint=True).global_step == 6
 
 
 def test_other_data_or_batches_are_refused(tmp_path: Path) -> None:

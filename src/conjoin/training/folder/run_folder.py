@@ -97,9 +97,18 @@ class RunFolder:
         whole = [(step, folder) for step, folder in folders if step is not None and (folder / STATE_FILE).is_file()]
         return [Checkpoint(step, folder) for step, folder in sorted(whole)]
 
-    def newest(self) -> Checkpoint | None:
-        """Return the newest complete checkpoint."""
-        return next(reversed(self.checkpoints()), None)
+    def newest(self, up_to: int | None = None) -> Checkpoint | None:
+        """Return the newest complete checkpoint.
+
+        Args:
+            up_to: Of this step or an earlier one; later ones are left by a run that was taken back.
+        """
+        known = [each for each in self.checkpoints() if up_to is None or each.step <= up_to]
+        return next(reversed(known), None)
+
+    def discard_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps."""
+        self._discard(checkpoint.folder for checkpoint in self.checkpoints() if checkpoint.step > step)
 
     def find(self, name: str) -> Checkpoint | None:
         """Return the newest checkpoint for "latest", or that of a folder; None if the run has none yet.

@@ -32,8 +32,9 @@ class TrainerState:
         validation: Fingerprint of the validation data.
         words: Settings of the run; a resumed run names those that differ.
         evaluation_due: True if the checkpoint was saved before the evaluation of its step.
-        share, clock: Part of a budget of minutes that is used, and the seconds since the command began, summed over
-            all resumptions.
+        share, clock: Part of the budget that is used; and with minutes, the seconds since the command began, summed
+            over all resumptions.
+        minutes: Minutes of the budget of which `share` is a part; 0 for one of steps or tokens.
         step_s, save_s, evaluation_s: Seconds that a step, a save and an evaluation took lately; 0 if none was measured.
         restarts, restarted_at: How often the run began again from its first weights, and the part of its budget that
             was used by then.
@@ -62,6 +63,7 @@ class TrainerState:
     words: dict[str, Any] = field(default_factory=dict[str, Any])
     share: float = 0.0
     clock: float = 0.0
+    minutes: float = 0.0
     step_s: float = 0.0
     save_s: float = 0.0
     evaluation_s: float = 0.0

@@ -18,6 +18,7 @@ from conjoin.training.world import World
 SHARES = 10_000
 """Parts of a budget of tokens or minutes, which schedules count in place of steps."""
 FILE = "clock.txt"
+_HEAD = "max_minutes "
 LEAST_SHARE = 0.1
 """Part of a budget of minutes that training has at least, or there is a warning."""
 monotonic = time.monotonic
@@ -76,7 +77,8 @@ class Steps:
         """Nothing to note."""
 
     def after_step(self, state: TrainerState) -> None:
-        """Nothing to count."""
+        """Write the part of the budget that is used into the state."""
+        state.share, state.minutes = self.share(state), 0.0
 
     def tick(self, state: TrainerState) -> None:
         """Nothing to write."""
@@ -106,7 +108,8 @@ class Minutes:
 
     Training ends early enough for what follows it. A step moves the run by its part of the training time that is left,
     so evaluations and saves in between, and steps that become slower, shorten what follows in proportion: the share
-    grows smoothly and reaches 1 with the last step.
+    grows smoothly and reaches 1 with the last step. A run that is resumed with other minutes, or had steps or tokens
+    before, is where its time puts it in the new schedule.
 
     Args:
         started: `monotonic()` at the start of the command.
@@ -129,8 +132,11 @@ class Minutes:
         self._seconds, self._reserve, self._world = 60 * minutes, reserve, world
         self._origin = started - state.clock
         self._began, self._left = monotonic(), 0.0
-        self._past = _read_record(folder, state.global_step)
-        self._record = _open_record(folder, state.global_step) if world.first else None
+        self._past = _read_record(folder, state.global_step, minutes)
+        if state.global_step and state.minutes != minutes:
+            state.share = min(1.0, state.clock / self._seconds)
+        state.minutes = minutes
+        self._record = _open_record(folder, state.global_step, minutes) if world.first else None
         if world.first and not state.global_step and self.left() < LEAST_SHARE * self._seconds:
             warn(
                 f"Of max_minutes = {minutes:g}, {max(0.0, self.left()):.0f} s are left for training: "
@@ -184,21 +190,30 @@ class Minutes:
             self._record.close()
 
 
-def _read_record(folder: Path, step: int) -> dict[int, tuple[float, float]]:
-    """Return share and clock of the recorded steps after this one; lines that a kill cut short are left out."""
+def _read_record(folder: Path, step: int, minutes: float) -> dict[int, tuple[float, float]]:
+    """Return share and clock of the recorded steps after this one.
+
+    Steps of a budget of other minutes are left out, and lines that a kill cut short.
+    """
     found: dict[int, tuple[float, float]] = {}
+    same = False
     path = folder / FILE
     for line in path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []:
+        if line.startswith(_HEAD):
+            same = line == f"{_HEAD}{minutes!r}"
+            continue
         with suppress(ValueError):
             number, share, clock = line.split(" ")
-            if int(number) > step and 0 <= float(share) <= 1 and float(clock) >= 0:
+            if same and int(number) > step and 0 <= float(share) <= 1 and float(clock) >= 0:
                 found[int(number)] = float(share), float(clock)
     return found
 
 
-def _open_record(folder: Path, step: int) -> IO[str]:
-    """Open the record: a new one for a new run."""
-    return open(folder / FILE, "a" if step else "w", encoding="utf-8", buffering=1)
+def _open_record(folder: Path, step: int, minutes: float) -> IO[str]:
+    """Open the record, a new one for a new run, and note what budget its steps are of."""
+    record = open(folder / FILE, "a" if step else "w", encoding="utf-8", buffering=1)  # noqa: SIM115  (the run closes it)
+    record.write(f"{_HEAD}{minutes!r}\n")
+    return record
 
 
 def position(state: TrainerState, budget: Budget) -> float:
@@ -206,7 +221,7 @@ def position(state: TrainerState, budget: Budget) -> float:
     if not state.restarts and isinstance(budget, Steps) and not isinstance(budget, Tokens):
         return state.global_step + 1
     begun = state.restarted_at
-    return 1 + budget.total * (budget.share(state) - begun) / max(1e-9, 1 - begun)
+    return max(1.0, 1 + budget.total * (budget.share(state) - begun) / max(1e-9, 1 - begun))
 
 
 def make_budget(
@@ -225,6 +240,22 @@ def make_budget(
         reserve: Seconds that the end of the run will take.
         folder: The run's folder.
     """
+    used = state.share
+    made = _budget(arguments, state, started=started, reserve=reserve, folder=folder, world=world)
+    if state.restarts and used and made.share(state) != used:  # the restart moves with the run in the new schedule
+        state.restarted_at = min(1.0, state.restarted_at * made.share(state) / used)
+    return made
+
+
+def _budget(
+    arguments: TrainingArguments,
+    state: TrainerState,
+    *,
+    started: float,
+    reserve: Callable[[], float],
+    folder: Path,
+    world: World,
+) -> Budget:
     if arguments.max_minutes is not None:
         minutes = arguments.max_minutes
         return Minutes(minutes, state, started=started, reserve=reserve, folder=folder, world=world)

@@ -97,7 +97,8 @@ class Recovery:
         Returns:
             False if there is nothing to return to, or the run has returned too often.
         """
-        state, checkpoint = self._state, None if self._good is not None else self._folder.newest()
+        state = self._state
+        checkpoint = None if self._good is not None else self._folder.newest(state.global_step)
         if state.returns >= MOST_RETURNS or (self._good is None and checkpoint is None):
             return False
         if checkpoint is None:
@@ -127,24 +128,28 @@ class Recovery:
         """
         return int(before * READINGS) != int(share * READINGS) and self._state.global_step >= UNREAD_STEPS
 
-    def judge_reading(self, gain: float, share: float) -> None:
+    def judge_reading(self, gain: float, share: float) -> bool:
         """Start again with a safer recipe if the model does not read its sources.
 
         Args:
-            gain: The source gain, in nats per label.
+            gain: The source gain, in nats per label; NaN says nothing.
             share: The part of the budget that is used.
+
+        Returns:
+            True if the run starts again; what was the best so far is no longer to be beaten.
         """
         state = self._state
-        if gain >= UNREAD or state.global_step < UNREAD_STEPS or state.restarts or self._first is None:
-            return
+        if not gain < UNREAD or state.global_step < UNREAD_STEPS or state.restarts or self._first is None:
+            return False
         if share > LATEST_RESTART:
             self._first = None
-            return
+            return False
         safer = self._safer
         self._engine.start_again(safer, self._first)
         self._first = None
         state.restarts, state.restarted_at = 1, share
         state.windows, state.window_sum, state.window_steps, state.rate_scale = [], 0.0, 0, 1.0
+        state.best_metric, state.best_step, state.evaluations_without_progress = None, None, 0
         self._tell(
             f"After {state.global_step} steps the model does not read its sources: with the sources of other pairs its "
             f"loss is the same (source gain {gain:.4f}). It starts again from its first weights, with what is left of "
@@ -152,6 +157,7 @@ class Recovery:
             f"{safer.encoder_learning_rate:g}, warmup_steps = {safer.warmup_steps:g}. --no-recover trains on instead."
         )
         self.keep()
+        return True
 
 
 def is_spike(windows: Sequence[float], loss: float) -> bool:

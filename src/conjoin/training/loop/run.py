@@ -8,7 +8,6 @@ from typing import Any
 from conjoin.checkpoint import write_json
 from conjoin.errors import ConjoinError, TrainingError, warn
 from conjoin.training.data.arrays import counted_labels, tokens_of
-from conjoin.training.facts import pair_facts
 from conjoin.training.folder.recorder import Recorder
 from conjoin.training.folder.run_folder import STATE_FILE, RunFolder, failed_save
 from conjoin.training.loop.averaging import Snapshots
@@ -22,7 +21,6 @@ from conjoin.training.loop.interrupts import Interrupts, Stopped
 from conjoin.training.loop.metric_numbers import plain_numbers
 from conjoin.training.loop.recovery import UNREAD, UNREAD_STEPS, Recovery
 from conjoin.training.loop.start import Start, Task
-from conjoin.training.settings.choices import safer
 from conjoin.training.terminal import say
 
 EVALUATIONS = 4
@@ -82,7 +80,7 @@ class Run:
             self.state,
             self.folder,
             first=first,
-            safer=safer(self.args, pair_facts(report, self.task.model.spec)),
+            safer=self.task.safer,
             numbers=sum(numbers for *_, numbers in report.rows()),
             tell=self._tell,
         )
@@ -179,7 +177,7 @@ class Run:
         self._fail(where)
 
     def _fail(self, where: str | None) -> None:
-        newest = self.folder.newest()
+        newest = self.folder.newest(self.state.global_step)
         safe = f"{newest.folder} is whole" if newest else "no checkpoint was written yet"
         since = f"at step {self.state.global_step}" if where else f"by step {self.state.global_step}"
         raise TrainingError(
@@ -191,15 +189,14 @@ class Run:
     def _after_step(self, *, epoch_ends: bool, before: float) -> None:
         state, control = self.state, self.control
         last = self._is_over or control.should_training_stop
-        if self._recovery is not None:
-            self._watch(self._recovery, before)
+        restarts = self._recovery is not None and self._watch(self._recovery, before)
         if state.global_step % self.args.logging_steps == 0 or last:
             self._log()
-        evaluates = self._evaluates(epoch_ends, last, before) or control.should_evaluate
+        evaluates = not restarts and (self._evaluates(epoch_ends, last, before) or control.should_evaluate)
         saves = self._saves(epoch_ends, last, evaluates) or control.should_save
         control.should_evaluate = control.should_save = False
         if saves:
-            self.save(evaluation_due=evaluates)
+            self.save(evaluation_due=evaluates, averages=not restarts)
         if evaluates:
             self._evaluate_safely(saved=saves)
             last = last or control.should_training_stop
@@ -207,29 +204,33 @@ class Run:
                 self.save()
         control.should_evaluate = control.should_save = False
 
-    def _watch(self, recovery: Recovery, before: float) -> None:
+    def _watch(self, recovery: Recovery, before: float) -> bool:
         """Look at the losses of every window, and now and then at what the sources contribute.
 
         Args:
             before: Part of the budget that was used before the step.
+
+        Returns:
+            True if the run starts again: the weights are the first ones.
         """
+        restarts = False
         share = self._budget.share(self.state)
         if recovery.window_ends:
             self._read_losses()
             recovery.end_window()
         if not recovery.reading_due(before, share):
-            return
+            return False
         with self.engine.preserve_random_state():  # rows may draw numbers when they are computed
             examples = self.task.eval_examples or self.examples.beginning(GAIN_PAIRS)
         gain = self._evaluator.source_gain(examples)
         if gain is not None:
             self._source_gain = gain
             self.recorder.event(self.epoch, "reading", {"source_gain": gain})
-            restarts = self.state.restarts
-            recovery.judge_reading(gain, share)
-            if self.state.restarts != restarts:
+            restarts = recovery.judge_reading(gain, share)
+            if restarts:
                 self._snapshots.forget()
         self.recorder.pause()
+        return restarts
 
     def _log(self) -> None:
         self._read_losses()
@@ -256,7 +257,7 @@ class Run:
                 return epoch_ends
             case "auto" if self.args.has_budget:
                 passed = int(before * EVALUATIONS) != int(self._budget.share(self.state) * EVALUATIONS)
-                return last or (passed and self._costs.may_evaluate())
+                return last or (passed and self.world.from_first(self._costs.may_evaluate()))
             case "auto":
                 return epoch_ends or last
 
@@ -367,11 +368,12 @@ class Run:
         patience = self.args.early_stopping_patience
         return patience is not None and self.state.evaluations_without_progress >= patience
 
-    def save(self, *, evaluation_due: bool = False) -> None:
-        """Save a checkpoint.
+    def save(self, *, evaluation_due: bool = False, averages: bool = True) -> None:
+        """Save a checkpoint; later ones are of a run that went on from an earlier step, and are deleted.
 
         Args:
             evaluation_due: True if the step is evaluated next; a run that is resumed from it begins with that.
+            averages: True if the weights belong to the mean of a run without evaluations.
         """
         self._read_losses()
         self.recorder.tick()
@@ -383,11 +385,12 @@ class Run:
                 self.engine.save(self.folder.checkpoint(step), self.state)
         except ConjoinError as error:
             raise failed_save(error, self.folder, step) from error
+        self.world.on_first(lambda: self.folder.discard_after(step))
         if self._recovery is not None:
             self._recovery.keep()
         if not evaluation_due:
             self._rotate()
-        if not self.task.evaluates:
+        if averages and not self.task.evaluates:
             self._snapshots.keep(step)
         self.recorder.pause()
         self._call_back("on_save")
@@ -405,7 +408,7 @@ class Run:
     def _stop_if(self, signal_name: str | None) -> None:
         if signal_name is None:
             return
-        self.save()
+        self.save(averages=False)  # an uninterrupted run does not save here
         raise Stopped(
             f"Stopped by {signal_name} after step {self.state.global_step}{self.state.of_all}; "
             f"{self.folder.checkpoint(self.state.global_step)} is saved.",

@@ -24,6 +24,7 @@ class Task:
 
     Args:
         recipe: Recipe that the run was started from and writes into its folder; None without one.
+        safer: Arguments to start again with, if the model does not learn to read.
     """
 
     model: Any
@@ -34,6 +35,7 @@ class Task:
     eval_examples: Examples | None
     callbacks: Sequence[TrainerCallback]
     recipe: Recipe | None
+    safer: TrainingArguments
 
     @property
     def evaluates(self) -> bool:

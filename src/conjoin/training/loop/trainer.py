@@ -19,6 +19,7 @@ from conjoin.texts.pairs import Pairs
 from conjoin.tokenizer import Tokenizer, TokenizerPair
 from conjoin.training.data.arrays import batch_arrays
 from conjoin.training.data.batching import Batch
+from conjoin.training.data.candidates import RankedExamples
 from conjoin.training.data.corpus import RawText
 from conjoin.training.data.datasets import SAMPLED_PARTS, Making, room_of, sample_of, to_corpus, to_examples
 from conjoin.training.data.examples import Examples
@@ -44,7 +45,16 @@ from conjoin.training.loop.run import Run
 from conjoin.training.loop.start import Task, find_start
 from conjoin.training.loop.writable import check_targets
 from conjoin.training.settings.arguments import TrainingArguments
-from conjoin.training.settings.choices import LIMITS, DataFacts, Facts, Machine, choice_table, choose, safer
+from conjoin.training.settings.choices import (
+    LIMITS,
+    DataFacts,
+    Facts,
+    Machine,
+    PairFacts,
+    choice_table,
+    choose,
+    safer,
+)
 from conjoin.training.settings.recipe import Recipe
 from conjoin.training.terminal import show
 from conjoin.training.world import World
@@ -210,17 +220,18 @@ class Trainer(ABC, Generic[Place]):
             self.model.generation_config.max_new_tokens = self.args.generation_max_length
 
     def _choose(self, data: DataFacts, names: Sequence[str] | None = None) -> None:
-        joined = self.recipe is not None and self.recipe.sources.model is None
-        pair = pair_facts(
+        facts = Facts(data=data, pair=self._pair_facts(), machine=self.machine())
+        self.args, choices = choose(self.args, facts, names)
+        self.reasons |= {choice.name: choice.reason for choice in choices}
+
+    def _pair_facts(self) -> PairFacts:
+        return pair_facts(
             self.model.join_report,
             self.model.spec,
-            joined=joined,
+            joined=self.recipe is not None and self.recipe.sources.model is None,
             limit=limit_of(self.model.generation_config),
             positions=room_of(self.args.copy(max_target_length=None), self.model.spec).target,
         )
-        facts = Facts(data=data, pair=pair, machine=self.machine())
-        self.args, choices = choose(self.args, facts, names)
-        self.reasons |= {choice.name: choice.reason for choice in choices}
 
     def _training_data(self, data: Any) -> TrainingData | None:
         """Return training data: examples, or raw text and arrays of which they are made when a step needs them."""
@@ -278,6 +289,7 @@ class Trainer(ABC, Generic[Place]):
             eval_examples=self.eval_examples,
             callbacks=self.callbacks,
             recipe=self.recipe,
+            safer=safer(self.args, self._pair_facts(), ranks=isinstance(self.train_examples, RankedExamples)),
         )
         started = budget.monotonic() if self.started is None else self.started
         with locked(self.world, folder.path):
@@ -319,8 +331,7 @@ class Trainer(ABC, Generic[Place]):
         engine.begin(start.state.global_step + 1)
         first = engine.snapshot() if self._may_start_again(start.state) else None
         if start.state.restarts:
-            safe = safer(self.args, pair_facts(self.model.join_report, self.model.spec))
-            engine.start_again(safe, engine.snapshot())
+            engine.start_again(task.safer, engine.snapshot())
         if checkpoint is not None:
             with checkpoint.damage_explained():
                 engine.restore(checkpoint.folder, checkpoint.step)

@@ -76,5 +76,6 @@ def _losses(changed: list[tuple[str, str]]) -> str:
 def _difference(text: str, written: str) -> tuple[str, str]:
     """Return both texts from the word in which they part."""
     words, others = text.split(), written.split()
-    same = next((at for at, two in enumerate(zip(words, others, strict=False)) if two[0] != two[1]), 0)
+    parts = (at for at, two in enumerate(zip(words, others, strict=False)) if two[0] != two[1])
+    same = next(parts, min(len(words), len(others)))
     return " ".join(words[same:])[:_CONTEXT], " ".join(others[same:])[:_CONTEXT]

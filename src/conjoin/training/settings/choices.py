@@ -6,7 +6,7 @@ carried to other widths as 1 / width, as rates of Adam are (muP, arXiv:2203.0346
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -181,11 +181,14 @@ def choose(
     return arguments, choices
 
 
-def safer(arguments: TrainingArguments, pair: PairFacts) -> TrainingArguments:
+def safer(arguments: TrainingArguments, pair: PairFacts, *, ranks: bool = False) -> TrainingArguments:
     """Return arguments for a run that did not learn to read: half the rate that is chosen for such a pair, whatever the
     run's own was, since a rate that is too low does not teach it either; a twentieth for the encoder; a longer warm-up.
+
+    Args:
+        ranks: As in DataFacts.
     """
-    facts = Facts(data=_NO_DATA, pair=pair, machine=Machine(bf16=None, is_gpu=False))
+    facts = Facts(data=replace(_NO_DATA, ranks=ranks), pair=pair, machine=Machine(bf16=None, is_gpu=False))
     chosen = _learning_rate(facts, arguments)
     assert chosen is not None
     groups = ("decoder", "cross_attention")
@@ -316,7 +319,7 @@ def _steps_per_epoch(facts: Facts, args: TrainingArguments) -> float:
 
 def _learning_rate(facts: Facts, args: TrainingArguments) -> Chosen:
     pair = facts.pair
-    if facts.data.ranks and not pair.joined:
+    if facts.data.ranks:
         return _scaled(RANKING_RATE, pair), "the model can write, and learns which of its texts are better"
     if pair.is_random:
         return _scaled(NEW_RATE, pair), f"the whole pair is fresh, {pair.width} wide"
@@ -382,6 +385,8 @@ def _is_one_step(facts: Facts, args: TrainingArguments) -> bool:
 
 def _dropout_from_epoch(facts: Facts, args: TrainingArguments) -> Chosen:
     if not facts.pair.dropout or args.gradient_checkpointing or not facts.data.is_sized:
+        return None
+    if args.r_drop or args.lora_dropout:  # asked for from the first pass on
         return None
     rate = facts.pair.dropout
     return 1.0, f"new pairs cannot be learnt by heart; dropout ({rate:g}) begins with the second pass"
