@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from conjoin import EncoderDecoderConfig, Engine, ShapeError, shrink, spec
+from conjoin import ConfigError, EncoderDecoderConfig, Engine, ShapeError, shrink, spec
 from conjoin.errors import GenerationError, JoinError
 from conjoin.join import shared_names
 from conjoin.torch.generation.engine import Details
@@ -182,6 +182,38 @@ def test_layers_chosen_at_join_or_dropped_later_read_with_those_that_they_had(tm
     shrink(tmp_path / "pair", tmp_path / "shrunk", decoder_layers=2)
     shrunk, batch = EncoderDecoderModel.from_pretrained(tmp_path / "shrunk"), oracle.batch_for("llama")
     assert shrunk.config.source_layers == [0, 2]
+    torch.testing.assert_close(shrunk(**batch).logits, chosen(**batch).logits, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"encoder_layers": 2},
+        {"decoder_layers": 2},
+        {"encoder_layers": [0, 1]},
+        {"decoder_layers": [0, 2]},
+        {"encoder_layers": [0, 1], "decoder_layers": [0, 2]},
+    ],
+)
+def test_one_stack_that_reads_and_writes_loses_layers_as_a_whole(layers: dict[str, Any], tmp_path: Path) -> None:
+    """Else layers of other numbers would be tied to each other, without a word."""
+    language_model("llama", tmp_path / "lm")
+    with pytest.raises(JoinError, match="keep the same layers of both halves"):
+        layerwise(tmp_path / "lm", share="all", **layers)
+    layerwise(tmp_path / "lm", share="all").save_pretrained(tmp_path / "pair")
+    with pytest.raises(JoinError, match="keep the same layers of both halves"):
+        shrink(tmp_path / "pair", tmp_path / "shrunk", **layers)
+    assert not (tmp_path / "shrunk").exists()
+
+
+def test_one_stack_that_reads_and_writes_is_shrunk_with_its_last_layer(tmp_path: Path) -> None:
+    language_model("llama", tmp_path / "lm")
+    layerwise(tmp_path / "lm", share="all").save_pretrained(tmp_path / "pair")
+    with pytest.raises(ConfigError, match="keep layer 2 too"):
+        shrink(tmp_path / "pair", tmp_path / "shrunk", encoder_layers=[0, 1], decoder_layers=[0, 1])
+    shrink(tmp_path / "pair", tmp_path / "shrunk", encoder_layers=[0, 2], decoder_layers=[0, 2])
+    chosen = layerwise(tmp_path / "lm", share="all", encoder_layers=[0, 2], decoder_layers=[0, 2])
+    shrunk, batch = EncoderDecoderModel.from_pretrained(tmp_path / "shrunk"), oracle.batch_for("llama")
     torch.testing.assert_close(shrunk(**batch).logits, chosen(**batch).logits, **CLOSE)
 
 

@@ -233,7 +233,7 @@ def test_halves_that_share_everything_lose_the_same_layers(tmp_path: Path) -> No
     model.save_pretrained(tmp_path / "deep")
     with pytest.raises(JoinError, match="keep the same layers"):
         shrink(tmp_path / "deep", tmp_path / "small", encoder_layers=[0, 1], decoder_layers=[0, 4])
-    with pytest.raises(JoinError, match="layers: encoder 5, decoder 2"):
+    with pytest.raises(JoinError, match=r"keep layers \[0, 1, 2, 3, 4\], the decoder \[0, 4\]"):
         shrink(tmp_path / "deep", tmp_path / "small", decoder_layers=2)
     assert not (tmp_path / "small").exists()
     shrink(tmp_path / "deep", tmp_path / "small", encoder_layers=2, decoder_layers=2)
@@ -260,6 +260,49 @@ def test_what_cannot_be_shrunk_is_refused(tmp_path: Path) -> None:
     model.quantize("int8").save_pretrained(tmp_path / "int8")
     with pytest.raises(ConfigError, match="quantised"):
         shrink(tmp_path / "int8", tmp_path / "small", decoder_layers=2)
+
+
+@pytest.mark.parametrize("half", [Encoder, Decoder, EncoderDecoderModel])
+@pytest.mark.parametrize("kind", ["quantised", "an adapter"])
+def test_halves_whose_weights_are_not_their_own_are_refused(
+    tmp_path: Path, halves: tuple[Path, Path], half: Any, kind: str
+) -> None:
+    """Scales and adapters would be left out, and the values beside them read as if they were the weights."""
+    for folder in halves:
+        if kind == "quantised":
+            config = json.loads((folder / "config.json").read_text())
+            config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+            (folder / "config.json").write_text(json.dumps(config))
+        else:
+            (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=f"bert (is|holds) {kind}" if half is not Decoder else f"(is|holds) {kind}"):
+        if half is EncoderDecoderModel:
+            half.from_encoder_decoder_pretrained(*halves)
+        else:
+            half.from_pretrained(halves[half is Decoder])
+
+
+def test_an_older_adapter_is_not_left_beside_new_weights(tmp_path: Path) -> None:
+    """Loading would merge it into them."""
+    deep_pair().save_pretrained(tmp_path / "deep")
+    shrink(tmp_path / "deep", tmp_path / "small", decoder_layers=2)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "target_vocab.json"):
+        (tmp_path / "small" / name).write_text("{}")
+    (tmp_path / "small" / "metrics.jsonl").write_text("{}\n")
+    shrink(tmp_path / "deep", tmp_path / "small", decoder_layers=3)
+    left = {path.name for path in (tmp_path / "small").iterdir()}
+    assert not left & {"adapter_config.json", "adapter_model.safetensors", "target_vocab.json"}
+    assert "metrics.jsonl" in left
+    assert EncoderDecoderModel.from_pretrained(tmp_path / "small").spec.decoder.num_layers == 3
+
+
+def test_a_vocabulary_of_targets_goes_with_the_model(tmp_path: Path) -> None:
+    """Marian's, where sources and targets have one each."""
+    deep_pair().save_pretrained(tmp_path / "deep")
+    for name in ("target_vocab.json", "vocab.json"):
+        (tmp_path / "deep" / name).write_text("{}")
+    shrink(tmp_path / "deep", tmp_path / "small", decoder_layers=2)
+    assert {"target_vocab.json", "vocab.json"} <= {path.name for path in (tmp_path / "small").iterdir()}
 
 
 def test_tensors_without_a_use_stay_unless_they_may_belong_to_a_layer(tmp_path: Path) -> None:

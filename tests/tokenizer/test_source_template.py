@@ -9,12 +9,12 @@ from tokenizers import Tokenizer as Rust
 from tokenizers import decoders, models, pre_tokenizers
 
 import oracle
-from conjoin import AutoTokenizer, TokenizerPair, trim
+from conjoin import AutoTokenizer, BartConfig, TokenizerPair, trim
 from conjoin.errors import TokenizerError
 from conjoin.evaluation.texts import generate_texts, tokenize_sources
 from conjoin.torch.pair.model import EncoderDecoderModel
 from conjoin.training.data.cache import tokenizer_digest
-from tokenizer_samples import write_json
+from tokenizer_samples import raw_folder, write_json
 
 CHAT = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + "
@@ -128,9 +128,9 @@ def test_it_is_saved_with_the_pair(folder: Path, tmp_path: Path) -> None:
     assert again(TEXTS) == pair(TEXTS)
 
 
-def joined(folder: Path, template: str) -> EncoderDecoderModel:
+def joined(folder: Path, template: str, share: str = "all") -> EncoderDecoderModel:
     return EncoderDecoderModel.from_encoder_decoder_pretrained(
-        folder, folder, cross_attention_init="layerwise", share="all", source_template=template
+        folder, folder, cross_attention_init="layerwise", share=share, source_template=template
     )
 
 
@@ -170,6 +170,63 @@ def test_trim_renumbers_the_start_and_keeps_the_template(folder: Path, tmp_path:
     ids, before = small.tokenizer("black")["input_ids"], pair.tokenizer("black")["input_ids"]
     assert small.tokenizer.source.decode(ids) == pair.tokenizer.source.decode(before)
     assert len(ids) == len(before)
+
+
+@pytest.mark.parametrize("share", ["all", "embeddings", "none"])
+def test_the_start_has_one_number_in_both_halves(share: str, folder: Path, tmp_path: Path) -> None:
+    """Sources need a token that targets do not, so that halves trimmed apart would number all later ones differently."""
+    pair = joined(folder, "{source}\nSummary:", share)
+    pair.save_pretrained(tmp_path / "pair")
+    trim(tmp_path / "pair", tmp_path / "small", [{"source": "at", "target": "bird"}])
+    small = EncoderDecoderModel.from_pretrained(tmp_path / "small")
+    start = small.tokenizer.source_rules.target_start_id
+    assert small.config.decoder_start_token_id == start
+    assert small.tokenizer.source.decode([start]) == pair.tokenizer.source.decode([pair.config.decoder_start_token_id])
+    for text in ("at", "bird"):
+        ids, before = small.tokenizer(text)["input_ids"], pair.tokenizer(text)["input_ids"]
+        assert small.tokenizer.source.decode(ids) == pair.tokenizer.source.decode(before)
+
+
+def test_one_tokenizer_makes_the_labels_that_it_made_before(tmp_path: Path) -> None:
+    """Of a whole model, whose labels begin with what its tokenizer puts first."""
+    model = whole_bart(tmp_path)
+    before = model.tokenizer(text_target=["the bird", "black"])["input_ids"]
+    plain = model.tokenizer("the bird")["input_ids"]
+    model.set_source_template("black {source}")
+    assert model.tokenizer(text_target=["the bird", "black"])["input_ids"] == before
+    assert model.tokenizer("the bird")["input_ids"] != plain
+    model.save_pretrained(tmp_path / "saved")
+    again = EncoderDecoderModel.from_pretrained(tmp_path / "saved")
+    assert again.tokenizer(text_target=["the bird", "black"])["input_ids"] == before
+
+
+def whole_bart(folder: Path) -> Any:
+    """A whole model, and the one tokenizer of its folder."""
+    raw_folder("roberta", folder / "bart")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bart")
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
+    config = BartConfig(vocab_size=len(tokenizer), d_model=16, **layers, **heads)
+    model = EncoderDecoderModel(config=config)
+    model.tokenizer = tokenizer
+    return model
+
+
+def test_an_older_tokenizers_settings_do_not_change_a_newer_one(folder: Path, tmp_path: Path) -> None:
+    """As transformers 4 writes them beside tokenizer_config.json."""
+    pair = joined(folder, "{source} the")
+    out = tmp_path / "pair"
+    out.mkdir()
+    (out / "special_tokens_map.json").write_text(json.dumps({"pad_token": "<other>"}))
+    (out / "added_tokens.json").write_text(json.dumps({"<other>": 900}))
+    (out / "chat_template.jinja").write_text("{{ messages }}")
+    (out / "notes.txt").write_text("mine")
+    pair.save_pretrained(out)
+    again = EncoderDecoderModel.from_pretrained(out).tokenizer
+    assert again.source.get_vocab() == pair.tokenizer.source.get_vocab()
+    assert again.pad_token == pair.tokenizer.pad_token
+    assert again.source.init_kwargs.get("chat_template") == pair.tokenizer.source.init_kwargs.get("chat_template")
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_the_last_token_must_not_depend_on_the_source(folder: Path) -> None:

@@ -198,16 +198,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_dropout_is_left_alone_where_it_was_asked_for() -> None:
-    from conjoin.training.settings.choices import Facts, Machine, choose
-    from test_choices import DATA, PAIR
-
-    facts = Facts(data=DATA, pair=PAIR, machine=Machine(bf16=None, is_gpu=False))
-    for asked in ({"r_drop": 5.0}, {"lora": 8, "lora_dropout": 0.05}):
-        found, choices = choose(TrainingArguments.chosen(**asked), facts)
-        assert found.dropout_from_epoch == 0 and "dropout_from_epoch" not in [choice.name for choice in choices]
-
-
 @pytest.mark.parametrize(("values", "told"), WRONG)
 def test_what_does_not_go_with_a_budget_is_an_error(values: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):

@@ -353,3 +353,8 @@ def test_a_model_that_learns_to_rank_gets_a_rate_of_its_own_and_does_not_stop_by
     assert not ranks.load_best_model_at_end and ranks.early_stopping_patience is None
     texts = {"metric_for_best_model": "rougeL", "predict_with_generate": True, "metrics": "rougeL"}
     assert chosen(TRAINED, ranking, **settings, **texts).load_best_model_at_end
+
+
+@pytest.mark.parametrize("asked", [{"r_drop": 5.0}, {"lora": 8, "lora_dropout": 0.05}])
+def test_dropout_that_was_asked_for_begins_at_once(asked: dict[str, Any]) -> None:
+    assert chosen().dropout_from_epoch == 1 and chosen(**asked).dropout_from_epoch == 0

@@ -33,7 +33,7 @@ from conjoin.join.plan import (
     unshared,
     untied_head,
 )
-from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized
+from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized, require_plain_weights
 from conjoin.join.sinusoids import sinusoids
 from conjoin.join.stored import joining_offer, loosen_sharing, untie_head
 from conjoin.join.tokenizers import (
@@ -101,6 +101,7 @@ __all__ = [
     "record",
     "recorded",
     "require_pad",
+    "require_plain_weights",
     "require_same_layers",
     "require_start",
     "set_languages",

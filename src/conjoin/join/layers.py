@@ -88,11 +88,16 @@ def sources_of_kept(
 
 
 def require_same_layers(share: str, encoder: KeptLayers | None, decoder: KeptLayers | None) -> None:
-    """Raise if halves that share all parameters keep different layers."""
-    if share == "all" and encoder and decoder and encoder.layers != decoder.layers:
+    """Raise if halves that share all parameters keep different layers; None keeps all."""
+    given = encoder or decoder
+    if share != "all" or given is None:
+        return
+    every = tuple(range(given.total))
+    kept = [every if half is None else half.layers for half in (encoder, decoder)]
+    if kept[0] != kept[1]:
         raise JoinError(
-            f'share="all": the encoder would keep layers {list(encoder.layers)}, the decoder {list(decoder.layers)}, '
-            "but both have the same parameters.",
+            f'share="all": the encoder would keep layers {list(kept[0])}, the decoder {list(kept[1])}, but both have '
+            "the same parameters.",
             hint="keep the same layers of both halves.",
         )
 
@@ -121,6 +126,7 @@ def keep_layers_of(
             role: keep_layers(halves[role], role, layers) for role, layers in wanted.items() if layers is not None
         }
         require_same_layers(config.share, kept.get("encoder"), kept.get("decoder"))
+        _require_last_layer(config, kept)
         smaller = config.copy(**{role: half.config.to_dict() for role, half in kept.items()})
         _renumber_fresh(smaller, kept)
         if smaller.cross_attention_init == "layerwise":
@@ -132,6 +138,22 @@ def keep_layers_of(
     if family(config.model_type).whole and len(held) == 2:
         return _keep_of_whole(config, wanted)
     return _keep_of_single(config, held, wanted)
+
+
+def _require_last_layer(config: EncoderDecoderConfig, kept: Mapping[Role, KeptLayers]) -> None:
+    """Raise if one stack that reads and writes layer by layer loses its last layer.
+
+    That is the only one which the file has under the decoder's name: nothing reads what the encoder's would make.
+    """
+    half = kept.get("decoder")
+    if config.share != "all" or config.cross_attention_init != "layerwise" or half is None:
+        return
+    if half.total - 1 not in half.layers:
+        raise ConfigError(
+            f"Layers {list(half.layers)} of {half.total} are to be kept, without the last one, which is the only layer "
+            "that this pair's decoder does not share with its encoder.",
+            hint=f"keep layer {half.total - 1} too.",
+        )
 
 
 def _keep_of_whole(

@@ -1,10 +1,11 @@
 """Files of 8-bit models: parameters under their canonical names, each int8 matrix with float32 scales of its rows."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import Checkpoint, NameTable, Rule, audit
+from conjoin.checkpoint import Checkpoint, NameTable, Rule, audit, refuse_adapter
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.join.plan import JoinReport, Offer, never_fresh, plan_join
@@ -30,6 +31,23 @@ def is_quantized(config: PretrainedConfig) -> bool:
             hint="use the model that this one was made from; in Python, model.quantize('int8') then quantises it.",
         )
     return True
+
+
+def require_plain_weights(folder: Path, config: PretrainedConfig, doing: str) -> None:
+    """Refuse a model whose files hold its weights in another form than they were trained in.
+
+    Args:
+        doing: What shall be done to it, for errors.
+
+    Raises:
+        ConfigError: it is quantised, or has an adapter.
+    """
+    refuse_adapter(folder)
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"{folder} is quantised; {doing} needs the weights as they were trained.",
+            hint="take the model that this one was made from, and quantise the result.",
+        )
 
 
 def plan_quantized(pair: spec.PairSpec, checkpoint: Checkpoint) -> JoinReport:

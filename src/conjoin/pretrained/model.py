@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 _PROBES = ("a", "The end. ", "7 %")
 """Sources that end differently."""
 _OF_A_PAIR = ("tokenizer_pair.json", "target_tokenizer")
+_BESIDE_TOKENIZER = (
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja"),
+    "additional_chat_templates",
+)
+"""Files of an older tokenizer that would change the one that is written."""
 
 
 class JoinedModel:
@@ -200,7 +205,8 @@ class JoinedModel:
         old = self.tokenizer
         source: Any = getattr(old, "source", old)
         target: Any = getattr(old, "target", old)
-        rules = asdict(old.rules) if isinstance(old, TokenizerPair) else {"target_eos": target.end_token_id is not None}
+        own = {"target_eos": target.end_token_id is not None, "target_bos": True}  # labels as one tokenizer makes them
+        rules = asdict(old.rules) if isinstance(old, TokenizerPair) else own
         pair = TokenizerPair(source, target, **rules, source_template=template)
         if template is not None and self.spec.decoder.continues_source:
             start = self._last_of_template(pair, template)
@@ -246,7 +252,7 @@ class JoinedModel:
         except ConjoinError as error:
             warn(f"The model is saved without its tokenizers: {error}")
             return
-        for name in _OF_A_PAIR:
+        for name in (*_OF_A_PAIR, *_BESIDE_TOKENIZER):
             staging.remove(name)
         tokenizer.save_pretrained(Path(staging))
 

@@ -25,6 +25,7 @@ from conjoin.join import (
     parameters_of_kept,
     plan_join,
     plan_random,
+    require_plain_weights,
     require_same_layers,
     sources_of_kept,
     target_tokenizer,
@@ -119,6 +120,7 @@ def _find_source(role: Role, name_or_path: Name, kwargs: dict[str, Any], read_ha
             f"The {role}: {folder} holds a joined pair, not one half.",
             hint=f"load it with from_pretrained; {role}_model= then takes its {role}.",
         )
+    require_plain_weights(folder, config, "joining")
     return Source(role, config, folder=folder, framework=framework)
 
 

@@ -9,13 +9,14 @@ from math import prod
 from pathlib import Path
 
 from conjoin.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     TARGET_FOLDER,
     Checkpoint,
     Staging,
     Tensor,
     parse_size,
     read_json,
-    refuse_adapter,
     replacing_folder,
     resolve,
     write_tensors,
@@ -23,12 +24,14 @@ from conjoin.checkpoint import (
 from conjoin.configuration import AutoConfig
 from conjoin.errors import ConfigError, FileError
 from conjoin.families import WRAPPERS, PretrainedConfig
+from conjoin.join import require_plain_weights
 
 _COMPANIONS = (
-    *("generation_config.json", "*token*.json", "vocab*", "merges.txt", "*.model", "*.spm", "bpe.codes"),
+    *("generation_config.json", "*token*.json", "*vocab*", "merges.txt", "*.model", "*.spm", "bpe.codes"),
     *("chat_template.*", "additional_chat_templates/*.jinja"),
 )
 """Files that loading reads beside config.json and the weights; others (a run's, a card) are about the old model."""
+_REPLACED = (TARGET_FOLDER, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,8 @@ def open_model(name: str | os.PathLike[str], doing: str) -> tuple[Path, Pretrain
             is the text part of a multimodal one.
     """
     folder = resolve(name)
-    refuse_adapter(folder)
     config = AutoConfig.from_pretrained(folder)
-    if getattr(config, "quantization_config", None):
-        raise ConfigError(
-            f"{folder} is quantised; {doing} needs the weights as they were trained.",
-            hint="take the model that this one was made from, and quantise the result.",
-        )
+    require_plain_weights(folder, config, doing)
     if (kind := read_json(folder / "config.json").get("model_type")) in WRAPPERS:
         raise ConfigError(
             f"{folder} holds a multimodal model ({kind}); {doing} works on text models.",
@@ -110,7 +108,7 @@ def write_model(
     """
     with replacing_folder(out) as staging:
         for name in staging.names():
-            if name == TARGET_FOLDER or any(fnmatch(name, pattern) for pattern in _COMPANIONS):
+            if name in _REPLACED or any(fnmatch(name, pattern) for pattern in _COMPANIONS):
                 staging.remove(name)
         write_tensors(staging, tensors, max_shard_bytes=parse_size(max_shard_size))
         beside(staging)

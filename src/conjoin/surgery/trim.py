@@ -161,7 +161,8 @@ def _sides(
         read, write = ids_in_use(config.encoder.to_dict()), ids_in_use(plain) | ids_in_use(config.decoder.to_dict())
         pair = pair_spec(config)
         stacks = {"encoder": pair.encoder, "decoder": pair.decoder}
-        one = pair.share != "none" or source is target
+        continues = isinstance(tokenizer, TokenizerPair) and tokenizer.source_rules.target_start_id is not None
+        one = pair.share != "none" or source is target or continues  # the last source id is the target's first
     else:
         read = write = ids_in_use(plain)
         whole = family(config.model_type).whole is not None

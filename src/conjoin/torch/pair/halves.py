@@ -11,7 +11,7 @@ from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, pop_framework, resolve
 from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
-from conjoin.join import half_offer, half_spec, plan_half, random_half
+from conjoin.join import half_offer, half_spec, plan_half, random_half, require_plain_weights
 from conjoin.pretrained import find_config
 from conjoin.torch.model.cache import KVCache, as_cache
 from conjoin.torch.model.checks import as_ids, as_labels, check_labels
@@ -63,6 +63,7 @@ class Half(Stack, Pretrained):
         framework = pop_framework(overrides)
         folder = resolve(name_or_path, framework=framework, **hub)
         config = find_config(folder, config, overrides)
+        require_plain_weights(folder, config, "loading one half")
         kind = half_spec(config, cls.role)
         with open_checkpoint(folder, framework=framework) as checkpoint:
             plan = plan_half(kind, half_offer(config, kind, cls.role, checkpoint), cls.role)
