@@ -1,6 +1,7 @@
 """Prompts around sources: rendered as transformers does, kept whole where sources are cut, saved with the model."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,42 @@ def test_chat_needs_a_chat_template(folder: Path, tmp_path: Path) -> None:
         TokenizerPair(tokenizer, tokenizer, source_template="chat")
 
 
+DATED = (
+    "{% set today = strftime_now('%d %B %Y') %}<|im_start|>Today is {{ today }}.\n{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_end|>{% endif %}"
+)
+"""As SmolLM3's and Granite's: the day, and what the assistant says marked for training."""
+
+
+def test_a_chat_template_that_writes_the_day_keeps_it(folder: Path, tmp_path: Path) -> None:
+    """A model must read tomorrow what it was trained on."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.init_kwargs["chat_template"] = DATED
+    today = datetime.now().date().isoformat()
+    pair = TokenizerPair(tokenizer, tokenizer, source_template="chat")
+    assert pair.source_rules.template_date in (today, datetime.now().date().isoformat())
+    old = TokenizerPair(tokenizer, tokenizer, source_template="chat", template_date="2024-02-29")
+    assert old.source.decode(old("a black cat")["input_ids"]).startswith("<|im_start|>Today is 29 February 2024.\n")
+    old.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.source_rules == old.source_rules and again(TEXTS) == old(TEXTS) != pair(TEXTS)
+    with pytest.raises(TokenizerError, match="template_date = 'Monday'; expected a day"):
+        TokenizerPair(tokenizer, tokenizer, source_template="chat", template_date="Monday")
+    plain = TokenizerPair(tokenizer, tokenizer, source_template="{source} the", template_date="2024-02-29")
+    assert plain.source_rules.template_date is None
+
+
+def test_such_a_template_is_rendered_as_transformers_does(folder: Path) -> None:
+    tokenizer, theirs = AutoTokenizer.from_pretrained(folder), oracle.reload_tokenizer(folder)
+    tokenizer.init_kwargs["chat_template"] = theirs.chat_template = DATED
+    pair = TokenizerPair(tokenizer, tokenizer, source_template="chat")
+    rendered = theirs.apply_chat_template(
+        [{"role": "user", "content": "a black cat"}], add_generation_prompt=True, tokenize=False
+    )
+    assert pair("a black cat")["input_ids"] == theirs(rendered, add_special_tokens=False)["input_ids"]
+
+
 def test_another_template_makes_other_training_data(folder: Path) -> None:
     digests = [tokenizer_digest(pair_of(folder, template)) for template in ("{source}\n", "{source}:", "{source}:")]
     assert digests[0] != digests[1] == digests[2]
@@ -174,7 +211,7 @@ def test_trim_renumbers_the_start_and_keeps_the_template(folder: Path, tmp_path:
 
 @pytest.mark.parametrize("share", ["all", "embeddings", "none"])
 def test_the_start_has_one_number_in_both_halves(share: str, folder: Path, tmp_path: Path) -> None:
-    """Sources need a token that targets do not, so that halves trimmed apart would number all later ones differently."""
+    """Sources need a token that targets do not: halves trimmed apart would number all later ones differently."""
     pair = joined(folder, "{source}\nSummary:", share)
     pair.save_pretrained(tmp_path / "pair")
     trim(tmp_path / "pair", tmp_path / "small", [{"source": "at", "target": "bird"}])

@@ -60,10 +60,12 @@ class SourceRules:
             template; or "chat: " and such a text, for the user's turn of it.
         target_start_id: the id that starts targets. A source that ends in it leaves it to the target, so that a model
             which reads both as one text reads it once.
+        template_date: the day (ISO 8601) that a chat template writes as today's, for good: that on which it was set.
     """
 
     source_template: str | None = None
     target_start_id: int | None = None
+    template_date: str | None = None
 
     def check(self) -> None:
         """Check the types of all values, which may come from a file.
@@ -71,7 +73,7 @@ class SourceRules:
         Raises:
             TokenizerError: a value has the wrong type.
         """
-        for name, kind in (("source_template", str), ("target_start_id", int)):
+        for name, kind in (("source_template", str), ("target_start_id", int), ("template_date", str)):
             value = getattr(self, name)
             if value is not None and type(value) is not kind:
                 raise TokenizerError(f"{name} = {str(value)[:40]!r}, expected {kind.__name__} or null.")
@@ -113,6 +115,7 @@ class TokenizerPair:
         label_pad_token_id: int = -100,
         source_template: str | None = None,
         target_start_id: int | None = None,
+        template_date: str | None = None,
     ) -> None:
         """See `LabelRules` and `SourceRules` for the options.
 
@@ -120,9 +123,15 @@ class TokenizerPair:
             TokenizerError: `target_eos` is True, but the target has neither eos nor sep; or the template is unusable.
         """
         self.source, self.target = source, target
-        self.source_rules = SourceRules(source_template=source_template, target_start_id=target_start_id)
-        self.source_rules.check()
-        self.template = None if source_template is None else SourceTemplate.of(source_template, source)
+        rules = SourceRules(
+            source_template=source_template, target_start_id=target_start_id, template_date=template_date
+        )
+        rules.check()
+        self.template = None
+        if source_template is not None:
+            self.template = SourceTemplate.of(source_template, source, template_date)
+            rules = replace(rules, template_date=self.template.date)
+        self.source_rules = rules
         self.rules = LabelRules(target_eos=target_eos, target_bos=target_bos, label_pad_token_id=label_pad_token_id)
         self.rules.check()
         if target_eos and target.end_token_id is None:

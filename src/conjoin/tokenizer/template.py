@@ -4,6 +4,7 @@ The text around the source is fixed, so a source that is too long is cut and its
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self, cast
 
 from conjoin.errors import MissingBackend, TokenizerError
@@ -22,39 +23,45 @@ class SourceTemplate:
     Args:
         add_special_tokens: False if the template itself has the special tokens, as chat templates do.
         strips: The template removes white space around the source.
+        date: The day that a chat template writes as today's (ISO 8601); None if it writes none.
     """
 
     before: str
     after: str
     add_special_tokens: bool = True
     strips: bool = False
+    date: str | None = None
 
     @classmethod
-    def of(cls, template: str, tokenizer: Any) -> Self:
+    def of(cls, template: str, tokenizer: Any, date: str | None = None) -> Self:
         """Return the template that a setting describes.
 
         Args:
             template: Text with {source} once; or "chat", or "chat: " and such a text, which is the user's turn in the
                 chat template of the tokenizer.
+            date: The day that is today for a chat template: a model must read tomorrow what it was trained on. The day
+                of the call by default.
 
         Raises:
-            TokenizerError: the text has no {source}, or several, or the tokenizer has no usable chat template.
+            TokenizerError: the date is none, the text has no {source}, or several, or the tokenizer has no usable chat
+                template.
             MissingBackend: jinja2, which reads chat templates, is not installed.
         """
         if template == CHAT or template.startswith(f"{CHAT}:"):
             turn = template.removeprefix(CHAT).removeprefix(":").removeprefix(" ") or SLOT
             before, after = _parts(turn, template)
-            text = _chat(f"{before} {_PLACEHOLDER} {after}", tokenizer)
+            clock = _Clock(date)
+            text = _chat(f"{before} {_PLACEHOLDER} {after}", tokenizer, clock)
             strips = f" {_PLACEHOLDER} " not in text and not (before or after)
             if not strips:
-                text = _chat(f"{before}{_PLACEHOLDER}{after}", tokenizer)
+                text = _chat(f"{before}{_PLACEHOLDER}{after}", tokenizer, clock)
             if text.count(_PLACEHOLDER) != 1:
                 raise TokenizerError(
                     f"source_template = {template!r}: the chat template writes the user's turn "
                     f"{text.count(_PLACEHOLDER)} times; expected once."
                 )
             first, _, last = text.partition(_PLACEHOLDER)
-            return cls(first, last, add_special_tokens=False, strips=strips)
+            return cls(first, last, add_special_tokens=False, strips=strips, date=clock.read)
         return cls(*_parts(template, template))
 
     def render(self, source: str) -> str:
@@ -80,7 +87,26 @@ def _parts(text: str, template: str) -> tuple[str, str]:
     return before, after
 
 
-def _chat(turn: str, tokenizer: Any) -> str:
+class _Clock:
+    """The `strftime_now` of chat templates, which stands still.
+
+    Attributes:
+        read: Its day, once a template has asked.
+    """
+
+    def __init__(self, date: str | None) -> None:
+        try:
+            self._now = datetime.now() if date is None else datetime.fromisoformat(date)
+        except ValueError:
+            raise TokenizerError(f"template_date = {date!r}; expected a day such as 2026-01-31.") from None
+        self.read: str | None = None
+
+    def __call__(self, text: str) -> str:
+        self.read = self._now.date().isoformat()
+        return self._now.strftime(text)
+
+
+def _chat(turn: str, tokenizer: Any, clock: _Clock) -> str:
     """Return the tokenizer's chat template, rendered with a user's turn and the beginning of the answer."""
     named = chat_templates(tokenizer.init_kwargs.get("chat_template"))
     if "default" not in named:
@@ -90,7 +116,7 @@ def _chat(turn: str, tokenizer: Any) -> str:
         )
     try:
         from jinja2.exceptions import TemplateError
-        from jinja2.ext import loopcontrols
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise MissingBackend("jinja2, which reads chat templates, is missing.", hint="pip install jinja2") from error
@@ -98,9 +124,19 @@ def _chat(turn: str, tokenizer: Any) -> str:
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    class Generation(Extension):
+        """A block around what the assistant says, which marks it for training in transformers."""
+
+        tags = {"generation"}  # noqa: RUF012  (jinja2's own declaration)
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    extensions: list[Any] = [loopcontrols, Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     functions = cast("dict[str, Any]", environment.globals)
-    functions["raise_exception"] = raise_exception
+    functions |= {"raise_exception": raise_exception, "strftime_now": clock}
     messages = [{"role": "user", "content": turn}]
     tokens = {f"{name}_token": getattr(tokenizer, f"{name}_token", None) or "" for name in ("bos", "eos", "pad", "unk")}
     try:
