@@ -297,3 +297,17 @@ def test_sources_are_read_from_text_and_json_zipped_or_not(tmp_path: Path) -> No
 def test_files_that_are_no_sources_are_refused(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         SourceFile.of(str(tmp_path / name), None, "source")
+
+
+def test_sources_leave_room_for_what_continues_them(tmp_path: Path) -> None:
+    """One position table for both: 48 places, of which the settings of the call keep 20 for results."""
+    folder = with_tokenizer(tmp_path / "gpt2", "gpt2", n_positions=48)
+    pair = EncoderDecoderModel.from_encoder_decoder_pretrained(folder, folder, cross_attention_init="layerwise")
+    pair.generation_config.max_new_tokens = 4
+    long, short = "cat " * 60, "a cat"
+    settings = TextSettings(generation={"max_new_tokens": 20, "min_new_tokens": 20})
+    both, alone = generate_texts(pair, [long, short], settings), generate_texts(pair, [short], settings)
+    assert both[1] == alone[0]
+    assert len(pair.tokenizer.target(both[0])["input_ids"]) > 10
+    found = evaluate(pair, [long, short], ["dog " * 60, "a dog"], metrics="chrf", settings=settings)
+    assert np.isfinite(found.losses).all() and found.cut == 1
