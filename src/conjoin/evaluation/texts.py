@@ -131,7 +131,7 @@ def with_length(model: "EncoderDecoderModel", generation: Mapping[str, Any]) -> 
     """Return settings of `generate` with a language and a maximum length, which the model's own may lack."""
     names = ("max_new_tokens", "max_length")
     language = start_of_language(model, model.tokenizer)
-    if any(generation.get(name) or getattr(model.generation_config, name) for name in names):
+    if any(generation.get(name) is not None or getattr(model.generation_config, name) for name in names):
         return {**language, **generation}
     return {**language, **generation, "max_new_tokens": min(NEW_TOKENS, model.decoder.spec.max_positions or NEW_TOKENS)}
 
@@ -359,7 +359,8 @@ def _arguments(model: "EncoderDecoderModel", batch: Sequence[_Source], settings:
         torch.Generator(model.device).manual_seed(source_seed(settings.seed, source.index)) for source in batch
     ]
     sources = pad_sources(model, [source.ids for source in batch])
-    return {**sources, **with_length(model, settings.generation), "generator": generators}
+    target = getattr(model.tokenizer, "target", model.tokenizer)  # which stop_strings are looked for with
+    return {**sources, **with_length(model, settings.generation), "generator": generators, "tokenizer": target}
 
 
 def _made(

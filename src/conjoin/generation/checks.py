@@ -114,8 +114,9 @@ def _unsupported(settings: UserSettings) -> Iterator[str]:
 def _conflicts(settings: UserSettings, circumstances: Circumstances) -> Iterator[str]:
     call = circumstances.call
     yield from _beam_conflicts(settings)
-    yield from _count_conflicts(settings, call)
-    yield from _mode_conflicts(settings, call, copies=COPYING.holds(circumstances))
+    copies = COPYING.holds(circumstances)
+    yield from _count_conflicts(settings, call, copies=copies)
+    yield from _mode_conflicts(settings, call, copies=copies)
     yield from _token_conflicts(settings)
     if settings.get("stop_strings") is not None and not call.tokenizer:
         yield "stop_strings needs the target tokenizer: pass tokenizer= to generate()"
@@ -144,14 +145,15 @@ def _constraints_name(settings: UserSettings) -> str:
     return "force_words_ids" if settings.get("force_words_ids") is not None else "constraints"
 
 
-def _count_conflicts(settings: UserSettings, call: CallFacts) -> Iterator[str]:
+def _count_conflicts(settings: UserSettings, call: CallFacts, *, copies: bool) -> Iterator[str]:
     count, beams = settings.get("num_return_sequences"), settings.get("num_beams")
     if count > 1 and beams > 1 and count > beams:
         yield f"num_return_sequences = {count} exceeds num_beams = {beams}: raise num_beams"
     if count > 1 and beams == 1 and not settings.get("do_sample"):
         yield f"num_return_sequences = {count}, but greedy decoding has one result: set do_sample=True or num_beams"
-    if count > 1 and call.assistant:
-        yield f"num_return_sequences = {count} with assistant_model: drafting works on one result per source"
+    if count > 1 and (call.assistant or (copies and beams == 1)):
+        drafts = "assistant_model" if call.assistant else "copy_speculation or prompt_lookup_num_tokens"
+        yield f"num_return_sequences = {count} with {drafts}: drafting works on one result per source"
 
 
 def _mode_conflicts(settings: UserSettings, call: CallFacts, *, copies: bool) -> Iterator[str]:

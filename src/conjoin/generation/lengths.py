@@ -17,7 +17,8 @@ def resolve_lengths(settings: UserSettings, model: ModelFacts, call: CallFacts) 
     Raises:
         GenerationError: nothing can be generated, or the least exceeds the most.
     """
-    longest = _within_table(_longest(settings, call.prompt_length), model, call)
+    reads_last = bool(settings.get("penalty_alpha"))
+    longest = _within_table(_longest(settings, call.prompt_length), model, call, reads_last=reads_last)
     if longest > limits.RESULT_TOKENS:
         raise GenerationError(
             f"Results may have {longest} tokens; expected at most {limits.RESULT_TOKENS}.", hint="lower max_new_tokens."
@@ -56,11 +57,11 @@ def _longest(settings: UserSettings, prompt_length: int) -> int:
     return DEFAULT_NEW_TOKENS + prompt_length
 
 
-def _within_table(longest: int, model: ModelFacts, call: CallFacts) -> int:
-    """The last token is never read, so a row may be one longer than the table."""
-    if model.max_positions is None or longest <= model.max_positions - model.source_positions + 1:
+def _within_table(longest: int, model: ModelFacts, call: CallFacts, *, reads_last: bool) -> int:
+    """The last token is not read, so that a row may be one longer than the table; but by contrastive search."""
+    fits = longest if model.max_positions is None else model.max_positions - model.source_positions + (not reads_last)
+    if longest <= fits:
         return longest
-    fits = model.max_positions - model.source_positions + 1
     taken = f", of which the source takes {model.source_positions}" if model.source_positions else ""
     if call.prompt_length >= fits:
         raise GenerationError(

@@ -30,6 +30,14 @@ _PYTORCH_ONLY = (
 )
 
 
+Gather = Callable[[Any, np.ndarray], Any]
+
+
+def columns_at(x: Any, columns: np.ndarray) -> Any:
+    """The columns of an array or tensor that an index [B, n] names."""
+    return x[np.arange(len(columns))[:, None], columns]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInputs:
     """Arrays of a call.
@@ -66,12 +74,23 @@ class ModelInputs:
         """Number of tokens of the longest source."""
         return self.source.shape[1] if self.mask is None else int((to_numpy(self.mask) != 0).sum(1).max())
 
-    def cut(self, limit: int | None) -> Self:
-        """Sources no longer than the limit."""
-        if limit is None or self.encoded is not None:
+    def cut(
+        self, limit: int | None, to_numpy: Callable[[Any], np.ndarray] = np.asarray, gather: Gather = columns_at
+    ) -> Self:
+        """Sources of the first tokens up to the limit, padding on the left not counted.
+
+        Args:
+            gather: Returns the columns of an array that an index [B, limit] names.
+        """
+        if limit is None or self.encoded is not None or self.source.shape[1] <= limit:
             return self
-        ids, mask = (None if x is None else x[:, :limit] for x in (self.ids, self.mask))
-        return replace(self, ids=ids, mask=mask, keywords={n: x[:, :limit] for n, x in self.keywords.items()})
+        columns = None if self.mask is None else _first_tokens(to_numpy(self.mask) != 0, limit)
+
+        def kept(x: Any) -> Any:
+            return x[:, :limit] if columns is None else gather(x, columns)
+
+        ids, mask = (None if x is None else kept(x) for x in (self.ids, self.mask))
+        return replace(self, ids=ids, mask=mask, keywords={name: kept(x) for name, x in self.keywords.items()})
 
     def with_mask(self, config: PretrainedConfig) -> Self:
         """The same inputs; without a mask, ids that are the pad id are masked where it can mean nothing else."""
@@ -84,6 +103,13 @@ class ModelInputs:
         """The inputs of the encoder, by name."""
         inputs = {"input_ids": self.ids, "attention_mask": self.mask, **self.keywords}
         return {name: x for name, x in inputs.items() if x is not None}
+
+
+def _first_tokens(real: np.ndarray, limit: int) -> np.ndarray | None:
+    """The columns of each row's first tokens, [B, limit]; None where they are the first columns."""
+    if not (real[:, limit:] & ~real[:, :limit].all(1, keepdims=True)).any():
+        return None
+    return np.argsort(~real, axis=1, kind="stable")[:, :limit]
 
 
 def encoder_states(encoded: Any) -> Any:
@@ -274,7 +300,13 @@ def start_column(
     if prefix is None or not prefix.shape[1]:
         return start
     ids = to_numpy(prefix)
-    first = 0 if mask is None else to_numpy(mask != 0).argmax(1)
+    real = np.ones(ids.shape, bool) if mask is None else to_numpy(mask != 0)
+    if (ends := ~real[:, -1]).any():
+        raise GenerationError(
+            f"Rows {ends.nonzero()[0].tolist()} of decoder_input_ids end in padding, behind which no token can follow.",
+            hint="pad on the left.",
+        )
+    first = real.argmax(1)
     begins = ids[np.arange(batch), first] == start[:, 0]
     if begins.any() and not begins.all():
         raise GenerationError(
@@ -312,8 +344,22 @@ def numpy_prompt(inputs: ModelInputs, start: np.ndarray | None) -> tuple[np.ndar
     mask = inputs.prefix_mask
     if start is None or prefix is None:
         return (start if prefix is None else prefix), mask  # pyright: ignore[reportReturnType]  # one of them is there
-    mask = None if mask is None else np.concatenate((np.ones_like(mask[:, :1]), mask), 1)
-    return np.concatenate((start, prefix), 1), mask
+    whole = np.concatenate((start, prefix), 1)
+    if mask is None:
+        return whole, None
+    columns = behind_padding(mask != 0)
+    masks = np.concatenate((np.ones_like(mask[:, :1]), mask), 1)
+    return np.take_along_axis(whole, columns, 1), np.take_along_axis(masks, columns, 1)
+
+
+def behind_padding(real: np.ndarray) -> np.ndarray:
+    """The columns that put a first column behind each row's padding on the left: [B, P + 1] of start and prefix.
+
+    Args:
+        real: [B, P], True where the prefix is no padding.
+    """
+    pads, places = real.argmax(1)[:, None], np.arange(real.shape[1] + 1)[None]
+    return np.where(places < pads, places + 1, np.where(places == pads, 0, places))
 
 
 def _is_integer(ids: Any) -> bool:

@@ -132,9 +132,8 @@ def _source_batch(
     model: ParameterModel, inputs: ModelInputs, flat: dict[str, jax.Array], request: Request
 ) -> dict[str, Any]:
     """The sources as the program takes them, padded to their bucket."""
-    arrays = (
-        inputs.cut(model.spec.encoder.max_positions if request.truncation else None).with_mask(model.config).arrays()
-    )
+    limit = model.spec.encoder.max_positions if request.truncation else None
+    arrays = inputs.with_mask(model.config).cut(limit).arrays()
     if inputs.encoded is None:
         return prepared(model, arrays, flat)[0]
     ids = arrays.pop("input_ids", None)

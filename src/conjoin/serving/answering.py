@@ -14,6 +14,7 @@ from conjoin.serving.edge import route_path
 from conjoin.serving.events import DONE, EventStream, event, unless_gone
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
+from conjoin.serving.reading import as_refusal
 from conjoin.serving.refusal import Refusal
 from conjoin.serving.refusals import body_of
 from conjoin.serving.request import Answer, Piece
@@ -111,10 +112,10 @@ class Answering:
                     parts = stream.answer(source, what) if isinstance(what, Answer) else stream.piece(source, what)
                     for data in parts:
                         yield spell(data)
-            except Refusal as refusal:
+            except Exception as error:
                 for each in running:
                     each.cancel()
-                yield _failed(http, stream, refusal, is_named)
+                yield _failed(http, stream, as_refusal(error), is_named)
                 return
             done = [answer for answer in answers if answer is not None]
             self._count(http, served, done)
@@ -168,8 +169,8 @@ async def _merged(running: Sequence[Running]) -> AsyncIterator[tuple[int, Piece 
             async for piece in one.pieces():
                 await queue.put((number, piece))
             await queue.put((number, await one.answer()))
-        except Refusal as refusal:
-            await queue.put((number, refusal))
+        except Exception as error:
+            await queue.put((number, as_refusal(error)))
 
     tasks = [asyncio.create_task(follow(number, one)) for number, one in enumerate(running)]
     left = len(tasks)

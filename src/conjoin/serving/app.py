@@ -21,6 +21,7 @@ from conjoin.serving.edge import Edge, Keys, route_path
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
 from conjoin.serving.page import page_routes
+from conjoin.serving.reading import as_refusal
 from conjoin.serving.refusal import Kind, Refusal
 from conjoin.serving.refusals import of_validation, refusal_response
 from conjoin.serving.routes import generate_routes, openai_routes, translate_routes
@@ -62,7 +63,7 @@ class Application:
                 self._outer,
                 allow_origins=settings.cors,
                 allow_methods=["GET", "POST"],
-                allow_headers=["authorization", "content-type", "x-api-key", "x-request-id"],
+                allow_headers=["*"],  # clients send headers of their own, such as x-stainless-lang
                 expose_headers=["x-request-id", "retry-after"],
             )
 
@@ -216,6 +217,10 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(Refusal)
     async def refused(http: Request, refusal: Refusal) -> Response:  # pyright: ignore[reportUnusedFunction]
         return respond(http, refusal)
+
+    @app.exception_handler(Exception)
+    async def unexpected(http: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return respond(http, as_refusal(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(http: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -81,13 +81,19 @@ class Models:
             raise Refusal(Kind.UNAVAILABLE, f"{entry.name} is being loaded.", retry_after_s=5)
         async with entry.lock:
             if entry.served is None:
-                await self._load(entry)
+                await self._load(entry, wakes=True)
         if entry.served is None:
             raise Refusal(Kind.UNAVAILABLE, f"{entry.name} could not be loaded: {entry.error}", retry_after_s=30)
         return entry.served
 
-    async def _load(self, entry: Entry) -> None:
-        entry.state, begun = "loading", time.monotonic()
+    async def _load(self, entry: Entry, *, wakes: bool = False) -> None:
+        """Load a model.
+
+        Args:
+            wakes: It was unloaded because it was idle: requests wait for it, and the server is ready all the while.
+        """
+        begun = time.monotonic()
+        entry.state = entry.state if wakes else "loading"
         try:
             entry.served = await asyncio.to_thread(load, entry.name, entry.place, self.settings)
             entry.state, entry.error = "ready", None

@@ -78,6 +78,8 @@ class Protocol(HttpToolsProtocol):
         self._head = 0
         self._is_in_head = True
         self._has_begun = False  # a request, in the bytes that are read now
+        self._is_in_body, self._has_body = False, False
+        self._between = 0  # bytes since the last ones of a body: sizes of chunks, and what follows the last chunk
         self._is_refused = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -99,8 +101,11 @@ class Protocol(HttpToolsProtocol):
             self._read(data[begin : begin + _PIECE_BYTES])
 
     def _read(self, piece: bytes) -> None:
-        self._has_begun = False
+        self._has_begun, self._has_body = False, False
         super().data_received(piece)
+        self._between = self._between + len(piece) if self._is_in_body and not self._has_body else 0
+        if self._between > _HEAD_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if self._is_in_head and not self._has_begun:  # else a part of these bytes belongs to what was before
             self._head += len(piece)
             if self._head > _HEAD_BYTES:
@@ -116,20 +121,28 @@ class Protocol(HttpToolsProtocol):
         """Start to answer a request."""
         if self.parser.asks:
             return
-        self._is_in_head = False
+        self._is_in_head, self._is_in_body = False, True
         self._stop_waiting()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if not self._is_refused:
             super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Read a header; those behind a body, which nobody asked for, are dropped."""
+        if self._is_in_head:
+            super().on_header(name, value)
+
     def on_body(self, body: bytes) -> None:
         """Read a part of a body."""
+        self._has_body = True
         if not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End a request's body."""
+        if not self.parser.asks:
+            self._is_in_body = False
         if not (self._is_refused or self.parser.asks):
             super().on_message_complete()
 

@@ -1,15 +1,16 @@
 """From a request's texts to the ids and settings that the engine takes. Runs in a thread of its own, not the loop's."""
 
+import logging
 import re
 import secrets
 import threading
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from conjoin.errors import ConjoinError, ConjoinWarning, GenerationError, TokenizerError
+from conjoin.errors import ConjoinError, ConjoinWarning, GenerationError, TokenizerError, shown
 from conjoin.evaluation.texts import source_limit, tokenize_sources, with_length
 from conjoin.generation import GenerationConfig
 from conjoin.serving.limits import Limits
@@ -17,10 +18,14 @@ from conjoin.serving.refusal import Kind, Refusal, invalid
 from conjoin.serving.request import Request
 from conjoin.tokenizer.multilingual import WithLanguages, speaks
 
+log = logging.getLogger("conjoin.serve")
+
 _WARNINGS = threading.Lock()
 """Held while warnings are collected, which is a state of the whole process."""
 _LANGUAGES = threading.Lock()
 """Held while a tokenizer has the languages of one request."""
+_SEEDS = -(1 << 63), (1 << 64) - 1
+"""What PyTorch takes."""
 _LENGTHS = ("max_new_tokens", "max_length")
 
 
@@ -52,14 +57,16 @@ def read(model: Any, request: Request, limits: Limits) -> Prompt:
     with _languages(model, request.languages) as language:
         ids, was_cut = _source(model, request, limits)
         places = _places(model, request, ids)
-        prefix = _prefix(model, request)
         settings = {**with_length(model, request.settings), **language}
-    if not any(request.settings.get(name) for name in _LENGTHS):
+        prefix = _behind_forced(_prefix(model, request), settings, model)
+    if all(request.settings.get(name) is None for name in _LENGTHS):
         room = limits.new_tokens
         own = min(settings.get(name) or getattr(model.generation_config, name) or room for name in _LENGTHS)
         if own > room:
             settings["max_new_tokens"] = room
     seed = secrets.randbits(31) if request.seed is None else request.seed
+    if not _SEEDS[0] <= seed <= _SEEDS[1]:
+        raise invalid(f"seed = {shown(seed)}; expected a number of 64 bits.", "seed")
     return Prompt(ids=ids, was_cut=was_cut, prefix=prefix, settings=settings, seed=seed, places=places)
 
 
@@ -128,6 +135,14 @@ def _places(model: Any, request: Request, ids: list[int]) -> tuple[tuple[int, in
     return tuple(map(tuple, row["offset_mapping"])) if row["input_ids"] == ids else None
 
 
+def _behind_forced(prefix: list[int], settings: Mapping[str, Any], model: Any) -> list[int]:
+    """Put the token with which every result begins, such as that of a language, before a prefix that lacks it: forced is
+    only what follows the start.
+    """
+    forced = settings.get("forced_bos_token_id", getattr(model.generation_config, "forced_bos_token_id", None))
+    return [forced, *prefix] if prefix and isinstance(forced, int) and prefix[0] != forced else prefix
+
+
 def _prefix(model: Any, request: Request) -> list[int]:
     if not isinstance(request.prefix, str):
         size = model.decoder.spec.vocab_size
@@ -190,4 +205,5 @@ def as_refusal(error: BaseException) -> Refusal:
         return Refusal(kind, text, field=named)
     if isinstance(error, ConjoinError):
         return invalid(str(error))
+    log.error("a request ended with an unexpected error", exc_info=error)
     return Refusal(Kind.INTERNAL, f"An unexpected {type(error).__name__} ended this request; the server's log has it.")

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Path, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from conjoin.serving.answering import Answering
@@ -168,6 +169,9 @@ async def _streamed(answering: Answering, http: Request, body: generate.Generate
     call = generate.read(body)
     if call.is_list:
         raise Refusal(Kind.INVALID, "A stream follows one source; inputs is a list.", field="inputs")
+    if body.parameters is not None and (body.parameters.best_of or 1) > 1:
+        what = "A stream shows a result as it grows, and the best of several is known at their end."
+        raise Refusal(Kind.INVALID, what, field="parameters.best_of")
     return await answering.stream(http, call, lambda served: generate.Stream(body, model=served.name), is_marked=False)
 
 
@@ -220,7 +224,11 @@ def translate_routes(answering: Answering, settings: ServeSettings, keys: Keys) 
 
 
 async def _json_or_form(http: Request, kind: Any) -> Any:
-    raw, media = await http.body(), http.headers.get("content-type", "").split(";")[0].strip().lower()
+    media = http.headers.get("content-type", "").split(";")[0].strip().lower()
+    try:
+        raw = await http.body()
+    except ClientDisconnect:
+        raise Refusal(Kind.INVALID, "The body ended before it was whole.", field="body") from None
     try:
         if media == "application/x-www-form-urlencoded":
             fields = parse_qs(raw.decode(), keep_blank_values=True)

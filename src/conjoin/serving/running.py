@@ -85,11 +85,17 @@ class Running:
             piece = self._piece(progress)
             if piece is not None:
                 yield piece
-            if self._growths and all(growth.is_stopped for growth in self._growths.values()):
+            if len(self._growths) == self._wanted and all(growth.is_stopped for growth in self._growths.values()):
                 self._handle.cancel(_Stopped())
         if self._handle.error is None:
             for piece in self._rest():
                 yield piece
+
+    @property
+    def _wanted(self) -> int:
+        """Number of results; of several by beams only the first is told before the end."""
+        own = getattr(self._model.generation_config, "num_return_sequences", None)
+        return self.prompt.settings.get("num_return_sequences") or own or 1
 
     def put(self, progress: Any) -> None:
         """Take progress from the engine's thread."""
@@ -166,7 +172,7 @@ class Running:
     def _answer(self) -> Answer:
         error = self._handle.error
         if isinstance(error, _Stopped):
-            return self._made([self._stopped(row) for row in sorted(self._growths)], None)
+            return self._made([self._stopped(row) for row in sorted(self._growths)], self._handle.times)
         if error is not None:
             raise as_refusal(error)
         outcome = self._handle.outcome(0)

@@ -163,7 +163,8 @@ def traced_output(written: Written, settings: DecodeSettings, returned: int) -> 
 def _source_batch(model: VariableModel, inputs: ModelInputs, request: Request, *, widen: bool) -> dict[str, Any]:
     """The sources as the program takes them."""
     encoder = model.spec.encoder
-    arrays = inputs.cut(encoder.max_positions if request.truncation else None).with_mask(model.config).arrays()
+    limit = encoder.max_positions if request.truncation else None
+    arrays = inputs.with_mask(model.config).cut(limit, gather=lambda x, at: tf.gather(x, at, batch_dims=1)).arrays()
     if inputs.encoded is not None:
         ids = arrays.pop("input_ids", None)
         batch = prepared({**arrays, "encoder_outputs": encoder_states(inputs.encoded)}, model.spec)

@@ -365,7 +365,8 @@ class Run:
             custom=callers.processors,
             device=device,
         )
-        patience = 1 if device.type == "cpu" else GPU_PATIENCE
+        shows_steps = callers.any or request.outputs.as_dict  # what runs behind the end would be seen
+        patience = 1 if device.type == "cpu" or shows_steps else GPU_PATIENCE
         stops = build_stopping(request, tokenizer=callers.tokenizer, extra=callers.criteria)
         if callers.streamer is not None:
             callers.streamer.put(self.prompt.cpu())
@@ -375,7 +376,7 @@ class Run:
             streamer=callers.streamer,
             trace=self.trace(),
             patience=patience,
-            watch=Watch(self._dead_ends, 1 if callers.any else patience),
+            watch=Watch(self._dead_ends, patience),
             generators=callers.generators,
         )
 

@@ -102,10 +102,11 @@ def _has_room(begun: list[_Open[Any]]) -> bool:
 def _begin(model: Any, key: K, arguments: dict[str, Any]) -> _Open[K] | Decoded | Exception:
     """Encode the sources of a batch; where its steps cannot be shared, return its results, or what went wrong."""
     keywords = dict(arguments)
-    callers = Callers(None, None, None, None, None, None, keywords.pop("generator", None))
+    tokenizer, generators = (keywords.pop(name, None) for name in ("tokenizer", "generator"))
+    callers = Callers(None, None, None, None, tokenizer, None, generators)
     try:
         with torch.inference_mode():
-            call = Run.of(model, None, None, callers, keywords)
+            call = Run.of(model, None, keywords.pop("generation_config", None), callers, keywords)
             if not isinstance(call.request.mode, Greedy | BeamSearch) or call.limits.max_length == call.limits.prompt:
                 return call.decoded()
             call.encode()

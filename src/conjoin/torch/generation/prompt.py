@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conjoin.errors import GenerationError, ShapeError
 from conjoin.generation import Assisted, Contrastive, CopySpeculation, Mode, Outputs
-from conjoin.generation.prompt import ModelInputs, bind_inputs, source_ids
+from conjoin.generation.prompt import ModelInputs, behind_padding, bind_inputs, source_ids
 from conjoin.torch.cpu.clock import running, timed
 from conjoin.torch.generation.model import Seq2SeqModel
 from conjoin.torch.generation.reader import Sources
@@ -58,8 +58,12 @@ def target_prompt(inputs: ModelInputs, start: np.ndarray | None, device: torch.d
     column = torch.from_numpy(start).long().to(device)
     if prefix is None:
         return column, mask
-    mask = None if mask is None else torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
-    return torch.cat((column, prefix), 1), mask
+    whole = torch.cat((column, prefix), 1)
+    if mask is None:
+        return whole, None
+    columns = torch.from_numpy(behind_padding(to_numpy(mask != 0))).to(device)
+    masks = torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
+    return whole.gather(1, columns), masks.to(device).gather(1, columns)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -80,7 +84,8 @@ def encode(
     Raises:
         ShapeError: the mask has another shape than the source, or the source is too long.
     """
-    inputs = inputs.cut(model.encoder.spec.max_positions if truncation else None).with_mask(model.encoder.config)
+    limit = model.encoder.spec.max_positions if truncation else None
+    inputs = inputs.with_mask(model.encoder.config).cut(limit, to_numpy)
     ids, mask, output = inputs.ids, inputs.mask, inputs.encoded
     if output is None:
         wanted = {"output_attentions": outputs.attentions, "output_hidden_states": outputs.hidden_states}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from jaxtyping import Int
 from torch import Tensor
 
-from conjoin.torch.generation.engine.job import Cancelled, Job, Listener, Outcome, Progress
+from conjoin.torch.generation.engine.job import Cancelled, Job, Listener, Outcome, Progress, Times
 from conjoin.torch.generation.outputs import GenerateOutput
 
 _END = object()
@@ -99,6 +99,11 @@ class Handle:
     def error(self) -> BaseException | None:
         """What went wrong with a request that is done; None if nothing did."""
         return self._job.error
+
+    @property
+    def times(self) -> Times:
+        """When it came, started, had its first token; `finished` is now, until it is done."""
+        return self._job.times
 
     def cancel(self, error: BaseException | None = None) -> None:
         """Give the request up: its rows leave the batch before the next step.

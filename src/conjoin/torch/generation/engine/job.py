@@ -140,14 +140,16 @@ class Job:
         self.arrived = time.monotonic()
         self.started: float | None = None
         self.first: float | None = None
+        self.finished: float | None = None
         self.listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._callbacks: list[Callable[[], object]] = []
 
     @property
     def times(self) -> Times:
-        """When it came, started, had its first token."""
-        return Times(arrived=self.arrived, started=self.started, first=self.first, finished=time.monotonic())
+        """When it came, started, had its first token, and ended: now, unless it is done."""
+        finished = time.monotonic() if self.finished is None else self.finished
+        return Times(arrived=self.arrived, started=self.started, first=self.first, finished=finished)
 
     def follow(self, listener: Listener) -> None:
         """Tell a listener what becomes certain from here on."""
@@ -177,6 +179,7 @@ class Job:
         outcome: Outcome | None = None,
     ) -> None:
         """Set the result, or an error."""
+        self.finished = time.monotonic()
         self.result, self.error, self.outcome = result, error, outcome
         self.inputs, self.run, self.active = {}, None, None
         with self._lock:

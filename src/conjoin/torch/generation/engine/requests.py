@@ -40,8 +40,15 @@ def checked(model: Any, inputs: dict[str, Any]) -> Run:
 
 
 def may_join(run: Run) -> bool:
-    """True if nothing about a request's kind stops it from running together with others."""
-    return not run.request.outputs.as_dict and isinstance(run.request.mode, Greedy | BeamSearch | Sampling)
+    """True if nothing about a request's kind stops it from running together with others; the kernels write at least one
+    token, and a streamer is `generate`'s.
+    """
+    return (
+        not run.request.outputs.as_dict
+        and isinstance(run.request.mode, Greedy | BeamSearch | Sampling)
+        and run.limits.max_length > run.limits.prompt
+        and run.callers.streamer is None
+    )
 
 
 def prepare(model: Any, jobs: Sequence[Job]) -> int:
@@ -65,7 +72,10 @@ def prepare(model: Any, jobs: Sequence[Job]) -> int:
             total += run.source_tokens
             group.append(job)
         if len(group) > 1:
-            _encode_together(model, [_run(model, job) for job in group])
+            try:
+                _encode_together(model, [_run(model, job) for job in group])
+            except Exception:  # one of the sources is at fault, and says so in its own turn
+                group, total = [first], _run(model, first).source_tokens
     for job in group:
         try:
             job.active = begin(job, _run(model, job))

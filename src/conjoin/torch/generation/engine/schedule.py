@@ -55,8 +55,15 @@ class _Client:
 
 
 class _Class:
+    """The clients of a class.
+
+    Attributes:
+        served: Work that it was charged with.
+        clock: What the client that was taken last had been charged with before; afterwards, where nobody else waited.
+    """
+
     def __init__(self) -> None:
-        self.served = 0.0
+        self.served = self.clock = 0.0
         self.clients: dict[str, _Client] = {}
 
     @property
@@ -64,18 +71,23 @@ class _Class:
         return any(client.heap for client in self.clients.values())
 
     def lift(self, client: _Client) -> None:
-        """A client that comes back has no claim for the time that it was away."""
-        client.served = max(client.served, min((c.served for c in self.clients.values() if c.heap), default=0.0))
+        """A client that comes, or comes back, has no claim for the time that it was away."""
+        least = min((c.served for c in self.clients.values() if c.heap), default=self.clock)
+        client.served = max(client.served, least)
+
+    def charge(self, client: _Client, work: float) -> None:
+        """Charge a client with the work of a request that starts."""
+        before, client.served = client.served, client.served + work
+        self.served += work
+        self.clock = max(self.clock, before if self.is_busy else client.served)
 
     def next(self) -> _Client | None:
         return min((c for c in self.clients.values() if c.heap), key=lambda c: c.served, default=None)
 
     def drop_idle(self) -> None:
-        """Forget clients without requests whose counters others have passed."""
-        busy = [client.served for client in self.clients.values() if client.heap]
-        if busy:
-            least = min(busy)
-            self.clients = {n: c for n, c in self.clients.items() if c.heap or c.served > least}
+        """Forget clients without requests whose counters others, or the clock, have passed."""
+        least = min((client.served for client in self.clients.values() if client.heap), default=self.clock)
+        self.clients = {n: c for n, c in self.clients.items() if c.heap or c.served > least}
 
 
 class Waiting:
@@ -84,6 +96,7 @@ class Waiting:
     def __init__(self) -> None:
         self._classes: dict[Priority, _Class] = {name: _Class() for name in PRIORITIES}
         self._numbers = count()
+        self._clock = 0.0  # as of _Class, of the classes: their work by their shares
         self._size = 0
         self.work = 0.0
 
@@ -103,7 +116,7 @@ class Waiting:
         group = self._classes[job.priority]
         if not group.is_busy:
             others = [each.served / PRIORITIES[name] for name, each in self._classes.items() if each.is_busy]
-            group.served = max(group.served, min(others, default=0.0) * PRIORITIES[job.priority])
+            group.served = max(group.served, min(others, default=self._clock) * PRIORITIES[job.priority])
         client = group.clients.setdefault(job.client, _Client())
         if not client.heap:
             group.lift(client)
@@ -130,8 +143,9 @@ class Waiting:
         group = self._classes[job.priority]
         client = group.clients[job.client]
         self._remove(client, job)
-        client.served += job.work
-        group.served += job.work
+        before, share = group.served, PRIORITIES[job.priority]
+        group.charge(client, job.work)
+        self._clock = max(self._clock, (before if self._size else group.served) / share)
         if len(group.clients) > 64:
             group.drop_idle()
 

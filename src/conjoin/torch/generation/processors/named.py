@@ -280,7 +280,8 @@ class PrefixConstrainedLogitsProcessor(RowwiseProcessor):
         rows_to_check = [row for row, is_live in enumerate(live) if is_live]
         allowed = [self._allowed_ids(sources[row], input_ids[row], scores.shape[1]) for row in rows_to_check]
         rows = [row for row, ids in zip(rows_to_check, allowed, strict=True) for _ in ids]
-        index = torch.tensor([rows, [token for ids in allowed for token in ids]], device=scores.device)
+        tokens = [token for ids in allowed for token in ids]
+        index = torch.tensor([rows, tokens], dtype=torch.long, device=scores.device)
         mask = torch.zeros_like(scores)
         mask[rows_to_check] = -torch.inf
         mask[index[0], index[1]] = 0.0
