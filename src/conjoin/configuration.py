@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from conjoin.checkpoint import SAFETENSORS, read_json, resolve
 from conjoin.errors import ConfigError, FileError, listing, near, shown
-from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys, text_part
+from conjoin.families import HUB_KEYWORDS, PretrainedConfig, config_from_dict, family, known_keys
 
 Share = Literal["none", "embeddings", "all"]
 CrossAttentionInit = Literal["normal", "self_attention", "zero_gate", "merged", "layerwise"]
@@ -181,10 +181,10 @@ class AutoConfig:
     """Loads any config that conjoin knows: of a single model, of a whole seq2seq model or of a pair."""
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PretrainedConfig:
-        """Build the config object from what config.json holds."""
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> PretrainedConfig:
+        """Build the config object from what config.json holds; keyword arguments override its values."""
         if values.get("model_type") in PAIR_TYPES:
-            return EncoderDecoderConfig.from_dict(values)
+            return EncoderDecoderConfig.from_dict(values, **overrides)
         if values.get("model_type") == FOREIGN:
             encoder: Any = values.get("encoder")
             said: Any = cast("Mapping[str, Any]", encoder).get("class") if isinstance(encoder, Mapping) else encoder
@@ -193,7 +193,7 @@ class AutoConfig:
                 "EncoderDecoderModel loads it, around a module that you give.",
                 hint="EncoderDecoderModel.from_pretrained(folder, encoder=module)",
             )
-        return config_from_dict(values)
+        return config_from_dict(values, **overrides)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | PathLike[str], **overrides: Any) -> PretrainedConfig:
@@ -207,9 +207,7 @@ class AutoConfig:
         folder = resolve(name_or_path, allow_patterns=["config.json"], **hub)
         _require_config(folder)
         values = read_json(folder / "config.json")
-        if values.get("model_type") in PAIR_TYPES:
-            return EncoderDecoderConfig.from_dict(values, **overrides)
-        return cls.from_dict({**text_part(values), **overrides})
+        return cls.from_dict(values, **overrides)
 
 
 def _require_config(folder: Path) -> None:

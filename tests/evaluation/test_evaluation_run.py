@@ -1,5 +1,6 @@
 """Evaluation and bulk generation say what the model itself says, whatever the batches."""
 
+import copy
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -51,6 +52,24 @@ def test_beams_and_several_results_are_kept_apart(model: EncoderDecoderModel) ->
     assert sorted(made.index for made in batch) == [0, 1, 2, 3]
     assert all(len(made.texts) == 2 for made in batch)
     assert next(m.texts[0] for m in batch if m.index == 1) == one_by_one(model, SOURCES[1], num_beams=3)
+
+
+def test_stop_strings_end_texts_of_many_sources(model: EncoderDecoderModel) -> None:
+    """They need a tokenizer, which bulk generation has."""
+    whole = generate_texts(model, SOURCES)
+    stop = next(text[2:4] for text in whole if len(text) > 6)
+    cut = generate_texts(model, SOURCES, TextSettings(generation={"stop_strings": [stop]}))
+    for text, before in zip(cut, whole, strict=True):
+        assert before.startswith(text) and (stop not in before or (stop in text and len(text) <= len(before)))
+    settings = copy.deepcopy(model.generation_config)
+    settings.max_new_tokens = 2
+    ids = model.tokenizer(SOURCES[:2], padding=True, return_tensors="pt")
+    ((_, found),) = model.generate_batches([(0, {**ids, "generation_config": settings})])
+    assert found.sequences.equal(model.generate(**ids, generation_config=settings))
+
+
+def test_no_tokens_may_be_asked_for(model: EncoderDecoderModel) -> None:
+    assert generate_texts(model, SOURCES, TextSettings(generation={"max_new_tokens": 0})) == [""] * len(SOURCES)
 
 
 def test_sampling_repeats_itself_and_leaves_the_random_state(model: EncoderDecoderModel) -> None:

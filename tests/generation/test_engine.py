@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin import EncoderDecoderModel, Engine, GenerationError
+from conjoin import EncoderDecoderModel, Engine, GenerationError, ShapeError
 from conjoin.torch.cpu import native
 from conjoin.torch.generation.engine import Details, Progress
 from conjoin.torch.generation.engine.scorer import Scorer
@@ -97,6 +97,64 @@ def check_schedules(model: EncoderDecoderModel, seed: int, schedules: int, reque
 )
 def test_a_request_gets_what_it_gets_alone(decoder: str, form: str, tmp_path: Path) -> None:
     check_schedules(model_of(tmp_path, decoder, form), seed=7, schedules=3, requests=10)
+
+
+@pytest.mark.parametrize("prompt", [1, 4])
+@pytest.mark.parametrize(
+    "kind", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True}]
+)
+def test_nothing_asked_for_is_nothing_written(kind: dict[str, Any], prompt: int, tmp_path: Path) -> None:
+    """The kernels write at least one token, so that such a request must not reach them."""
+    model = model_of(tmp_path, "gpt2")
+    request: dict[str, Any] = {"input_ids": torch.randint(10, 50, (1, 6)), "max_new_tokens": 0, **kind}
+    if prompt > 1:
+        request["decoder_input_ids"] = torch.randint(10, 50, (1, prompt - 1))
+    other = {**request, "max_new_tokens": 3}
+    engine = Engine(model)
+    handles = [engine.submit(**each) for each in (request, other, request)]
+    engine.run()
+    for handle in (handles[0], handles[2]):
+        assert torch.equal(handle.result(), alone(model, request)) and handle.result().shape[1] == prompt
+        assert handle.outcome().tokens(0) == []
+    assert handles[1].result().shape[1] > prompt
+
+
+@KERNELS
+def test_a_bad_source_fails_alone(tmp_path: Path) -> None:
+    """Sources that wait together are encoded in one pass, which one of them cannot go through."""
+    model = model_of(tmp_path, "gpt2")
+    most = model.encoder.spec.max_positions
+    assert most is not None
+    good = [torch.randint(10, 40, (1, length)) for length in (3, 7, 5, 4)]
+    bad = [torch.randint(10, 40, (1, most + 1)), torch.tensor([[12, model.encoder.spec.vocab_size]])]
+    for wrong in bad:
+        engine = Engine(model)
+        handles = [engine.submit(ids, max_new_tokens=4) for ids in (*good[:2], wrong, *good[2:])]
+        engine.run()
+        for handle, ids in zip((*handles[:2], *handles[3:]), good, strict=True):
+            assert torch.equal(handle.result(), alone(model, {"input_ids": ids, "max_new_tokens": 4}))
+        with pytest.raises((ShapeError, IndexError)):
+            handles[2].result()
+
+
+def test_a_streamer_sees_the_prompt_once_and_its_end(tmp_path: Path) -> None:
+    class Told:
+        def __init__(self) -> None:
+            self.parts: list[list[int]] = []
+            self.ended = 0
+
+        def put(self, value: Tensor) -> None:
+            self.parts.append(value.flatten().tolist())
+
+        def end(self) -> None:
+            self.ended += 1
+
+    model, ids = model_of(tmp_path, "gpt2"), torch.randint(10, 40, (1, 5))
+    for settings in ({"num_beams": 1}, {"do_sample": True, "seed": 3}, {"num_beams": 1, "output_scores": True}):
+        told, engine = Told(), Engine(model)
+        handle = engine.submit(ids, max_new_tokens=4, streamer=told, **settings)
+        engine.run()
+        assert sum(told.parts, []) == handle.result().flatten().tolist() and told.ended == 1
 
 
 @KERNELS

@@ -61,6 +61,53 @@ def test_a_client_that_was_away_has_saved_nothing() -> None:
     assert 2 <= sum(number >= 100 for number in order) <= 4
 
 
+def test_a_newcomer_has_no_claim_where_nobody_waited_before_it() -> None:
+    """One client was served for an hour without a queue: requests that start at once are work, too."""
+    waiting = Waiting()
+    for number in range(1000):
+        alone = job(number, client="a", at=number)
+        waiting.add(alone, 1.0)
+        waiting.take(alone)
+    for number in range(20):
+        for client in ("b", "a"):
+            waiting.add(job(number, client=client, at=2000 + number), 1.0)
+    clients: list[str] = []
+    for _ in range(20):
+        first = waiting.first()
+        assert first is not None
+        waiting.take(first)
+        clients.append(first.client)
+    assert 8 <= clients.count("a") <= 12
+
+
+def test_a_class_has_no_claim_where_nobody_waited_before_it() -> None:
+    waiting = Waiting()
+    for number in range(1000):
+        alone = job(number, at=number)
+        waiting.add(alone, 1.0)
+        waiting.take(alone)
+    for number in range(200):
+        waiting.add(job(number, priority="bulk", at=2000 + number), 1.0)
+        waiting.add(job(1000 + number, at=2000 + number), 1.0)
+    taken: list[int] = []
+    for _ in range(50):
+        first = waiting.first()
+        assert first is not None
+        waiting.take(first)
+        taken.append(first.inputs["number"])
+    assert 3 <= sum(number < 1000 for number in taken) <= 8
+
+
+def test_clients_that_came_once_are_forgotten() -> None:
+    """A server without keys knows clients by their addresses."""
+    waiting = Waiting()
+    for number in range(5000):
+        once = job(number, client=f"address {number}", at=number)
+        waiting.add(once, 1.0)
+        waiting.take(once)
+    assert len(waiting._classes["interactive"].clients) < 100
+
+
 def test_bulk_gets_a_tenth_of_the_work_beside_others() -> None:
     bulk = [job(number, priority="bulk", at=0) for number in range(50)]
     people = [job(1000 + number, at=1) for number in range(50)]

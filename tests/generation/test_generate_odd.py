@@ -43,6 +43,63 @@ def test_a_source_that_is_too_long_is_an_error_or_is_cut() -> None:
     assert model.generate(ids, token_type_ids=types, max_new_tokens=3, truncation=True).shape == (2, 4)
 
 
+def test_padding_on_the_left_is_not_what_a_cut_source_keeps() -> None:
+    """A row keeps its first tokens, wherever they stand, so that no other row of the batch changes it."""
+    model, _, _ = setting("bert-gpt2")
+    long, half, short = torch.randint(11, 53, (90,)), torch.randint(11, 53, (50,)), torch.randint(11, 53, (20,))
+    ids = torch.full((3, 90), PAD)
+    mask = torch.zeros_like(ids)
+    for row, source in enumerate((long, half, short)):
+        ids[row, 90 - len(source) :], mask[row, 90 - len(source) :] = source, 1
+    settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4}
+    cut = model.generate(ids, attention_mask=mask, truncation=True, **settings)
+    for row, source in enumerate((long[:64], half, short)):
+        assert cut[row].equal(model.generate(source[None], **settings)[0])
+    right = torch.zeros_like(ids), torch.zeros_like(mask)
+    for row, source in enumerate((long, half, short)):
+        right[0][row, : len(source)], right[1][row, : len(source)] = source, 1
+    assert cut.equal(model.generate(right[0], attention_mask=right[1], truncation=True, **settings))
+
+
+def test_a_prefix_that_ends_in_padding_is_an_error() -> None:
+    model, ids, mask = setting("bert-gpt2")
+    prefix = torch.randint(11, 53, (len(ids), 3))
+    padded = torch.ones_like(prefix)
+    padded[1, 2] = 0
+    with pytest.raises(GenerationError, match=r"Rows \[1\] of decoder_input_ids end in padding"):
+        model.generate(
+            ids, attention_mask=mask, decoder_input_ids=prefix, decoder_attention_mask=padded, max_new_tokens=3
+        )
+
+
+def test_the_start_stands_behind_the_padding_of_a_prefix() -> None:
+    """Prefixes of different lengths without the start id, where padding is an id that processors look at."""
+    model, ids, mask = setting("bert-gpt2")
+    settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "repetition_penalty": 3.0}
+    prefixes = [torch.randint(11, 53, (length,)) for length in (4, 1, 2)]
+    prefix, padded = torch.full((3, 4), EOS), torch.zeros(3, 4, dtype=torch.long)
+    for row, each in enumerate(prefixes):
+        prefix[row, 4 - len(each) :], padded[row, 4 - len(each) :] = each, 1
+    together = model.generate(
+        ids, attention_mask=mask, decoder_input_ids=prefix, decoder_attention_mask=padded, **settings
+    )
+    for row, each in enumerate(prefixes):
+        source = ids[row : row + 1, : int(mask[row].sum())]
+        alone = model.generate(source, decoder_input_ids=each[None], **settings)
+        assert together[row, 4 - len(each) :].equal(alone[0])
+
+
+def test_contrastive_search_ends_at_the_end_of_the_position_table() -> None:
+    """It reads the last token, too, to compare it."""
+    model, ids, mask = setting("bert-gpt2")
+    most = model.decoder.spec.max_positions
+    assert most is not None
+    settings: dict[str, Any] = {"penalty_alpha": 0.6, "top_k": 4, "max_new_tokens": most, "min_new_tokens": most - 1}
+    with pytest.warns(ConjoinWarning, match=f"they end at {most}"):
+        found = model.generate(ids[:1], attention_mask=mask[:1], **settings)
+    assert found.shape == (1, most)
+
+
 def test_sources_without_a_position_table_may_be_long() -> None:
     model, _, _ = setting("t5")
     assert model.generate(torch.randint(11, 53, (1, 300)), max_new_tokens=3, eos_token_id=8).shape == (1, 4)

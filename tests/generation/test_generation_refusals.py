@@ -92,6 +92,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"penalty_alpha": 0.5, "num_beams": 2}, "contrastive search has no beams; set num_beams=1"),
     ({"penalty_alpha": 0.5, "do_sample": True}, "contrastive search does not sample; set do_sample=False"),
     ({"penalty_alpha": 0.5, "top_k": 1}, "with top_k = 1: contrastive search compares at least 2 tokens"),
+    (
+        {"copy_speculation": True, "do_sample": True, "num_return_sequences": 3},
+        "num_return_sequences = 3 with copy_speculation or prompt_lookup_num_tokens: drafting works on one result",
+    ),
     ({"penalty_alpha": 0.5, "copy_speculation": True}, "penalty_alpha = 0.5 with drafts: leave out assistant_model"),
     ({"num_beams": 2, "call": CallFacts(assistant=True)}, "assistant_model with num_beams = 2: drafting works without"),
     (

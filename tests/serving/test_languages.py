@@ -39,6 +39,23 @@ def test_a_translator_answers_in_the_language_that_is_asked_for(kind: str, tmp_p
         assert odd.status_code == 422 and "klingon" in odd.text
 
 
+@pytest.mark.parametrize("kind", ["nllb", "m2m_100"])
+def test_a_prefix_stands_behind_the_language(kind: str, tmp_path: Path) -> None:
+    """What is forced to begin a result is forced behind the start only, and the prefix stands there."""
+    tokenizer, _ = folders(kind, tmp_path)
+    model: Any = EncoderDecoderModel.from_pretrained(tmp_path)
+    source, target = KINDS[kind][2]
+    words = tokenizer(text_target=TEXTS[1])["input_ids"]
+    inner = [token for token in words if token not in tokenizer.all_special_ids][:2]
+    code = tokenizer.convert_tokens_to_ids(target)
+    asked = Request(source=TEXTS[1], languages=(source, target), prefix=tokenizer.decode(inner))
+    prompt = reading.read(model, asked, Limits())
+    assert prompt.prefix[0] == prompt.settings["forced_bos_token_id"] == code
+    given = reading.read(model, Request(source=TEXTS[1], languages=(source, target), prefix=(code, *inner)), Limits())
+    assert given.prefix == [code, *inner]
+    assert reading.read(model, Request(source=TEXTS[1], languages=(source, target)), Limits()).prefix == []
+
+
 def test_a_request_without_languages_is_not_read_in_those_of_another(tmp_path: Path) -> None:
     folders("nllb", tmp_path)
     model: Any = EncoderDecoderModel.from_pretrained(tmp_path)

@@ -154,6 +154,41 @@ def test_a_body_behind_a_wish_for_another_protocol_is_read_whole(server: Server)
         assert read_all(connection).startswith("HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("trailer", [b"a: b\r\n", b"x"])
+def test_what_follows_a_body_is_bounded_too(server: Server, trailer: bytes) -> None:
+    """Fields behind the last chunk: many, or one that does not end."""
+    head = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    begin = b"a: " if trailer == b"x" else b""
+    with connect(server) as connection:
+        connection.sendall(head + b'5\r\n{"inp\r\n0\r\n' + begin)
+        sent = 0
+        try:
+            while sent < 1 << 22:
+                sent += connection.send(trailer * 2000)
+        except ConnectionError:
+            pass
+        assert sent < 1 << 22
+    assert_idle_and_well(server)
+
+
+def test_trailers_are_no_headers(server: Server) -> None:
+    body = b'{"inputs": "a b"}'
+    chunked = b"%x\r\n%s\r\n0\r\nx-request-id: late\r\n\r\n" % (len(body), body)
+    head = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
+    with connect(server) as connection:
+        connection.sendall(head + b"connection: close\r\n\r\n" + chunked)
+        told = read_all(connection)
+    assert " 200 " in told.splitlines()[0] and "late" not in told
+
+
+def test_a_form_that_stops_is_the_clients_fault(server: Server) -> None:
+    """Without a 500 in the log."""
+    with connect(server) as connection:
+        connection.sendall(post("/generate", b'{"inputs": "a"}')[:-4])
+    assert_idle_and_well(server)
+    assert server.process.poll() is None
+
+
 def test_a_path_that_is_too_large_is_refused(server: Server) -> None:
     with connect(server) as connection:
         connection.sendall(b"GET /health?" + b"y" * 40_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -136,9 +136,44 @@ def test_stop_strings_cut_the_text(http: httpx.Client, model: EncoderDecoderMode
     assert streamed[-1]["generated_text"] == whole[: whole.find(stop)]
 
 
+@pytest.mark.parametrize("kind", [{}, {"do_sample": True}, {"num_beams": 4, "num_return_sequences": 3}])
+@pytest.mark.parametrize("prefix", ["", " n n n"])
+def test_no_tokens_may_be_asked_for(http: httpx.Client, kind: dict[str, Any], prefix: str) -> None:
+    parameters = {"max_new_tokens": 0, "target_prefix": prefix, **kind}
+    told = http.post("/generate", json={"inputs": "a", "parameters": parameters}).json()
+    assert told["generated_text"] == prefix and told["finish_reason"] == "length"
+    assert http.post("/generate", json={"inputs": "a"}).status_code == 200
+
+
+def test_a_stop_string_leaves_every_result(http: httpx.Client, model: EncoderDecoderModel) -> None:
+    whole = expected(model, SOURCES[1], num_beams=4, num_return_sequences=3)
+    stop = whole[0][2:4]
+    right = [text[: text.find(stop)] if stop in text else text for text in whole]
+    asked = {"num_beams": 4, "num_return_sequences": 3, "stop": [stop]}
+    told = http.post("/generate", json={"inputs": SOURCES[1], "parameters": {**asked, "details": True}}).json()
+    assert [each["generated_text"] for each in told["sequences"]] == right
+    body = {"prompt": SOURCES[1], "n": 3, "stop": [stop]}
+    choices = http.post("/v1/completions", json=body).json()["choices"]
+    assert len(choices) == 3 and choices[0]["finish_reason"] == "stop"
+    streamed = events(http.post("/v1/completions", json={**body, "stream": True}).text)
+    ended = {choice["index"] for event in streamed for choice in event["choices"] if choice["finish_reason"]}
+    assert ended == {0, 1, 2}
+
+
+def test_requests_that_a_stop_string_ends_take_time(http: httpx.Client, server: Server) -> None:
+    before = server.metric("conjoin_e2e_request_latency_seconds_sum")
+    whole = http.post("/generate", json={"inputs": SOURCES[1], "parameters": {"num_beams": 1}}).json()["generated_text"]
+    between = server.metric("conjoin_e2e_request_latency_seconds_sum")
+    http.post("/generate", json={"inputs": SOURCES[1], "parameters": {"num_beams": 1, "stop": [whole[2:4]]}})
+    assert before < between < server.metric("conjoin_e2e_request_latency_seconds_sum")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
+        ("/generate_stream", {"inputs": "a", "parameters": {"best_of": 3, "do_sample": True}}, 422, "best of several"),
+        ("/generate", {"inputs": "a", "parameters": {"do_sample": True, "seed": 2**64}}, 422, "64 bits"),
+        ("/generate", {"inputs": ["a", "b"], "parameters": {"do_sample": True, "seed": 2**64 - 1}}, 422, "64 bits"),
         ("/generate", {"inputs": ""}, 422, "empty"),
         ("/generate", {"inputs": []}, 422, "empty"),
         ("/generate", {"inputs": "a", "parameters": {"num_beams": 99}}, 422, "at most 8"),
@@ -327,8 +362,14 @@ def test_an_idle_model_is_unloaded_and_comes_back(folder: Path) -> None:
     with start_server(f"{folder}=a", f"{folder}=b", "--ttl", "0.5") as server:
         wait_for(lambda: {each["state"] for each in server.info()["models"]} == {"unloaded"})
         assert json.loads(server.get("/ready"))["status"] == "ready"
-        answer = httpx.post(f"{server.url}/models/b", json={"inputs": "a"}, timeout=60)
-        assert answer.status_code == 200 and "generated_text" in answer.json()[0]
+        with ThreadPoolExecutor(4) as pool:  # all of them wait for the model that the first one wakes
+            asked = [
+                pool.submit(httpx.post, f"{server.url}/models/b", json={"inputs": "a"}, timeout=60) for _ in range(4)
+            ]
+            while not all(each.done() for each in asked):
+                assert httpx.get(f"{server.url}/ready").status_code == 200
+        for each in asked:
+            assert each.result().status_code == 200 and "generated_text" in each.result().json()[0]
 
 
 def test_a_public_address_needs_a_key(folder: Path) -> None:

@@ -24,6 +24,7 @@ DEFAULT_PATTERNS = (
     "vocab.*",
     "merges.txt",
     "bpe.codes",
+    "*.jinja",
 )
 _OTHER_WEIGHTS = (
     ("*.safetensors", ("pytorch_model*.bin", "pytorch_model*.bin.index.json")),

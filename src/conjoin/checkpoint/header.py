@@ -67,17 +67,27 @@ def read_header(fd: int, path: Path) -> Header:
     size = os.fstat(fd).st_size
     try:
         length = _header_length(fd, size)
-        entries = _parse(os.pread(fd, length, 8))
+        entries = _parse(_read_at(fd, length, 8))
         metadata = _metadata(entries.pop("__metadata__", {}))
         return Header(_spans(entries, data_start=8 + length, data_bytes=size - 8 - length), metadata)
     except BadHeader as bad:
         raise BadHeader([f"{path.name}: {problem}" for problem in bad.problems]) from None
 
 
+def _read_at(fd: int, length: int, offset: int) -> bytes:
+    """Return bytes of an open file; Windows has no pread."""
+    os.lseek(fd, offset, os.SEEK_SET)
+    parts: list[bytes] = []
+    while length > 0 and (part := os.read(fd, length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
 def _header_length(fd: int, size: int) -> int:
     if size < 8:
         raise BadHeader([f"truncated: {size} bytes, too short for a safetensors file"])
-    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    length = int.from_bytes(_read_at(fd, 8, 0), "little")
     if length > _MAX_HEADER_BYTES:
         raise BadHeader([f"not a safetensors file: its header would be {length} bytes long"])
     if length > size - 8:

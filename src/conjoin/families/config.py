@@ -50,7 +50,7 @@ class PretrainedConfig:
     return_dict: bool = True
 
     def __init__(self, /, **values: Any) -> None:
-        values = {self.attribute_map.get(name, name): value for name, value in values.items()}
+        values = self._by_field(values)
         values |= {field: _part(kind, values.get(field)) for field, kind in nested(type(self)).items()}
         if "torch_dtype" in values:  # the name until transformers 5
             values.setdefault("dtype", values.pop("torch_dtype"))
@@ -174,9 +174,13 @@ class PretrainedConfig:
                 f"{cls.__name__}: the config says model_type = {found!r}; expected {cls.model_type!r}.",
                 hint="AutoConfig.from_pretrained picks the class by itself.",
             )
-        merged = {**values, **overrides}
+        merged = {**cls._by_field(values), **cls._by_field(overrides)}  # a file may name a field twice
         merged.pop("model_type", None)
         return cls(**merged)
+
+    @classmethod
+    def _by_field(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {cls.attribute_map.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | PathLike[str], **overrides: Any) -> Self:

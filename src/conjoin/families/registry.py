@@ -35,19 +35,24 @@ def families() -> dict[str, Family]:
     return {name: family(name) for name in sorted(MODULES)}
 
 
-def config_from_dict(values: Mapping[str, Any]) -> PretrainedConfig:
+def config_from_dict(values: Mapping[str, Any], **overrides: Any) -> PretrainedConfig:
     """The config object of what a single model's config.json holds; of a multimodal one's, that of its text part.
+
+    Args:
+        overrides: Values in place of the file's, whichever of a field's names either has.
 
     Raises:
         ConfigError: no model_type, or an unknown one.
     """
     values = text_part(values)
-    model_type = values.get("model_type")
+    values = {**values, "model_type": overrides.pop("model_type", values.get("model_type"))}
+    model_type = values["model_type"]
     if not isinstance(model_type, str):
         raise ConfigError(
             f"The config has model_type = {model_type!r}; expected one of: {', '.join(sorted(MODULES))}.",
             hint='very old checkpoints lack it: add "model_type": "bert" (or what it is) to config.json.',
         )
-    if values.get("position_embedding_type") == "rotary" and model_type in ROTARY:
+    positions = overrides.get("position_embedding_type", values.get("position_embedding_type"))
+    if positions == "rotary" and model_type in ROTARY:
         values = {**values, "model_type": (model_type := ROTARY[model_type])}
-    return family(model_type).config.from_dict(values)
+    return family(model_type).config.from_dict(values, **overrides)

@@ -35,6 +35,8 @@ def rotary(
         ConfigError: an unknown rope_type, a missing number, or an odd number of turning dimensions.
     """
     words = {**(older_words(config) if older is None else older), **_newer_words(config, layer_type)}
+    if config.rope_scaling and config.rope_parameters and not set(config.rope_parameters) & set(LAYER_TYPES):
+        words |= config.rope_scaling  # the caller's, since files have one of the two
     base = float(words.get("rope_theta") or 10000.0)
     turning = int(size * float(words.get("partial_rotary_factor") or 1.0))
     if turning % 2 or turning < 2:

@@ -23,7 +23,9 @@ _SPLITS: dict[str, str] = {
     **dict.fromkeys(_LLAMA3_KINDS, _LLAMA3),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
 }
-_GPT2_KINDS = ("default", "gpt-2", "phi-2", "olmo", "mpt", "exaone4")
+_OF_ARCHITECTURE = {"gpt2": "gpt-2", "qwen2": "qwen2", "phi2": "phi-2", "starcoder": "starcoder", "mpt": "mpt"}
+"""How vocabularies are split where a file does not say it, as those before May 2024 do not."""
+_GPT2_KINDS = ("gpt-2", "phi-2", "olmo", "mpt", "exaone4")
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
@@ -40,6 +42,9 @@ def tokenizer_files(header: Header) -> dict[str, Json]:
         if name.startswith("tokenizer.ggml.")
     }
     kind, split = words.get("model"), str(words.get("pre", "default"))
+    if split == "default":
+        split = _OF_ARCHITECTURE.get(str(header.metadata.get("general.architecture")), split)
+    words["pre"] = split
     if kind in (None, "none", "no_vocab"):
         return {}
     known = split in (*_SPLITS, *_GPT2_KINDS, *_DIGITS_APART) if kind == "gpt2" else kind in ("llama", "t5")

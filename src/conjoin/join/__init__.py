@@ -35,7 +35,7 @@ from conjoin.join.plan import (
 )
 from conjoin.join.quantized import QUANTIZED, is_quantized, plan_quantized, require_plain_weights
 from conjoin.join.sinusoids import sinusoids
-from conjoin.join.stored import joining_offer, loosen_sharing, untie_head
+from conjoin.join.stored import has_own_head, joining_offer, loosen_sharing, untie_half, untie_head
 from conjoin.join.tokenizers import (
     OneFolder,
     TwoFolders,
@@ -78,6 +78,7 @@ __all__ = [
     "graft",
     "half_offer",
     "half_spec",
+    "has_own_head",
     "has_tokenizer",
     "is_quantized",
     "joining_offer",
@@ -114,6 +115,7 @@ __all__ = [
     "target_language",
     "target_tokenizer",
     "unshared",
+    "untie_half",
     "untie_head",
     "untied_head",
     "with_ends",

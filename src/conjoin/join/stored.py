@@ -13,6 +13,11 @@ from conjoin.join.names import half_offer
 from conjoin.join.pair import half_spec
 from conjoin.join.plan import Offer, unshared
 
+_TWO_MATRICES = (
+    "The decoder's config ties the head to the word table, but its file stores two different matrices: both are "
+    "loaded, and the head is not tied."
+)
+
 
 def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
     """Return the pair with an untied head, which its file stores although its config ties it; the config is set right.
@@ -20,15 +25,25 @@ def untie_head(config: PretrainedConfig, pair: spec.PairSpec) -> spec.PairSpec:
     A whole BART's config keeps its value, since it stands for the halves' word tables too.
     """
     assert pair.decoder.head is not None
-    warn(
-        "The decoder's config ties the head to the word table, but its file stores two different matrices: "
-        "both are loaded, and the head is not tied."
-    )
+    warn(_TWO_MATRICES)
     if isinstance(config, EncoderDecoderConfig):
         config.decoder.tie_word_embeddings = False
     elif (whole := family(config.model_type).whole) and whole.words != "tied":
         config.tie_word_embeddings = False
     return replace(pair, decoder=replace(pair.decoder, head=replace(pair.decoder.head, tied=False)))
+
+
+def has_own_head(stack: spec.StackSpec, offer: Offer) -> bool:
+    """True if a decoder's head is declared tied, but its file stores a matrix that differs from the word table."""
+    is_tied = stack.head is not None and stack.head.tied
+    return is_tied and not offer.same("decoder.head.vocab.weight", "decoder.embed.words.weight")
+
+
+def untie_half(config: PretrainedConfig, stack: spec.StackSpec) -> tuple[PretrainedConfig, spec.StackSpec]:
+    """Return config and spec of one decoder with an untied head; see `untie_head`."""
+    assert stack.head is not None
+    warn(_TWO_MATRICES)
+    return config.copy(tie_word_embeddings=False), replace(stack, head=replace(stack.head, tied=False))
 
 
 def loosen_sharing(config: PretrainedConfig, pair: spec.PairSpec, offer: Offer) -> spec.PairSpec:

@@ -12,6 +12,7 @@ from conjoin.errors import ConfigError, listing, near, warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, known_keys
 from conjoin.generation import GENERATION_WORDS
 
+_OF_THE_PAIR = {"decoder_start_token_id", *(n for n in GENERATION_WORDS if n.startswith(("encoder_", "decoder_")))}
 _IDLE = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 """These choose among ways of loading and computing of which there is only one here."""
 _REFUSED = (
@@ -146,11 +147,13 @@ def refuse_misspelt(values: Iterable[str]) -> None:
 
 
 def route(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Sort keywords by prefix; ids of the pair that start with `decoder_` stay with the pair."""
+    """Sort keywords by prefix; words of the pair's own that begin with one (`decoder_start_token_id`,
+    `encoder_no_repeat_ngram_size`) stay with the pair.
+    """
     routed: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = ({}, {}, {})
     for name, value in keywords.items():
         side, _, rest = name.partition("_")
-        if name == "decoder_start_token_id" or side not in ("encoder", "decoder"):
+        if name in _OF_THE_PAIR or side not in ("encoder", "decoder"):
             routed[2][name] = value
         else:
             routed[0 if side == "encoder" else 1][rest] = value

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,7 +24,6 @@ _AHEAD = 64
 """Pieces that are made before the client has taken those before them."""
 _LEFT = 499
 """Status in the log of a client that left; nobody reads it."""
-log = logging.getLogger("conjoin.serve")
 
 
 class Stream(Protocol):

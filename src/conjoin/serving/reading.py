@@ -136,8 +136,9 @@ def _places(model: Any, request: Request, ids: list[int]) -> tuple[tuple[int, in
 
 
 def _behind_forced(prefix: list[int], settings: Mapping[str, Any], model: Any) -> list[int]:
-    """Put the token with which every result begins, such as that of a language, before a prefix that lacks it: forced is
-    only what follows the start.
+    """Put the token with which every result begins, such as that of a language, before a prefix that lacks it.
+
+    Generation forces it behind the start only, where the prefix stands.
     """
     forced = settings.get("forced_bos_token_id", getattr(model.generation_config, "forced_bos_token_id", None))
     return [forced, *prefix] if prefix and isinstance(forced, int) and prefix[0] != forced else prefix

@@ -345,7 +345,9 @@ class TokenizerPair:
         if settings.get("truncation") and limit is not None:  # one id more was read, in case the last one leaves
             keeps = [min(keep, limit - 1) for keep in keeps]
         return {
-            name: [row[:keep] for row, keep in zip(rows, keeps, strict=True)] if isinstance(rows[0], list) else rows
+            name: [row[:keep] for row, keep in zip(rows, keeps, strict=True)]
+            if rows and isinstance(rows[0], list)
+            else rows
             for name, rows in columns.items()
         }
 

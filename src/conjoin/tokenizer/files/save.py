@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,8 @@ from conjoin.tokenizer.files.rebuild import class_for_transformers
 from conjoin.tokenizer.formats.find import CHAT_TEMPLATE, CHAT_TEMPLATES, OWN_CLASS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from conjoin.tokenizer.pipeline import Pipeline
 
+_OLDER = ("special_tokens_map.json", "added_tokens.json", "chat_template.json")
+"""Files of transformers 4 that loading would read beside those that are written, and take for their equals."""
 _IN_TOKENIZER_JSON = ("add_bos_token", "add_eos_token")  # the post-processor holds them
 
 
@@ -27,7 +30,9 @@ def save(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
         texts = _chat_files(config)
         texts[TOKENIZER_CONFIG] = to_json(config)
         texts[TOKENIZER_JSON] = document
-        return tuple(write_text(folder / name, text) for name, text in texts.items())
+        written = tuple(write_text(folder / name, text) for name, text in texts.items())
+        _remove_older(folder, texts)
+        return written
 
 
 def _save_raw(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
@@ -43,7 +48,15 @@ def _save_raw(tokenizer: Pipeline, folder: Path) -> tuple[str, ...]:
     written = [write_text(folder / name, text) for name, text in texts.items()]
     written += [write_bytes(folder / name, content) for name, content in tokenizer.contents.items()]
     (folder / TOKENIZER_JSON).unlink(missing_ok=True)  # of another tokenizer, which was saved here before
+    _remove_older(folder, {*texts, *tokenizer.contents})
     return tuple(written)
+
+
+def _remove_older(folder: Path, written: Iterable[str]) -> None:
+    """Remove what an earlier save left that would change the tokenizer that is written now."""
+    templates = [path.relative_to(folder).as_posix() for path in (folder / CHAT_TEMPLATES).glob("*.jinja")]
+    for name in {*_OLDER, CHAT_TEMPLATE, *templates} - set(written):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> str:

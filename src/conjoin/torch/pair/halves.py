@@ -11,7 +11,15 @@ from conjoin import spec
 from conjoin.checkpoint import open_checkpoint, pop_framework, resolve
 from conjoin.errors import warn
 from conjoin.families import HUB_KEYWORDS, PretrainedConfig, Role
-from conjoin.join import half_offer, half_spec, plan_half, random_half, require_plain_weights
+from conjoin.join import (
+    half_offer,
+    half_spec,
+    has_own_head,
+    plan_half,
+    random_half,
+    require_plain_weights,
+    untie_half,
+)
 from conjoin.pretrained import find_config
 from conjoin.torch.model.cache import KVCache, as_cache
 from conjoin.torch.model.checks import as_ids, as_labels, check_labels
@@ -66,7 +74,11 @@ class Half(Stack, Pretrained):
         require_plain_weights(folder, config, "loading one half")
         kind = half_spec(config, cls.role)
         with open_checkpoint(folder, framework=framework) as checkpoint:
-            plan = plan_half(kind, half_offer(config, kind, cls.role, checkpoint), cls.role)
+            offer = half_offer(config, kind, cls.role, checkpoint)
+            if has_own_head(kind, offer):
+                config, kind = untie_half(config, kind)
+                offer = half_offer(config, kind, cls.role, checkpoint)
+            plan = plan_half(kind, offer, cls.role)
             with torch.device("meta"):
                 model = cls(config, kind)
             materialise(model, wanted or stored_dtype(checkpoint), device)
