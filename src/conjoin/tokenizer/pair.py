@@ -340,14 +340,14 @@ class TokenizerPair:
         plain: dict[str, Any] = {"truncation": False, "padding": False, "verbose": False}
         columns = dict(self.source(texts, pairs, **plain | settings))
         start, ids = self.source_rules.target_start_id, columns["input_ids"]
+        if not ids:
+            return columns
         keeps = [len(row) - (len(row) > 1 and row[-1] == start) for row in ids]
         limit = settings.get("max_length")
         if settings.get("truncation") and limit is not None:  # one id more was read, in case the last one leaves
             keeps = [min(keep, limit - 1) for keep in keeps]
         return {
-            name: [row[:keep] for row, keep in zip(rows, keeps, strict=True)]
-            if rows and isinstance(rows[0], list)
-            else rows
+            name: [row[:keep] for row, keep in zip(rows, keeps, strict=True)] if isinstance(rows[0], list) else rows
             for name, rows in columns.items()
         }
 
