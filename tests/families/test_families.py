@@ -1,5 +1,6 @@
 """Every family, in every role that it has, computes what transformers computes from the same files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 import oracle
+from conjoin import AutoConfig
 from conjoin.families import MODULES, families
 from conjoin.torch.pair.halves import Decoder, Encoder
 from lanes import lanes_of_families
@@ -102,3 +104,13 @@ def test_transformers_reads_the_decoder_that_we_save(key: str, tmp_path: Path) -
     )  # its causal LM has one, which nothing reads
     back = oracle.reload_decoder(tmp_path / "ours", allow=fresh, **turned)
     torch.testing.assert_close(oracle.decoder_logits(back, ids), oracle.decoder_logits(theirs, ids), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["bart", "marian", "pegasus", "m2m_100"])
+def test_a_callers_number_of_layers_wins_over_the_files(kind: str, tmp_path: Path) -> None:
+    """Files of these families say it twice: encoder_layers, and num_hidden_layers behind it."""
+    words = {"model_type": kind, "encoder_layers": 6, "decoder_layers": 6, "num_hidden_layers": 6}
+    (tmp_path / "config.json").write_text(json.dumps(words))
+    assert AutoConfig.from_pretrained(tmp_path).encoder_layers == 6
+    for name in ("encoder_layers", "num_hidden_layers"):
+        assert AutoConfig.from_pretrained(tmp_path, **{name: 3}).encoder_layers == 3

@@ -231,3 +231,15 @@ def test_layer_types_must_name_every_layer_with_a_word_that_is_known() -> None:
         ConfigError, match=r"(?s)words that conjoin does not know:.*chunked_attention.*Expected: full_at"
     ):
         our_rotary("qwen2", layer_types=["full_attention", "chunked_attention", "full_attention"])
+
+
+def test_the_callers_scaling_wins_over_the_files() -> None:
+    """A folder that transformers 5 saved has rope_parameters; who loads it for longer sources gives rope_scaling."""
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    config = config_from_dict({"model_type": "llama", **plain}, rope_scaling=YARN)
+    rotary = family("llama").stack(config, "decoder").blocks[0].self_attn.attention.position
+    assert isinstance(rotary, spec.Rotary) and rotary.base == 1e6 and isinstance(rotary.scaling, spec.YarnScaling)
+    theirs = config_from_dict({"model_type": "llama", **plain})
+    assert (
+        family("llama").stack(theirs, "decoder").blocks[0].self_attn.attention.position.scaling == spec.PlainScaling()
+    )

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from safetensors.torch import load_file, save_file
 
 import oracle
 from conjoin import ConjoinWarning, EncoderDecoderConfig, EncoderDecoderModel, JoinError
 from conjoin.join import shared_names
+from conjoin.torch.pair.halves import Decoder
 from pairs import CLOSE, GPT, SOURCE, TARGET, batch, fresh, stir, with_tokenizer
 
 ONE_LAYER_MORE = SOURCE.copy(num_hidden_layers=3)
@@ -160,3 +162,18 @@ def test_what_transformers_cannot_hold_its_auto_classes_refuse(shared: EncoderDe
     shared.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model type `conjoin`"):
         oracle.reload_whole(tmp_path)
+
+
+def test_one_half_keeps_a_head_that_its_config_ties(tmp_path: Path) -> None:
+    """The file is right: two matrices that differ were trained apart."""
+    folder = with_tokenizer(tmp_path / "gpt2", "gpt2")
+    state = load_file(folder / "model.safetensors")
+    words = next(name for name in state if name.endswith("wte.weight"))
+    state["lm_head.weight"] = torch.randn_like(state[words])
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(ConjoinWarning, match="stores two different matrices"):
+        half = Decoder.from_pretrained(folder)
+    assert torch.equal(half.head.vocab.weight, state["lm_head.weight"]) and not half.config.tie_word_embeddings
+    theirs = oracle.reload_decoder(folder)
+    ids = torch.tensor([[3, 4, 5, 6]])
+    torch.testing.assert_close(half(ids).logits, theirs(ids).logits, rtol=1e-5, atol=1e-5)

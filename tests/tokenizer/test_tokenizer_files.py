@@ -290,3 +290,19 @@ def test_importing_the_room_loads_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_saving_over_a_folder_of_transformers_4_keeps_what_was_saved(kind: str, tmp_path: Path) -> None:
+    """Its special_tokens_map.json and added_tokens.json would win over the tokens that are written now."""
+    tokenizer = AutoTokenizer.from_pretrained(raw_folder(kind, tmp_path / "raw"))
+    tokenizer.save_pretrained(tmp_path / "old")
+    write_json(tmp_path / "old" / "special_tokens_map.json", {"pad_token": "[older]", "eos_token": "[older]"})
+    write_json(tmp_path / "old" / "added_tokens.json", {"[older]": len(tokenizer)})
+    (tmp_path / "old" / "chat_template.jinja").write_text("{{ older }}")
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    tokenizer.add_special_tokens({"pad_token": "<P>", "eos_token": "<E>"})
+    tokenizer.save_pretrained(tmp_path / "old")
+    again = AutoTokenizer.from_pretrained(tmp_path / "old")
+    assert (again.pad_token, again.eos_token) == ("<P>", "<E>") and again.get_vocab() == tokenizer.get_vocab()
+    assert again.init_kwargs.get("chat_template") is None and (tmp_path / "old" / "notes.txt").read_text() == "mine"

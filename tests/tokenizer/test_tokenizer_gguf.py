@@ -73,15 +73,19 @@ def test_t5_vocabularies(tmp_path: Path) -> None:
     assert found("<extra_id_0>")["input_ids"] == [count + 6, 1]
 
 
+def byte_level(kind: str, folder: Path) -> dict[str, Any]:
+    """The words of a vocabulary, whose raw files are written beside them."""
+    raw_folder(kind, folder / "raw")
+    AutoTokenizer.from_pretrained(folder / "raw").save_pretrained(folder / "saved")
+    model = json.loads((folder / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
+    special = {token["content"]: token["id"] for token in model["added_tokens"]}
+    merges = (folder / "raw" / "merges.txt").read_text(encoding="utf-8")
+    return gguf_files.byte_level_words({**model["model"]["vocab"], **special}, merges, set(special))
+
+
 @pytest.mark.parametrize(("kind", "pre"), [("gpt2", "gpt-2"), ("qwen2", "qwen2")])
 def test_byte_level_vocabularies(kind: str, pre: str, tmp_path: Path) -> None:
-    raw_folder(kind, tmp_path / "raw")
-    AutoTokenizer.from_pretrained(tmp_path / "raw").save_pretrained(tmp_path / "saved")
-    model = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
-    special = {token["content"]: token["id"] for token in model["added_tokens"]}
-    merges = (tmp_path / "raw" / "merges.txt").read_text(encoding="utf-8")
-    words = gguf_files.byte_level_words({**model["model"]["vocab"], **special}, merges, set(special))
-    same_ids(write(tmp_path, "qwen2", {"model": "gpt2", "pre": pre, **words}), tmp_path / "raw")
+    same_ids(write(tmp_path, "qwen2", {"model": "gpt2", "pre": pre, **byte_level(kind, tmp_path)}), tmp_path / "raw")
 
 
 def test_digits_stand_alone_where_the_vocabulary_was_trained_so(tmp_path: Path) -> None:
@@ -105,3 +109,13 @@ def test_a_damaged_vocabulary_is_one_error_with_every_problem(tmp_path: Path) ->
     words = {"model": "llama", "tokens": ["a", "a"], "scores": [1.0], "eos_token_id": 9}
     with pytest.raises(TokenizerError, match=r"scores has 1 entries.*eos_token is id 9; two tokens have one spelling"):
         resolve(write(tmp_path, "llama", words))
+
+
+def test_a_split_that_the_file_does_not_tell_is_that_of_its_architecture_or_none(tmp_path: Path) -> None:
+    """Files from before May 2024; the ids of another split are not those that the model was trained on."""
+    words = byte_level("qwen2", tmp_path)
+    for told in ({}, {"pre": "default"}):
+        same_ids(write(tmp_path, "qwen2", {"model": "gpt2", **told, **words}), tmp_path / "raw")
+        file = write(tmp_path, "llama", {"model": "gpt2", **told, **words})
+        with pytest.warns(ConjoinWarning, match=r"no tokenizer is read, since .* pre = 'default' is not a kind"):
+            assert not (resolve(file) / "tokenizer.json").exists()

@@ -242,3 +242,9 @@ def test_a_pair_that_cannot_do_its_work_is_refused(tokenizers: dict[str, Tokeniz
 def test_labels_never_exceed_the_length_and_always_end(pair: TokenizerPair, targets: list[str], length: int) -> None:
     labels = pair(targets, text_target=targets, truncation=True, max_length=length)["labels"]
     assert all(0 < len(row) <= length and row[-1] == pair.eos_token_id for row in labels)
+
+
+def test_an_empty_batch_of_a_pair_with_a_template_has_empty_columns(tmp_path: Path) -> None:
+    one = AutoTokenizer.from_pretrained(raw_folder("gpt2", tmp_path))
+    pair = TokenizerPair(one, one, source_template="{source} cat", target_start_id=3)
+    assert dict(pair([])) == dict(one([]))

@@ -1,6 +1,7 @@
 """Hub ids in place of folders, the cache without a network, and uploading; the hub itself is played by stubs."""
 
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_everything_loads_from_the_cache_without_a_network(cache: Path) -> None:
     assert AutoConfig.from_pretrained("org/pair", cache_dir=cache) == model.config
     data = model.tokenizer(["a fox"], text_target=["a dog"], return_tensors="pt")
     assert torch.isfinite(model(**data).loss)
+
+
+def test_what_loading_reads_is_what_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Chat templates of their own files among it, without which a pair with `source_template="chat"` cannot be loaded."""
+    asked: list[list[str]] = []
+
+    def fetched(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        asked.append(allow_patterns)
+        return str(with_tokenizer(tmp_path / "bert", "bert"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    EncoderDecoderModel.from_encoder_decoder_pretrained("org/bert", "org/bert")
+    names = ("chat_template.jinja", "tokenizer.json", "model.safetensors", "vocab.txt", "spiece.model")
+    assert all(any(fnmatch(name, pattern) for pattern in asked[0]) for name in names)
 
 
 def test_two_hub_ids_are_joined_each_at_its_own_revision(cache: Path) -> None:
