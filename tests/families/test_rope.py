@@ -235,11 +235,7 @@ def test_layer_types_must_name_every_layer_with_a_word_that_is_known() -> None:
 
 def test_the_callers_scaling_wins_over_the_files() -> None:
     """A folder that transformers 5 saved has rope_parameters; who loads it for longer sources gives rope_scaling."""
-    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
-    config = config_from_dict({"model_type": "llama", **plain}, rope_scaling=YARN)
-    rotary = family("llama").stack(config, "decoder").blocks[0].self_attn.attention.position
-    assert isinstance(rotary, spec.Rotary) and rotary.base == 1e6 and isinstance(rotary.scaling, spec.YarnScaling)
-    theirs = config_from_dict({"model_type": "llama", **plain})
-    assert (
-        family("llama").stack(theirs, "decoder").blocks[0].self_attn.attention.position.scaling == spec.PlainScaling()
-    )
+    plain = {"head_dim": SIZE, "rope_parameters": {"rope_type": "default", "rope_theta": THETA}}
+    stretched = our_rotary("llama", **plain, rope_scaling=YARN)
+    assert stretched == our_rotary("llama", head_dim=SIZE, rope_parameters={"rope_theta": THETA, **YARN})
+    assert stretched != our_rotary("llama", **plain)

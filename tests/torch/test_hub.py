@@ -49,7 +49,7 @@ def test_everything_loads_from_the_cache_without_a_network(cache: Path) -> None:
 
 
 def test_what_loading_reads_is_what_is_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Chat templates of their own files among it, without which a pair with `source_template="chat"` cannot be loaded."""
+    """Chat templates in files of their own among it, which a pair with `source_template="chat"` needs."""
     asked: list[list[str]] = []
 
     def fetched(*_: Any, allow_patterns: list[str], **__: Any) -> str:
