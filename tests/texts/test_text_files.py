@@ -175,7 +175,7 @@ def test_cells_with_quotation_marks_and_line_ends_are_read_as_they_were(tmp_path
         {"source": 'say "yes"', "target": '"'},
         {"source": 'two\nlines, "quoted"', "target": "a, b"},
         {"source": "a\ttab", "target": '"""'},
-        {"source": "a\ttab\nand a line", "target": "b"},
+        {"source": "a\ttab\nand a line,\nand another", "target": "b"},
     ]
     path = tmp_path / f"pairs.{kind}"
     path.write_text("".join(table_lines(rows, ["source", "target"], kind)), newline="")

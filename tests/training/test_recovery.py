@@ -186,6 +186,7 @@ def test_a_gain_that_is_no_number_says_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.filterwarnings("ignore:The model does not read its sources")
 @pytest.mark.parametrize("longer", [{"max_steps": 240}, {"max_steps": -1, "num_train_epochs": 25}])
 def test_a_run_that_started_again_may_be_lengthened(tmp_path: Path, longer: dict[str, Any]) -> None:
     trainer_of(tmp_path, **UNREADING).train()

@@ -182,7 +182,8 @@ def test_the_first_trial_may_fail_as_any_other(tmp_path: Path, bad: float) -> No
 def test_halves_that_do_not_go_together_end_one_trial(tmp_path: Path) -> None:
     settings = {"encoder": "e", "decoder": "d", "train": "t.jsonl", "validation": "v.jsonl"}
     for plan in (None, Ladder((3, 1), (10, 40))):
-        made = sweep(tmp_path / str(plan), Fake(), settings=settings, plan=plan, over="share=embeddings,none,all")
+        over = {"over": "share=embeddings,none,all", "minutes": 0.05}
+        made = sweep(tmp_path / str(plan is None), Fake(), settings=settings, plan=plan, **over)
         result = made.run()
         assert [each.values["share"] for each in result.trials if each.status == "failed"] == ["embeddings"]
         assert "different vocabularies" in result.trials[-1].problem and result.best.values["share"] in ("none", "all")

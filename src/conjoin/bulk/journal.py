@@ -57,6 +57,7 @@ class Journal:
         self.path = Path(path)
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self.shard = shard
+        self.earlier = 0
         if self.path.exists() and not overwrite and not self.partial.exists():
             raise self._exists()
         self.done: dict[int, str] = {}
@@ -64,7 +65,6 @@ class Journal:
         self._places: dict[int, int] = {}
         self._end = 0
         self._replaceable = ""
-        self.earlier = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -163,8 +163,10 @@ class Protocol(HttpToolsProtocol):
             return
         cycle: Any = self.cycle  # None before the first request
         if cycle is not None and not cycle.response_complete:
-            self.shutdown()
-            return
+            is_its_own = self._is_in_body and not self.pipeline and not cycle.response_started
+            if not is_its_own:
+                self.shutdown()
+                return
         text = status.phrase.encode()
         head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(text)
         self.transport.write(STATUS_LINE[status.value] + head + text)

@@ -26,7 +26,10 @@ KIND_OF_SUFFIX: dict[str, Kind] = {
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _LINE_END = re.compile(r"\r\n?|\n")
-_QUOTES = 'put a cell with quotation marks between such marks, and write each of its own twice: """Yes"", he said".'
+_QUOTES = (
+    'put a cell with quotation marks between such marks, and write each of its own twice: """Yes"", he said"; or write '
+    "JSON lines."
+)
 
 
 def kind_of(path: str | Path) -> Kind | None:
@@ -103,7 +106,7 @@ def table_rows(
             else:
                 yield ended, row
     except csv.Error as error:
-        began, end = ended + 1, table.line_num
+        began, end = ended + 1, table.reader.line_num
         lines = f"line {end}" if began >= end else f"lines {began} to {end}"
         raise DataError(f"{_named(path)}, {lines}: not {kind.upper()}: {error}.", hint=_QUOTES) from None
 
