@@ -129,6 +129,8 @@ SAMPLED = 2000
 """Pairs, at least, of which the limits of lengths are chosen: their 99th percentile is known to a few tokens."""
 SAMPLED_PARTS = 100
 """Parts of a file from which the sample is drawn: a file may begin with its shortest pairs, or with another corpus."""
+STREAMED_PARTS = 2
+"""The same of rows without a number, which may come over a network."""
 
 
 def sample_of(data: Any, name: str, arguments: TrainingArguments, *, parts: int = SAMPLED_PARTS) -> Pairs | None:
@@ -149,6 +151,8 @@ def sample_of(data: Any, name: str, arguments: TrainingArguments, *, parts: int 
         rows = [int(row) for row in np.linspace(0, len(data) - 1, min(len(data), SAMPLED))]
         sources, targets = ([texts[row] for row in rows] for texts in (data.sources, data.targets))
         return Pairs(data.name, sources, targets, rows)
+    if not (isinstance(data, str | Path) or hasattr(data, "__len__")):
+        parts = min(parts, STREAMED_PARTS)
     return _spread(islice(PairReader(data, columns_of(arguments), name), parts))
 
 
