@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from conjoin import ConfigError, ConjoinError, EncoderDecoderModel, FileError, WeightError
@@ -285,3 +286,15 @@ def test_loading_needs_little_more_memory_than_the_model(tmp_path: Path) -> None
     measured = json.loads(told.stdout)
     assert measured["size"] > 300e6
     assert measured["peak"] < 1.3 * measured["size"], measured
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.float8_e4m3fnuz])
+def test_parameters_of_other_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Values of a quantised file without its scales, which no config tells of."""
+    fresh().save_pretrained(tmp_path)
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    name = next(name for name in state if state[name].ndim == 2)
+    state[name] = state[name].to(dtype)
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightError, match=f"not stored as floating-point numbers:\n.*{name}"):
+        load(tmp_path)
