@@ -390,13 +390,13 @@ def _with_folded(
     limit = max(result["test_pairs"] for result in results)
     targets = [pair["target"] for pair in read_pairs(args.data / f"{args.task}.test.jsonl.gz", limit)]
     tokenizer = AutoTokenizer.from_pretrained(_plain_minilm())
-    kept = [tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) for text in targets]
+    decoded = [tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) for text in targets]
     ceiling: dict[str, Any] = {"name": "the targets, tokenized and decoded", "test_pairs": limit}
-    ceiling |= _scores(args, kept, targets)
+    ceiling |= _scores(args, decoded, targets)
     plain = [_folded(text) for text in targets]
     return [
         result | {f"{name}_folded": value for name, value in _scores(args, written, plain).items()}
-        for result, written in zip([*results, ceiling], [*texts, kept], strict=True)
+        for result, written in zip([*results, ceiling], [*texts, decoded], strict=True)
     ]
 
 

@@ -181,3 +181,11 @@ def test_cells_with_quotation_marks_and_line_ends_are_read_as_they_were(tmp_path
     path.write_text("".join(table_lines(rows, ["source", "target"], kind)), newline="")
     pairs = read_pairs(path, Columns())
     assert [{"source": s, "target": t} for s, t in zip(pairs.sources, pairs.targets, strict=True)] == rows
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_blank_lines_of_tables_are_skipped(tmp_path: Path, kind: Kind) -> None:
+    path, comma = tmp_path / f"pairs.{kind}", {"csv": ",", "tsv": "\t"}[kind]
+    path.write_text(f"source{comma}target\na{comma}b\n\n\nc{comma}d\n\n")
+    pairs = read_pairs(path, Columns())
+    assert (list(pairs.sources), list(pairs.targets), list(pairs.lines)) == (["a", "c"], ["b", "d"], [2, 5])

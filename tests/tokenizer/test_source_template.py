@@ -141,6 +141,16 @@ def test_a_chat_template_that_writes_the_day_keeps_it(folder: Path, tmp_path: Pa
     assert plain.source_rules.template_date is None
 
 
+def test_a_template_that_is_set_again_keeps_its_day(folder: Path) -> None:
+    pair = joined(folder, "{source} the")
+    pair.tokenizer.source.init_kwargs["chat_template"] = DATED
+    pair.set_source_template("chat", date="2024-02-29")
+    pair.set_source_template("chat")
+    assert pair.tokenizer.source_rules.template_date == "2024-02-29"
+    pair.set_source_template("chat: Shorten: {source}")
+    assert pair.tokenizer.source_rules.template_date == datetime.now().date().isoformat()
+
+
 def test_such_a_template_is_rendered_as_transformers_does(folder: Path) -> None:
     tokenizer, theirs = AutoTokenizer.from_pretrained(folder), oracle.reload_tokenizer(folder)
     tokenizer.init_kwargs["chat_template"] = theirs.chat_template = DATED

@@ -172,10 +172,10 @@ def _token_statistics(
     """Return summed loss, correct labels and counted labels of every pair, with the true labels as decoder inputs."""
     tokenizer: Any = model.tokenizer
     limit, room = limit_of(model, settings), model.decoder.spec.max_positions
-    if room is not None and model.decoder.spec.continues_source:
-        room -= limit or 0
     read = tokenizer(list(sources), **_cut_to(limit))["input_ids"]
     labels = tokenizer(text_target=list(references), **_cut_to(room))["input_ids"]
+    if room is not None and model.decoder.spec.continues_source:  # both stand in one table of positions
+        labels = [row[: room - len(source)] for row, source in zip(labels, read, strict=True)]
     order = sorted(range(len(read)), key=lambda row: -len(read[row]) - len(labels[row]))
     statistics = np.zeros((len(read), 3))
     for start in range(0, len(order), settings.batch_size):

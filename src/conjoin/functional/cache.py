@@ -72,9 +72,11 @@ class Cache(NamedTuple):
 def extended(
     ops: Ops, held: Float[Array, "RK room E"], new: Float[Array, "R K T E"], past: Array | int
 ) -> Float[Array, "RK room E"]:
-    """Return the keys or values of a layer with new ones written after `past` positions."""
+    """Return the keys or values of a layer with new ones written after `past` positions, in the cache's dtype: norms in
+    float32 make wider ones.
+    """
     length, size = ops.shape(new)[2:]
-    return ops.write_at(held, ops.reshape(new, (-1, length, size)), past, 1)
+    return ops.write_at(held, ops.cast(ops.reshape(new, (-1, length, size)), held.dtype), past, 1)
 
 
 def empty_cache(

@@ -86,11 +86,11 @@ class ModelInputs:
             return self
         columns = None if self.mask is None else _first_tokens(to_numpy(self.mask) != 0, limit)
 
-        def kept(x: Any) -> Any:
+        def first(x: Any) -> Any:
             return x[:, :limit] if columns is None else gather(x, columns)
 
-        ids, mask = (None if x is None else kept(x) for x in (self.ids, self.mask))
-        return replace(self, ids=ids, mask=mask, keywords={name: kept(x) for name, x in self.keywords.items()})
+        ids, mask = (None if x is None else first(x) for x in (self.ids, self.mask))
+        return replace(self, ids=ids, mask=mask, keywords={name: first(x) for name, x in self.keywords.items()})
 
     def with_mask(self, config: PretrainedConfig) -> Self:
         """The same inputs; without a mask, ids that are the pad id are masked where it can mean nothing else."""

@@ -23,8 +23,6 @@ _SPLITS: dict[str, str] = {
     **dict.fromkeys(_LLAMA3_KINDS, _LLAMA3),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
 }
-_OF_ARCHITECTURE = {"gpt2": "gpt-2", "qwen2": "qwen2", "phi2": "phi-2", "starcoder": "starcoder", "mpt": "mpt"}
-"""How vocabularies are split where a file does not say it, as those before May 2024 do not."""
 _GPT2_KINDS = ("gpt-2", "phi-2", "olmo", "mpt", "exaone4")
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -42,8 +40,8 @@ def tokenizer_files(header: Header) -> dict[str, Json]:
         if name.startswith("tokenizer.ggml.")
     }
     kind, split = words.get("model"), str(words.get("pre", "default"))
-    if split == "default":
-        split = _OF_ARCHITECTURE.get(str(header.metadata.get("general.architecture")), split)
+    if split == "default" and header.architecture == "qwen2":  # of a file from before May 2024, which does not say it
+        split = "qwen2"
     words["pre"] = split
     if kind in (None, "none", "no_vocab"):
         return {}
@@ -122,7 +120,7 @@ def _added(tokens: Sequence[str], types: Sequence[int]) -> list[Json]:
 
 def _byte_level(header: Header, tokens: Sequence[str], words: Mapping[str, Any]) -> Json:
     """Return GPT-2's tokenizer, with the split that the file names."""
-    pre = str(words.get("pre", "default"))
+    pre = str(words["pre"])
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": pre not in _SPLITS}
     if pre in _SPLITS:
         first = [{"type": "Split", "pattern": {"Regex": _SPLITS[pre]}, "behavior": "Isolated", "invert": False}]

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from conjoin.errors import GenerationError
+from conjoin.functional.inputs import check_ids
 from conjoin.functional.requests import decode_settings
 from conjoin.functional.results import Results, check_written, cut_results, traced_results
 from conjoin.generation import Request
@@ -57,6 +58,7 @@ def generate(
     inputs, decoder = bind_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
     request, start = read_request(inputs, decoder, model.config, model.generation_config, kwargs, generation_config)
     prompt, prompt_mask = numpy_prompt(inputs, start)
+    check_ids({"decoder_input_ids": prompt}, model.spec)
     returned = request.num_return_sequences
     if request.lengths.longest == prompt.shape[1]:
         return GenerateOutput(sequences=jnp.repeat(jnp.asarray(prompt), returned, axis=0))
@@ -107,7 +109,7 @@ def _generate_traced(
 ) -> GenerateOutput:
     """generate inside a function that the user compiles: shapes must not depend on what is written."""
     arrays = bind_traced_inputs(input_ids, kwargs, "In a jitted function", lambda _: False)
-    facts, decoder = ModelInputs(ids=np.zeros((jnp.shape(input_ids)[0], 1), np.int32)), model.spec.decoder
+    facts, decoder = ModelInputs(ids=np.zeros(jnp.shape(input_ids), np.int32)), model.spec.decoder
     request, start = read_request(facts, decoder, model.config, model.generation_config, kwargs, config)
     prompt, _ = numpy_prompt(facts, start)
     returned = request.num_return_sequences

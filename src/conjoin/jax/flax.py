@@ -33,10 +33,9 @@ class EncoderDecoder(nnx.Module):
 
     def __call__(self, *inputs: Any, **named: Any) -> Seq2SeqLMOutput | tuple[Any, ...]:
         """The model's call; numbers are dropped after `module.train()`."""
-        rng = None
-        if not self.deterministic and self.rngs is not None:
-            rng = self.rngs.dropout()
-        return self.model(*inputs, **named, params=self.flat_params, train=rng is not None, dropout_rng=rng)
+        trains = not self.deterministic
+        rng = self.rngs.dropout() if trains and self.rngs is not None else None
+        return self.model(*inputs, **named, params=self.flat_params, train=trains, dropout_rng=rng)
 
     @property
     def flat_params(self) -> dict[str, jax.Array]:

@@ -100,7 +100,7 @@ def _tensors(checkpoint: Checkpoint, unwanted: set[str]) -> Iterator[Tensor]:
 def _copy_other_files(folder: Path, staging: Staging) -> None:
     """Copy the files that are not weights: config and tokenizers."""
     paths = [path for path in folder.glob("*") if path.is_file() and not is_weight_file(path.name)]
-    for kept in (f"{TARGET_FOLDER}/*", "additional_chat_templates/*", f"{TARGET_FOLDER}/additional_chat_templates/*"):
-        paths += [path for path in folder.glob(kept) if path.is_file()]
+    inner = (f"{TARGET_FOLDER}/*", "additional_chat_templates/*", f"{TARGET_FOLDER}/additional_chat_templates/*")
+    paths += [path for pattern in inner for path in folder.glob(pattern) if path.is_file()]
     for path in paths:
         shutil.copyfile(path, staging.path(path.relative_to(folder).as_posix()))

@@ -87,17 +87,19 @@ def sources_of_kept(
     return [min(bisect_left(layers["encoder"], read[own]), last) for own in layers["decoder"]]
 
 
-def require_same_layers(share: str, encoder: KeptLayers | None, decoder: KeptLayers | None) -> None:
-    """Raise if halves that share all parameters keep different layers; None keeps all."""
-    given = encoder or decoder
-    if share != "all" or given is None:
+def require_same_layers(share: str, halves: Sequence[tuple[PretrainedConfig, Role, KeptLayers | None]]) -> None:
+    """Raise if halves that share all parameters keep different layers of as many; None keeps all."""
+    if share != "all" or all(layers is None for _, _, layers in halves):
         return
-    every = tuple(range(given.total))
-    kept = [every if half is None else half.layers for half in (encoder, decoder)]
-    if kept[0] != kept[1]:
+    totals, chosen = list[int](), list[list[int]]()
+    for config, role, layers in halves:
+        total = len(family(config.model_type).stack(config, role).blocks) if layers is None else layers.total
+        totals.append(total)
+        chosen.append(list(range(total) if layers is None else layers.layers))
+    if totals[0] == totals[1] and chosen[0] != chosen[1]:
         raise JoinError(
-            f'share="all": the encoder would keep layers {list(kept[0])}, the decoder {list(kept[1])}, but both have '
-            "the same parameters.",
+            f'share="all": the encoder would keep layers {chosen[0]}, the decoder {chosen[1]}, but both have the same '
+            "parameters.",
             hint="keep the same layers of both halves.",
         )
 
@@ -125,7 +127,7 @@ def keep_layers_of(
         kept: dict[Role, KeptLayers] = {
             role: keep_layers(halves[role], role, layers) for role, layers in wanted.items() if layers is not None
         }
-        require_same_layers(config.share, kept.get("encoder"), kept.get("decoder"))
+        require_same_layers(config.share, [(half, role, kept.get(role)) for role, half in halves.items()])
         _require_last_layer(config, kept)
         smaller = config.copy(**{role: half.config.to_dict() for role, half in kept.items()})
         _renumber_fresh(smaller, kept)

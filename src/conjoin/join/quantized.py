@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conjoin import spec
-from conjoin.checkpoint import Checkpoint, NameTable, Rule, audit, refuse_adapter
+from conjoin.checkpoint import ADAPTER_CONFIG, Checkpoint, NameTable, Rule, audit, has_adapter
 from conjoin.errors import ConfigError
 from conjoin.families import PretrainedConfig
 from conjoin.join.plan import JoinReport, Offer, never_fresh, plan_join
@@ -42,7 +42,12 @@ def require_plain_weights(folder: Path, config: PretrainedConfig, doing: str) ->
     Raises:
         ConfigError: it is quantised, or has an adapter.
     """
-    refuse_adapter(folder)
+    if has_adapter(folder):
+        raise ConfigError(
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}) beside its weights; {doing} would leave it out.",
+            hint="write the merged model first: EncoderDecoderModel.from_pretrained(folder).save_pretrained(another); "
+            "for a single model, peft's merge_and_unload.",
+        )
     if getattr(config, "quantization_config", None):
         raise ConfigError(
             f"{folder} is quantised; {doing} needs the weights as they were trained.",

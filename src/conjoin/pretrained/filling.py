@@ -1,7 +1,7 @@
 """From a plan to numpy arrays: copied, tied or drawn."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -49,7 +49,8 @@ def fill(
                 params[name] = make(sinusoids(plan.parameters[name]).astype(numpy_dtype(dtype)))
             case InMemory():
                 assert given is not None
-                params[name] = given[name]
+                array: Any = given[name]
+                params[name] = array.astype(numpy_dtype(dtype))
             case _:
                 pass
     for name, origin in plan.origins.items():

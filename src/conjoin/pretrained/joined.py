@@ -73,7 +73,8 @@ class ArrayModel(JoinedModel):
                 f"{role}_model is a {type(model).__name__}; expected a {kind.__name__}, whose {role} is taken.",
                 hint="give the folder or hub id of the checkpoint instead.",
             )
-        config = model.config.encoder if role == "encoder" else model.config.decoder
+        pair = model.config
+        config = getattr(pair, role) if isinstance(pair, EncoderDecoderConfig) else pair  # a whole model's is for both
         return config, {name: x for name, x in model.all_params().items() if name.startswith(f"{role}.")}
 
     @classmethod

@@ -184,7 +184,7 @@ class JoinedModel:
     def tokenizer(self, tokenizer: "Tokenizer | TokenizerPair") -> None:
         self._tokenizer = tokenizer
 
-    def set_source_template(self, template: str | None) -> None:
+    def set_source_template(self, template: str | None, *, date: str | None = None) -> None:
         """Put a prompt around every source from here on, in training and in generation; saved with the model.
 
         Where targets continue their sources (`cross_attention_init="layerwise"`), they start with the template's last
@@ -194,6 +194,8 @@ class JoinedModel:
             template: Text with {source} in it, such as "{source}\\nSummary:", where \\n is a line break; or "chat" for
                 the tokenizer's own chat template, or "chat: " and a text with {source} for the user's turn; None for no
                 prompt.
+            date: Day (ISO 8601) that a chat template writes as today's from here on; by default that of the same template
+                before, else today.
 
         Raises:
             TokenizerError: the template has no {source}, or its last token depends on the source; or the tokenizer has
@@ -207,10 +209,13 @@ class JoinedModel:
         target: Any = getattr(old, "target", old)
         own = {"target_eos": target.end_token_id is not None, "target_bos": True}  # labels as one tokenizer makes them
         rules = asdict(old.rules) if isinstance(old, TokenizerPair) else own
-        pair = TokenizerPair(source, target, **rules, source_template=template)
+        if date is None and isinstance(old, TokenizerPair) and old.source_rules.source_template == template:
+            date = old.source_rules.template_date
+        dated: dict[str, Any] = {"source_template": template, "template_date": date}
+        pair = TokenizerPair(source, target, **rules, **dated)
         if template is not None and self.spec.decoder.continues_source:
             start = self._last_of_template(pair, template)
-            pair = TokenizerPair(source, target, **rules, source_template=template, target_start_id=start)
+            pair = TokenizerPair(source, target, **rules, **dated, target_start_id=start)
             self.config.decoder_start_token_id = start
         self.tokenizer = pair
 

@@ -130,7 +130,7 @@ def open_join(
 ) -> Generator[tuple[EncoderDecoderConfig, spec.PairSpec, JoinReport]]:
     """Yield the pair's config, its spec and the origin of every parameter, while the checkpoints are open."""
     encoder, decoder = sources
-    require_same_layers(values.get("share", "none"), encoder.kept, decoder.kept)
+    require_same_layers(values.get("share", "none"), [(each.config, each.role, each.kept) for each in sources])
     config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder.config, decoder.config, **values)
     kept: dict[Role, KeptLayers] = {source.role: source.kept for source in sources if source.kept is not None}
     if kept and config.cross_attention_init == "layerwise" and config.source_layers is None:

@@ -21,7 +21,7 @@ from conjoin.serving.edge import Edge, Keys, route_path
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
 from conjoin.serving.page import page_routes
-from conjoin.serving.reading import as_refusal
+from conjoin.serving.reading import unexpected_error
 from conjoin.serving.refusal import Kind, Refusal
 from conjoin.serving.refusals import of_validation, refusal_response
 from conjoin.serving.routes import generate_routes, openai_routes, translate_routes
@@ -220,7 +220,7 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(http: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return respond(http, as_refusal(error))
+        return respond(http, unexpected_error(error))  # the edge logs it
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(http: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -79,9 +79,10 @@ class Models:
             return entry.served
         if entry.state == "loading":  # at the start; a request that wakes an idle model waits for it
             raise Refusal(Kind.UNAVAILABLE, f"{entry.name} is being loaded.", retry_after_s=5)
+        before = entry.state
         async with entry.lock:
-            if entry.served is None:
-                await self._load(entry, wakes=True)
+            if entry.served is None and entry.state == before:  # else another request has tried in the meantime
+                await self._load(entry, wakes=before == "unloaded")
         if entry.served is None:
             raise Refusal(Kind.UNAVAILABLE, f"{entry.name} could not be loaded: {entry.error}", retry_after_s=30)
         return entry.served

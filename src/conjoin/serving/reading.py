@@ -100,7 +100,7 @@ def _languages(model: Any, codes: tuple[str | None, str | None]) -> Generator[di
 
 def _source(model: Any, request: Request, limits: Limits) -> tuple[list[int], bool]:
     bounds = [each for each in (request.max_source_tokens, limits.source_tokens) if each is not None]
-    limit = source_limit(model, min(bounds, default=None))
+    limit = source_limit(model, min(bounds, default=None), new_tokens=request.settings.get("max_new_tokens"))
     if isinstance(request.source, str):
         try:
             (source,) = tokenize_sources(model.tokenizer, [(0, request.source)], limit)
@@ -140,8 +140,14 @@ def _behind_forced(prefix: list[int], settings: Mapping[str, Any], model: Any) -
 
     Generation forces it behind the start only, where the prefix stands.
     """
-    forced = settings.get("forced_bos_token_id", getattr(model.generation_config, "forced_bos_token_id", None))
-    return [forced, *prefix] if prefix and isinstance(forced, int) and prefix[0] != forced else prefix
+    own = model.generation_config
+    forced, start = (
+        settings.get(name, getattr(own, name, None)) for name in ("forced_bos_token_id", "decoder_start_token_id")
+    )
+    start = model.config.decoder_start_token_id if start is None else start
+    head = prefix[:1] if prefix[:1] == [start] else []
+    rest = prefix[len(head) :]
+    return [*head, forced, *rest] if rest and isinstance(forced, int) and rest[0] != forced else prefix
 
 
 def _prefix(model: Any, request: Request) -> list[int]:
@@ -207,4 +213,9 @@ def as_refusal(error: BaseException) -> Refusal:
     if isinstance(error, ConjoinError):
         return invalid(str(error))
     log.error("a request ended with an unexpected error", exc_info=error)
+    return unexpected_error(error)
+
+
+def unexpected_error(error: BaseException) -> Refusal:
+    """Return what a client is told of a fault of the server's, which somebody logs."""
     return Refusal(Kind.INTERNAL, f"An unexpected {type(error).__name__} ended this request; the server's log has it.")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from conjoin.errors import GenerationError
 from conjoin.functional import programs
-from conjoin.functional.inputs import SOURCE, widened
+from conjoin.functional.inputs import SOURCE, check_ids, widened
 from conjoin.functional.ops import Ops
 from conjoin.functional.reader import step_matrices
 from conjoin.functional.requests import DecodeSettings, decode_settings
@@ -58,6 +58,7 @@ def generate(
     inputs, decoder = bind_inputs(input_ids, kwargs, as_numpy, "np"), model.spec.decoder
     request, start = read_request(inputs, decoder, model.config, model.generation_config, kwargs, generation_config)
     prompt, prompt_mask = numpy_prompt(inputs, start)
+    check_ids({"decoder_input_ids": prompt}, model.spec)
     returned, as_dict = request.num_return_sequences, request.outputs.as_dict
     if request.lengths.longest == prompt.shape[1]:
         return _output(Results(tf.constant(np.repeat(prompt, returned, axis=0))), as_dict)
@@ -65,7 +66,7 @@ def generate(
     batch = _source_batch(model, inputs, request, widen=jit_compile)
     batch |= {"prompt": tf.constant(prompt), "max_length": tf.constant(request.lengths.longest)}
     if prompt_mask is not None:
-        batch["prompt_mask"] = tf.constant(prompt_mask, tf.int32)
+        batch["prompt_mask"] = tf.constant(np.asarray(prompt_mask != 0, np.int32))
     ops = OPS
     if jit_compile and kernels.can_read(variable.value for variable in model.variables_by_name.table.values()):
         ops = kernels.OPS
@@ -186,7 +187,8 @@ def _generate_traced(
     arrays = bind_traced_inputs(input_ids, kwargs, "Inside a tf.function", tf.is_tensor)
     batch = prepared(arrays, model.spec)
     input_ids = batch["input_ids"]
-    facts, decoder = ModelInputs(ids=np.zeros((input_ids.shape[0] or 1, 1), np.int32)), model.spec.decoder
+    shape = [size or 1 for size in input_ids.shape]  # an open one is taken to be short
+    facts, decoder = ModelInputs(ids=np.zeros(shape, np.int32)), model.spec.decoder
     request, start = read_request(facts, decoder, model.config, model.generation_config, kwargs, config)
     settings = decode_settings(request, decoder, 1, processors, "TensorFlow")
     pad = padding_id(model.config)

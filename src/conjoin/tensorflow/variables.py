@@ -15,7 +15,7 @@ from conjoin.functional.scope import Scope
 from conjoin.join import JoinReport
 from conjoin.pretrained.filling import fill, ties_of
 from conjoin.pretrained.joined import ArrayModel
-from conjoin.spec import PairSpec
+from conjoin.spec import PairSpec, pair_parameters
 from conjoin.tensorflow.ops import OPS
 from conjoin.tensorflow.training import Trains
 
@@ -59,15 +59,20 @@ class VariableModel(ArrayModel, Trains, keras.Model):
         self.key = CompileKey(pair, ties_of(plan))
         self._seeds = keras.random.SeedGenerator(seed)
         arrays = fill(plan, self.variable_dtype, lambda array: array, seed=seed, given=given)
-        self.variables_by_name = Variables({name: self._variable(name, array) for name, array in arrays.items()})
+        kinds = pair_parameters(pair)
+        self.variables_by_name = Variables(
+            {name: self._variable(name, array, trained=kinds[name].trained) for name, array in arrays.items()}
+        )
         self.programs = Programs()
         self.built = True
 
-    def _variable(self, name: str, array: np.ndarray) -> keras.Variable:
+    def _variable(self, name: str, array: np.ndarray, *, trained: bool) -> keras.Variable:
         def start(shape: Any, dtype: Any = None) -> Any:
             return tf.constant(array)
 
-        return self.add_weight(shape=array.shape, initializer=start, dtype=self.variable_dtype, name=name)
+        return self.add_weight(
+            shape=array.shape, initializer=start, dtype=self.variable_dtype, trainable=trained, name=name
+        )
 
     def all_params(self) -> dict[str, np.ndarray]:
         """Return the parameters as numpy arrays by canonical name, shared ones under every name."""

@@ -114,7 +114,7 @@ def table_rows(
 def _runs_over(row: Mapping[str, str]) -> bool:
     """True if all lines of a row have as many fields: several rows, of raw text with quotation marks of its own."""
     lines = _LINE_END.split("\t".join(row.values()))
-    return len(row) > 1 and all(line.count("\t") == len(row) - 1 for line in lines)
+    return len(row) > 1 and len(lines) > 1 and all(line.count("\t") == len(row) - 1 for line in lines)
 
 
 def _text_lines(path: str | Path) -> Iterator[str]:

@@ -96,7 +96,8 @@ class _Clock:
 
     def __init__(self, date: str | None) -> None:
         try:
-            self._now = datetime.now() if date is None else datetime.fromisoformat(date)
+            day = datetime.now().date().isoformat() if date is None else date
+            self._now = datetime.fromisoformat(day)  # its midnight, whenever it is asked
         except ValueError:
             raise TokenizerError(f"template_date = {date!r}; expected a day such as 2026-01-31.") from None
         self.read: str | None = None

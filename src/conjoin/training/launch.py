@@ -55,6 +55,7 @@ def make_trainer(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> T
     build_model, kind = _framework(recipe.sources.framework)
     model = build_model(recipe)
     _require_tokenizer(model)
+    recipe = _with_template_date(recipe, model)
     return kind(
         model,
         None,
@@ -81,6 +82,18 @@ def with_join_choices(recipe: Recipe) -> Recipe:
         sources=replace(sources, **{choice.name: choice.value for choice in choices}),
         arguments=recipe.arguments.copy(auto=",".join(name for name in left if name not in JOIN_CHOICES)),
     )
+
+
+def _with_template_date(recipe: Recipe, model: Any) -> Recipe:
+    """Give the model the day that the recipe's chat template writes, or the recipe the one that the model has now."""
+    sources = recipe.sources
+    if sources.source_template is None:
+        return recipe
+    if sources.template_date is not None:
+        model.set_source_template(sources.source_template, date=sources.template_date)
+        return recipe
+    day = model.tokenizer.source_rules.template_date
+    return recipe if day is None else replace(recipe, sources=replace(sources, template_date=day))
 
 
 def _require_tokenizer(model: Any) -> None:

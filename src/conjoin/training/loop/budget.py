@@ -200,7 +200,7 @@ def _read_record(folder: Path, step: int, minutes: float) -> dict[int, tuple[flo
     path = folder / FILE
     for line in path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []:
         if line.startswith(_HEAD):
-            same = line == f"{_HEAD}{minutes!r}"
+            same = line == f"{_HEAD}{float(minutes)!r}"
             continue
         with suppress(ValueError):
             number, share, clock = line.split(" ")
@@ -212,7 +212,7 @@ def _read_record(folder: Path, step: int, minutes: float) -> dict[int, tuple[flo
 def _open_record(folder: Path, step: int, minutes: float) -> IO[str]:
     """Open the record, a new one for a new run, and note what budget its steps are of."""
     record = open(folder / FILE, "a" if step else "w", encoding="utf-8", buffering=1)  # noqa: SIM115  (the run closes it)
-    record.write(f"{_HEAD}{minutes!r}\n")
+    record.write(f"\n{_HEAD}{float(minutes)!r}\n")  # behind a line that a kill cut short
     return record
 
 
@@ -241,10 +241,10 @@ def make_budget(
         folder: The run's folder.
     """
     used = state.share
-    made = _budget(arguments, state, started=started, reserve=reserve, folder=folder, world=world)
-    if state.restarts and used and made.share(state) != used:  # the restart moves with the run in the new schedule
-        state.restarted_at = min(1.0, state.restarted_at * made.share(state) / used)
-    return made
+    budget = _budget(arguments, state, started=started, reserve=reserve, folder=folder, world=world)
+    if state.restarts and used and budget.share(state) != used:  # the restart moves with the run in the new schedule
+        state.restarted_at = min(1.0, state.restarted_at * budget.share(state) / used)
+    return budget
 
 
 def _budget(

@@ -75,6 +75,10 @@ class Sources:
     source_template: str | None = arg(
         None, 'Prompt around every source: text with {source} in it, or "chat" for the tokenizer\'s chat template.'
     )
+    template_date: str | None = arg(
+        None,
+        "Day that a chat template writes as today's, such as 2026-01-31; that of the run's first command by default.",
+    )
     encoder_layers: str | int | None = arg(
         None, "Layers of the encoder to join: a number, spread evenly, or indices such as 0,2,5; all by default."
     )

@@ -49,7 +49,7 @@ def run_trials(sweep: Trains) -> None:
     )
     space = distributions(optuna, sweep.space)
     begun = [trial for trial in sweep.journal.trials if trial.status != "waiting" or trial.scores]
-    del sweep.journal.trials[len(begun) :]
+    sweep.journal.trials[:] = begun
     for trial in begun:
         if trial.status in ("finished", "stopped", "failed"):
             study.add_trial(_told(optuna, trial, space))

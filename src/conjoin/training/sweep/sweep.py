@@ -28,6 +28,8 @@ TIMELESS = (
     *("label_smoothing_factor", "seed"),
 )
 """Settings that do not change how long a step takes."""
+PROBING = 0.1
+"""Share of the time after which no other kind of trial is measured."""
 MARGIN = 0.9
 """Share of the time that is planned with; evaluations and long batches take the rest."""
 
@@ -193,12 +195,17 @@ class Sweep:
         return result
 
     def _plan(self) -> Ladder:
-        """Measure a step of every kind of trial, in runs that are thrown away; a trial that cannot be trained fails."""
+        """Measure a step of every kind of trial, in runs that are thrown away; a trial that cannot be trained fails.
+
+        Optuna chooses other values than those that are listed here: one kind is measured for it.
+        """
         kinds: dict[str, list[Trial]] = {}
         for trial in self.journal.trials:
-            kind = repr(sorted((name, value) for name, value in trial.values.items() if name not in TIMELESS))
-            kinds.setdefault(kind, []).append(trial)
+            differing = sorted((name, value) for name, value in trial.values.items() if name not in TIMELESS)
+            kinds.setdefault("" if self.engine == "optuna" else repr(differing), []).append(trial)
         for alike in kinds.values():
+            if any(trial.step_s for trial in self.journal.trials) and self._spent() > PROBING * self.seconds:
+                break
             measured = next((trial for trial in alike if self._probe(trial)), None)
             for trial in alike if measured is not None else []:
                 trial.step_s, trial.start_s = measured.step_s, measured.start_s
@@ -338,7 +345,7 @@ class Sweep:
 
     def new_trial(self, values: Values) -> Trial:
         """Add a trial."""
-        trial = Trial(len(self.journal.trials) + 1, values)
+        trial = Trial(max((each.number for each in self.journal.trials), default=0) + 1, values)
         self.journal.trials.append(trial)
         self._write()
         return trial
