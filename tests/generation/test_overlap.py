@@ -149,3 +149,13 @@ def test_without_kernels_sources_are_encoded_once(model: EncoderDecoderModel, nu
         torch.equal(found[n].sequences, model.generate_results(**b, **settings).sequences)
         for n, b in enumerate(batches)
     )
+
+
+def test_batches_with_other_caches_run_beside_each_other(model: EncoderDecoderModel) -> None:
+    """Keys and values in 8 bits, and as they are: no pass reads both."""
+    batches, settings = some_batches(8), settings_of(model, 0)
+    caches = [{}, {"cache_implementation": "quantized"}]
+    calls = [{**batch, **settings, **caches[number % 2]} for number, batch in enumerate(batches)]
+    results = dict(model.generate_batches(enumerate(calls)))
+    for number, call in enumerate(calls):
+        assert results[number].sequences.equal(model.generate(**call))

@@ -333,3 +333,55 @@ def test_xla_is_handed_no_shapes_that_its_kernels_would_read_beyond() -> None:
         assert say_of_all(mask, bias, q, k)
     for mask, bias in (((2, 1, 1, 8), None), ((2, 4, 1, 9), None), (None, (1, 1, 1, 9)), (None, (1, 4, 1, 3))):
         assert not say_of_all(mask, bias, q, k)
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "int8"])
+def test_sources_may_be_wider_than_all_that_a_decoder_has(form: str) -> None:
+    """Their states become keys and values of a pass that is narrow everywhere else."""
+    wide = pairs.SOURCE.copy(hidden_size=512, num_attention_heads=4, intermediate_size=64)
+    narrow = GPT.copy(n_embd=16, n_head=2, n_inner=24)
+    model = pairs.stir(fresh(wide, narrow)).eval()
+    model = model.quantize() if form == "int8" else model.to(getattr(torch, form))
+    ids = torch.randint(5, 30, (6, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        together = model.generate(ids, max_new_tokens=6, min_new_tokens=6, num_beams=2)
+        for row in range(len(ids)):
+            alone = model.generate(ids[row : row + 1], max_new_tokens=6, min_new_tokens=6, num_beams=2)
+            assert alone[0].equal(together[row])
+
+
+@needs_kernels
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_pytorchs_default_dtype_is_not_the_kernels(default: torch.dtype) -> None:
+    model = pairs.stir(fresh()).eval()
+    ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(0))
+    states = model.encoder(ids).last_hidden_state.detach()
+    settings: dict[str, Any] = {"max_new_tokens": 6, "num_beams": 3}
+    expected = model.generate(ids, **settings)
+    try:
+        torch.set_default_dtype(default)
+        assert model.generate(ids, **settings).equal(expected)
+        assert model.generate(encoder_outputs=(states,), **settings).equal(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@needs_kernels
+def test_many_sources_of_padding_alone() -> None:
+    """They are more rows than there are tokens."""
+    model = pairs.stir(fresh()).eval()
+    ids, mask = torch.full((3000, 4), 7), torch.zeros(3000, 4, dtype=torch.long)
+    mask[1, :2] = 1
+    with torch.inference_mode():
+        states = model.encoder(ids, mask).last_hidden_state
+        alone = model.encoder(ids[1:2, :2]).last_hidden_state
+    torch.testing.assert_close(states[1, :2], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_ids_are_those_of_a_table_that_was_replaced() -> None:
+    model = pairs.stir(fresh()).eval()
+    size = model.encoder.spec.hidden_size
+    model.encoder.set_input_embeddings(nn.Embedding(20, size))
+    with pytest.raises(ShapeError, match="expected 0 to 19"), torch.inference_mode():
+        model.encoder(torch.tensor([[3, 25]]))

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from conjoin import ConfigError, ConjoinWarning, Seq2SeqTrainer
+from conjoin import ConfigError, ConjoinWarning, EncoderDecoderModel, Seq2SeqTrainer, T5Config
 from conjoin.training import TrainerCallback
 from conjoin.training.folder.run_folder import RunFolder
 from conjoin.training.loop.metric_numbers import plain_numbers
+from conjoin.training.torch.groups import build_optimizing
+from pairs import stir
 from training_toys import arguments, toy_model, toy_rows, weights
 
 
@@ -275,3 +277,25 @@ assert not {{"tensorflow", "tensorboard.compat.notf"}} & set(sys.modules)
     assert not done.stderr
     (events,) = (tmp_path / "events").iterdir()
     assert b"train/loss" in events.read_bytes()
+
+
+def test_an_evaluation_reads_the_relative_biases_of_its_step(tmp_path: Path) -> None:
+    """They are tabulated once, and must be again after a step of the fused optimizer, which counts no versions."""
+    size = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 2, "num_heads": 2}
+    model = stir(EncoderDecoderModel(config=T5Config(**size, decoder_start_token_id=0))).eval()
+    ids = torch.randint(5, 30, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = model.encoder(ids).last_hidden_state.clone()
+    parameters = {name: p for name, p in model.named_parameters() if "relative_bias" in name}
+    assert parameters
+    optimizing = build_optimizing(parameters, arguments(tmp_path, learning_rate=1.0), 4)
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter).normal_()
+    optimizing.set_rates(dict.fromkeys(optimizing.rates, 1.0))
+    optimizing.optimizer.step()
+    with torch.inference_mode():
+        after = model.encoder(ids).last_hidden_state
+        fresh = EncoderDecoderModel(config=model.config).eval()
+        fresh.load_state_dict(model.state_dict())
+        torch.testing.assert_close(after, fresh.encoder(ids).last_hidden_state, rtol=0, atol=0)
+    assert (after - before).abs().max() > 1e-3

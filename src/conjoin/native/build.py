@@ -4,6 +4,7 @@ Every process of the user runs the cached code, so it is loaded only from a fold
 (`place.py`), and only if it matches the checksum beside it (decision 26). Wheels bring compiled kernels along.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -220,8 +221,9 @@ def _build(command: list[str], file: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Remove scratch folders of compilations that were killed."""
     for entry in folder.iterdir():
-        if entry.name.startswith((_SCRATCH, "tmp")) and entry.stat().st_mtime < time.time() - 2 * _SECONDS:
-            shutil.rmtree(entry, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process sweeps too
+            if entry.name.startswith((_SCRATCH, "tmp")) and entry.stat().st_mtime < time.time() - 2 * _SECONDS:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

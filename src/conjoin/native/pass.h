@@ -140,19 +140,20 @@ class Pass {
  public:
   // Room for passes of up to `most` tokens and `most_heads` rows of logits' inputs.
   Pass(const StackSpec& stack, Arena& arena, Long most) : s(stack) {
-    Long heads = 0, inner = 0, widest = std::max({s.hidden, s.embedding.words.size, s.embedding.positions.size});
+    Long heads = 0, inner = 0, source = 0, widest = std::max({s.hidden, s.embedding.words.size, s.embedding.positions.size});
     for (Long i = 0; i < s.count; ++i) {
       const LayerSpec& layer = s.layers[i];
       for (const AttentionSpec* a : {&layer.self, &layer.cross})
         if (a->q.w) heads = std::max(heads, a->heads * a->size), group = std::max(group, a->heads / a->kv_heads), size = std::max(size, a->size);
       inner = std::max(inner, layer.up.m);
+      source = std::max({source, layer.self.k.n, layer.cross.k.n});  // states of a source may be wider than all else
     }
     for (const LinearSpec* each : {&s.head.projection, &s.head.dense, &s.head.vocab}) widest = std::max({widest, each->n});
     for (float** buffer : {&q, &k, &v, &mixed}) *buffer = arena.take<float>(most * heads);
     for (float** buffer : {&x, &normed, &out, &start}) *buffer = arena.take<float>(most * widest);
     middle = arena.take<float>(most * inner), gated = arena.take<float>(most * inner);
     converted_q = arena.take<typename Rows<T>::Handed>(most * heads);
-    widest = std::max({widest, heads, inner});
+    widest = std::max({widest, heads, inner, source});
     input.half = arena.take<bf16>(most * widest);
     input.bytes = arena.take<uint8_t>(most * widest);
     input.scales = arena.take<float>(most);
@@ -176,7 +177,8 @@ class Pass {
         }
         for (Long time = 0; time < source.length; time += together)
           self_groups[self_count++] = {i, row, time, count - source.length + time, std::min(together, source.length - time)};
-        last_tokens[total_rows++] = count - 1;
+        if (call->logits) last_tokens[total_rows] = count - 1;  // rows without a token are more than there is room for
+        ++total_rows;
       }
       for (Long at = first; at < count; at += together) cross_groups[cross_count++] = {i, 0, 0, at, std::min(together, count - at)};
     }

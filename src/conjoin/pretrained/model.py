@@ -194,8 +194,8 @@ class JoinedModel:
             template: Text with {source} in it, such as "{source}\\nSummary:", where \\n is a line break; or "chat" for
                 the tokenizer's own chat template, or "chat: " and a text with {source} for the user's turn; None for no
                 prompt.
-            date: Day (ISO 8601) that a chat template writes as today's from here on; by default that of the same template
-                before, else today.
+            date: Day (ISO 8601) that a chat template writes as today's from here on; by default that of the same
+                template before, else today.
 
         Raises:
             TokenizerError: the template has no {source}, or its last token depends on the source; or the tokenizer has

@@ -146,7 +146,8 @@ def fastest_products() -> Products:
     if not file.exists():
         _write_first(file, _measured())
     try:
-        return as_products(json.loads(file.read_text()))
+        stored, here = asdict(as_products(json.loads(file.read_text()))), _alternatives()
+        return Products(**{name: value and name in here for name, value in stored.items()})
     except (OSError, ValueError, RecursionError):
         return Products()
 
@@ -169,7 +170,8 @@ def _cache_file() -> Path | None:
     """Return the file of the measured products, whose name depends on all that they depend on; None without a cache."""
     try:
         level = os.environ.get("CONJOIN_ISA", "")
-        facts = (processor(), level, torch.__version__, str(torch.get_num_threads()), *asdict(Products()))
+        versions = (torch.__version__, str(torch.get_num_threads()), *_alternatives())
+        facts = (processor(), level, *versions, *asdict(Products()))
         return cache_folder() / f"products-{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:16]}.json"
     except OSError:
         return None
@@ -193,8 +195,8 @@ def _measured() -> Products:
     generator = torch.Generator().manual_seed(0)
     seconds = {name: [0.0, 0.0] for name in alternatives}
     for size in _PROBE_SIZES:
-        x, dy = torch.randn(2, _PROBE_ROWS, size, generator=generator).unbind()
-        weight = torch.randn(size, size, generator=generator)
+        x, dy = torch.randn(2, _PROBE_ROWS, size, generator=generator, dtype=torch.float32, device="cpu").unbind()
+        weight = torch.randn(size, size, generator=generator, dtype=torch.float32, device="cpu")
         operands = {"y": (x, weight), "dx": (dy, weight.t()), "dw": (dy.t(), x.t())}
         for name, product in list(alternatives.items()):
             if not is_right(product, *operands[name]):

@@ -58,8 +58,8 @@ def gated(
 
 
 def rotates_in_training(x: Tensor, cos: Tensor) -> bool:
-    """True if `rotate` supports these tensors: training on a CPU with angles in float32."""
-    return cos.dtype == torch.float32 and not cos.requires_grad and _trains(x, cos)
+    """True if `rotate` supports these tensors: training on a CPU with angles in float32, of every position."""
+    return cos.shape[2] == x.shape[2] and cos.dtype == torch.float32 and not cos.requires_grad and _trains(x, cos)
 
 
 def rotate(

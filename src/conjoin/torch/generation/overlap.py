@@ -15,6 +15,7 @@ import torch
 from conjoin.generation import BeamSearch, Greedy
 from conjoin.torch.cpu.clock import running as running_clock
 from conjoin.torch.cpu.native.decode import DONE, RUNNING, Requests, run
+from conjoin.torch.cpu.native.steps import Steps
 from conjoin.torch.generation.generate import Callers, Run
 from conjoin.torch.generation.loop import Control, Decoded
 from conjoin.torch.generation.loops.native import result_of
@@ -118,15 +119,22 @@ def _begin(model: Any, key: K, arguments: dict[str, Any]) -> _Open[K] | Decoded 
 
 
 def _advance(begun: list[_Open[Any]]) -> None:
-    """Run until a source is done."""
-    addresses = [address for batch in begun for address in batch.live]
-    rows = len(addresses) * max(int(batch.requests.entries["hypotheses"][0]) for batch in begun)
-    steps, clock = begun[0].run.readers[-1].steps, running_clock()
+    """Run until a source is done; of caches in several dtypes, one of each, since a pass reads one of them."""
+    clock = running_clock()
+    for dtype in {_steps(batch).dtype for batch in begun}:
+        alike = [batch for batch in begun if _steps(batch).dtype == dtype]
+        addresses = [address for batch in alike for address in batch.live]
+        rows = len(addresses) * max(int(batch.requests.entries["hypotheses"][0]) for batch in alike)
+        with torch.inference_mode(), nullcontext() if clock is None else clock.phase("blocks"):
+            count = run(_steps(alike[0]).stack, dtype, addresses, rows, until_all=False)
+        if clock is not None:
+            clock.work.steps += count
+
+
+def _steps(batch: _Open[Any]) -> Steps:
+    steps = batch.run.readers[-1].steps
     assert steps is not None
-    with torch.inference_mode(), nullcontext() if clock is None else clock.phase("blocks"):
-        taken = run(steps.stack, steps.dtype, addresses, rows, until_all=False)
-    if clock is not None:
-        clock.work.steps += taken
+    return steps
 
 
 def _finish(batch: _Open[Any]) -> Decoded | Exception:

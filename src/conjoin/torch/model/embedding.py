@@ -73,9 +73,12 @@ class Embedding(Brick):
             ShapeError: they are not.
         """
         least, most = (int(token) for token in input_ids.aminmax())
-        if least < 0 or most >= self.kind.vocab_size:
+        rows = min(
+            self.kind.vocab_size, getattr(self.words, "num_embeddings", self.kind.vocab_size)
+        )  # a replaced table
+        if least < 0 or most >= rows:
             raise ShapeError(
-                f"ids of words go from {least} to {most}; expected 0 to {self.kind.vocab_size - 1}.",
+                f"ids of words go from {least} to {most}; expected 0 to {rows - 1}.",
                 hint="the tokenizer is another model's, or has new words: model.resize_token_embeddings(len(...)).",
             )
 

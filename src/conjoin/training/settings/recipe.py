@@ -77,7 +77,7 @@ class Sources:
     )
     template_date: str | None = arg(
         None,
-        "Day that a chat template writes as today's, such as 2026-01-31; that of the run's first command by default.",
+        "Day that a chat template writes as today's, such as 2026-01-31; that of the first command by default.",
     )
     encoder_layers: str | int | None = arg(
         None, "Layers of the encoder to join: a number, spread evenly, or indices such as 0,2,5; all by default."

@@ -62,5 +62,13 @@ def build_optimizing(
         eps=arguments.adam_epsilon,
         fused=True,
     )
+    optimizer.register_step_post_hook(_count_versions)
     names = {group["name"] for group in groups}
     return Optimizing(optimizer, {name: group_rate(arguments, name, total_steps) for name in GROUPS if name in names})
+
+
+def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Count up the versions of parameters, by which copies of them are known to be old: the fused step does not."""
+    torch.autograd.graph.increment_version(
+        [each for group in optimizer.param_groups for each in group["params"] if not hasattr(each, "to_local")]
+    )

@@ -23,6 +23,10 @@ from conjoin.torch.cpu.native.stack import NativeStack
 
 GREEDY, BEAMS, CALLER = range(3)
 RUNNING, DONE, NO_TOKEN, NO_NUMBERS = range(4)
+_LONG: dict[str, Any] = {"dtype": torch.long, "device": "cpu"}
+_FLOAT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+_BOOL: dict[str, Any] = {"dtype": torch.bool, "device": "cpu"}
+"""What the kernels read and write, whatever PyTorch's defaults are."""
 _FIELDS = (
     *SOURCE, "mode", "state", "hypotheses", "prompt", "total", "limit", "cached", "tokens", "row_slots", "eos",
     "eos_count", "rules", "rule_count", "rule_source", "beam_rules", "beams", "scores",
@@ -123,18 +127,18 @@ class Requests:
         entries = np.zeros(batch, REQUEST)
         for name in SOURCE:
             entries[name] = sources[name]
-        tokens = torch.full((batch, 1 if beams else rows, limit), search.pad)
+        tokens = torch.full((batch, 1 if beams else rows, limit), search.pad, **_LONG)
         tokens[:, :, : search.prompt] = prompts[:, None]
-        slots, eos = torch.empty(batch, rows, dtype=torch.long), torch.tensor(search.eos, dtype=torch.long)
+        slots, eos = torch.empty(batch, rows, **_LONG), torch.tensor(search.eos, **_LONG)
         kept = (batch, rows if beams else 0)
         requests = cls(
             entries,
             tokens,
-            torch.empty(*kept, limit, dtype=torch.long),
-            torch.empty(kept),
-            torch.empty(kept, dtype=torch.long),
-            torch.zeros(kept, dtype=torch.bool),
-            torch.empty(batch, rows if search.hands_out else 0, vocab_size),
+            torch.empty(*kept, limit, **_LONG),
+            torch.empty(kept, **_FLOAT),
+            torch.empty(kept, **_LONG),
+            torch.zeros(kept, **_BOOL),
+            torch.empty(batch, rows if search.hands_out else 0, vocab_size, **_FLOAT),
         )
         entries["mode"] = BEAMS if beams else CALLER if search.hands_out else GREEDY
         entries["hypotheses"], entries["limit"] = rows, limit
@@ -165,7 +169,7 @@ class Requests:
             early_stopping=_EARLY[search.early_stopping],
         )
         running, spare = torch.empty_like(self.finished), torch.empty_like(self.finished)
-        scores, flags = torch.empty(batch, beams), torch.empty(batch, 2, dtype=torch.bool)
+        scores, flags = torch.empty(batch, beams, **_FLOAT), torch.empty(batch, 2, **_BOOL)
         states = np.zeros(batch, _STATE)
         for name, tensor in (
             ("ids", running),
