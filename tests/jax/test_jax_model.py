@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import oracle
-from conjoin import EncoderDecoderConfig, EncoderDecoderModel, FlaxEncoderDecoderModel
+from conjoin import BartConfig, EncoderDecoderConfig, EncoderDecoderModel, FlaxEncoderDecoderModel
 from conjoin.errors import ConfigError, ShapeError, WeightError
 from jax_models import assert_close, inputs
-from pairs import GPT, IDS, SOURCE, TARGET_LIKE_SOURCE, batch, fresh, joined, stir
+from pairs import GPT, IDS, LLAMA, SOURCE, TARGET_LIKE_SOURCE, batch, fresh, joined, stir
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +217,26 @@ def test_wrong_calls_say_what_to_do(twins: Any) -> None:
         FlaxEncoderDecoderModel.from_pretrained("somewhere", device="cpu")
     with pytest.raises(TypeError, match="takes no attention"):
         ours(**given, attention=1)
+
+
+def test_norms_in_float32_write_as_the_forward_pass_reads(tmp_path: Path) -> None:
+    """Keys of such a model are wider than its cache."""
+    stir(fresh(SOURCE, LLAMA)).save_pretrained(tmp_path)
+    ours = FlaxEncoderDecoderModel.from_pretrained(tmp_path)
+    ours.params = ours.to_bf16(ours.flat_params, {name: "norm" not in name for name in ours.flat_params})
+    given = inputs(batch())
+    row = ours.generate(given["input_ids"], attention_mask=given["attention_mask"], max_new_tokens=3, min_new_tokens=3)
+    assert np.asarray(row.sequences).shape[1] == 4
+
+
+def test_halves_of_whole_models_and_of_other_dtypes_are_joined(tmp_path: Path) -> None:
+    bart = {"d_model": 20, "encoder_ffn_dim": 9, "decoder_ffn_dim": 9, "encoder_layers": 1, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
+    EncoderDecoderModel(config=BartConfig(vocab_size=61, **bart, **heads)).save_pretrained(tmp_path / "bart")
+    fresh().save_pretrained(tmp_path / "pair")
+    whole = FlaxEncoderDecoderModel.from_pretrained(tmp_path / "bart")
+    narrow = FlaxEncoderDecoderModel.from_pretrained(tmp_path / "pair")
+    narrow.params = narrow.to_bf16(narrow.flat_params)
+    joint = FlaxEncoderDecoderModel.from_encoder_decoder_pretrained(encoder_model=whole, decoder_model=narrow)
+    assert joint.config.encoder.model_type == "bart" and joint.config.decoder.model_type == "bert"
+    assert {str(value.dtype) for value in joint.flat_params.values()} == {"float32"}

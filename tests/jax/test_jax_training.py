@@ -19,7 +19,7 @@ from conjoin.errors import ShapeError, TrainingError
 from conjoin.jax.sharding import make_mesh, shard_batch
 from conjoin.jax.training import decays, init_state, make_train_step
 from jax_models import inputs
-from pairs import SMALL, batch, fresh, stir
+from pairs import SMALL, SOURCE, TARGET, batch, fresh, stir
 
 STEPS = 3
 RATE = 1e-3
@@ -172,3 +172,14 @@ def test_an_nnx_module_holds_the_same_parameters_and_trains(folder: Path) -> Non
     model.params = module.flat_params
     assert float(model(**given).loss) < losses[1]
     assert jnp.isfinite(model.flat_params["encoder.embed.words.weight"]).all()
+
+
+def test_an_nnx_module_that_drops_numbers_needs_them(tmp_path: Path) -> None:
+    pytest.importorskip("flax.nnx")
+    from conjoin.jax.flax import EncoderDecoder
+
+    stir(fresh(SOURCE.copy(hidden_dropout_prob=0.5), TARGET)).save_pretrained(tmp_path)
+    module = EncoderDecoder(FlaxEncoderDecoderModel.from_pretrained(tmp_path))
+    module.train()
+    with pytest.raises(ShapeError, match="dropout"):
+        module(**inputs(batch()))

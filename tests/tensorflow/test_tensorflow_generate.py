@@ -15,7 +15,7 @@ import tensorflow as tf
 import torch
 
 from conjoin import EncoderDecoderModel, TFEncoderDecoderModel
-from conjoin.errors import ConjoinWarning, GenerationError
+from conjoin.errors import ConjoinWarning, GenerationError, ShapeError
 from conjoin.functional.processors import ProcessorContext, build_processors
 from conjoin.tensorflow.ops import OPS
 from conjoin.torch.generation.processors.build import build_processors as build_torch
@@ -293,3 +293,24 @@ def test_beams_return_what_they_found_and_no_more(root: Path) -> None:
         found = ours.generate(ids, **asked, return_dict_in_generate=True)
     assert found["results_per_source"].numpy().tolist() == [2] * len(ids) and len(found["sequences"]) == 6
     assert (found["sequences_scores"].numpy() > -100).all()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32, np.int64])
+def test_masks_of_prefixes_may_have_any_dtype(dtype: Any, root: Path) -> None:
+    theirs, ours = twins("bert-bert", root)
+    ids, mask = sources("bert-bert")
+    prefix = np.array([[3, 3, 9], [3, 8, 9], [7, 8, 9]], np.int64)
+    real = (prefix != 3).astype(dtype)
+    given = {"decoder_input_ids": prefix, "decoder_attention_mask": real}
+    expected = theirs.generate(
+        ids, attention_mask=mask, **GREEDY, **{name: torch.from_numpy(x) for name, x in given.items()}
+    )
+    found = ours.generate(ids.numpy(), attention_mask=mask.numpy(), **GREEDY, **given)
+    assert np.asarray(found).tolist() == expected.tolist()
+
+
+def test_ids_of_a_prefix_are_checked(root: Path) -> None:
+    ours, (ids, _) = twins("bert-bert", root)[1], sources("bert-bert")
+    size = ours.spec.decoder.vocab_size
+    with pytest.raises(ShapeError, match=f"decoder_input_ids: .* to {size}, but"):
+        ours.generate(ids.numpy(), decoder_input_ids=np.full((len(ids), 2), size), max_new_tokens=4)

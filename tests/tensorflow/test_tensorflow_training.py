@@ -12,6 +12,7 @@ import torch
 from conjoin import EncoderDecoderModel, TFEncoderDecoderModel
 from conjoin.errors import TrainingError
 from tf_models import batch, torch_model
+from translation_folders import folders
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -98,3 +99,20 @@ def test_two_devices_take_the_steps_of_one(folder: Path) -> None:
     losses, theirs = stepped(folder, 2)
     np.testing.assert_allclose(history, losses, rtol=1e-4)
     assert_trained_alike(model, theirs)
+
+
+@pytest.mark.parametrize("kind", ["marian", "m2m_100"])
+def test_what_is_fixed_is_not_trained(kind: str, tmp_path: Path) -> None:
+    """Sinusoids and the bias of the logits, which files hold or do not: a trained model is the one that is saved."""
+    folders(kind, tmp_path / "checkpoint")
+    model = TFEncoderDecoderModel.from_pretrained(tmp_path / "checkpoint")
+    theirs = EncoderDecoderModel.from_pretrained(tmp_path / "checkpoint")
+    fixed = {name for name, parameter in theirs.named_parameters() if not parameter.requires_grad}
+    before = model.all_params()
+    assert fixed and {v.name for v in model.non_trainable_variables} >= fixed & set(model.variables_by_name.table)
+    ids = np.random.default_rng(0).integers(5, 20, (4, 6)).astype(np.int32)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    model.fit({"input_ids": ids, "labels": ids}, batch_size=4, epochs=2, verbose=0)
+    after = model.all_params()
+    assert all(np.array_equal(before[name], after[name]) for name in fixed)
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
