@@ -121,11 +121,12 @@ class Protocol(HttpToolsProtocol):
         """Start to answer a request."""
         if self.parser.asks:
             return
-        self._is_in_head, self._is_in_body = False, True
+        self._is_in_head = False
         self._stop_waiting()
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         if not self._is_refused:
+            self._is_in_body = True
             super().on_headers_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -163,8 +164,8 @@ class Protocol(HttpToolsProtocol):
             return
         cycle: Any = self.cycle  # None before the first request
         if cycle is not None and not cycle.response_complete:
-            is_its_own = self._is_in_body and not self.pipeline and not cycle.response_started
-            if not is_its_own:
+            begins = self._is_in_body and not self.pipeline and not cycle.response_started
+            if not begins:  # another request's answer is under way, or this one's
                 self.shutdown()
                 return
         text = status.phrase.encode()
