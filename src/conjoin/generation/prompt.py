@@ -358,7 +358,8 @@ def behind_padding(real: np.ndarray) -> np.ndarray:
     Args:
         real: [B, P], True where the prefix is no padding.
     """
-    pads, places = real.argmax(1)[:, None], np.arange(real.shape[1] + 1)[None]
+    pads: np.ndarray = real.argmax(1)[:, None]
+    places: np.ndarray = np.arange(real.shape[1] + 1)[None]
     return np.where(places < pads, places + 1, np.where(places == pads, 0, places))
 
 

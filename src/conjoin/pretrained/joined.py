@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from conjoin import spec
 from conjoin.checkpoint import refuse_adapter
-from conjoin.configuration import CrossAttentionInit, EncoderAttention, Share
+from conjoin.configuration import CrossAttentionInit, EncoderAttention, EncoderDecoderConfig, Share
 from conjoin.errors import JoinError, warn
 from conjoin.families import Layers, PretrainedConfig, Role
 from conjoin.join import JoinReport, OneFolder, complete_tokens

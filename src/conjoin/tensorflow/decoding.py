@@ -161,11 +161,15 @@ def traced_output(written: Written, settings: DecodeSettings, returned: int) -> 
     return traced_results(OPS, written._replace(ids=ids), settings, returned)
 
 
+def _columns_at(x: Any, columns: np.ndarray) -> Any:
+    return tf.gather(x, columns, batch_dims=1)
+
+
 def _source_batch(model: VariableModel, inputs: ModelInputs, request: Request, *, widen: bool) -> dict[str, Any]:
     """The sources as the program takes them."""
     encoder = model.spec.encoder
     limit = encoder.max_positions if request.truncation else None
-    arrays = inputs.with_mask(model.config).cut(limit, gather=lambda x, at: tf.gather(x, at, batch_dims=1)).arrays()
+    arrays = inputs.with_mask(model.config).cut(limit, gather=_columns_at).arrays()
     if inputs.encoded is not None:
         ids = arrays.pop("input_ids", None)
         batch = prepared({**arrays, "encoder_outputs": encoder_states(inputs.encoded)}, model.spec)

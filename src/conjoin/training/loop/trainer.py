@@ -184,9 +184,9 @@ class Trainer(ABC, Generic[Place]):
             return data, None
         if self._chooses_limits and isinstance(data, Iterator):
             data = list(cast("Iterator[Any]", data))
-        if isinstance(data, Iterator) or not (self._chooses_limits or self.args.doctor):
-            return data, None
-        return data, sample_of(data, _TRAINING, self.args, parts=SAMPLED_PARTS if self._chooses_limits else 1)
+        if not isinstance(data, Iterator) and (self._chooses_limits or self.args.doctor):
+            return data, sample_of(data, _TRAINING, self.args, parts=SAMPLED_PARTS if self._chooses_limits else 1)
+        return cast("Any", data), None
 
     @property
     def _chooses_limits(self) -> bool:

@@ -207,8 +207,9 @@ class Sweep:
             if any(trial.step_s for trial in self.journal.trials) and self._spent() > PROBING * self.seconds:
                 break
             measured = next((trial for trial in alike if self._probe(trial)), None)
-            for trial in alike if measured is not None else []:
-                trial.step_s, trial.start_s = measured.step_s, measured.start_s
+            if measured is not None:
+                for trial in alike:
+                    trial.step_s, trial.start_s = measured.step_s, measured.start_s
         left = [trial for trial in self.journal.trials if trial.status != "failed"]
         if not left:
             raise ConfigError(f"No trial can be trained; the first: {self.journal.trials[0].problem}.")
