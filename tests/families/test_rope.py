@@ -239,3 +239,8 @@ def test_the_callers_scaling_wins_over_the_files() -> None:
     stretched = our_rotary("llama", **plain, rope_scaling=YARN)
     assert stretched == our_rotary("llama", head_dim=SIZE, rope_parameters={"rope_theta": THETA, **YARN})
     assert stretched != our_rotary("llama", **plain)
+    older = {"type": "linear", "factor": 2.0}  # transformers 4's word
+    linear = our_rotary(
+        "llama", head_dim=SIZE, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": THETA}
+    )
+    assert our_rotary("llama", **plain, rope_scaling=older) == linear

@@ -340,7 +340,7 @@ def test_xla_is_handed_no_shapes_that_its_kernels_would_read_beyond() -> None:
 def test_sources_may_be_wider_than_all_that_a_decoder_has(form: str) -> None:
     """Their states become keys and values of a pass that is narrow everywhere else."""
     wide = pairs.SOURCE.copy(hidden_size=512, num_attention_heads=4, intermediate_size=64)
-    narrow = GPT.copy(n_embd=16, n_head=2, n_inner=24)
+    narrow = LLAMA.copy(hidden_size=16, intermediate_size=24, num_attention_heads=2, num_key_value_heads=1)
     model = pairs.stir(fresh(wide, narrow)).eval()
     model = model.quantize() if form == "int8" else model.to(getattr(torch, form))
     ids = torch.randint(5, 30, (6, 40), generator=torch.Generator().manual_seed(0))

@@ -202,7 +202,10 @@ def test_what_the_sweep_decides_itself_is_not_varied(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize(("over", "probes"), [("learning_rate=1e-3,1e-4", 1), ("tokens_per_batch=400,800,6400", 3)])
-def test_every_kind_of_step_is_measured(tmp_path: Path, over: str, probes: int) -> None:
+def test_every_kind_of_step_is_measured(
+    tmp_path: Path, over: str, probes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("conjoin.training.sweep.sweep.PROBING", 1.0)
     fake = Fake()
     sweep(tmp_path, fake, plan=None, minutes=0.05, over=over).run()
     assert [each[0] for each in fake.calls].count("probe") == probes

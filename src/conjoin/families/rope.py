@@ -37,7 +37,7 @@ def rotary(
     words = {**(older_words(config) if older is None else older), **_newer_words(config, layer_type)}
     if config.rope_scaling and config.rope_parameters and not set(config.rope_parameters) & set(LAYER_TYPES):
         scaling = config.rope_scaling  # the caller's, since files have one of the two
-        words |= {**scaling, "rope_type": scaling.get("rope_type") or scaling.get("type") or "default"}
+        words |= {"rope_type": scaling["type"], **scaling} if "type" in scaling else scaling
     base = float(words.get("rope_theta") or 10000.0)
     turning = int(size * float(words.get("partial_rotary_factor") or 1.0))
     if turning % 2 or turning < 2:

@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from conjoin.errors import ConjoinError
 from conjoin.generation.settings import DEFAULTS, SETTINGS
 from conjoin.serving.answering import Answering
 from conjoin.serving.dialects.answers import errors
@@ -21,7 +22,7 @@ from conjoin.serving.edge import Edge, Keys, route_path
 from conjoin.serving.metrics import Metrics
 from conjoin.serving.models import Models
 from conjoin.serving.page import page_routes
-from conjoin.serving.reading import unexpected_error
+from conjoin.serving.reading import as_refusal, unexpected_error
 from conjoin.serving.refusal import Kind, Refusal
 from conjoin.serving.refusals import of_validation, refusal_response
 from conjoin.serving.routes import generate_routes, openai_routes, translate_routes
@@ -220,7 +221,8 @@ def _add_refusals(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(http: Request, error: Exception) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return respond(http, unexpected_error(error))  # the edge logs it
+        known = isinstance(error, ConjoinError)  # any other error is logged by the edge
+        return respond(http, as_refusal(error) if known else unexpected_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(http: Request, error: RequestValidationError) -> Response:  # pyright: ignore[reportUnusedFunction]

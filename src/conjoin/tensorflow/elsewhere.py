@@ -2,7 +2,7 @@
 
 _VARIABLES = (
     "its variables have names that start with '{0}.': to freeze it, "
-    "for v in model.variables: v.trainable = not v.name.startswith('{0}.')"
+    "for v in model.variables: v.trainable = v.trainable and not v.name.startswith('{0}.')"
 )
 _RESIZE = "EncoderDecoderModel, PyTorch's, does it; save it and load the folder here."
 _TABLE = "model.all_params()['{}'] holds its numbers; the variable of that name is among model.variables."

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from conjoin.checkpoint import read_json
 from conjoin.configuration import FOREIGN
-from conjoin.errors import ConfigError, NoTokenizerError
+from conjoin.errors import ConfigError, NoTokenizerError, shown
 from conjoin.texts.pairs import PairReader, Pairs, load_hub, read_pairs
 from conjoin.texts.predictions import candidate_pairs, joined_pairs, pseudo_pairs
 from conjoin.training.data.corpus import RawText
@@ -91,6 +91,12 @@ def _with_template_date(recipe: Recipe, model: Any) -> Recipe:
         return recipe
     if sources.template_date is not None:
         model.set_source_template(sources.source_template, date=sources.template_date)
+        if model.tokenizer.source_rules.template_date is None:
+            raise ConfigError(
+                f"template_date = {sources.template_date} has no effect: source_template = "
+                f"{shown(sources.source_template)} writes no day.",
+                hint="leave template_date out.",
+            )
         return recipe
     day = model.tokenizer.source_rules.template_date
     return recipe if day is None else replace(recipe, sources=replace(sources, template_date=day))

@@ -199,10 +199,10 @@ def _read_record(folder: Path, step: int, minutes: float) -> dict[int, tuple[flo
     same = False
     path = folder / FILE
     for line in path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []:
-        if line.startswith(_HEAD):
-            same = line == f"{_HEAD}{float(minutes)!r}"
-            continue
         with suppress(ValueError):
+            if line.startswith(_HEAD):
+                same = float(line.removeprefix(_HEAD)) == minutes
+                continue
             number, share, clock = line.split(" ")
             if same and int(number) > step and 0 <= float(share) <= 1 and float(clock) >= 0:
                 found[int(number)] = float(share), float(clock)

@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast, get_type_hints
 
@@ -111,7 +112,9 @@ class Sources:
     mean_noise_span_length: float = arg(3.0, "Mean number of tokens of a span of objective=denoise.", COUNT)
 
     def __post_init__(self) -> None:
-        """Check the types of all values; lists of layers become text."""
+        """Check the types of all values; lists of layers, and a day as YAML and TOML read it, become text."""
+        if isinstance(day := cast("object", self.template_date), date):
+            self.template_date = day.isoformat()
         for name in _LAYERS:
             if isinstance(layers := getattr(self, name), list):
                 setattr(self, name, "".join(f"{layer}," for layer in cast("list[Any]", layers)))
@@ -180,6 +183,8 @@ class Sources:
         if changed:
             without = f"objective = {self.objective}" if self.text else "pairs of texts"
             raise ConfigError(f"{', '.join(changed)} with {without}: without effect.", hint="leave these settings out.")
+        if self.template_date is not None and self.source_template is None:
+            raise ConfigError("template_date without source_template: without effect.", hint="leave it out.")
         if self.text and self.validation:
             raise ConfigError("validation with text: the validation data are pairs.", hint="--validation-text FILE")
 

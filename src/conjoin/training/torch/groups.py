@@ -69,6 +69,7 @@ def build_optimizing(
 
 def _count_versions(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """Count up the versions of parameters, by which copies of them are known to be old: the fused step does not."""
-    torch.autograd.graph.increment_version(
-        [each for group in optimizer.param_groups for each in group["params"] if not hasattr(each, "to_local")]
-    )
+    for group in optimizer.param_groups:
+        for each in group["params"]:
+            if not hasattr(each, "to_local"):  # a shard, which no kernel reads
+                torch.autograd.graph.increment_version(each)

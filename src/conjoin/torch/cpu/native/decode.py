@@ -23,10 +23,10 @@ from conjoin.torch.cpu.native.stack import NativeStack
 
 GREEDY, BEAMS, CALLER = range(3)
 RUNNING, DONE, NO_TOKEN, NO_NUMBERS = range(4)
-_LONG: dict[str, Any] = {"dtype": torch.long, "device": "cpu"}
-_FLOAT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
-_BOOL: dict[str, Any] = {"dtype": torch.bool, "device": "cpu"}
-"""What the kernels read and write, whatever PyTorch's defaults are."""
+_LONG: dict[str, Any] = {"dtype": torch.long}
+_FLOAT: dict[str, Any] = {"dtype": torch.float32}
+_BOOL: dict[str, Any] = {"dtype": torch.bool}
+"""What the kernels read and write, whatever PyTorch's default dtype is."""
 _FIELDS = (
     *SOURCE, "mode", "state", "hypotheses", "prompt", "total", "limit", "cached", "tokens", "row_slots", "eos",
     "eos_count", "rules", "rule_count", "rule_source", "beam_rules", "beams", "scores",

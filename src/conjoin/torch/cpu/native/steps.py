@@ -55,7 +55,7 @@ def encode(
         places: Positions; by default, indices in the sequence.
     """
     total = int(lengths.sum())
-    hidden = torch.empty(total, stack.spec.output_size, dtype=torch.float32, device="cpu")
+    hidden = torch.empty(total, stack.spec.output_size, dtype=torch.float32)
     if not total:
         return hidden
     stack.reach(int(lengths.max()) if places is None else int(places.max()) + 1)
@@ -254,12 +254,12 @@ class Steps:
             sources[name] = 0 if tensor is None else addresses(tensor, len(sources), step)
         states = None if x is None else x.float().flatten(0, 1).contiguous()
         if want == "hidden":
-            hidden = torch.empty(rows * length, self.stack.hidden_size, dtype=torch.float32, device="cpu")
+            hidden = torch.empty(rows * length, self.stack.hidden_size, dtype=torch.float32)
             self.stack.run(sources, dtype, x=states, hidden=hidden)
             return hidden.view(rows, length, -1)
         every = want == "all logits"
         size = (rows * length if every else rows, self.stack.spec.vocab_size)
-        logits = torch.empty(size, dtype=torch.float32, device="cpu")
+        logits = torch.empty(size, dtype=torch.float32)
         self.stack.run(sources, dtype, x=states, logits=logits, every_token=every)
         return logits.view(rows, length, -1) if every else logits
 
