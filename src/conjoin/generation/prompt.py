@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conjoin import spec
 from conjoin.errors import GenerationError, ShapeError
@@ -358,8 +359,8 @@ def behind_padding(real: np.ndarray) -> np.ndarray:
     Args:
         real: [B, P], True where the prefix is no padding.
     """
-    pads: np.ndarray = real.argmax(1)[:, None]
-    places: np.ndarray = np.arange(real.shape[1] + 1)[None]
+    pads: NDArray[np.int64] = real.argmax(1)[:, None]
+    places: NDArray[np.int64] = np.arange(real.shape[1] + 1)[None]
     return np.where(places < pads, places + 1, np.where(places == pads, 0, places))
 
 
