@@ -359,8 +359,8 @@ def behind_padding(real: np.ndarray) -> np.ndarray:
     Args:
         real: [B, P], True where the prefix is no padding.
     """
-    pads: NDArray[np.int64] = real.argmax(1)[:, None]
-    places: NDArray[np.int64] = np.arange(real.shape[1] + 1)[None]
+    pads = cast("NDArray[np.int64]", real.argmax(1)[:, None])
+    places = cast("NDArray[np.int64]", np.arange(real.shape[1] + 1)[None])
     return np.where(places < pads, places + 1, np.where(places == pads, 0, places))
 
 
