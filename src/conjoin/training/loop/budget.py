@@ -241,24 +241,12 @@ def make_budget(
         folder: The run's folder.
     """
     used = state.share
-    budget = _budget(arguments, state, started=started, reserve=reserve, folder=folder, world=world)
+    budget: Budget = Steps(state.max_steps)
+    if arguments.max_minutes is not None:
+        minutes = arguments.max_minutes
+        budget = Minutes(minutes, state, started=started, reserve=reserve, folder=folder, world=world)
+    elif arguments.max_tokens is not None:
+        budget = Tokens(arguments.max_tokens)
     if state.restarts and used and budget.share(state) != used:  # the restart moves with the run in the new schedule
         state.restarted_at = min(1.0, state.restarted_at * budget.share(state) / used)
     return budget
-
-
-def _budget(
-    arguments: TrainingArguments,
-    state: TrainerState,
-    *,
-    started: float,
-    reserve: Callable[[], float],
-    folder: Path,
-    world: World,
-) -> Budget:
-    if arguments.max_minutes is not None:
-        minutes = arguments.max_minutes
-        return Minutes(minutes, state, started=started, reserve=reserve, folder=folder, world=world)
-    if arguments.max_tokens is not None:
-        return Tokens(arguments.max_tokens)
-    return Steps(state.max_steps)
